@@ -1,0 +1,48 @@
+# Every target sets up what it needs, from nothing: Python >= 3.11, make and a package index.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+
+.PHONY: demo test lint check soak clean help
+
+help:
+	@echo "make demo   set up and run the demonstration (minutes on two cores, no network after set-up)"
+	@echo "make test   set up and run the tests"
+	@echo "make check  ruff, mypy --strict and the tests"
+	@echo "make soak   the long tests"
+
+demo: $(VENV)/.run
+	$(BIN)/flexlora demo
+
+# Two workers of one thread each: torch's own threads would fight over the cores.
+test: $(VENV)/.dev
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 -m "not soak"
+
+soak: $(VENV)/.dev
+	$(BIN)/python -m pytest -q -m soak
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+check: lint test
+
+$(VENV)/.made:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "flexlora needs Python 3.11 or newer; name one with: make PYTHON=/path/to/python3.11"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	@touch $@
+
+$(VENV)/.run: $(VENV)/.made pyproject.toml constraints.txt
+	@echo "installing into $(VENV) (about 1.2 GB, a minute or two)"
+	$(PIP) -e .
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.run
+	$(PIP) -e '.[dev]'
+	@touch $@
+
+clean:
+	rm -rf $(VENV)

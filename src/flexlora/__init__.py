@@ -1,0 +1,90 @@
+"""FlexLoRA: federated LoRA fine-tuning in which every client trains at the rank it affords.
+
+The public names, loaded on first use: importing the package imports neither torch nor transformers.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from flexlora.adapters import Adapter as Adapter
+    from flexlora.adapters import Factors as Factors
+    from flexlora.adapters import Ranks as Ranks
+    from flexlora.allocation import Mix as Mix
+    from flexlora.federation import Config as Config
+    from flexlora.federation import Result as Result
+    from flexlora.federation import load_adapter as load_adapter
+    from flexlora.federation import load_config as load_config
+    from flexlora.federation import prepare as prepare
+    from flexlora.federation import resume as resume
+    from flexlora.federation import run as run
+    from flexlora.federation import score_model as score_model
+    from flexlora.formats.peft import load_peft as load_peft
+    from flexlora.formats.peft import save_peft as save_peft
+    from flexlora.lowrank import LowRank as LowRank
+    from flexlora.lowrank import svd as svd
+    from flexlora.models import AdaptedModel as AdaptedModel
+    from flexlora.models import load_model as load_model
+    from flexlora.rules import RULES as RULES
+    from flexlora.rules import Rule as Rule
+    from flexlora.rules import make_rule as make_rule
+    from flexlora.rules import register as register
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "flexlora.adapters": ("Adapter", "Factors", "Ranks"),
+    "flexlora.allocation": ("Mix",),
+    "flexlora.federation": (
+        "Config",
+        "Result",
+        "load_adapter",
+        "load_config",
+        "prepare",
+        "resume",
+        "run",
+        "score_model",
+    ),
+    "flexlora.formats.peft": ("load_peft", "save_peft"),
+    "flexlora.lowrank": ("LowRank", "svd"),
+    "flexlora.models": ("AdaptedModel", "load_model"),
+    "flexlora.rules": ("RULES", "Rule", "make_rule", "register"),
+}
+_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
+
+__all__ = [
+    "RULES",
+    "AdaptedModel",
+    "Adapter",
+    "Config",
+    "Factors",
+    "LowRank",
+    "Mix",
+    "Ranks",
+    "Result",
+    "Rule",
+    "load_adapter",
+    "load_config",
+    "load_model",
+    "load_peft",
+    "make_rule",
+    "prepare",
+    "register",
+    "resume",
+    "run",
+    "save_peft",
+    "score_model",
+    "svd",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME_OF:
+        raise AttributeError(f"module 'flexlora' has no attribute {name!r}")
+    return getattr(import_module(_HOME_OF[name]), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,0 +1,14 @@
+"""Floor 0: what is trained, sent and saved; types only."""
+
+from flexlora.adapters.delta import Delta as Delta
+from flexlora.adapters.delta import Patch as Patch
+from flexlora.adapters.factors import Adapter as Adapter
+from flexlora.adapters.factors import Factors as Factors
+from flexlora.adapters.payload import FORMAT_VERSION as FORMAT_VERSION
+from flexlora.adapters.payload import Payload as Payload
+from flexlora.adapters.payload import factors_payload as factors_payload
+from flexlora.adapters.payload import payload_adapter as payload_adapter
+from flexlora.adapters.ranks import LayerSpec as LayerSpec
+from flexlora.adapters.ranks import Ranks as Ranks
+from flexlora.adapters.ranks import Scaling as Scaling
+from flexlora.adapters.ranks import lora_scale as lora_scale

@@ -1,0 +1,106 @@
+"""Which layers are adapted, and at which rank each client trains each of them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import Literal
+
+from flexlora.errors import RankError, nearest
+
+Scaling = Literal["lora", "rslora"]
+
+
+@dataclass(frozen=True)
+class LayerSpec:
+    """An adapted layer: its name in the model, m outputs and n inputs."""
+
+    name: str
+    m: int
+    n: int
+
+    @property
+    def largest_rank(self) -> int:
+        """min(m, n): beyond it a LoRA pair only repeats itself."""
+        return min(self.m, self.n)
+
+    @property
+    def kind(self) -> str:
+        """"attention", "mlp" or "other", by the layer's path in the model."""
+        path = self.name.lower()
+        if "attn" in path or "attention" in path:
+            return "attention"
+        if "mlp" in path or "ffn" in path or "feed_forward" in path:
+            return "mlp"
+        return "other"
+
+    def matches(self, pattern: str) -> bool:
+        """True for the layer's kind, its last name, its full name, or a glob over the full name."""
+        return (
+            pattern in (self.kind, self.name)
+            or self.name.endswith("." + pattern)
+            or fnmatchcase(self.name, pattern)
+        )
+
+
+def lora_scale(alpha: float, rank: int, scaling: Scaling = "lora") -> float:
+    """α/r (Hu et al. 2021), or α/√r for rsLoRA (Kalajdzievski 2023). 1 for rank 0."""
+    if rank == 0:
+        return 1.0
+    return alpha / (rank if scaling == "lora" else math.sqrt(rank))
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """What one client affords: pattern → rank; the first pattern that matches a layer decides.
+
+    A pattern is a kind ("attention", "mlp", "other"), "all", a layer's last name ("q_proj"), its
+    full name, or a glob ("*.layers.0.*").
+    """
+
+    patterns: tuple[tuple[str, int], ...]
+
+    @staticmethod
+    def of(ranks: int | Mapping[str, int]) -> Ranks:
+        """One rank for all layers, or a mapping in which earlier patterns win."""
+        if isinstance(ranks, int):
+            return Ranks((("all", ranks),))
+        return Ranks(tuple(ranks.items()))
+
+    def scaled(self, factor: float) -> Ranks:
+        """Every rank times `factor`, rounded, at least 1: the paper's types for a smaller model."""
+        return Ranks(tuple((p, max(1, math.floor(r * factor + 0.5))) for p, r in self.patterns))
+
+    def resolve(self, layers: Sequence[LayerSpec]) -> dict[str, int]:
+        """Layer name → rank for these layers.
+
+        Raises RankError for a rank below 1 or above min(m, n) of a layer, a pattern that matches
+        no layer, and a layer that no pattern matches.
+        """
+        for pattern, rank in self.patterns:
+            if not any(pattern == "all" or layer.matches(pattern) for layer in layers):
+                kinds = {layer.kind for layer in layers} | {x.name.split(".")[-1] for x in layers}
+                raise RankError(
+                    f"rank pattern '{pattern}' matches no adapted layer; {nearest(pattern, kinds)}"
+                )
+            if rank < 1:
+                raise RankError(f"rank {rank} for '{pattern}' is below 1; give a rank of 1 or more")
+        return {layer.name: self._rank_of(layer) for layer in layers}
+
+    def _rank_of(self, layer: LayerSpec) -> int:
+        for pattern, rank in self.patterns:
+            if pattern == "all" or layer.matches(pattern):
+                if rank > layer.largest_rank:
+                    raise RankError(
+                        f"rank {rank} for layer {layer.name} is above min(m, n) = "
+                        f"{layer.largest_rank}; lower the rank or the scale of the mix"
+                    )
+                return rank
+        raise RankError(f"no rank pattern matches layer {layer.name}; add a rank for 'all'")
+
+    def __str__(self) -> str:
+        if len(self.patterns) == 1 and self.patterns[0][0] == "all":
+            return str(self.patterns[0][1])
+        return ", ".join(f"{pattern} {rank}" for pattern, rank in self.patterns)

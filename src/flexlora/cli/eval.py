@@ -1,0 +1,44 @@
+"""flexlora eval: score a model, with or without an adapter."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def evaluate(
+    model: Annotated[str, typer.Argument(help="'tiny', a model folder or a Hugging Face name.")],
+    data: Annotated[str, typer.Option(help="'embedded', or a Natural Instructions folder.")],
+    adapter: Annotated[Path | None, typer.Option(help="A PEFT folder.")] = None,
+    tasks: Annotated[int | None, typer.Option(help="Score this many of the test tasks.")] = None,
+    examples: Annotated[int | None, typer.Option(help="Examples per task at most.")] = None,
+    prompt: Annotated[str, typer.Option(help="'alpaca' or 'chat'.")] = "alpaca",
+    max_tokens: Annotated[int, typer.Option(help="Prompt and response together.")] = 512,
+    max_new_tokens: Annotated[int, typer.Option(help="Generated tokens at most.")] = 32,
+    dtype: Annotated[str, typer.Option(help="'float32' or 'bfloat16'.")] = "float32",
+    seed: Annotated[int, typer.Option(help="Chooses tasks and examples.")] = 0,
+) -> None:
+    """ROUGE-L, exact match and loss on the test tasks, by client and by category."""
+    from flexlora.cli.tables import scores_table
+    from flexlora.federation import score_model
+    from flexlora.federation.config_file import parse_config
+
+    table: dict[str, object] = {
+        "source": "embedded" if data == "embedded" else "natural_instructions",
+        "path": "" if data == "embedded" else data,
+        "max_tokens": max_tokens,
+        "skip_too_long": True,
+    }
+    table |= {"unseen_tasks": tasks} if tasks else {}
+    table |= {"unseen_examples_per_task": examples} if examples else {}
+    config = parse_config(
+        {
+            "model": {"name": model, "dtype": dtype, "prompt": prompt},
+            "data": table,
+            "evaluation": {"max_new_tokens": max_new_tokens},
+            "federation": {"seed": seed},
+        }
+    )
+    scores_table(score_model(config, adapter))

@@ -1,0 +1,30 @@
+"""flexlora export: a PEFT adapter of any rank from a run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def export(
+    folder: Annotated[Path, typer.Argument(metavar="RUN", help="A run directory.")],
+    rank: Annotated[str, typer.Option(help="A rank for every layer, or 'full'.")],
+    out: Annotated[Path, typer.Option(help="The PEFT folder to make; it must not exist.")],
+    round_: Annotated[
+        str, typer.Option("--round", help="'best' by validation, 'last', or a kept round.")
+    ] = "best",
+) -> None:
+    """Write a PEFT adapter; it loads with PeftModel.from_pretrained."""
+    from flexlora.cli.tables import say
+    from flexlora.errors import InputError
+    from flexlora.federation import load_adapter
+    from flexlora.formats.peft import save_peft
+    from flexlora.models import model_folder
+
+    if rank != "full" and not rank.lstrip("-").isdigit():
+        raise InputError(f"--rank is '{rank}'; give a whole number of 1 or more, or 'full'")
+    adapter = load_adapter(folder, rank, round_)
+    save_peft(adapter, out, base_model=str(model_folder(adapter.base)))
+    say(f"{adapter!r} written to {out}")

@@ -1,0 +1,97 @@
+"""The tables that commands end with."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rich.console import Console
+from rich.table import Table
+
+from flexlora.evaluation import MeanScore, Scores
+from flexlora.federation.results import Result, Row
+from flexlora.federation.setup import Setup
+
+
+def say(text: str) -> None:
+    """One line on stdout, never wrapped: paths stay whole."""
+    print(text)
+
+
+def megabytes(count: int) -> str:
+    """Bytes as decimal megabytes with one decimal."""
+    return f"{count / 1e6:,.1f}"
+
+
+def describe(setup: Setup) -> None:
+    """Who takes part: clients by type with their ranks, data, what was cut or missing."""
+    data = setup.describe()
+    table = Table(title="clients", title_justify="left")
+    for column in ("type", "clients", "rank", "training examples"):
+        table.add_column(column, justify="left" if column == "type" else "right")
+    for name in setup.ranks:
+        members = [client for client, kind in setup.types.items() if kind == name]
+        examples = sum(len(setup.train[client]) for client in members)
+        table.add_row(name, str(len(members)), str(setup.mix.types[name]), f"{examples:,}")
+    Console().print(table)
+    say(
+        f"{data['clients']} clients, {data['training_examples']:,} training examples "
+        f"({data['training_examples_truncated']:,} cut to fit); {data['unseen_clients']} unseen "
+        f"clients, {data['unseen_examples']:,} examples; {len(setup.model.layers)} layers adapted"
+    )
+    for note in data["notes"]:
+        say(f"note: {note}")
+
+
+def results_table(results: Sequence[Result]) -> None:
+    """Scores on unseen clients, the base model first, then every rule's states."""
+    table = Table(title="unseen clients", title_justify="left")
+    for column in ("rule", "adapter"):
+        table.add_column(column)
+    for column in ("ROUGE-L ↑", "exact % ↑", "loss ↓", "MB up", "MB down", "seconds"):
+        table.add_column(column, justify="right")
+    table.add_row("base model", "none", *_scores(results[0].row("base")), "", "", "")
+    for result in results:
+        table.add_section()
+        for row in result.rows:
+            if row.state == "base":
+                continue
+            first = row.state == "full"
+            cost = (
+                megabytes(result.bytes_up),
+                megabytes(result.bytes_down),
+                f"{result.seconds:.0f}",
+            )
+            table.add_row(
+                result.rule if first else "",
+                "all that was learned" if first else f"{row.state}: rank {row.ranks}",
+                *_scores(row),
+                *(cost if first else ("", "", "")),
+            )
+    Console(width=None if Console().is_terminal else 120).print(table)
+
+
+def scores_table(scores: Scores) -> None:
+    """Scores by category, then over all unseen clients."""
+    table = Table(title="unseen clients by category", title_justify="left")
+    table.add_column("category")
+    for column in ("clients", "examples", "ROUGE-L ↑", "exact % ↑", "loss ↓"):
+        table.add_column(column, justify="right")
+    for name, mean in scores.by_category().items():
+        table.add_row(name, *_mean(mean))
+    table.add_section()
+    table.add_row("all", *_mean(scores.mean()))
+    Console(width=None if Console().is_terminal else 120).print(table)
+
+
+def _scores(row: Row) -> tuple[str, ...]:
+    return _mean(row.scores.mean())[2:]
+
+
+def _mean(mean: MeanScore) -> tuple[str, ...]:
+    return (
+        f"{mean.clients:,}",
+        f"{mean.examples:,}",
+        "–" if mean.rouge_l is None else f"{mean.rouge_l:.1f}",
+        "–" if mean.exact_match is None else f"{mean.exact_match:.1f}",
+        f"{mean.loss:.3f}",
+    )

@@ -1,0 +1,63 @@
+"""The error tree. Every message names the thing, the value and the cure, in one sentence.
+
+Exit codes of the command line follow the class: `InputError` is 2 (the input was wrong), any
+other `FlexLoRAError` is 1 (the run failed).
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class FlexLoRAError(Exception):
+    """Base of all errors that FlexLoRA raises on purpose."""
+
+    exit_code = 1
+
+
+class InputError(FlexLoRAError):
+    """What the user gave cannot be used: a file, a value, a name. Exit code 2."""
+
+    exit_code = 2
+
+
+class ConfigError(InputError):
+    """A configuration key or value is wrong."""
+
+
+class DataError(InputError):
+    """Data is missing, truncated, foreign or empty."""
+
+
+class ModelError(InputError):
+    """A base model cannot be loaded or adapted as asked."""
+
+
+class RankError(InputError):
+    """A rank does not fit a layer: zero, negative, or above min(m, n)."""
+
+
+class AdapterError(InputError):
+    """An adapter is malformed, non-finite, or made for another model."""
+
+
+class RunError(InputError):
+    """A folder is no run, or holds one already."""
+
+
+class RoundError(FlexLoRAError):
+    """A round cannot go on: no client gave a usable reply, or all weights are zero."""
+
+
+class TrainingError(FlexLoRAError):
+    """Local training diverged: the loss or the adapter is no longer finite."""
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """Return "; did you mean 'x'?" for the closest of `known`, or the list when none is close."""
+    options = sorted(known)
+    close = difflib.get_close_matches(name, options, n=1)
+    if close:
+        return f"did you mean '{close[0]}'?"
+    return f"known: {', '.join(options)}"

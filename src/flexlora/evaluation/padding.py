@@ -1,0 +1,74 @@
+"""Batches of token rows that end together, and what a model's forward takes."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+
+class Evaluated(Protocol):
+    """What evaluation needs of a model: the module, its tokenizer, its context in tokens."""
+
+    @property
+    def model(self) -> Any: ...
+    @property
+    def tokenizer(self) -> Any: ...
+    @property
+    def context(self) -> int: ...
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """Left-padded rows: ids, mask and positions, each (rows, tokens), int64."""
+
+    ids: Tensor
+    mask: Tensor
+    positions: Tensor
+
+
+def left_pad(rows: Sequence[Sequence[int]], pad: int, device: torch.device) -> Batch:
+    """Pad at the left, so that all rows end in the last column."""
+    width = max(map(len, rows))
+    ids = torch.tensor([[pad] * (width - len(row)) + list(row) for row in rows], device=device)
+    mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows], device=device)
+    return Batch(ids, mask, (mask.cumsum(1) - 1).clamp(min=0))
+
+
+def batches(lengths: Sequence[int], size: int) -> Iterator[list[int]]:
+    """Indices in batches of at most `size`, longest first: similar lengths share a batch.
+
+    The longest batch comes first, so that what does not fit into memory fails at once.
+    """
+    order = sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))
+    for start in range(0, len(order), size):
+        yield order[start : start + size]
+
+
+def pad_id(tokenizer: Any) -> int:
+    """A token id for masked places; its value never matters."""
+    return int(tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id)
+
+
+def supported(model: Any, **options: Any) -> dict[str, Any]:
+    """Those options that the model's forward knows by name (not every architecture has all)."""
+    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    known = inspect.signature(base.forward).parameters
+    return {name: value for name, value in options.items() if name in known}
+
+
+@contextmanager
+def inference(model: Any) -> Iterator[torch.device]:
+    """Evaluation mode without gradients; the module's training mode comes back afterwards."""
+    training = model.training
+    model.eval()
+    try:
+        with torch.no_grad():
+            yield next(model.parameters()).device
+    finally:
+        model.train(training)

@@ -1,0 +1,120 @@
+"""A round's replies become contributions, one layer at a time."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from flexlora.formats.atomic import atomic_write
+from flexlora.formats.payloads import PayloadReader, open_payload
+
+from flexlora.adapters import Adapter, Factors
+from flexlora.errors import AdapterError
+from flexlora.federation.guard import checked
+from flexlora.federation.jobs import Failure, Job, Reply
+from flexlora.rules import Contribution, Rule, Summary
+
+
+@dataclass
+class Collected:
+    """What a round brought: good replies by client, spooled; failures with their reasons."""
+
+    replies: dict[str, Reply] = field(default_factory=dict)
+    summaries: dict[str, Summary] = field(default_factory=dict)
+    ranks: dict[str, dict[str, int]] = field(default_factory=dict)
+    failures: list[Failure] = field(default_factory=list)
+    bytes_up: int = 0
+
+
+class Plain:
+    """Guards each reply and spools it to `folder`; reads contributions back layer by layer.
+
+    Memory is one reply while collecting and one layer of all replies while combining. Spooled
+    files are numbered by the server's own job order: nothing that a client names becomes a path.
+    """
+
+    def __init__(self, folder: Path, rule: Rule) -> None:
+        self.folder = folder
+        self.rule = rule
+        self._readers: dict[str, PayloadReader] = {}
+
+    def collect(
+        self,
+        jobs: Sequence[Job],
+        replies: Iterable[Reply | Failure],
+        sent: Mapping[str, Adapter],
+    ) -> Iterator[tuple[Reply | Failure, Collected]]:
+        """Yield after every reply what has come so far; at the end, missing jobs are failures.
+
+        `sent`: client → the adapter it was sent. A second reply to a job, or one to no job of this
+        round, is a failure too and changes nothing.
+        """
+        self.clear()
+        self.folder.mkdir(parents=True)
+        open_jobs = {job.id: (index, job) for index, job in enumerate(jobs)}
+        collected = Collected()
+        for reply in replies:
+            index, job = open_jobs.pop(reply.job, (-1, None))
+            outcome: Reply | Failure = reply
+            if job is None or job.client != reply.client:
+                reason = f"a reply to job {reply.job!r}, which is not open for this client"
+                outcome = Failure(reply.job, reply.client, reason)
+            elif isinstance(reply, Reply):
+                collected.bytes_up += len(reply.payload)
+                outcome = self._keep(index, job, reply, sent[job.client], collected)
+            if isinstance(outcome, Failure):
+                collected.failures.append(outcome)
+            yield outcome, collected
+        for _, job in open_jobs.values():
+            lost = Failure(job.id, job.client, "no reply")
+            collected.failures.append(lost)
+            yield lost, collected
+
+    def contributions(
+        self,
+        layer: str,
+        weights: Mapping[str, float],
+        sent: Mapping[str, Adapter],
+    ) -> list[Contribution]:
+        """This layer's contributions, in order of client id."""
+        found = []
+        for client in sorted(weights):
+            reader = self._readers[client]
+            trained = Factors(
+                reader.tensor(f"{layer}.b"),
+                reader.tensor(f"{layer}.a"),
+                sent[client][layer].scale,
+            )
+            origin = sent[client][layer] if self.rule.origin else None
+            found.append(Contribution(client, weights[client], trained, origin))
+        return found
+
+    def clear(self) -> None:
+        """Remove the spool, of this round or of one that was cut short."""
+        self._readers.clear()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _keep(
+        self, index: int, job: Job, reply: Reply, sent: Adapter, collected: Collected
+    ) -> Reply | Failure:
+        try:
+            adapter = checked(job, reply, sent, prunes=self.rule.traits.prunes)
+        except AdapterError as error:
+            return Failure(job.id, job.client, str(error))
+        path = self.folder / f"{index:06d}.safetensors"
+        atomic_write(path, reply.payload)
+        self._readers[job.client] = open_payload(path)
+        norm = _update_norm(adapter, sent if self.rule.origin else None)
+        collected.replies[job.client] = reply
+        collected.summaries[job.client] = Summary(job.client, reply.examples, norm)
+        collected.ranks[job.client] = adapter.ranks
+        return reply
+
+
+def _update_norm(adapter: Adapter, origin: Adapter | None) -> float:
+    if origin is None:
+        return adapter.norm()
+    steps = ((f.product() - origin[name].product()).norm() for name, f in adapter.items())
+    return float(sum(step**2 for step in steps)) ** 0.5

@@ -1,0 +1,151 @@
+"""TOML → `Config`. Every problem is one sentence that names the key, its value and the cure."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, get_args
+
+from pydantic import ValidationError
+
+from flexlora.errors import ConfigError, nearest
+from flexlora.federation.config import Config, Table, describe
+
+Document = dict[str, dict[str, Any]]
+
+# pydantic's error types → what was expected, with the limits of its context filled in.
+_EXPECTED = {
+    "int_type": "a whole number",
+    "int_from_float": "a whole number",
+    "float_type": "a number",
+    "finite_number": "a finite number",
+    "string_type": "text in quotes",
+    "bool_type": "true or false",
+    "tuple_type": "a list",
+    "dict_type": "an inline table",
+    "greater_than": "above {gt:g}",
+    "greater_than_equal": "{ge:g} or more",
+    "less_than": "below {lt:g}",
+    "less_than_equal": "{le:g} or less",
+    "string_too_short": "text that is not empty",
+    "string_pattern_mismatch": "a name without slashes that does not begin with a dot",
+    "too_short": "a list that is not empty",
+}
+
+
+def load_config(path: Path | str, overrides: Sequence[str] = ()) -> Config:
+    """Read a TOML file, then apply `table.key=value` overrides in order.
+
+    An override's value is read as TOML; a bare word is text. Raises ConfigError for a file that
+    is missing or no TOML, unknown tables and keys, wrong types, and values out of range.
+    """
+    try:
+        text = Path(path).read_bytes().decode()
+        document: dict[str, Any] = tomllib.loads(text)
+    except FileNotFoundError as error:
+        raise ConfigError(f"config {path} does not exist; check the path") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"config {path} is not UTF-8 text; give a TOML file") from error
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
+        raise ConfigError(f"config {path} is not TOML: {error}; correct that line") from error
+    except OSError as error:
+        raise ConfigError(f"config {path} cannot be read: {error.strerror}; check it") from error
+    return parse_config(override(document, overrides))
+
+
+def override(document: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    """The document with each `table.key=value` set. Raises ConfigError for any other form."""
+    changed = {k: dict(v) if isinstance(v, Mapping) else v for k, v in document.items()}
+    for item in overrides:
+        path, equals, text = item.partition("=")
+        table, dot, key = path.strip().partition(".")
+        if not (equals and dot and table and key) or "." in key:
+            raise ConfigError(f"--set {item} is not of the form table.key=value; write it so")
+        held = changed.setdefault(table, {})
+        if not isinstance(held, dict):
+            raise ConfigError(f"--set {item}: '{table}' is no table; write [{table}] in the config")
+        held[key] = _override_value(item, text.strip())
+    return changed
+
+
+def parse_config(document: Mapping[str, Any]) -> Config:
+    """A config from its tables, as `Config.document` gives them. Raises ConfigError."""
+    known = Config.model_fields
+    for name, table in document.items():
+        if name not in known:
+            thing = f"table [{name}]" if isinstance(table, Mapping) else f"key '{name}'"
+            raise ConfigError(f"config {thing} is unknown; {nearest(name, known)}")
+        if not isinstance(table, Mapping):
+            raise ConfigError(f"config {name} is {describe(table)}, expected a table [{name}]")
+    tables = {name: dict(table) for name, table in document.items()}
+    rule = tables.pop("rule", {})
+    chosen = {"name": rule.pop("name")} if "name" in rule else {}
+    for key, value in rule.items():
+        if isinstance(value, Mapping):
+            raise _nested("rule", key)
+    try:
+        config = Config.model_validate({**tables, "rule": {**chosen, "options": rule}})
+    except ValidationError as error:
+        raise ConfigError(_sentence(error)) from error
+    try:
+        config.clients.build_mix()
+    except ConfigError as error:
+        raise ConfigError(f"config [clients]: {error}") from error
+    return config
+
+
+def _override_value(item: str, text: str) -> Any:
+    try:
+        parsed = tomllib.loads(f"value = {text}")
+    except tomllib.TOMLDecodeError as error:
+        if text == "" or text[0] in "\"'[{" or "\n" in text:
+            raise ConfigError(
+                f"--set {item}: {text or 'nothing'} is not a TOML value; write it as in the config"
+            ) from error
+        return text
+    if set(parsed) != {"value"}:
+        raise ConfigError(f"--set {item} sets more than one key; use one --set for each")
+    return parsed["value"]
+
+
+def _sentence(error: ValidationError) -> str:
+    """The first wrong key, with all that its types would have taken."""
+    problems = error.errors(include_url=False)
+    first = problems[0]
+    table, key = (*map(str, first["loc"]), "")[:2]
+    fields = _fields(table)
+    if first["type"] == "extra_forbidden":
+        if isinstance(first["input"], Mapping):
+            return str(_nested(table, key))
+        return f"config key {table}.{key} is unknown; {nearest(key, fields)}"
+    if first["type"] == "value_error":
+        return f"config [{table}]: {first['ctx']['error']}; give numbers, text or lists of them"
+    if first["type"] == "literal_error":
+        given, choices = first["input"], get_args(fields[key].annotation)
+        return f"config {table}.{key} is {describe(given)}; {nearest(str(given), choices)}"
+    # One problem for each type of a union. A value of the right type that is out of range is told
+    # the range of its type, not the other types.
+    problems = [p for p in problems if p["loc"][:2] == first["loc"][:2]]
+    problems = [p for p in problems if not p["type"].endswith("_type")][:1] or problems
+    expected = dict.fromkeys(
+        _EXPECTED.get(p["type"], p["msg"]).format(**p.get("ctx", {})) for p in problems
+    )
+    return (
+        f"config {table}.{key} is {describe(problems[0]['input'])}, "
+        f"expected {' or '.join(expected)} ({fields[key].description}); correct it"
+    )
+
+
+def _fields(table: str) -> dict[str, Any]:
+    kind = Config.model_fields[table].annotation
+    assert isinstance(kind, type)
+    assert issubclass(kind, Table)
+    return dict(kind.model_fields)
+
+
+def _nested(table: str, key: str) -> ConfigError:
+    return ConfigError(
+        f"config table [{table}.{key}] is nested too deep; tables go one level deep: "
+        f"write plain keys into [{table}]"
+    )

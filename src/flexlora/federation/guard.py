@@ -1,0 +1,48 @@
+"""Every reply is checked before it touches the state."""
+
+from __future__ import annotations
+
+import math
+
+from flexlora.formats.payloads import from_bytes
+
+from flexlora.adapters import Adapter, payload_adapter
+from flexlora.errors import AdapterError
+from flexlora.federation.jobs import Job, Reply
+
+HEADER_ALLOWANCE_BYTES = 1 << 20
+
+
+def checked(job: Job, reply: Reply, sent: Adapter, *, prunes: bool) -> Adapter:
+    """The reply's adapter, if it is what `job` asked for.
+
+    Checks, in this order: its size in bytes (before parsing), the layers, each layer's shape,
+    rank and scale, finite values, and the reported numbers. Where the rule `prunes`, a rank may
+    be lower than sent. Raises AdapterError that says what is wrong.
+    """
+    largest = 2 * sum(8 * (f.a.numel() + f.b.numel()) for f in sent.values())
+    adapter = payload_adapter(from_bytes(reply.payload, limit_bytes=largest + HEADER_ALLOWANCE_BYTES))
+    if set(adapter) != set(sent):
+        odd = sorted(set(adapter) ^ set(sent))
+        raise AdapterError(
+            f"the reply has {len(adapter)} layers, expected {len(sent)}; differing: {odd[0]}"
+        )
+    for name, factors in adapter.items():
+        if factors.shape != sent[name].shape:
+            raise AdapterError(
+                f"layer {name} has shape {factors.shape}, expected {sent[name].shape}"
+            )
+        low = 1 if prunes else sent[name].rank
+        if not low <= factors.rank <= sent[name].rank:
+            raise AdapterError(f"layer {name} has rank {factors.rank}, expected {sent[name].rank}")
+        if factors.scale != sent[name].scale:
+            raise AdapterError(
+                f"layer {name} has scale {factors.scale}, expected {sent[name].scale}"
+            )
+    adapter.require_finite()
+    if not (math.isfinite(reply.loss) and reply.examples >= 0):
+        raise AdapterError(
+            f"the reply reports loss {reply.loss} over {reply.examples} examples; "
+            "expected a finite loss and 0 or more examples"
+        )
+    return adapter

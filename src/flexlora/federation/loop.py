@@ -1,0 +1,254 @@
+"""The one loop: sample → send → exchange → collect → combine → evaluate → commit."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from flexlora.federation.run import Run
+from flexlora.formats.payloads import to_bytes
+
+from flexlora.adapters import Adapter, Payload, factors_payload
+from flexlora.errors import RoundError
+from flexlora.federation.checkpoint import pack, unpack
+from flexlora.federation.collector import Collected, Plain
+from flexlora.federation.jobs import Failure, Job, Reply, Transport
+from flexlora.federation.sampling import sample
+from flexlora.federation.schedule import Progress, Schedule
+from flexlora.federation.store import ClientStore
+from flexlora.federation.streams import Streams
+from flexlora.rules import Rule, State
+
+Record = dict[str, Any]
+Validate = Callable[[State], tuple[float, Record]]
+
+
+class Observer(Protocol):
+    """Who is told what happens; it cannot change anything."""
+
+    def round_started(self, round: int, clients: int) -> None: ...
+    def replied(self, outcome: Reply | Failure) -> None: ...
+    def round_ended(self, record: Record) -> None: ...
+    def scoring(self, state: str) -> None: ...
+
+
+@dataclass(frozen=True, eq=False)
+class Sending:
+    """A round's jobs, and what each client was sent, as adapters."""
+
+    jobs: list[Job]
+    sent: dict[str, Adapter]
+
+
+class Federation:
+    """One federation, from round to round. `validate` returns (value to minimise, what to record).
+
+    Every random draw comes from a stream named by its round, and everything else that outlives a
+    round is in the checkpoint: `restore` and going on gives the bits of an unbroken run.
+    """
+
+    def __init__(
+        self,
+        *,
+        rule: Rule,
+        state: State,
+        store: ClientStore,
+        schedule: Schedule,
+        streams: Streams,
+        transport: Transport,
+        run: Run,
+        validate: Validate,
+        observer: Observer,
+    ) -> None:
+        self.rule = rule
+        self.state = state
+        self.store = store
+        self.schedule = schedule
+        self.streams = streams
+        self.transport = transport
+        self.run = run
+        self.validate = validate
+        self.observer = observer
+        self.progress = Progress()
+        self.collector = Plain(run.spool, rule)
+
+    @property
+    def finished(self) -> bool:
+        patience = self.schedule.patience
+        exhausted = patience > 0 and self.progress.stale >= patience
+        return self.state.round >= self.schedule.rounds or exhausted
+
+    def restore(self, round: int | None = None) -> None:
+        """Go back to the last checkpoint (if there is one), and forget what was logged after it."""
+        checkpoint = self.run.load_checkpoint(round)
+        if checkpoint is None:
+            self.run.truncate_log(0)
+            return
+        tensors, meta = checkpoint
+        self.state = unpack(tensors, meta["state"])
+        self.store = ClientStore.from_json(meta["store"])
+        self.progress = Progress.from_json(meta["progress"])
+        self.run.truncate_log(self.state.round)
+
+    def rounds(self) -> Iterator[Record]:
+        """Play the rounds that are left; yield each one's record after it is committed."""
+        while not self.finished:
+            yield self.play()
+
+    def play(self) -> Record:
+        """One round. Raises RoundError when no client gave a usable reply."""
+        round = self.state.round + 1
+        started = time.perf_counter()
+        sending = self._send(round)
+        self.observer.round_started(round, len(sending.jobs))
+        collected = self._collect(round, sending)
+        trained = time.perf_counter()
+        state = self._combine(round, sending, collected)
+        self._remember(collected, state)
+        combined = time.perf_counter()
+        record = self._record(round, sending, collected)
+        if self.schedule.validates(round):
+            value, scores = self.validate(state)
+            self.progress = self.progress.after(round, value)
+            record["validation"] = scores
+        record["seconds"] = {
+            "clients": trained - started,
+            "combine": combined - trained,
+            "validate": time.perf_counter() - combined,
+        }
+        self.state = state
+        self._commit(record)
+        self.observer.round_ended(record)
+        return record
+
+    def _send(self, round: int) -> Sending:
+        clients = sample(
+            self.store.clients, self.schedule.clients, self.streams.generator("sample", round)
+        )
+        # Clients of equal ranks are sent the same bytes: made once per distinct pattern.
+        made: dict[tuple[int, ...], tuple[Adapter, bytes]] = {}
+        missing: dict[int | None, int] = {}
+        jobs, sent = [], {}
+        for index, client in enumerate(clients):
+            ranks = self.rule.ranks_for(self.state.spec, self.store.ranks[client])
+            pattern = tuple(ranks.values())
+            if pattern not in made:
+                adapter = self.rule.send(self.state, ranks, self.streams.generator("send", round))
+                made[pattern] = adapter, to_bytes(factors_payload(adapter))
+            held = self.store.held.get(client)
+            if held not in missing:
+                missing[held] = self._delta_bytes(held)
+            sent[client], payload = made[pattern]
+            jobs.append(
+                Job(
+                    id=f"{round}-{index}",
+                    round=round,
+                    client=client,
+                    recipe=self.schedule.recipe_for(round),
+                    ranks=ranks,
+                    payload=payload,
+                    origin=self.rule.origin,
+                    delta=self.state.delta,
+                    bytes_down=len(payload) + missing[held],
+                    seed=self.streams.derive("train", round, client),
+                )
+            )
+        return Sending(jobs, sent)
+
+    def _delta_bytes(self, held: int | None) -> int:
+        """Serialised bytes of what a client that holds this version lacks of Δ."""
+        total = 0
+        for part in self.state.delta.since(held):
+            tensors = {f"{name}.left": matrix.left for name, matrix in part.items()}
+            tensors |= {f"{name}.right": matrix.right for name, matrix in part.items()}
+            total += len(to_bytes(Payload("delta", tensors)))
+        return total
+
+    def _collect(self, round: int, sending: Sending) -> Collected:
+        collected = Collected()
+        replies = self.transport.exchange(sending.jobs)
+        for outcome, collected in self.collector.collect(sending.jobs, replies, sending.sent):
+            if isinstance(outcome, Failure):
+                self.run.append_event(
+                    {
+                        "round": round,
+                        "event": "failure",
+                        "client": outcome.client,
+                        "reason": outcome.reason,
+                    }
+                )
+            self.observer.replied(outcome)
+        if not collected.summaries:
+            first = collected.failures[0]
+            raise RoundError(
+                f"round {round}: none of {len(sending.jobs)} clients gave a usable reply; the "
+                f"first reason, of client {first.client}: {first.reason}"
+            )
+        return collected
+
+    def _combine(self, round: int, sending: Sending, collected: Collected) -> State:
+        spec, delta = self.state.spec, self.state.delta
+        ordered = [collected.summaries[client] for client in sorted(collected.summaries)]
+        weights = self.rule.weigh(ordered)
+        layers, frozen, steps = {}, {}, {}
+        for layer in spec.layers:
+            contributions = self.collector.contributions(layer.name, weights, sending.sent)
+            combined = self.rule.combine_layer(
+                spec, layer, self.state.layers[layer.name], contributions
+            )
+            layers[layer.name] = combined.state
+            if combined.frozen is not None:
+                frozen[layer.name] = combined.frozen
+            if combined.step is not None:
+                steps[layer.name] = combined.step
+        self.collector.clear()
+        if frozen:
+            delta = delta.advanced(frozen, steps if len(steps) == len(frozen) else None)
+        return State(spec, round, layers, delta)
+
+    def _remember(self, collected: Collected, state: State) -> None:
+        """Clients that replied hold the Δ they were sent; pruned ranks persist."""
+        for client, ranks in collected.ranks.items():
+            self.store.held[client] = self.state.delta.version
+            if self.rule.traits.prunes:
+                self.store.ranks[client] = ranks
+
+    def _record(self, round: int, sending: Sending, collected: Collected) -> Record:
+        replies = collected.replies
+        examples = sum(reply.examples for reply in replies.values())
+        loss = sum(reply.loss * reply.examples for reply in replies.values()) / max(examples, 1)
+        return {
+            "round": round,
+            "learning_rate": self.schedule.recipe_for(round).learning_rate,
+            "clients": sorted(replies),
+            "types": _count(self.store.types[client] for client in replies),
+            "failures": len(collected.failures),
+            "train_loss": loss,
+            "examples": examples,
+            "tokens": sum(reply.tokens for reply in replies.values()),
+            "bytes_down": sum(job.bytes_down for job in sending.jobs),
+            "bytes_up": collected.bytes_up,
+        }
+
+    def _commit(self, record: Record) -> None:
+        self.run.append_metrics(record)
+        tensors, meta = pack(self.state)
+        self.run.write_checkpoint(
+            self.state.round,
+            tensors,
+            {
+                "state": meta,
+                "store": self.store.to_json(),
+                "progress": self.progress.to_json(),
+            },
+            best=self.progress.best_round or None,
+        )
+
+
+def _count(names: Iterator[str]) -> Mapping[str, int]:
+    counts: dict[str, int] = {}
+    for name in names:
+        counts[name] = counts.get(name, 0) + 1
+    return dict(sorted(counts.items()))

@@ -1,0 +1,31 @@
+"""Which clients take part in a round."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from flexlora.errors import ConfigError
+
+
+def clients_per_round(amount: int | float, clients: int) -> int:
+    """A count as it is, or a fraction in (0, 1) of all clients, rounded up, at least 1.
+
+    Raises ConfigError for more clients than there are.
+    """
+    if isinstance(amount, float):
+        return max(1, -int(-amount * clients // 1))
+    if amount > clients:
+        raise ConfigError(
+            f"federation.clients_per_round is {amount} but there are {clients} clients; "
+            "lower it or give a fraction"
+        )
+    return amount
+
+
+def sample(clients: Sequence[str], count: int, generator: torch.Generator) -> list[str]:
+    """`count` different clients, uniformly, in order of id."""
+    order = sorted(clients)
+    chosen = torch.randperm(len(order), generator=generator)[:count]
+    return sorted(order[i] for i in chosen.tolist())

@@ -1,0 +1,46 @@
+"""Scoring one model, with or without an adapter, on whole test tasks."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from flexlora.adapters import Adapter
+from flexlora.errors import AdapterError, ModelError
+from flexlora.evaluation import Scores, evaluate
+from flexlora.federation.config import Config
+from flexlora.federation.setup import eval_clients, eval_settings, read_corpus
+from flexlora.federation.streams import Streams
+from flexlora.formats.peft import load_peft
+from flexlora.models import AdaptedModel, BaseModel, load_model
+from flexlora.tasks.clients import as_clients
+
+
+def score_model(config: Config, adapter: Adapter | Path | str | None = None) -> Scores:
+    """Score the config's model, with this adapter (or PEFT folder), on its source's test tasks.
+
+    Uses [model], [data], [evaluation] and the seed of the config; nothing is trained or written.
+    Raises AdapterError for an adapter that is malformed or was made for another model.
+    """
+    if isinstance(adapter, str | Path):
+        adapter = load_peft(adapter)
+    base = load_model(config.model.name, config.model.dtype)
+    model = AdaptedModel(base, config.model.targets) if adapter is None else _with(base, adapter)
+    streams = Streams(config.federation.seed)
+    tasks = read_corpus(config, streams).unseen
+    clients = as_clients(tasks, seed=streams.derive("split"), unseen=True)
+    return evaluate(
+        model, eval_clients(model, clients, "test", config), eval_settings(config, generate=True)
+    )
+
+
+def _with(base: BaseModel, adapter: Adapter) -> AdaptedModel:
+    adapter.require_finite()
+    try:
+        model = AdaptedModel(base, tuple(adapter))
+        model.set_delta({name: factors.product() for name, factors in adapter.items()})
+    except (ModelError, AdapterError) as error:
+        raise AdapterError(
+            f"the adapter was made for {adapter.base or 'another model'}, not for {base.name}: "
+            f"{error}"
+        ) from error
+    return model

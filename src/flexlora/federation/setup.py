@@ -1,0 +1,212 @@
+"""From a config to everything a federation needs that does not depend on its rule."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+
+from flexlora.allocation import Mix, draw
+from flexlora.errors import ConfigError
+from flexlora.evaluation import EvalClient, EvalSettings, Scores, evaluate
+from flexlora.federation.config import Config
+from flexlora.federation.sampling import clients_per_round
+from flexlora.federation.schedule import Schedule
+from flexlora.federation.streams import Streams
+from flexlora.lowrank import LowRank
+from flexlora.models import AdaptedModel, load_model
+from flexlora.rules import Spec
+from flexlora.tasks.clients import Client, Part, as_clients
+from flexlora.tasks.prompts import Encoded, encode_tasks
+from flexlora.tasks.source import Corpus, open_source
+from flexlora.training import Recipe
+
+# Host method → the client's optimiser (PAPER: FedAvg trains by SGD, FedIT by AdamW).
+HOSTS: Mapping[str, Literal["adamw", "sgd"]] = {"fedavg": "sgd", "fedit": "adamw"}
+
+
+@dataclass(frozen=True, eq=False)
+class Setup:
+    """Model, clients with their data and ranks, unseen clients. Shared by arms that compare rules.
+
+    types: client → type name; ranks: type name → (layer → rank).
+    """
+
+    config: Config
+    model: AdaptedModel
+    corpus: Corpus
+    train: Mapping[str, Sequence[Encoded]]
+    validation: tuple[EvalClient, ...]
+    unseen: tuple[EvalClient, ...]
+    types: Mapping[str, str]
+    mix: Mix
+    ranks: Mapping[str, Mapping[str, int]]
+    _scored: dict[str, Scores] = field(default_factory=dict)
+
+    @property
+    def spec(self) -> Spec:
+        """Layers and the highest and lowest rank among the types that clients really have."""
+        present = [self.ranks[name] for name in sorted(set(self.types.values()))]
+        training = self.config.training
+        return Spec.of(self.model.layers, present, training.alpha, training.scaling)
+
+    def schedule(self) -> Schedule:
+        federation, training = self.config.federation, self.config.training
+        return Schedule(
+            rounds=federation.rounds,
+            clients=clients_per_round(federation.clients_per_round, len(self.train)),
+            recipe=recipe_of(self.config),
+            decay_factor=training.decay_factor,
+            decay_rounds=tuple(training.decay_rounds),
+            evaluate_every=self.config.evaluation.every,
+            patience=federation.patience,
+        )
+
+    def validate(self, update: Mapping[str, LowRank]) -> Scores:
+        """Score W₀ + update on the clients' validation parts, by loss or also by generation."""
+        self.model.set_delta(update)
+        return evaluate(
+            self.model,
+            self.validation,
+            eval_settings(self.config, generate=self.config.evaluation.metric == "rouge_l"),
+        )
+
+    def score(self, update: Mapping[str, LowRank]) -> Scores:
+        """Score W₀ + update on the unseen clients, with generation."""
+        self.model.set_delta(update)
+        return evaluate(self.model, self.unseen, eval_settings(self.config, generate=True))
+
+    def score_base(self) -> Scores:
+        """Score the pristine base on the unseen clients (once per setup)."""
+        if "base" not in self._scored:
+            self._scored["base"] = self.score({})
+        return self._scored["base"]
+
+    def describe(self) -> dict[str, Any]:
+        """What was read, for data.json: counts, fingerprint, what was missing or cut."""
+        cut = sum(e.truncated for part in self.train.values() for e in part)
+        return {
+            "source": self.config.data.source,
+            "fingerprint": self.corpus.fingerprint,
+            "clients": len(self.train),
+            "training_examples": sum(len(part) for part in self.train.values()),
+            "training_examples_truncated": cut,
+            "validation_examples": sum(len(c.examples) for c in self.validation),
+            "unseen_clients": len(self.unseen),
+            "unseen_examples": sum(len(c.examples) for c in self.unseen),
+            "unseen_examples_truncated": sum(e.truncated for c in self.unseen for e in c.examples),
+            "notes": list(self.corpus.notes),
+        }
+
+
+def prepare(config: Config, threads: int | None = None) -> Setup:
+    """Load the model and the data, make the clients, draw their types. Deterministic in the seed.
+
+    threads: CPU threads (default: the config's, else torch's own choice).
+    Raises InputErrors for all that can be wrong with model, data or ranks, before anything trains.
+    """
+    torch.set_num_threads(threads or config.run.threads or torch.get_num_threads())
+    streams = Streams(config.federation.seed)
+    corpus = read_corpus(config, streams)
+    model = AdaptedModel(load_model(config.model.name, config.model.dtype), config.model.targets)
+    if config.data.max_tokens > model.context:
+        raise ConfigError(
+            f"data.max_tokens is {config.data.max_tokens} but {config.model.name} has a context "
+            f"of {model.context} tokens; lower data.max_tokens"
+        )
+    clients = as_clients(corpus.train, seed=streams.derive("split"))
+    unseen = as_clients(corpus.unseen, seed=streams.derive("split"), unseen=True)
+    train = encode_part(model, clients, "train", config)
+    mix = config.clients.build_mix()
+    types = draw(mix, sorted(train), streams.generator("types"))
+    return Setup(
+        config=config,
+        model=model,
+        corpus=corpus,
+        train=train,
+        validation=_some(
+            eval_clients(model, clients, "validation", config),
+            config.evaluation.validation_examples,
+            streams.generator("validation"),
+        ),
+        unseen=eval_clients(model, unseen, "test", config),
+        types=types,
+        mix=mix,
+        ranks={name: mix.types[name].resolve(model.layers) for name in sorted(set(types.values()))},
+    )
+
+
+def read_corpus(config: Config, streams: Streams) -> Corpus:
+    """Read the source that the config names, with the options of [data] that it has."""
+    data = config.data
+    options = {
+        "path": data.path or None,
+        "train_tasks": data.train_tasks,
+        "unseen_tasks": data.unseen_tasks,
+        "examples_per_task": data.examples_per_task,
+        "unseen_examples_per_task": data.unseen_examples_per_task,
+        "share": data.share,
+        "unseen": data.unseen,
+        "seed": streams.derive("data"),
+    }
+    given = {key: value for key, value in options.items() if value is not None}
+    return open_source(data.source, given).load()
+
+
+def encode_part(
+    model: AdaptedModel, clients: Sequence[Client], part: Part, config: Config
+) -> dict[str, tuple[Encoded, ...]]:
+    """Client → its encoded examples of this part; clients left with none by `skip_too_long` go."""
+    encoded = encode_tasks(
+        model.tokenizer,
+        [client.task(part) for client in clients],
+        style=config.model.prompt,
+        max_tokens=config.data.max_tokens,
+        skip_too_long=config.data.skip_too_long,
+    )
+    return {name: examples for name, examples in encoded.items() if examples}
+
+
+def eval_clients(
+    model: AdaptedModel, clients: Sequence[Client], part: Part, config: Config
+) -> tuple[EvalClient, ...]:
+    encoded = encode_part(model, clients, part, config)
+    return tuple(EvalClient(c.id, c.category, encoded[c.id]) for c in clients if c.id in encoded)
+
+
+def eval_settings(config: Config, *, generate: bool) -> EvalSettings:
+    settings = config.evaluation
+    return EvalSettings(
+        batch_size=settings.batch_size, max_new_tokens=settings.max_new_tokens, generate=generate
+    )
+
+
+def recipe_of(config: Config) -> Recipe:
+    """The client's recipe: the host method fixes the optimiser, the rest is the config's."""
+    training = config.training
+    return Recipe(
+        optimiser=HOSTS[training.host],
+        learning_rate=training.learning_rate,
+        batch_size=training.batch_size,
+        epochs=training.epochs,
+        max_steps=training.max_steps,
+        weight_decay=training.weight_decay,
+        clip_norm=training.clip_norm or None,
+        dropout=training.dropout,
+        loss_on=training.loss_on,
+    )
+
+
+def _some(
+    clients: Sequence[EvalClient], count: int, generator: torch.Generator
+) -> tuple[EvalClient, ...]:
+    """At most `count` examples over all clients, drawn uniformly; clients left with none go."""
+    places = [(i, j) for i, client in enumerate(clients) for j in range(len(client.examples))]
+    chosen = {places[i] for i in torch.randperm(len(places), generator=generator)[:count].tolist()}
+    kept = (
+        EvalClient(c.id, c.category, tuple(e for j, e in enumerate(c.examples) if (i, j) in chosen))
+        for i, c in enumerate(clients)
+    )
+    return tuple(client for client in kept if client.examples)

@@ -1,0 +1,1 @@
+"""Floor 2: what is written to disk and sent: payloads, PEFT folders, atomic writes."""

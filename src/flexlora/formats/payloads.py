@@ -1,0 +1,163 @@
+"""Payloads and checkpoints as safetensors: deterministic bytes, no pickle, read layer by layer.
+
+The same payload always gives the same bytes: tensors are laid out by the format's own fixed order
+(widest dtype first, then name), and all text sits as one sorted JSON under one metadata key.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load as load_bytes
+from safetensors.torch import save as save_bytes
+from torch import Tensor
+
+from flexlora.adapters import FORMAT_VERSION, Payload
+from flexlora.errors import AdapterError
+from flexlora.formats.atomic import atomic_write
+
+_KEY = "flexlora"
+_BROKEN = (SafetensorError, ValueError, KeyError, TypeError, RuntimeError, OverflowError)
+
+
+def to_bytes(payload: Payload) -> bytes:
+    """The payload as it travels; its length is what the report counts as bytes on the wire."""
+    head = {"schema": payload.schema, "version": payload.version, "meta": dict(payload.meta)}
+    return _pack(payload.tensors, head)
+
+
+def from_bytes(data: bytes, *, limit_bytes: int) -> Payload:
+    """Read a payload back, bit for bit, from bytes that need not be trusted.
+
+    Raises AdapterError for more than `limit_bytes` (before anything is parsed), for bytes that
+    are truncated, foreign or pickled, and for a newer format version.
+    """
+    _require_size(len(data), limit_bytes, "payload")
+    try:
+        tensors = load_bytes(data)
+        length = int.from_bytes(data[:8], "little")
+        metadata = json.loads(data[8 : 8 + length]).get("__metadata__")
+    except (*_BROKEN, RecursionError) as error:
+        raise _foreign("payload", error) from error
+    schema, version, meta = _head(metadata, "payload")
+    return Payload(schema, tensors, meta, version)
+
+
+class PayloadReader:
+    """A payload on disk, read one tensor at a time. Use as a context manager, or `close()` it.
+
+    `names` are the tensors in name order; `schema`, `version` and `meta` are read at once. Only
+    what `tensor` is asked for is brought into memory.
+    """
+
+    def __init__(self, path: Path | str, *, limit_bytes: int | None = None) -> None:
+        self.path = Path(path)
+        self._file: Any = None
+        if not self.path.is_file():
+            raise AdapterError(f"payload file {path} is missing; check the path")
+        if limit_bytes is not None:
+            _require_size(self.path.stat().st_size, limit_bytes, f"payload file {path}")
+        try:
+            self._file = safe_open(str(path), framework="pt")
+            metadata = self._file.metadata()
+            self.names: tuple[str, ...] = tuple(sorted(self._file.keys()))
+        except (*_BROKEN, OSError) as error:
+            raise _foreign(f"payload file {path}", error) from error
+        try:
+            self.schema, self.version, self.meta = _head(metadata, f"payload file {path}")
+        except AdapterError:
+            self.close()
+            raise
+
+    def tensor(self, name: str) -> Tensor:
+        """This tensor, copied out of the file. Raises AdapterError for one that is not there."""
+        if name not in self.names:
+            raise AdapterError(f"payload file {self.path} holds no tensor '{name}'")
+        try:
+            return torch.clone(self._file.get_tensor(name))
+        except _BROKEN as error:
+            raise _foreign(f"payload file {self.path}", error) from error
+
+    def close(self) -> None:
+        if self._file is not None:
+            self._file.__exit__(None, None, None)
+            self._file = None
+
+    def __enter__(self) -> PayloadReader:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+def open_payload(path: Path | str, *, limit_bytes: int | None = None) -> PayloadReader:
+    """Open a payload that `to_bytes` wrote. Raises AdapterError as `from_bytes` does."""
+    return PayloadReader(path, limit_bytes=limit_bytes)
+
+
+def save_tensors(
+    path: Path | str, tensors: Mapping[str, Tensor], meta: Mapping[str, str] | None = None
+) -> None:
+    """Write named tensors of any dtype and small text to one file, whole or not at all."""
+    head = {"schema": "tensors", "version": FORMAT_VERSION, "meta": dict(meta or {})}
+    atomic_write(path, _pack(tensors, head))
+
+
+def load_tensors(path: Path | str) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Read what `save_tensors` wrote, bit for bit. Raises AdapterError as `open_payload` does."""
+    with open_payload(path) as file:
+        return {name: file.tensor(name) for name in file.names}, dict(file.meta)
+
+
+def plain_tensors(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """In name order, on the CPU, contiguous, without gradients: as safetensors wants them."""
+    return {name: tensors[name].detach().cpu().contiguous() for name in sorted(tensors)}
+
+
+def _pack(tensors: Mapping[str, Tensor], head: Mapping[str, Any]) -> bytes:
+    text = json.dumps(head, sort_keys=True, separators=(",", ":"))
+    return save_bytes(plain_tensors(tensors), metadata={_KEY: text})
+
+
+def _head(metadata: object, thing: str) -> tuple[str, int, dict[str, str]]:
+    """Schema, version and meta out of the file's metadata, every type checked."""
+    try:
+        head = json.loads(metadata[_KEY])  # type: ignore[index]
+        schema, version, meta = head["schema"], head["version"], head["meta"]
+    except (*_BROKEN, RecursionError) as error:
+        raise _foreign(thing, error) from error
+    texts = isinstance(meta, dict) and all(isinstance(text, str) for text in meta.values())
+    if not isinstance(schema, str) or type(version) is not int or not texts:
+        raise _foreign(thing, None)
+    if not 1 <= version <= FORMAT_VERSION:
+        raise AdapterError(
+            f"{thing} has format version {version}, this FlexLoRA reads up to {FORMAT_VERSION}; "
+            "update FlexLoRA"
+        )
+    return schema, version, meta
+
+
+def _require_size(size: int, limit: int, thing: str) -> None:
+    if size > limit:
+        raise AdapterError(
+            f"{thing} is {size} bytes, above the limit of {limit}; "
+            "send fewer layers or lower ranks, or raise the limit"
+        )
+
+
+def _foreign(thing: str, error: BaseException | None) -> AdapterError:
+    reason = str(error).split("\n")[0][:80] if isinstance(error, SafetensorError) else "foreign"
+    return AdapterError(
+        f"{thing} is truncated or was not written by FlexLoRA ({reason}); write it again"
+    )

@@ -1,0 +1,6 @@
+"""Floor 2: base models, the LoRA layer, and the adapted model that carries Δ and adapters."""
+
+from flexlora.models.adapted import AdaptedModel as AdaptedModel
+from flexlora.models.base import BaseModel as BaseModel
+from flexlora.models.base import load_model as load_model
+from flexlora.models.lora import LoRALinear as LoRALinear

@@ -1,0 +1,193 @@
+"""Loading a frozen base model and its tokenizer, with every failure named."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from flexlora.errors import ModelError, nearest
+
+TINY = "tiny"
+_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+_PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
+_FALLBACK_CONTEXT = 2048
+
+
+@dataclass(frozen=True, eq=False)
+class BaseModel:
+    """A frozen causal language model in eval mode, its tokenizer (with a pad token), its name.
+
+    context: the most positions a sequence may have.
+    """
+
+    model: nn.Module
+    tokenizer: Any
+    name: str
+    context: int
+
+
+def load_model(name: str | Path, dtype: str = "float32") -> BaseModel:
+    """Load "tiny" (embedded), a folder, or a name on the Hugging Face hub.
+
+    Safetensors only and no code from the model's folder: loading cannot run foreign code. A folder
+    is read without any network. Weights are cast to `dtype` ("float32" or "bfloat16"), frozen;
+    a tokenizer without a pad token pads with its EOS token.
+
+    Raises ModelError naming the model, what is wrong with it and what to do: no folder, no
+    config.json, weights missing, truncated, foreign or pickled, no causal language model, no
+    tokenizer, no EOS token, unknown dtype.
+    """
+    if dtype not in _DTYPES:
+        raise ModelError(f"dtype '{dtype}' of model {name} is unknown; {nearest(dtype, _DTYPES)}")
+    embedded = str(name) == TINY
+    source = Path(__file__).parent / TINY if embedded else Path(name).expanduser()
+    local = embedded or source.is_dir()
+    if local:
+        _check_folder(source, str(name))
+    elif isinstance(name, Path) or _looks_like_path(name):
+        raise ModelError(
+            f"model folder {name} does not exist; give a folder with config.json, "
+            f'a name on the Hugging Face hub, or "{TINY}"'
+        )
+    where = {
+        "pretrained_model_name_or_path": str(source) if local else str(name),
+        "local_files_only": local,
+        "trust_remote_code": False,
+    }
+    with _quiet():
+        model = _load_weights(where, str(name), _DTYPES[dtype])
+        tokenizer = _load_tokenizer(where, str(name), model)
+    model.eval().requires_grad_(False)
+    return BaseModel(model, tokenizer, str(name), _context(model, tokenizer))
+
+
+def _looks_like_path(name: str) -> bool:
+    return name.startswith((".", "/", "~")) or "\\" in name or name.count("/") > 1
+
+
+def _check_folder(folder: Path, name: str) -> None:
+    """Refuse a folder that holds no model, before transformers opens it."""
+    if not (folder / "config.json").is_file():
+        raise ModelError(
+            f"model folder {name} has no config.json; give a folder as save_pretrained writes it"
+        )
+    if not any(folder.glob("*.safetensors")):
+        if any(path for pattern in _PICKLES for path in folder.glob(pattern)):
+            raise ModelError(
+                f"model {name} has its weights in pickle files only, which can run code when "
+                "loaded; convert them with save_pretrained(safe_serialization=True)"
+            )
+        raise ModelError(
+            f"model folder {name} has no model.safetensors; copy the weights beside config.json"
+        )
+
+
+def _load_weights(where: dict[str, Any], name: str, dtype: torch.dtype) -> Any:
+    """The model, every parameter of which came from the file."""
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    try:
+        config = AutoConfig.from_pretrained(**where)
+    except Exception as error:
+        cure = (
+            "repair config.json: it needs a model_type that transformers knows"
+            if where["local_files_only"]
+            else "check the name and the network, or give a folder"
+        )
+        raise ModelError(f"model {name} cannot be read: {_first(error)}; {cure}") from error
+    if type(config) not in AutoModelForCausalLM._model_mapping:
+        raise ModelError(
+            f"model {name} is of type {config.model_type}, not a causal language model; "
+            "give a decoder such as Llama, Qwen, Gemma or GPT-2"
+        )
+    masked = [x for x in config.architectures or () if x.endswith("ForMaskedLM")]
+    if masked:
+        raise ModelError(
+            f"model {name} is a {masked[0]}, not a causal language model; "
+            "give a decoder such as Llama, Qwen, Gemma or GPT-2"
+        )
+    try:
+        model, report = AutoModelForCausalLM.from_pretrained(
+            **where, config=config, dtype=dtype, use_safetensors=True, output_loading_info=True
+        )
+    except Exception as error:
+        raise ModelError(
+            f"weights of model {name} cannot be loaded: {_first(error)}; they are truncated, not "
+            "safetensors, or do not fit config.json: copy or convert the model again"
+        ) from error
+    missing = sorted(report["missing_keys"])
+    if missing:
+        raise ModelError(
+            f"weights of model {name} lack {len(missing)} parameters, {missing[0]} first; they "
+            "belong to another model: copy model.safetensors that fits config.json"
+        )
+    return model
+
+
+def _load_tokenizer(where: dict[str, Any], name: str, model: Any) -> Any:
+    """The tokenizer, with a pad token and with EOS inside the model's vocabulary."""
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(**where)
+    except Exception as error:
+        raise ModelError(
+            f"model {name} has no tokenizer that can be loaded: {_first(error)}; "
+            "copy tokenizer.json and tokenizer_config.json beside config.json"
+        ) from error
+    if tokenizer.eos_token_id is None:
+        raise ModelError(
+            f"the tokenizer of model {name} has no EOS token, which ends every response; "
+            "set eos_token in tokenizer_config.json"
+        )
+    rows = model.get_input_embeddings().weight.shape[0]
+    if tokenizer.eos_token_id >= rows:
+        raise ModelError(
+            f"the tokenizer of model {name} has its EOS token at {tokenizer.eos_token_id}, beyond "
+            f"the model's {rows} embeddings; copy the tokenizer that belongs to the model"
+        )
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def _context(model: Any, tokenizer: Any) -> int:
+    """The most positions: of the config, else of the tokenizer, else 2,048."""
+    config = model.config.get_text_config()
+    for key in ("max_position_embeddings", "n_positions", "seq_length", "max_seq_len"):
+        value = getattr(config, key, None)
+        if isinstance(value, int) and value > 0:
+            return value
+    limit = tokenizer.model_max_length  # A huge number stands for "none".
+    return int(limit) if limit < 1_000_000 else _FALLBACK_CONTEXT
+
+
+def _first(error: Exception) -> str:
+    """The first line of an error, without a full stop, of at most 200 characters."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return (lines[0] if lines else type(error).__name__)[:200].rstrip(".:; ")
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep transformers' warnings and progress bars away; put its settings back afterwards."""
+    from transformers.utils import logging
+
+    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.set_verbosity(level)
+        if bars:
+            logging.enable_progress_bar()

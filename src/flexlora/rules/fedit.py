@@ -1,0 +1,53 @@
+"""FedIT: FedAvg of the factors, at one rank for all."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from flexlora.adapters import Factors, LayerSpec
+from flexlora.lowrank import LowRank
+from flexlora.rules.base import Combined, Contribution, LayerState, Rule, Spec, Traits
+from flexlora.rules.spectral import best_factors, fresh_rows
+
+
+class FedIT(Rule):
+    """B ← Σ w_k B_k, A ← Σ w_k A_k, all at the lowest rank of the federation (the bucket effect).
+
+    Source: Zhang et al., ICASSP 2024 (arXiv 2305.05644). The mean of factors is not the mean of
+    products: that inexactness is the method's own.
+    """
+
+    name = "fedit"
+    source = "Zhang et al., ICASSP 2024, arXiv 2305.05644"
+    traits = Traits(mixed_ranks=False, compares="factors")
+
+    def init_layer(self, spec: Spec, layer: LayerSpec, generator: torch.Generator) -> LayerState:
+        rank = spec.lowest[layer.name]
+        return {"b": torch.zeros(layer.m, rank), "a": fresh_rows(rank, layer.n, generator)}
+
+    def send_layer(
+        self, spec: Spec, state: LayerState, rank: int, generator: torch.Generator
+    ) -> Factors:
+        return Factors(state["b"], state["a"], spec.scale(state["a"].shape[0]))
+
+    def combine_layer(
+        self,
+        spec: Spec,
+        layer: LayerSpec,
+        state: LayerState,
+        contributions: Sequence[Contribution],
+    ) -> Combined:
+        b = sum((c.weight * c.trained.b.float() for c in contributions), torch.zeros(()))
+        a = sum((c.weight * c.trained.a.float() for c in contributions), torch.zeros(()))
+        return Combined({"b": b, "a": a})
+
+    def learned_layer(self, spec: Spec, layer: LayerSpec, state: LayerState) -> LowRank:
+        return Factors(state["b"], state["a"], spec.scale(state["a"].shape[0])).product()
+
+    def readout_layer(
+        self, spec: Spec, layer: LayerSpec, state: LayerState, rank: int
+    ) -> Factors:
+        learned = self.learned_layer(spec, layer, state)
+        return best_factors(learned, rank, spec.scale(rank))

@@ -1,0 +1,54 @@
+"""FlexLoRA: the exact weighted sum of products, cut by SVD to each client's rank."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from flexlora.adapters import Factors, LayerSpec
+from flexlora.lowrank import LowRank, svd
+from flexlora.rules.base import Combined, Contribution, LayerState, Rule, Spec, Traits
+from flexlora.rules.spectral import empty_state, factors_of, spectral_state, spectrum_of
+
+
+class FlexLoRA(Rule):
+    """ΔW ← Σ w_k s_k B_k A_k, each round anew; a client of rank r is sent its best rank-r part.
+
+    Source: Bai et al., NeurIPS 2024 (arXiv 2402.11505), steps 3 to 5. The sum is exact and stays
+    factored. Where fewer than r directions have been learned, the rest of A is the shared initial
+    A with B = 0, which leaves the product unchanged (the paper does not say).
+    Known flaw, kept: the energy outside the smallest rank dies round by round (arXiv 2602.13486).
+    """
+
+    name = "flexlora"
+    source = "Bai et al., NeurIPS 2024, arXiv 2402.11505"
+    traits = Traits()
+
+    def init_layer(self, spec: Spec, layer: LayerSpec, generator: torch.Generator) -> LayerState:
+        return empty_state(spec, layer, generator)
+
+    def send_layer(
+        self, spec: Spec, state: LayerState, rank: int, generator: torch.Generator
+    ) -> Factors:
+        return factors_of(spectrum_of(state), rank, spec.scale(rank), fill=state["fresh"])
+
+    def combine_layer(
+        self,
+        spec: Spec,
+        layer: LayerSpec,
+        state: LayerState,
+        contributions: Sequence[Contribution],
+    ) -> Combined:
+        total = LowRank.weighted_sum(
+            [c.trained.product() for c in contributions], [c.weight for c in contributions]
+        )
+        return Combined(spectral_state(state["fresh"], svd(total)))
+
+    def learned_layer(self, spec: Spec, layer: LayerSpec, state: LayerState) -> LowRank:
+        return spectrum_of(state).low_rank()
+
+    def readout_layer(
+        self, spec: Spec, layer: LayerSpec, state: LayerState, rank: int
+    ) -> Factors:
+        return factors_of(spectrum_of(state), rank, spec.scale(rank))

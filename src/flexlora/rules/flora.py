@@ -1,0 +1,65 @@
+"""FLoRA: stack the clients' factors, add them to the base, start afresh."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from flexlora.adapters import Factors, LayerSpec
+from flexlora.lowrank import LowRank, svd
+from flexlora.rules.base import Combined, Contribution, LayerState, Rule, Spec, Traits
+from flexlora.rules.spectral import (
+    empty_state,
+    factors_of,
+    fresh_rows,
+    spectral_state,
+    spectrum_of,
+)
+
+
+class FLoRA(Rule):
+    """Δ ← Δ + [w_1 s_1 B_1, …] [A_1; …]: exact; every round trains a fresh adapter on top of Δ.
+
+    Source: Wang et al., NeurIPS 2024 (arXiv 2409.05976). Deviations: all clients of a round start
+    from one random A (its first r rows), drawn anew each round; Δ is kept recompressed (exactly)
+    rather than as an ever longer stack; the stack itself travels as the patch.
+    """
+
+    name = "flora"
+    source = "Wang et al., NeurIPS 2024, arXiv 2409.05976"
+    traits = Traits(restarts=True)
+
+    def init_layer(self, spec: Spec, layer: LayerSpec, generator: torch.Generator) -> LayerState:
+        return empty_state(spec, layer, generator)
+
+    def send_layer(
+        self, spec: Spec, state: LayerState, rank: int, generator: torch.Generator
+    ) -> Factors:
+        # Drawn at full height and cut, so that clients of all ranks share their first rows.
+        highest, n = state["fresh"].shape
+        rows = fresh_rows(highest, n, generator)
+        return Factors(torch.zeros(state["u"].shape[0], rank), rows[:rank], spec.scale(rank))
+
+    def combine_layer(
+        self,
+        spec: Spec,
+        layer: LayerSpec,
+        state: LayerState,
+        contributions: Sequence[Contribution],
+    ) -> Combined:
+        stack = LowRank.weighted_sum(
+            [c.trained.product() for c in contributions], [c.weight for c in contributions]
+        )
+        spectrum = svd(spectrum_of(state).low_rank() + stack)
+        return Combined(
+            spectral_state(state["fresh"], spectrum), frozen=spectrum.low_rank(), step=stack
+        )
+
+    def learned_layer(self, spec: Spec, layer: LayerSpec, state: LayerState) -> LowRank:
+        return spectrum_of(state).low_rank()
+
+    def readout_layer(
+        self, spec: Spec, layer: LayerSpec, state: LayerState, rank: int
+    ) -> Factors:
+        return factors_of(spectrum_of(state), rank, spec.scale(rank))

@@ -1,0 +1,125 @@
+"""HetLoRA: zero padding to the largest rank, norm weights, and clients that prune themselves."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from flexlora.adapters import Adapter, Factors, LayerSpec
+from flexlora.errors import ConfigError
+from flexlora.lowrank import LowRank
+from flexlora.rules.base import (
+    Combined,
+    Contribution,
+    LayerState,
+    Live,
+    Rule,
+    Spec,
+    Summary,
+    Traits,
+    normalised,
+)
+from flexlora.rules.spectral import fresh_rows
+
+
+class HetLoRA(Rule):
+    """B ← Σ w_k [B_k 0], A ← Σ w_k [A_k; 0]; a client is sent the first r_k directions.
+
+    Weights are ‖B_k A_k‖_F over the whole model (by examples if all are zero). A client adds
+    λ ‖B_tail‖ ‖A_tail‖ to its loss, its tail being the directions above ⌊γ r⌋; if training left
+    the tail's product smaller than it was sent, the client drops the tail and keeps the lower rank.
+
+    Source: Cho et al., EMNLP 2024 (arXiv 2401.06432), sections 3.2 and 3.3. Deviations: ranks may
+    differ by layer, and all layers of a client are pruned together, by the tails' joint norm; the
+    paper has no α, so all clients share ONE scale, that of the highest rank, and cutting a client's
+    factors never changes the meaning of what it keeps; directions that no client of the round owns
+    stay as they are (padded with zeros in both factors they could never be trained again).
+    """
+
+    name = "hetlora"
+    source = "Cho et al., EMNLP 2024, arXiv 2401.06432"
+    traits = Traits(needs="each", prunes=True, compares="factors")
+
+    def __init__(self, gamma: float = 0.99, regulariser: float = 0.005) -> None:
+        """`gamma` in (0, 1]: share of the rank that pruning keeps (1: never prunes).
+
+        `regulariser` λ ≥ 0 on the tail.
+        """
+        if not 0.0 < gamma <= 1.0:
+            raise ConfigError(f"rule.gamma is {gamma}; give a share above 0 and at most 1")
+        if not 0.0 <= regulariser < math.inf:
+            raise ConfigError(f"rule.regulariser is {regulariser}; give 0 or more")
+        self.gamma = gamma
+        self.regulariser = regulariser
+
+    def init_layer(self, spec: Spec, layer: LayerSpec, generator: torch.Generator) -> LayerState:
+        rank = spec.highest[layer.name]
+        return {"b": torch.zeros(layer.m, rank), "a": fresh_rows(rank, layer.n, generator)}
+
+    def send_layer(
+        self, spec: Spec, state: LayerState, rank: int, generator: torch.Generator
+    ) -> Factors:
+        return self._factors(spec, state).cut(rank)
+
+    def weigh(self, summaries: Sequence[Summary]) -> dict[str, float]:
+        if all(s.norm == 0.0 for s in summaries):
+            return super().weigh(summaries)
+        return normalised({s.client: s.norm for s in summaries})
+
+    def combine_layer(
+        self,
+        spec: Spec,
+        layer: LayerSpec,
+        state: LayerState,
+        contributions: Sequence[Contribution],
+    ) -> Combined:
+        owned = max(c.trained.rank for c in contributions)
+        b, a = state["b"].clone(), state["a"].clone()
+        b[:, :owned], a[:owned] = 0.0, 0.0
+        for c in contributions:
+            b[:, : c.trained.rank] += c.weight * c.trained.b.float()
+            a[: c.trained.rank] += c.weight * c.trained.a.float()
+        return Combined({"b": b, "a": a})
+
+    def learned_layer(self, spec: Spec, layer: LayerSpec, state: LayerState) -> LowRank:
+        return self._factors(spec, state).product()
+
+    def readout_layer(
+        self, spec: Spec, layer: LayerSpec, state: LayerState, rank: int
+    ) -> Factors:
+        """The method's own cut (the first directions), not the best approximation."""
+        whole = self._factors(spec, state)
+        kept = whole.cut(rank)
+        pad = rank - kept.rank
+        b = torch.cat([kept.b, kept.b.new_zeros(layer.m, pad)], dim=1)
+        return Factors(b, torch.cat([kept.a, kept.a.new_zeros(pad, layer.n)]), whole.scale)
+
+    def penalty(self, live: Live) -> Tensor | None:
+        tails = [
+            b[:, self._kept(b.shape[1]) :].norm() * a[self._kept(a.shape[0]) :].norm()
+            for b, a in live.values()
+            if self._kept(a.shape[0]) < a.shape[0]
+        ]
+        return self.regulariser * torch.stack(tails).sum() if tails else None
+
+    def encode(self, trained: Adapter, sent: Adapter) -> Adapter:
+        if self._tail_norm(trained) >= self._tail_norm(sent):
+            return trained
+        return Adapter({name: f.cut(self._kept(f.rank)) for name, f in trained.items()})
+
+    def _factors(self, spec: Spec, state: LayerState) -> Factors:
+        return Factors(state["b"], state["a"], spec.scale(state["a"].shape[0]))
+
+    def _kept(self, rank: int) -> int:
+        """⌊γ r⌋, but at least 1: a client never prunes itself out of a layer."""
+        return max(1, math.floor(self.gamma * rank + 1e-9))  # 0.29 · 100 is 28.999…
+
+    def _tail_norm(self, adapter: Adapter) -> float:
+        tails = (
+            Factors(f.b[:, self._kept(f.rank) :], f.a[self._kept(f.rank) :], f.scale)
+            for f in adapter.values()
+        )
+        return math.sqrt(sum(tail.product().norm() ** 2 for tail in tails))

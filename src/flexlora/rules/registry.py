@@ -1,0 +1,50 @@
+"""The registry of rules: one line each. A name is taken once."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+from flexlora.errors import ConfigError, nearest
+from flexlora.rules.base import Rule
+from flexlora.rules.fedit import FedIT
+from flexlora.rules.flexlora import FlexLoRA
+from flexlora.rules.flora import FLoRA
+from flexlora.rules.hetlora import HetLoRA
+from flexlora.rules.increment import FlexLoRAIncrement
+
+RULES: dict[str, type[Rule]] = {}
+
+
+def register(rule: type[Rule]) -> type[Rule]:
+    """Add a rule under its `name`; usable as a decorator. Raises ConfigError for a taken name."""
+    if rule.name in RULES and RULES[rule.name] is not rule:
+        raise ConfigError(
+            f"rule '{rule.name}' is registered already, by {RULES[rule.name].__qualname__}; "
+            "choose another name"
+        )
+    RULES[rule.name] = rule
+    return rule
+
+
+def make_rule(name: str, options: Mapping[str, Any] | None = None) -> Rule:
+    """The rule of this name with its options. Raises ConfigError for an unknown name or option."""
+    if name not in RULES:
+        raise ConfigError(f"rule '{name}' is unknown; {nearest(name, RULES)}")
+    known = [p for p in inspect.signature(RULES[name]).parameters if p not in ("args", "kwargs")]
+    for option in options or {}:
+        if option not in known:
+            hint = nearest(option, known) if known else "it takes no options"
+            raise ConfigError(f"rule.{option} is not an option of '{name}'; {hint}")
+    try:
+        return RULES[name](**(options or {}))
+    except TypeError as error:
+        raise ConfigError(f"the options of rule '{name}' are of the wrong type: {error}") from error
+
+
+register(FedIT)
+register(FlexLoRA)
+register(FlexLoRAIncrement)
+register(HetLoRA)
+register(FLoRA)

@@ -1,0 +1,132 @@
+"""The source "natural_instructions": Super-NaturalInstructions from a folder, in either layout."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Protocol
+
+import torch
+
+from flexlora.errors import ConfigError, DataError
+from flexlora.partition.split import named_generator, sample
+from flexlora.tasks.official_layout import OfficialLayout, Pick
+from flexlora.tasks.parquet_layout import ParquetLayout
+from flexlora.tasks.source import Corpus
+from flexlora.tasks.task import Task
+
+
+class Layout(Protocol):
+    """How tasks lie on disk. `split` is "train" or "test"."""
+
+    def names(self, split: str) -> tuple[tuple[str, ...], tuple[str, ...]]: ...
+    def size(self, split: str, name: str) -> int: ...
+    def read(self, split: str, names: Iterable[str], pick: Pick) -> tuple[Task, ...]: ...
+
+
+@dataclass(frozen=True)
+class NaturalInstructions:
+    """Options of the source.
+
+    path: the folder; its layout (official repository, or parquet) is found by what it holds.
+    train_tasks, unseen_tasks: how many tasks of the official train and test split; None is all,
+    0 is none (that split is then not read). Sorted names, chosen by `seed`.
+    examples_per_task, unseen_examples_per_task: at most so many examples of each task that trains
+    and of each unseen task; share: at most that share of either. None keeps all. Chosen by
+    (seed, task) alone.
+    min_examples: leave out tasks that hold fewer; 0 leaves none out, and an empty task is an error.
+    """
+
+    path: str
+    train_tasks: int | None = None
+    unseen_tasks: int | None = None
+    examples_per_task: int | None = None
+    unseen_examples_per_task: int | None = None
+    share: float | None = None
+    min_examples: int = 0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        least_values = {
+            "train_tasks": 0,
+            "unseen_tasks": 0,
+            "examples_per_task": 1,
+            "unseen_examples_per_task": 1,
+        }
+        for name, least in least_values.items():
+            value = getattr(self, name)
+            if value is not None and value < least:
+                raise ConfigError(f"{name} is {value}; give {least} or more, or leave it out")
+        if self.share is not None and not 0.0 < self.share <= 1.0:
+            raise ConfigError(f"share is {self.share}; give a share above 0 and at most 1")
+
+    def load(self) -> Corpus:
+        """Read the folder. Raises DataError for anything missing, broken, foreign or empty."""
+        layout = detect(Path(self.path).expanduser())
+        notes: list[str] = []
+        train = self._choose(layout, "train", self.train_tasks, "train_tasks", notes)
+        unseen = self._choose(layout, "test", self.unseen_tasks, "unseen_tasks", notes)
+        return Corpus.of(train, unseen, notes)
+
+    def _choose(
+        self, layout: Layout, split: str, count: int | None, option: str, notes: list[str]
+    ) -> list[Task]:
+        if count == 0:
+            return []
+        names, absent = layout.names(split)
+        if absent:
+            listed = len(names) + len(absent)
+            notes.append(
+                f"{len(absent)} of the {listed} tasks listed in the {split} split are not on disk "
+                f"(such as {absent[0]})"
+            )
+        order = torch.randperm(len(names), generator=named_generator(self.seed, split)).tolist()
+        small: list[str] = []
+
+        def large_enough() -> Iterator[str]:
+            for name in (names[i] for i in order):
+                if layout.size(split, name) < self.min_examples:
+                    small.append(name)
+                else:
+                    yield name
+
+        def pick(name: str, size: int) -> tuple[int, ...]:
+            if size == 0:
+                raise DataError(
+                    f"{self.path}: task {name!r} has no examples; set min_examples = 1 to leave "
+                    "such tasks out, or copy the file anew"
+                )
+            limit = self.examples_per_task if split == "train" else self.unseen_examples_per_task
+            generator = named_generator(self.seed, name)
+            return sample(size, generator, share=self.share, limit=limit)
+
+        tasks = layout.read(split, islice(large_enough(), count), pick)
+        if len(tasks) < (1 if count is None else count):
+            raise DataError(
+                f"{option} is {'all' if count is None else count}, but {self.path} holds "
+                f"{len(tasks)} {split} tasks of at least {self.min_examples} examples; lower "
+                f"{option} or min_examples"
+            )
+        if small:
+            notes.append(
+                f"{len(small)} {split} tasks with fewer than {self.min_examples} examples were "
+                f"left out (such as {small[0]})"
+            )
+        return sorted(tasks, key=lambda task: task.name)
+
+
+def detect(folder: Path) -> Layout:
+    """Find the layout of a folder. Raises DataError naming the folder and what was looked for."""
+    if not folder.is_dir():
+        raise DataError(f"{folder} is no folder; set path to one with Natural Instructions")
+    if (folder / "train.parquet").is_file() or (folder / "test.parquet").is_file():
+        return ParquetLayout(folder)
+    if (folder / "tasks").is_dir() and (folder / "splits" / "default").is_dir():
+        return OfficialLayout(folder)
+    raise DataError(
+        f"{folder} holds no Natural Instructions: looked for tasks/*.json with "
+        "splits/default/{train,test}_tasks.txt (the official repository), and for "
+        "{train,test}.parquet with tasks.jsonl; set path to such a folder"
+    )

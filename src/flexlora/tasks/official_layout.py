@@ -1,0 +1,129 @@
+"""Super-NaturalInstructions as its official repository lays it out: one JSON file per task."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from flexlora.errors import DataError
+from flexlora.tasks.task import Example, Task
+
+Pick = Callable[[str, int], Sequence[int]]  # (task name, number of its examples) → those to keep
+
+
+def first_text(value: object, where: str) -> str:
+    """A text, or the first text of a list of texts, without outer blanks: official files have both.
+
+    Raises DataError naming `where` and the type found.
+    """
+    text = value[0] if isinstance(value, list) and value else value
+    if not isinstance(text, str):
+        raise DataError(
+            f"{where} is {type(text).__name__}, expected text or a list of texts; mend the file"
+        )
+    return text.strip()
+
+
+def fallback_id(task: str, index: int) -> str:
+    """The id of an instance without one: the task's number and the place in its file."""
+    return f"{task.partition('_')[0]}-{index}"
+
+
+class OfficialLayout:
+    """A folder with tasks/NAME.json and splits/default/{train,test}_tasks.txt.
+
+    One task's file is in memory at a time.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._name: str | None = None
+        self._document: dict[str, Any] = {}
+
+    def names(self, split: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """The tasks of a split, sorted: those on disk, and those listed but absent."""
+        path = self._folder / "splits" / "default" / f"{split}_tasks.txt"
+        try:
+            lines = path.read_text(encoding="utf-8").splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            raise DataError(
+                f"{path} cannot be read ({error}); copy it from the official repository"
+            ) from error
+        listed = sorted({line.strip() for line in lines if line.strip()})
+        present = tuple(name for name in listed if self._path(name).is_file())
+        absent = tuple(name for name in listed if not self._path(name).is_file())
+        if not present:
+            raise DataError(
+                f"{path} lists {len(listed)} tasks, and none is in {self._folder / 'tasks'}; "
+                "copy the task files there"
+            )
+        return present, absent
+
+    def size(self, split: str, name: str) -> int:
+        """Number of instances of a task."""
+        return len(self._instances(name))
+
+    def read(self, split: str, names: Iterable[str], pick: Pick) -> tuple[Task, ...]:
+        """Read tasks, keeping the picked instances. `names` is consumed one by one."""
+        return tuple(self._read(name, pick) for name in names)
+
+    def _read(self, name: str, pick: Pick) -> Task:
+        path, instances = self._path(name), self._instances(name)
+        kept = pick(name, len(instances))
+        return Task(
+            name,
+            first_text(self._document.get("Definition"), f"{path}: Definition"),
+            first_text(self._document.get("Categories"), f"{path}: Categories"),
+            tuple(self._example(name, index, instances[index]) for index in kept),
+        )
+
+    def _example(self, name: str, index: int, instance: object) -> Example:
+        where = f"{self._path(name)}: instance {index}"
+        if not isinstance(instance, dict):
+            raise DataError(f"{where} is {type(instance).__name__}, expected an object; mend it")
+        text, output = instance.get("input"), instance.get("output")
+        references = [output] if isinstance(output, str) else output
+        if not isinstance(text, str):
+            raise DataError(f"{where}: input is {type(text).__name__}, expected text; mend it")
+        if (
+            not isinstance(references, list)
+            or not references
+            or not all(isinstance(reference, str) for reference in references)
+        ):
+            raise DataError(
+                f"{where}: output is {json.dumps(output)[:60]}, expected one or more texts; mend it"
+            )
+        given = instance.get("id")
+        return Example(
+            given if isinstance(given, str) else fallback_id(name, index), text, tuple(references)
+        )
+
+    def _instances(self, name: str) -> list[object]:
+        if self._name != name:
+            self._document, self._name = _load_object(self._path(name)), name
+        instances = self._document.get("Instances")
+        if not isinstance(instances, list):
+            raise DataError(
+                f"{self._path(name)}: Instances is {type(instances).__name__}, expected a list; "
+                "is this a task file of Super-NaturalInstructions?"
+            )
+        return instances
+
+    def _path(self, name: str) -> Path:
+        return self._folder / "tasks" / f"{name}.json"
+
+
+def _load_object(path: Path) -> dict[str, Any]:
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise DataError(
+            f"{path}, line {error.lineno}: broken JSON ({error.msg}); copy the file anew"
+        ) from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path} cannot be read ({error}); copy the file anew") from error
+    if not isinstance(document, dict):
+        raise DataError(f"{path} holds {type(document).__name__}, expected an object; mend it")
+    return document

@@ -1,0 +1,175 @@
+"""Super-NaturalInstructions as parquet: train.parquet, test.parquet and tasks.jsonl.
+
+Columns: task, src_index (place in the official file), id (may be null), input, output (list of
+references). At most one row group is in memory, besides what is kept.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+from flexlora.errors import DataError
+from flexlora.tasks.official_layout import Pick, fallback_id, first_text
+from flexlora.tasks.task import Example, Task
+
+_COLUMNS = {
+    "task": ("string", "large_string"),
+    "src_index": ("int32", "int64"),
+    "id": ("string", "large_string"),
+    "input": ("string", "large_string"),
+    "output": ("list<element: string>", "list<item: string>", "large_list<item: string>"),
+}
+
+
+class ParquetLayout:
+    """A folder with {train,test}.parquet and tasks.jsonl."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._rows: dict[str, dict[str, list[range]]] = {}  # split → task → its runs of rows
+        self._descriptions: dict[str, tuple[str, str]] = {}
+
+    def names(self, split: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """The tasks of a split, sorted; none is ever listed but absent."""
+        names = tuple(sorted(self._index(split)))
+        if not names:
+            raise DataError(f"{self._path(split)} holds no rows; copy the file anew")
+        return names, ()
+
+    def size(self, split: str, name: str) -> int:
+        """Number of rows of a task."""
+        return sum(map(len, self._index(split)[name]))
+
+    def read(self, split: str, names: Iterable[str], pick: Pick) -> tuple[Task, ...]:
+        """Read tasks, keeping the picked rows."""
+        wanted: dict[int, str] = {}  # row → task
+        examples: dict[str, list[Example]] = {}
+        for name in names:
+            rows = [row for run in self._index(split)[name] for row in run]
+            wanted.update((rows[i], name) for i in pick(name, len(rows)))
+            examples[name] = []
+        for row, values in self._take(split, sorted(wanted)):
+            examples[wanted[row]].append(self._example(split, row, values))
+        return tuple(
+            Task(name, *self._description(name), tuple(kept)) for name, kept in examples.items()
+        )
+
+    def _path(self, split: str) -> Path:
+        return self._folder / f"{split}.parquet"
+
+    def _index(self, split: str) -> dict[str, list[range]]:
+        if split not in self._rows:
+            runs: dict[str, list[range]] = {}
+            start = 0
+            with _open(self._path(split)) as file:
+                for group in range(file.num_row_groups):
+                    column = file.read_row_group(group, columns=["task"]).column(0).to_pylist()
+                    for name, run in groupby(column):
+                        stop = start + len(list(run))
+                        if name is None:
+                            raise DataError(
+                                f"{self._path(split)}, row {start}: task is null; name each task"
+                            )
+                        runs.setdefault(name, []).append(range(start, stop))
+                        start = stop
+            self._rows[split] = runs
+        return self._rows[split]
+
+    def _take(self, split: str, rows: list[int]) -> Iterator[tuple[int, dict[str, Any]]]:
+        """The given ascending rows, row group by row group."""
+        first = position = 0
+        with _open(self._path(split)) as file:
+            for group in range(file.num_row_groups):
+                stop = first + file.metadata.row_group(group).num_rows
+                end = position
+                while end < len(rows) and rows[end] < stop:
+                    end += 1
+                if end > position:
+                    table = file.read_row_group(group, columns=list(_COLUMNS))
+                    kept = table.take([row - first for row in rows[position:end]]).to_pylist()
+                    yield from zip(rows[position:end], kept, strict=True)
+                first, position = stop, end
+
+    def _example(self, split: str, row: int, values: dict[str, Any]) -> Example:
+        output = values["output"]
+        if values["input"] is None or not output or None in output:
+            raise DataError(
+                f"{self._path(split)}, row {row} (task {values['task']}): input or output is empty "
+                "or null; give a text and one or more references"
+            )
+        given = values["id"] or fallback_id(values["task"], values["src_index"])
+        return Example(given, values["input"], tuple(output))
+
+    def _description(self, name: str) -> tuple[str, str]:
+        """A task's definition and category, from tasks.jsonl."""
+        if not self._descriptions:
+            self._descriptions = _read_descriptions(self._folder / "tasks.jsonl")
+        if name not in self._descriptions:
+            raise DataError(
+                f"{self._folder / 'tasks.jsonl'} does not describe task {name!r}; add its line"
+            )
+        return self._descriptions[name]
+
+
+@contextmanager
+def _open(path: Path) -> Iterator[Any]:
+    """A checked parquet file; whatever pyarrow says against it becomes a DataError."""
+    import pyarrow
+    import pyarrow.parquet
+
+    try:
+        with pyarrow.parquet.ParquetFile(path) as file:
+            _check_columns(path, {field.name: str(field.type) for field in file.schema_arrow})
+            yield file
+    except (pyarrow.ArrowException, OSError) as error:
+        reason = str(error).strip().split("\n")[0]
+        raise DataError(
+            f"{path} is missing, truncated or no parquet file ({reason}); copy the file anew"
+        ) from error
+
+
+def _check_columns(path: Path, found: dict[str, str]) -> None:
+    missing = [name for name in _COLUMNS if name not in found]
+    if missing:
+        raise DataError(
+            f"{path} has no column {', '.join(missing)}; its columns are {', '.join(found)}: "
+            f"give {', '.join(_COLUMNS)}"
+        )
+    for name, types in _COLUMNS.items():
+        if found[name] not in types:
+            raise DataError(
+                f"{path}, column {name}: type {found[name]}, expected {types[0]}; convert it"
+            )
+
+
+def _read_descriptions(path: Path) -> dict[str, tuple[str, str]]:
+    result: dict[str, tuple[str, str]] = {}
+    try:
+        with path.open(encoding="utf-8") as file:
+            for number, line in enumerate(file, start=1):
+                if not line.strip():
+                    continue
+                where = f"{path}, line {number}"
+                try:
+                    entry = json.loads(line)
+                except json.JSONDecodeError as error:
+                    raise DataError(
+                        f"{where}: broken JSON ({error.msg}); copy the file anew"
+                    ) from error
+                if not isinstance(entry, dict):
+                    raise DataError(f"{where}: {type(entry).__name__}, expected an object; mend it")
+                name = first_text(entry.get("task"), f"{where}: task")
+                if name in result:
+                    raise DataError(f"{where}: task {name!r} is described twice; keep one line")
+                result[name] = (
+                    first_text(entry.get("definition"), f"{where}: definition"),
+                    first_text(entry.get("category"), f"{where}: category"),
+                )
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path} cannot be read ({error}); copy the file anew") from error
+    return result

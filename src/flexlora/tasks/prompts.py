@@ -1,0 +1,248 @@
+"""From a task's words to token ids: prompt styles, and cutting what is too long.
+
+Only the input text is ever cut, from its end: the instruction, the template's tail and the response
+stay whole, so a shortened example still asks and still teaches the same thing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import TYPE_CHECKING
+
+from flexlora.errors import ConfigError, DataError, nearest
+from flexlora.tasks.task import Example, Task
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+_BATCH = 1024  # examples per tokenizer call: bounds the memory that the offsets take
+_INTERPOLATIONS = 8  # probes by interpolation before the cut falls back to halving
+
+ALPACA = (
+    "Below is an instruction that describes a task, paired with an input that provides further "
+    "context. Write a response that appropriately completes the request.\n\n"
+    "### Instruction:\n{definition}\n\n### Input:\n{input}\n\n### Response:\n"
+)
+ALPACA_NO_INPUT = (
+    "Below is an instruction that describes a task. "
+    "Write a response that appropriately completes the request.\n\n"
+    "### Instruction:\n{definition}\n\n### Response:\n"
+)
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """One example as token ids. `response` ends with EOS; `truncated`: some text was cut."""
+
+    id: str
+    prompt: tuple[int, ...]
+    response: tuple[int, ...]
+    references: tuple[str, ...]
+    truncated: bool
+
+
+@dataclass(frozen=True)
+class Style:
+    """How a prompt is worded. `special_tokens`: let the tokenizer add its own (BOS) in front."""
+
+    render: Callable[[PreTrainedTokenizerBase, str, str], str]
+    special_tokens: bool
+
+
+def _alpaca(_: PreTrainedTokenizerBase, definition: str, text: str) -> str:
+    template = ALPACA if text.strip() else ALPACA_NO_INPUT
+    return template.format(definition=definition, input=text)
+
+
+def _chat(tokenizer: PreTrainedTokenizerBase, definition: str, text: str) -> str:
+    if not tokenizer.chat_template:
+        raise DataError(
+            f"tokenizer {tokenizer.name_or_path!r} has no chat template; use the prompt style "
+            "'alpaca', or the tokenizer of a chat model"
+        )
+    content = f"{definition}\n\n{text}" if text.strip() else definition
+    rendered = tokenizer.apply_chat_template(
+        [{"role": "user", "content": content}], tokenize=False, add_generation_prompt=True
+    )
+    return str(rendered)
+
+
+_STYLES: dict[str, Style] = {
+    "alpaca": Style(_alpaca, special_tokens=True),
+    "chat": Style(_chat, special_tokens=False),  # the template writes its own special tokens
+}
+
+
+def register_style(name: str, style: Style) -> None:
+    """Add a prompt style. Raises ConfigError if the name is taken."""
+    if name in _STYLES:
+        raise ConfigError(f"prompt style {name!r} is registered already; choose another name")
+    _STYLES[name] = style
+
+
+def get_style(name: str) -> Style:
+    """Return a prompt style. Raises ConfigError with the nearest known name."""
+    if name not in _STYLES:
+        raise ConfigError(f"prompt style {name!r} is unknown; {nearest(name, _STYLES)}")
+    return _STYLES[name]
+
+
+@dataclass(frozen=True)
+class _Encoder:
+    """The settings of one encoding pass."""
+
+    tokenizer: PreTrainedTokenizerBase
+    style: Style
+    max_tokens: int
+    max_response_tokens: int | None
+
+    def prompts(self, texts: Sequence[str]) -> list[tuple[int, ...]]:
+        rows = self._ids(texts, self.style.special_tokens)
+        if not self.style.special_tokens:
+            return rows
+        eos = self.tokenizer.eos_token_id
+        return [row[:-1] if row and row[-1] == eos else row for row in rows]
+
+    def response(self, ids: tuple[int, ...]) -> tuple[tuple[int, ...], bool]:
+        """Close a response with EOS, and cut it where the user asked for that."""
+        keep = len(ids) if self.max_response_tokens is None else self.max_response_tokens - 1
+        return (*ids[:keep], self.tokenizer.eos_token_id), len(ids) > keep
+
+    def cut(self, definition: str, text: str, room: int, full: int) -> tuple[int, ...]:
+        """The prompt with the longest start of `text` that was found to fit into `room` tokens.
+
+        `full` is the token count with all of the text. The result is longer than `room` only when
+        the prompt without any input is.
+        """
+
+        def probe(length: int) -> tuple[int, ...]:
+            shown = self.style.render(self.tokenizer, definition, text[:length])
+            return self.prompts([shown])[0]
+
+        low, best, high, step = 0, probe(0), len(text), 0
+        while len(best) < room and high - low > 1:
+            share = (room - len(best)) / (full - len(best)) if step < _INTERPOLATIONS else 0.5
+            length = min(max(low + int(share * (high - low)), low + 1), high - 1)
+            tried = probe(length)
+            if len(tried) <= room:
+                low, best = length, tried
+            else:
+                high, full = length, len(tried)
+            step += 1
+        return best
+
+    def _ids(self, texts: Sequence[str], special: bool) -> list[tuple[int, ...]]:
+        rows = self.tokenizer(
+            list(texts), add_special_tokens=special, return_attention_mask=False, verbose=False
+        )["input_ids"]
+        return [tuple(row) for row in rows]
+
+    def batch(self, items: Sequence[tuple[Task, Example]]) -> list[Encoded | DataError]:
+        """Encode in two tokenizer calls; only what is too long is looked at one by one."""
+        for task, example in items:
+            if not example.references:
+                raise DataError(
+                    f"task {task.name!r}, example {example.id!r}: no reference response; "
+                    "give at least one"
+                )
+        shown = [self.style.render(self.tokenizer, t.definition, e.input) for t, e in items]
+        prompts = self.prompts(shown)
+        answers = self._ids([example.references[0] for _, example in items], special=False)
+        result: list[Encoded | DataError] = []
+        for (task, example), prompt, answer in zip(items, prompts, answers, strict=True):
+            response, truncated = self.response(answer)
+            room = self.max_tokens - len(response)
+            if len(prompt) > room:
+                prompt, truncated = (
+                    self.cut(task.definition, example.input, room, len(prompt)),
+                    True,
+                )
+            if len(prompt) > room:
+                result.append(self._too_long(task.name, example.id, len(prompt), len(response)))
+                continue
+            result.append(
+                Encoded(example.id, prompt, response, example.references, truncated=truncated)
+            )
+        return result
+
+    def _too_long(self, task: str, example: str, prompt: int, response: int) -> DataError:
+        return DataError(
+            f"task {task!r}, example {example!r}: {prompt + response} tokens without any input "
+            f"(prompt {prompt}, response {response}), but max_tokens is {self.max_tokens}; raise "
+            "max_tokens, set max_response_tokens if the response is long, or leave the task out"
+        )
+
+
+def _encoder(
+    tokenizer: PreTrainedTokenizerBase, style: str, max_tokens: int, max_response_tokens: int | None
+) -> _Encoder:
+    if tokenizer.eos_token_id is None:
+        raise DataError(
+            f"tokenizer {tokenizer.name_or_path!r} has no EOS token, so responses could not end; "
+            "set its eos_token"
+        )
+    if max_response_tokens is not None and max_response_tokens < 1:
+        raise ConfigError(
+            f"max_response_tokens is {max_response_tokens}; give 1 or more (with EOS)"
+        )
+    return _Encoder(tokenizer, get_style(style), max_tokens, max_response_tokens)
+
+
+def encode(
+    tokenizer: PreTrainedTokenizerBase,
+    definition: str,
+    example: Example,
+    *,
+    style: str = "alpaca",
+    max_tokens: int,
+    max_response_tokens: int | None = None,
+    task: str = "",
+) -> Encoded:
+    """Encode one example; the first reference is the response.
+
+    Guarantees len(prompt) + len(response) ≤ max_tokens by cutting the end of the input text.
+    `max_response_tokens` (EOS included) is the only way in which a response is ever cut. `task`
+    is the name that errors show. Raises DataError where even an empty input leaves no room.
+    """
+    encoder = _encoder(tokenizer, style, max_tokens, max_response_tokens)
+    result = encoder.batch([(Task(task, definition, "", (example,)), example)])[0]
+    if isinstance(result, DataError):
+        raise result
+    return result
+
+
+def encode_tasks(
+    tokenizer: PreTrainedTokenizerBase,
+    tasks: Iterable[Task],
+    *,
+    style: str = "alpaca",
+    max_tokens: int,
+    max_response_tokens: int | None = None,
+    skip_too_long: bool = False,
+) -> dict[str, tuple[Encoded, ...]]:
+    """Encode every example of every task: task name → its examples in order, as `encode` does.
+
+    `skip_too_long` leaves out the examples for which `encode` would raise for want of room; the
+    caller sees how many by the lengths. Task names must differ.
+    """
+    encoder = _encoder(tokenizer, style, max_tokens, max_response_tokens)
+    result: dict[str, list[Encoded]] = {}
+
+    def items() -> Iterator[tuple[Task, Example]]:
+        for task in tasks:
+            if task.name in result:
+                raise DataError(f"task {task.name!r} comes twice; give each task its own name")
+            result[task.name] = []
+            for example in task.examples:
+                yield task, example
+
+    stream = items()
+    while batch := list(islice(stream, _BATCH)):
+        for (task, _), encoded in zip(batch, encoder.batch(batch), strict=True):
+            if isinstance(encoded, Encoded):
+                result[task.name].append(encoded)
+            elif not skip_too_long:
+                raise encoded
+    return {name: tuple(examples) for name, examples in result.items()}

@@ -1,0 +1,99 @@
+"""Ranks: which pattern decides for which layer, and every refusal."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from flexlora.adapters import LayerSpec, Ranks, lora_scale
+from flexlora.errors import RankError
+
+LAYERS = tuple(
+    LayerSpec(f"model.layers.{i}.{path}", m, n)
+    for i in range(2)
+    for path, m, n in (
+        ("self_attn.q_proj", 64, 64),
+        ("mlp.up_proj", 256, 64),
+        ("mlp.down_proj", 64, 256),
+    )
+)
+
+
+def resolved(ranks: Ranks) -> list[int]:
+    return list(ranks.resolve(LAYERS).values())
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("model.layers.0.self_attn.q_proj", "attention"),
+        ("transformer.h.0.Attention.c_proj", "attention"),
+        ("model.layers.0.mlp.up_proj", "mlp"),
+        ("decoder.block.1.feed_forward.wi", "mlp"),
+        ("blocks.3.ffn.w1", "mlp"),
+        ("lm_head", "other"),
+    ],
+)
+def test_a_layers_kind_follows_its_path(name: str, kind: str) -> None:
+    assert LayerSpec(name, 3, 2).kind == kind
+    assert LayerSpec(name, 3, 2).largest_rank == 2
+
+
+@pytest.mark.parametrize(
+    ("pattern", "hits"),
+    [
+        ("attention", 2),
+        ("mlp", 4),
+        ("up_proj", 2),
+        ("self_attn.q_proj", 2),
+        ("proj", 0),
+        ("model.layers.1.mlp.up_proj", 1),
+        ("*.layers.0.*", 3),
+        ("*proj", 6),
+        ("*.Q_PROJ", 0),
+    ],
+)
+def test_patterns(pattern: str, hits: int) -> None:
+    assert sum(layer.matches(pattern) for layer in LAYERS) == hits
+
+
+def test_one_rank_for_all() -> None:
+    assert resolved(Ranks.of(8)) == [8] * 6
+    assert str(Ranks.of(8)) == "8"
+
+
+def test_the_first_pattern_that_matches_decides() -> None:
+    assert resolved(Ranks.of({"attention": 30, "mlp": 60})) == [30, 60, 60] * 2
+    assert resolved(Ranks.of({"*.layers.0.*": 2, "all": 5})) == [2, 2, 2, 5, 5, 5]
+    assert resolved(Ranks.of({"all": 5, "*.layers.0.*": 2})) == [5] * 6
+    assert str(Ranks.of({"attention": 30, "mlp": 60})) == "attention 30, mlp 60"
+    assert list(Ranks.of(1).resolve(LAYERS)) == [layer.name for layer in LAYERS]
+
+
+def test_scaling_rounds_and_stays_above_zero() -> None:
+    ranks = Ranks.of({"attention": 30, "mlp": 200}).scaled(0.05)
+    assert ranks.patterns == (("attention", 2), ("mlp", 10))
+    assert Ranks.of(8).scaled(0.01).patterns == (("all", 1),)
+
+
+@pytest.mark.parametrize(
+    ("ranks", "message"),
+    [
+        (Ranks.of(0), "rank 0 for 'all' is below 1"),
+        (Ranks.of({"all": 2, "mlp": -3}), "rank -3 for 'mlp' is below 1"),
+        (Ranks.of(65), r"rank 65 for layer model.layers.0.self_attn.q_proj is above min\(m, n\)"),
+        (Ranks.of({"q_prj": 2, "all": 3}), "'q_prj' matches no adapted layer; did you mean 'q_pro"),
+        (Ranks.of({"mlp": 2}), "no rank pattern matches layer model.layers.0.self_attn.q_proj"),
+        (Ranks.of({}), "add a rank for 'all'"),
+    ],
+)
+def test_refusals(ranks: Ranks, message: str) -> None:
+    with pytest.raises(RankError, match=message):
+        ranks.resolve(LAYERS)
+
+
+def test_the_scale_of_lora_and_of_rslora() -> None:
+    assert lora_scale(16.0, 8) == 2.0
+    assert lora_scale(16.0, 8, "rslora") == pytest.approx(16 / math.sqrt(8))
+    assert lora_scale(16.0, 0) == 1.0

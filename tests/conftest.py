@@ -1,0 +1,31 @@
+"""What all tests share: real data where it is, repeatable properties, shapes that are checked."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from hypothesis import settings
+from jaxtyping import install_import_hook
+
+# Shapes are checked at run time in the tests. Only where shapes are written: elsewhere annotations
+# name types that are imported for the type checker alone, which beartype cannot resolve.
+install_import_hook(
+    ["flexlora.lowrank", "flexlora.adapters", "flexlora.rules"], "beartype.beartype"
+)
+
+settings.register_profile("flexlora", derandomize=True, deadline=None, max_examples=50)
+settings.load_profile("flexlora")
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder with real data and models, beside the repository."""
+    folder = Path(__file__).resolve().parents[2] / "shared"
+    if not folder.is_dir():
+        message = "../shared is missing: real data and models are not here"
+        if os.environ.get("REQUIRE_SHARED") == "1":
+            pytest.fail(message)
+        pytest.skip(message)
+    return folder

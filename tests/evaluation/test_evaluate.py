@@ -1,0 +1,158 @@
+from __future__ import annotations
+
+import json
+from types import SimpleNamespace
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
+
+from flexlora.errors import ConfigError, DataError
+from flexlora.evaluation import (
+    ClientScore,
+    EvalClient,
+    EvalSettings,
+    Scores,
+    evaluate,
+    generate,
+    response_losses,
+    rouge_l,
+)
+from flexlora.tasks.natural_instructions import NaturalInstructions
+from flexlora.tasks.prompts import Encoded, encode_tasks
+
+EXAMPLE = Encoded("e", (5, 6), (7, 2), ("x",), False)
+
+
+class Words:
+    pad_token_id, eos_token_id = 0, 2
+
+    def decode(self, ids, **_):
+        return " ".join(f"w{i}" for i in ids)
+
+
+@pytest.fixture(scope="module")
+def tiny():
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=30,
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=1,
+        num_attention_heads=4,
+        max_position_embeddings=64,
+        initializer_range=0.4,
+    )
+    return SimpleNamespace(model=LlamaForCausalLM(config).eval(), tokenizer=Words(), context=64)
+
+
+def some_clients(tiny) -> list[EvalClient]:
+    """Some references are what the model says, so that scores are neither all 0 nor all 100."""
+    generator = torch.Generator().manual_seed(0)
+    clients = []
+    for k, size in enumerate([3, 1, 6]):
+        examples = []
+        for i in range(size):
+            ids = tuple(torch.randint(3, 30, (2 + i + k,), generator=generator).tolist())
+            said = generate(tiny, [ids], batch_size=1, max_new_tokens=5)[0]
+            reference = said if i % 2 == 0 else "w1 w2"
+            examples.append(Encoded(f"e{i}", ids, (*ids[: i + 1], 2), (reference,), False))
+        clients.append(EvalClient(f"c{k}", "odd" if k == 1 else "even", tuple(examples)))
+    return clients
+
+
+@pytest.mark.parametrize("batch_size", [1, 4, 32])
+def test_each_client_scores_as_if_alone(tiny, batch_size):
+    clients = some_clients(tiny)
+    settings = EvalSettings(batch_size, max_new_tokens=5, keep_predictions=True)
+    scores = evaluate(tiny, clients, settings)
+    assert [row.client for row in scores.clients] == ["c0", "c1", "c2"]
+    assert len(scores.predictions) == 10
+    for client, row in zip(clients, scores.clients, strict=True):
+        prompts = [e.prompt for e in client.examples]
+        texts = generate(tiny, prompts, batch_size=1, max_new_tokens=5)
+        values = [rouge_l(t, e.references) for t, e in zip(texts, client.examples, strict=True)]
+        assert row.rouge_l == pytest.approx(sum(values) / len(values))
+        hits = [t == e.references[0] for t, e in zip(texts, client.examples, strict=True)]
+        assert row.exact_match == pytest.approx(100 * sum(hits) / len(hits))
+        losses = response_losses(tiny, client.examples, batch_size=1)
+        expected = sum(loss.total for loss in losses) / sum(loss.tokens for loss in losses)
+        assert row.loss == pytest.approx(expected, rel=1e-5)
+        said = [p.text for p in scores.predictions if p.client == client.id]
+        assert said == list(texts)
+    assert 0 < scores.mean().rouge_l < 100
+
+
+def test_without_generation_there_is_only_the_loss(tiny):
+    scores = evaluate(tiny, some_clients(tiny), EvalSettings(generate=False))
+    mean = scores.mean()
+    assert (mean.rouge_l, mean.exact_match, scores.predictions) == (None, None, ())
+    assert mean.loss > 0
+
+
+SCORES = Scores(
+    (
+        ClientScore("a", "x", 1, 10.0, 0.0, 1.0),
+        ClientScore("b", "y", 3, 50.0, 100.0, 2.0),
+        ClientScore("c", "x", 6, 0.0, 50.0, 3.0),
+    )
+)
+
+
+def test_means_are_weighted_by_examples():
+    mean = SCORES.mean()
+    assert (mean.clients, mean.examples) == (3, 10)
+    assert mean.rouge_l == pytest.approx(16.0)
+    assert mean.exact_match == pytest.approx(60.0)
+    assert mean.loss == pytest.approx(2.5)
+    categories = SCORES.by_category()
+    assert list(categories) == ["x", "y"]
+    assert categories["x"].rouge_l == pytest.approx(10 / 7)
+    assert (categories["x"].clients, categories["y"].examples) == (2, 3)
+
+
+def test_scores_become_json():
+    plain = json.loads(json.dumps(SCORES.to_json()))
+    assert plain["mean"]["loss"] == pytest.approx(2.5)
+    assert plain["clients"][1]["client"] == "b"
+    assert set(plain["categories"]) == {"x", "y"}
+    assert plain["predictions"] == []
+
+
+@pytest.mark.parametrize(
+    ("clients", "message"),
+    [
+        ([], "no clients"),
+        ([EvalClient("a", "x", ())], "client 'a' has no examples"),
+        ([EvalClient("a", "x", (EXAMPLE,))] * 2, "client 'a' comes twice"),
+    ],
+)
+def test_what_cannot_be_evaluated_is_refused(tiny, clients, message):
+    with pytest.raises(DataError, match=message):
+        evaluate(tiny, clients, EvalSettings())
+
+
+@pytest.mark.parametrize("wrong", [{"batch_size": 0}, {"max_new_tokens": 0}])
+def test_wrong_settings(wrong):
+    with pytest.raises(ConfigError, match=f"{next(iter(wrong))} is 0"):
+        EvalSettings(**wrong)
+
+
+def test_real_tasks_on_a_real_model(shared):
+    folder = shared / "models" / "ni-llama-6m"
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    source = NaturalInstructions(
+        str(shared / "data" / "natural_instructions" / "official_layout"),
+        train_tasks=0,
+        unseen_tasks=3,
+        unseen_examples_per_task=2,
+    )
+    tasks = source.load().unseen
+    encoded = encode_tasks(tokenizer, tasks, max_tokens=400)
+    clients = [EvalClient(task.name, task.category, encoded[task.name]) for task in tasks]
+    evaluated = SimpleNamespace(model=model, tokenizer=tokenizer, context=1024)
+    scores = evaluate(evaluated, clients, EvalSettings(max_new_tokens=8))
+    assert scores.mean().examples == 6
+    assert 1.0 < scores.mean().loss < 9.0  # the untuned model: ln 4096 = 8.3 is to know nothing
+    assert 0.0 <= scores.mean().rouge_l <= 100.0

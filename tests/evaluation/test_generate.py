@@ -1,0 +1,126 @@
+from __future__ import annotations
+
+import warnings
+from types import SimpleNamespace
+
+import pytest
+import torch
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    GenerationConfig,
+    LlamaConfig,
+    LlamaForCausalLM,
+)
+
+from flexlora.errors import DataError
+from flexlora.evaluation import generate
+from flexlora.evaluation.generate import _continue
+
+VOCABULARY, EOS = 40, 2
+
+
+class Letters:
+    """Decodes ids to words; 0, 1 and 2 are special."""
+
+    pad_token_id, eos_token_id = None, EOS
+
+    def decode(self, ids, *, skip_special_tokens):
+        assert skip_special_tokens
+        return " " + " ".join(f"w{i}" for i in ids if i > 2) + " "
+
+
+@pytest.fixture(scope="module")
+def tiny():
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=VOCABULARY,
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=64,
+        initializer_range=0.4,  # wide: the argmax is never near a tie, and texts vary
+        eos_token_id=EOS,
+    )
+    model = LlamaForCausalLM(config).eval()
+    return SimpleNamespace(model=model, tokenizer=Letters(), context=64)
+
+
+def some_prompts(count: int) -> list[list[int]]:
+    generator = torch.Generator().manual_seed(1)
+    lengths = torch.randint(1, 30, (count,), generator=generator).tolist()
+    return [torch.randint(3, VOCABULARY, (n,), generator=generator).tolist() for n in lengths]
+
+
+def slow_twin(model, prompt, max_new_tokens) -> list[int]:
+    """`model.generate`, one prompt at a time."""
+    config = GenerationConfig(
+        max_new_tokens=max_new_tokens, do_sample=False, eos_token_id=EOS, pad_token_id=0
+    )
+    ids = torch.tensor([prompt])
+    out = model.generate(ids, attention_mask=torch.ones_like(ids), generation_config=config)
+    new = out[0, len(prompt) :].tolist()
+    return new[: new.index(EOS)] if EOS in new else new
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 50])
+def test_it_says_what_generate_says_whatever_the_batch(tiny, batch_size):
+    prompts = some_prompts(40)
+    expected = [slow_twin(tiny.model, prompt, 20) for prompt in prompts]
+    assert {len(ids) for ids in expected} > {20}  # some end by EOS, some by the limit
+    found = generate(tiny, prompts, batch_size=batch_size, max_new_tokens=20)
+    assert list(found) == [
+        tiny.tokenizer.decode(e, skip_special_tokens=True).strip() for e in expected
+    ]
+
+
+def test_the_context_limits_each_row_alone(tiny):
+    small = SimpleNamespace(model=tiny.model, tokenizer=tiny.tokenizer, context=32)
+    prompts = some_prompts(30)
+    found = generate(small, prompts, batch_size=30, max_new_tokens=16)
+    for prompt, text in zip(prompts, found, strict=True):
+        ids = slow_twin(tiny.model, prompt, min(16, 32 - len(prompt)))
+        assert text == tiny.tokenizer.decode(ids, skip_special_tokens=True).strip()
+
+
+@pytest.mark.parametrize("length", [0, 64, 70])
+def test_prompts_without_room_are_refused(tiny, length):
+    with pytest.raises(DataError, match=f"prompt 1 has {length} tokens.* context is 64"):
+        generate(tiny, [[5], [5] * length], batch_size=2, max_new_tokens=4)
+
+
+def test_nothing_to_do(tiny):
+    assert generate(tiny, [], batch_size=4, max_new_tokens=4) == ()
+
+
+def test_a_row_of_limit_zero_stays_empty(tiny):
+    with torch.no_grad():
+        found = _continue(tiny, [[5, 6], [7]], [0, 3], torch.device("cpu"))
+    assert found == [[], slow_twin(tiny.model, [7], 3)]
+
+
+def test_the_training_mode_comes_back_and_nothing_warns(tiny):
+    tiny.model.train()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        generate(tiny, [[5]], batch_size=4, max_new_tokens=4)
+    assert tiny.model.training
+    tiny.model.eval()
+
+
+@pytest.mark.parametrize("name", ["ni-llama-6m", "stories260K"])
+def test_real_models(shared, name):
+    folder = shared / "models" / name
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    evaluated = SimpleNamespace(model=model, tokenizer=tokenizer, context=512)
+    texts = ["One day, a little", "The", "She was happy, and then the dog said to his friend"]
+    prompts = tokenizer(texts)["input_ids"]
+    together = generate(evaluated, prompts, batch_size=3, max_new_tokens=12)
+    alone = [slow_twin(model.eval(), prompt, 12) for prompt in prompts]
+    assert list(together) == [
+        tokenizer.decode(ids, skip_special_tokens=True).strip() for ids in alone
+    ]
+    assert all(together)

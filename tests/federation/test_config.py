@@ -1,0 +1,205 @@
+"""Configs are strict, say what is wrong in one sentence, and survive the way to a file and back."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from flexlora.errors import ConfigError
+from flexlora.federation.config import Config
+from flexlora.federation.config_file import load_config, override, parse_config
+
+quick = settings(max_examples=80, deadline=None, derandomize=True)
+
+
+@pytest.fixture
+def load(tmp_path: Path):
+    def load(text: str, *overrides: str) -> Config:
+        (tmp_path / "c.toml").write_text(text)
+        return load_config(tmp_path / "c.toml", overrides)
+
+    return load
+
+
+def test_an_empty_file_is_the_papers_setting(load):
+    config = load("")
+    assert config == Config()
+    assert (config.federation.rounds, config.training.decay_rounds) == (50, (15,))
+    assert config.clients.build_mix().shares["type3"] == 0.25
+
+
+def test_every_field_says_what_it_is():
+    for table in Config.model_fields.values():
+        for field in table.annotation.model_fields.values():
+            assert field.description
+
+
+def test_values_overrides_and_rule_options(load):
+    config = load(
+        '[clients]\nmix = {weak = 0.5, type4 = 0.5}\ntypes = {weak = {attention = 2, "all" = 4}}\n'
+        '[rule]\nname = "hetlora"\ngamma = 0.99\n[federation]\nclients_per_round = 4',
+        "federation.rounds=7",
+        "training.host = fedavg",
+        "rule.prune=true",
+        "training.decay_rounds=[2, 4]",
+        "run.name='a=b'",
+        "clients.scale=2",
+    )
+    assert config.rule.options == {"gamma": 0.99, "prune": True}
+    assert (config.federation.rounds, config.training.host) == (7, "fedavg")
+    assert (config.training.decay_rounds, config.run.name) == ((2, 4), "a=b")
+    assert config.federation.clients_per_round == 4
+    assert isinstance(config.federation.clients_per_round, int)
+    assert config.clients.build_mix().types["weak"].patterns == (("attention", 4), ("all", 8))
+
+
+def test_one_is_a_count_and_one_point_zero_is_all(load):
+    for text, kind in (("1", int), ("1.0", float)):
+        amount = load(f"[federation]\nclients_per_round = {text}").federation.clients_per_round
+        assert type(amount) is kind
+
+
+def test_overriding_changes_no_input():
+    document = {"federation": {"rounds": 3}}
+    assert override(document, ["federation.rounds=4"]) == {"federation": {"rounds": 4}}
+    assert document == {"federation": {"rounds": 3}}
+
+
+def test_configs_are_frozen():
+    with pytest.raises(ValidationError):
+        Config().federation.rounds = 3  # type: ignore[misc]
+
+
+positive = st.floats(1e-300, 1e300)
+plain = (
+    st.text(max_size=6)
+    | st.integers()
+    | st.booleans()
+    | st.floats(allow_nan=False).filter(lambda x: abs(x) < 1e308)
+)
+documents = st.fixed_dictionaries(
+    {},
+    optional={
+        "model": st.fixed_dictionaries(
+            {"name": st.text(min_size=1)},
+            optional={"targets": st.lists(st.text(min_size=1), min_size=1, max_size=3)},
+        ),
+        "data": st.fixed_dictionaries(
+            {}, optional={"path": st.text(), "train_tasks": st.integers(1, 9), "share": st.just(1)}
+        ),
+        "clients": st.fixed_dictionaries(
+            {"scale": st.floats(0.01, 2)},
+            optional={
+                "mix": st.sampled_from(["normal", {"type1": 0.1, "odd name": 0.9}]),
+                "types": st.just({"odd name": {"*.q": 3, "all": 4}, "x": 2}),
+            },
+        ).filter(lambda table: "types" in table or not isinstance(table.get("mix"), dict)),
+        "rule": st.dictionaries(
+            st.text(min_size=1, max_size=4).filter(lambda key: key != "name"),
+            plain | st.lists(plain, max_size=2),
+            max_size=3,
+        ),
+        "training": st.fixed_dictionaries(
+            {"learning_rate": positive, "alpha": positive | st.integers(1, 9)},
+            optional={"decay_rounds": st.lists(st.integers(1), max_size=3)},
+        ),
+        "federation": st.fixed_dictionaries(
+            {"clients_per_round": st.integers(1, 9) | st.floats(0.01, 1)},
+            optional={"seed": st.integers(0, 2**63 - 1)},
+        ),
+    },
+)
+
+
+@quick
+@given(documents)
+def test_toml_round_trips_exactly(tmp_path_factory, document: dict[str, Any]):
+    config = parse_config(document)
+    path = tmp_path_factory.getbasetemp() / "round-trip.toml"
+    path.write_bytes(config.to_toml().encode())
+    back = load_config(path)
+    assert back == config
+    assert back.to_toml() == config.to_toml()
+    assert all(line.count(".") == 0 for line in config.to_toml().splitlines() if line[:1] == "[")
+
+
+WRONG = [
+    ("x =", "is not TOML: Invalid value"),
+    ("[modle]", "config table [modle] is unknown; did you mean 'model'?"),
+    ("rounds = 3", "config key 'rounds' is unknown"),
+    ("model = 3", "config model is 3, expected a table [model]"),
+    ("[model]\nnam = 'x'", "config key model.nam is unknown; did you mean 'name'?"),
+    ("[model.lora]\nr = 3", "config table [model.lora] is nested too deep"),
+    ("[rule.x]\na = 1", "config table [rule.x] is nested too deep"),
+    ("[rule]\nx = nan", "config [rule]: option 'x' is no plain, finite value"),
+    ("[rule]\nx = 2020-01-01", "option 'x' is no plain, finite value"),
+    ("[model]\nname = ''", 'config model.name is "", expected text that is not empty'),
+    ("[model]\ntargets = []", "config model.targets is [], expected a list that is not empty"),
+    ("[model]\ndtype = 'float23'", "is \"float23\"; did you mean 'float32'?"),
+    ("[training]\nhost = 'fedavgg'", "training.host is \"fedavgg\"; did you mean 'fedavg'?"),
+    ("[training]\nscaling = 3", "config training.scaling is 3; known: lora, rslora"),
+    ("[evaluation]\nmetric = 'rouge'", "did you mean 'rouge_l'?"),
+    ("[training]\nlearning_rate = 0", "config training.learning_rate is 0, expected above 0"),
+    ("[training]\nlearning_rate = nan", "is nan, expected a finite number"),
+    ("[training]\nlearning_rate = '1'", 'is "1", expected a number'),
+    ("[training]\ndropout = 1.0", "config training.dropout is 1.0, expected below 1"),
+    ("[training]\ndecay_rounds = 3", "config training.decay_rounds is 3, expected a list"),
+    ("[training]\ndecay_rounds = [0]", "config training.decay_rounds is 0, expected 1 or more"),
+    ("[federation]\nrounds = 0", "config federation.rounds is 0, expected 1 or more"),
+    ("[federation]\nrounds = 2.0", "config federation.rounds is 2.0, expected a whole number"),
+    ("[federation]\nrounds = true", "config federation.rounds is true, expected a whole number"),
+    ("[federation]\nclients_per_round = 0", "is 0, expected 1 or more (clients a round"),
+    ("[federation]\nclients_per_round = 1.5", "is 1.5, expected 1 or less (clients a round"),
+    ("[federation]\nclients_per_round = 'x'", "expected a whole number or a number"),
+    ("[federation]\nseed = -1", "config federation.seed is -1, expected 0 or more"),
+    ("[evaluation]\ntypes_at_end = 1", "types_at_end is 1, expected true or false"),
+    ("[data]\nshare = 2", "config data.share is 2, expected 1 or less"),
+    ("[clients]\nmix = 'unifrom'", "mix 'unifrom' is unknown; did you mean 'uniform'?"),
+    ("[clients]\nmix = {type1 = 0.5}", "shares of the mix sum to 0.5"),
+    ("[clients]\nmix = {typ1 = 1}", "client type 'typ1' of the mix is unknown"),
+    ("[clients]\nmix = {a = 1}\ntypes = {a = 0}", "rank 0 for 'all' of client type 'a'"),
+    ("[run]\nname = 'a/b'", 'config run.name is "a/b", expected a name without slashes'),
+]
+
+
+@pytest.mark.parametrize(("text", "message"), WRONG, ids=[text for text, _ in WRONG])
+def test_what_is_wrong_is_said_in_one_sentence(load, text: str, message: str):
+    with pytest.raises(ConfigError) as caught:
+        load(text)
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+WRONG_OVERRIDES = [
+    ("rounds=3", "is not of the form table.key=value"),
+    ("federation.rounds", "is not of the form table.key=value"),
+    ("a.b.c=3", "is not of the form table.key=value"),
+    ("model.name=[1", "[1 is not a TOML value"),
+    ("model.name=", "nothing is not a TOML value"),
+    ("model.name=1\nb=3", "sets more than one key"),
+    ("federation.round=3", "config key federation.round is unknown; did you mean 'rounds'?"),
+    ("fed.rounds=3", "config table [fed] is unknown"),
+]
+
+
+@pytest.mark.parametrize(("item", "message"), WRONG_OVERRIDES)
+def test_wrong_overrides_are_said(load, item: str, message: str):
+    with pytest.raises(ConfigError) as caught:
+        load("", item)
+    assert message in str(caught.value)
+
+
+def test_wrong_files_are_said(tmp_path: Path):
+    with pytest.raises(ConfigError, match="does not exist; check the path"):
+        load_config(tmp_path / "none.toml")
+    with pytest.raises(ConfigError, match="cannot be read"):
+        load_config(tmp_path)
+    (tmp_path / "x").write_bytes(b"\xff")
+    with pytest.raises(ConfigError, match="is not UTF-8 text"):
+        load_config(tmp_path / "x")
+    (tmp_path / "x").write_text("a = 1\nb = = 2")
+    with pytest.raises(ConfigError, match="line 2"):
+        load_config(tmp_path / "x")

@@ -1,0 +1,157 @@
+"""A run directory survives a stop at any point, and two processes do not share it."""
+
+import json
+import math
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from flexlora.errors import RunError
+from flexlora.federation.config import Config, FederationConfig, RunConfig
+from flexlora.federation.run import Run, fresh_folder
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Run:
+    config = Config(federation=FederationConfig(rounds=7))
+    return Run.create(
+        config, tmp_path / "r", resolved={"threads": 2, "ranks": {"a": 3}}, data={"notes": ["x"]}
+    )
+
+
+def test_what_was_created_is_opened(run: Run):
+    opened = Run.open(run.folder)
+    assert opened.config == run.config
+    assert opened.resolved == {"threads": 2, "ranks": {"a": 3}}
+    assert opened.data == {"notes": ["x"]}
+    assert opened.environment["torch"] == torch.__version__
+    assert opened.environment["threads"] == torch.get_num_threads()
+    assert (opened.read_metrics(), opened.read_events(), opened.checkpoints()) == ([], [], [])
+    assert opened.load_checkpoint() is None
+    assert opened.read_results() is None
+    opened.write_results({"rouge_l": 0.1})
+    assert opened.read_results() == {"rouge_l": 0.1}
+
+
+def test_fresh_folders_are_numbered_above_all_others(tmp_path: Path):
+    config = Config(run=RunConfig(out=str(tmp_path / "runs")))
+    assert fresh_folder(config).name == "flexlora-1"
+    for name in ("flexlora-9", "flexlora-x", "other-20"):
+        (tmp_path / "runs" / name).mkdir(parents=True)
+    assert Run.create(config).folder.name == "flexlora-10"
+    named = Config(run=RunConfig(out=str(tmp_path / "runs"), name="other"))
+    assert Run.create(named).folder.name == "other-21"
+
+
+def test_what_is_no_run_is_refused(run: Run, tmp_path: Path):
+    with pytest.raises(RunError, match="r exists; choose another --out or remove it"):
+        Run.create(run.config, run.folder)
+    with pytest.raises(RunError, match=r"none is no run: it has no config\.toml"):
+        Run.open(tmp_path / "none")
+    (run.folder / "format.json").write_text('{"version": 2}')
+    with pytest.raises(RunError, match="run format 2, this FlexLoRA reads up to 1; update"):
+        Run.open(run.folder)
+    (run.folder / "format.json").write_text("{")
+    with pytest.raises(RunError, match=r"format\.json is missing or damaged"):
+        Run.open(run.folder)
+    (run.folder / "format.json").write_text('{"version": 1}')
+    (run.folder / "config.toml").write_text("[modle]")
+    with pytest.raises(RunError, match=r"has a config that cannot be used: .*\[modle\]"):
+        Run.open(run.folder)
+    (run.folder / "resolved.toml").write_text("x =")
+    with pytest.raises(RunError, match=r"resolved\.toml is missing or damaged"):
+        _ = run.resolved
+
+
+def test_logs_are_json_and_are_cut_back_to_a_round(run: Run):
+    run.append_event({"event": "started"})
+    for round in (1, 2, 3):
+        run.append_event({"round": round, "event": "fail\nure\r\u2028"})
+        run.append_metrics({"round": round, "loss": math.nan if round == 2 else 0.5 / round})
+    with open(run.folder / "metrics.jsonl", "a") as file:
+        file.write('{"round": 4, "lo')  # the process was stopped here
+    assert [record["round"] for record in run.read_metrics()] == [1, 2, 3]
+    assert run.read_metrics()[1]["loss"] is None
+    run.truncate_log(2)
+    run.append_metrics({"round": 3, "loss": 1.0})
+    assert [record["round"] for record in run.read_metrics()] == [1, 2, 3]
+    assert [event.get("round") for event in run.read_events()] == [None, 1, 2]
+    for line in (run.folder / "metrics.jsonl").read_text().splitlines():
+        json.loads(line, parse_constant=lambda name: pytest.fail(name))
+
+
+def test_a_log_that_is_damaged_in_the_middle_is_said(run: Run):
+    (run.folder / "metrics.jsonl").write_text('{"round": 1}\nnonsense\n{"round": 2}\n')
+    with pytest.raises(RunError, match=r"metrics\.jsonl, line 2 is damaged"):
+        run.read_metrics()
+    (run.folder / "metrics.jsonl").write_text("3\n")
+    with pytest.raises(RunError, match=r"metrics\.jsonl, line 1 is no record"):
+        run.read_metrics()
+
+
+def state(round: int) -> dict[str, torch.Tensor]:
+    return {"layer|x|u": torch.full((2, 3), round / 3), "half": torch.ones(2).bfloat16()}
+
+
+def test_checkpoints_come_back_and_only_last_and_best_stay(run: Run):
+    bests = [None, 2, 2, 2]
+    for round, best in enumerate(bests, 1):
+        run.write_checkpoint(round, state(round), {"round": round, "x": 0.1}, best=best)
+    assert run.checkpoints() == [2, 4]
+    for asked, round in ((None, 4), ("last", 4), ("best", 2), (2, 2)):
+        tensors, meta = run.load_checkpoint(asked) or pytest.fail("no checkpoint")
+        assert meta == {"round": round, "x": 0.1}
+        assert tensors.keys() == state(round).keys()
+        for name, tensor in state(round).items():
+            assert tensors[name].dtype == tensor.dtype
+            assert torch.equal(tensors[name], tensor)
+    assert run.load_checkpoint(3) is None
+    run.write_checkpoint(4, state(9), {}, best=None)
+    assert run.checkpoints() == [4]
+    tensors, _ = run.load_checkpoint("best") or pytest.fail("no checkpoint")
+    assert torch.equal(tensors["layer|x|u"], state(9)["layer|x|u"])
+
+
+def test_going_back_forgets_later_checkpoints(run: Run):
+    for round, best in ((1, 1), (2, 1), (3, 1)):
+        run.write_checkpoint(round, state(round), {}, best=best)
+    run.write_checkpoint(2, state(2), {}, best=1)
+    assert run.checkpoints() == [1, 2]
+
+
+def test_a_checkpoint_that_cannot_be_written_leaves_the_last(run: Run):
+    run.write_checkpoint(1, state(1), {})
+    with pytest.raises(ValueError, match="JSON"):
+        run.write_checkpoint(2, state(2), {"best": math.inf})
+    assert run.checkpoints() == [1]
+    assert run.load_checkpoint() is not None
+
+
+def test_a_damaged_checkpoint_is_said(run: Run):
+    run.write_checkpoint(1, state(1), {})
+    (run.folder / "checkpoints" / "round-0001" / "state.safetensors").write_bytes(b"x")
+    with pytest.raises(RunError, match="round-0001 is missing or damaged; restore it, or start a"):
+        run.load_checkpoint()
+
+
+def test_two_holders_exclude_each_other_and_leftovers_go(run: Run):
+    pytest.importorskip("fcntl")
+    left = run.folder / "checkpoints" / ".round-0002.abcd.tmp"
+    left.mkdir()
+    with run.locked():
+        assert not left.exists()
+        with (
+            pytest.raises(RunError, match="in use by another process"),
+            Run.open(run.folder).locked(),
+        ):
+            pytest.fail("the lock was given twice")
+    with run.locked():
+        pass
+
+
+def test_a_run_can_be_moved(run: Run, tmp_path: Path):
+    run.write_checkpoint(1, state(1), {})
+    shutil.move(run.folder, tmp_path / "elsewhere")
+    assert Run.open(tmp_path / "elsewhere").checkpoints() == [1]

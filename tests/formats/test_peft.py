@@ -1,0 +1,283 @@
+"""PEFT folders: the oracle is PEFT itself, on tiny random models."""
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from safetensors.torch import load_file, save_file
+
+from flexlora.adapters import Adapter, Factors
+from flexlora.errors import AdapterError, RunError
+from flexlora.formats.peft import load_peft, save_peft
+
+SMALL = {"vocab_size": 32, "hidden_size": 16, "num_hidden_layers": 11, "num_attention_heads": 2}
+
+
+def model_of(kind: str) -> torch.nn.Module:
+    import transformers
+
+    torch.manual_seed(0)
+    if kind == "llama":
+        config = transformers.LlamaConfig(**SMALL, intermediate_size=24, num_key_value_heads=1)
+    elif kind == "gpt2":
+        config = transformers.GPT2Config(vocab_size=32, n_embd=16, n_layer=11, n_head=2)
+    else:
+        config = transformers.GPTNeoXConfig(**SMALL, intermediate_size=24)
+    return transformers.AutoModelForCausalLM.from_config(config).eval()
+
+
+def linear_layers(model: torch.nn.Module) -> dict[str, tuple[int, int]]:
+    """Name → (m, n) of all linear layers but the head; Conv1D keeps its weight as (n, m)."""
+    found = {}
+    for name, module in model.named_modules():
+        if type(module).__name__ in ("Linear", "Conv1D") and name not in ("lm_head", "embed_out"):
+            found[name] = tuple(module.weight.shape)
+            if type(module).__name__ == "Conv1D":
+                found[name] = found[name][::-1]
+    return found
+
+
+def adapter_for(shapes: dict[str, tuple[int, int]], ranks: list[int]) -> Adapter:
+    generator = torch.Generator().manual_seed(1)
+    layers = {}
+    for index, (name, (m, n)) in enumerate(shapes.items()):
+        r = ranks[index % len(ranks)]
+        b, a = torch.randn(m, r, generator=generator), torch.randn(r, n, generator=generator)
+        layers[name] = Factors(b * 0.1, a, 16 / r if r else 2.5)
+    return Adapter(layers, base="some/base")
+
+
+def assert_same(first: Adapter, second: Adapter) -> None:
+    assert (list(first), first.base) == (list(second), second.base)
+    for name, factors in first.items():
+        assert factors.scale == second[name].scale, name
+        assert factors.b.dtype == second[name].b.dtype
+        assert torch.equal(factors.b, second[name].b)
+        assert torch.equal(factors.a, second[name].a)
+
+
+def merged_logits(kind: str, adapter: Adapter, tokens: torch.Tensor) -> torch.Tensor:
+    model = model_of(kind)
+    modules = dict(model.named_modules())
+    for name, factors in adapter.items():
+        update = factors.product().dense()
+        conv = type(modules[name]).__name__ == "Conv1D"
+        with torch.no_grad():
+            modules[name].weight += update.T if conv else update
+    with torch.no_grad():
+        return model(tokens).logits
+
+
+@pytest.mark.parametrize("kind", ["llama", "gpt2", "neox"])
+def test_peft_computes_base_plus_product(kind: str, tmp_path: Path, recwarn):
+    """Eleven layers: "layers.1" must not be taken for "layers.10"."""
+    from peft import PeftModel
+
+    model = model_of(kind)
+    # Rank 3 is the most common; the other ranks and alphas need patterns.
+    adapter = adapter_for(linear_layers(model), [3, 1, 3, 5, 0, 3, 2])
+    save_peft(adapter, tmp_path / "out", fan_in_fan_out=kind == "gpt2")
+    recwarn.clear()
+    loaded = PeftModel.from_pretrained(model, tmp_path / "out").eval()
+    assert [str(w.message) for w in recwarn if "peft" in w.filename] == []
+    tokens = torch.arange(12).reshape(2, 6)
+    with torch.no_grad():
+        logits = loaded(tokens).logits
+    expected = merged_logits(kind, adapter, tokens)
+    assert not torch.allclose(expected, model_of(kind)(tokens).logits, atol=1e-2)
+    torch.testing.assert_close(logits, expected, rtol=1e-4, atol=1e-4)
+    for name, module in loaded.base_model.model.named_modules():
+        if hasattr(module, "lora_A"):
+            assert module.r["default"] == max(1, adapter[name].rank)
+            assert module.scaling["default"] == adapter[name].scale
+    assert_same(load_peft(tmp_path / "out"), adapter)
+
+
+@pytest.mark.parametrize("rslora", [False, True])
+def test_what_peft_wrote_is_read(rslora: bool, tmp_path: Path):
+    from peft import LoraConfig, get_peft_model
+
+    config = LoraConfig(
+        r=4,
+        lora_alpha=6,
+        use_rslora=rslora,
+        init_lora_weights=False,
+        target_modules=["q_proj", "down_proj"],
+        rank_pattern={"down_proj": 2, "layers.3.self_attn.q_proj": 3},
+        alpha_pattern={r"layers\.[12]\..*": 5},
+    )
+    model = get_peft_model(model_of("llama"), config).eval()
+    model.save_pretrained(tmp_path / "peft")
+    adapter = load_peft(tmp_path / "peft")
+    modules = dict(model.base_model.model.named_modules())
+    wrapped = {name for name, module in modules.items() if hasattr(module, "lora_A")}
+    assert set(adapter) == wrapped
+    for name, factors in adapter.items():
+        assert factors.rank == modules[name].r["default"]
+        assert factors.scale == modules[name].scaling["default"]
+        assert torch.equal(factors.a, modules[name].lora_A["default"].weight)
+        assert torch.equal(factors.b, modules[name].lora_B["default"].weight)
+    assert {factors.rank for factors in adapter.values()} == {2, 3, 4}
+
+
+def test_what_peft_wrote_for_dora_is_refused(tmp_path: Path):
+    from peft import LoraConfig, get_peft_model
+
+    config = LoraConfig(r=2, use_dora=True, target_modules=["q_proj"])
+    get_peft_model(model_of("llama"), config).save_pretrained(tmp_path / "peft")
+    with pytest.raises(AdapterError, match=r"holds DoRA \(use_dora\)"):
+        load_peft(tmp_path / "peft")
+
+
+names = st.lists(st.text("ab.+*($é", min_size=1, max_size=6), min_size=1, max_size=4, unique=True)
+scales = st.floats(1e-6, 1e6) | st.sampled_from([16 / 30, 16 / math.sqrt(30), -2.0, 0.0])
+
+
+@settings(
+    max_examples=60,
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+@given(
+    names,
+    st.lists(st.integers(0, 5), min_size=4, max_size=4),
+    st.lists(scales, min_size=4, max_size=4),
+    st.sampled_from([torch.float32, torch.bfloat16, torch.float16]),
+)
+def test_round_trip_is_bit_for_bit(tmp_path_factory, layers, ranks, found, dtype):
+    adapter = Adapter(
+        {
+            name: Factors(torch.randn(3, r).to(dtype), torch.randn(r, 4).to(dtype), scale)
+            for name, r, scale in zip(layers, ranks, found, strict=False)
+        }
+    )
+    folder = tmp_path_factory.mktemp("peft") / "out"
+    save_peft(adapter, folder)
+    assert_same(load_peft(folder), adapter)
+
+
+def test_equal_adapters_give_equal_bytes_and_the_base_can_be_named(tmp_path: Path):
+    adapter = adapter_for({"x.q": (4, 5), "x.k": (4, 5)}, [2, 0])
+    for out in ("one", "two"):
+        save_peft(adapter, tmp_path / out, base_model="other/base")
+    assert load_peft(tmp_path / "one").base == "other/base"
+    for file in (tmp_path / "one").iterdir():
+        assert file.read_bytes() == (tmp_path / "two" / file.name).read_bytes()
+
+
+def test_saving_refuses(tmp_path: Path):
+    good = adapter_for({"q": (4, 5)}, [2])
+    (tmp_path / "there").mkdir()
+    with pytest.raises(RunError, match="there exists; choose another --out or remove it"):
+        save_peft(good, tmp_path / "there")
+    with pytest.raises(AdapterError, match="no layers"):
+        save_peft(Adapter({}), tmp_path / "out")
+    factors = good["q"]
+    with pytest.raises(AdapterError, match="layer q of the adapter holds NaN or infinity"):
+        save_peft(Adapter({"q": Factors(factors.b * math.nan, factors.a, 1.0)}), tmp_path / "out")
+    with pytest.raises(AdapterError, match="layer q of the adapter holds NaN or infinity"):
+        save_peft(Adapter({"q": Factors(factors.b, factors.a, math.inf)}), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    save_peft(adapter_for({"x.q": (4, 5)}, [2]), tmp_path / "out")
+    return tmp_path / "out"
+
+
+def edit(folder: Path, **changes: Any) -> None:
+    path = folder / "adapter_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+WRONG_CONFIGS = [
+    ({"use_dora": True}, "holds DoRA (use_dora)"),
+    ({"lora_bias": True}, "holds LoRA biases (lora_bias)"),
+    ({"bias": "all"}, "holds trained biases (bias = 'all')"),
+    ({"modules_to_save": ["lm_head"]}, "holds whole modules saved beside LoRA (modules_to_save)"),
+    ({"target_parameters": ["w"]}, "holds LoRA on bare parameters"),
+    ({"init_lora_weights": "pissa_niter_4"}, "was initialised by pissa_niter_4"),
+    ({"peft_type": "IA3"}, "is a PEFT adapter of type IA3; only LORA can be read"),
+    ({"r": 3}, "layer x.q in {} has rank 2, but adapter_config.json says 3.0"),
+    ({"r": "many"}, "has r 'many' for layer x.q; give a number above 0"),
+    ({"lora_alpha": None}, "has lora_alpha None for layer x.q"),
+    ({"rank_pattern": {"(": 2}}, "has a pattern for r that cannot be read"),
+    ({"alpha_pattern": [1]}, "has a pattern for lora_alpha that cannot be read"),
+]
+
+
+@pytest.mark.parametrize(("changes", "message"), WRONG_CONFIGS)
+def test_a_config_that_is_no_plain_lora_is_refused(folder: Path, changes: Any, message: str):
+    edit(folder, **changes)
+    with pytest.raises(AdapterError) as caught:
+        load_peft(folder)
+    assert message.format(folder) in str(caught.value)
+
+
+PREFIX = "base_model.model.x.q."
+WRONG_TENSORS = [
+    ({"lora_magnitude_vector": torch.ones(4)}, "holds DoRA (tensor"),
+    ({"lora_embedding_A": torch.ones(2, 5)}, "holds LoRA on an embedding (tensor"),
+    ({"lora_B.bias": torch.ones(4)}, "holds trained biases (tensor"),
+    ({"weight": torch.ones(4, 5)}, "holds tensor base_model.model.x.q.weight"),
+    ({"lora_B.weight": None}, "layer x.q in {} has no lora_B"),
+    ({"lora_A.weight": None}, "layer x.q in {} has no lora_A"),
+    ({"lora_A.weight": None, "lora_B.weight": None}, "holds no tensors"),
+    ({"lora_A.weight": torch.full((2, 5), math.nan)}, "layer x.q of the adapter holds NaN"),
+    ({"lora_A.weight": torch.full((2, 5), math.inf)}, "layer x.q of the adapter holds NaN or inf"),
+    ({"lora_A.weight": torch.ones(3, 5)}, "shapes (3, 5) and (4, 2), expected (r, n) and (m, r)"),
+    ({"lora_A.weight": torch.ones(2, 5, 1, 1)}, "only linear layers can be read"),
+    ({"lora_A.weight": torch.ones(2, 5, dtype=torch.int8)}, "save it as floats"),
+    ({"lora_A.default.weight": torch.ones(2, 5)}, "holds layer x.q twice"),
+]
+
+
+@pytest.mark.parametrize(("changes", "message"), WRONG_TENSORS)
+def test_tensors_that_are_no_plain_pairs_are_refused(folder: Path, changes: Any, message: str):
+    path = folder / "adapter_model.safetensors"
+    tensors = load_file(path) | {PREFIX + key: tensor for key, tensor in changes.items()}
+    save_file({key: tensor for key, tensor in tensors.items() if tensor is not None}, path)
+    with pytest.raises(AdapterError) as caught:
+        load_peft(folder)
+    assert message.format(folder) in str(caught.value)
+
+
+def test_missing_and_damaged_files_are_refused(folder: Path):
+    def message() -> str:
+        with pytest.raises(AdapterError) as caught:
+            load_peft(folder)
+        return str(caught.value)
+
+    weights, config = folder / "adapter_model.safetensors", folder / "adapter_config.json"
+    whole = weights.read_bytes()
+    weights.write_bytes(whole[:-1])
+    assert "adapter_model.safetensors is truncated or no safetensors file" in message()
+    weights.unlink()
+    assert "has no adapter_model.safetensors" in message()
+    (folder / "adapter_model.bin").write_bytes(b"\x80")
+    assert "holds only pickled weights (adapter_model.bin), which can run code" in message()
+    weights.write_bytes(whole)
+    (folder / "flexlora.json").write_text("[]")
+    assert "flexlora.json is damaged" in message()
+    config.write_text("{")
+    assert "adapter_config.json is not readable JSON" in message()
+    config.write_text("[]")
+    assert "adapter_config.json is not a JSON table" in message()
+    config.unlink()
+    assert "has no adapter_config.json; give a folder that save_pretrained wrote" in message()
+    with pytest.raises(AdapterError, match="is not a folder; give a PEFT adapter folder"):
+        load_peft(weights)
+
+
+def test_an_edited_alpha_wins_over_the_noted_scale(tmp_path: Path):
+    adapter = Adapter({"q": Factors(torch.ones(2, 3), torch.ones(3, 2), math.nextafter(1.0, 0))})
+    save_peft(adapter, tmp_path / "out")
+    edit(tmp_path / "out", lora_alpha=6)
+    assert load_peft(tmp_path / "out")["q"].scale == 2.0

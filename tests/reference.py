@@ -1,0 +1,196 @@
+"""Slow references in dense float64, and a round of a federation without models or transport."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from itertools import pairwise
+
+import jaxtyping
+import torch
+from torch import Tensor
+
+from flexlora.adapters import Adapter, Factors
+from flexlora.lowrank import LowRank
+from flexlora.rules import Contribution, Rule, State, Summary
+
+Train = Callable[[str, Adapter], Adapter]
+
+
+@contextmanager
+def as_in_production() -> Iterator[None]:
+    """Without the tests' own shape checks, which would refuse a wrong call before the code does."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    try:
+        yield
+    finally:
+        jaxtyping.config.update("jaxtyping_disable", False)
+
+
+def generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def gaussian(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(*shape, generator=generator(seed))
+
+
+def dense(matrix: LowRank) -> Tensor:
+    """The matrix multiplied out in float64."""
+    return matrix.left.double() @ matrix.right.double()
+
+
+def product(factors: Factors) -> Tensor:
+    """`scale · b @ a` multiplied out in float64, by its own route."""
+    return factors.scale * (factors.b.double() @ factors.a.double())
+
+
+def best(matrix: Tensor, rank: int) -> Tensor:
+    """The best approximation of this rank, by dense float64 SVD."""
+    u, s, vh = torch.linalg.svd(matrix.double(), full_matrices=False)
+    return (u[:, :rank] * s[:rank]) @ vh[:rank]
+
+
+def tail_norm(matrix: Tensor, rank: int) -> float:
+    """The distance to the nearest matrix of this rank (Eckart–Young)."""
+    return float(torch.linalg.svdvals(matrix.double())[rank:].norm())
+
+
+def magnitude(matrix: LowRank) -> float:
+    """√Σ‖left_j‖²‖right_j‖²: the scale of rounding errors, which cancellation does not lower.
+
+    Denormals round in fixed steps: no column counts as smaller than float32's smallest normal.
+    """
+    smallest = torch.finfo(torch.float32).tiny * matrix.left.shape[0] ** 0.5
+    columns = matrix.left.double().norm(dim=0) + smallest
+    return float((columns * matrix.right.double().norm(dim=1)).norm())
+
+
+def assert_close(got: Tensor, wanted: Tensor, tolerance: float = 1e-5) -> None:
+    """Frobenius distance at most `tolerance` of the wanted norm (absolute where that is 0)."""
+    assert got.shape == wanted.shape
+    distance = float((got.double() - wanted.double()).norm())
+    assert distance <= tolerance * (float(wanted.double().norm()) or 1.0), distance
+
+
+def assert_all_close(
+    got: Mapping[str, Tensor], wanted: Mapping[str, Tensor], tolerance: float = 1e-5
+) -> None:
+    assert set(got) == set(wanted)
+    for name in wanted:
+        assert_close(got[name], wanted[name], tolerance)
+
+
+def learned(rule: Rule, state: State) -> dict[str, Tensor]:
+    return {name: dense(matrix) for name, matrix in rule.learned(state).items()}
+
+
+def products(adapter: Adapter) -> dict[str, Tensor]:
+    return {name: product(factors) for name, factors in adapter.items()}
+
+
+def map_factors(adapter: Adapter, change: Callable[[Factors], Factors]) -> Adapter:
+    return Adapter({name: change(factors) for name, factors in adapter.items()})
+
+
+def nothing(_client: str, sent: Adapter) -> Adapter:
+    """Training that changes nothing."""
+    return sent
+
+
+def random_training(seed: int, size: float = 0.2) -> Train:
+    """Training that moves both factors, differently for each client."""
+
+    def train(client: str, sent: Adapter) -> Adapter:
+        draw = generator(seed * 1000 + sum(map(ord, client)))
+
+        def moved(f: Factors) -> Factors:
+            b = f.b + size * torch.randn(f.b.shape, generator=draw)
+            return Factors(b, f.a + size * torch.randn(f.a.shape, generator=draw), f.scale)
+
+        return map_factors(sent, moved)
+
+    return train
+
+
+class Round:
+    """One round up to combining: what each client was sent and returned, and its weight."""
+
+    def __init__(
+        self,
+        rule: Rule,
+        state: State,
+        cohort: Mapping[str, Mapping[str, int]],
+        train: Train,
+        examples: Mapping[str, int] | None = None,
+        seed: int = 0,
+    ) -> None:
+        self.rule, self.state = rule, state
+        # As in the loop: every client's draw starts from the same named stream.
+        self.sent = {
+            client: rule.send(state, rule.ranks_for(state.spec, ranks), generator(seed))
+            for client, ranks in cohort.items()
+        }
+        self.replies = {
+            client: rule.encode(train(client, sent), sent) for client, sent in self.sent.items()
+        }
+        counts = examples or {client: 10 * (i + 1) for i, client in enumerate(sorted(cohort))}
+        self.weights = rule.weigh(
+            [Summary(client, counts[client], self._norm(client)) for client in sorted(cohort)]
+        )
+
+    def _norm(self, client: str) -> float:
+        reply, sent = self.replies[client], self.sent[client]
+        start = {n: product(f) if self.rule.origin else 0.0 for n, f in sent.items()}
+        return float(
+            sum(float((product(f) - start[n]).square().sum()) for n, f in reply.items()) ** 0.5
+        )
+
+    def contributions(self, layer: str, clients: Iterable[str] | None = None) -> list[Contribution]:
+        """Of these clients (all, in order of id), their weights summing to 1."""
+        chosen = list(sorted(self.replies) if clients is None else clients)
+        total = sum(self.weights[client] for client in chosen)
+        return [
+            Contribution(
+                client,
+                self.weights[client] / total,
+                self.replies[client][layer],
+                self.sent[client][layer] if self.rule.origin else None,
+            )
+            for client in chosen
+        ]
+
+    def combined(self, clients: Iterable[str] | None = None) -> State:
+        """The state after the round, Δ included."""
+        state, chosen = self.state, None if clients is None else list(clients)
+        layers, frozen, steps = {}, {}, {}
+        for layer in state.spec.layers:
+            result = self.rule.combine_layer(
+                state.spec,
+                layer,
+                state.layers[layer.name],
+                self.contributions(layer.name, chosen),
+            )
+            layers[layer.name] = result.state
+            if result.frozen is not None:
+                frozen[layer.name] = result.frozen
+            if result.step is not None:
+                steps[layer.name] = result.step
+        delta = state.delta
+        if frozen:
+            delta = delta.advanced(frozen, steps if len(steps) == len(frozen) else None)
+        return State(state.spec, state.round + 1, layers, delta)
+
+
+def play(
+    rule: Rule,
+    state: State,
+    cohort: Mapping[str, Mapping[str, int]],
+    train: Train,
+    seed: int = 0,
+) -> State:
+    return Round(rule, state, cohort, train, seed=seed).combined()
+
+
+def descending(values: Tensor) -> bool:
+    return all(float(x) >= float(y) for x, y in pairwise(values))

@@ -1,0 +1,122 @@
+"""The increment form keeps what FlexLoRA loses: directions above the smallest rank, small steps."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from flexlora.adapters import Adapter, Factors, LayerSpec
+from flexlora.rules import Contribution, Rule, Spec, State, make_rule
+from reference import (
+    Round,
+    assert_close,
+    dense,
+    gaussian,
+    generator,
+    learned,
+    nothing,
+    play,
+    random_training,
+)
+
+SIZE = 64
+LAYER = LayerSpec("q_proj", SIZE, SIZE)
+RANKS = (4, 4, 8, 8, 16, 16, 32, 64)
+COHORT = {f"client{i}": {LAYER.name: rank} for i, rank in enumerate(RANKS)}
+EQUAL = dict.fromkeys(COHORT, 10)
+
+
+def orthogonal(rows: int, columns: int, seed: int) -> Tensor:
+    return torch.linalg.qr(gaussian(rows, columns, seed=seed)).Q
+
+
+def after_a_flat_update(rule: Rule) -> State:
+    """The state after one client of full rank taught 64 equal singular values."""
+
+    def teach(_client: str, sent: Adapter) -> Adapter:
+        scale = sent[LAYER.name].scale
+        flat = Factors(orthogonal(SIZE, SIZE, 1) / scale, orthogonal(SIZE, SIZE, 2), scale)
+        return Adapter({LAYER.name: flat})
+
+    state = rule.init(Spec.of([LAYER], list(COHORT.values())), generator())
+    return play(rule, state, {"client7": COHORT["client7"]}, teach)
+
+
+def share_outside_rank_four(matrix: Tensor) -> float:
+    squares = torch.linalg.svdvals(matrix).square()
+    return float(squares[4:].sum() / squares.sum())
+
+
+def shares(rule: Rule, rounds: tuple[int, ...]) -> list[float]:
+    """The share of energy outside rank 4 after these rounds without any training."""
+    state, found = after_a_flat_update(rule), []
+    for played in range(max(rounds) + 1):
+        if played in rounds:
+            found.append(share_outside_rank_four(learned(rule, state)[LAYER.name]))
+        state = Round(rule, state, COHORT, nothing, EQUAL).combined()
+    return found
+
+
+def test_flexlora_collapses_to_the_smallest_rank() -> None:
+    found = shares(make_rule("flexlora"), (0, 1, 5, 20))
+    assert found == pytest.approx([0.9375, 0.590, 0.055, 0.0], abs=2e-3)
+
+
+@pytest.mark.parametrize("frozen_rank", [None, 4])
+def test_the_increment_form_multiplies_what_it_did_not_send_by_one(
+    frozen_rank: int | None,
+) -> None:
+    rule = make_rule("flexlora-increment", {"frozen_rank": frozen_rank})
+    assert shares(rule, (0, 1, 5, 20)) == pytest.approx([0.9375] * 4, abs=1e-4)
+    state = after_a_flat_update(rule)
+    before = learned(rule, state)[LAYER.name]
+    for _ in range(20):
+        state = Round(rule, state, COHORT, nothing, EQUAL).combined()
+    assert_close(learned(rule, state)[LAYER.name], before, 1e-5)
+
+
+@pytest.mark.parametrize("step", [0.1, 1e-3, 1e-4])
+def test_steps_smaller_than_what_is_sent_add_up(step: float) -> None:
+    """Fifty steps in a direction far below the smallest singular value that is sent (7)."""
+    layer = LayerSpec("up_proj", 400, 300)
+    rule = make_rule("flexlora-increment")
+    u, v = orthogonal(layer.m, 5, 1), orthogonal(layer.n, 5, 2).T
+    values = torch.tensor([10.0, 9.0, 8.0, 7.0])
+    spec = Spec.of([layer], [{layer.name: 4}])
+    state = rule.init(spec, generator()).layers[layer.name]
+    taught = Factors(u[:, :4] * values, v[:4], 1.0)
+    state = rule.combine_layer(spec, layer, state, [Contribution("k", 1.0, taught)]).state
+    for _ in range(50):
+        sent = rule.send_layer(spec, state, 4, generator())
+        b = torch.cat([sent.b, u[:, 4:] * step / sent.scale], dim=1)
+        moved = Factors(b, torch.cat([sent.a, v[4:]]), sent.scale)
+        moves = [Contribution("k", 1.0, moved, sent)]
+        state = rule.combine_layer(spec, layer, state, moves).state
+    whole = dense(rule.learned_layer(spec, layer, state))
+    assert float(u[:, 4].double() @ whole @ v[4].double()) == pytest.approx(50 * step, rel=0.01)
+    assert state["s"][:4].tolist() == pytest.approx(values.tolist(), rel=1e-4)
+
+
+def test_a_round_adds_the_weighted_increments() -> None:
+    rule = make_rule("flexlora-increment")
+    state = after_a_flat_update(rule)
+    round = Round(rule, state, COHORT, random_training(3, 0.01), seed=3)
+    wanted = learned(rule, state)[LAYER.name]
+    for client, weight in round.weights.items():
+        reply, sent = round.replies[client][LAYER.name], round.sent[client][LAYER.name]
+        change = reply.b.double() @ reply.a.double() - sent.b.double() @ sent.a.double()
+        wanted = wanted + weight * reply.scale * change
+    assert_close(learned(rule, round.combined())[LAYER.name], wanted, 1e-5)
+
+
+def test_the_frozen_part_is_bounded_but_never_below_a_clients_rank() -> None:
+    low = {"a": {LAYER.name: 4}, "b": {LAYER.name: 6}}
+    for frozen_rank, width in ((1, 6), (10, 10)):
+        rule = make_rule("flexlora-increment", {"frozen_rank": frozen_rank})
+        state = rule.init(Spec.of([LAYER], list(low.values())), generator())
+        for seed in range(5):
+            state = play(rule, state, low, random_training(seed), seed)
+        assert rule.learned(state)[LAYER.name].width > 10
+        assert state.delta.layers[LAYER.name].width == width
+        assert state.delta.patches == ()

@@ -1,0 +1,112 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from dataclasses import dataclass, replace
+
+import pytest
+
+from flexlora.errors import ConfigError, DataError
+from flexlora.tasks import source
+from flexlora.tasks.source import Corpus, fingerprint, get_source, open_source, register
+from flexlora.tasks.task import Example, Task
+
+TASK = Task("t", "define", "c", (Example("1", "in", ("out", "put")), Example("2", "", ("x",))))
+
+
+def test_the_fingerprint_is_pinned():
+    assert fingerprint([TASK], []) == Corpus.of([TASK], []).fingerprint
+    assert fingerprint([TASK], []) == (
+        "1301f63c16111b18a8802f18185fba3469ee5ca02b4b15300ec9a0b2cceace0e"
+    )
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        replace(TASK, name="u"),
+        replace(TASK, definition="Define"),
+        replace(TASK, examples=TASK.examples[::-1]),
+        replace(TASK, examples=TASK.examples[:1]),
+        replace(TASK, examples=(replace(TASK.examples[0], id="0"), TASK.examples[1])),
+        replace(TASK, examples=(replace(TASK.examples[0], input="i"), TASK.examples[1])),
+        # The same letters, divided differently.
+        replace(TASK, examples=(Example("1", "in", ("output",)), TASK.examples[1])),
+        replace(TASK, examples=(Example("1", "ino", ("ut", "put")), TASK.examples[1])),
+    ],
+)
+def test_the_fingerprint_sees_every_change(other):
+    assert fingerprint([TASK], []) != fingerprint([other], [])
+
+
+def test_the_fingerprint_sees_the_part_and_the_order():
+    other = replace(TASK, name="u")
+    prints = {
+        fingerprint(*parts)
+        for parts in (([TASK], []), ([], [TASK]), ([TASK, other], []), ([other, TASK], []))
+    }
+    assert len(prints) == 4
+    assert fingerprint([replace(TASK, category="z")], []) == fingerprint([TASK], [])
+
+
+@dataclass(frozen=True)
+class Fixed:
+    name: str
+    count: int = 1
+
+    def load(self) -> Corpus:
+        return Corpus.of([replace(TASK, name=self.name)] * self.count, [])
+
+
+def test_a_source_is_registered_once_and_opened_with_its_options(monkeypatch):
+    monkeypatch.setattr(source, "_SOURCES", dict(source._SOURCES))
+    register("fixed", Fixed)
+    assert get_source("fixed") is Fixed
+    assert len(open_source("fixed", {"name": "n", "count": 2}).load().train) == 2
+    with pytest.raises(ConfigError, match="'fixed' is registered already"):
+        register("fixed", Fixed)
+    with pytest.raises(ConfigError, match="did you mean 'fixed'"):
+        get_source("fixd")
+    with pytest.raises(ConfigError, match="no option 'cuont'; did you mean 'count'"):
+        open_source("fixed", {"name": "n", "cuont": 2})
+    with pytest.raises(ConfigError, match="'fixed' needs the option 'name'"):
+        open_source("fixed", {})
+
+
+def test_the_built_in_sources_are_there():
+    for name in ("embedded", "natural_instructions"):
+        assert hasattr(get_source(name), "load")
+
+
+def test_sources_import_neither_pyarrow_nor_transformers():
+    code = (
+        "import sys; from flexlora.tasks.source import get_source; "
+        "get_source('natural_instructions'); get_source('embedded'); import flexlora.tasks.prompts;"
+        "import flexlora.evaluation.scores; "
+        "print([m for m in ('pyarrow', 'transformers', 'rouge_score') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_embedded_tasks_are_a_function_of_the_options():
+    options = {"train_tasks": 5, "examples_per_task": 12, "seed": 3}
+    corpus = open_source("embedded", options).load()
+    assert corpus == open_source("embedded", options).load()
+    assert len(corpus.train) == 5
+    assert {len(task.examples) for task in corpus.train + corpus.unseen} == {12}
+    other = open_source("embedded", options | {"unseen": "development", "unseen_tasks": 2}).load()
+    assert other.train == corpus.train
+    assert len(other.unseen) == 2
+    families = [{task.name.split(".")[0] for task in c.unseen} for c in (corpus, other)]
+    assert not families[0] & families[1]
+    assert open_source("embedded", options | {"seed": 4}).load().fingerprint != corpus.fingerprint
+
+
+def test_embedded_refuses_what_cannot_be():
+    with pytest.raises(ConfigError, match="unseen is 'stale'"):
+        open_source("embedded", {"unseen": "stale"})
+    with pytest.raises(ConfigError, match="examples_per_task is 0"):
+        open_source("embedded", {"examples_per_task": 0})
+    with pytest.raises(DataError, match="train_tasks is 9999, but there are"):
+        open_source("embedded", {"train_tasks": 9999, "examples_per_task": 1}).load()
