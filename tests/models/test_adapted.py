@@ -202,8 +202,10 @@ def test_expert_parameters_are_refused_by_name() -> None:
     model = transformers.MixtralForCausalLM(config).eval().requires_grad_(False)
     base = BaseModel(model, None, "moe", 64)
     experts = "model.layers.0.mlp.experts.(gate_up|down)_proj"
-    with pytest.raises(ModelError, match=f'"all-linear" meets expert parameter {experts} of moe.*'
-                       'name the layers in targets'):
+    with pytest.raises(
+        ModelError,
+        match=f'"all-linear" meets expert parameter {experts} of moe.*name the layers in targets',
+    ):
         AdaptedModel(base)
     for target in ("down_proj", "experts", "mlp", "*.layers.0.*"):
         with pytest.raises(ModelError, match=f"matches expert parameter {experts} of moe"):

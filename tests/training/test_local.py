@@ -194,7 +194,9 @@ def test_divergence_is_an_error_and_leaves_the_model_whole() -> None:
     ours = AdaptedModel(random_model("llama"))
     adapter = random_adapter(ours.layers, 2)
     recipe = Recipe("sgd", 1e38, 2, epochs=40, clip_norm=None)
-    with pytest.raises(TrainingError, match=r"the loss became NaN or infinite at step \d+ .*; lower"):
+    with pytest.raises(
+        TrainingError, match=r"the loss became NaN or infinite at step \d+ .*; lower"
+    ):
         train(ours, adapter, encoded(4), recipe, seeded())
     assert torch.isfinite(ours(input_ids=torch.tensor([[3, 4]])).logits).all()
 

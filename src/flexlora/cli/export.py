@@ -21,10 +21,10 @@ def export(
     from flexlora.errors import InputError
     from flexlora.federation import load_adapter
     from flexlora.formats.peft import save_peft
-    from flexlora.models import model_folder
+    from flexlora.models import model_source
 
     if rank != "full" and not rank.lstrip("-").isdigit():
         raise InputError(f"--rank is '{rank}'; give a whole number of 1 or more, or 'full'")
     adapter = load_adapter(folder, rank, round_)
-    save_peft(adapter, out, base_model=str(model_folder(adapter.base)))
+    save_peft(adapter, out, base_model=model_source(adapter.base))
     say(f"{adapter!r} written to {out}")

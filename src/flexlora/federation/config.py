@@ -34,7 +34,7 @@ class ModelConfig(Table):
     """[model]: the base model, and which of its layers are adapted."""
 
     name: Text = Field(default="tiny", description="embedded model, folder, or hub name")
-    dtype: Literal["float32", "bfloat16", "float16"] = Field(
+    dtype: Literal["float32", "bfloat16"] = Field(
         default="float32", description="dtype of the base model's weights"
     )
     targets: Annotated[tuple[Text, ...], Field(min_length=1), BeforeValidator(_as_tuple)] = Field(

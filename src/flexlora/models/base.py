@@ -68,6 +68,11 @@ def load_model(name: str | Path, dtype: str = "float32") -> BaseModel:
     return BaseModel(model, tokenizer, str(name), _context(model, tokenizer))
 
 
+def model_source(name: str) -> str:
+    """What `from_pretrained` loads this model from: the embedded model's folder, else the name."""
+    return str(Path(__file__).parent / TINY) if name == TINY else name
+
+
 def _looks_like_path(name: str) -> bool:
     return name.startswith((".", "/", "~")) or "\\" in name or name.count("/") > 1
 

@@ -190,19 +190,13 @@ class LoRALinear(nn.Module):
                 f"layer {self.name} got {inner.shape[0]} rows for {clients} clients; "
                 "give every client the same number of rows"
             )
-        if clients == 1:  # The same sums without the batched kernels' overhead.
-            scale = self._scales[0]
-            if self._origin is not None:
-                a0, b0 = self._origin
-                outer = torch.addmm(outer, inner @ a0[0].T, b0[0].T, alpha=-scale)
-            return torch.addmm(outer, self._dropped(inner) @ a[0].T, b[0].T, alpha=scale)
-        rows, sums = inner.view(clients, -1, self.n), outer.view(clients, -1, self.m)
-        scales = torch.tensor(self._scales, dtype=b.dtype, device=b.device).view(clients, 1, 1)
         if self._origin is not None:
             a0, b0 = self._origin
-            sums = torch.baddbmm(sums, torch.bmm(rows, a0.mT) * -scales, b0.mT)
-        dropped = self._dropped(inner).view(clients, -1, self.n)
-        return torch.baddbmm(sums, torch.bmm(dropped, a.mT) * scales, b.mT)
+            if self._dropout > 0.0:  # The origin sees its input whole.
+                outer = _added(outer, inner, a0, b0, [-scale for scale in self._scales])
+            else:  # One pass at twice the rank is cheaper than two.
+                a, b = torch.cat((a, a0), dim=1), torch.cat((b, -b0), dim=2)
+        return _added(outer, self._dropped(inner), a, b, self._scales)
 
     def _dropped(self, inner: Tensor) -> Tensor:
         """Inverted dropout, client k's rows from its own generator."""
@@ -217,3 +211,20 @@ class LoRALinear(nn.Module):
             for generator in self._generators
         ]
         return inner * torch.cat(masks).div_(keep)
+
+
+def _added(
+    outer: Float[Tensor, "rows m"],
+    inner: Float[Tensor, "rows n"],
+    a: Float[Tensor, "k r n"],
+    b: Float[Tensor, "k m r"],
+    scales: Sequence[float],
+) -> Tensor:
+    """outer + scale_k · inner A_kᵀ B_kᵀ for each client's own rows."""
+    clients = len(scales)
+    if clients == 1:  # The same sums without the batched kernels' overhead.
+        return torch.addmm(outer, inner @ a[0].T, b[0].T, alpha=scales[0])
+    factors = torch.tensor(scales, dtype=b.dtype, device=b.device).view(clients, 1, 1)
+    middle = torch.bmm(inner.view(clients, -1, inner.shape[1]), a.mT) * factors
+    sums = outer.view(clients, -1, outer.shape[1])
+    return torch.baddbmm(sums, middle, b.mT).view_as(outer)
