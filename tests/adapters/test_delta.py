@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flexlora.adapters import Delta
+from flexlora.adapters import Delta, Patch
 from flexlora.lowrank import LowRank, svd
 from reference import assert_close, dense, gaussian
 
@@ -91,6 +91,13 @@ def test_the_smaller_form_is_chosen() -> None:
     assert wide.since(1) == (wide.layers,)
     assert len(wide.since(2)) == 1
     assert wide.since(2)[0] is not wide.layers
+
+
+def test_patches_that_outweigh_the_update_are_not_sent() -> None:
+    heavy = (Patch(2, step(9, 1)), Patch(3, step(9, 2)))
+    now = Delta(3, step(12, 3), heavy)
+    assert now.since(1) == (now.layers,)
+    assert now.since(2) == (heavy[1].layers,)
 
 
 def test_without_a_patch_older_versions_are_sent_everything() -> None:

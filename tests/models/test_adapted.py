@@ -46,13 +46,15 @@ def test_loss_and_gradients_equal_peft(family: str, dtype: torch.dtype, rslora: 
     losses = [loss_of(ours, inputs), loss_of(peft.model, inputs)]
     for loss in losses:
         loss.backward()
-    tolerance = 1e-6 if dtype == torch.float32 else 1e-12
-    assert torch.allclose(*losses, atol=tolerance)
+    exact = dtype == torch.float64
+    assert torch.allclose(*losses, atol=1e-12 if exact else 1e-6)
     for i, layer in enumerate(ours.layers):
         right, left = peft.factors[layer.name]
-        assert torch.allclose(b[i].grad[0], right.grad, atol=tolerance), layer.name
-        assert torch.allclose(a[i].grad[0], left.grad, atol=tolerance), layer.name
-        assert left.grad.abs().max() > 100 * tolerance
+        for mine, theirs in ((b[i].grad[0], right.grad), (a[i].grad[0], left.grad)):
+            off = float((mine - theirs).norm() / theirs.norm())
+            assert off < (1e-12 if exact else 1e-5), layer.name  # float32: rounding, two layers
+            if exact:
+                assert torch.allclose(mine, theirs, rtol=0, atol=1e-12)
     live = ours.live()
     assert torch.equal(live[ours.layers[0].name][0], b[0][0])
 
@@ -66,7 +68,7 @@ def test_twenty_adamw_steps_equal_peft(family: str) -> None:
     ours = AdaptedModel(base)
     groups = ours.start([adapter])
     theirs = [p for p in peft.model.parameters() if p.requires_grad]
-    for model, parameters in ((ours, sum(groups, [])), (peft.model, theirs)):
+    for model, parameters in ((ours, [*groups[0], *groups[1]]), (peft.model, theirs)):
         optimiser = torch.optim.AdamW(parameters, lr=1e-2, weight_decay=0.01)
         for step in range(20):
             optimiser.zero_grad()
@@ -91,7 +93,7 @@ def test_three_clients_at_once_equal_one_by_one(family: str) -> None:
     alone = []
     for k, adapter in enumerate(adapters):
         groups = ours.start([adapter])
-        optimiser = torch.optim.AdamW(sum(groups, []), lr=1e-2)
+        optimiser = torch.optim.AdamW([*groups[0], *groups[1]], lr=1e-2)
         mine = {key: value[2 * k : 2 * k + 2] for key, value in inputs.items()}
         for _ in range(3):
             optimiser.zero_grad()
@@ -99,7 +101,7 @@ def test_three_clients_at_once_equal_one_by_one(family: str) -> None:
             optimiser.step()
         alone.append(ours.trained()[0])
     groups = ours.start(adapters)
-    optimiser = torch.optim.AdamW(sum(groups, []), lr=1e-2)
+    optimiser = torch.optim.AdamW([*groups[0], *groups[1]], lr=1e-2)
     for _ in range(3):
         optimiser.zero_grad()
         logits = ours(input_ids=inputs["input_ids"]).logits[:, :-1]
@@ -224,7 +226,9 @@ def test_adapters_and_deltas_must_fit() -> None:
     with pytest.raises(AdapterError, match=f"adapter 1 lacks layer {name}, one of 4"):
         ours.start([good, lacking])
     extra = Adapter({**good, "model.layers.9.self_attn.k_proj": good[name]})
-    with pytest.raises(AdapterError, match="names layer model.layers.9.self_attn.k_proj, which is"):
+    with pytest.raises(
+        AdapterError, match=r"names layer model.layers.9.self_attn.k_proj, which is"
+    ):
         ours.start([extra])
     wrong = Factors(torch.zeros(3, 1), torch.zeros(1, 24), 1.0)
     with pytest.raises(AdapterError, match=f"adapter 0, layer {name}: is for 3 × 24, expected 12"):

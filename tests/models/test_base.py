@@ -80,11 +80,11 @@ def test_the_quiet_settings_are_put_back(saved: Path) -> None:
 
 def test_no_folder_and_unknown_dtype(tmp_path: Path, saved: Path) -> None:
     for name in (tmp_path / "gone", str(tmp_path / "gone"), "./gone"):
-        with pytest.raises(ModelError, match="model folder .*gone does not exist; give a folder"):
+        with pytest.raises(ModelError, match=r"model folder .*gone does not exist; give a folder"):
             load_model(name)
-    with pytest.raises(ModelError, match="dtype 'float23' .* did you mean 'float32'"):
+    with pytest.raises(ModelError, match=r"dtype 'float23' .* did you mean 'float32'"):
         load_model(saved, "float23")
-    with pytest.raises(ModelError, match="model folder .* has no config.json"):
+    with pytest.raises(ModelError, match=r"model folder .* has no config.json"):
         load_model(tmp_path)
 
 
@@ -111,17 +111,17 @@ def test_weights_that_cannot_be_used(folder: Path) -> None:
         load_model(folder)
     tensors.pop("model.norm.weight")
     save_file(tensors, weights)
-    with pytest.raises(ModelError, match="lack 1 parameters, model.norm.weight first"):
+    with pytest.raises(ModelError, match=r"lack 1 parameters, model.norm.weight first"):
         load_model(folder)
     weights.write_bytes(whole)
     edit(folder / "config.json", intermediate_size=13)
     with pytest.raises(ModelError, match=r"cannot be loaded: .*do not fit config.json"):
         load_model(folder)
     weights.unlink()
-    with pytest.raises(ModelError, match="has no model.safetensors; copy the weights"):
+    with pytest.raises(ModelError, match=r"has no model.safetensors; copy the weights"):
         load_model(folder)
     torch.save(tensors, folder / "pytorch_model.bin")
-    with pytest.raises(ModelError, match="pickle files only, which can run code .*; convert"):
+    with pytest.raises(ModelError, match=r"pickle files only, which can run code .*; convert"):
         load_model(folder)
 
 
@@ -141,19 +141,23 @@ def test_no_causal_language_model(
     with pytest.raises(ModelError, match=message):
         load_model(folder)
     (folder / "config.json").write_text("{")
-    with pytest.raises(ModelError, match="cannot be read: .*; repair config.json"):
+    with pytest.raises(ModelError, match=r"cannot be read: .*; repair config.json"):
         load_model(folder)
 
 
 def test_tokenizers_that_cannot_be_used(folder: Path) -> None:
     edit(folder / "tokenizer_config.json", eos_token=None)
-    with pytest.raises(ModelError, match="has no EOS token, which ends every response; set"):
+    with pytest.raises(ModelError, match=r"has no EOS token, which ends every response; set"):
         load_model(folder)
     edit(folder / "tokenizer_config.json", eos_token="<end>")
-    with pytest.raises(ModelError, match="has its EOS token at 4, beyond the model's 4 embeddings"):
+    with pytest.raises(
+        ModelError, match=r"has its EOS token at 4, beyond the model's 4 embeddings"
+    ):
         load_model(folder)
     (folder / "tokenizer.json").unlink()
-    with pytest.raises(ModelError, match="has no tokenizer that can be loaded: .*; copy tokenizer"):
+    with pytest.raises(
+        ModelError, match=r"has no tokenizer that can be loaded: .*; copy tokenizer"
+    ):
         load_model(folder)
 
 

@@ -173,6 +173,11 @@ def test_rank_for_is_the_smallest_that_keeps_the_energy(case: Case, energy: floa
     assert math.fsum(squares[: rank - 1]) < energy * whole * (1 + 1e-12)
 
 
+@pytest.mark.parametrize(("energy", "rank"), [(0.25, 1), (0.26, 2), (0.5, 2), (0.75, 3), (1.0, 4)])
+def test_rank_for_counts_a_share_that_is_met_exactly(energy: float, rank: int) -> None:
+    assert Spectrum(torch.eye(4), torch.ones(4), torch.eye(4)).rank_for(energy) == rank
+
+
 @settings(max_examples=60)
 @given(cases())
 def test_nothing_is_changed_in_place(case: Case) -> None:

@@ -30,7 +30,7 @@ def test_every_epoch_holds_each_example_once(
     assert len(batches) == epochs * per_epoch
     for epoch in range(epochs):
         mine = batches[epoch * per_epoch : (epoch + 1) * per_epoch]
-        assert sorted(sum(mine, [])) == list(range(len(lengths)))
+        assert sorted(i for cut in mine for i in cut) == list(range(len(lengths)))
         assert sum(len(b) < batch_size for b in mine) <= 1
     assert batches == plan(lengths, batch_size, epochs, seeded(seed))
     cut = plan(lengths, batch_size, epochs, seeded(seed), max_steps=2)

@@ -33,7 +33,8 @@ def plain_loss(model: object, batch: object) -> Tensor:
 @pytest.mark.parametrize("loss_on", ["response", "all"])
 def test_the_loss_and_gradients_equal_the_plain_ones(family: str, loss_on: str) -> None:
     ours = AdaptedModel(random_model(family))
-    groups = sum(ours.start([random_adapter(ours.layers, 2)]), [])
+    left, right = ours.start([random_adapter(ours.layers, 2)])
+    groups = [*left, *right]
     batch = collate(encoded(5), 0, loss_on=loss_on)
     grads = []
     with ResponseLoss(ours.model).active() as loss_of:
@@ -178,7 +179,7 @@ def test_a_penalty_pulls_and_is_not_reported() -> None:
 
     plain = train(ours, adapter, data, recipe, seeded())
     pulled = train(ours, adapter, data, recipe, seeded(), penalty=proximal)
-    nothing = train(ours, adapter, data, recipe, seeded(), penalty=lambda live: None)
+    nothing = train(ours, adapter, data, recipe, seeded(), penalty=lambda _: None)
     assert len(seen) == 5
     assert seen[0] == set(adapter)
     assert pulled.first_loss == plain.first_loss
@@ -216,7 +217,7 @@ def test_data_that_cannot_be_trained_on() -> None:
         train(ours, adapter, [], recipe, seeded())
     long = encoded(2)
     long[1].prompt = tuple(range(3, 60)) * 2
-    with pytest.raises(DataError, match="example e1 has 1.. tokens, expected at most 64"):
+    with pytest.raises(DataError, match=r"example e1 has 1.. tokens, expected at most 64"):
         train(ours, adapter, long, recipe, seeded())
     empty = encoded(1)
     empty[0].response = ()

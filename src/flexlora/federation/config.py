@@ -173,6 +173,9 @@ class EvaluationConfig(Table):
     metric: Literal["rouge_l", "loss"] = Field(
         default="loss", description="validation score that decides the best round"
     )
+    unseen: bool = Field(
+        default=True, description="score the unseen clients at the end; false while tuning"
+    )
     types_at_end: bool = Field(
         default=True, description="also score each client type's adapter at the end"
     )

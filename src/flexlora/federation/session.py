@@ -7,7 +7,6 @@ from typing import Any
 
 from flexlora.adapters import Adapter, Ranks
 from flexlora.errors import RunError
-from flexlora.evaluation import Scores
 from flexlora.federation.checkpoint import unpack
 from flexlora.federation.config import Config
 from flexlora.federation.jobs import Failure, Reply
@@ -133,19 +132,17 @@ def _score(
     """The final evaluation, the only one that touches the unseen clients."""
     best = federation.progress.best_round
     state = load_state(opened, best) if best else federation.state
-    rows = [_row("base", "", setup.score_base())]
+    if not setup.config.evaluation.unseen:
+        return Result.of(opened.folder, rule.name, state.round, [], opened.read_metrics())
+    rows = [Row("base", "", setup.score_base())]
     observer.scoring("full")
-    rows.append(_row("full", "full", setup.score(rule.learned(state))))
+    rows.append(Row("full", "full", setup.score(rule.learned(state))))
     if setup.config.evaluation.types_at_end and rule.traits.mixed_ranks:
         for name, ranks in setup.ranks.items():
             observer.scoring(name)
             update = {n: f.product() for n, f in rule.readout(state, ranks).items()}
-            rows.append(_row(name, str(setup.mix.types[name]), setup.score(update)))
+            rows.append(Row(name, str(setup.mix.types[name]), setup.score(update)))
     return Result.of(opened.folder, rule.name, state.round, rows, opened.read_metrics())
-
-
-def _row(state: str, ranks: str, scores: Scores) -> Row:
-    return Row(state, ranks, scores)
 
 
 def _resolved(setup: Setup, rule: Rule) -> dict[str, Any]:

@@ -51,6 +51,7 @@ class LoRALinear(nn.Module):
         self.register_parameter("a", None)
         self.register_parameter("b", None)
         self._scales: tuple[float, ...] = ()
+        self._factors: Tensor = torch.zeros(0)  # The scales, where the branch is computed.
         self._ranks: tuple[int, ...] = ()
         self._origin: tuple[Tensor, Tensor] | None = None
         self._dropout = 0.0
@@ -150,6 +151,7 @@ class LoRALinear(nn.Module):
         self.a, self.b = nn.Parameter(a), nn.Parameter(b)
         self._origin = (a.clone(), b.clone()) if origin else None
         self._scales = tuple(factors.scale for factors in clients)
+        self._factors = torch.tensor(self._scales, dtype=self.dtype, device=device)
         self._ranks = tuple(factors.rank for factors in clients)
         self._dropout, self._generators = dropout, tuple(generators)
         return self.a, self.b
@@ -193,10 +195,10 @@ class LoRALinear(nn.Module):
         if self._origin is not None:
             a0, b0 = self._origin
             if self._dropout > 0.0:  # The origin sees its input whole.
-                outer = _added(outer, inner, a0, b0, [-scale for scale in self._scales])
+                outer = _added(outer, inner, a0, -b0, self._factors)
             else:  # One pass at twice the rank is cheaper than two.
                 a, b = torch.cat((a, a0), dim=1), torch.cat((b, -b0), dim=2)
-        return _added(outer, self._dropped(inner), a, b, self._scales)
+        return _added(outer, self._dropped(inner), a, b, self._factors)
 
     def _dropped(self, inner: Tensor) -> Tensor:
         """Inverted dropout, client k's rows from its own generator."""
@@ -218,13 +220,12 @@ def _added(
     inner: Float[Tensor, "rows n"],
     a: Float[Tensor, "k r n"],
     b: Float[Tensor, "k m r"],
-    scales: Sequence[float],
+    scales: Float[Tensor, " k"],
 ) -> Tensor:
     """outer + scale_k · inner A_kᵀ B_kᵀ for each client's own rows."""
-    clients = len(scales)
+    clients = a.shape[0]
     if clients == 1:  # The same sums without the batched kernels' overhead.
-        return torch.addmm(outer, inner @ a[0].T, b[0].T, alpha=scales[0])
-    factors = torch.tensor(scales, dtype=b.dtype, device=b.device).view(clients, 1, 1)
-    middle = torch.bmm(inner.view(clients, -1, inner.shape[1]), a.mT) * factors
+        return torch.addmm(outer, (inner @ a[0].T) * scales, b[0].T)
+    middle = torch.bmm(inner.view(clients, -1, inner.shape[1]), a.mT) * scales.view(clients, 1, 1)
     sums = outer.view(clients, -1, outer.shape[1])
     return torch.baddbmm(sums, middle, b.mT).view_as(outer)
