@@ -116,13 +116,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--ranks", type=int, nargs="*", default=[1, 4, 25])
+    parser.add_argument("--ranks", type=int, nargs="*", default=[0, 1, 4, 25])
     parser.add_argument("--rates", type=float, nargs="*", default=[1e-3, 3e-3, 1e-2])
     parser.add_argument("--per-task", type=int, default=64)
     parser.add_argument("--epochs", type=int, default=1)
-    parser.add_argument("--held-out", type=int, default=8)
+    parser.add_argument("--held-out", type=int, default=6)
+    parser.add_argument("--threads", type=int, default=1)
     args = parser.parse_args()
-    torch.set_num_threads(2)
+    torch.set_num_threads(args.threads)
 
     tokenizer = AutoTokenizer.from_pretrained(args.model)
     train = items(TRAIN_FAMILIES, args.per_task, skip=args.held_out)
@@ -130,7 +131,12 @@ def main() -> None:
         "train tasks": items(TRAIN_FAMILIES, args.held_out, skip=0),
         "development": items(DEVELOPMENT_FAMILIES, args.held_out * 2, skip=0),
     }
+    settings = {key: value for key, value in vars(args).items() if key not in ("model", "out")} | {
+        "train_examples": len(train),
+        "held_out": {name: len(held_out) for name, held_out in tests.items()},
+    }
     results: list[dict[str, object]] = []
+    args.out.parent.mkdir(parents=True, exist_ok=True)
 
     def report(model, rank: int, rate: float, seconds: float) -> None:  # type: ignore[no-untyped-def]
         for name, held_out in tests.items():
@@ -146,10 +152,13 @@ def main() -> None:
                 }
             )
             print(results[-1], flush=True)
+        # After every run, so that a stopped sweep keeps what it has.
+        args.out.write_text(json.dumps({"settings": settings, "results": results}, indent=1) + "\n")
 
-    base = AutoModelForCausalLM.from_pretrained(args.model, dtype=torch.float32)
-    report(base, 0, 0.0, 0)
-    for rank in args.ranks:
+    if 0 in args.ranks:  # the base as it stands
+        base = AutoModelForCausalLM.from_pretrained(args.model, dtype=torch.float32)
+        report(base, 0, 0.0, 0)
+    for rank in (rank for rank in args.ranks if rank):
         for rate in args.rates:
             started = time.time()
             torch.manual_seed(WEIGHT_SEED)
@@ -170,12 +179,6 @@ def main() -> None:
                     loss.backward()
                     optimizer.step()
             report(model, rank, rate, time.time() - started)
-    settings = {key: value for key, value in vars(args).items() if key not in ("model", "out")} | {
-        "train_examples": len(train),
-        "held_out": {k: len(v) for k, v in tests.items()},
-    }
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    args.out.write_text(json.dumps({"settings": settings, "results": results}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

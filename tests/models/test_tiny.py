@@ -29,7 +29,7 @@ def model():  # type: ignore[no-untyped-def]
 
 def test_folder_is_small_and_whole() -> None:
     files = {path.name: path.stat().st_size for path in FOLDER.iterdir() if path.is_file()}
-    wanted = "config generation_config tokenizer tokenizer_config".split()
+    wanted = ["config", "generation_config", "tokenizer", "tokenizer_config"]
     assert {f"{name}.json" for name in wanted} | {"model.safetensors", "README.md"} == set(files)
     assert sum(files.values()) <= 4_000_000
 

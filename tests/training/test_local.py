@@ -67,6 +67,18 @@ def test_what_a_model_does_to_its_logits_is_kept() -> None:
         assert torch.allclose(loss_of(batch), plain_loss(model, batch), atol=1e-6)
 
 
+def test_an_adapted_head_is_trained_too() -> None:
+    ours = AdaptedModel(random_model("llama"), ("lm_head", "q_proj"))
+    batch = collate(encoded(4), 0)
+    adapter = random_adapter(ours.layers, 2)
+    ours.start([adapter])
+    expected = plain_loss(ours, batch).item()
+    ours.stop()
+    result = train(ours, adapter, encoded(4), Recipe("sgd", 0.1, 4), seeded())
+    assert result.first_loss == pytest.approx(expected, abs=1e-6)
+    assert not torch.equal(result.adapter["lm_head"].b, adapter["lm_head"].b)
+
+
 class Headless(nn.Module):
     """A model that names no output head."""
 

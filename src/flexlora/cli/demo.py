@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Annotated
 
@@ -27,7 +28,7 @@ def demo(
     from flexlora.federation import load_config, prepare, run
 
     config_file = Path(__file__).with_name("demo.toml")
-    overrides = [*(set_ or []), f"run.out={str(out)!r}"]
+    overrides = [*(set_ or []), f"run.out={json.dumps(str(out), ensure_ascii=False)}"]
     configs = [load_config(config_file, [*overrides, f"rule.name={arm!r}"]) for arm, _ in ARMS]
     setup = prepare(configs[0])
     describe(setup)

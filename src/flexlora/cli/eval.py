@@ -31,8 +31,8 @@ def evaluate(
         "max_tokens": max_tokens,
         "skip_too_long": True,
     }
-    table |= {"unseen_tasks": tasks} if tasks else {}
-    table |= {"unseen_examples_per_task": examples} if examples else {}
+    table |= {"unseen_tasks": tasks} if tasks is not None else {}
+    table |= {"unseen_examples_per_task": examples} if examples is not None else {}
     config = parse_config(
         {
             "model": {"name": model, "dtype": dtype, "prompt": prompt},

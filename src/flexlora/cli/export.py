@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated
 
@@ -23,8 +24,9 @@ def export(
     from flexlora.formats.peft import save_peft
     from flexlora.models import model_source
 
-    if rank != "full" and not rank.lstrip("-").isdigit():
+    if rank != "full" and not re.fullmatch(r"-?[0-9]+", rank):
         raise InputError(f"--rank is '{rank}'; give a whole number of 1 or more, or 'full'")
-    adapter = load_adapter(folder, rank, round_)
+    kept = int(round_) if re.fullmatch(r"[0-9]+", round_) else round_
+    adapter = load_adapter(folder, rank, kept)
     save_peft(adapter, out, base_model=model_source(adapter.base))
     say(f"{adapter!r} written to {out}")

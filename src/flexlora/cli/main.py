@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from typing import Annotated
+import traceback
+from typing import Annotated, NoReturn
 
 import typer
 
@@ -28,6 +29,7 @@ app.command("resume")(resume)
 app.command("export")(export)
 app.command("eval")(evaluate)
 
+INTERRUPTED = 130
 _debug = False
 
 
@@ -45,19 +47,22 @@ def main() -> None:
     try:
         app()
     except FlexLoRAError as error:
-        if _debug:
-            raise
-        print(f"flexlora: {error}", file=sys.stderr)
-        sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        print("flexlora: stopped; go on with: flexlora resume RUN", file=sys.stderr)
-        sys.exit(130)
+        _fail(str(error), error.exit_code)
+    except SystemExit as stop:
+        if stop.code == INTERRUPTED:  # Typer makes this of Ctrl-C.
+            print("flexlora: stopped; a run goes on with: flexlora resume RUN", file=sys.stderr)
+        raise
     except Exception as error:
-        if _debug:
-            raise
-        print(
-            f"flexlora: unexpected {type(error).__name__}: {error} "
-            "(flexlora --debug COMMAND … shows where)",
-            file=sys.stderr,
-        )
-        sys.exit(1)
+        words = " ".join(str(error).split())
+        if len(words) > 300:
+            words = words[:299] + "…"
+        where = "" if _debug else " (flexlora --debug COMMAND … shows where)"
+        _fail(f"unexpected {type(error).__name__}: {words}{where}", 1)
+
+
+def _fail(sentence: str, code: int) -> NoReturn:
+    """End with this sentence on stderr, after it the traceback if that was asked for."""
+    print(f"flexlora: {sentence}", file=sys.stderr)
+    if _debug:
+        traceback.print_exc()
+    sys.exit(code)

@@ -55,9 +55,7 @@ class Lines:
             print(f"{self.name}: client {outcome.client} left out: {outcome.reason}", flush=True)
 
     def round_ended(self, record: Record) -> None:
-        print(
-            f"{self.name}: round {record['round']}/{self.rounds}, {summary(record)}", flush=True
-        )
+        print(f"{self.name}: round {record['round']}/{self.rounds}, {summary(record)}", flush=True)
 
     def scoring(self, state: str) -> None:
         print(f"{self.name}: scoring {state} on unseen clients", flush=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -24,10 +25,15 @@ def run(
     """Run one federation; ends with a table and the run directory."""
     from flexlora.cli.progress import observer
     from flexlora.cli.tables import describe, results_table, say
+    from flexlora.errors import RunError
     from flexlora.federation import load_config, prepare
     from flexlora.federation import run as run_federation
+    from flexlora.rules import make_rule
 
     loaded = load_config(config, set_ or [])
+    make_rule(loaded.rule.name, loaded.rule.options)
+    if out is not None and os.path.lexists(out):
+        raise RunError(f"{out} exists; choose another --out or remove it")
     setup = prepare(loaded)
     describe(setup)
     if dry_run:

@@ -43,7 +43,13 @@ def describe(setup: Setup) -> None:
 
 
 def results_table(results: Sequence[Result]) -> None:
-    """Scores on unseen clients, the base model first, then every rule's states."""
+    """Scores on unseen clients, the base model first, then every rule's states.
+
+    Nothing for runs that were not scored.
+    """
+    results = [result for result in results if result.rows]
+    if not results:
+        return
     table = Table(title="unseen clients", title_justify="left")
     for column in ("rule", "adapter"):
         table.add_column(column)

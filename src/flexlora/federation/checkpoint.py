@@ -51,8 +51,9 @@ def unpack(tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) -> State:
 
 def _pack_layers(tensors: Tensors, prefix: str, layers: Mapping[str, LowRank]) -> None:
     for name, matrix in layers.items():
-        tensors[f"{prefix}|{name}|left"] = matrix.left
-        tensors[f"{prefix}|{name}|right"] = matrix.right
+        # Copies: Δ may share memory with a layer's state, which a safetensors file cannot hold.
+        tensors[f"{prefix}|{name}|left"] = matrix.left.clone()
+        tensors[f"{prefix}|{name}|right"] = matrix.right.clone()
 
 
 def _unpack_layers(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, LowRank]:

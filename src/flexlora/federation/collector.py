@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from flexlora.formats.atomic import atomic_write
-from flexlora.formats.payloads import PayloadReader, open_payload
+import torch
 
 from flexlora.adapters import Adapter, Factors
 from flexlora.errors import AdapterError
 from flexlora.federation.guard import checked
 from flexlora.federation.jobs import Failure, Job, Reply
+from flexlora.formats.atomic import atomic_write
+from flexlora.formats.payloads import PayloadReader, open_payload
 from flexlora.rules import Contribution, Rule, Summary
 
 
@@ -56,14 +58,16 @@ class Plain:
         open_jobs = {job.id: (index, job) for index, job in enumerate(jobs)}
         collected = Collected()
         for reply in replies:
-            index, job = open_jobs.pop(reply.job, (-1, None))
+            index, job = open_jobs.get(reply.job, (-1, None))
             outcome: Reply | Failure = reply
             if job is None or job.client != reply.client:
                 reason = f"a reply to job {reply.job!r}, which is not open for this client"
                 outcome = Failure(reply.job, reply.client, reason)
-            elif isinstance(reply, Reply):
-                collected.bytes_up += len(reply.payload)
-                outcome = self._keep(index, job, reply, sent[job.client], collected)
+            else:
+                del open_jobs[job.id]
+                if isinstance(reply, Reply):
+                    collected.bytes_up += len(reply.payload)
+                    outcome = self._keep(index, job, reply, sent[job.client], collected)
             if isinstance(outcome, Failure):
                 collected.failures.append(outcome)
             yield outcome, collected
@@ -93,6 +97,8 @@ class Plain:
 
     def clear(self) -> None:
         """Remove the spool, of this round or of one that was cut short."""
+        for reader in self._readers.values():
+            reader.close()
         self._readers.clear()
         shutil.rmtree(self.folder, ignore_errors=True)
 
@@ -100,13 +106,13 @@ class Plain:
         self, index: int, job: Job, reply: Reply, sent: Adapter, collected: Collected
     ) -> Reply | Failure:
         try:
-            adapter = checked(job, reply, sent, prunes=self.rule.traits.prunes)
+            adapter = checked(reply, sent, prunes=self.rule.traits.prunes)
+            norm = _update_norm(adapter, sent if self.rule.origin else None)
         except AdapterError as error:
             return Failure(job.id, job.client, str(error))
         path = self.folder / f"{index:06d}.safetensors"
         atomic_write(path, reply.payload)
         self._readers[job.client] = open_payload(path)
-        norm = _update_norm(adapter, sent if self.rule.origin else None)
         collected.replies[job.client] = reply
         collected.summaries[job.client] = Summary(job.client, reply.examples, norm)
         collected.ranks[job.client] = adapter.ranks
@@ -114,7 +120,12 @@ class Plain:
 
 
 def _update_norm(adapter: Adapter, origin: Adapter | None) -> float:
+    """‖update‖_F over all layers. Raises AdapterError where finite factors overflow in it."""
     if origin is None:
-        return adapter.norm()
-    steps = ((f.product() - origin[name].product()).norm() for name, f in adapter.items())
-    return float(sum(step**2 for step in steps)) ** 0.5
+        norm = adapter.norm()
+    else:
+        steps = ((f.product() - origin[name].product()).norm() for name, f in adapter.items())
+        norm = math.sqrt(sum(step**2 for step in steps))
+    if not norm <= torch.finfo(torch.float32).max:
+        raise AdapterError(f"the update has norm {norm:g}, expected one that float32 can hold")
+    return norm

@@ -4,24 +4,25 @@ from __future__ import annotations
 
 import math
 
-from flexlora.formats.payloads import from_bytes
-
-from flexlora.adapters import Adapter, payload_adapter
+from flexlora.adapters import Adapter, Factors, payload_adapter
 from flexlora.errors import AdapterError
-from flexlora.federation.jobs import Job, Reply
+from flexlora.federation.jobs import Reply
+from flexlora.formats.payloads import from_bytes
 
 HEADER_ALLOWANCE_BYTES = 1 << 20
 
 
-def checked(job: Job, reply: Reply, sent: Adapter, *, prunes: bool) -> Adapter:
-    """The reply's adapter, if it is what `job` asked for.
+def checked(reply: Reply, sent: Adapter, *, prunes: bool) -> Adapter:
+    """The reply's adapter, if it is a trained form of what was `sent`.
 
     Checks, in this order: its size in bytes (before parsing), the layers, each layer's shape,
-    rank and scale, finite values, and the reported numbers. Where the rule `prunes`, a rank may
-    be lower than sent. Raises AdapterError that says what is wrong.
+    rank, dtypes and scale, finite values, and the reported numbers. Where the rule `prunes`, a
+    rank may be lower than sent. Raises AdapterError that says what is wrong.
     """
     largest = 2 * sum(8 * (f.a.numel() + f.b.numel()) for f in sent.values())
-    adapter = payload_adapter(from_bytes(reply.payload, limit_bytes=largest + HEADER_ALLOWANCE_BYTES))
+    adapter = payload_adapter(
+        from_bytes(reply.payload, limit_bytes=largest + HEADER_ALLOWANCE_BYTES)
+    )
     if set(adapter) != set(sent):
         odd = sorted(set(adapter) ^ set(sent))
         raise AdapterError(
@@ -35,6 +36,9 @@ def checked(job: Job, reply: Reply, sent: Adapter, *, prunes: bool) -> Adapter:
         low = 1 if prunes else sent[name].rank
         if not low <= factors.rank <= sent[name].rank:
             raise AdapterError(f"layer {name} has rank {factors.rank}, expected {sent[name].rank}")
+        dtypes, expected = _dtypes(factors), _dtypes(sent[name])
+        if dtypes != expected:
+            raise AdapterError(f"layer {name} is stored as {dtypes}, expected {expected}")
         if factors.scale != sent[name].scale:
             raise AdapterError(
                 f"layer {name} has scale {factors.scale}, expected {sent[name].scale}"
@@ -46,3 +50,7 @@ def checked(job: Job, reply: Reply, sent: Adapter, *, prunes: bool) -> Adapter:
             "expected a finite loss and 0 or more examples"
         )
     return adapter
+
+
+def _dtypes(factors: Factors) -> str:
+    return f"{factors.b.dtype} and {factors.a.dtype}"

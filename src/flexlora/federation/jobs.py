@@ -6,9 +6,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from flexlora.training.recipe import Recipe
-
 from flexlora.adapters import Delta
+from flexlora.training.recipe import Recipe
 
 
 @dataclass(frozen=True, eq=False)

@@ -7,18 +7,17 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from flexlora.federation.run import Run
-from flexlora.formats.payloads import to_bytes
-
 from flexlora.adapters import Adapter, Payload, factors_payload
 from flexlora.errors import RoundError
 from flexlora.federation.checkpoint import pack, unpack
 from flexlora.federation.collector import Collected, Plain
 from flexlora.federation.jobs import Failure, Job, Reply, Transport
+from flexlora.federation.run import Run
 from flexlora.federation.sampling import sample
 from flexlora.federation.schedule import Progress, Schedule
 from flexlora.federation.store import ClientStore
 from flexlora.federation.streams import Streams
+from flexlora.formats.payloads import to_bytes
 from flexlora.rules import Rule, State
 
 Record = dict[str, Any]
@@ -128,12 +127,12 @@ class Federation:
             self.store.clients, self.schedule.clients, self.streams.generator("sample", round)
         )
         # Clients of equal ranks are sent the same bytes: made once per distinct pattern.
-        made: dict[tuple[int, ...], tuple[Adapter, bytes]] = {}
+        made: dict[tuple[tuple[str, int], ...], tuple[Adapter, bytes]] = {}
         missing: dict[int | None, int] = {}
         jobs, sent = [], {}
         for index, client in enumerate(clients):
             ranks = self.rule.ranks_for(self.state.spec, self.store.ranks[client])
-            pattern = tuple(ranks.values())
+            pattern = tuple(sorted(ranks.items()))
             if pattern not in made:
                 adapter = self.rule.send(self.state, ranks, self.streams.generator("send", round))
                 made[pattern] = adapter, to_bytes(factors_payload(adapter))
@@ -169,7 +168,8 @@ class Federation:
     def _collect(self, round: int, sending: Sending) -> Collected:
         collected = Collected()
         replies = self.transport.exchange(sending.jobs)
-        for outcome, collected in self.collector.collect(sending.jobs, replies, sending.sent):
+        for outcome, so_far in self.collector.collect(sending.jobs, replies, sending.sent):
+            collected = so_far
             if isinstance(outcome, Failure):
                 self.run.append_event(
                     {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -10,12 +11,12 @@ from flexlora.errors import ConfigError
 
 
 def clients_per_round(amount: int | float, clients: int) -> int:
-    """A count as it is, or a fraction in (0, 1) of all clients, rounded up, at least 1.
+    """A count as it is, or a fraction in (0, 1] of all clients, rounded up, at least 1.
 
     Raises ConfigError for more clients than there are.
     """
     if isinstance(amount, float):
-        return max(1, -int(-amount * clients // 1))
+        return max(1, math.ceil(round(amount * clients, 9)))  # 0.07 · 100 is 7.000…001
     if amount > clients:
         raise ConfigError(
             f"federation.clients_per_round is {amount} but there are {clients} clients; "

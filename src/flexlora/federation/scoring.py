@@ -8,7 +8,7 @@ from flexlora.adapters import Adapter
 from flexlora.errors import AdapterError, ModelError
 from flexlora.evaluation import Scores, evaluate
 from flexlora.federation.config import Config
-from flexlora.federation.setup import eval_clients, eval_settings, read_corpus
+from flexlora.federation.setup import eval_clients, eval_settings, read_corpus, require_context
 from flexlora.federation.streams import Streams
 from flexlora.formats.peft import load_peft
 from flexlora.models import AdaptedModel, BaseModel, load_model
@@ -25,6 +25,7 @@ def score_model(config: Config, adapter: Adapter | Path | str | None = None) -> 
         adapter = load_peft(adapter)
     base = load_model(config.model.name, config.model.dtype)
     model = AdaptedModel(base, config.model.targets) if adapter is None else _with(base, adapter)
+    require_context(config, model)
     streams = Streams(config.federation.seed)
     tasks = read_corpus(config, streams).unseen
     clients = as_clients(tasks, seed=streams.derive("split"), unseen=True)

@@ -5,8 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from flexlora.adapters import Adapter, Ranks
-from flexlora.errors import RunError
+from flexlora.errors import ConfigError, RunError
 from flexlora.federation.checkpoint import unpack
 from flexlora.federation.config import Config
 from flexlora.federation.jobs import Failure, Reply
@@ -39,12 +41,15 @@ def run(
     """Run one federation and score it on the unseen clients.
 
     folder: the run directory to make (default: a new one under `run.out`); setup: a `prepare`d
-    setup to reuse when several rules are compared on the same data.
+    setup to reuse when several rules are compared on the same data; its config may differ in
+    [rule] and [run] alone.
     Raises InputErrors before anything is written, RoundError if no client of a round replies.
     """
     rule = make_rule(config.rule.name, config.rule.options)
-    setup = setup or prepare(config)
-    made = Run.create(config, folder, resolved=_resolved(setup, rule), data=setup.describe())
+    if setup is None:
+        setup = prepare(config)
+    _require_same_setting(config, setup.config)
+    made = Run.create(config, folder, resolved=_resolved(setup), data=setup.describe())
     return _play(made, config, rule, setup, observer or Silent())
 
 
@@ -87,12 +92,22 @@ def load_state(opened: Run, round: int | str = "best") -> State:
     """A run's state after a round: its number, "best" or "last"."""
     checkpoint = opened.load_checkpoint(round)
     if checkpoint is None:
+        kept = ", ".join(map(str, opened.checkpoints()))
         raise RunError(
-            f"{opened.folder} has no checkpoint of round {round}; "
-            f"it has {opened.checkpoints() or 'none yet'}"
+            f"{opened.folder} has no checkpoint of round {round}; it keeps those of {kept}"
+            if kept
+            else f"{opened.folder} has no checkpoint yet; go on with: flexlora resume"
         )
     tensors, meta = checkpoint
     return unpack(tensors, meta["state"])
+
+
+def _require_same_setting(config: Config, prepared: Config) -> None:
+    for name in type(config).model_fields:
+        if name not in ("rule", "run") and getattr(config, name) != getattr(prepared, name):
+            raise ConfigError(
+                f"[{name}] of the config differs from that of the setup; prepare the config anew"
+            )
 
 
 def _play(opened: Run, config: Config, rule: Rule, setup: Setup, observer: Observer) -> Result:
@@ -145,10 +160,8 @@ def _score(
     return Result.of(opened.folder, rule.name, state.round, rows, opened.read_metrics())
 
 
-def _resolved(setup: Setup, rule: Rule) -> dict[str, Any]:
+def _resolved(setup: Setup) -> dict[str, Any]:
     """What was derived rather than written in the config."""
-    import torch
-
     counts = {name: sum(t == name for t in setup.types.values()) for name in setup.ranks}
     return {
         "threads": torch.get_num_threads(),

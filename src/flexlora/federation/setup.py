@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Sized
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
 
 from flexlora.allocation import Mix, draw
-from flexlora.errors import ConfigError
+from flexlora.errors import ConfigError, DataError
 from flexlora.evaluation import EvalClient, EvalSettings, Scores, evaluate
 from flexlora.federation.config import Config
 from flexlora.federation.sampling import clients_per_round
@@ -111,14 +111,17 @@ def prepare(config: Config, threads: int | None = None) -> Setup:
     streams = Streams(config.federation.seed)
     corpus = read_corpus(config, streams)
     model = AdaptedModel(load_model(config.model.name, config.model.dtype), config.model.targets)
-    if config.data.max_tokens > model.context:
-        raise ConfigError(
-            f"data.max_tokens is {config.data.max_tokens} but {config.model.name} has a context "
-            f"of {model.context} tokens; lower data.max_tokens"
-        )
+    require_context(config, model)
     clients = as_clients(corpus.train, seed=streams.derive("split"))
     unseen = as_clients(corpus.unseen, seed=streams.derive("split"), unseen=True)
     train = encode_part(model, clients, "train", config)
+    validation = _some(
+        eval_clients(model, clients, "validation", config),
+        config.evaluation.validation_examples,
+        streams.generator("validation"),
+    )
+    tested = eval_clients(model, unseen, "test", config)
+    _require_enough(config, train, validation, tested)
     mix = config.clients.build_mix()
     types = draw(mix, sorted(train), streams.generator("types"))
     return Setup(
@@ -126,16 +129,46 @@ def prepare(config: Config, threads: int | None = None) -> Setup:
         model=model,
         corpus=corpus,
         train=train,
-        validation=_some(
-            eval_clients(model, clients, "validation", config),
-            config.evaluation.validation_examples,
-            streams.generator("validation"),
-        ),
-        unseen=eval_clients(model, unseen, "test", config),
+        validation=validation,
+        unseen=tested,
         types=types,
         mix=mix,
         ranks={name: mix.types[name].resolve(model.layers) for name in sorted(set(types.values()))},
     )
+
+
+def require_context(config: Config, model: AdaptedModel) -> None:
+    """Raise ConfigError where examples may be longer than the model's context."""
+    if config.data.max_tokens > model.context:
+        raise ConfigError(
+            f"data.max_tokens is {config.data.max_tokens} but {config.model.name} has a context "
+            f"of {model.context} tokens; lower data.max_tokens"
+        )
+
+
+def _require_enough(
+    config: Config,
+    train: Mapping[str, Sequence[Encoded]],
+    validation: Sequence[EvalClient],
+    unseen: Sequence[EvalClient],
+) -> None:
+    """Raise for what would otherwise end a run halfway: too little to train on, or to score."""
+    evaluation = config.evaluation
+    needed: dict[str, Sized] = {"training": train}
+    if evaluation.unseen:
+        needed["unseen"] = unseen
+    for words, part in needed.items():
+        if not part:
+            raise DataError(
+                f"the {words} clients of source {config.data.source} hold no example that fits "
+                f"{config.data.max_tokens} tokens; raise data.max_tokens"
+            )
+    if evaluation.every and not validation:
+        raise DataError(
+            f"the clients hold no validation examples, but evaluation.every is {evaluation.every}; "
+            "raise data.examples_per_task, or set evaluation.every to 0"
+        )
+    clients_per_round(config.federation.clients_per_round, len(train))
 
 
 def read_corpus(config: Config, streams: Streams) -> Corpus:

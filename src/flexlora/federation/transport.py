@@ -6,14 +6,14 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 
 import torch
-from flexlora.formats.payloads import from_bytes, to_bytes
-from flexlora.tasks.prompts import Encoded
 
 from flexlora.adapters import factors_payload, payload_adapter
 from flexlora.errors import FlexLoRAError
 from flexlora.federation.jobs import Failure, Job, Reply
+from flexlora.formats.payloads import from_bytes, to_bytes
 from flexlora.models import AdaptedModel
 from flexlora.rules import Rule
+from flexlora.tasks.prompts import Encoded
 from flexlora.training import train
 
 
@@ -40,13 +40,14 @@ class InProcess:
 
     def _work(self, job: Job) -> Reply:
         start = time.perf_counter()
+        data = self.data.get(job.client, ())
         sent = payload_adapter(from_bytes(job.payload, limit_bytes=len(job.payload)))
         self.model.set_delta(job.delta.layers)
         generator = torch.Generator().manual_seed(job.seed)
         trained = train(
             self.model,
             sent,
-            self.data[job.client],
+            data,
             job.recipe,
             generator,
             origin=job.origin,
@@ -57,7 +58,7 @@ class InProcess:
             job=job.id,
             client=job.client,
             payload=to_bytes(factors_payload(returned)),
-            examples=len(self.data[job.client]),
+            examples=trained.examples,
             loss=trained.loss,
             steps=trained.steps,
             tokens=trained.tokens,

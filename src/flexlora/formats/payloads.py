@@ -121,8 +121,16 @@ def load_tensors(path: Path | str) -> tuple[dict[str, Tensor], dict[str, str]]:
 
 
 def plain_tensors(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """In name order, on the CPU, contiguous, without gradients: as safetensors wants them."""
-    return {name: tensors[name].detach().cpu().contiguous() for name in sorted(tensors)}
+    """In name order, on the CPU, contiguous, in memory of their own: as safetensors wants them."""
+    plain: dict[str, Tensor] = {}
+    taken: set[int] = set()
+    for name in sorted(tensors):
+        tensor = tensors[name].detach().cpu().contiguous()
+        # Two names for one memory (Δ and the state that it comes from) are two tensors on disk.
+        storage = tensor.untyped_storage().data_ptr()
+        plain[name] = tensor.clone() if storage in taken else tensor
+        taken.add(storage)
+    return plain
 
 
 def _pack(tensors: Mapping[str, Tensor], head: Mapping[str, Any]) -> bytes:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from flexlora.models.lora import LoRALinear
 from flexlora.training.batches import IGNORED, Batch
 
 
@@ -19,15 +20,17 @@ class ResponseLoss:
     Inside `with ResponseLoss(model).active() as loss:` the model's output head sees only the
     positions that predict a label: with a short response and a large vocabulary most of the head's
     work falls away. Whatever the model does to its logits afterwards (scaling, soft caps) still
-    happens. A model without a head to be found computes all logits. Padding stands on the right, so
-    that no token of a causal model can attend to it and no mask is needed.
+    happens. A model whose head is not found, or adapted (its rows belong to clients), computes all
+    logits. Padding stands on the right, so that no token of a causal model can attend to it and no
+    mask is needed.
     """
 
     def __init__(self, model: nn.Module) -> None:
         self._model = model
         getter: Any = getattr(model, "get_output_embeddings", None)
         head = getter() if getter is not None else None
-        self._head = head if isinstance(head, nn.Module) else None
+        plain = isinstance(head, nn.Module) and not isinstance(head, LoRALinear)
+        self._head: nn.Module | None = head if plain else None
         self._places: Tensor | None = None
 
     @contextmanager

@@ -1,0 +1,91 @@
+"""A state comes back bit for bit, through memory and through a run directory."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from flexlora.federation.checkpoint import pack, unpack
+from flexlora.federation.config import Config
+from flexlora.federation.run import Run
+from flexlora.rules import RULES, State, make_rule
+from reference import generator, play, random_training
+from small import LAYERS, spec
+
+RANKS = {"a": 2, "b": 4, "c": 3}
+
+
+def after(name: str, rounds: int, size: float = 0.2) -> State:
+    rule = make_rule(name)
+    state = rule.init(spec(2, 3, 4), generator(1))
+    for round in range(rounds):
+        cohort = {
+            client: rule.ranks_for(state.spec, {layer.name: rank for layer in LAYERS})
+            for client, rank in RANKS.items()
+            if client != "abc"[round % 3]
+        }
+        state = play(rule, state, cohort, random_training(round, size), seed=round)
+    return state
+
+
+def assert_same(got: State, wanted: State) -> None:
+    assert (got.round, got.spec) == (wanted.round, wanted.spec)
+    assert (got.delta.version, len(got.delta.patches)) == (
+        wanted.delta.version,
+        len(wanted.delta.patches),
+    )
+    ours, theirs = pack(got), pack(wanted)
+    assert ours[1] == theirs[1]
+    assert ours[0].keys() == theirs[0].keys()
+    for path, tensor in theirs[0].items():
+        assert ours[0][path].dtype == tensor.dtype, path
+        assert torch.equal(ours[0][path], tensor), path
+
+
+@pytest.mark.parametrize("rounds", [0, 1, 3])
+@pytest.mark.parametrize("name", sorted(RULES))
+def test_every_rule_comes_back_from_disk(tmp_path: Path, name: str, rounds: int):
+    state = after(name, rounds)
+    run = Run.create(Config(), tmp_path / "run")
+    tensors, meta = pack(state)
+    run.write_checkpoint(rounds, tensors, meta)
+    loaded, read = run.load_checkpoint() or pytest.fail("no checkpoint")
+    assert loaded.keys() == tensors.keys()
+    back = unpack(loaded, read)
+    assert_same(back, state)
+    # What it does next is the same too: the next round ends at the same bits.
+    rule = make_rule(name)
+    cohort = {"b": rule.ranks_for(state.spec, {layer.name: 4 for layer in LAYERS})}
+    assert_same(
+        play(rule, back, cohort, random_training(9)), play(rule, state, cohort, random_training(9))
+    )
+
+
+def test_patches_of_delta_survive():
+    """Small steps on a large Δ: several patches are held, with versions of two digits."""
+    state = after("flexlora-increment", 1, size=0.5)
+    rule = make_rule("flexlora-increment")
+    for round in range(1, 11):
+        one = {"b": {layer.name: 1 for layer in LAYERS}}
+        state = play(rule, state, one, random_training(round, 0.001), seed=round)
+    assert state.delta.version == 11
+    assert state.delta.patches, "no patch was kept: the test shows nothing"
+    tensors, meta = pack(state)
+    back = unpack(tensors, json.loads(json.dumps(meta)))
+    assert_same(back, state)
+    for held in (None, 0, 9, 10, 11):
+        ours, theirs = back.delta.since(held), state.delta.since(held)
+        assert [sorted(part) for part in ours] == [sorted(part) for part in theirs]
+
+
+def test_a_changed_bit_is_seen():
+    state = after("flexlora", 1)
+    tensors, meta = pack(state)
+    path = next(path for path in tensors if path.endswith("|u"))
+    other = {**tensors, path: tensors[path].clone()}
+    other[path][0, 0] += 1e-7
+    with pytest.raises(AssertionError, match="u"):
+        assert_same(unpack(other, meta), state)

@@ -1,0 +1,182 @@
+"""Replies become contributions: each once, in order of client, spooled under the server's names."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import pytest
+import torch
+
+from flexlora.adapters import Adapter, Factors, factors_payload
+from flexlora.federation.collector import Collected, Plain
+from flexlora.federation.jobs import Failure, Job, Reply
+from flexlora.formats.payloads import to_bytes
+from flexlora.rules import Rule, make_rule
+from flexlora.training import Recipe
+from reference import generator
+from small import LAYERS, moved, reply_to, spec
+
+CLIENTS = ("c", "../../x", "a")
+RULE = make_rule("flexlora-increment")
+STATE = RULE.init(spec(3), generator(1))
+SENT = {
+    client: RULE.send(STATE, {layer.name: 3 for layer in LAYERS}, generator(2))
+    for client in CLIENTS
+}
+JOBS = [
+    Job(
+        id=f"1-{index}",
+        round=1,
+        client=client,
+        recipe=Recipe("adamw", 0.1, 2),
+        ranks={layer.name: 3 for layer in LAYERS},
+        payload=to_bytes(factors_payload(SENT[client])),
+        origin=True,
+        delta=STATE.delta,
+        bytes_down=0,
+        seed=index,
+    )
+    for index, client in enumerate(CLIENTS)
+]
+GOOD = [reply_to(job, moved(SENT[job.client], index)) for index, job in enumerate(JOBS)]
+
+
+def collect(
+    plain: Plain, replies: Iterable[Reply | Failure]
+) -> tuple[list[Reply | Failure], Collected]:
+    outcomes, collected = [], Collected()
+    for outcome, so_far in plain.collect(JOBS, replies, SENT):
+        outcomes.append(outcome)
+        collected = so_far
+    return outcomes, collected
+
+
+@pytest.fixture
+def plain(tmp_path: Path) -> Plain:
+    return Plain(tmp_path / "run" / "spool", RULE)
+
+
+def test_good_replies_are_all_kept(plain: Plain):
+    outcomes, collected = collect(plain, GOOD)
+    assert outcomes == GOOD
+    assert collected.failures == []
+    assert set(collected.replies) == set(CLIENTS)
+    assert collected.bytes_up == sum(len(reply.payload) for reply in GOOD)
+    assert collected.ranks["a"] == {layer.name: 3 for layer in LAYERS}
+    update = moved(SENT["a"], 2)
+    steps = [f.product() - SENT["a"][name].product() for name, f in update.items()]
+    norm = sum(step.norm() ** 2 for step in steps) ** 0.5
+    assert collected.summaries["a"].norm == pytest.approx(norm)
+    assert collected.summaries["a"].examples == 3
+
+
+def test_contributions_come_in_order_of_client_whatever_arrived_first(plain: Plain):
+    weights = dict.fromkeys(CLIENTS, 1 / 3)
+    seen = []
+    for order in ((0, 1, 2), (2, 0, 1), (1, 2, 0)):
+        collect(plain, [GOOD[i] for i in order])
+        seen.append(plain.contributions(LAYERS[0].name, weights, SENT))
+    for contributions in seen:
+        assert [c.client for c in contributions] == sorted(CLIENTS)
+        for one, first in zip(contributions, seen[0], strict=True):
+            wanted = moved(SENT[one.client], CLIENTS.index(one.client))[LAYERS[0].name]
+            assert torch.equal(one.trained.b, wanted.b)
+            assert torch.equal(one.trained.a, first.trained.a)
+            assert one.origin is SENT[one.client][LAYERS[0].name]
+            assert one.weight == 1 / 3
+
+
+def test_only_the_clients_with_a_weight_are_read(plain: Plain):
+    collect(plain, GOOD)
+    contributions = plain.contributions(LAYERS[1].name, {"c": 1.0}, SENT)
+    assert [c.client for c in contributions] == ["c"]
+
+
+def test_a_client_never_names_a_path(plain: Plain, tmp_path: Path):
+    collect(plain, GOOD)
+    spooled = sorted(path.name for path in plain.folder.iterdir())
+    assert spooled == ["000000.safetensors", "000001.safetensors", "000002.safetensors"]
+    everything = {path for path in tmp_path.rglob("*") if path.is_file()}
+    assert everything == set(plain.folder.iterdir())
+
+
+def test_a_second_reply_changes_nothing(plain: Plain):
+    second = reply_to(JOBS[0], moved(SENT["c"], 99))
+    outcomes, collected = collect(plain, [GOOD[0], second, GOOD[1], GOOD[2]])
+    assert isinstance(outcomes[1], Failure)
+    assert [f.reason for f in collected.failures] == [
+        "a reply to job '1-0', which is not open for this client"
+    ]
+    assert collected.replies["c"] is GOOD[0]
+    assert collected.bytes_up == sum(len(reply.payload) for reply in GOOD)
+    kept = plain.contributions(LAYERS[0].name, {"c": 1.0}, SENT)[0].trained
+    assert torch.equal(kept.b, moved(SENT["c"], 0)[LAYERS[0].name].b)
+
+
+def test_a_second_reply_does_not_mend_a_refused_one(plain: Plain):
+    broken = reply_to(JOBS[0], SENT["c"], payload=b"nonsense")
+    _, collected = collect(plain, [broken, *GOOD])
+    assert set(collected.replies) == {"a", "../../x"}
+    assert len(collected.failures) == 2
+
+
+@pytest.mark.parametrize("job", ["1-7", "0-0", "../../x", ""])
+def test_a_reply_to_no_job_of_this_round_changes_nothing(plain: Plain, job: str):
+    stray = reply_to(JOBS[0], moved(SENT["c"], 99), job=job)
+    outcomes, collected = collect(plain, [stray, *GOOD])
+    assert isinstance(outcomes[0], Failure)
+    assert set(collected.replies) == set(CLIENTS)
+    assert len(collected.failures) == 1
+
+
+@pytest.mark.parametrize("failure", [False, True])
+def test_a_client_cannot_answer_for_another(plain: Plain, failure: bool):
+    """Nor shut it out: the job stays open for the client that it was given to."""
+    false = reply_to(JOBS[0], moved(SENT["c"], 99), client="a")
+    forged = Failure("1-0", "a", "I say so") if failure else false
+    _, collected = collect(plain, [forged, *GOOD])
+    assert [(f.client, f.job) for f in collected.failures] == [("a", "1-0")]
+    assert collected.replies["c"] is GOOD[0]
+    assert set(collected.replies) == set(CLIENTS)
+
+
+def test_failures_and_silence_are_recorded_with_their_reason(plain: Plain):
+    failure = Failure("1-2", "a", "out of memory")
+    outcomes, collected = collect(plain, [failure])
+    assert outcomes[0] is failure
+    assert [(f.client, f.reason) for f in collected.failures] == [
+        ("a", "out of memory"),
+        ("c", "no reply"),
+        ("../../x", "no reply"),
+    ]
+    assert (collected.replies, collected.bytes_up) == ({}, 0)
+
+
+def test_a_refused_reply_is_a_failure_whose_bytes_count(plain: Plain):
+    broken = reply_to(JOBS[0], SENT["c"], payload=GOOD[0].payload[:-1])
+    outcomes, collected = collect(plain, [broken, GOOD[1], GOOD[2]])
+    assert isinstance(outcomes[0], Failure)
+    assert "truncated" in collected.failures[0].reason
+    assert collected.bytes_up == sum(len(r.payload) for r in (broken, GOOD[1], GOOD[2]))
+    assert len(list(plain.folder.iterdir())) == 2
+
+
+@pytest.mark.parametrize("rule", [RULE, make_rule("hetlora")], ids=lambda rule: rule.name)
+def test_finite_factors_whose_product_overflows_are_refused(tmp_path: Path, rule: Rule):
+    """One client could else end the run (weights) or make the state infinite (sums)."""
+    huge = {name: Factors(f.b + 1e30, f.a + 1e30, f.scale) for name, f in SENT["c"].items()}
+    plain = Plain(tmp_path / "spool", rule)
+    _, collected = collect(plain, [reply_to(JOBS[0], Adapter(huge)), *GOOD[1:]])
+    assert set(collected.replies) == {"a", "../../x"}
+    assert "the update has norm" in collected.failures[0].reason
+
+
+def test_the_spool_goes_and_starts_empty(plain: Plain):
+    collect(plain, GOOD)
+    plain.clear()
+    assert not plain.folder.exists()
+    plain.folder.mkdir()
+    (plain.folder / "000009.safetensors").write_bytes(b"of a round that was cut short")
+    collect(plain, GOOD[:1])
+    assert [path.name for path in plain.folder.iterdir()] == ["000000.safetensors"]

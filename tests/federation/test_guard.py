@@ -1,0 +1,154 @@
+"""Nothing reaches the state but what was asked for."""
+
+from __future__ import annotations
+
+import math
+import pickle
+from collections.abc import Callable
+
+import pytest
+import torch
+
+from flexlora.adapters import Adapter, Factors, Payload, factors_payload
+from flexlora.errors import AdapterError
+from flexlora.federation import guard
+from flexlora.federation.jobs import Reply
+from flexlora.formats.payloads import to_bytes
+from reference import as_in_production, generator
+from small import LAYERS, moved
+
+NAME = LAYERS[0].name
+
+
+def adapter(rank: int = 3) -> Adapter:
+    def factors(m: int, n: int) -> Factors:
+        draw = generator(m)
+        return Factors(torch.randn(m, rank, generator=draw), torch.randn(rank, n), 4.0)
+
+    return Adapter({layer.name: factors(layer.m, layer.n) for layer in LAYERS})
+
+
+SENT = adapter()
+GOOD = moved(SENT, 1)
+
+
+def reply(payload: bytes, loss: float = 1.0, examples: int = 3) -> Reply:
+    return Reply("1-0", "a", payload, examples, loss, 2, 20, 0.1)
+
+
+def changed(change: Callable[[Factors], Factors]) -> bytes:
+    return to_bytes(factors_payload(Adapter({**GOOD, NAME: change(GOOD[NAME])})))
+
+
+def test_a_good_reply_comes_through_bit_for_bit():
+    for prunes in (False, True):
+        got = guard.checked(reply(to_bytes(factors_payload(GOOD))), SENT, prunes=prunes)
+        assert got.ranks == SENT.ranks
+        for name, factors in got.items():
+            assert torch.equal(factors.a, GOOD[name].a)
+            assert torch.equal(factors.b, GOOD[name].b)
+
+
+def of_dtype(dtype: torch.dtype) -> bytes:
+    payload = factors_payload(GOOD)
+    tensors = {**payload.tensors, f"{NAME}.b": payload.tensors[f"{NAME}.b"].to(dtype)}
+    return to_bytes(Payload("factors", tensors, payload.meta))
+
+
+def poisoned(value: float) -> bytes:
+    def change(f: Factors) -> Factors:
+        b = f.b.clone()
+        b[2, 1] = value
+        return Factors(b, f.a, f.scale)
+
+    return changed(change)
+
+
+SHORT = to_bytes(factors_payload(Adapter({NAME: GOOD[NAME]})))
+LONG = to_bytes(factors_payload(Adapter({**GOOD, "x.extra": moved(SENT, 2)[NAME]})))
+WHOLE = to_bytes(factors_payload(GOOD))
+
+BAD = [
+    ("a layer is missing", SHORT, "has 1 layers, expected 2; differing: x.up_proj"),
+    ("a layer too many", LONG, "has 3 layers, expected 2; differing: x.extra"),
+    (
+        "another shape",
+        changed(lambda f: Factors(f.b[:-1], f.a, f.scale)),
+        r"x.q_proj has shape \(5, 5\), expected \(6, 5\)",
+    ),
+    (
+        "a higher rank",
+        changed(lambda f: Factors(f.b.repeat(1, 2), f.a.repeat(2, 1), f.scale)),
+        "x.q_proj has rank 6, expected 3",
+    ),
+    ("rank 0", changed(lambda f: f.cut(0)), "x.q_proj has rank 0, expected 3"),
+    (
+        "another scale",
+        changed(lambda f: Factors(f.b, f.a, 4.5)),
+        "x.q_proj has scale 4.5, expected 4.0",
+    ),
+    ("a scale that is NaN", changed(lambda f: Factors(f.b, f.a, math.nan)), "has scale nan"),
+    (
+        "integers",
+        of_dtype(torch.int32),
+        r"stored as torch.int32 and torch.float32, expected torch.float32 and",
+    ),
+    (
+        "a dtype that arithmetic does not know",
+        of_dtype(torch.float8_e4m3fn),
+        "stored as torch.float8",
+    ),
+    (
+        "complex numbers",
+        of_dtype(torch.complex64),
+        "stored as torch.complex64",
+    ),
+    ("NaN", poisoned(math.nan), "layer x.q_proj of the adapter holds NaN or infinity"),
+    ("infinity", poisoned(-math.inf), "layer x.q_proj of the adapter holds NaN or infinity"),
+    ("nothing", b"", "truncated or was not written by FlexLoRA"),
+    ("cut short", WHOLE[:-5], "truncated or was not written by FlexLoRA"),
+    ("cut in the header", WHOLE[:40], "truncated or was not written by FlexLoRA"),
+    ("pickle", pickle.dumps({"x": torch.zeros(2)}), "truncated or was not written by FlexLoRA"),
+    ("another schema", to_bytes(Payload("delta", {})), "payload is delta version 1"),
+    (
+        "half of a pair",
+        to_bytes(Payload("factors", {f"{NAME}.b": torch.zeros(6, 3)})),
+        "payload layer x.q_proj is incomplete",
+    ),
+]
+
+
+@pytest.mark.parametrize("prunes", [False, True])
+@pytest.mark.parametrize(("what", "payload", "message"), BAD, ids=[what for what, _, _ in BAD])
+def test_what_was_not_asked_for_is_refused(what: str, payload: bytes, message: str, prunes: bool):
+    with as_in_production(), pytest.raises(AdapterError, match=message) as caught:
+        guard.checked(reply(payload), SENT, prunes=prunes)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_lower_rank_only_where_the_rule_prunes():
+    payload = changed(lambda f: f.cut(2))
+    assert guard.checked(reply(payload), SENT, prunes=True)[NAME].rank == 2
+    with pytest.raises(AdapterError, match=r"layer x.q_proj has rank 2, expected 3"):
+        guard.checked(reply(payload), SENT, prunes=False)
+
+
+def test_what_is_too_large_is_not_even_parsed(monkeypatch: pytest.MonkeyPatch):
+    def parse(_data: bytes) -> None:
+        pytest.fail("it was parsed")
+
+    monkeypatch.setattr("flexlora.formats.payloads.load_bytes", parse)
+    with pytest.raises(AdapterError, match=r"payload is 2000000 bytes, above the limit of"):
+        guard.checked(reply(bytes(2_000_000)), SENT, prunes=False)
+
+
+@pytest.mark.parametrize("loss", [math.nan, math.inf, -math.inf])
+def test_a_loss_that_is_not_finite_is_refused(loss: float):
+    with pytest.raises(AdapterError, match="reports loss .*inf|reports loss nan"):
+        guard.checked(reply(WHOLE, loss=loss), SENT, prunes=False)
+
+
+def test_a_negative_number_of_examples_is_refused():
+    with pytest.raises(AdapterError, match="over -1 examples; expected a finite loss and 0 or"):
+        guard.checked(reply(WHOLE, examples=-1), SENT, prunes=False)
+    assert guard.checked(reply(WHOLE, examples=0), SENT, prunes=False)

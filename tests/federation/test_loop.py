@@ -1,0 +1,314 @@
+"""The one loop, with a transport that needs no model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from flexlora.errors import RoundError
+from flexlora.federation.checkpoint import pack
+from flexlora.federation.config import Config
+from flexlora.federation.loop import Federation, Record
+from flexlora.federation.run import Run
+from flexlora.federation.schedule import Schedule
+from flexlora.federation.session import Silent
+from flexlora.federation.store import ClientStore
+from flexlora.federation.streams import Streams
+from flexlora.formats.payloads import to_bytes
+from flexlora.rules import RULES, State, make_rule
+from flexlora.training import Recipe
+from small import LAYERS, Noise, read, spec
+
+RANKS = {"a": 2, "b": 4, "c": 3, "d": 2, "e": 4}
+RECIPE = Recipe("adamw", 0.8, 4)
+
+
+class Told(Silent):
+    """An observer that remembers."""
+
+    def __init__(self) -> None:
+        self.said: list[tuple[str, Any]] = []
+
+    def round_started(self, round: int, clients: int) -> None:
+        self.said.append(("started", clients))
+
+    def replied(self, outcome: Any) -> None:
+        self.said.append((type(outcome).__name__, outcome.client))
+
+    def round_ended(self, record: Record) -> None:
+        self.said.append(("ended", record["round"]))
+
+
+def federation(
+    folder: Path,
+    name: str = "flexlora",
+    *,
+    options: dict[str, Any] | None = None,
+    values: Sequence[float] = (),
+    fails: Sequence[str] = (),
+    backwards: bool = False,
+    ranks: dict[str, int] = RANKS,
+    seed: int = 0,
+    **schedule: Any,
+) -> Federation:
+    """`values`: what the validations return, in order (default: all gain)."""
+    rule = make_rule(name, options)
+    streams = Streams(seed)
+    given = iter(values or [-float(i) for i in range(100)])
+
+    def validate(state: State) -> tuple[float, Record]:
+        value = next(given)
+        return value, {"loss": value}
+
+    run = Run.open(folder) if folder.exists() else Run.create(Config(), folder)
+    return Federation(
+        rule=rule,
+        state=rule.init(spec(*ranks.values()), streams.generator("init")),
+        store=ClientStore(
+            dict.fromkeys(ranks, "any"),
+            {client: {layer.name: rank for layer in LAYERS} for client, rank in ranks.items()},
+        ),
+        schedule=Schedule(**{"rounds": 3, "clients": 3, "recipe": RECIPE, **schedule}),
+        streams=streams,
+        transport=Noise(rule, fails, backwards=backwards),
+        run=run,
+        validate=validate,
+        observer=Told(),
+    )
+
+
+def play(made: Federation) -> list[Record]:
+    return list(made.rounds())
+
+
+def assert_same(one: Federation, other: Federation) -> None:
+    ours, theirs = pack(one.state), pack(other.state)
+    assert ours[1] == theirs[1]
+    assert ours[0].keys() == theirs[0].keys()
+    for path in ours[0]:
+        assert torch.equal(ours[0][path], theirs[0][path]), path
+    assert one.store == other.store
+    assert one.progress == other.progress
+
+
+def logged(run: Run) -> list[Record]:
+    return [{k: v for k, v in record.items() if k != "seconds"} for record in run.read_metrics()]
+
+
+@pytest.mark.parametrize("name", sorted(RULES))
+def test_every_rule_runs_and_is_the_same_after_a_stop_at_any_round(tmp_path: Path, name: str):
+    whole = federation(tmp_path / "whole", name)
+    records = play(whole)
+    assert [record["round"] for record in records] == [1, 2, 3]
+    assert all(len(record["clients"]) == 3 for record in records)
+    assert whole.state.round == 3
+    assert sum(float(m.norm()) for m in whole.rule.learned(whole.state).values()) > 0.0
+    assert whole.run.checkpoints() == [3]
+    assert not whole.run.spool.exists()
+    for stop in (1, 2):
+        folder = tmp_path / f"stopped-{stop}"
+        first = federation(folder, name)
+        for _ in range(stop):
+            first.play()
+        # Stopped after the next round's line was written, and before its checkpoint.
+        first.run.append_metrics({"round": stop + 1, "loss": 0.5})
+        first.run.append_event({"round": stop + 1, "event": "failure"})
+        second = federation(folder, name, values=[-float(i) for i in range(stop, 100)])
+        second.restore()
+        play(second)
+        assert_same(second, whole)
+        assert logged(second.run) == logged(whole.run)
+        assert second.run.read_events() == []
+
+
+@pytest.mark.parametrize("name", sorted(RULES))
+def test_the_order_of_arrival_changes_nothing(tmp_path: Path, name: str):
+    one = federation(tmp_path / "one", name, rounds=2)
+    other = federation(tmp_path / "other", name, rounds=2, backwards=True)
+    play(one)
+    play(other)
+    assert_same(one, other)
+    assert logged(one.run) == logged(other.run)
+
+
+def test_seeds_are_told_apart(tmp_path: Path):
+    one, other = (federation(tmp_path / str(seed), rounds=1, seed=seed) for seed in (0, 1))
+    play(one)
+    play(other)
+    assert not torch.equal(one.state.layers["x.q_proj"]["s"], other.state.layers["x.q_proj"]["s"])
+
+
+def test_the_learning_rate_that_is_sent_decays(tmp_path: Path):
+    made = federation(tmp_path / "r", decay_rounds=(2,), decay_factor=0.25)
+    records = play(made)
+    assert [record["learning_rate"] for record in records] == [0.8, 0.2, 0.2]
+    assert [job.recipe.learning_rate for job in made.transport.jobs[::3]] == [0.8, 0.2, 0.2]
+
+
+def test_it_ends_when_validation_brings_no_gain(tmp_path: Path):
+    values = [3.0, 1.0, 2.0, 2.5, 9.0, 9.0]
+    made = federation(tmp_path / "r", rounds=6, patience=2, values=values)
+    assert [record["round"] for record in play(made)] == [1, 2, 3, 4]
+    assert made.progress.best_round == 2
+    assert made.run.checkpoints() == [2, 4]
+    assert made.run.load_checkpoint("best") is not None
+    again = federation(tmp_path / "r", rounds=6, patience=2, values=[0.0])
+    again.restore()
+    assert again.finished
+    assert play(again) == []
+
+
+def test_validation_that_is_never_asked_for(tmp_path: Path):
+    made = federation(tmp_path / "r", evaluate_every=0, patience=1)
+    assert all("validation" not in record for record in play(made))
+    assert made.progress.best_round == 0
+
+
+def test_a_failure_is_recorded_with_its_reason_and_the_others_go_on(tmp_path: Path):
+    made = federation(tmp_path / "r", rounds=1, clients=5, fails=("b", "d"))
+    (record,) = play(made)
+    assert record["clients"] == ["a", "c", "e"]
+    assert record["failures"] == 2
+    assert made.run.read_events() == [
+        {"round": 1, "event": "failure", "client": client, "reason": "its disk is full"}
+        for client in ("b", "d")
+    ]
+    assert set(made.store.held) == {"a", "c", "e"}
+    without = federation(tmp_path / "w", rounds=1, clients=5, fails=("b", "d"), backwards=True)
+    play(without)
+    assert_same(made, without)
+    assert made.observer.said == [
+        ("started", 5),
+        ("Reply", "a"),
+        ("Failure", "b"),
+        ("Reply", "c"),
+        ("Failure", "d"),
+        ("Reply", "e"),
+        ("ended", 1),
+    ]
+
+
+def test_a_round_without_a_good_reply_leaves_the_last_checkpoint(tmp_path: Path):
+    made = federation(tmp_path / "r", rounds=2)
+    made.play()
+    kept = {p: p.read_bytes() for p in (tmp_path / "r" / "checkpoints").rglob("*") if p.is_file()}
+    made.transport.fails = tuple(RANKS)
+    with pytest.raises(RoundError, match="round 2: none of 3 clients gave a usable reply") as error:
+        made.play()
+    assert "its disk is full" in str(error.value)
+    now = {p: p.read_bytes() for p in (tmp_path / "r" / "checkpoints").rglob("*") if p.is_file()}
+    assert now == kept
+    assert [r["round"] for r in made.run.read_metrics()] == [1]
+    assert [event["round"] for event in made.run.read_events()] == [2, 2, 2]
+    # The cause mended, it goes on to where an unbroken run would have ended.
+    again = federation(tmp_path / "r", rounds=2, values=[-1.0])
+    again.restore()
+    play(again)
+    whole = federation(tmp_path / "whole", rounds=2)
+    play(whole)
+    assert_same(again, whole)
+    assert again.run.read_events() == []
+
+
+@pytest.mark.parametrize("name", ["flexlora", "hetlora", "fedit"])
+def test_without_delta_bytes_down_are_the_payloads(tmp_path: Path, name: str):
+    made = federation(tmp_path / "r", name)
+    records = play(made)
+    sizes = [len(job.payload) for job in made.transport.jobs]
+    for index, record in enumerate(records):
+        assert record["bytes_down"] == sum(sizes[3 * index : 3 * index + 3])
+    assert all(record["bytes_up"] > 0 for record in records)
+
+
+@pytest.mark.parametrize("name", ["flexlora-increment", "flora"])
+def test_delta_counts_and_costs_less_for_a_client_that_is_up_to_date(tmp_path: Path, name: str):
+    # Many more directions learned than one step brings: the patch is smaller than all of Δ.
+    ranks = {"a": 1, "b": 1, "c": 1, "d": 1, "e": 1}
+    made = federation(tmp_path / "r", name, ranks=ranks, rounds=9, clients=1, evaluate_every=0)
+    play(made)
+    held: dict[str, int] = {}
+    cheaper = 0
+    for version, job in enumerate(made.transport.jobs):
+        assert job.delta.version == version
+        extra = job.bytes_down - len(job.payload)
+        parts = job.delta.since(held.get(job.client))
+        assert extra == sum(serialised(part) for part in parts)
+        if version and held.get(job.client) != version:
+            assert extra > 0
+        if job.client in held and held[job.client] < version:
+            whole = serialised(job.delta.layers)
+            assert extra <= whole + 600 * len(parts)
+            cheaper += extra < whole
+        held[job.client] = version
+    assert cheaper, "no client was ever sent a patch: the test shows nothing"
+    assert made.store.held == held
+
+
+def serialised(part: Any) -> int:
+    from flexlora.adapters import Payload
+
+    tensors = {f"{name}.left": matrix.left for name, matrix in part.items()}
+    tensors |= {f"{name}.right": matrix.right for name, matrix in part.items()}
+    return len(to_bytes(Payload("delta", tensors)))
+
+
+def test_what_increment_sends_is_held_by_delta(tmp_path: Path):
+    made = federation(tmp_path / "r", "flexlora-increment", rounds=2)
+    play(made)
+    assert all(job.origin for job in made.transport.jobs)
+    job = made.transport.jobs[-1]
+    for name, factors in read(job.payload).items():
+        held = job.delta.layers[name].dense()
+        rest = torch.linalg.svdvals((held - factors.product().dense()).double())
+        kept = torch.linalg.svdvals(held.double())[factors.rank :]
+        assert torch.allclose(rest[: len(kept)], kept, atol=1e-5)
+
+
+def test_a_pruned_rank_stays_pruned(tmp_path: Path):
+    options = {"gamma": 0.5, "regulariser": 0.0}
+    made = federation(tmp_path / "r", "hetlora", options=options, clients=5)
+
+    class Shrinks(Noise):
+        def exchange(self, jobs):  # type: ignore[no-untyped-def]
+            from flexlora.adapters import Adapter, Factors
+            from small import reply_to
+
+            self.jobs += jobs
+            for job in jobs:
+                sent = read(job.payload)
+                # The tail was zero when it was sent: only a smaller one is pruned, so in round 1
+                # it grows, and in every later round it shrinks.
+                factor = 0.5 if job.round > 1 else 1.0
+                grown = 1.0 if job.round == 1 else 0.0
+                trained = Adapter(
+                    {
+                        name: Factors(f.b * factor + grown, f.a, f.scale)
+                        for name, f in sent.items()
+                    }
+                )
+                yield reply_to(job, self.rule.encode(trained, sent))
+
+    made.transport = Shrinks(made.rule)
+    made.play()
+    assert {c: r["x.q_proj"] for c, r in made.store.ranks.items()} == RANKS
+    made.play()
+    pruned = {"a": 1, "b": 2, "c": 1, "d": 1, "e": 2}
+    assert {c: r["x.q_proj"] for c, r in made.store.ranks.items()} == pruned
+    again = federation(tmp_path / "r", "hetlora", options=options, clients=5)
+    again.restore()
+    again.play()
+    assert {job.client: job.ranks["x.up_proj"] for job in again.transport.jobs} == pruned
+
+
+def test_a_rule_of_one_rank_trains_all_at_the_lowest(tmp_path: Path):
+    made = federation(tmp_path / "r", "fedit", clients=5, rounds=1)
+    play(made)
+    assert {job.ranks["x.q_proj"] for job in made.transport.jobs} == {2}
+    assert {read(job.payload)["x.up_proj"].rank for job in made.transport.jobs} == {2}
+    mixed = federation(tmp_path / "m", "flexlora", clients=5, rounds=1)
+    play(mixed)
+    assert {job.client: job.ranks["x.q_proj"] for job in mixed.transport.jobs} == RANKS

@@ -1,0 +1,126 @@
+"""The engine in process: one client's misfortune is its own, and bytes are what they would be."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from flexlora.adapters import Adapter, Factors, factors_payload
+from flexlora.federation import prepare
+from flexlora.federation.jobs import Failure, Job, Reply
+from flexlora.federation.setup import Setup
+from flexlora.federation.streams import Streams
+from flexlora.federation.transport import InProcess
+from flexlora.formats.payloads import to_bytes
+from flexlora.rules import make_rule
+from small import read, small
+
+RULE = make_rule("flexlora")
+
+
+@pytest.fixture(scope="module")
+def setup() -> Setup:
+    return prepare(small())
+
+
+@pytest.fixture(scope="module")
+def jobs(setup: Setup) -> list[Job]:
+    streams = Streams(0)
+    state = RULE.init(setup.spec, streams.generator("init"))
+    made = []
+    for index, client in enumerate(sorted(setup.train)):
+        ranks = setup.ranks[setup.types[client]]
+        sent = RULE.send(state, ranks, streams.generator("send", 1))
+        payload = to_bytes(factors_payload(sent))
+        recipe = setup.schedule().recipe_for(1)
+        made.append(
+            Job(f"1-{index}", 1, client, recipe, ranks, payload, False, state.delta, 9, index)
+        )
+    return made
+
+
+def exchange(setup: Setup, jobs: list[Job], **data: object) -> list[Reply | Failure]:
+    transport = InProcess(setup.model, {**setup.train, **data}, RULE)
+    return list(transport.exchange(jobs))
+
+
+def test_replies_carry_what_was_trained(setup: Setup, jobs: list[Job]):
+    replies = exchange(setup, jobs)
+    for job, reply in zip(jobs, replies, strict=True):
+        assert isinstance(reply, Reply)
+        assert (reply.job, reply.client) == (job.id, job.client)
+        assert reply.examples == len(setup.train[job.client])
+        assert reply.steps == 2
+        lengths = [len(x.prompt) + len(x.response) for x in setup.train[job.client]]
+        assert 0 < reply.tokens <= 2 * sum(lengths)
+        sent, trained = read(job.payload), read(reply.payload)
+        assert trained.ranks == sent.ranks == dict(job.ranks)
+        for name, factors in trained.items():
+            assert factors.b.abs().max() > 0.0
+            assert factors.scale == sent[name].scale
+
+
+def test_payloads_round_trip_bit_for_bit(jobs: list[Job]):
+    assert to_bytes(factors_payload(read(jobs[0].payload))) == jobs[0].payload
+
+
+def test_a_client_does_not_depend_on_who_trained_before_it(setup: Setup, jobs: list[Job]):
+    forwards = exchange(setup, jobs)
+    backwards = exchange(setup, jobs[::-1])[::-1]
+    for one, other in zip(forwards, backwards, strict=True):
+        assert isinstance(one, Reply)
+        assert isinstance(other, Reply)
+        assert one.payload == other.payload
+        assert one.loss == other.loss
+
+
+def test_a_client_that_diverges_fails_alone(setup: Setup, jobs: list[Job]):
+    wild = replace(jobs[1], recipe=replace(jobs[1].recipe, learning_rate=1e30, clip_norm=None))
+    outcomes = exchange(setup, [jobs[0], wild, *jobs[2:]])
+    assert isinstance(outcomes[1], Failure)
+    assert outcomes[1].client == jobs[1].client
+    assert "became NaN or infinite at step" in outcomes[1].reason
+    wanted = exchange(setup, jobs)
+    for place in (0, 2, 3):
+        one, other = outcomes[place], wanted[place]
+        assert isinstance(one, Reply)
+        assert isinstance(other, Reply)
+        assert one.payload == other.payload
+
+
+def test_a_client_without_data_fails_alone(setup: Setup, jobs: list[Job]):
+    stranger = replace(jobs[1], client="who")
+    outcomes = exchange(setup, [jobs[0], stranger, *jobs[2:]], **{jobs[0].client: ()})
+    for outcome in outcomes[:2]:
+        assert isinstance(outcome, Failure)
+        assert "no training examples" in outcome.reason
+    assert [type(outcome) for outcome in outcomes[2:]] == [Reply, Reply]
+
+
+def test_a_client_out_of_memory_fails_alone(
+    setup: Setup, jobs: list[Job], monkeypatch: pytest.MonkeyPatch
+):
+    from flexlora.federation import transport
+
+    train = transport.train
+
+    def short(model, sent, data, *rest, **options):  # type: ignore[no-untyped-def]
+        if data is setup.train[jobs[0].client]:
+            raise torch.OutOfMemoryError("tried to allocate 3 GiB")
+        return train(model, sent, data, *rest, **options)
+
+    monkeypatch.setattr(transport, "train", short)
+    outcomes = exchange(setup, jobs)
+    assert outcomes[0] == Failure("1-0", jobs[0].client, "tried to allocate 3 GiB")
+    assert all(isinstance(outcome, Reply) for outcome in outcomes[1:])
+
+
+def test_an_adapter_for_another_model_is_a_failure(setup: Setup, jobs: list[Job]):
+    other = Adapter({"x.q_proj": Factors(torch.zeros(3, 1), torch.zeros(1, 3), 1.0)})
+    strange = replace(jobs[0], payload=to_bytes(factors_payload(other)))
+    outcomes = exchange(setup, [strange, jobs[1]])
+    assert isinstance(outcomes[0], Failure)
+    assert "x.q_proj" in outcomes[0].reason
+    assert isinstance(outcomes[1], Reply)

@@ -1,0 +1,105 @@
+"""The smallest federation there is: the embedded model, few and short examples, or no model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from flexlora.adapters import Adapter, Factors, LayerSpec, factors_payload, payload_adapter
+from flexlora.federation.config import Config
+from flexlora.federation.config_file import parse_config
+from flexlora.federation.jobs import Failure, Job, Reply
+from flexlora.formats.payloads import from_bytes, to_bytes
+from flexlora.rules import Rule, Spec
+
+LAYERS = (LayerSpec("x.q_proj", 6, 5), LayerSpec("x.up_proj", 4, 7))
+
+SMALL: dict[str, dict[str, Any]] = {
+    "model": {"name": "tiny", "targets": ["q_proj", "down_proj"]},
+    "data": {
+        "source": "embedded",
+        "train_tasks": 4,
+        "unseen_tasks": 2,
+        "examples_per_task": 6,
+        "unseen_examples_per_task": 1,
+        "max_tokens": 250,
+    },
+    "clients": {"mix": {"low": 0.5, "high": 0.5}, "types": {"low": 2, "high": 4}},
+    "training": {"learning_rate": 1e-2, "batch_size": 2, "max_steps": 2},
+    "federation": {"rounds": 3, "clients_per_round": 2, "patience": 0},
+    "evaluation": {"validation_examples": 2, "max_new_tokens": 2},
+    "run": {"threads": 1},
+}
+
+
+def small(**tables: Mapping[str, Any]) -> Config:
+    """The small config with these keys on top: `small(rule={"name": "fedit"})`."""
+    names = {**SMALL, **tables}
+    return parse_config({name: {**SMALL.get(name, {}), **tables.get(name, {})} for name in names})
+
+
+def write(config: Config, path: Path) -> Path:
+    path.write_text(config.to_toml())
+    return path
+
+
+def spec(*ranks: int) -> Spec:
+    return Spec.of(LAYERS, [{layer.name: rank for layer in LAYERS} for rank in ranks])
+
+
+def moved(adapter: Adapter, seed: int, size: float = 0.1) -> Adapter:
+    """What a client might have trained: both factors moved by noise."""
+    draw = torch.Generator().manual_seed(seed)
+    return Adapter(
+        {
+            name: Factors(
+                f.b + size * torch.randn(f.b.shape, generator=draw),
+                f.a + size * torch.randn(f.a.shape, generator=draw),
+                f.scale,
+            )
+            for name, f in adapter.items()
+        }
+    )
+
+
+def read(payload: bytes) -> Adapter:
+    return payload_adapter(from_bytes(payload, limit_bytes=len(payload)))
+
+
+def reply_to(job: Job, adapter: Adapter, /, **changes: Any) -> Reply:
+    given = {
+        "job": job.id,
+        "client": job.client,
+        "payload": to_bytes(factors_payload(adapter)),
+        "examples": 3,
+        "loss": 1.0,
+        "steps": 2,
+        "tokens": 20,
+        "seconds": 0.1,
+    }
+    return Reply(**{**given, **changes})
+
+
+class Noise:
+    """A transport without a model: every client returns what it was sent, moved by noise.
+
+    fails: clients that give a Failure instead; backwards: replies come in the reverse order.
+    """
+
+    def __init__(self, rule: Rule, fails: Sequence[str] = (), *, backwards: bool = False) -> None:
+        self.rule = rule
+        self.fails = fails
+        self.backwards = backwards
+        self.jobs: list[Job] = []
+
+    def exchange(self, jobs: Sequence[Job]) -> Iterator[Reply | Failure]:
+        self.jobs += jobs
+        for job in reversed(jobs) if self.backwards else jobs:
+            if job.client in self.fails:
+                yield Failure(job.id, job.client, "its disk is full")
+                continue
+            sent = read(job.payload)
+            yield reply_to(job, self.rule.encode(moved(sent, job.seed), sent))
