@@ -121,6 +121,7 @@ PUBLIC = [
     "load_config",
     "load_model",
     "load_peft",
+    "make_config",
     "make_rule",
     "prepare",
     "register",

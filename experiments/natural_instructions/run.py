@@ -35,6 +35,13 @@ ARMS = (
     ("flexlora", "uniform"),
     ("flexlora-increment", "uniform"),
 )
+COLUMNS = (
+    ("unseen", "rouge_l", 1),
+    ("unseen", "exact_match", 1),
+    ("unseen", "loss", 3),
+    ("own", "rouge_l", 1),
+    ("own", "loss", 3),
+)
 WORKERS = 2  # One thread each: with short batches two runs side by side beat one on two threads.
 
 
@@ -120,7 +127,8 @@ def collect(seeds: list[int]) -> None:
             name = arm_name(rule, mix, seed)
             result = json.loads((RUNS / name / "results.json").read_text())
             for row in result["rows"]:
-                row.pop("predictions", None)
+                for part in ("unseen", "own"):
+                    row[part].pop("predictions", None)
             runs[name] = result | {"mix": mix, "seed": seed}
     first = RUNS / arm_name(*ARMS[0], seeds[0])
     for name in ("environment.json", "data.json"):
@@ -137,15 +145,16 @@ def collect(seeds: list[int]) -> None:
 
 def table(runs: dict[str, dict], seeds: list[int]) -> str:
     lines = [
-        "| mix | arm | adapter | ROUGE-L ↑ | exact match % ↑ | response loss ↓ | MB up | MB down |",
-        "|---|---|---|---|---|---|---|---|",
+        "| mix | arm | adapter | ROUGE-L ↑ | exact % ↑ | loss ↓ | own ROUGE-L ↑ | own loss ↓ "
+        "| MB up | MB down |",
+        "|---|---|---|---|---|---|---|---|---|---|",
     ]
 
     def line(mix: str, arm: str, state: str, results: list[dict], *, cost: bool) -> str:
         rows = [next(r for r in x["rows"] if r["state"] == state) for x in results]
         scores = [
-            spread([row["mean"][key] for row in rows], digits)
-            for key, digits in (("rouge_l", 1), ("exact_match", 1), ("loss", 3))
+            spread([row[part]["mean"][key] for row in rows], digits)
+            for part, key, digits in COLUMNS
         ]
         costs = [
             f"{statistics.mean(x[key] for x in results) / 1e6:.1f}" if cost else ""

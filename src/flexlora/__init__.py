@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from flexlora.federation import Result as Result
     from flexlora.federation import load_adapter as load_adapter
     from flexlora.federation import load_config as load_config
+    from flexlora.federation import make_config as make_config
     from flexlora.federation import prepare as prepare
     from flexlora.federation import resume as resume
     from flexlora.federation import run as run
@@ -42,6 +43,7 @@ _HOMES = {
         "Result",
         "load_adapter",
         "load_config",
+        "make_config",
         "prepare",
         "resume",
         "run",
@@ -69,6 +71,7 @@ __all__ = [
     "load_config",
     "load_model",
     "load_peft",
+    "make_config",
     "make_rule",
     "prepare",
     "register",

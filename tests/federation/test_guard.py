@@ -119,8 +119,8 @@ BAD = [
 
 
 @pytest.mark.parametrize("prunes", [False, True])
-@pytest.mark.parametrize(("what", "payload", "message"), BAD, ids=[what for what, _, _ in BAD])
-def test_what_was_not_asked_for_is_refused(what: str, payload: bytes, message: str, prunes: bool):
+@pytest.mark.parametrize(("payload", "message"), [c[1:] for c in BAD], ids=[c[0] for c in BAD])
+def test_what_was_not_asked_for_is_refused(payload: bytes, message: str, prunes: bool):
     with as_in_production(), pytest.raises(AdapterError, match=message) as caught:
         guard.checked(reply(payload), SENT, prunes=prunes)
     assert "\n" not in str(caught.value)
@@ -144,7 +144,7 @@ def test_what_is_too_large_is_not_even_parsed(monkeypatch: pytest.MonkeyPatch):
 
 @pytest.mark.parametrize("loss", [math.nan, math.inf, -math.inf])
 def test_a_loss_that_is_not_finite_is_refused(loss: float):
-    with pytest.raises(AdapterError, match="reports loss .*inf|reports loss nan"):
+    with pytest.raises(AdapterError, match=r"reports loss (nan|-?inf) over 3 examples"):
         guard.checked(reply(WHOLE, loss=loss), SENT, prunes=False)
 
 

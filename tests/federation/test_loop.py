@@ -60,7 +60,7 @@ def federation(
     streams = Streams(seed)
     given = iter(values or [-float(i) for i in range(100)])
 
-    def validate(state: State) -> tuple[float, Record]:
+    def validate(_: State) -> tuple[float, Record]:
         value = next(given)
         return value, {"loss": value}
 
@@ -226,9 +226,9 @@ def test_without_delta_bytes_down_are_the_payloads(tmp_path: Path, name: str):
 
 @pytest.mark.parametrize("name", ["flexlora-increment", "flora"])
 def test_delta_counts_and_costs_less_for_a_client_that_is_up_to_date(tmp_path: Path, name: str):
-    # Many more directions learned than one step brings: the patch is smaller than all of Δ.
-    ranks = {"a": 1, "b": 1, "c": 1, "d": 1, "e": 1}
-    made = federation(tmp_path / "r", name, ranks=ranks, rounds=9, clients=1, evaluate_every=0)
+    # One wide client and two narrow ones, whose steps are smaller than all of Δ.
+    ranks = {"a": 4, "b": 1, "c": 1}
+    made = federation(tmp_path / "r", name, ranks=ranks, rounds=12, clients=1, evaluate_every=0)
     play(made)
     held: dict[str, int] = {}
     cheaper = 0
@@ -285,10 +285,7 @@ def test_a_pruned_rank_stays_pruned(tmp_path: Path):
                 factor = 0.5 if job.round > 1 else 1.0
                 grown = 1.0 if job.round == 1 else 0.0
                 trained = Adapter(
-                    {
-                        name: Factors(f.b * factor + grown, f.a, f.scale)
-                        for name, f in sent.items()
-                    }
+                    {name: Factors(f.b * factor + grown, f.a, f.scale) for name, f in sent.items()}
                 )
                 yield reply_to(job, self.rule.encode(trained, sent))
 

@@ -28,7 +28,7 @@ class LayerSpec:
 
     @property
     def kind(self) -> str:
-        """"attention", "mlp" or "other", by the layer's path in the model."""
+        """ "attention", "mlp" or "other", by the layer's path in the model."""
         path = self.name.lower()
         if "attn" in path or "attention" in path:
             return "attention"

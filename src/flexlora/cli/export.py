@@ -19,14 +19,10 @@ def export(
 ) -> None:
     """Write a PEFT adapter; it loads with PeftModel.from_pretrained."""
     from flexlora.cli.tables import say
-    from flexlora.errors import InputError
     from flexlora.federation import load_adapter
     from flexlora.formats.peft import save_peft
-    from flexlora.models import model_source
 
-    if rank != "full" and not re.fullmatch(r"-?[0-9]+", rank):
-        raise InputError(f"--rank is '{rank}'; give a whole number of 1 or more, or 'full'")
     kept = int(round_) if re.fullmatch(r"[0-9]+", round_) else round_
     adapter = load_adapter(folder, rank, kept)
-    save_peft(adapter, out, base_model=model_source(adapter.base))
+    save_peft(adapter, out)
     say(f"{adapter!r} written to {out}")

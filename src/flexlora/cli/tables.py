@@ -43,24 +43,21 @@ def describe(setup: Setup) -> None:
 
 
 def results_table(results: Sequence[Result]) -> None:
-    """Scores on unseen clients, the base model first, then every rule's states.
-
-    Nothing for runs that were not scored.
-    """
-    results = [result for result in results if result.rows]
-    if not results:
+    """Scores on unseen clients and on the clients' own test parts; the base model first."""
+    if not results[0].rows:
+        say("unseen clients were not scored (evaluation.unseen is false)")
         return
-    table = Table(title="unseen clients", title_justify="left")
-    for column in ("rule", "adapter"):
-        table.add_column(column)
-    for column in ("ROUGE-L ↑", "exact % ↑", "loss ↓", "MB up", "MB down", "seconds"):
+    table = Table(title="unseen clients, and the clients' own test examples", title_justify="left")
+    table.add_column("rule", no_wrap=True)
+    table.add_column("adapter")
+    for column in ("ROUGE-L ↑", "exact ↑", "loss ↓", "own ROUGE-L ↑", "own loss ↓"):
+        table.add_column(column, justify="right")
+    for column in ("MB up", "MB down", "seconds"):
         table.add_column(column, justify="right")
     table.add_row("base model", "none", *_scores(results[0].row("base")), "", "", "")
     for result in results:
         table.add_section()
-        for row in result.rows:
-            if row.state == "base":
-                continue
+        for row in result.rows[1:]:
             first = row.state == "full"
             cost = (
                 megabytes(result.bytes_up),
@@ -73,7 +70,7 @@ def results_table(results: Sequence[Result]) -> None:
                 *_scores(row),
                 *(cost if first else ("", "", "")),
             )
-    Console(width=None if Console().is_terminal else 120).print(table)
+    Console(width=None if Console().is_terminal else 132).print(table)
 
 
 def scores_table(scores: Scores) -> None:
@@ -90,7 +87,8 @@ def scores_table(scores: Scores) -> None:
 
 
 def _scores(row: Row) -> tuple[str, ...]:
-    return _mean(row.scores.mean())[2:]
+    own = ("–", "", "–") if row.own is None else _mean(row.own.mean())[2:]
+    return (*_mean(row.unseen.mean())[2:], own[0], own[2])
 
 
 def _mean(mean: MeanScore) -> tuple[str, ...]:

@@ -170,11 +170,15 @@ class EvaluationConfig(Table):
     validation_examples: Positive = Field(
         default=200, description="examples of the clients' validation parts scored, at most"
     )
+    own_examples: Natural = Field(
+        default=200,
+        description="examples of the clients' own test parts scored at the end, at most",
+    )
     metric: Literal["rouge_l", "loss"] = Field(
         default="loss", description="validation score that decides the best round"
     )
     unseen: bool = Field(
-        default=True, description="score the unseen clients at the end; false while tuning"
+        default=True, description="score unseen clients and test parts at the end; false to tune"
     )
     types_at_end: bool = Field(
         default=True, description="also score each client type's adapter at the end"

@@ -69,6 +69,14 @@ def override(document: Mapping[str, Any], overrides: Sequence[str]) -> dict[str,
     return changed
 
 
+def make_config(**tables: Mapping[str, Any]) -> Config:
+    """A config from its tables as keywords: `make_config(rule={"name": "flora"}, …)`.
+
+    What is left out has the value of `Config()`. Raises ConfigError as `load_config` does.
+    """
+    return parse_config(tables)
+
+
 def parse_config(document: Mapping[str, Any]) -> Config:
     """A config from its tables, as `Config.document` gives them. Raises ConfigError."""
     known = Config.model_fields

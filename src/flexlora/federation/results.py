@@ -12,18 +12,25 @@ from flexlora.evaluation import Scores
 
 @dataclass(frozen=True)
 class Row:
-    """Scores of one state on the unseen clients.
+    """Scores of one state: on the unseen clients, and on the training clients' own test parts.
 
     state: "base", "full" (all that was learned), or a client type's name; ranks: its ranks in
-    words.
+    words. own is None where the config asks for none.
     """
 
     state: str
     ranks: str
-    scores: Scores
+    unseen: Scores
+    own: Scores | None
 
     def to_json(self) -> dict[str, Any]:
-        return {"state": self.state, "ranks": self.ranks, **self.scores.to_json()}
+        own = None if self.own is None else self.own.to_json()
+        return {
+            "state": self.state,
+            "ranks": self.ranks,
+            "unseen": self.unseen.to_json(),
+            "own": own,
+        }
 
 
 @dataclass(frozen=True)

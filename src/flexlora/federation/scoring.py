@@ -27,7 +27,9 @@ def score_model(config: Config, adapter: Adapter | Path | str | None = None) -> 
     model = AdaptedModel(base, config.model.targets) if adapter is None else _with(base, adapter)
     require_context(config, model)
     streams = Streams(config.federation.seed)
-    tasks = read_corpus(config, streams).unseen
+    # Training tasks are not scored: one is read, the least that every source takes.
+    data = config.data.model_copy(update={"train_tasks": 1})
+    tasks = read_corpus(config.model_copy(update={"data": data}), streams).unseen
     clients = as_clients(tasks, seed=streams.derive("split"), unseen=True)
     return evaluate(
         model, eval_clients(model, clients, "test", config), eval_settings(config, generate=True)

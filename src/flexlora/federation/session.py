@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from flexlora.adapters import Adapter, Ranks
-from flexlora.errors import ConfigError, RunError
+from flexlora.errors import ConfigError, RankError, RunError
 from flexlora.federation.checkpoint import unpack
 from flexlora.federation.config import Config
 from flexlora.federation.jobs import Failure, Reply
@@ -19,6 +19,7 @@ from flexlora.federation.setup import Setup, prepare
 from flexlora.federation.store import ClientStore
 from flexlora.federation.streams import Streams
 from flexlora.federation.transport import InProcess
+from flexlora.models import model_source
 from flexlora.rules import Rule, State, make_rule
 
 
@@ -84,8 +85,15 @@ def load_adapter(folder: Path | str, rank: int | str, round: int | str = "best")
         learned = rule.learned(state)
         ranks = {name: max(1, min(matrix.width, *matrix.shape)) for name, matrix in learned.items()}
     else:
-        ranks = Ranks.of(int(rank)).resolve(state.spec.layers)
-    return Adapter(dict(rule.readout(state, ranks)), base=opened.config.model.name)
+        ranks = Ranks.of(_whole(rank)).resolve(state.spec.layers)
+    return Adapter(dict(rule.readout(state, ranks)), base=model_source(opened.config.model.name))
+
+
+def _whole(rank: int | str) -> int:
+    try:
+        return int(rank)
+    except ValueError as error:
+        raise RankError(f"rank '{rank}' is no whole number; give 1 or more, or 'full'") from error
 
 
 def load_state(opened: Run, round: int | str = "best") -> State:
@@ -149,14 +157,14 @@ def _score(
     state = load_state(opened, best) if best else federation.state
     if not setup.config.evaluation.unseen:
         return Result.of(opened.folder, rule.name, state.round, [], opened.read_metrics())
-    rows = [Row("base", "", setup.score_base())]
+    rows = [Row("base", "", *setup.score_base())]
     observer.scoring("full")
-    rows.append(Row("full", "full", setup.score(rule.learned(state))))
+    rows.append(Row("full", "full", *setup.score(rule.learned(state))))
     if setup.config.evaluation.types_at_end and rule.traits.mixed_ranks:
         for name, ranks in setup.ranks.items():
             observer.scoring(name)
             update = {n: f.product() for n, f in rule.readout(state, ranks).items()}
-            rows.append(Row(name, str(setup.mix.types[name]), setup.score(update)))
+            rows.append(Row(name, str(setup.mix.types[name]), *setup.score(update)))
     return Result.of(opened.folder, rule.name, state.round, rows, opened.read_metrics())
 
 

@@ -9,7 +9,7 @@ from typing import Any, Literal
 import torch
 
 from flexlora.allocation import Mix, draw
-from flexlora.errors import ConfigError, DataError
+from flexlora.errors import ConfigError, DataError, ModelError
 from flexlora.evaluation import EvalClient, EvalSettings, Scores, evaluate
 from flexlora.federation.config import Config
 from flexlora.federation.sampling import clients_per_round
@@ -31,6 +31,7 @@ HOSTS: Mapping[str, Literal["adamw", "sgd"]] = {"fedavg": "sgd", "fedit": "adamw
 class Setup:
     """Model, clients with their data and ranks, unseen clients. Shared by arms that compare rules.
 
+    validation, own: samples of the clients' validation and test parts.
     types: client → type name; ranks: type name → (layer → rank).
     """
 
@@ -39,11 +40,12 @@ class Setup:
     corpus: Corpus
     train: Mapping[str, Sequence[Encoded]]
     validation: tuple[EvalClient, ...]
+    own: tuple[EvalClient, ...]
     unseen: tuple[EvalClient, ...]
     types: Mapping[str, str]
     mix: Mix
     ranks: Mapping[str, Mapping[str, int]]
-    _scored: dict[str, Scores] = field(default_factory=dict)
+    _scored: dict[str, tuple[Scores, Scores | None]] = field(default_factory=dict)
 
     @property
     def spec(self) -> Spec:
@@ -73,13 +75,15 @@ class Setup:
             eval_settings(self.config, generate=self.config.evaluation.metric == "rouge_l"),
         )
 
-    def score(self, update: Mapping[str, LowRank]) -> Scores:
-        """Score W₀ + update on the unseen clients, with generation."""
+    def score(self, update: Mapping[str, LowRank]) -> tuple[Scores, Scores | None]:
+        """Score W₀ + update, with generation: on the unseen clients, and on the own test parts."""
         self.model.set_delta(update)
-        return evaluate(self.model, self.unseen, eval_settings(self.config, generate=True))
+        settings = eval_settings(self.config, generate=True)
+        own = evaluate(self.model, self.own, settings) if self.own else None
+        return evaluate(self.model, self.unseen, settings), own
 
-    def score_base(self) -> Scores:
-        """Score the pristine base on the unseen clients (once per setup)."""
+    def score_base(self) -> tuple[Scores, Scores | None]:
+        """Score the pristine base (once per setup)."""
         if "base" not in self._scored:
             self._scored["base"] = self.score({})
         return self._scored["base"]
@@ -94,6 +98,7 @@ class Setup:
             "training_examples": sum(len(part) for part in self.train.values()),
             "training_examples_truncated": cut,
             "validation_examples": sum(len(c.examples) for c in self.validation),
+            "own_test_examples": sum(len(c.examples) for c in self.own),
             "unseen_clients": len(self.unseen),
             "unseen_examples": sum(len(c.examples) for c in self.unseen),
             "unseen_examples_truncated": sum(e.truncated for c in self.unseen for e in c.examples),
@@ -111,6 +116,11 @@ def prepare(config: Config, threads: int | None = None) -> Setup:
     streams = Streams(config.federation.seed)
     corpus = read_corpus(config, streams)
     model = AdaptedModel(load_model(config.model.name, config.model.dtype), config.model.targets)
+    if not model.layers:
+        raise ModelError(
+            f"model {config.model.name} has no linear layers but its output head; give a "
+            "transformer with nn.Linear layers"
+        )
     require_context(config, model)
     clients = as_clients(corpus.train, seed=streams.derive("split"))
     unseen = as_clients(corpus.unseen, seed=streams.derive("split"), unseen=True)
@@ -130,6 +140,11 @@ def prepare(config: Config, threads: int | None = None) -> Setup:
         corpus=corpus,
         train=train,
         validation=validation,
+        own=_some(
+            eval_clients(model, clients, "test", config),
+            config.evaluation.own_examples,
+            streams.generator("own"),
+        ),
         unseen=tested,
         types=types,
         mix=mix,

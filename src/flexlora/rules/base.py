@@ -158,9 +158,7 @@ class Rule(abc.ABC):
         """All that the federation has learned for this layer: the server's full update."""
 
     @abc.abstractmethod
-    def readout_layer(
-        self, spec: Spec, layer: LayerSpec, state: LayerState, rank: int
-    ) -> Factors:
+    def readout_layer(self, spec: Spec, layer: LayerSpec, state: LayerState, rank: int) -> Factors:
         """The adapter of exactly this rank that the rule hands out for use (not for training)."""
 
     def weigh(self, summaries: Sequence[Summary]) -> dict[str, float]:

@@ -46,8 +46,6 @@ class FedIT(Rule):
     def learned_layer(self, spec: Spec, layer: LayerSpec, state: LayerState) -> LowRank:
         return Factors(state["b"], state["a"], spec.scale(state["a"].shape[0])).product()
 
-    def readout_layer(
-        self, spec: Spec, layer: LayerSpec, state: LayerState, rank: int
-    ) -> Factors:
+    def readout_layer(self, spec: Spec, layer: LayerSpec, state: LayerState, rank: int) -> Factors:
         learned = self.learned_layer(spec, layer, state)
         return best_factors(learned, rank, spec.scale(rank))

@@ -48,7 +48,5 @@ class FlexLoRA(Rule):
     def learned_layer(self, spec: Spec, layer: LayerSpec, state: LayerState) -> LowRank:
         return spectrum_of(state).low_rank()
 
-    def readout_layer(
-        self, spec: Spec, layer: LayerSpec, state: LayerState, rank: int
-    ) -> Factors:
+    def readout_layer(self, spec: Spec, layer: LayerSpec, state: LayerState, rank: int) -> Factors:
         return factors_of(spectrum_of(state), rank, spec.scale(rank))

@@ -87,9 +87,7 @@ class HetLoRA(Rule):
     def learned_layer(self, spec: Spec, layer: LayerSpec, state: LayerState) -> LowRank:
         return self._factors(spec, state).product()
 
-    def readout_layer(
-        self, spec: Spec, layer: LayerSpec, state: LayerState, rank: int
-    ) -> Factors:
+    def readout_layer(self, spec: Spec, layer: LayerSpec, state: LayerState, rank: int) -> Factors:
         """The method's own cut (the first directions), not the best approximation."""
         whole = self._factors(spec, state)
         kept = whole.cut(rank)

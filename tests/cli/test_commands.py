@@ -1,0 +1,268 @@
+"""The commands: what they print, write and return."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from commands import Flexlora, assert_one_sentence, caller
+from flexlora.cli.main import app
+from flexlora.errors import RoundError
+from flexlora.federation import load_adapter, prepare, run
+from flexlora.federation.jobs import Failure
+from flexlora.federation.run import Run
+from flexlora.formats.peft import load_peft
+from small import small, write
+
+CONFIG = small(federation={"rounds": 2})
+PROCESS = [sys.executable, "-c", "from flexlora.cli.main import main; main()"]
+
+
+@pytest.fixture
+def flexlora(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Flexlora:
+    return caller(monkeypatch, capsys)
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    return write(CONFIG, tmp_path / "c.toml")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    made = prepare(CONFIG)
+    return run(CONFIG, tmp_path_factory.mktemp("runs") / "r", setup=made).folder
+
+
+def test_help_is_the_table_of_contents():
+    shown = CliRunner().invoke(app, ["--help"])
+    assert shown.exit_code == 0
+    for command in ("demo", "run", "resume", "export", "eval"):
+        assert command in shown.output
+        assert CliRunner().invoke(app, [command, "--help"]).exit_code == 0
+    assert "0 done, 1 the run failed, 2 the input was wrong" in " ".join(shown.output.split())
+
+
+def test_run_writes_a_run_and_ends_with_a_table_and_its_directory(
+    flexlora: Flexlora, config: Path, tmp_path: Path
+):
+    done = flexlora("run", config, "--out", tmp_path / "r", "--set", "federation.rounds=1")
+    assert (done.code, done.err) == (0, "")
+    assert "round 1/1, train loss" in done.out
+    assert "base model" in done.out
+    assert "all that was learned" in done.out
+    assert done.out.rstrip().endswith(f"run directory: {tmp_path / 'r'}")
+    opened = Run.open(tmp_path / "r")
+    assert opened.config == small(federation={"rounds": 1})
+    assert opened.read_results() is not None
+
+
+def test_run_numbers_its_directories(flexlora: Flexlora, config: Path, tmp_path: Path):
+    for _ in range(2):
+        out = f"run.out={str(tmp_path / 'runs')!r}"
+        tuning = ("--set", "evaluation.unseen=false", "--set", "federation.rounds=1")
+        done = flexlora("run", config, *tuning, "--set", out, "--set", "rule.name=fedit")
+        assert done.code == 0, done.err
+    assert sorted(path.name for path in (tmp_path / "runs").iterdir()) == ["fedit-1", "fedit-2"]
+
+
+def test_a_dry_run_checks_everything_and_writes_nothing(
+    flexlora: Flexlora, config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(tmp_path)
+    done = flexlora("run", config, "--dry-run", "--out", tmp_path / "r")
+    assert (done.code, done.err) == (0, "")
+    assert "4 clients" in done.out
+    assert "high" in done.out
+    assert [path.name for path in tmp_path.iterdir()] == ["c.toml"]
+    for setting, words in {
+        "rule.name=flexlorra": "did you mean 'flexlora'",
+        "rule.gamma=0.5": "not an option",
+        "federation.clients_per_round=99": "there are 4 clients",
+        "data.examples_per_task=1": "no validation examples",
+    }.items():
+        assert_one_sentence(flexlora("run", config, "--dry-run", "--set", setting), words)
+
+
+def test_export_writes_what_the_run_hands_out(flexlora: Flexlora, folder: Path, tmp_path: Path):
+    for rank in ("3", "full"):
+        done = flexlora("export", folder, "--rank", rank, "--out", tmp_path / rank)
+        assert (done.code, done.err) == (0, "")
+        assert str(tmp_path / rank) in done.out
+        assert load_peft(tmp_path / rank).ranks == load_adapter(folder, rank).ranks
+    last = Run.open(folder).checkpoints()[-1]
+    done = flexlora("export", folder, "--rank", 2, "--round", last, "--out", tmp_path / "last")
+    assert (done.code, done.err) == (0, "")
+    named = json.loads((tmp_path / "last" / "adapter_config.json").read_text())
+    assert (Path(named["base_model_name_or_path"]) / "config.json").is_file()
+
+
+def test_eval_prints_scores_by_category(flexlora: Flexlora, folder: Path, tmp_path: Path):
+    few = ("--tasks", 2, "--examples", 1, "--max-new-tokens", 2, "--max-tokens", 250)
+    base = flexlora("eval", "tiny", "--data", "embedded", *few)
+    assert (base.code, base.err) == (0, "")
+    assert "unseen clients by category" in base.out
+    flexlora("export", folder, "--rank", 3, "--out", tmp_path / "a")
+    adapted = flexlora("eval", "tiny", "--data", "embedded", "--adapter", tmp_path / "a", *few)
+    assert (adapted.code, adapted.err) == (0, "")
+    assert adapted.out != base.out
+
+
+@pytest.mark.parametrize("option", ["--tasks", "--examples"])
+def test_eval_takes_zero_for_a_mistake(flexlora: Flexlora, option: str):
+    done = flexlora("eval", "tiny", "--data", "embedded", option, 0)
+    assert_one_sentence(done, "is 0, expected 1 or more")
+
+
+def test_resume_of_a_finished_run(flexlora: Flexlora, folder: Path):
+    done = flexlora("resume", folder)
+    assert (done.code, done.err) == (0, "")
+    assert f"run directory: {folder}" in done.out
+
+
+def test_demo_compares_its_rules(flexlora: Flexlora, tmp_path: Path):
+    table = {
+        "model.targets": ["q_proj"],
+        "data.train_tasks": 4,
+        "data.unseen_tasks": 1,
+        "data.examples_per_task": 6,
+        "data.unseen_examples_per_task": 1,
+        "training.max_steps": 1,
+        "federation.rounds": 1,
+        "federation.clients_per_round": 2,
+        "evaluation.max_new_tokens": 1,
+        "evaluation.own_examples": 2,
+        "clients.mix": "normal",
+        "clients.scale": 0.125,
+    }
+    settings = [part for key, value in table.items() for part in ("--set", f"{key}={value}")]
+    out = tmp_path / 'it\'s "mine" \\ ü'
+    done = flexlora("demo", "--out", out, *settings)
+    assert (done.code, done.err) == (0, "")
+    assert sorted(path.name for path in out.iterdir()) == [
+        "fedit-1",
+        "flexlora-1",
+        "flexlora-increment-1",
+    ]
+    assert done.out.count("run directory:") == 3
+    bases = {json.dumps((Run.open(path).read_results() or {})["rows"][0]) for path in out.iterdir()}
+    assert len(bases) == 1
+
+
+def test_a_terminal_gets_bars(monkeypatch: pytest.MonkeyPatch):
+    from rich.console import Console
+
+    from flexlora.cli import progress
+
+    screen = io.StringIO()
+    wide = {"file": screen, "force_terminal": True, "width": 120}
+    monkeypatch.setattr(progress, "Console", lambda: Console(**wide))
+    record = {"round": 2, "train_loss": 1.25, "failures": 1, "validation": {"loss": 0.5}}
+    with progress.observer("flexlora", 4) as watching:
+        watching.round_started(2, 3)
+        watching.replied(Failure("2-0", "a", "its disk is full"))
+        watching.round_ended(record)
+        watching.scoring("full")
+    shown = screen.getvalue()
+    assert "client a left out: its disk is full" in shown
+    assert "2/4" in shown
+    assert "train loss 1.250, validation 0.500, 1 failed" in shown
+    assert "full, unseen clients" in shown
+
+
+def test_usage_errors_are_wrong_input(flexlora: Flexlora, tmp_path: Path):
+    for arguments in (("ruin",), ("run",), ("run", "c.toml", "--sett", "x"), ("export", tmp_path)):
+        done = flexlora(*arguments)
+        assert done.code == 2
+        assert "Traceback" not in done.err
+
+
+def test_a_run_that_fails_is_code_1(
+    flexlora: Flexlora, config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Every client diverges: the run has begun, so its directory stays, with the reasons."""
+    settings = ("--set", "training.learning_rate=1e30", "--set", "training.clip_norm=0")
+    done = flexlora("run", config, "--out", tmp_path / "r", *settings)
+    assert done.code == 1
+    assert done.err.startswith("flexlora: round 1: none of 2 clients gave a usable reply")
+    assert "lower learning_rate" in done.err
+    assert done.err.count("\n") == 1
+    assert len(Run.open(tmp_path / "r").read_events()) == 2
+
+    def broken(*_: object) -> None:
+        raise ZeroDivisionError("by\nzero" + "!" * 1000)
+
+    monkeypatch.setattr("flexlora.federation.prepare", broken)
+    done = flexlora("run", config, "--out", tmp_path / "s")
+    assert done.code == 1
+    assert done.err.startswith("flexlora: unexpected ZeroDivisionError: by zero!!!")
+    assert "flexlora --debug" in done.err
+    assert done.err.count("\n") == 1
+    assert len(done.err) < 500
+
+
+def test_debug_adds_the_traceback_and_keeps_the_code(
+    flexlora: Flexlora, config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    done = flexlora("--debug", "run", tmp_path / "none.toml")
+    assert done.code == 2
+    first, *rest = done.err.splitlines()
+    assert first == f"flexlora: config {tmp_path / 'none.toml'} does not exist; check the path"
+    assert "Traceback (most recent call last):" in rest
+    assert_one_sentence(flexlora("run", tmp_path / "none.toml"), "does not exist")
+
+    def failing(*_: object) -> None:
+        raise RoundError("round 1: no")
+
+    monkeypatch.setattr("flexlora.federation.prepare", failing)
+    done = flexlora("--debug", "run", config)
+    assert done.code == 1
+    assert "RoundError: round 1: no" in done.err
+
+
+def environment() -> dict[str, str]:
+    return {**os.environ, "OMP_NUM_THREADS": "1"}
+
+
+def test_a_real_process_ends_with_code_and_sentence(tmp_path: Path):
+    wrong = write(CONFIG, tmp_path / "c.toml")
+    wrong.write_text(wrong.read_text().replace("[training]", "[trainign]"))
+    done = subprocess.run(
+        [*PROCESS, "run", "c.toml", "--out", "r"], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert done.returncode == 2
+    assert done.stderr == "flexlora: config table [trainign] is unknown; did you mean 'training'?\n"
+    assert done.stdout == ""
+    assert [path.name for path in tmp_path.iterdir()] == ["c.toml"]
+
+
+def test_ctrl_c_says_how_to_go_on(tmp_path: Path):
+    write(small(federation={"rounds": 100_000}), tmp_path / "c.toml")
+    with subprocess.Popen(
+        [*PROCESS, "run", "c.toml", "--out", "r"],
+        cwd=tmp_path,
+        env=environment(),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        end = time.monotonic() + 120
+        log = tmp_path / "r" / "metrics.jsonl"
+        while not (log.is_file() and log.read_text().count("\n") > 1):
+            assert time.monotonic() < end
+            assert process.poll() is None
+            time.sleep(0.01)
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert said == "flexlora: stopped; a run goes on with: flexlora resume RUN\n"
+    assert Run.open(tmp_path / "r").checkpoints() != []

@@ -1,0 +1,385 @@
+"""A whole run: the same bits twice, the same bits after any stop, and what it hands out."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from flexlora.errors import ConfigError, DataError, RankError, RunError
+from flexlora.federation import (
+    Result,
+    Setup,
+    load_adapter,
+    prepare,
+    resume,
+    run,
+    score_model,
+)
+from flexlora.federation.run import Run
+from flexlora.federation.session import load_state
+from flexlora.formats.peft import load_peft, save_peft
+from flexlora.models import AdaptedModel, load_model, model_source
+from flexlora.rules import RULES, make_rule
+from reference import assert_close, dense, product
+from small import small, write
+
+RULE = "flexlora-increment"
+CONFIG = small(rule={"name": RULE})
+
+
+@pytest.fixture(scope="module")
+def setup() -> Setup:
+    return prepare(CONFIG)
+
+
+@pytest.fixture(scope="module")
+def folder(setup: Setup, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An unbroken run."""
+    return run(CONFIG, tmp_path_factory.mktemp("runs") / "whole", setup=setup).folder
+
+
+def timeless(value: Any) -> Any:
+    """The same without seconds."""
+    if isinstance(value, dict):
+        return {key: timeless(item) for key, item in value.items() if key != "seconds"}
+    return [timeless(item) for item in value] if isinstance(value, list) else value
+
+
+def assert_same_run(one: Path, other: Path) -> None:
+    ours, theirs = Run.open(one), Run.open(other)
+    assert ours.checkpoints() == theirs.checkpoints()
+    for round in ours.checkpoints():
+        (tensors, meta), (wanted, wanted_meta) = (
+            opened.load_checkpoint(round) or pytest.fail("no checkpoint")
+            for opened in (ours, theirs)
+        )
+        assert meta == wanted_meta
+        assert tensors.keys() == wanted.keys()
+        for path in wanted:
+            assert tensors[path].dtype == wanted[path].dtype
+            assert torch.equal(tensors[path], wanted[path]), path
+    assert timeless(ours.read_metrics()) == timeless(theirs.read_metrics())
+    assert ours.read_events() == theirs.read_events()
+    assert ours.read_results() is not None
+    assert timeless(ours.read_results()) == timeless(theirs.read_results())
+    assert not ours.spool.exists()
+
+
+# --- one config, one result ----------------------------------------------------------------------
+
+
+def test_two_runs_of_one_config_are_identical(folder: Path, tmp_path: Path):
+    """Not even the model and the data are shared."""
+    assert_same_run(run(CONFIG, tmp_path / "again").folder, folder)
+
+
+@pytest.mark.parametrize("name", sorted(RULES))
+def test_every_rule_learns_on_a_setup_that_others_used(setup: Setup, tmp_path: Path, name: str):
+    config = small(rule={"name": name})
+    result = run(config, tmp_path / "r", setup=setup)
+    states = ["base", "full"] + (["high", "low"] if name != "fedit" else [])
+    assert [row.state for row in result.rows] == states
+    assert (result.rounds, result.rule) == (3, name)
+    records = Run.open(result.folder).read_metrics()
+    assert result.bytes_up == sum(record["bytes_up"] for record in records) > 0
+    assert result.bytes_down == sum(record["bytes_down"] for record in records) > 0
+    losses = [record["validation"]["loss"] for record in records]
+    assert min(losses) < setup.validate({}).mean().loss
+    assert result.row("full").unseen.mean().loss != result.row("base").unseen.mean().loss
+    with pytest.raises(KeyError):
+        result.row("medium")
+
+
+def test_the_base_row_is_the_pristine_model(folder: Path):
+    rows = Run.open(folder).read_results() or {}
+    base = next(row for row in rows["rows"] if row["state"] == "base")
+    assert base["unseen"]["mean"] == score_model(CONFIG).mean().to_json()
+
+
+def test_a_setup_of_another_setting_is_refused(setup: Setup, tmp_path: Path):
+    for name, table in {
+        "training": {"learning_rate": 0.5},
+        "federation": {"seed": 1},
+        "data": {"examples_per_task": 7},
+    }.items():
+        with pytest.raises(ConfigError, match=rf"\[{name}\] of the config differs .* prepare"):
+            run(small(**{name: table}), tmp_path / "r", setup=setup)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_nothing_scored_where_unseen_clients_are_kept_for_later(setup: Setup, tmp_path: Path):
+    config = small(evaluation={"unseen": False})
+    result = run(config, tmp_path / "r", setup=replace(setup, config=config))
+    assert result.rows == ()
+    assert result.rounds == 3
+
+
+# --- what is found out before anything is written ------------------------------------------------
+
+TOO_LITTLE: list[tuple[dict[str, Any], type[Exception], str]] = [
+    ({"data": {"examples_per_task": 1}}, DataError, "no validation examples, but evaluation.every"),
+    (
+        {"data": {"max_tokens": 8, "skip_too_long": True}},
+        DataError,
+        "training clients of source embedded hold no example that fits 8 tokens",
+    ),
+    ({"federation": {"clients_per_round": 5}}, ConfigError, "is 5 but there are 4 clients"),
+    ({"data": {"max_tokens": 513}}, ConfigError, "max_tokens is 513 but tiny has a context of 512"),
+    ({"clients": {"types": {"low": 2, "high": 129}}}, RankError, "above min"),
+    ({"rule": {"name": "flexlorra"}}, ConfigError, "did you mean 'flexlora'"),
+]
+
+
+@pytest.mark.parametrize(("tables", "kind", "message"), TOO_LITTLE, ids=lambda x: str(x)[:40])
+def test_what_cannot_run_is_said_before_anything_is_written(
+    tmp_path: Path, tables: dict[str, Any], kind: type[Exception], message: str
+):
+    with pytest.raises(kind, match=message):
+        run(small(**tables), tmp_path / "r")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_without_validation_few_examples_are_enough():
+    made = prepare(small(data={"examples_per_task": 1}, evaluation={"every": 0}))
+    assert made.validation == ()
+
+
+# --- resume --------------------------------------------------------------------------------------
+
+# Runs the command line in a process that kills itself, at the given moment, as a machine would.
+KILLED = """
+import importlib, os, signal, sys
+
+main, collector, loop, run, setup, transport = (
+    importlib.import_module("flexlora." + name)
+    for name in ("cli.main", *("federation." + x for x in (
+        "collector", "loop", "run", "setup", "transport"
+    )))
+)
+
+def die(*_, **__):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+def on_call(owner, name, count, after):
+    original = getattr(owner, name)
+    calls = []
+    def wrapped(*args, **options):
+        calls.append(1)
+        if len(calls) == count and not after:
+            die()
+        result = original(*args, **options)
+        if len(calls) == count:
+            die()
+        return result
+    setattr(owner, name, wrapped)
+
+moment = sys.argv.pop(1)
+on_call(*{
+    "before the first round": (loop.Federation, "_send", 1, False),
+    "after a client of round 2": (transport.InProcess, "_work", 3, True),
+    "while combining round 2": (collector.Plain, "contributions", 10, True),
+    "right after the line of round 2": (run.Run, "append_metrics", 2, True),
+    "before round 2 gets its name": (run, "save_tensors", 2, True),
+    "before round 1 is removed": (run.Run, "checkpoints", 3, False),
+    "while scoring": (setup.Setup, "score", 2, True),
+    "before the results": (run.Run, "write_results", 1, False),
+}[moment])
+main.main()
+"""
+MOMENTS = {
+    "before the first round": 0,
+    "after a client of round 2": 1,
+    "right after the line of round 2": 1,
+    "before round 2 gets its name": 1,
+    "before round 1 is removed": 2,
+    "while scoring": 3,
+}
+
+
+def environment() -> dict[str, str]:
+    return {**os.environ, "OMP_NUM_THREADS": "1"}
+
+
+@pytest.mark.parametrize("moment", MOMENTS)
+def test_resume_after_a_kill_ends_at_the_same_bits(folder: Path, tmp_path: Path, moment: str):
+    config = write(CONFIG, tmp_path / "c.toml")
+    command = [sys.executable, "-c", KILLED, moment, "run", str(config), "--out"]
+    killed = subprocess.run([*command, str(tmp_path / "r")], env=environment(), capture_output=True)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()
+    stopped = Run.open(tmp_path / "r")
+    assert stopped.read_results() is None
+    assert max(stopped.checkpoints(), default=0) == MOMENTS[moment]
+    result = resume(tmp_path / "r")
+    assert_same_run(tmp_path / "r", folder)
+    assert result.folder == tmp_path / "r"
+    hidden = [path.name for path in tmp_path.rglob("*.tmp")]
+    assert hidden == []
+
+
+def test_resume_after_a_blind_kill_by_the_command_line(folder: Path, tmp_path: Path):
+    """Killed from outside in the middle of a round, resumed by another process."""
+    config = write(CONFIG, tmp_path / "c.toml")
+    flexlora = [sys.executable, "-c", "from flexlora.cli.main import main; main()"]
+    command = [*flexlora, "run", str(config), "--out", str(tmp_path / "r")]
+    with subprocess.Popen(command, env=environment(), stdout=subprocess.DEVNULL) as process:
+        end = time.monotonic() + 120
+        while not list((tmp_path / "r" / "spool").glob("*.safetensors")):
+            assert time.monotonic() < end, "the run never came to a round"
+            assert process.poll() is None, "the run ended before it could be killed"
+            time.sleep(0.001)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    assert Run.open(tmp_path / "r").read_results() is None
+    done = subprocess.run(
+        [*flexlora, "resume", str(tmp_path / "r")],
+        env=environment(),
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "run directory" in done.stdout
+    assert_same_run(tmp_path / "r", folder)
+
+
+def copy(folder: Path, target: Path) -> Path:
+    import shutil
+
+    return Path(shutil.copytree(folder, target))
+
+
+def test_resume_of_a_finished_run_changes_nothing(folder: Path, tmp_path: Path):
+    again = copy(folder, tmp_path / "r")
+    before = (again / "results.json").read_bytes()
+    result = resume(again)
+    assert_same_run(again, folder)
+    assert (again / "results.json").read_bytes() == before
+    assert [row.state for row in result.rows] == ["base", "full", "high", "low"]
+
+
+def test_resume_refuses_data_that_has_changed(folder: Path, tmp_path: Path):
+    again = copy(folder, tmp_path / "r")
+    data = json.loads((again / "data.json").read_text())
+    (again / "data.json").write_text(json.dumps({**data, "fingerprint": "f" * 64}))
+    with pytest.raises(RunError, match=r"the data of .* has changed since the run began"):
+        resume(again)
+    with pytest.raises(RunError, match=r"is no run: it has no config\.toml"):
+        resume(tmp_path)
+
+
+def test_a_run_in_use_is_not_resumed(folder: Path, tmp_path: Path):
+    pytest.importorskip("fcntl")
+    again = copy(folder, tmp_path / "r")
+    with Run.open(again).locked(), pytest.raises(RunError, match="in use by another process"):
+        resume(again)
+
+
+# --- what a run hands out ------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module", params=sorted(RULES))
+def of_rule(request: pytest.FixtureRequest, setup: Setup, tmp_path_factory: Any) -> Result:
+    config = small(rule={"name": request.param}, federation={"rounds": 1})
+    made = replace(setup, config=config)
+    return run(config, tmp_path_factory.mktemp("rule") / request.param, setup=made)
+
+
+def test_at_full_rank_nothing_is_lost(of_rule: Result):
+    opened = Run.open(of_rule.folder)
+    learned = make_rule(of_rule.rule).learned(load_state(opened))
+    adapter = load_adapter(of_rule.folder, "full")
+    assert set(adapter) == set(learned)
+    assert adapter.base == "tiny"
+    for name, factors in adapter.items():
+        assert_close(product(factors), dense(learned[name]), 1e-5)
+        assert float(product(factors).norm()) > 0.0
+
+
+def test_any_rank_is_handed_out_and_wrong_ones_are_said(of_rule: Result):
+    for rank in (1, 3, "3", 128):
+        assert set(load_adapter(of_rule.folder, rank).ranks.values()) == {int(rank)}
+    for rank in (0, -2):
+        with pytest.raises(RankError, match=f"rank {rank} .*below 1"):
+            load_adapter(of_rule.folder, rank)
+    with pytest.raises(RankError, match=r"rank 129 .* above min\(m, n\) = 128; lower"):
+        load_adapter(of_rule.folder, 129)
+    with pytest.raises(RankError, match=r"rank 'x' is no whole number; give 1 or more, or 'full'"):
+        load_adapter(of_rule.folder, "x")
+
+
+def test_rounds_that_are_kept_and_that_are_not(folder: Path, tmp_path: Path):
+    kept = Run.open(folder).checkpoints()
+    best = load_adapter(folder, 2, kept[0])
+    for round in ("best", "last"):
+        assert set(load_adapter(folder, 2, round)) == set(best)
+    with pytest.raises(RunError, match=r"no checkpoint of round 1; it keeps those of .*3"):
+        load_adapter(folder, 2, 1)
+    empty = Run.create(CONFIG, tmp_path / "r")
+    with pytest.raises(RunError, match="has no checkpoint yet; go on with"):
+        load_adapter(empty.folder, 2)
+
+
+def text_batch() -> dict[str, torch.Tensor]:
+    tokens = load_model("tiny").tokenizer(["Say: one, two, three.", "A list of words: a b c d"])
+    width = min(map(len, tokens["input_ids"]))
+    return {"input_ids": torch.tensor([row[:width] for row in tokens["input_ids"]])}
+
+
+@pytest.mark.parametrize("rank", [3, "full"])
+def test_the_export_computes_in_peft_what_our_model_computes(
+    folder: Path, tmp_path: Path, rank: int | str
+):
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
+    adapter = load_adapter(folder, rank)
+    save_peft(adapter, tmp_path / "a", base_model=model_source(adapter.base))
+    base = AutoModelForCausalLM.from_pretrained(model_source("tiny"), dtype=torch.float32)
+    peft = PeftModel.from_pretrained(base, tmp_path / "a").eval()
+    ours = AdaptedModel(load_model("tiny"), tuple(adapter))
+    batch = text_batch()
+    with torch.no_grad():
+        pristine = ours(**batch).logits
+        ours.set_delta({name: factors.product() for name, factors in adapter.items()})
+        wanted = peft(**batch).logits
+        got = ours(**batch).logits
+    assert (wanted - pristine).abs().max() > 1e-2, "the adapter changes nothing"
+    assert (got - wanted).abs().max() <= 1e-5 * wanted.abs().max()
+
+
+def test_the_export_reads_back_bit_for_bit(folder: Path, tmp_path: Path):
+    adapter = load_adapter(folder, 3)
+    save_peft(adapter, tmp_path / "a")
+    back = load_peft(tmp_path / "a")
+    assert (back.base, back.ranks) == (adapter.base, adapter.ranks)
+    for name, factors in adapter.items():
+        assert back[name].scale == factors.scale
+        assert torch.equal(back[name].a, factors.a)
+        assert torch.equal(back[name].b, factors.b)
+
+
+@pytest.mark.parametrize(("state", "rank"), [("low", 2), ("high", 4)])
+def test_scoring_the_export_gives_the_runs_own_row(
+    folder: Path, tmp_path: Path, state: str, rank: int
+):
+    results = Run.open(folder).read_results() or {}
+    row = next(row for row in results["rows"] if row["state"] == state)
+    adapter = load_adapter(folder, rank)
+    assert score_model(CONFIG, adapter).mean().to_json() == row["unseen"]["mean"]
+    save_peft(adapter, tmp_path / "a")
+    assert score_model(CONFIG, tmp_path / "a").to_json()["clients"] == row["unseen"]["clients"]
+
+
+def test_scoring_knows_the_models_context():
+    with pytest.raises(ConfigError, match="max_tokens is 600 but tiny has a context of 512"):
+        score_model(small(data={"max_tokens": 600}))
+    assert [client.examples for client in score_model(CONFIG).clients] == [1, 1]
