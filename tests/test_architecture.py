@@ -95,7 +95,9 @@ def test_help_loads_no_model_code() -> None:
         "heavy = {'torch', 'transformers', 'flwr', 'peft', 'numpy'} & set(sys.modules);"
         "assert not heavy, heavy"
     )
-    subprocess.run([sys.executable, "-c", script], check=True, env={"PYTHONPATH": str(SOURCE.parent)})
+    subprocess.run(
+        [sys.executable, "-c", script], check=True, env={"PYTHONPATH": str(SOURCE.parent)}
+    )
 
 
 def test_public_names_are_pinned() -> None:

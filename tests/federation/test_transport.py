@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from flexlora.adapters import Adapter, Factors, factors_payload
+from flexlora.adapters import Adapter, Delta, Factors, factors_payload
 from flexlora.federation import prepare
 from flexlora.federation.jobs import Failure, Job, Reply
 from flexlora.federation.setup import Setup
@@ -124,3 +124,22 @@ def test_an_adapter_for_another_model_is_a_failure(setup: Setup, jobs: list[Job]
     assert isinstance(outcomes[0], Failure)
     assert "x.q_proj" in outcomes[0].reason
     assert isinstance(outcomes[1], Reply)
+
+
+def test_what_delta_holds_already_is_not_counted_twice(setup: Setup, jobs: list[Job]):
+    """W₀ + Δ + trainable − origin is W₀ + trainable where Δ is what was sent."""
+    (trained,) = exchange(setup, jobs[:1])
+    assert isinstance(trained, Reply)
+    sent = read(trained.payload)
+    still = replace(jobs[0].recipe, learning_rate=1e-12, dropout=0.0)
+    plain = replace(jobs[0], payload=trained.payload, recipe=still)
+    held = Delta(1, {name: factors.product() for name, factors in sent.items()})
+    losses = [
+        reply.loss
+        for reply in exchange(
+            setup, [plain, replace(plain, delta=held, origin=True), replace(plain, delta=held)]
+        )
+        if isinstance(reply, Reply)
+    ]
+    assert losses[1] == pytest.approx(losses[0], rel=1e-5)
+    assert losses[2] != pytest.approx(losses[0], rel=1e-3)

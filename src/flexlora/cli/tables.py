@@ -35,9 +35,15 @@ def describe(setup: Setup) -> None:
     Console().print(table)
     say(
         f"{data['clients']} clients, {data['training_examples']:,} training examples "
-        f"({data['training_examples_truncated']:,} cut to fit); {data['unseen_clients']} unseen "
-        f"clients, {data['unseen_examples']:,} examples; {len(setup.model.layers)} layers adapted"
+        f"({data['training_examples_truncated']:,} cut to fit, "
+        f"{data['training_examples_left_out']:,} left out as too long)"
     )
+    say(
+        f"{data['unseen_clients']} unseen clients, {data['unseen_examples']:,} examples "
+        f"({data['unseen_examples_truncated']:,} cut to fit, "
+        f"{data['unseen_examples_left_out']:,} left out as too long)"
+    )
+    say(f"{len(setup.model.layers)} layers of {setup.config.model.name} adapted")
     for note in data["notes"]:
         say(f"note: {note}")
 

@@ -33,6 +33,7 @@ class Setup:
 
     validation, own: samples of the clients' validation and test parts.
     types: client → type name; ranks: type name → (layer → rank).
+    left_out: "train", "unseen" → examples that no cut of the input made fit (`skip_too_long`).
     """
 
     config: Config
@@ -45,6 +46,7 @@ class Setup:
     types: Mapping[str, str]
     mix: Mix
     ranks: Mapping[str, Mapping[str, int]]
+    left_out: Mapping[str, int]
     _scored: dict[str, tuple[Scores, Scores | None]] = field(default_factory=dict)
 
     @property
@@ -97,11 +99,13 @@ class Setup:
             "clients": len(self.train),
             "training_examples": sum(len(part) for part in self.train.values()),
             "training_examples_truncated": cut,
+            "training_examples_left_out": self.left_out["train"],
             "validation_examples": sum(len(c.examples) for c in self.validation),
             "own_test_examples": sum(len(c.examples) for c in self.own),
             "unseen_clients": len(self.unseen),
             "unseen_examples": sum(len(c.examples) for c in self.unseen),
             "unseen_examples_truncated": sum(e.truncated for c in self.unseen for e in c.examples),
+            "unseen_examples_left_out": self.left_out["unseen"],
             "notes": list(self.corpus.notes),
         }
 
@@ -149,6 +153,10 @@ def prepare(config: Config, threads: int | None = None) -> Setup:
         types=types,
         mix=mix,
         ranks={name: mix.types[name].resolve(model.layers) for name in sorted(set(types.values()))},
+        left_out={
+            "train": sum(len(c.train) for c in clients) - sum(map(len, train.values())),
+            "unseen": sum(len(c.test) for c in unseen) - sum(len(c.examples) for c in tested),
+        },
     )
 
 
