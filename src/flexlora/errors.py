@@ -9,6 +9,8 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+_SHOWN = 12  # Names that an error lists at most.
+
 
 class FlexLoRAError(Exception):
     """Base of all errors that FlexLoRA raises on purpose."""
@@ -55,9 +57,10 @@ class TrainingError(FlexLoRAError):
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """Return "; did you mean 'x'?" for the closest of `known`, or the list when none is close."""
+    """Say which of `known` is closest to `name`, or, when none is close, what is known."""
     options = sorted(known)
     close = difflib.get_close_matches(name, options, n=1)
     if close:
         return f"did you mean '{close[0]}'?"
-    return f"known: {', '.join(options)}"
+    more = f", … ({len(options)} in all)" if len(options) > _SHOWN else ""
+    return f"known: {', '.join(options[:_SHOWN])}{more}"

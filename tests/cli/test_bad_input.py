@@ -18,7 +18,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from commands import Flexlora, assert_one_sentence, caller
 from flexlora.adapters import Adapter, Factors
-from flexlora.federation.run import Run
+from flexlora.federation.run_directory import Run
 from flexlora.formats.peft import save_peft
 from flexlora.models import AdaptedModel, load_model, model_source
 from reference import as_in_production
@@ -160,7 +160,7 @@ case("unknown rule option", "rule.gama is not an option of 'hetlora'; did you me
 case("option of a rule without any", "rule.gamma is not an option of 'fedit'; it takes no options")(
     lambda p: p.run("rule.name=fedit", "rule.gamma=0.5")
 )
-case("rule option of a wrong type", "rule 'hetlora'", "wrong type")(
+case("rule option of a wrong type", "rule.gamma of 'hetlora' is", "type float")(
     lambda p: p.run("rule.name=hetlora", "rule.gamma=high")
 )
 case("rule option out of range", "rule.gamma is 2; give a share above 0")(

@@ -19,7 +19,7 @@ from flexlora.cli.main import app
 from flexlora.errors import RoundError
 from flexlora.federation import load_adapter, prepare, run
 from flexlora.federation.jobs import Failure
-from flexlora.federation.run import Run
+from flexlora.federation.run_directory import Run
 from flexlora.formats.peft import load_peft
 from small import small, write
 

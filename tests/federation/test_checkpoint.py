@@ -10,7 +10,7 @@ import torch
 
 from flexlora.federation.checkpoint import pack, unpack
 from flexlora.federation.config import Config
-from flexlora.federation.run import Run
+from flexlora.federation.run_directory import Run
 from flexlora.rules import RULES, State, make_rule
 from reference import generator, play, random_training
 from small import LAYERS, spec

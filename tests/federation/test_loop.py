@@ -13,7 +13,7 @@ from flexlora.errors import RoundError
 from flexlora.federation.checkpoint import pack
 from flexlora.federation.config import Config
 from flexlora.federation.loop import Federation, Record
-from flexlora.federation.run import Run
+from flexlora.federation.run_directory import Run
 from flexlora.federation.schedule import Schedule
 from flexlora.federation.session import Silent
 from flexlora.federation.store import ClientStore

@@ -25,7 +25,7 @@ from flexlora.federation import (
     run,
     score_model,
 )
-from flexlora.federation.run import Run
+from flexlora.federation.run_directory import Run
 from flexlora.federation.session import load_state
 from flexlora.formats.peft import load_peft, save_peft
 from flexlora.models import AdaptedModel, load_model, model_source
@@ -163,7 +163,7 @@ import importlib, os, signal, sys
 main, collector, loop, run, setup, transport = (
     importlib.import_module("flexlora." + name)
     for name in ("cli.main", *("federation." + x for x in (
-        "collector", "loop", "run", "setup", "transport"
+        "collector", "loop", "run_directory", "setup", "transport"
     )))
 )
 

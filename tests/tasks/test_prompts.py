@@ -114,16 +114,13 @@ def test_no_room_names_task_example_tokens_limit_and_cure(tokenizer):
     assert encode_tasks(tokenizer, [task], max_tokens=64, skip_too_long=True) == {"task7": ()}
 
 
-def test_a_response_is_cut_only_on_request(tokenizer):
+def test_a_response_is_never_cut(tokenizer):
     long = example("x", "yes " * 300)
-    with pytest.raises(DataError, match="set max_response_tokens"):
+    with pytest.raises(DataError, match=r"response 3\d\d.*set skip_too_long"):
         encode(tokenizer, "Do.", long, max_tokens=200)
-    encoded = encode(tokenizer, "Do.", long, max_tokens=200, max_response_tokens=20)
-    assert len(encoded.response) == 20
-    assert encoded.response[-1] == tokenizer.eos_token_id
-    assert encoded.truncated
-    with pytest.raises(ConfigError, match="max_response_tokens is 0"):
-        encode(tokenizer, "Do.", long, max_tokens=200, max_response_tokens=0)
+    whole = encode(tokenizer, "Do.", long, max_tokens=500)
+    assert tokenizer.decode(whole.response[:-1]).strip() == long.references[0].strip()
+    assert whole.response[-1] == tokenizer.eos_token_id
 
 
 def test_many_at_once_equal_one_by_one(tokenizer, monkeypatch):

@@ -13,7 +13,7 @@ def resume(folder: Annotated[Path, typer.Argument(metavar="RUN", help="A run dir
     from flexlora.cli.progress import observer
     from flexlora.cli.tables import results_table, say
     from flexlora.federation import resume as resume_federation
-    from flexlora.federation.run import Run
+    from flexlora.federation.run_directory import Run
 
     config = Run.open(folder).config
     with observer(config.rule.name, config.federation.rounds) as watching:

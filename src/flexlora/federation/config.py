@@ -59,6 +59,9 @@ class DataConfig(Table):
     unseen_examples_per_task: Positive | None = Field(
         default=None, description="examples an unseen task; none: all"
     )
+    min_examples: Natural | None = Field(
+        default=None, description="leave out tasks that hold fewer; none: leave none out"
+    )
     unseen: Text | None = Field(
         default=None, description="which families are unseen, where the source has a choice"
     )

@@ -12,7 +12,7 @@ from flexlora.errors import RoundError
 from flexlora.federation.checkpoint import pack, unpack
 from flexlora.federation.collector import Collected, Plain
 from flexlora.federation.jobs import Failure, Job, Reply, Transport
-from flexlora.federation.run import Run
+from flexlora.federation.run_directory import Run
 from flexlora.federation.sampling import sample
 from flexlora.federation.schedule import Progress, Schedule
 from flexlora.federation.store import ClientStore

@@ -8,7 +8,8 @@ from flexlora.adapters import Adapter
 from flexlora.errors import AdapterError, ModelError
 from flexlora.evaluation import Scores, evaluate
 from flexlora.federation.config import Config
-from flexlora.federation.setup import eval_clients, eval_settings, read_corpus, require_context
+from flexlora.federation.data import eval_clients, read_corpus, require_context
+from flexlora.federation.setup import eval_settings
 from flexlora.federation.streams import Streams
 from flexlora.formats.peft import load_peft
 from flexlora.models import AdaptedModel, BaseModel, load_model

@@ -14,7 +14,7 @@ from flexlora.federation.config import Config
 from flexlora.federation.jobs import Failure, Reply
 from flexlora.federation.loop import Federation, Observer, Record
 from flexlora.federation.results import Result, Row
-from flexlora.federation.run import Run
+from flexlora.federation.run_directory import Run
 from flexlora.federation.setup import Setup, prepare
 from flexlora.federation.store import ClientStore
 from flexlora.federation.streams import Streams
@@ -63,12 +63,7 @@ def resume(folder: Path | str, *, observer: Observer | None = None) -> Result:
     config = opened.config
     rule = make_rule(config.rule.name, config.rule.options)
     setup = prepare(config, threads=opened.resolved["threads"])
-    before, now = opened.data["fingerprint"], setup.corpus.fingerprint
-    if before != now:
-        raise RunError(
-            f"the data of {folder} has changed since the run began (fingerprint {now[:12]}, "
-            f"was {before[:12]}); restore the data, or start a new run"
-        )
+    _require_unchanged(opened, setup)
     return _play(opened, config, rule, setup, observer or Silent())
 
 
@@ -108,6 +103,16 @@ def load_state(opened: Run, round: int | str = "best") -> State:
         )
     tensors, meta = checkpoint
     return unpack(tensors, meta["state"])
+
+
+def _require_unchanged(opened: Run, setup: Setup) -> None:
+    now = setup.describe()
+    for key, thing in (("fingerprint", "data"), ("model_fingerprint", "base model")):
+        if opened.data[key] != now[key]:
+            raise RunError(
+                f"the {thing} of {opened.folder} has changed since the run began (fingerprint "
+                f"{now[key][:12]}, was {opened.data[key][:12]}); restore it, or start a new run"
+            )
 
 
 def _require_same_setting(config: Config, prepared: Config) -> None:

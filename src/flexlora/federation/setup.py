@@ -9,18 +9,25 @@ from typing import Any, Literal
 import torch
 
 from flexlora.allocation import Mix, draw
-from flexlora.errors import ConfigError, DataError, ModelError
+from flexlora.errors import DataError, ModelError
 from flexlora.evaluation import EvalClient, EvalSettings, Scores, evaluate
 from flexlora.federation.config import Config
+from flexlora.federation.data import (
+    encode_part,
+    eval_clients,
+    read_corpus,
+    require_context,
+    some_of,
+)
 from flexlora.federation.sampling import clients_per_round
 from flexlora.federation.schedule import Schedule
 from flexlora.federation.streams import Streams
 from flexlora.lowrank import LowRank
-from flexlora.models import AdaptedModel, load_model
+from flexlora.models import AdaptedModel, load_model, model_fingerprint
 from flexlora.rules import Spec
-from flexlora.tasks.clients import Client, Part, as_clients
-from flexlora.tasks.prompts import Encoded, encode_tasks
-from flexlora.tasks.source import Corpus, open_source
+from flexlora.tasks.clients import as_clients
+from flexlora.tasks.prompts import Encoded
+from flexlora.tasks.source import Corpus
 from flexlora.training import Recipe
 
 # Host method → the client's optimiser (PAPER: FedAvg trains by SGD, FedIT by AdamW).
@@ -47,6 +54,7 @@ class Setup:
     mix: Mix
     ranks: Mapping[str, Mapping[str, int]]
     left_out: Mapping[str, int]
+    model_fingerprint: str
     _scored: dict[str, tuple[Scores, Scores | None]] = field(default_factory=dict)
 
     @property
@@ -86,9 +94,10 @@ class Setup:
 
     def score_base(self) -> tuple[Scores, Scores | None]:
         """Score the pristine base (once per setup)."""
-        if "base" not in self._scored:
-            self._scored["base"] = self.score({})
-        return self._scored["base"]
+        how = repr(self.config.evaluation)
+        if how not in self._scored:
+            self._scored[how] = self.score({})
+        return self._scored[how]
 
     def describe(self) -> dict[str, Any]:
         """What was read, for data.json: counts, fingerprint, what was missing or cut."""
@@ -96,6 +105,7 @@ class Setup:
         return {
             "source": self.config.data.source,
             "fingerprint": self.corpus.fingerprint,
+            "model_fingerprint": self.model_fingerprint,
             "clients": len(self.train),
             "training_examples": sum(len(part) for part in self.train.values()),
             "training_examples_truncated": cut,
@@ -119,7 +129,9 @@ def prepare(config: Config, threads: int | None = None) -> Setup:
     torch.set_num_threads(threads or config.run.threads or torch.get_num_threads())
     streams = Streams(config.federation.seed)
     corpus = read_corpus(config, streams)
-    model = AdaptedModel(load_model(config.model.name, config.model.dtype), config.model.targets)
+    base = load_model(config.model.name, config.model.dtype)
+    fingerprint = model_fingerprint(base.model)
+    model = AdaptedModel(base, config.model.targets)
     if not model.layers:
         raise ModelError(
             f"model {config.model.name} has no linear layers but its output head; give a "
@@ -127,9 +139,11 @@ def prepare(config: Config, threads: int | None = None) -> Setup:
         )
     require_context(config, model)
     clients = as_clients(corpus.train, seed=streams.derive("split"))
-    unseen = as_clients(corpus.unseen, seed=streams.derive("split"), unseen=True)
+    # While tuning, the unseen tasks are not even encoded.
+    held_out = corpus.unseen if config.evaluation.unseen else ()
+    unseen = as_clients(held_out, seed=streams.derive("split"), unseen=True)
     train = encode_part(model, clients, "train", config)
-    validation = _some(
+    validation = some_of(
         eval_clients(model, clients, "validation", config),
         config.evaluation.validation_examples,
         streams.generator("validation"),
@@ -144,7 +158,7 @@ def prepare(config: Config, threads: int | None = None) -> Setup:
         corpus=corpus,
         train=train,
         validation=validation,
-        own=_some(
+        own=some_of(
             eval_clients(model, clients, "test", config),
             config.evaluation.own_examples,
             streams.generator("own"),
@@ -157,16 +171,8 @@ def prepare(config: Config, threads: int | None = None) -> Setup:
             "train": sum(len(c.train) for c in clients) - sum(map(len, train.values())),
             "unseen": sum(len(c.test) for c in unseen) - sum(len(c.examples) for c in tested),
         },
+        model_fingerprint=fingerprint,
     )
-
-
-def require_context(config: Config, model: AdaptedModel) -> None:
-    """Raise ConfigError where examples may be longer than the model's context."""
-    if config.data.max_tokens > model.context:
-        raise ConfigError(
-            f"data.max_tokens is {config.data.max_tokens} but {config.model.name} has a context "
-            f"of {model.context} tokens; lower data.max_tokens"
-        )
 
 
 def _require_enough(
@@ -194,44 +200,6 @@ def _require_enough(
     clients_per_round(config.federation.clients_per_round, len(train))
 
 
-def read_corpus(config: Config, streams: Streams) -> Corpus:
-    """Read the source that the config names, with the options of [data] that it has."""
-    data = config.data
-    options = {
-        "path": data.path or None,
-        "train_tasks": data.train_tasks,
-        "unseen_tasks": data.unseen_tasks,
-        "examples_per_task": data.examples_per_task,
-        "unseen_examples_per_task": data.unseen_examples_per_task,
-        "share": data.share,
-        "unseen": data.unseen,
-        "seed": streams.derive("data"),
-    }
-    given = {key: value for key, value in options.items() if value is not None}
-    return open_source(data.source, given).load()
-
-
-def encode_part(
-    model: AdaptedModel, clients: Sequence[Client], part: Part, config: Config
-) -> dict[str, tuple[Encoded, ...]]:
-    """Client → its encoded examples of this part; clients left with none by `skip_too_long` go."""
-    encoded = encode_tasks(
-        model.tokenizer,
-        [client.task(part) for client in clients],
-        style=config.model.prompt,
-        max_tokens=config.data.max_tokens,
-        skip_too_long=config.data.skip_too_long,
-    )
-    return {name: examples for name, examples in encoded.items() if examples}
-
-
-def eval_clients(
-    model: AdaptedModel, clients: Sequence[Client], part: Part, config: Config
-) -> tuple[EvalClient, ...]:
-    encoded = encode_part(model, clients, part, config)
-    return tuple(EvalClient(c.id, c.category, encoded[c.id]) for c in clients if c.id in encoded)
-
-
 def eval_settings(config: Config, *, generate: bool) -> EvalSettings:
     settings = config.evaluation
     return EvalSettings(
@@ -253,16 +221,3 @@ def recipe_of(config: Config) -> Recipe:
         dropout=training.dropout,
         loss_on=training.loss_on,
     )
-
-
-def _some(
-    clients: Sequence[EvalClient], count: int, generator: torch.Generator
-) -> tuple[EvalClient, ...]:
-    """At most `count` examples over all clients, drawn uniformly; clients left with none go."""
-    places = [(i, j) for i, client in enumerate(clients) for j in range(len(client.examples))]
-    chosen = {places[i] for i in torch.randperm(len(places), generator=generator)[:count].tolist()}
-    kept = (
-        EvalClient(c.id, c.category, tuple(e for j, e in enumerate(c.examples) if (i, j) in chosen))
-        for i, c in enumerate(clients)
-    )
-    return tuple(client for client in kept if client.examples)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -66,6 +67,16 @@ def load_model(name: str | Path, dtype: str = "float32") -> BaseModel:
         tokenizer = _load_tokenizer(where, str(name), model)
     model.eval().requires_grad_(False)
     return BaseModel(model, tokenizer, str(name), _context(model, tokenizer))
+
+
+def model_fingerprint(model: nn.Module) -> str:
+    """sha256 over names, dtypes, shapes and bytes of all parameters, in name order."""
+    digest = hashlib.sha256()
+    for name, parameter in sorted(model.named_parameters()):
+        digest.update(f"{name} {parameter.dtype} {tuple(parameter.shape)}".encode())
+        raw = parameter.detach().cpu().contiguous().view(torch.uint8)
+        digest.update(raw.numpy().data)
+    return digest.hexdigest()
 
 
 def model_source(name: str) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 from flexlora.errors import ConfigError, nearest
 from flexlora.rules.base import Rule
@@ -37,10 +37,18 @@ def make_rule(name: str, options: Mapping[str, Any] | None = None) -> Rule:
         if option not in known:
             hint = nearest(option, known) if known else "it takes no options"
             raise ConfigError(f"rule.{option} is not an option of '{name}'; {hint}")
-    try:
-        return RULES[name](**(options or {}))
-    except TypeError as error:
-        raise ConfigError(f"the options of rule '{name}' are of the wrong type: {error}") from error
+        _require_type(name, option, (options or {})[option])
+    return RULES[name](**(options or {}))
+
+
+def _require_type(name: str, option: str, value: Any) -> None:
+    """Hold an option to its annotation; a whole number is taken for a float, true for nothing."""
+    wanted = get_type_hints(RULES[name].__init__)[option]
+    kinds = get_args(wanted) or (wanted,)
+    fits = type(value) in kinds or (float in kinds and type(value) is int)
+    if not fits:
+        words = " or ".join(k.__name__ for k in kinds if k is not type(None))
+        raise ConfigError(f"rule.{option} of '{name}' is {value!r}; give a value of type {words}")
 
 
 register(FedIT)

@@ -96,7 +96,6 @@ class _Encoder:
     tokenizer: PreTrainedTokenizerBase
     style: Style
     max_tokens: int
-    max_response_tokens: int | None
 
     def prompts(self, texts: Sequence[str]) -> list[tuple[int, ...]]:
         rows = self._ids(texts, self.style.special_tokens)
@@ -104,11 +103,6 @@ class _Encoder:
             return rows
         eos = self.tokenizer.eos_token_id
         return [row[:-1] if row and row[-1] == eos else row for row in rows]
-
-    def response(self, ids: tuple[int, ...]) -> tuple[tuple[int, ...], bool]:
-        """Close a response with EOS, and cut it where the user asked for that."""
-        keep = len(ids) if self.max_response_tokens is None else self.max_response_tokens - 1
-        return (*ids[:keep], self.tokenizer.eos_token_id), len(ids) > keep
 
     def cut(self, definition: str, text: str, room: int, full: int) -> tuple[int, ...]:
         """The prompt with the longest start of `text` that was found to fit into `room` tokens.
@@ -152,13 +146,11 @@ class _Encoder:
         answers = self._ids([example.references[0] for _, example in items], special=False)
         result: list[Encoded | DataError] = []
         for (task, example), prompt, answer in zip(items, prompts, answers, strict=True):
-            response, truncated = self.response(answer)
+            response = (*answer, self.tokenizer.eos_token_id)
             room = self.max_tokens - len(response)
-            if len(prompt) > room:
-                prompt, truncated = (
-                    self.cut(task.definition, example.input, room, len(prompt)),
-                    True,
-                )
+            truncated = len(prompt) > room
+            if truncated:
+                prompt = self.cut(task.definition, example.input, room, len(prompt))
             if len(prompt) > room:
                 result.append(self._too_long(task.name, example.id, len(prompt), len(response)))
                 continue
@@ -171,23 +163,17 @@ class _Encoder:
         return DataError(
             f"task {task!r}, example {example!r}: {prompt + response} tokens without any input "
             f"(prompt {prompt}, response {response}), but max_tokens is {self.max_tokens}; raise "
-            "max_tokens, set max_response_tokens if the response is long, or leave the task out"
+            "max_tokens, leave the task out, or set skip_too_long"
         )
 
 
-def _encoder(
-    tokenizer: PreTrainedTokenizerBase, style: str, max_tokens: int, max_response_tokens: int | None
-) -> _Encoder:
+def _encoder(tokenizer: PreTrainedTokenizerBase, style: str, max_tokens: int) -> _Encoder:
     if tokenizer.eos_token_id is None:
         raise DataError(
             f"tokenizer {tokenizer.name_or_path!r} has no EOS token, so responses could not end; "
             "set its eos_token"
         )
-    if max_response_tokens is not None and max_response_tokens < 1:
-        raise ConfigError(
-            f"max_response_tokens is {max_response_tokens}; give 1 or more (with EOS)"
-        )
-    return _Encoder(tokenizer, get_style(style), max_tokens, max_response_tokens)
+    return _Encoder(tokenizer, get_style(style), max_tokens)
 
 
 def encode(
@@ -197,16 +183,15 @@ def encode(
     *,
     style: str = "alpaca",
     max_tokens: int,
-    max_response_tokens: int | None = None,
     task: str = "",
 ) -> Encoded:
     """Encode one example; the first reference is the response.
 
-    Guarantees len(prompt) + len(response) ≤ max_tokens by cutting the end of the input text.
-    `max_response_tokens` (EOS included) is the only way in which a response is ever cut. `task`
-    is the name that errors show. Raises DataError where even an empty input leaves no room.
+    Guarantees len(prompt) + len(response) ≤ max_tokens by cutting the end of the input text; the
+    response is never cut. `task` is the name that errors show. Raises DataError where even an
+    empty input leaves no room.
     """
-    encoder = _encoder(tokenizer, style, max_tokens, max_response_tokens)
+    encoder = _encoder(tokenizer, style, max_tokens)
     result = encoder.batch([(Task(task, definition, "", (example,)), example)])[0]
     if isinstance(result, DataError):
         raise result
@@ -219,7 +204,6 @@ def encode_tasks(
     *,
     style: str = "alpaca",
     max_tokens: int,
-    max_response_tokens: int | None = None,
     skip_too_long: bool = False,
 ) -> dict[str, tuple[Encoded, ...]]:
     """Encode every example of every task: task name → its examples in order, as `encode` does.
@@ -227,7 +211,7 @@ def encode_tasks(
     `skip_too_long` leaves out the examples for which `encode` would raise for want of room; the
     caller sees how many by the lengths. Task names must differ.
     """
-    encoder = _encoder(tokenizer, style, max_tokens, max_response_tokens)
+    encoder = _encoder(tokenizer, style, max_tokens)
     result: dict[str, list[Encoded]] = {}
 
     def items() -> Iterator[tuple[Task, Example]]:

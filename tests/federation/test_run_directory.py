@@ -10,7 +10,7 @@ import torch
 
 from flexlora.errors import RunError
 from flexlora.federation.config import Config, FederationConfig, RunConfig
-from flexlora.federation.run import Run, fresh_folder
+from flexlora.federation.run_directory import Run, fresh_folder
 
 
 @pytest.fixture
