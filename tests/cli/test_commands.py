@@ -59,7 +59,7 @@ def test_run_writes_a_run_and_ends_with_a_table_and_its_directory(
     assert (done.code, done.err) == (0, "")
     assert "round 1/1, train loss" in done.out
     assert "base model" in done.out
-    assert "all that was learned" in done.out
+    assert "full state" in done.out
     assert done.out.rstrip().endswith(f"run directory: {tmp_path / 'r'}")
     opened = Run.open(tmp_path / "r")
     assert opened.config == small(federation={"rounds": 1})

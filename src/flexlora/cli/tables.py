@@ -72,7 +72,7 @@ def results_table(results: Sequence[Result]) -> None:
             )
             table.add_row(
                 result.rule if first else "",
-                "all that was learned" if first else f"{row.state}: rank {row.ranks}",
+                "full state" if first else f"{row.state} ({row.ranks})",
                 *_scores(row),
                 *(cost if first else ("", "", "")),
             )
@@ -80,16 +80,19 @@ def results_table(results: Sequence[Result]) -> None:
 
 
 def scores_table(scores: Scores) -> None:
-    """Scores by category, then over all unseen clients."""
+    """Scores by category, under each its clients, then over all unseen clients."""
     table = Table(title="unseen clients by category", title_justify="left")
-    table.add_column("category")
+    table.add_column("category and client", no_wrap=True)
     for column in ("clients", "examples", "ROUGE-L ↑", "exact % ↑", "loss ↓"):
         table.add_column(column, justify="right")
     for name, mean in scores.by_category().items():
-        table.add_row(name, *_mean(mean))
-    table.add_section()
-    table.add_row("all", *_mean(scores.mean()))
-    Console(width=None if Console().is_terminal else 120).print(table)
+        table.add_row(name, *_mean(mean), style="bold")
+        for row in scores.clients:
+            if row.category == name:
+                table.add_row(f"  {row.client}", *_mean(Scores((row,)).mean()))
+        table.add_section()
+    table.add_row("all", *_mean(scores.mean()), style="bold")
+    Console(width=None if Console().is_terminal else 132).print(table)
 
 
 def _scores(row: Row) -> tuple[str, ...]:

@@ -104,10 +104,11 @@ class NaturalInstructions:
 
         tasks = layout.read(split, islice(large_enough(), count), pick)
         if len(tasks) < (1 if count is None else count):
+            least = f" of at least {self.min_examples} examples" if self.min_examples else ""
+            or_least = " or min_examples" if self.min_examples else ""
             raise DataError(
                 f"{option} is {'all' if count is None else count}, but {self.path} holds "
-                f"{len(tasks)} {split} tasks of at least {self.min_examples} examples; lower "
-                f"{option} or min_examples"
+                f"{len(tasks)} {split} tasks{least}; lower {option}{or_least}"
             )
         if small:
             notes.append(
