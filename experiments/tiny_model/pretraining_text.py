@@ -1,10 +1,9 @@
-"""The text that the committed base model is pretrained on. All of it is made here.
+"""The text of the committed base model: its tokenizer and its pretraining. All is made here.
 
-Most of it is plain text about the lexicon: sentences, tables, number lines, lists in several
-orders. A share of it (`INSTRUCTION_SHARE`) has the form of the training prompt, with tasks and
-definitions of its own. They differ from the embedded tasks in what is asked and in how: the base
-is to learn that the instruction decides the response, not to know the tasks of the federation.
-Nothing here comes from the families kept for development and for fresh clients.
+Plain text about the lexicon: sentences, tables, number lines, lists in several orders. On request
+a share has the form of the training prompt, with tasks and definitions of its own, which differ
+from the embedded tasks in what is asked and in how. Nothing here comes from the families kept for
+development and for fresh clients.
 """
 
 from __future__ import annotations
@@ -32,7 +31,6 @@ from flexlora.tasks.embedded.lexicon import (
     plural,
 )
 
-INSTRUCTION_SHARE = 0.3
 PROMPT = (
     "Below is an instruction that describes a task, paired with an input that provides further "
     "context. Write a response that appropriately completes the request.\n\n"
@@ -345,11 +343,14 @@ def _pick(rng: random.Random, table: tuple[tuple[float, T], ...]) -> T:
     return rng.choices([item for _, item in table], [weight for weight, _ in table])[0]
 
 
-def documents(seed: int) -> Iterator[str]:
-    """Yield documents without end, a function of the seed alone."""
+def documents(seed: int, instruction_share: float) -> Iterator[str]:
+    """Yield documents without end, a function of seed and share alone.
+
+    `instruction_share` of them have the form of the training prompt, the others are plain text.
+    """
     rng = random.Random(seed)
     while True:
-        if rng.random() < INSTRUCTION_SHARE:
+        if rng.random() < instruction_share:
             definition, text, response = _pick(rng, TASKS)(rng)
             yield PROMPT.format(definition=definition, input=text) + response
         else:

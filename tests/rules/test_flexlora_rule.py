@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from flexlora.adapters import Adapter, Factors, LayerSpec
-from flexlora.rules import Spec, State, make_rule
+from flexlora.rules import Contribution, Spec, State, make_rule
 from reference import Round, assert_close, gaussian, generator, learned, map_factors, product
 
 LAYER = LayerSpec("q_proj", 24, 18)
@@ -99,3 +99,29 @@ def test_rslora_changes_the_scale_alone() -> None:
     state = rule.init(spec, generator())
     assert rule.send(state, {LAYER.name: 4}, generator())[LAYER.name].scale == 3.0
     assert rule.readout(state, {LAYER.name: 9})[LAYER.name].scale == 2.0
+
+
+@pytest.mark.parametrize("name", ["flexlora", "flexlora-increment"])
+def test_what_fills_missing_directions_is_new(name: str) -> None:
+    """Clients of rank 2 span the first initial rows: a client of rank 12 needs others."""
+    rule = make_rule(name)
+    state, cohort = start()
+    low = {client: cohort["ann"] for client in ("ann", "bob", "cyd")}
+    sent = rule.send(state, cohort["ann"], generator(0))
+    returned = {
+        client: map_factors(
+            sent,
+            lambda f, seed=seed: Factors(gaussian(*f.b.shape, seed=seed), f.a * 1.1, f.scale),
+        )
+        for seed, client in enumerate(low)
+    }
+    contributions = [
+        Contribution(client, 1 / 3, adapter[LAYER.name]) for client, adapter in returned.items()
+    ]
+    combined = rule.combine_layer(state.spec, LAYER, state.layers[LAYER.name], contributions)
+    learned_rank = combined.state["s"].shape[0]
+    filled = rule.send_layer(state.spec, combined.state, 12, generator(0)).a[learned_rank:]
+    assert 0 < learned_rank < 12
+    basis = combined.state["vh"]
+    outside = filled - filled @ basis.T @ basis
+    assert float((outside.norm(dim=1) / filled.norm(dim=1)).min()) > 0.5

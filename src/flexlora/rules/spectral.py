@@ -37,16 +37,18 @@ def empty_state(spec: Spec, layer: LayerSpec, generator: torch.Generator) -> Lay
 
 
 def factors_of(spectrum: Spectrum, rank: int, scale: float, fill: Tensor | None = None) -> Factors:
-    """B = U_r S_r / scale, A = V_rᵀ (PAPER.md, step 5), of exactly `rank` directions.
+    """B = U_r S_r / scale, A = V_rᵀ (arXiv 2402.11505), of exactly `rank` directions.
 
     Where the spectrum has fewer, the remaining columns of B are zero and the remaining rows of A
-    come from `fill` (they can be trained, and leave the product as it is), or are zero.
+    come from the same places of `fill` (they can be trained, and leave the product as it is), or
+    are zero. The first rows of `fill` are what every client started from: what has been learned
+    spans them already.
     """
     kept = spectrum.truncate(rank).kept
     m, n = spectrum.shape
     missing = rank - kept.rank
     b = torch.cat([kept.u * kept.s / scale, kept.u.new_zeros(m, missing)], dim=1)
-    rows = kept.vh.new_zeros(missing, n) if fill is None else fill[:missing].to(kept.vh.dtype)
+    rows = kept.vh.new_zeros(missing, n) if fill is None else fill[kept.rank : rank].to(kept.vh.dtype)
     return Factors(b, torch.cat([kept.vh, rows], dim=0), scale)
 
 
