@@ -17,15 +17,18 @@ from safetensors.torch import load_file, save_file
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from commands import Flexlora, assert_one_sentence, caller
+from flexlora import errors
 from flexlora.adapters import Adapter, Factors
 from flexlora.federation.run_directory import Run
 from flexlora.formats.peft import save_peft
-from flexlora.models import AdaptedModel, load_model, model_source
+from flexlora.models import AdaptedModel, load_model
 from reference import as_in_production
 from small import small, write
 
 Arguments = Sequence[object]
 FEW = ("--tasks", 1, "--examples", 1, "--max-new-tokens", 1, "--max-tokens", 250)
+
+TINY_FOLDER = Path(errors.__file__).parent / "models" / "tiny"
 
 
 @pytest.fixture
@@ -74,7 +77,11 @@ class Place:
 
     def model(self) -> Path:
         """A copy of the embedded model's folder, to be damaged."""
-        return Path(shutil.copytree(model_source("tiny"), self.folder / "model"))
+        return Path(
+            shutil.copytree(
+                Path(flexlora.__file__).parent / "models" / "tiny", self.folder / "model"
+            )
+        )
 
     def adapter(self) -> Path:
         return Path(shutil.copytree(self.peft, self.folder / "adapter"))

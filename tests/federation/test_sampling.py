@@ -14,7 +14,8 @@ from flexlora.federation.sampling import clients_per_round, sample
         (10, 10, 10),
         (0.05, 10, 1),
         (0.001, 10, 1),
-        (0.25, 10, 3),
+        (0.25, 10, 2),
+        (0.05, 1613, 80),
         (0.3, 10, 3),
         (0.1, 30, 3),
         (0.07, 100, 7),
@@ -27,10 +28,10 @@ def test_counts_and_shares(amount: float, clients: int, count: int):
     assert clients_per_round(amount, clients) == count
 
 
-def test_a_share_is_never_more_than_a_client_too_many():
+def test_a_share_is_rounded_down_to_at_least_one():
     for clients in (1, 3, 7, 100, 1613):
         for percent in range(1, 101):
-            exact = -(-percent * clients // 100)
+            exact = max(1, percent * clients // 100)
             assert clients_per_round(percent / 100, clients) == exact, (percent, clients)
 
 

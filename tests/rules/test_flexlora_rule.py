@@ -106,7 +106,7 @@ def test_what_fills_missing_directions_is_new(name: str) -> None:
     """Clients of rank 2 span the first initial rows: a client of rank 12 needs others."""
     rule = make_rule(name)
     state, cohort = start()
-    low = {client: cohort["ann"] for client in ("ann", "bob", "cyd")}
+    low = dict.fromkeys(("ann", "bob", "cyd"), cohort["ann"])
     sent = rule.send(state, cohort["ann"], generator(0))
     returned = {
         client: map_factors(

@@ -19,7 +19,6 @@ from flexlora.federation.setup import Setup, prepare
 from flexlora.federation.store import ClientStore
 from flexlora.federation.streams import Streams
 from flexlora.federation.transport import InProcess
-from flexlora.models import model_source
 from flexlora.rules import Rule, State, make_rule
 
 
@@ -81,7 +80,7 @@ def load_adapter(folder: Path | str, rank: int | str, round: int | str = "best")
         ranks = {name: max(1, min(matrix.width, *matrix.shape)) for name, matrix in learned.items()}
     else:
         ranks = Ranks.of(_whole(rank)).resolve(state.spec.layers)
-    return Adapter(dict(rule.readout(state, ranks)), base=model_source(opened.config.model.name))
+    return Adapter(dict(rule.readout(state, ranks)), base=opened.config.model.name)
 
 
 def _whole(rank: int | str) -> int:

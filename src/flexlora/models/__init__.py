@@ -4,5 +4,4 @@ from flexlora.models.adapted import AdaptedModel as AdaptedModel
 from flexlora.models.base import BaseModel as BaseModel
 from flexlora.models.base import load_model as load_model
 from flexlora.models.base import model_fingerprint as model_fingerprint
-from flexlora.models.base import model_source as model_source
 from flexlora.models.lora import LoRALinear as LoRALinear

@@ -79,11 +79,6 @@ def model_fingerprint(model: nn.Module) -> str:
     return digest.hexdigest()
 
 
-def model_source(name: str) -> str:
-    """What `from_pretrained` loads this model from: the embedded model's folder, else the name."""
-    return str(Path(__file__).parent / TINY) if name == TINY else name
-
-
 def _looks_like_path(name: str) -> bool:
     return name.startswith((".", "/", "~")) or "\\" in name or name.count("/") > 1
 

@@ -48,7 +48,9 @@ def factors_of(spectrum: Spectrum, rank: int, scale: float, fill: Tensor | None 
     m, n = spectrum.shape
     missing = rank - kept.rank
     b = torch.cat([kept.u * kept.s / scale, kept.u.new_zeros(m, missing)], dim=1)
-    rows = kept.vh.new_zeros(missing, n) if fill is None else fill[kept.rank : rank].to(kept.vh.dtype)
+    rows = (
+        kept.vh.new_zeros(missing, n) if fill is None else fill[kept.rank : rank].to(kept.vh.dtype)
+    )
     return Factors(b, torch.cat([kept.vh, rows], dim=0), scale)
 
 
