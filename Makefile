@@ -36,7 +36,7 @@ $(VENV)/.made:
 	@touch $@
 
 $(VENV)/.run: $(VENV)/.made pyproject.toml constraints.txt
-	@echo "installing into $(VENV) (about 1.2 GB, a minute or two)"
+	@echo "installing into $(VENV) (1.2 GB with the CPU build of torch, more with CUDA)"
 	$(PIP) -e .
 	@touch $@
 

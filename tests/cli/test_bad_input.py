@@ -77,11 +77,7 @@ class Place:
 
     def model(self) -> Path:
         """A copy of the embedded model's folder, to be damaged."""
-        return Path(
-            shutil.copytree(
-                Path(flexlora.__file__).parent / "models" / "tiny", self.folder / "model"
-            )
-        )
+        return Path(shutil.copytree(TINY_FOLDER, self.folder / "model"))
 
     def adapter(self) -> Path:
         return Path(shutil.copytree(self.peft, self.folder / "adapter"))

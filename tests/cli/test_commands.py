@@ -103,7 +103,7 @@ def test_export_writes_what_the_run_hands_out(flexlora: Flexlora, folder: Path, 
     done = flexlora("export", folder, "--rank", 2, "--round", last, "--out", tmp_path / "last")
     assert (done.code, done.err) == (0, "")
     named = json.loads((tmp_path / "last" / "adapter_config.json").read_text())
-    assert (Path(named["base_model_name_or_path"]) / "config.json").is_file()
+    assert named["base_model_name_or_path"] == "tiny"
 
 
 def test_eval_prints_scores_by_category(flexlora: Flexlora, folder: Path, tmp_path: Path):
@@ -169,11 +169,11 @@ def test_a_terminal_gets_bars(monkeypatch: pytest.MonkeyPatch):
     record = {"round": 2, "train_loss": 1.25, "failures": 1, "validation": {"loss": 0.5}}
     with progress.observer("flexlora", 4) as watching:
         watching.round_started(2, 3)
-        watching.replied(Failure("2-0", "a", "its disk is full"))
+        watching.replied(Failure("2-0", "a", "its disk is full [/x] [enforce fail]"))
         watching.round_ended(record)
         watching.scoring("full")
     shown = screen.getvalue()
-    assert "client a left out: its disk is full" in shown
+    assert "client a left out: its disk is full [/x] [enforce fail]" in shown
     assert "2/4" in shown
     assert "train loss 1.250, validation 0.500, 1 failed" in shown
     assert "full, unseen clients" in shown

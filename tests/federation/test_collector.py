@@ -30,7 +30,6 @@ JOBS = [
         round=1,
         client=client,
         recipe=Recipe("adamw", 0.1, 2),
-        ranks={layer.name: 3 for layer in LAYERS},
         payload=to_bytes(factors_payload(SENT[client])),
         origin=True,
         delta=STATE.delta,

@@ -269,12 +269,32 @@ def test_resume_of_a_finished_run_changes_nothing(folder: Path, tmp_path: Path):
     assert [row.state for row in result.rows] == ["base", "full", "high", "low"]
 
 
-def test_resume_refuses_data_that_has_changed(folder: Path, tmp_path: Path):
+@pytest.mark.parametrize(
+    ("key", "thing"),
+    [
+        ("fingerprint", "data"),
+        ("model_fingerprint", "base model"),
+        ("encoding_fingerprint", "tokenizer"),
+    ],
+)
+def test_resume_refuses_what_has_changed(folder: Path, tmp_path: Path, key: str, thing: str):
     again = copy(folder, tmp_path / "r")
     data = json.loads((again / "data.json").read_text())
-    (again / "data.json").write_text(json.dumps({**data, "fingerprint": "f" * 64}))
-    with pytest.raises(RunError, match=r"the data of .* has changed since the run began"):
+    (again / "data.json").write_text(json.dumps({**data, key: "f" * 64}))
+    with pytest.raises(RunError, match=rf"the {thing} of .* has changed since the run began"):
         resume(again)
+
+
+@pytest.mark.parametrize("name", ["resolved.toml", "data.json", "checkpoints/*/meta.json"])
+def test_damaged_files_of_a_run_are_said(folder: Path, tmp_path: Path, name: str):
+    again = copy(folder, tmp_path / "r")
+    for file in again.glob(name):
+        file.write_text("" if name.endswith("toml") else '{"meta": {}}')
+    with pytest.raises(RunError, match="is missing or damaged; restore it"):
+        resume(again)
+
+
+def test_resume_needs_a_run(tmp_path: Path):
     with pytest.raises(RunError, match=r"is no run: it has no config\.toml"):
         resume(tmp_path)
 

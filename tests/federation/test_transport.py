@@ -35,9 +35,7 @@ def jobs(setup: Setup) -> list[Job]:
         sent = RULE.send(state, ranks, streams.generator("send", 1))
         payload = to_bytes(factors_payload(sent))
         recipe = setup.schedule().recipe_for(1)
-        made.append(
-            Job(f"1-{index}", 1, client, recipe, ranks, payload, False, state.delta, 9, index)
-        )
+        made.append(Job(f"1-{index}", 1, client, recipe, payload, False, state.delta, 9, index))
     return made
 
 
@@ -56,7 +54,7 @@ def test_replies_carry_what_was_trained(setup: Setup, jobs: list[Job]):
         lengths = [len(x.prompt) + len(x.response) for x in setup.train[job.client]]
         assert 0 < reply.tokens <= 2 * sum(lengths)
         sent, trained = read(job.payload), read(reply.payload)
-        assert trained.ranks == sent.ranks == dict(job.ranks)
+        assert trained.ranks == sent.ranks
         for name, factors in trained.items():
             assert factors.b.abs().max() > 0.0
             assert factors.scale == sent[name].scale
@@ -99,8 +97,17 @@ def test_a_client_without_data_fails_alone(setup: Setup, jobs: list[Job]):
     assert [type(outcome) for outcome in outcomes[2:]] == [Reply, Reply]
 
 
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("tried to allocate 3 GiB"),
+        RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: 3 GiB"),
+        MemoryError("3 GiB"),
+    ],
+    ids=["accelerator", "cpu", "python"],
+)
 def test_a_client_out_of_memory_fails_alone(
-    setup: Setup, jobs: list[Job], monkeypatch: pytest.MonkeyPatch
+    setup: Setup, jobs: list[Job], monkeypatch: pytest.MonkeyPatch, error: Exception
 ):
     from flexlora.federation import transport
 
@@ -108,13 +115,26 @@ def test_a_client_out_of_memory_fails_alone(
 
     def short(model, sent, data, *rest, **options):  # type: ignore[no-untyped-def]
         if data is setup.train[jobs[0].client]:
-            raise torch.OutOfMemoryError("tried to allocate 3 GiB")
+            raise error
         return train(model, sent, data, *rest, **options)
 
     monkeypatch.setattr(transport, "train", short)
     outcomes = exchange(setup, jobs)
-    assert outcomes[0] == Failure("1-0", jobs[0].client, "tried to allocate 3 GiB")
+    assert outcomes[0] == Failure("1-0", jobs[0].client, str(error))
     assert all(isinstance(outcome, Reply) for outcome in outcomes[1:])
+
+
+def test_a_fault_of_ours_is_no_failure_of_the_client(
+    setup: Setup, jobs: list[Job], monkeypatch: pytest.MonkeyPatch
+):
+    from flexlora.federation import transport
+
+    def broken(*_, **__):  # type: ignore[no-untyped-def]
+        raise RuntimeError("shapes cannot be multiplied")
+
+    monkeypatch.setattr(transport, "train", broken)
+    with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
+        exchange(setup, jobs)
 
 
 def test_an_adapter_for_another_model_is_a_failure(setup: Setup, jobs: list[Job]):

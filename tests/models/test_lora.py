@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from flexlora.adapters import Factors
@@ -242,3 +242,27 @@ def test_linear_like_modules() -> None:
     assert linear_shape(Conv1D(4, 3)) == (4, 3)
     assert linear_shape(nn.Embedding(4, 3)) is None
     assert linear_shape(nn.Conv1d(4, 3, 1)) is None
+
+
+@pytest.mark.parametrize("merge", [True, False])
+def test_a_delta_that_cannot_be_made_changes_nothing(
+    monkeypatch: pytest.MonkeyPatch, merge: bool
+) -> None:
+    """Out of memory half way: the layer keeps its old Δ, and takes the new one when asked again."""
+    layer = make("linear", torch.float32)
+    x = torch.randn(2, 3, N)
+    first = LowRank(torch.randn(M, 2), torch.randn(2, N))
+    second = LowRank(torch.randn(M, 3), torch.randn(3, N))
+    layer.set_delta(first, merge=merge)
+    before = layer(x)
+    with monkeypatch.context() as patched:
+
+        def exhausted(*_: object, **__: object) -> Tensor:
+            raise torch.OutOfMemoryError("tried to allocate 3 GiB")
+
+        patched.setattr(Tensor, "to", exhausted)
+        with pytest.raises(torch.OutOfMemoryError):
+            layer.set_delta(second, merge=merge)
+    assert torch.equal(layer(x), before)
+    layer.set_delta(second, merge=merge)
+    assert torch.allclose(layer(x) - before, x @ (second - first).dense().T, atol=1e-4)

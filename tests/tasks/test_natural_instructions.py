@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import sys
 
 import pytest
 
@@ -293,3 +294,10 @@ def test_the_real_collection_in_both_layouts(shared):
         # Not the category: tasks.jsonl has the later names, the files of 2021 the earlier ones.
         assert other.definition == task.definition
         assert set(other.examples) <= set(task.examples)
+
+
+def test_parquet_without_pyarrow_names_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    (tmp_path / "train.parquet").write_bytes(b"PAR1")
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    with pytest.raises(DataError, match=r"pyarrow is not installed; install the extra flexlora\["):
+        NaturalInstructions(path=str(tmp_path), unseen_tasks=0).load()

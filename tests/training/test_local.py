@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 
 from flexlora.adapters import Adapter, Factors
 from flexlora.errors import DataError, TrainingError
-from flexlora.models import AdaptedModel, BaseModel, load_model
+from flexlora.models import AdaptedModel, BaseModel, LoRALinear, load_model
 from flexlora.training import Recipe, collate, plan, train
 from flexlora.training.loss import ResponseLoss
 from models.oracle import FAMILIES, Peft, encoded, random_adapter, random_model
@@ -219,6 +220,26 @@ def test_divergence_is_an_error_and_leaves_the_model_whole() -> None:
     recipe = Recipe("sgd", 1e3, 4, clip_norm=None)  # One step: no later loss can tell.
     with pytest.raises(TrainingError, match="the adapter became NaN or infinite at step 1"):
         train(ours, adapter, encoded(4), recipe, seeded(), penalty=infinite)
+
+
+def test_a_start_that_fails_half_way_leaves_the_model_whole(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    ours = AdaptedModel(random_model("llama"))
+    ids = torch.tensor([[3, 4]])
+    before = ours(input_ids=ids).logits
+    start, started = LoRALinear.start, []
+
+    def exhausted(layer: LoRALinear, *rest: Any, **options: Any) -> Any:
+        started.append(layer)
+        if len(started) == 3:
+            raise torch.OutOfMemoryError("tried to allocate 3 GiB")
+        return start(layer, *rest, **options)
+
+    monkeypatch.setattr(LoRALinear, "start", exhausted)
+    with pytest.raises(torch.OutOfMemoryError):
+        train(ours, random_adapter(ours.layers, 2), encoded(4), Recipe("sgd", 0.1, 2), seeded())
+    assert torch.equal(ours(input_ids=ids).logits, before)
 
 
 def test_data_that_cannot_be_trained_on() -> None:

@@ -18,6 +18,9 @@ def evaluate(
     max_tokens: Annotated[int, typer.Option(help="Prompt and response together.")] = 512,
     max_new_tokens: Annotated[int, typer.Option(help="Generated tokens at most.")] = 32,
     dtype: Annotated[str, typer.Option(help="'float32' or 'bfloat16'.")] = "float32",
+    skip_too_long: Annotated[
+        bool, typer.Option("--skip-too-long", help="Leave out, and count, what does not fit.")
+    ] = False,
     seed: Annotated[int, typer.Option(help="Chooses tasks and examples.")] = 0,
 ) -> None:
     """ROUGE-L, exact match and loss on the test tasks, by client and by category."""
@@ -29,7 +32,7 @@ def evaluate(
         "source": "embedded" if data == "embedded" else "natural_instructions",
         "path": "" if data == "embedded" else data,
         "max_tokens": max_tokens,
-        "skip_too_long": True,
+        "skip_too_long": skip_too_long,
     }
     table |= {"unseen_tasks": tasks} if tasks is not None else {}
     table |= {"unseen_examples_per_task": examples} if examples is not None else {}

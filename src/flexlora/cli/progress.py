@@ -24,7 +24,7 @@ def observer(name: str, rounds: int) -> Iterator[Observer]:
         BarColumn(),
         MofNCompleteColumn(),
         TimeRemainingColumn(),
-        TextColumn("{task.fields[note]}"),
+        TextColumn("{task.fields[note]}", markup=False),
     )
     with Progress(*columns, console=console) as progress:
         yield Bars(progress, name, rounds)
@@ -77,7 +77,11 @@ class Bars:
     def replied(self, outcome: Reply | Failure) -> None:
         self.progress.advance(self.clients)
         if isinstance(outcome, Failure):
-            self.progress.console.print(f"client {outcome.client} left out: {outcome.reason}")
+            self.progress.console.print(
+                f"client {outcome.client} left out: {outcome.reason}",
+                markup=False,
+                highlight=False,
+            )
 
     def round_ended(self, record: Record) -> None:
         self.progress.update(self.overall, completed=record["round"], note=summary(record))

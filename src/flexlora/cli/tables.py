@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from flexlora.evaluation import MeanScore, Scores
@@ -31,18 +32,14 @@ def describe(setup: Setup) -> None:
     for name in setup.ranks:
         members = [client for client, kind in setup.types.items() if kind == name]
         examples = sum(len(setup.train[client]) for client in members)
-        table.add_row(name, str(len(members)), str(setup.mix.types[name]), f"{examples:,}")
+        table.add_row(escape(name), str(len(members)), str(setup.mix.types[name]), f"{examples:,}")
     Console().print(table)
-    say(
-        f"{data['clients']} clients, {data['training_examples']:,} training examples "
-        f"({data['training_examples_truncated']:,} cut to fit, "
-        f"{data['training_examples_left_out']:,} left out as too long)"
-    )
-    say(
-        f"{data['unseen_clients']} unseen clients, {data['unseen_examples']:,} examples "
-        f"({data['unseen_examples_truncated']:,} cut to fit, "
-        f"{data['unseen_examples_left_out']:,} left out as too long)"
-    )
+    for who, what in (("clients", "training_examples"), ("unseen_clients", "unseen_examples")):
+        say(
+            f"{data[who]:,} {who.replace('_', ' ')} ({data[f'{who}_left_out']:,} left out), "
+            f"{data[what]:,} {what.replace('_', ' ')} ({data[f'{what}_truncated']:,} cut to fit, "
+            f"{data[f'{what}_left_out']:,} left out as too long)"
+        )
     say(f"{len(setup.model.layers)} layers of {setup.config.model.name} adapted")
     for note in data["notes"]:
         say(f"note: {note}")
@@ -58,7 +55,7 @@ def results_table(results: Sequence[Result]) -> None:
     table.add_column("adapter")
     for column in ("ROUGE-L ↑", "exact ↑", "loss ↓", "own ROUGE-L ↑", "own loss ↓"):
         table.add_column(column, justify="right")
-    for column in ("MB up", "MB down", "seconds"):
+    for column in ("MB up", "MB down", "s, rounds"):
         table.add_column(column, justify="right")
     table.add_row("base model", "none", *_scores(results[0].row("base")), "", "", "")
     for result in results:
@@ -72,7 +69,7 @@ def results_table(results: Sequence[Result]) -> None:
             )
             table.add_row(
                 result.rule if first else "",
-                "full state" if first else f"{row.state} ({row.ranks})",
+                "full state" if first else escape(f"{row.state} ({row.ranks})"),
                 *_scores(row),
                 *(cost if first else ("", "", "")),
             )
@@ -86,13 +83,15 @@ def scores_table(scores: Scores) -> None:
     for column in ("clients", "examples", "ROUGE-L ↑", "exact % ↑", "loss ↓"):
         table.add_column(column, justify="right")
     for name, mean in scores.by_category().items():
-        table.add_row(name, *_mean(mean), style="bold")
+        table.add_row(escape(name), *_mean(mean), style="bold")
         for row in scores.clients:
             if row.category == name:
-                table.add_row(f"  {row.client}", *_mean(Scores((row,)).mean()))
+                table.add_row(escape(f"  {row.client}"), *_mean(Scores((row,)).mean()))
         table.add_section()
     table.add_row("all", *_mean(scores.mean()), style="bold")
     Console(width=None if Console().is_terminal else 132).print(table)
+    if scores.left_out:
+        say(f"{scores.left_out:,} examples were left out as too long")
 
 
 def _scores(row: Row) -> tuple[str, ...]:

@@ -80,10 +80,14 @@ class Prediction:
 
 @dataclass(frozen=True)
 class Scores:
-    """Rows in the order of the clients; predictions only if they were asked for."""
+    """Rows in the order of the clients; predictions only if they were asked for.
+
+    left_out: examples that were to be scored, but fit no prompt and were left out on request.
+    """
 
     clients: tuple[ClientScore, ...]
     predictions: tuple[Prediction, ...] = ()
+    left_out: int = 0
 
     def mean(self) -> MeanScore:
         """Over all clients, weighted by their examples (the paper's "weighted by size")."""

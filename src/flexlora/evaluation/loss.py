@@ -20,7 +20,7 @@ from flexlora.tasks.prompts import Encoded
 
 
 @dataclass(frozen=True)
-class ResponseLoss:
+class ExampleLoss:
     """The summed cross-entropy (nats) of one response, and its number of tokens, EOS included."""
 
     total: float
@@ -29,7 +29,7 @@ class ResponseLoss:
 
 def response_losses(
     model: Evaluated, examples: Sequence[Encoded], *, batch_size: int
-) -> tuple[ResponseLoss, ...]:
+) -> tuple[ExampleLoss, ...]:
     """The loss of each response given its prompt, in the given order.
 
     Only response tokens count, as in training, and logits are made for the last columns alone.
@@ -43,7 +43,7 @@ def response_losses(
             for i, total in zip(chosen, _totals(model, rows, device), strict=True):
                 totals[i] = total
     counts = [len(example.response) for example in examples]
-    return tuple(map(ResponseLoss, totals, counts))
+    return tuple(map(ExampleLoss, totals, counts))
 
 
 def _totals(model: Evaluated, rows: Sequence[Encoded], device: torch.device) -> list[float]:

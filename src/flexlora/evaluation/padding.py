@@ -24,7 +24,7 @@ class Evaluated(Protocol):
 
 
 @dataclass(frozen=True, eq=False)
-class Batch:
+class LeftPadded:
     """Left-padded rows: ids, mask and positions, each (rows, tokens), int64."""
 
     ids: Tensor
@@ -32,12 +32,12 @@ class Batch:
     positions: Tensor
 
 
-def left_pad(rows: Sequence[Sequence[int]], pad: int, device: torch.device) -> Batch:
+def left_pad(rows: Sequence[Sequence[int]], pad: int, device: torch.device) -> LeftPadded:
     """Pad at the left, so that all rows end in the last column."""
     width = max(map(len, rows))
     ids = torch.tensor([[pad] * (width - len(row)) + list(row) for row in rows], device=device)
     mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows], device=device)
-    return Batch(ids, mask, (mask.cumsum(1) - 1).clamp(min=0))
+    return LeftPadded(ids, mask, (mask.cumsum(1) - 1).clamp(min=0))
 
 
 def batches(lengths: Sequence[int], size: int) -> Iterator[list[int]]:

@@ -51,7 +51,7 @@ class DataConfig(Table):
     path: str = Field(
         default="", description="folder or file of the source; empty for embedded tasks"
     )
-    train_tasks: Positive | None = Field(default=None, description="tasks that train; none: all")
+    train_tasks: Natural | None = Field(default=None, description="tasks that train; none: all")
     unseen_tasks: Positive | None = Field(default=None, description="tasks kept unseen; none: all")
     examples_per_task: Positive | None = Field(
         default=None, description="examples a task; none: all"
@@ -167,7 +167,7 @@ class FederationConfig(Table):
 class EvaluationConfig(Table):
     """[evaluation]: when and how the state is scored."""
 
-    every: Natural = Field(default=1, description="rounds between evaluations; 0: only at the end")
+    every: Natural = Field(default=1, description="rounds between validations; 0: none")
     batch_size: Positive = Field(default=32, description="examples scored at once")
     max_new_tokens: Positive = Field(default=32, description="tokens generated at most")
     validation_examples: Positive = Field(

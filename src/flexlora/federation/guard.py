@@ -44,10 +44,12 @@ def checked(reply: Reply, sent: Adapter, *, prunes: bool) -> Adapter:
                 f"layer {name} has scale {factors.scale}, expected {sent[name].scale}"
             )
     adapter.require_finite()
-    if not (math.isfinite(reply.loss) and reply.examples >= 0):
+    counts = (reply.examples, reply.steps, reply.tokens)
+    if not (math.isfinite(reply.loss) and all(type(n) is int and n >= 0 for n in counts)):
         raise AdapterError(
-            f"the reply reports loss {reply.loss} over {reply.examples} examples; "
-            "expected a finite loss and 0 or more examples"
+            f"the reply reports loss {reply.loss} over {reply.examples} examples, {reply.steps} "
+            f"steps and {reply.tokens} tokens; expected a finite loss and whole numbers of 0 or "
+            "more"
         )
     return adapter
 

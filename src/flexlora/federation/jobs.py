@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -16,14 +16,13 @@ class Job:
 
     payload: the adapter to be trained, serialised; origin: whether Δ already holds it; delta: what
     the client's base must hold; bytes_down: what this client is sent, payload and missing part of
-    Δ, as serialised; ranks: layer → the highest rank its reply may have.
+    Δ, as serialised.
     """
 
     id: str
     round: int
     client: str
     recipe: Recipe
-    ranks: Mapping[str, int]
     payload: bytes
     origin: bool
     delta: Delta

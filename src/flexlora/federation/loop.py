@@ -79,16 +79,17 @@ class Federation:
         exhausted = patience > 0 and self.progress.stale >= patience
         return self.state.round >= self.schedule.rounds or exhausted
 
-    def restore(self, round: int | None = None) -> None:
+    def restore(self) -> None:
         """Go back to the last checkpoint (if there is one), and forget what was logged after it."""
-        checkpoint = self.run.load_checkpoint(round)
+        checkpoint = self.run.load_checkpoint()
         if checkpoint is None:
             self.run.truncate_log(0)
             return
         tensors, meta = checkpoint
-        self.state = unpack(tensors, meta["state"])
-        self.store = ClientStore.from_json(meta["store"])
-        self.progress = Progress.from_json(meta["progress"])
+        with self.run.undamaged("checkpoints"):
+            self.state = unpack(tensors, meta["state"])
+            self.store = ClientStore.from_json(meta["store"])
+            self.progress = Progress.from_json(meta["progress"])
         self.run.truncate_log(self.state.round)
 
     def rounds(self) -> Iterator[Record]:
@@ -105,7 +106,7 @@ class Federation:
         collected = self._collect(round, sending)
         trained = time.perf_counter()
         state = self._combine(round, sending, collected)
-        self._remember(collected, state)
+        self._remember(collected)
         combined = time.perf_counter()
         record = self._record(round, sending, collected)
         if self.schedule.validates(round):
@@ -146,7 +147,6 @@ class Federation:
                     round=round,
                     client=client,
                     recipe=self.schedule.recipe_for(round),
-                    ranks=ranks,
                     payload=payload,
                     origin=self.rule.origin,
                     delta=self.state.delta,
@@ -208,7 +208,7 @@ class Federation:
             delta = delta.advanced(frozen, steps if len(steps) == len(frozen) else None)
         return State(spec, round, layers, delta)
 
-    def _remember(self, collected: Collected, state: State) -> None:
+    def _remember(self, collected: Collected) -> None:
         """Clients that replied hold the Δ they were sent; pruned ranks persist."""
         for client, ranks in collected.ranks.items():
             self.store.held[client] = self.state.delta.version

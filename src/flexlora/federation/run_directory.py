@@ -95,6 +95,14 @@ class Run:
             raise RunError(f"{folder} has a config that cannot be used: {error}") from error
 
     @contextmanager
+    def undamaged(self, name: str) -> Iterator[None]:
+        """Turn what goes wrong with reading one of this run's own files into a RunError."""
+        try:
+            yield
+        except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
+            raise _damaged(self.folder / name) from error
+
+    @contextmanager
     def locked(self) -> Iterator[None]:
         """Hold the run against other processes (where the system has file locks).
 

@@ -14,8 +14,8 @@ class Schedule:
     """Rounds are counted from 1. `clients` is a count per round.
 
     The learning rate is multiplied by `decay_factor` from each of `decay_rounds` on.
-    `evaluate_every` rounds the state is validated (0: never); `patience` validations without gain
-    end the run (0: never).
+    Every `evaluate_every` rounds the state is validated (0: never; then the last state is the one
+    that counts); `patience` validations without gain end the run (0: never).
     """
 
     rounds: int

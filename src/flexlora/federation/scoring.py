@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from flexlora.adapters import Adapter
-from flexlora.errors import AdapterError, ModelError
+from flexlora.errors import AdapterError, DataError, ModelError
 from flexlora.evaluation import Scores, evaluate
 from flexlora.federation.config import Config
 from flexlora.federation.data import eval_clients, read_corpus, require_context
@@ -28,13 +29,18 @@ def score_model(config: Config, adapter: Adapter | Path | str | None = None) -> 
     model = AdaptedModel(base, config.model.targets) if adapter is None else _with(base, adapter)
     require_context(config, model)
     streams = Streams(config.federation.seed)
-    # Training tasks are not scored: one is read, the least that every source takes.
-    data = config.data.model_copy(update={"train_tasks": 1})
+    data = config.data.model_copy(update={"train_tasks": 0})  # They are not scored.
     tasks = read_corpus(config.model_copy(update={"data": data}), streams).unseen
     clients = as_clients(tasks, seed=streams.derive("split"), unseen=True)
-    return evaluate(
-        model, eval_clients(model, clients, "test", config), eval_settings(config, generate=True)
-    )
+    scored = eval_clients(model, clients, "test", config)
+    if not scored:
+        raise DataError(
+            f"none of {len(clients)} test tasks holds an example that fits "
+            f"{config.data.max_tokens} tokens; raise max_tokens"
+        )
+    scores = evaluate(model, scored, eval_settings(config, generate=True))
+    wanted, kept = sum(len(c.test) for c in clients), sum(len(c.examples) for c in scored)
+    return replace(scores, left_out=wanted - kept)
 
 
 def _with(base: BaseModel, adapter: Adapter) -> AdaptedModel:

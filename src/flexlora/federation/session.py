@@ -61,7 +61,9 @@ def resume(folder: Path | str, *, observer: Observer | None = None) -> Result:
     opened = Run.open(folder)
     config = opened.config
     rule = make_rule(config.rule.name, config.rule.options)
-    setup = prepare(config, threads=opened.resolved["threads"])
+    with opened.undamaged("resolved.toml"):
+        threads = int(opened.resolved["threads"])
+    setup = prepare(config, threads=threads)
     _require_unchanged(opened, setup)
     return _play(opened, config, rule, setup, observer or Silent())
 
@@ -101,20 +103,29 @@ def load_state(opened: Run, round: int | str = "best") -> State:
             else f"{opened.folder} has no checkpoint yet; go on with: flexlora resume"
         )
     tensors, meta = checkpoint
-    return unpack(tensors, meta["state"])
+    with opened.undamaged("checkpoints"):
+        return unpack(tensors, meta["state"])
 
 
 def _require_unchanged(opened: Run, setup: Setup) -> None:
     now = setup.describe()
-    for key, thing in (("fingerprint", "data"), ("model_fingerprint", "base model")):
-        if opened.data[key] != now[key]:
+    for key, thing in (
+        ("fingerprint", "data"),
+        ("model_fingerprint", "base model"),
+        ("encoding_fingerprint", "tokenizer"),
+    ):
+        with opened.undamaged("data.json"):
+            was = str(opened.data[key])
+        if was != now[key]:
             raise RunError(
                 f"the {thing} of {opened.folder} has changed since the run began (fingerprint "
-                f"{now[key][:12]}, was {opened.data[key][:12]}); restore it, or start a new run"
+                f"{now[key][:12]}, was {was[:12]}); restore it, or start a new run"
             )
 
 
 def _require_same_setting(config: Config, prepared: Config) -> None:
+    if config.run.threads not in (None, prepared.run.threads):
+        raise ConfigError("run.threads differs from that of the setup; prepare the config anew")
     for name in type(config).model_fields:
         if name not in ("rule", "run") and getattr(config, name) != getattr(prepared, name):
             raise ConfigError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence, Sized
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -30,7 +31,7 @@ from flexlora.tasks.prompts import Encoded
 from flexlora.tasks.source import Corpus
 from flexlora.training import Recipe
 
-# Host method → the client's optimiser (PAPER: FedAvg trains by SGD, FedIT by AdamW).
+# Host method → the client's optimiser (arXiv 2402.11505: FedAvg trains by SGD, FedIT by AdamW).
 HOSTS: Mapping[str, Literal["adamw", "sgd"]] = {"fedavg": "sgd", "fedit": "adamw"}
 
 
@@ -40,7 +41,8 @@ class Setup:
 
     validation, own: samples of the clients' validation and test parts.
     types: client → type name; ranks: type name → (layer → rank).
-    left_out: "train", "unseen" → examples that no cut of the input made fit (`skip_too_long`).
+    left_out: "train", "unseen" → examples that no cut of the input made fit (`skip_too_long`);
+    "clients", "unseen_clients" → clients that were left without any.
     """
 
     config: Config
@@ -99,6 +101,15 @@ class Setup:
             self._scored[how] = self.score({})
         return self._scored[how]
 
+    def _encoding_fingerprint(self) -> str:
+        """sha256 over all token ids: another tokenizer or prompt gives another run."""
+        digest = hashlib.sha256()
+        parts = [*self.train.values(), *(c.examples for c in (*self.validation, *self.unseen))]
+        for part in parts:
+            for example in part:
+                digest.update(repr((example.prompt, example.response)).encode())
+        return digest.hexdigest()
+
     def describe(self) -> dict[str, Any]:
         """What was read, for data.json: counts, fingerprint, what was missing or cut."""
         cut = sum(e.truncated for part in self.train.values() for e in part)
@@ -106,13 +117,16 @@ class Setup:
             "source": self.config.data.source,
             "fingerprint": self.corpus.fingerprint,
             "model_fingerprint": self.model_fingerprint,
+            "encoding_fingerprint": self._encoding_fingerprint(),
             "clients": len(self.train),
+            "clients_left_out": self.left_out["clients"],
             "training_examples": sum(len(part) for part in self.train.values()),
             "training_examples_truncated": cut,
             "training_examples_left_out": self.left_out["train"],
             "validation_examples": sum(len(c.examples) for c in self.validation),
             "own_test_examples": sum(len(c.examples) for c in self.own),
             "unseen_clients": len(self.unseen),
+            "unseen_clients_left_out": self.left_out["unseen_clients"],
             "unseen_examples": sum(len(c.examples) for c in self.unseen),
             "unseen_examples_truncated": sum(e.truncated for c in self.unseen for e in c.examples),
             "unseen_examples_left_out": self.left_out["unseen"],
@@ -168,6 +182,8 @@ def prepare(config: Config, threads: int | None = None) -> Setup:
         mix=mix,
         ranks={name: mix.types[name].resolve(model.layers) for name in sorted(set(types.values()))},
         left_out={
+            "clients": len(clients) - len(train),
+            "unseen_clients": len(unseen) - len(tested),
             "train": sum(len(c.train) for c in clients) - sum(map(len, train.values())),
             "unseen": sum(len(c.test) for c in unseen) - sum(len(c.examples) for c in tested),
         },

@@ -35,7 +35,9 @@ class InProcess:
         for job in jobs:
             try:
                 yield self._work(job)
-            except (FlexLoRAError, torch.OutOfMemoryError, MemoryError) as error:
+            except (FlexLoRAError, RuntimeError, MemoryError) as error:
+                if isinstance(error, RuntimeError) and not _out_of_memory(error):
+                    raise
                 yield Failure(job.id, job.client, str(error) or type(error).__name__)
 
     def _work(self, job: Job) -> Reply:
@@ -64,3 +66,8 @@ class InProcess:
             tokens=trained.tokens,
             seconds=time.perf_counter() - start,
         )
+
+
+def _out_of_memory(error: RuntimeError) -> bool:
+    """True on any device: on the CPU torch raises a plain RuntimeError that names its allocator."""
+    return isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)

@@ -104,19 +104,20 @@ class LoRALinear(nn.Module):
         merged = self._pristine is not None
         if delta is self._delta and (delta is None or merged == merge):
             return
-        if self._pristine is not None:
-            weight.data = self._pristine
-        self._delta, self._branch, self._pristine = delta, None, None
-        if delta is None:
-            return
-        left = delta.left.detach().to(weight.device, self.dtype)
-        right = delta.right.detach().to(weight.device, self.dtype)
-        if not merge:
-            self._branch = (right, left)
-            return
-        self._pristine = weight.data
-        dense = left @ right if isinstance(self.base, nn.Linear) else right.T @ left.T
-        weight.data = self._pristine + dense.to(weight.dtype)
+        pristine = weight.data if self._pristine is None else self._pristine
+        changed, branch = pristine, None
+        # All that can run out of memory comes before the first change.
+        if delta is not None:
+            left = delta.left.detach().to(weight.device, self.dtype)
+            right = delta.right.detach().to(weight.device, self.dtype)
+            if merge:
+                dense = left @ right if isinstance(self.base, nn.Linear) else right.T @ left.T
+                changed = pristine + dense.to(weight.dtype)
+            else:
+                branch = (right, left)
+        weight.data = changed
+        self._delta, self._branch = delta, branch
+        self._pristine = pristine if delta is not None and merge else None
 
     def start(
         self,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import final
 
 import torch
 
@@ -12,6 +13,7 @@ from flexlora.rules.base import Combined, Contribution, LayerState, Rule, Spec, 
 from flexlora.rules.spectral import best_factors, fresh_rows
 
 
+@final
 class FedIT(Rule):
     """B ← Σ w_k B_k, A ← Σ w_k A_k, all at the lowest rank of the federation (the bucket effect).
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import final
 
 import torch
 
@@ -12,6 +13,7 @@ from flexlora.rules.base import Combined, Contribution, LayerState, Rule, Spec, 
 from flexlora.rules.spectral import empty_state, factors_of, spectral_state, spectrum_of
 
 
+@final
 class FlexLoRA(Rule):
     """ΔW ← Σ w_k s_k B_k A_k, each round anew; a client of rank r is sent its best rank-r part.
 

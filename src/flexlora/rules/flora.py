@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import final
 
 import torch
 
@@ -18,6 +19,7 @@ from flexlora.rules.spectral import (
 )
 
 
+@final
 class FLoRA(Rule):
     """Δ ← Δ + [w_1 s_1 B_1, …] [A_1; …]: exact; every round trains a fresh adapter on top of Δ.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import final
 
 import torch
 from torch import Tensor
@@ -25,6 +26,7 @@ from flexlora.rules.base import (
 from flexlora.rules.spectral import fresh_rows
 
 
+@final
 class HetLoRA(Rule):
     """B ← Σ w_k [B_k 0], A ← Σ w_k [A_k; 0]; a client is sent the first r_k directions.
 

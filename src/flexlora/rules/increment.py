@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import final
 
 import torch
 
@@ -13,6 +14,7 @@ from flexlora.rules.base import Combined, Contribution, LayerState, Rule, Spec, 
 from flexlora.rules.spectral import empty_state, factors_of, spectral_state, spectrum_of
 
 
+@final
 class FlexLoRAIncrement(Rule):
     """ΔW ← ΔW + Σ w_k (s_k B'_k A'_k − s_k B_k A_k), B_k A_k being what client k was sent.
 

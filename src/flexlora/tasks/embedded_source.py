@@ -34,8 +34,9 @@ class Embedded:
         names = ("train_tasks", "unseen_tasks", "examples_per_task", "unseen_examples_per_task")
         for name in names:
             value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ConfigError(f"{name} is {value}; give 1 or more, or leave it out")
+            least = 0 if name == "train_tasks" else 1
+            if value is not None and value < least:
+                raise ConfigError(f"{name} is {value}; give {least} or more, or leave it out")
         if self.unseen not in ("fresh", "development"):
             raise ConfigError(f"unseen is {self.unseen!r}; give 'fresh' or 'development'")
 
@@ -59,6 +60,8 @@ class Embedded:
                 f"{option} is {count}, but there are {len(tasks)} such embedded tasks; "
                 f"lower {option}"
             )
+        if count == 0:
+            return []
         by_name = sorted(tasks, key=lambda task: task.name)
         chosen = sample(len(by_name), named_generator(self.seed, option), limit=count)
         return [by_name[i] for i in chosen]

@@ -119,9 +119,13 @@ class ParquetLayout:
 @contextmanager
 def _open(path: Path) -> Iterator[Any]:
     """A checked parquet file; whatever pyarrow says against it becomes a DataError."""
-    import pyarrow
-    import pyarrow.parquet
-
+    try:
+        import pyarrow
+        import pyarrow.parquet
+    except ImportError as error:
+        raise DataError(
+            f"{path} is parquet, and pyarrow is not installed; install the extra flexlora[parquet]"
+        ) from error
     try:
         with pyarrow.parquet.ParquetFile(path) as file:
             _check_columns(path, {field.name: str(field.type) for field in file.schema_arrow})

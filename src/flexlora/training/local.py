@@ -62,12 +62,14 @@ def train(
     _check(model, data)
     lengths = [len(x.prompt) + len(x.response) for x in data]
     batches = plan(lengths, recipe.batch_size, recipe.epochs, generator, recipe.max_steps)
-    groups = model.start([adapter], origin=origin, dropout=recipe.dropout, generators=[generator])
-    parameters = [parameter for group in groups for parameter in group if parameter.numel()]
     losses: list[Tensor] = []
     learnt: list[int] = []
     tokens = 0
     try:
+        groups = model.start(
+            [adapter], origin=origin, dropout=recipe.dropout, generators=[generator]
+        )
+        parameters = [parameter for group in groups for parameter in group if parameter.numel()]
         optimiser = make_optimiser(parameters, recipe)
         device = parameters[0].device
         live = model.live() if penalty is not None else {}
