@@ -10,6 +10,7 @@ import shutil
 import statistics
 import subprocess
 import sys
+import tomllib
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -25,6 +26,9 @@ COLUMNS = (
     ("own", "rouge_l", 1),
     ("own", "loss", 3),
 )
+
+# What lies beside every run's numbers: scores, versions and machine with the commit, data.
+RECORD = ("results", "environment", "data")
 
 Settings = Mapping[str, str]
 Arm = tuple[str, str]
@@ -72,19 +76,20 @@ class Experiment:
         )
 
     def collect(self, seeds: Sequence[int], extra: Mapping[str, Any]) -> None:
-        """Write results/: table, scores by client and category, config, environment, data."""
+        """Write results/: the table, and every run with its config, commit, machine and data."""
         self.results.mkdir(parents=True, exist_ok=True)
         found = {}
         for arm in self.arms:
             for seed in seeds:
                 folder = self.runs / run_name(arm, seed)
-                result = json.loads((folder / "results.json").read_text())
-                found[run_name(arm, seed)] = result | {"mix": arm[1], "seed": seed}
-        first = self.runs / run_name(self.arms[0], seeds[0])
-        for name in ("environment.json", "data.json", "resolved.toml"):
-            shutil.copy(first / name, self.results / name)
+                found[run_name(arm, seed)] = {
+                    "mix": arm[1],
+                    "seed": seed,
+                    **{name: json.loads((folder / f"{name}.json").read_text()) for name in RECORD},
+                    "config": tomllib.loads((folder / "config.toml").read_text()),
+                }
         shutil.copy(self.config, self.results / "config.toml")
-        summary = {"commit": commit(), "seeds": list(seeds), **extra, "runs": found}
+        summary = {"seeds": list(seeds), **extra, "runs": found}
         (self.results / "results.json").write_text(json.dumps(summary, indent=1) + "\n")
         (self.results / "table.md").write_text(self.table(found, seeds))
         print((self.results / "table.md").read_text())
@@ -98,7 +103,7 @@ class Experiment:
         ]
 
         def line(arm: Arm, mix: str, title: str, state: str) -> str:
-            results = [found[run_name(arm, seed)] for seed in seeds]
+            results = [found[run_name(arm, seed)]["results"] for seed in seeds]
             rows = [next(r for r in x["rows"] if r["state"] == state) for x in results]
             scores = [
                 spread([row[part]["mean"][key] for row in rows], digits)
@@ -116,7 +121,7 @@ class Experiment:
 
         lines.append(line(self.arms[0], "", "base model", "base"))
         for arm in self.arms:
-            rows = found[run_name(arm, seeds[0])]["rows"][1:]
+            rows = found[run_name(arm, seeds[0])]["results"]["rows"][1:]
             mix, title = arm[1], self.titles.get(arm, arm[0])
             lines += [line(arm, mix, title, row["state"]) for row in rows]
         return "\n".join(lines) + "\n"
@@ -144,8 +149,3 @@ def spread(values: Sequence[float], digits: int) -> str:
     if len(values) > 1:
         text += f" ± {statistics.stdev(values):.{digits}f}"
     return text
-
-
-def commit() -> str:
-    command = ["git", "rev-parse", "HEAD"]
-    return subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout[:-1]

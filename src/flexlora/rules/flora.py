@@ -25,7 +25,8 @@ class FLoRA(Rule):
 
     Source: Wang et al., NeurIPS 2024 (arXiv 2409.05976). Deviations: all clients of a round start
     from one random A (its first r rows), drawn anew each round; Δ is kept recompressed (exactly)
-    rather than as an ever longer stack; the stack itself travels as the patch.
+    rather than as an ever longer stack; the stack itself travels as the patch. The fresh adapter
+    travels as tensors and is counted as bytes down, where a seed would do.
     """
 
     name = "flora"
