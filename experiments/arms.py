@@ -89,8 +89,11 @@ class Experiment:
                     "config": tomllib.loads((folder / "config.toml").read_text()),
                 }
         shutil.copy(self.config, self.results / "config.toml")
-        summary = {"seeds": list(seeds), **extra, "runs": found}
-        (self.results / "results.json").write_text(json.dumps(summary, indent=1) + "\n")
+        # One line a run: a run that changes is a line that changes.
+        found_lines = ",\n".join(f"{json.dumps(k)}: {json.dumps(v)}" for k, v in found.items())
+        head = json.dumps({"seeds": list(seeds), **extra})[:-1]
+        text = f'{head},\n"runs": {{\n{found_lines}\n}}}}\n'
+        (self.results / "results.json").write_text(text)
         (self.results / "table.md").write_text(self.table(found, seeds))
         print((self.results / "table.md").read_text())
 

@@ -4,7 +4,7 @@ config.toml        what was asked          events.jsonl   what happened
 resolved.toml      what was derived        metrics.jsonl  one line a round
 environment.json   versions, machine       checkpoints/   round-0007/{state.safetensors,meta.json}
 data.json          fingerprint, notes      spool/         replies of the round in progress
-format.json        version of this layout  adapters/      what was exported
+format.json        version of this layout  results.json   the final scores
 """
 
 from __future__ import annotations
@@ -65,8 +65,7 @@ class Run:
         """
         target = Path(folder) if folder is not None else fresh_folder(config)
         with atomic_folder(target) as aside:
-            for name in ("checkpoints", "adapters"):
-                (aside / name).mkdir()
+            (aside / "checkpoints").mkdir()
             (aside / "config.toml").write_bytes(config.to_toml().encode())
             (aside / "resolved.toml").write_bytes(tomli_w.dumps(resolved or {}).encode())
             (aside / "environment.json").write_text(_json(environment(), indent=2))
@@ -128,10 +127,6 @@ class Run:
     def spool(self) -> Path:
         """Where replies of the round in progress lie. Made and emptied by the collector."""
         return self.folder / "spool"
-
-    @property
-    def adapters(self) -> Path:
-        return self.folder / "adapters"
 
     @property
     def resolved(self) -> Record:
