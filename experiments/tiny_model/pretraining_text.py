@@ -34,7 +34,7 @@ from flexlora.tasks.embedded.lexicon import (
 PROMPT = (
     "Below is an instruction that describes a task, paired with an input that provides further "
     "context. Write a response that appropriately completes the request.\n\n"
-    "### Instruction:\n{definition}\n\n### Input:\n{input}\n\n### Response:\n"
+    "### Instruction:\n{instruction}\n\n### Input:\n{input}\n\n### Response:\n"
 )
 
 T = TypeVar("T")
@@ -352,6 +352,6 @@ def documents(seed: int, instruction_share: float) -> Iterator[str]:
     while True:
         if rng.random() < instruction_share:
             definition, text, response = _pick(rng, TASKS)(rng)
-            yield PROMPT.format(definition=definition, input=text) + response
+            yield PROMPT.format(instruction=definition, input=text) + response
         else:
             yield _pick(rng, PLAIN)(rng)

@@ -46,7 +46,7 @@ def items(families: Sequence[str], per_task: int, skip: int) -> list[Item]:
     """Return examples `skip` to `skip + per_task` of each task."""
     return [
         Item(
-            PROMPT.format(definition=task.definition, input=example.input),
+            PROMPT.format(instruction=example.instruction, input=example.input),
             example.references[0],
             task.name,
         )

@@ -21,7 +21,7 @@ from flexlora.evaluation import (
 from flexlora.tasks.natural_instructions import NaturalInstructions
 from flexlora.tasks.prompts import Encoded, encode_tasks
 
-EXAMPLE = Encoded("e", (5, 6), (7, 2), ("x",), False)
+EXAMPLE = Encoded("e", "x", (5, 6), (7, 2), ("x",))
 
 
 class Words:
@@ -51,13 +51,14 @@ def some_clients(tiny) -> list[EvalClient]:
     generator = torch.Generator().manual_seed(0)
     clients = []
     for k, size in enumerate([3, 1, 6]):
+        category = "odd" if k == 1 else "even"
         examples = []
         for i in range(size):
             ids = tuple(torch.randint(3, 30, (2 + i + k,), generator=generator).tolist())
             said = generate(tiny, [ids], batch_size=1, max_new_tokens=5)[0]
             reference = said if i % 2 == 0 else "w1 w2"
-            examples.append(Encoded(f"e{i}", ids, (*ids[: i + 1], 2), (reference,), False))
-        clients.append(EvalClient(f"c{k}", "odd" if k == 1 else "even", tuple(examples)))
+            examples.append(Encoded(f"e{i}", category, ids, (*ids[: i + 1], 2), (reference,)))
+        clients.append(EvalClient(f"c{k}", tuple(examples)))
     return clients
 
 
@@ -123,8 +124,8 @@ def test_scores_become_json():
     ("clients", "message"),
     [
         ([], "no clients"),
-        ([EvalClient("a", "x", ())], "client 'a' has no examples"),
-        ([EvalClient("a", "x", (EXAMPLE,))] * 2, "client 'a' comes twice"),
+        ([EvalClient("a", ())], "client 'a' has no examples"),
+        ([EvalClient("a", (EXAMPLE,))] * 2, "client 'a' comes twice"),
     ],
 )
 def test_what_cannot_be_evaluated_is_refused(tiny, clients, message):
@@ -150,7 +151,7 @@ def test_real_tasks_on_a_real_model(shared):
     )
     tasks = source.load().unseen
     encoded = encode_tasks(tokenizer, tasks, max_tokens=400)
-    clients = [EvalClient(task.name, task.category, encoded[task.name]) for task in tasks]
+    clients = [EvalClient(task.name, encoded[task.name]) for task in tasks]
     evaluated = SimpleNamespace(model=model, tokenizer=tokenizer, context=1024)
     scores = evaluate(evaluated, clients, EvalSettings(max_new_tokens=8))
     assert scores.mean().examples == 6

@@ -39,7 +39,7 @@ def some_examples(count: int) -> list[Encoded]:
         length = int(torch.randint(low, high, (), generator=generator))
         return tuple(torch.randint(3, 50, (length,), generator=generator).tolist())
 
-    return [Encoded(str(i), ids(1, 25), (*ids(0, 12), 2), ("x",), False) for i in range(count)]
+    return [Encoded(str(i), "x", ids(1, 25), (*ids(0, 12), 2), ("x",)) for i in range(count)]
 
 
 def slow_twin(model, example: Encoded) -> float:

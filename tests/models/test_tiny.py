@@ -17,7 +17,7 @@ FOLDER = Path(flexlora.__file__).parent / "models" / "tiny"
 PROMPT = (
     "Below is an instruction that describes a task, paired with an input that provides further "
     "context. Write a response that appropriately completes the request.\n\n"
-    "### Instruction:\n{definition}\n\n### Input:\n{input}\n\n### Response:\n"
+    "### Instruction:\n{instruction}\n\n### Input:\n{input}\n\n### Response:\n"
 )
 TOKENIZER = AutoTokenizer.from_pretrained(FOLDER)
 
@@ -54,7 +54,10 @@ def test_reads_its_own_text_better_than_chance(model) -> None:  # type: ignore[n
 
 def test_greedy_generation_is_repeatable_and_padding_is_masked(model) -> None:  # type: ignore[no-untyped-def]
     tasks = embedded_tasks(["list_pick"], 1, 0)
-    prompts = [PROMPT.format(definition=t.definition, input=t.examples[0].input) for t in tasks]
+    prompts = [
+        PROMPT.format(instruction=t.examples[0].instruction, input=t.examples[0].input)
+        for t in tasks
+    ]
     batch = TOKENIZER(prompts, padding=True, padding_side="left", return_tensors="pt")
     start = batch["input_ids"].shape[1]
     together = model.generate(**batch, max_new_tokens=6)[:, start:]
@@ -87,7 +90,7 @@ def test_prompts_fit_the_context(model) -> None:  # type: ignore[no-untyped-def]
     lengths = sorted(
         len(
             TOKENIZER(
-                PROMPT.format(definition=task.definition, input=example.input)
+                PROMPT.format(instruction=example.instruction, input=example.input)
                 + example.references[0]
             )["input_ids"]
         )

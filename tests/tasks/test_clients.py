@@ -8,17 +8,18 @@ from flexlora.tasks.task import Example, Task
 
 
 def task(name: str, count: int) -> Task:
-    examples = tuple(Example(f"{name}-{i}", f"in {i}", (f"out {i}",)) for i in range(count))
-    return Task(name, f"define {name}", "category", examples)
+    return Task(
+        name, tuple(Example(f"{name}-{i}", "do", f"in {i}", (f"out {i}",)) for i in range(count))
+    )
 
 
 def test_a_task_becomes_a_client_with_three_disjoint_parts():
     (client,) = as_clients([task("a", 50)], seed=1)
-    assert (client.id, client.category, client.definition) == ("a", "category", "define a")
+    assert client.id == "a"
     parts = [client.train, client.validation, client.test]
     assert [len(part) for part in parts] == [40, 5, 5]
     assert {e for part in parts for e in part} == set(task("a", 50).examples)
-    assert client.task("test") == Task("a", "define a", "category", client.test)
+    assert client.task("test") == Task("a", client.test)
 
 
 @pytest.mark.parametrize(("options", "count"), [({"share": 0.1}, 20), ({"limit": 7}, 7)])

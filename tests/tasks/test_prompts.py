@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -21,12 +23,12 @@ def tokenizer(shared):
     return AutoTokenizer.from_pretrained(shared / "models" / "ni-llama-6m")
 
 
-def example(text: str, answer: str = "Yes.") -> Example:
-    return Example("e1", text, (answer, "another"))
+def example(text: str, answer: str = "Yes.", instruction: str = "Do it.") -> Example:
+    return Example("e1", instruction, text, (answer, "another"), "kind")
 
 
 def test_alpaca_is_worded_exactly(tokenizer):
-    encoded = encode(tokenizer, "Add {the} numbers.", example("1 and {2}", "3"), max_tokens=200)
+    encoded = encode(tokenizer, example("1 and {2}", "3", "Add {the} numbers."), max_tokens=200)
     assert tokenizer.decode(encoded.prompt) == (
         "<s>Below is an instruction that describes a task, paired with an input that provides "
         "further context. Write a response that appropriately completes the request.\n\n"
@@ -34,12 +36,12 @@ def test_alpaca_is_worded_exactly(tokenizer):
     )
     assert tokenizer.decode(encoded.response) == "3</s>"
     assert encoded.references == ("3", "another")
-    assert (encoded.id, encoded.truncated) == ("e1", False)
+    assert (encoded.id, encoded.category, encoded.truncated) == ("e1", "kind", False)
 
 
 @pytest.mark.parametrize("text", ["", " \n"])
 def test_an_empty_input_has_its_own_wording(tokenizer, text):
-    encoded = encode(tokenizer, "Say yes.", example(text), max_tokens=200)
+    encoded = encode(tokenizer, example(text, instruction="Say yes."), max_tokens=200)
     assert tokenizer.decode(encoded.prompt) == (
         "<s>Below is an instruction that describes a task. Write a response that appropriately "
         "completes the request.\n\n### Instruction:\nSay yes.\n\n### Response:\n"
@@ -49,7 +51,7 @@ def test_an_empty_input_has_its_own_wording(tokenizer, text):
 def test_special_tokens_are_the_tokenizers_own_without_its_eos(tokenizer, shared):
     foreign = AutoTokenizer.from_pretrained(shared / "models" / "stories260K")
     for each in (tokenizer, foreign):
-        encoded = encode(each, "Say yes.", example("now"), max_tokens=400)
+        encoded = encode(each, example("now"), max_tokens=400)
         assert encoded.prompt[0] == each.bos_token_id
         assert each.eos_token_id not in encoded.prompt
         assert each.bos_token_id not in encoded.prompt[1:] + encoded.response
@@ -68,7 +70,7 @@ class EosTokenizer:
 
 
 def test_a_trailing_eos_of_the_tokenizer_is_stripped():
-    encoded = encode(EosTokenizer(), "Do.", example("in", "out"), max_tokens=1000)
+    encoded = encode(EosTokenizer(), example("in", "out"), max_tokens=1000)
     assert encoded.prompt[0] == 1
     assert encoded.prompt[-1] == ord("\n") + 10
     assert encoded.response == (*(ord(letter) + 10 for letter in "out"), 2)
@@ -79,11 +81,11 @@ WORDS = st.text(alphabet="abc é日.\n1", max_size=400)
 
 @given(text=WORDS, answer=st.text(alphabet="xyz ", max_size=40), limit=st.integers(60, 250))
 def test_what_is_cut_is_the_end_of_the_input_and_nothing_else(tokenizer, text, answer, limit):
-    whole = encode(tokenizer, "Do it.", example(text, answer), max_tokens=10_000)
+    whole = encode(tokenizer, example(text, answer), max_tokens=10_000)
     try:
-        cut = encode(tokenizer, "Do it.", example(text, answer), max_tokens=limit)
+        cut = encode(tokenizer, example(text, answer), max_tokens=limit)
     except DataError:
-        empty = encode(tokenizer, "Do it.", example("", answer), max_tokens=10_000)
+        empty = encode(tokenizer, example("", answer), max_tokens=10_000)
         assert len(empty.prompt) + len(empty.response) > limit
         return
     assert cut.response == whole.response
@@ -101,61 +103,74 @@ def test_what_is_cut_is_the_end_of_the_input_and_nothing_else(tokenizer, text, a
 def test_the_cut_keeps_as_much_of_the_input_as_fits(tokenizer):
     long = example(" ".join(f"word{i} is here" for i in range(300)))
     for limit in range(100, 500, 50):
-        encoded = encode(tokenizer, "Do it.", long, max_tokens=limit)
+        encoded = encode(tokenizer, long, max_tokens=limit)
         assert limit - 3 <= len(encoded.prompt) + len(encoded.response) <= limit
 
 
 def test_no_room_names_task_example_tokens_limit_and_cure(tokenizer):
-    task = Task("task7", "word " * 100, "c", (example("x"),))
+    task = Task("task7", (example("x", instruction="word " * 100),))
     with pytest.raises(DataError, match=r"'task7', example 'e1': \d+ tokens .* is 64; raise max_"):
         encode_tasks(tokenizer, [task], max_tokens=64)
     with pytest.raises(DataError, match="'task7', example 'e1'"):
-        encode(tokenizer, task.definition, task.examples[0], max_tokens=64, task="task7")
+        encode(tokenizer, task.examples[0], max_tokens=64, task="task7")
     assert encode_tasks(tokenizer, [task], max_tokens=64, skip_too_long=True) == {"task7": ()}
 
 
 def test_a_response_is_never_cut(tokenizer):
     long = example("x", "yes " * 300)
     with pytest.raises(DataError, match=r"response 3\d\d.*set skip_too_long"):
-        encode(tokenizer, "Do.", long, max_tokens=200)
-    whole = encode(tokenizer, "Do.", long, max_tokens=500)
+        encode(tokenizer, long, max_tokens=200)
+    whole = encode(tokenizer, long, max_tokens=500)
     assert tokenizer.decode(whole.response[:-1]).strip() == long.references[0].strip()
     assert whole.response[-1] == tokenizer.eos_token_id
+
+
+def test_choices_are_encoded_like_the_response_and_leave_it_room(tokenizer):
+    asked = replace(example("Which? " * 40, "no"), choices=("yes, very much so", "no"))
+    encoded = encode(tokenizer, asked, max_tokens=100)
+    assert encoded.answer == 1
+    assert encoded.choices[1] == encoded.response
+    assert tokenizer.decode(encoded.choices[0]) == "yes, very much so</s>"
+    assert encoded.truncated
+    assert len(encoded.prompt) + max(map(len, encoded.choices)) <= 100
+    assert encode(tokenizer, example("x"), max_tokens=100).answer == -1
+    with pytest.raises(DataError, match="'e1': the response is none of its 1 choices"):
+        encode(tokenizer, replace(asked, choices=("maybe",)), max_tokens=100)
 
 
 def test_many_at_once_equal_one_by_one(tokenizer, monkeypatch):
     monkeypatch.setattr("flexlora.tasks.prompts._BATCH", 4)
     tasks = [
-        Task(f"t{i}", f"Do {i}.", "c", tuple(example("long text " * (9 * j)) for j in range(i)))
+        Task(f"t{i}", tuple(example("long text " * (9 * j), f"{i}") for j in range(i)))
         for i in (5, 0, 7)
     ]
     many = encode_tasks(tokenizer, tasks, max_tokens=128)
     assert list(many) == ["t5", "t0", "t7"]
     for task in tasks:
-        single = [encode(tokenizer, task.definition, e, max_tokens=128) for e in task.examples]
+        single = [encode(tokenizer, e, max_tokens=128) for e in task.examples]
         assert many[task.name] == tuple(single)
     assert any(encoded.truncated for encoded in many["t7"])
 
 
 def test_bad_tasks_are_refused(tokenizer):
-    twice = Task("t", "Do.", "c", ())
+    twice = Task("t", ())
     with pytest.raises(DataError, match="'t' comes twice"):
         encode_tasks(tokenizer, [twice, twice], max_tokens=99)
     with pytest.raises(DataError, match="'e': no reference"):
-        encode(tokenizer, "Do.", Example("e", "x", ()), max_tokens=99)
+        encode(tokenizer, Example("e", "Do.", "x", ()), max_tokens=99)
 
 
 def test_chat_uses_the_template_and_needs_one(tokenizer, shared):
     with pytest.raises(DataError, match=r"ni-llama-6m.* has no chat template; use .*'alpaca'"):
-        encode(tokenizer, "Do.", example("x"), style="chat", max_tokens=99)
+        encode(tokenizer, example("x"), style="chat", max_tokens=99)
     chat = AutoTokenizer.from_pretrained(shared / "models" / "ni-llama-6m")
     chat.chat_template = (
         "{{ bos_token }}{% for m in messages %}[{{ m.role }}] {{ m.content }} [/]{% endfor %}"
         "{% if add_generation_prompt %}[assistant]{% endif %}"
     )
-    encoded = encode(chat, "Do it.", example("with this"), style="chat", max_tokens=99)
+    encoded = encode(chat, example("with this"), style="chat", max_tokens=99)
     assert chat.decode(encoded.prompt) == "<s>[user] Do it.\n\nwith this [/][assistant]"
-    cut = encode(chat, "Do it.", example("word " * 200), style="chat", max_tokens=64)
+    cut = encode(chat, example("word " * 200), style="chat", max_tokens=64)
     assert cut.truncated
     assert chat.decode(cut.prompt).endswith("[/][assistant]")
 
@@ -164,13 +179,13 @@ def test_a_tokenizer_without_eos_is_refused():
     tokenizer = EosTokenizer()
     tokenizer.eos_token_id = None
     with pytest.raises(DataError, match="'with-eos' has no EOS"):
-        encode(tokenizer, "Do.", example("x"), max_tokens=99)
+        encode(tokenizer, example("x"), max_tokens=99)
 
 
 def test_the_style_registry(monkeypatch):
     monkeypatch.setattr("flexlora.tasks.prompts._STYLES", {"alpaca": get_style("alpaca")})
     with pytest.raises(ConfigError, match="did you mean 'alpaca'"):
         get_style("alpacca")
-    register_style("plain", Style(lambda _, definition, text: definition + text, True))
+    register_style("plain", Style(lambda _, instruction, text: instruction + text, True))
     with pytest.raises(ConfigError, match="'plain' is registered already"):
         register_style("plain", get_style("plain"))

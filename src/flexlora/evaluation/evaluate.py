@@ -16,11 +16,16 @@ from flexlora.tasks.prompts import Encoded
 
 @dataclass(frozen=True)
 class EvalClient:
-    """A client to score: its encoded examples, and the category that it reports under."""
+    """A client to score: its encoded examples."""
 
     id: str
-    category: str
     examples: tuple[Encoded, ...]
+
+    @property
+    def category(self) -> str:
+        """The category of all its examples, or "several"."""
+        found = {example.category for example in self.examples}
+        return found.pop() if len(found) == 1 else "several"
 
 
 @dataclass(frozen=True)

@@ -61,7 +61,7 @@ def eval_clients(
     model: AdaptedModel, clients: Sequence[Client], part: Part, config: Config
 ) -> tuple[EvalClient, ...]:
     encoded = encode_part(model, clients, part, config)
-    return tuple(EvalClient(c.id, c.category, encoded[c.id]) for c in clients if c.id in encoded)
+    return tuple(EvalClient(c.id, encoded[c.id]) for c in clients if c.id in encoded)
 
 
 def some_of(
@@ -71,7 +71,7 @@ def some_of(
     places = [(i, j) for i, client in enumerate(clients) for j in range(len(client.examples))]
     chosen = {places[i] for i in torch.randperm(len(places), generator=generator)[:count].tolist()}
     kept = (
-        EvalClient(c.id, c.category, tuple(e for j, e in enumerate(c.examples) if (i, j) in chosen))
+        EvalClient(c.id, tuple(e for j, e in enumerate(c.examples) if (i, j) in chosen))
         for i, c in enumerate(clients)
     )
     return tuple(client for client in kept if client.examples)

@@ -18,15 +18,13 @@ class Client:
     """One client's data. An unseen client has only `test` examples."""
 
     id: str
-    category: str
-    definition: str
     train: tuple[Example, ...]
     validation: tuple[Example, ...]
     test: tuple[Example, ...]
 
     def task(self, part: Part) -> Task:
         """One part as a task named by the client's id, as `encode_tasks` takes it."""
-        return Task(self.id, self.definition, self.category, getattr(self, part))
+        return Task(self.id, getattr(self, part))
 
 
 def as_clients(
@@ -64,5 +62,5 @@ def as_clients(
         else:
             indices = split(len(chosen), shares, generator=generator)
             parts = tuple(tuple(chosen[i] for i in part) for part in indices)
-        clients[task.name] = Client(task.name, task.category, task.definition, *parts)
+        clients[task.name] = Client(task.name, *parts)
     return tuple(clients.values())

@@ -72,14 +72,14 @@ class OfficialLayout:
     def _read(self, name: str, pick: Pick) -> Task:
         path, instances = self._path(name), self._instances(name)
         kept = pick(name, len(instances))
-        return Task(
-            name,
-            first_text(self._document.get("Definition"), f"{path}: Definition"),
-            first_text(self._document.get("Categories"), f"{path}: Categories"),
-            tuple(self._example(name, index, instances[index]) for index in kept),
-        )
+        definition = first_text(self._document.get("Definition"), f"{path}: Definition")
+        category = first_text(self._document.get("Categories"), f"{path}: Categories")
+        examples = (self._example(name, i, instances[i], definition, category) for i in kept)
+        return Task(name, tuple(examples))
 
-    def _example(self, name: str, index: int, instance: object) -> Example:
+    def _example(
+        self, name: str, index: int, instance: object, definition: str, category: str
+    ) -> Example:
         where = f"{self._path(name)}: instance {index}"
         if not isinstance(instance, dict):
             raise DataError(f"{where} is {type(instance).__name__}, expected an object; mend it")
@@ -96,9 +96,8 @@ class OfficialLayout:
                 f"{where}: output is {json.dumps(output)[:60]}, expected one or more texts; mend it"
             )
         given = instance.get("id")
-        return Example(
-            given if isinstance(given, str) else fallback_id(name, index), text, tuple(references)
-        )
+        known = given if isinstance(given, str) else fallback_id(name, index)
+        return Example(known, definition, text, tuple(references), category)
 
     def _instances(self, name: str) -> list[object]:
         if self._name != name:

@@ -55,9 +55,7 @@ class ParquetLayout:
             examples[name] = []
         for row, values in self._take(split, sorted(wanted)):
             examples[wanted[row]].append(self._example(split, row, values))
-        return tuple(
-            Task(name, *self._description(name), tuple(kept)) for name, kept in examples.items()
-        )
+        return tuple(Task(name, tuple(kept)) for name, kept in examples.items())
 
     def _path(self, split: str) -> Path:
         return self._folder / f"{split}.parquet"
@@ -103,7 +101,8 @@ class ParquetLayout:
                 "or null; give a text and one or more references"
             )
         given = values["id"] or fallback_id(values["task"], values["src_index"])
-        return Example(given, values["input"], tuple(output))
+        definition, category = self._description(values["task"])
+        return Example(given, definition, values["input"], tuple(output), category)
 
     def _description(self, name: str) -> tuple[str, str]:
         """A task's definition and category, from tasks.jsonl."""

@@ -23,24 +23,30 @@ _INTERPOLATIONS = 8  # probes by interpolation before the cut falls back to halv
 ALPACA = (
     "Below is an instruction that describes a task, paired with an input that provides further "
     "context. Write a response that appropriately completes the request.\n\n"
-    "### Instruction:\n{definition}\n\n### Input:\n{input}\n\n### Response:\n"
+    "### Instruction:\n{instruction}\n\n### Input:\n{input}\n\n### Response:\n"
 )
 ALPACA_NO_INPUT = (
     "Below is an instruction that describes a task. "
     "Write a response that appropriately completes the request.\n\n"
-    "### Instruction:\n{definition}\n\n### Response:\n"
+    "### Instruction:\n{instruction}\n\n### Response:\n"
 )
 
 
 @dataclass(frozen=True)
 class Encoded:
-    """One example as token ids. `response` ends with EOS; `truncated`: some text was cut."""
+    """One example as token ids; `response` and each of `choices` end with EOS.
+
+    `truncated`: some text was cut. `answer`: the place of the right one in `choices`, −1 without.
+    """
 
     id: str
+    category: str
     prompt: tuple[int, ...]
     response: tuple[int, ...]
     references: tuple[str, ...]
-    truncated: bool
+    truncated: bool = False
+    choices: tuple[tuple[int, ...], ...] = ()
+    answer: int = -1
 
 
 @dataclass(frozen=True)
@@ -51,18 +57,18 @@ class Style:
     special_tokens: bool
 
 
-def _alpaca(_: PreTrainedTokenizerBase, definition: str, text: str) -> str:
+def _alpaca(_: PreTrainedTokenizerBase, instruction: str, text: str) -> str:
     template = ALPACA if text.strip() else ALPACA_NO_INPUT
-    return template.format(definition=definition, input=text)
+    return template.format(instruction=instruction, input=text)
 
 
-def _chat(tokenizer: PreTrainedTokenizerBase, definition: str, text: str) -> str:
+def _chat(tokenizer: PreTrainedTokenizerBase, instruction: str, text: str) -> str:
     if not tokenizer.chat_template:
         raise DataError(
             f"tokenizer {tokenizer.name_or_path!r} has no chat template; use the prompt style "
             "'alpaca', or the tokenizer of a chat model"
         )
-    content = f"{definition}\n\n{text}" if text.strip() else definition
+    content = f"{instruction}\n\n{text}" if text.strip() else instruction
     rendered = tokenizer.apply_chat_template(
         [{"role": "user", "content": content}], tokenize=False, add_generation_prompt=True
     )
@@ -104,7 +110,7 @@ class _Encoder:
         eos = self.tokenizer.eos_token_id
         return [row[:-1] if row and row[-1] == eos else row for row in rows]
 
-    def cut(self, definition: str, text: str, room: int, full: int) -> tuple[int, ...]:
+    def cut(self, instruction: str, text: str, room: int, full: int) -> tuple[int, ...]:
         """The prompt with the longest start of `text` that was found to fit into `room` tokens.
 
         `full` is the token count with all of the text. The result is longer than `room` only when
@@ -112,7 +118,7 @@ class _Encoder:
         """
 
         def probe(length: int) -> tuple[int, ...]:
-            shown = self.style.render(self.tokenizer, definition, text[:length])
+            shown = self.style.render(self.tokenizer, instruction, text[:length])
             return self.prompts([shown])[0]
 
         low, best, high, step = 0, probe(0), len(text), 0
@@ -127,35 +133,56 @@ class _Encoder:
             step += 1
         return best
 
+    def _responses(self, texts: Sequence[str]) -> list[tuple[int, ...]]:
+        if not texts:
+            return []
+        return [(*ids, self.tokenizer.eos_token_id) for ids in self._ids(texts, special=False)]
+
     def _ids(self, texts: Sequence[str], special: bool) -> list[tuple[int, ...]]:
         rows = self.tokenizer(
             list(texts), add_special_tokens=special, return_attention_mask=False, verbose=False
         )["input_ids"]
         return [tuple(row) for row in rows]
 
-    def batch(self, items: Sequence[tuple[Task, Example]]) -> list[Encoded | DataError]:
+    def batch(self, items: Sequence[tuple[str, Example]]) -> list[Encoded | DataError]:
         """Encode in two tokenizer calls; only what is too long is looked at one by one."""
         for task, example in items:
             if not example.references:
                 raise DataError(
-                    f"task {task.name!r}, example {example.id!r}: no reference response; "
+                    f"task {task!r}, example {example.id!r}: no reference response; "
                     "give at least one"
                 )
-        shown = [self.style.render(self.tokenizer, t.definition, e.input) for t, e in items]
+            if example.choices and example.references[0] not in example.choices:
+                raise DataError(
+                    f"task {task!r}, example {example.id!r}: the response is none of its "
+                    f"{len(example.choices)} choices; give one of them as the response"
+                )
+        shown = [self.style.render(self.tokenizer, e.instruction, e.input) for _, e in items]
         prompts = self.prompts(shown)
-        answers = self._ids([example.references[0] for _, example in items], special=False)
+        responses = self._responses([example.references[0] for _, example in items])
+        choices = iter(self._responses([c for _, example in items for c in example.choices]))
         result: list[Encoded | DataError] = []
-        for (task, example), prompt, answer in zip(items, prompts, answers, strict=True):
-            response = (*answer, self.tokenizer.eos_token_id)
-            room = self.max_tokens - len(response)
+        for (task, example), prompt, response in zip(items, prompts, responses, strict=True):
+            options = tuple(islice(choices, len(example.choices)))
+            room = self.max_tokens - max(map(len, (response, *options)))
             truncated = len(prompt) > room
             if truncated:
-                prompt = self.cut(task.definition, example.input, room, len(prompt))
+                prompt = self.cut(example.instruction, example.input, room, len(prompt))
             if len(prompt) > room:
-                result.append(self._too_long(task.name, example.id, len(prompt), len(response)))
+                longest = self.max_tokens - room
+                result.append(self._too_long(task, example.id, len(prompt), longest))
                 continue
             result.append(
-                Encoded(example.id, prompt, response, example.references, truncated=truncated)
+                Encoded(
+                    example.id,
+                    example.category,
+                    prompt,
+                    response,
+                    example.references,
+                    truncated,
+                    options,
+                    example.choices.index(example.references[0]) if options else -1,
+                )
             )
         return result
 
@@ -178,7 +205,6 @@ def _encoder(tokenizer: PreTrainedTokenizerBase, style: str, max_tokens: int) ->
 
 def encode(
     tokenizer: PreTrainedTokenizerBase,
-    definition: str,
     example: Example,
     *,
     style: str = "alpaca",
@@ -192,7 +218,7 @@ def encode(
     empty input leaves no room.
     """
     encoder = _encoder(tokenizer, style, max_tokens)
-    result = encoder.batch([(Task(task, definition, "", (example,)), example)])[0]
+    result = encoder.batch([(task, example)])[0]
     if isinstance(result, DataError):
         raise result
     return result
@@ -214,19 +240,19 @@ def encode_tasks(
     encoder = _encoder(tokenizer, style, max_tokens)
     result: dict[str, list[Encoded]] = {}
 
-    def items() -> Iterator[tuple[Task, Example]]:
+    def items() -> Iterator[tuple[str, Example]]:
         for task in tasks:
             if task.name in result:
                 raise DataError(f"task {task.name!r} comes twice; give each task its own name")
             result[task.name] = []
             for example in task.examples:
-                yield task, example
+                yield task.name, example
 
     stream = items()
     while batch := list(islice(stream, _BATCH)):
         for (task, _), encoded in zip(batch, encoder.batch(batch), strict=True):
             if isinstance(encoded, Encoded):
-                result[task.name].append(encoded)
+                result[task].append(encoded)
             elif not skip_too_long:
                 raise encoded
     return {name: tuple(examples) for name, examples in result.items()}

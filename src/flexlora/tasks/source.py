@@ -41,7 +41,7 @@ class Source(Protocol):
 
 
 def fingerprint(train: Iterable[Task], unseen: Iterable[Task]) -> str:
-    """sha256 over names, definitions, example ids, inputs and references, in order.
+    """sha256 over task names and everything that their examples hold, in order.
 
     Each text is written with its length in front, so that no two corpora share their bytes.
     """
@@ -55,9 +55,11 @@ def fingerprint(train: Iterable[Task], unseen: Iterable[Task]) -> str:
     for part, tasks in (("train", train), ("unseen", unseen)):
         write(part)
         for task in tasks:
-            write("task", task.name, task.definition)
+            write("task", task.name)
             for example in task.examples:
-                write("example", example.id, example.input, *example.references)
+                write("example", example.id, example.instruction, example.input, example.category)
+                write("references", *example.references)
+                write("choices", *example.choices)
     return digest.hexdigest()
 
 

@@ -1,4 +1,4 @@
-"""What a task is: a definition in words and its examples. One task is one client."""
+"""What a task is: a name and its examples. Most sources make one client of each task."""
 
 from __future__ import annotations
 
@@ -7,21 +7,24 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Example:
-    """One instance: an input text and one or more acceptable responses.
+    """One instance: an instruction, an input text, and one or more acceptable responses.
 
-    The first reference is what training learns; scores take the best over all of them.
+    The first reference is what training learns; scores take the best over all of them. `category`
+    groups examples for reports and for partitions by label. `choices`: the answers that multiple
+    choice ranks by likelihood, the first reference among them; empty where there are none.
     """
 
     id: str
+    instruction: str
     input: str
     references: tuple[str, ...]
+    category: str = ""
+    choices: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class Task:
-    """A named task: `definition` says in words what to do; `category` groups tasks for reports."""
+    """A named group of examples."""
 
     name: str
-    definition: str
-    category: str
     examples: tuple[Example, ...]

@@ -61,10 +61,10 @@ def make_task(family: Family, spec: TaskSpec, examples: int, seed: int) -> Task:
         misses = 0
         drawn[text] = answer
     made = tuple(
-        Example(id=f"{name}.{index}", input=text, references=(answer,))
+        Example(f"{name}.{index}", spec.definition, text, (answer,), family.name)
         for index, (text, answer) in enumerate(drawn.items())
     )
-    return Task(name=name, definition=spec.definition, category=family.name, examples=made)
+    return Task(name, made)
 
 
 def join(items: Sequence[str | int]) -> str:
