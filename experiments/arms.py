@@ -1,6 +1,7 @@
 """What the experiments share: play runs of one config side by side, and collect their table.
 
-An arm is (rule, mix). Runs that exist are resumed, so every step may be stopped and started again.
+An arm is (rule, variant): a variant is a mix of client types, a partition, … with its settings.
+Runs that exist are resumed, so every step may be stopped and started again.
 """
 
 from __future__ import annotations
@@ -36,12 +37,19 @@ Arm = tuple[str, str]
 
 @dataclass(frozen=True)
 class Experiment:
-    """One config, its arms, where runs and results go; titles: arm → its words in the table."""
+    """One config, its arms, where runs and results go.
+
+    variants: name → overrides; variant: what a variant is, in a word; titles: arm → its words in
+    the table; columns: (title, where in a run's record, digits) beyond the scores of every table.
+    """
 
     name: str
     config: Path
     arms: Sequence[Arm]
     titles: Mapping[Arm, str]
+    variant: str
+    variants: Mapping[str, Settings]
+    columns: Sequence[tuple[str, tuple[str, ...], int]] = ()
 
     @property
     def runs(self) -> Path:
@@ -65,7 +73,7 @@ class Experiment:
             {
                 run_name(arm, seed): {
                     "rule.name": arm[0],
-                    "clients.mix": arm[1],
+                    **self.variants[arm[1]],
                     "training.learning_rate": rates[arm[0]],
                     "federation.seed": str(seed),
                     "run.threads": "1",
@@ -75,6 +83,39 @@ class Experiment:
             }
         )
 
+    def tune(
+        self, rules: Sequence[str], rates: Sequence[str], rounds: int, variant: str
+    ) -> dict[str, dict[str, float]]:
+        """Every rule at every rate for a few rounds, on validation examples alone; its losses.
+
+        No unseen client is read. Returns rule → rate → validation loss after the last round.
+        """
+        self.play(
+            {
+                _tuning_name(rule, rate): {
+                    "rule.name": rule,
+                    **self.variants[variant],
+                    "training.learning_rate": rate,
+                    "federation.rounds": str(rounds),
+                    "evaluation.every": str(rounds),
+                    "evaluation.unseen": "false",
+                    "run.threads": "1",
+                }
+                for rate in rates
+                for rule in rules
+            }
+        )
+        return self.tuned(rules, rates)
+
+    def tuned(self, rules: Sequence[str], rates: Sequence[str]) -> dict[str, dict[str, float]]:
+        """What `tune` returned."""
+        table: dict[str, dict[str, float]] = {}
+        for rule in rules:
+            for rate in rates:
+                record = _rounds(self.runs / _tuning_name(rule, rate))[-1]
+                table.setdefault(rule, {})[rate] = record["validation"]["loss"]
+        return table
+
     def collect(self, seeds: Sequence[int], extra: Mapping[str, Any]) -> None:
         """Write results/: the table, and every run with its config, commit, machine and data."""
         self.results.mkdir(parents=True, exist_ok=True)
@@ -82,11 +123,15 @@ class Experiment:
         for arm in self.arms:
             for seed in seeds:
                 folder = self.runs / run_name(arm, seed)
+                record = {
+                    name: json.loads((folder / f"{name}.json").read_text()) for name in RECORD
+                }
                 found[run_name(arm, seed)] = {
-                    "mix": arm[1],
+                    self.variant: arm[1],
                     "seed": seed,
-                    **{name: json.loads((folder / f"{name}.json").read_text()) for name in RECORD},
+                    **record,
                     "config": tomllib.loads((folder / "config.toml").read_text()),
+                    "scored": _rounds(folder)[record["results"]["scored_round"] - 1],
                 }
         shutil.copy(self.config, self.results / "config.toml")
         # One line a run: a run that changes is a line that changes.
@@ -99,34 +144,38 @@ class Experiment:
 
     def table(self, found: Mapping[str, Any], seeds: Sequence[int]) -> str:
         """The scores of every arm as Markdown; ± is the standard deviation over seeds."""
-        lines = [
-            "| mix | arm | adapter | ROUGE-L ↑ | exact % ↑ | loss ↓ | own ROUGE-L ↑ | own loss ↓ "
-            "| MB up | MB down |",
-            "|---|---|---|---|---|---|---|---|---|---|",
-        ]
+        titles = [self.variant, "arm", "adapter"]
+        titles += ["ROUGE-L ↑", "exact % ↑", "loss ↓", "own ROUGE-L ↑", "own loss ↓"]
+        titles += [*(title for title, _, _ in self.columns), "MB up", "MB down"]
+        lines = [f"| {' | '.join(titles)} |", "|---" * len(titles) + "|"]
 
-        def line(arm: Arm, mix: str, title: str, state: str) -> str:
-            results = [found[run_name(arm, seed)]["results"] for seed in seeds]
+        def line(arm: Arm, variant: str, title: str, state: str) -> str:
+            records = [found[run_name(arm, seed)] for seed in seeds]
+            results = [record["results"] for record in records]
             rows = [next(r for r in x["rows"] if r["state"] == state) for x in results]
             scores = [
                 spread([row[part]["mean"][key] for row in rows], digits)
                 for part, key, digits in COLUMNS
             ]
-            costs = ["", ""]
+            costs = [""] * (2 + len(self.columns))
             if state == "full":
                 costs = [
+                    spread([_at(record, path) for record in records], digits)
+                    for _, path, digits in self.columns
+                ]
+                costs += [
                     f"{statistics.mean(x[key] for x in results) / 1e6:.1f}"
                     for key in ("bytes_up", "bytes_down")
                 ]
             label = {"base": "none", "full": "full state"}.get(state)
             label = label or f"{state} ({rows[0]['ranks']})"
-            return "| " + " | ".join([mix, title, label, *scores, *costs]) + " |"
+            return "| " + " | ".join([variant, title, label, *scores, *costs]) + " |"
 
         lines.append(line(self.arms[0], "", "base model", "base"))
         for arm in self.arms:
             rows = found[run_name(arm, seeds[0])]["results"]["rows"][1:]
-            mix, title = arm[1], self.titles.get(arm, arm[0])
-            lines += [line(arm, mix, title, row["state"]) for row in rows]
+            title = self.titles.get(arm, arm[0])
+            lines += [line(arm, arm[1], title, row["state"]) for row in rows]
         return "\n".join(lines) + "\n"
 
     def _play(self, name: str, settings: Settings) -> None:
@@ -142,8 +191,28 @@ class Experiment:
             subprocess.run(command, cwd=ROOT, check=True, stdout=log, stderr=log)
 
 
+def best_rates(tuned: Mapping[str, Mapping[str, float]]) -> dict[str, str]:
+    """Rule → the rate of its lowest loss."""
+    return {rule: min(losses, key=losses.__getitem__) for rule, losses in tuned.items()}
+
+
 def run_name(arm: Arm, seed: int) -> str:
     return f"{arm[0]}-{arm[1]}-seed{seed}"
+
+
+def _tuning_name(rule: str, rate: str) -> str:
+    return f"tune-{rule}-{rate}"
+
+
+def _rounds(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def _at(record: Mapping[str, Any], path: Sequence[str]) -> float:
+    value: Any = record
+    for key in path:
+        value = value[key]
+    return float(value)
 
 
 def spread(values: Sequence[float], digits: int) -> str:

@@ -22,6 +22,8 @@ EXPERIMENT = Experiment(
     config=ROOT / "src" / "flexlora" / "cli" / "demo.toml",
     arms=tuple((rule, "uniform") for rule in RULES),
     titles={("fedit", "uniform"): "homogeneous, lowest rank"},
+    variant="mix",
+    variants={"uniform": {"clients.mix": "uniform"}},
 )
 
 if __name__ == "__main__":

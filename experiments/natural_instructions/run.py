@@ -17,7 +17,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from arms import ROOT, Experiment
+from arms import ROOT, Experiment, best_rates
 
 RULES = ("fedit", "flexlora", "flexlora-increment")
 RATES = ("7e-4", "2e-3", "6e-3")
@@ -34,42 +34,9 @@ EXPERIMENT = Experiment(
         ("flexlora-increment", "uniform"),
     ),
     titles={("fedit", "heavy-tail-light"): "homogeneous, lowest rank (the same in both mixes)"},
+    variant="mix",
+    variants={mix: {"clients.mix": mix} for mix in ("heavy-tail-light", "uniform")},
 )
-
-
-def tune() -> None:
-    """Every rule at every rate for a few rounds, on validation examples; no unseen task is read."""
-    EXPERIMENT.play(
-        {
-            f"tune-{rule}-{rate}": {
-                "rule.name": rule,
-                "clients.mix": "uniform",
-                "training.learning_rate": rate,
-                "federation.rounds": str(TUNING_ROUNDS),
-                "evaluation.every": str(TUNING_ROUNDS),
-                "evaluation.unseen": "false",
-                "run.threads": "1",
-            }
-            for rate in RATES
-            for rule in RULES
-        }
-    )
-    print(json.dumps(tuned(), indent=1))
-
-
-def tuned() -> dict[str, dict[str, float]]:
-    """Rule → learning rate → validation loss after the tuning rounds."""
-    table: dict[str, dict[str, float]] = {}
-    for rule in RULES:
-        for rate in RATES:
-            file = EXPERIMENT.runs / f"tune-{rule}-{rate}" / "metrics.jsonl"
-            last = json.loads(file.read_text().splitlines()[-1])
-            table.setdefault(rule, {})[rate] = last["validation"]["loss"]
-    return table
-
-
-def best_rates() -> dict[str, str]:
-    return {rule: min(losses, key=losses.__getitem__) for rule, losses in tuned().items()}
 
 
 def main() -> None:
@@ -78,11 +45,11 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     arguments = parser.parse_args()
     if arguments.step == "tune":
-        tune()
+        print(json.dumps(EXPERIMENT.tune(RULES, RATES, TUNING_ROUNDS, "uniform"), indent=1))
     elif arguments.step == "arms":
-        EXPERIMENT.play_arms(arguments.seeds, best_rates())
+        EXPERIMENT.play_arms(arguments.seeds, best_rates(EXPERIMENT.tuned(RULES, RATES)))
     else:
-        EXPERIMENT.collect(arguments.seeds, {"tuning": tuned()})
+        EXPERIMENT.collect(arguments.seeds, {"tuning": EXPERIMENT.tuned(RULES, RATES)})
 
 
 if __name__ == "__main__":
