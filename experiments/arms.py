@@ -77,6 +77,7 @@ class Experiment:
                     "training.learning_rate": rates[arm[0]],
                     "federation.seed": str(seed),
                     "run.threads": "1",
+                    "evaluation.predictions": "0",  # results/ holds numbers.
                 }
                 for seed in seeds
                 for arm in self.arms

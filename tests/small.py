@@ -30,7 +30,12 @@ SMALL: dict[str, dict[str, Any]] = {
     "clients": {"mix": {"low": 0.5, "high": 0.5}, "types": {"low": 2, "high": 4}},
     "training": {"learning_rate": 1e-2, "batch_size": 2, "max_steps": 2},
     "federation": {"rounds": 3, "clients_per_round": 2, "patience": 0},
-    "evaluation": {"validation_examples": 2, "own_examples": 2, "max_new_tokens": 2},
+    "evaluation": {
+        "validation_examples": 2,
+        "on_clients": "tuned",
+        "own_examples": 2,
+        "max_new_tokens": 2,
+    },
     "run": {"threads": 1},
 }
 

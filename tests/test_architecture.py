@@ -119,6 +119,7 @@ PUBLIC = [
     "Ranks",
     "Result",
     "Rule",
+    "continue_run",
     "load_adapter",
     "load_config",
     "load_model",

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from flexlora.allocation import Mix as Mix
     from flexlora.federation import Config as Config
     from flexlora.federation import Result as Result
+    from flexlora.federation import continue_run as continue_run
     from flexlora.federation import load_adapter as load_adapter
     from flexlora.federation import load_config as load_config
     from flexlora.federation import make_config as make_config
@@ -41,6 +42,7 @@ _HOMES = {
     "flexlora.federation": (
         "Config",
         "Result",
+        "continue_run",
         "load_adapter",
         "load_config",
         "make_config",
@@ -67,6 +69,7 @@ __all__ = [
     "Ranks",
     "Result",
     "Rule",
+    "continue_run",
     "load_adapter",
     "load_config",
     "load_model",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import signal
@@ -18,7 +17,6 @@ from commands import Flexlora, assert_one_sentence, caller
 from flexlora.cli.main import app
 from flexlora.errors import RoundError
 from flexlora.federation import load_adapter, prepare, run
-from flexlora.federation.jobs import Failure
 from flexlora.federation.run_directory import Run
 from flexlora.formats.peft import load_peft
 from small import small, write
@@ -156,27 +154,6 @@ def test_demo_compares_its_rules(flexlora: Flexlora, tmp_path: Path):
     assert done.out.count("run directory:") == 3
     bases = {json.dumps((Run.open(path).read_results() or {})["rows"][0]) for path in out.iterdir()}
     assert len(bases) == 1
-
-
-def test_a_terminal_gets_bars(monkeypatch: pytest.MonkeyPatch):
-    from rich.console import Console
-
-    from flexlora.cli import progress
-
-    screen = io.StringIO()
-    wide = {"file": screen, "force_terminal": True, "width": 120}
-    monkeypatch.setattr(progress, "Console", lambda: Console(**wide))
-    record = {"round": 2, "train_loss": 1.25, "failures": 1, "validation": {"loss": 0.5}}
-    with progress.observer("flexlora", 4) as watching:
-        watching.round_started(2, 3)
-        watching.replied(Failure("2-0", "a", "its disk is full [/x] [enforce fail]"))
-        watching.round_ended(record)
-        watching.scoring("full")
-    shown = screen.getvalue()
-    assert "client a left out: its disk is full [/x] [enforce fail]" in shown
-    assert "2/4" in shown
-    assert "train loss 1.250, validation 0.500, 1 failed" in shown
-    assert "full, unseen clients" in shown
 
 
 def test_usage_errors_are_wrong_input(flexlora: Flexlora, tmp_path: Path):

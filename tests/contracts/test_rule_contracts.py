@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from flexlora.adapters import Adapter, Factors, LayerSpec, Ranks
-from flexlora.errors import ConfigError, RoundError
+from flexlora.errors import AdapterError, ConfigError, RoundError
+from flexlora.lowrank import LowRank
 from flexlora.rules import RULES, Contribution, Rule, Spec, State, Summary, make_rule, register
 from flexlora.rules.flexlora import FlexLoRA
 from reference import (
@@ -306,6 +307,111 @@ def test_an_origin_rule_starts_every_client_from_what_is_learned(rule: Rule) -> 
         state = play(rule, state, MIXED, random_training(seed), seed)
 
 
+# --- a warm start ----------------------------------------------------------------------------
+
+
+def start_of(rank: int, *names: str) -> dict[str, LowRank]:
+    """An update of this rank for these layers (default: all), its directions well apart."""
+    return {
+        x.name: LowRank(
+            gaussian(x.m, rank, seed=rank) * (2.0 ** -torch.arange(rank)),
+            gaussian(rank, x.n, seed=rank + 50),
+        )
+        for x in LAYERS
+        if not names or x.name in names
+    }
+
+
+def warm(rule: Rule, start: Mapping[str, LowRank], seed: int = 0) -> State:
+    return rule.warm_start(begun(rule).spec, start, generator(seed))
+
+
+def held_rank(rule: Rule) -> int:
+    """The rank that a rule's state holds in the federation of MIXED."""
+    if by_product(type(rule)):
+        return min(min(x.m, x.n) for x in LAYERS)
+    return HIGH if rule.traits.mixed_ranks else LOW
+
+
+@every()
+@pytest.mark.parametrize("rank", [1, LOW, HIGH, 10])
+def test_a_warm_start_is_its_start_or_the_best_part_that_the_state_holds(
+    rule: Rule, rank: int
+) -> None:
+    start = start_of(rank)
+    state = warm(rule, start)
+    assert state.round == 0
+    for name, matrix in learned(rule, state).items():
+        wanted = best(dense(start[name]), held_rank(rule))
+        assert float(wanted.norm()) > 1.0
+        assert_close(matrix, wanted)
+
+
+@every()
+@pytest.mark.parametrize("rank", [1, 5, 10])
+def test_clients_of_a_warm_start_begin_at_what_is_learned(rule: Rule, rank: int) -> None:
+    """W₀ + Δ + sent (− sent where Δ holds it) is the best part of the start that each affords."""
+    state = warm(rule, start_of(rank))
+    uses_delta = rule.origin or rule.traits.restarts
+    assert state.delta.version == int(uses_delta)
+    assert set(state.delta.layers) == (set(FULL) if uses_delta else set())
+    bound = getattr(rule, "frozen_rank", None)
+    for name, frozen in state.delta.layers.items():
+        whole = learned(rule, state)[name]
+        assert_close(dense(frozen), whole if bound is None else best(whole, max(bound, HIGH)))
+    for ranks in MIXED.values():
+        asked = rule.ranks_for(state.spec, ranks)
+        sent = rule.send(state, asked, generator(1))
+        assert sent.ranks == asked
+        assert_trainable(sent)
+        for name, factors in sent.items():
+            wanted = best(learned(rule, state)[name], asked[name])
+            if rule.traits.restarts:
+                wanted = torch.zeros_like(wanted)
+            assert_close(product(factors), wanted, 1e-4)
+
+
+@every()
+def test_a_warm_start_trains_on_and_forgets_nothing_by_itself(rule: Rule) -> None:
+    """At full rank, nothing trained leaves the start, and training moves it."""
+    spec = Spec.of(LAYERS, list(WHOLE.values()), alpha=4.0)
+    state = rule.warm_start(spec, start_of(10), generator())
+    before = learned(rule, state)
+    assert_all_close(learned(rule, play(rule, state, WHOLE, nothing)), before)
+    moved = play(rule, state, WHOLE, random_training(3), seed=3)
+    assert all(
+        float((matrix - before[name]).norm()) > 1e-2
+        for name, matrix in learned(rule, moved).items()
+    )
+    if state.delta.layers:
+        assert moved.delta.version == state.delta.version + 1
+
+
+@every()
+def test_layers_without_a_start_begin_as_ever(rule: Rule) -> None:
+    cold, only = begun(rule), LAYERS[0].name
+    state = warm(rule, start_of(3, only))
+    for name, tensors in warm(rule, {}).layers.items():
+        assert all(torch.equal(tensors[key], x) for key, x in cold.layers[name].items())
+    for name, matrix in learned(rule, state).items():
+        assert (float(matrix.norm()) > 0.0) == (name == only)
+
+
+@every()
+def test_a_start_that_does_not_fit_is_refused(rule: Rule) -> None:
+    one = start_of(2)[LAYERS[0].name]
+    with pytest.raises(AdapterError, match=r"layers that are not adapted: k_proj; add them to"):
+        warm(rule, {"k_proj": one})
+    with pytest.raises(AdapterError, match="is 20 × 10, expected 12 × 14; it was made for another"):
+        warm(rule, {LAYERS[1].name: one})
+    for bad in (float("nan"), float("inf")):
+        with pytest.raises(AdapterError, match=f"{LAYERS[0].name} of the start holds NaN"):
+            warm(rule, {LAYERS[0].name: LowRank(one.left * bad, one.right)})
+    large = LowRank(one.left * 1e30, one.right * 1e30)
+    with pytest.raises(AdapterError, match="holds NaN or infinity in float32"):
+        warm(rule, {LAYERS[0].name: large})
+
+
 # --- sending and reading out -----------------------------------------------------------------
 
 
@@ -362,6 +468,17 @@ def test_reading_out_has_exactly_the_asked_rank(rule: Rule) -> None:
             adapter = rule.readout(state, uniform(rank))
             assert adapter.ranks == uniform(rank)
             adapter.require_finite()
+
+
+@every()
+def test_the_singular_values_are_those_of_what_was_learned(rule: Rule):
+    for state in (begun(rule), trained(rule)):
+        found = rule.singular_values(state)
+        for name, matrix in learned(rule, state).items():
+            wanted = torch.linalg.svdvals(matrix)
+            held = torch.zeros_like(wanted)
+            held[: found[name].shape[0]] = found[name].double()
+            assert_close(held, wanted, 1e-6)
 
 
 @every()

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+import math
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -65,7 +67,7 @@ def some_clients(tiny) -> list[EvalClient]:
 @pytest.mark.parametrize("batch_size", [1, 4, 32])
 def test_each_client_scores_as_if_alone(tiny, batch_size):
     clients = some_clients(tiny)
-    settings = EvalSettings(batch_size, max_new_tokens=5, keep_predictions=True)
+    settings = EvalSettings(batch_size, max_new_tokens=5, predictions=100)
     scores = evaluate(tiny, clients, settings)
     assert [row.client for row in scores.clients] == ["c0", "c1", "c2"]
     assert len(scores.predictions) == 10
@@ -73,29 +75,70 @@ def test_each_client_scores_as_if_alone(tiny, batch_size):
         prompts = [e.prompt for e in client.examples]
         texts = generate(tiny, prompts, batch_size=1, max_new_tokens=5)
         values = [rouge_l(t, e.references) for t, e in zip(texts, client.examples, strict=True)]
-        assert row.rouge_l == pytest.approx(sum(values) / len(values))
+        assert row["rouge_l"] == pytest.approx(sum(values) / len(values))
         hits = [t == e.references[0] for t, e in zip(texts, client.examples, strict=True)]
-        assert row.exact_match == pytest.approx(100 * sum(hits) / len(hits))
+        assert row["exact_match"] == pytest.approx(100 * sum(hits) / len(hits))
         losses = response_losses(tiny, client.examples, batch_size=1)
         expected = sum(loss.total for loss in losses) / sum(loss.tokens for loss in losses)
-        assert row.loss == pytest.approx(expected, rel=1e-5)
+        assert row["loss"] == pytest.approx(expected, rel=1e-5)
         said = [p.text for p in scores.predictions if p.client == client.id]
         assert said == list(texts)
-    assert 0 < scores.mean().rouge_l < 100
+    assert 0 < scores.mean()["rouge_l"] < 100
 
 
-def test_without_generation_there_is_only_the_loss(tiny):
-    scores = evaluate(tiny, some_clients(tiny), EvalSettings(generate=False))
-    mean = scores.mean()
-    assert (mean.rouge_l, mean.exact_match, scores.predictions) == (None, None, ())
-    assert mean.loss > 0
+def test_only_what_the_metrics_need_is_computed(tiny, monkeypatch):
+    def refused(*_, **__):
+        raise AssertionError("not needed")
+
+    clients = some_clients(tiny)
+    with monkeypatch.context() as patch:
+        patch.setattr("flexlora.evaluation.measure.generate", refused)
+        scores = evaluate(tiny, clients, EvalSettings(metrics=("loss",), predictions=9))
+    assert (list(scores.mean().values), scores.predictions) == (["loss"], ())
+    monkeypatch.setattr("flexlora.evaluation.loss._totals", refused)
+    texts = evaluate(tiny, clients, EvalSettings(max_new_tokens=2, metrics=("exact_match",)))
+    assert list(texts.mean().values) == ["exact_match"]
+
+
+def test_predictions_come_from_every_client_in_turn(tiny):
+    settings = EvalSettings(max_new_tokens=5, metrics=("exact_match", "loss"), predictions=5)
+    kept = evaluate(tiny, some_clients(tiny), settings).predictions
+    places = [(p.client, p.example) for p in kept]
+    assert places == [("c0", "e0"), ("c1", "e0"), ("c2", "e0"), ("c0", "e1"), ("c2", "e1")]
+    assert set(kept[0].to_json()) == {"client", "example", "text", "reference", "exact_match"}
+    assert (kept[0].text, kept[0]["exact_match"]) == (kept[0].reference, 100.0)
+
+
+def test_a_client_of_several_categories_counts_in_each(tiny):
+    one, _, three = some_clients(tiny)
+    mixed = [replace(e, category="odd") if i < 2 else e for i, e in enumerate(three.examples)]
+    clients = [one, EvalClient("m", tuple(mixed))]
+    scores = evaluate(tiny, clients, EvalSettings(metrics=("loss",)))
+    assert [row.category for row in scores.clients] == ["even", "several"]
+    parts = {
+        name: evaluate(
+            tiny,
+            [
+                EvalClient(c.id, part)
+                for c in clients
+                if (part := tuple(e for e in c.examples if e.category == name))
+            ],
+            EvalSettings(metrics=("loss",)),
+        ).mean()
+        for name in ("even", "odd")
+    }
+    found = scores.by_category()
+    assert list(found) == ["even", "odd"]
+    for name, alone in parts.items():
+        assert (found[name].clients, found[name].examples) == (alone.clients, alone.examples)
+        assert found[name]["loss"] == pytest.approx(alone["loss"], rel=1e-5)
 
 
 SCORES = Scores(
     (
-        ClientScore("a", "x", 1, 10.0, 0.0, 1.0),
-        ClientScore("b", "y", 3, 50.0, 100.0, 2.0),
-        ClientScore("c", "x", 6, 0.0, 50.0, 3.0),
+        ClientScore("a", "x", 1, {"rouge_l": 10.0, "perplexity": 1.0, "loss": 1.0}),
+        ClientScore("b", "y", 3, {"rouge_l": 50.0, "perplexity": 2.0, "loss": 2.0}),
+        ClientScore("c", "x", 6, {"rouge_l": 0.0, "perplexity": 3.0, "loss": 3.0, "extra": 1.0}),
     )
 )
 
@@ -103,19 +146,28 @@ SCORES = Scores(
 def test_means_are_weighted_by_examples():
     mean = SCORES.mean()
     assert (mean.clients, mean.examples) == (3, 10)
-    assert mean.rouge_l == pytest.approx(16.0)
-    assert mean.exact_match == pytest.approx(60.0)
-    assert mean.loss == pytest.approx(2.5)
+    assert mean["rouge_l"] == pytest.approx(16.0)
+    assert mean["loss"] == pytest.approx(2.5)
+    assert mean["perplexity"] == pytest.approx(math.exp(2.5))
+    assert SCORES.clients[1]["perplexity"] == pytest.approx(math.exp(2.0))
+    assert "extra" not in mean.values  # Not every client has it.
     categories = SCORES.by_category()
     assert list(categories) == ["x", "y"]
-    assert categories["x"].rouge_l == pytest.approx(10 / 7)
+    assert categories["x"]["rouge_l"] == pytest.approx(10 / 7)
     assert (categories["x"].clients, categories["y"].examples) == (2, 3)
 
 
 def test_scores_become_json():
     plain = json.loads(json.dumps(SCORES.to_json()))
     assert plain["mean"]["loss"] == pytest.approx(2.5)
-    assert plain["clients"][1]["client"] == "b"
+    assert plain["clients"][1] == {
+        "client": "b",
+        "category": "y",
+        "examples": 3,
+        "rouge_l": 50.0,
+        "perplexity": pytest.approx(math.exp(2.0)),
+        "loss": 2.0,
+    }
     assert set(plain["categories"]) == {"x", "y"}
     assert plain["predictions"] == []
 
@@ -133,9 +185,18 @@ def test_what_cannot_be_evaluated_is_refused(tiny, clients, message):
         evaluate(tiny, clients, EvalSettings())
 
 
-@pytest.mark.parametrize("wrong", [{"batch_size": 0}, {"max_new_tokens": 0}])
-def test_wrong_settings(wrong):
-    with pytest.raises(ConfigError, match=f"{next(iter(wrong))} is 0"):
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"batch_size": 0}, "batch_size is 0; give 1 or more"),
+        ({"max_new_tokens": 0}, "max_new_tokens is 0"),
+        ({"predictions": -1}, "predictions is -1; give 0 or more"),
+        ({"metrics": ()}, "metrics is empty"),
+        ({"metrics": ("rouge",)}, "did you mean 'rouge_l'"),
+    ],
+)
+def test_wrong_settings(wrong, message):
+    with pytest.raises(ConfigError, match=message):
         EvalSettings(**wrong)
 
 
@@ -155,5 +216,5 @@ def test_real_tasks_on_a_real_model(shared):
     evaluated = SimpleNamespace(model=model, tokenizer=tokenizer, context=1024)
     scores = evaluate(evaluated, clients, EvalSettings(max_new_tokens=8))
     assert scores.mean().examples == 6
-    assert 1.0 < scores.mean().loss < 9.0  # the untuned model: ln 4096 = 8.3 is to know nothing
-    assert 0.0 <= scores.mean().rouge_l <= 100.0
+    assert 1.0 < scores.mean()["loss"] < 9.0  # the untuned model: ln 4096 = 8.3 is to know nothing
+    assert 0.0 <= scores.mean()["rouge_l"] <= 100.0

@@ -141,7 +141,6 @@ WRONG = [
     ("[model]\ndtype = 'float23'", "is \"float23\"; did you mean 'float32'?"),
     ("[training]\nhost = 'fedavgg'", "training.host is \"fedavgg\"; did you mean 'fedavg'?"),
     ("[training]\nscaling = 3", "config training.scaling is 3; known: lora, rslora"),
-    ("[evaluation]\nmetric = 'rouge'", "did you mean 'rouge_l'?"),
     ("[training]\nlearning_rate = 0", "config training.learning_rate is 0, expected above 0"),
     ("[training]\nlearning_rate = nan", "is nan, expected a finite number"),
     ("[training]\nlearning_rate = '1'", 'is "1", expected a number'),

@@ -11,6 +11,7 @@ import torch
 
 from flexlora.adapters import Adapter, Factors, Payload, factors_payload
 from flexlora.errors import AdapterError
+from flexlora.evaluation import ClientScore
 from flexlora.federation import guard
 from flexlora.federation.jobs import Reply
 from flexlora.formats.payloads import to_bytes
@@ -32,8 +33,10 @@ SENT = adapter()
 GOOD = moved(SENT, 1)
 
 
-def reply(payload: bytes, loss: float = 1.0, examples: int = 3) -> Reply:
-    return Reply("1-0", "a", payload, examples, loss, 2, 20, 0.1)
+def reply(
+    payload: bytes, loss: float = 1.0, examples: int = 3, score: ClientScore | None = None
+) -> Reply:
+    return Reply("1-0", "a", payload, examples, loss, 2, 20, 0.1, score)
 
 
 def changed(change: Callable[[Factors], Factors]) -> bytes:
@@ -152,3 +155,18 @@ def test_a_negative_number_of_examples_is_refused():
     with pytest.raises(AdapterError, match=r"over -1 examples, .*whole numbers of 0 or more"):
         guard.checked(reply(WHOLE, examples=-1), SENT, prunes=False)
     assert guard.checked(reply(WHOLE, examples=0), SENT, prunes=False)
+
+
+@pytest.mark.parametrize(
+    "false",
+    [
+        ClientScore("a", "x", 2, {"loss": math.nan}),
+        ClientScore("a", "x", 0, {"loss": 1.0}),
+        ClientScore("b", "x", 2, {"loss": 1.0}),
+    ],
+)
+def test_a_false_score_beside_a_good_adapter_is_refused(false: ClientScore):
+    good = ClientScore("a", "x", 2, {"loss": 1.0})
+    assert guard.checked(reply(WHOLE, score=good), SENT, prunes=False)
+    with pytest.raises(AdapterError, match=r"the score is of client .*expected client a"):
+        guard.checked(reply(WHOLE, score=false), SENT, prunes=False)

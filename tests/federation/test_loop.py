@@ -14,9 +14,9 @@ from flexlora.federation.checkpoint import pack
 from flexlora.federation.config import Config
 from flexlora.federation.jobs import Job
 from flexlora.federation.loop import Federation, Record
+from flexlora.federation.observers import Silent
 from flexlora.federation.run_directory import Run
 from flexlora.federation.schedule import Schedule
-from flexlora.federation.session import Silent
 from flexlora.federation.store import ClientStore
 from flexlora.federation.streams import Streams
 from flexlora.formats.payloads import to_bytes
@@ -65,9 +65,8 @@ def federation(
     streams = Streams(seed)
     given = iter(values or [-float(i) for i in range(100)])
 
-    def validate(_: State) -> tuple[float, Record]:
-        value = next(given)
-        return value, {"loss": value}
+    def validate(_: State) -> Record:
+        return {"loss": next(given)}
 
     run = Run.open(folder) if folder.exists() else Run.create(Config(), folder)
     return Federation(
@@ -82,6 +81,7 @@ def federation(
         transport=Noise(rule, fails, backwards=backwards),
         run=run,
         validate=validate,
+        decide=lambda record: float(record["validation"]["loss"]),
         observer=Told(),
     )
 
@@ -179,7 +179,13 @@ def test_a_failure_is_recorded_with_its_reason_and_the_others_go_on(tmp_path: Pa
     assert record["clients"] == ["a", "c", "e"]
     assert record["failures"] == 2
     assert made.run.read_events() == [
-        {"round": 1, "event": "failure", "client": client, "reason": "its disk is full"}
+        {
+            "round": 1,
+            "event": "failure",
+            "kind": "train",
+            "client": client,
+            "reason": "its disk is full",
+        }
         for client in ("b", "d")
     ]
     assert set(made.store.held) == {"a", "c", "e"}

@@ -73,6 +73,8 @@ def assert_same_run(one: Path, other: Path) -> None:
             assert torch.equal(tensors[path], wanted[path]), path
     assert timeless(ours.read_metrics()) == timeless(theirs.read_metrics())
     assert ours.read_events() == theirs.read_events()
+    assert ours.read_spectra() == theirs.read_spectra()
+    assert len(ours.read_spectra()) == len(ours.read_metrics())
     assert ours.read_results() is not None
     assert timeless(ours.read_results()) == timeless(theirs.read_results())
     assert not ours.spool.exists()
@@ -97,8 +99,8 @@ def test_every_rule_learns_on_a_setup_that_others_used(setup: Setup, tmp_path: P
     assert result.bytes_up == sum(record["bytes_up"] for record in records) > 0
     assert result.bytes_down == sum(record["bytes_down"] for record in records) > 0
     losses = [record["validation"]["loss"] for record in records]
-    assert min(losses) < setup.validate({}).mean().loss
-    assert result.row("full").unseen.mean().loss != result.row("base").unseen.mean().loss
+    assert min(losses) < setup.validate({}).mean()["loss"]
+    assert result.row("full").unseen.mean()["loss"] != result.row("base").unseen.mean()["loss"]
     with pytest.raises(KeyError):
         result.row("medium")
 
@@ -189,7 +191,7 @@ def on_call(owner, name, count, after):
 moment = sys.argv.pop(1)
 on_call(*{
     "before the first round": (loop.Federation, "_send", 1, False),
-    "after a client of round 2": (transport.InProcess, "_work", 3, True),
+    "after a client of round 2": (transport.InProcess, "_train", 3, True),
     "while combining round 2": (collector.Plain, "contributions", 10, True),
     "right after the line of round 2": (run.Run, "append_metrics", 2, True),
     "before round 2 gets its name": (run, "save_tensors", 2, True),

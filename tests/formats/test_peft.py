@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from flexlora.adapters import Adapter, Factors
 from flexlora.errors import AdapterError, RunError
-from flexlora.formats.peft import load_peft, save_peft
+from flexlora.formats.peft import is_peft, load_peft, peft_scaling, save_peft
 
 SMALL = {"vocab_size": 32, "hidden_size": 16, "num_hidden_layers": 11, "num_attention_heads": 2}
 
@@ -96,6 +96,49 @@ def test_peft_computes_base_plus_product(kind: str, tmp_path: Path, recwarn):
             assert module.r["default"] == max(1, adapter[name].rank)
             assert module.scaling["default"] == adapter[name].scale
     assert_same(load_peft(tmp_path / "out"), adapter)
+
+
+@pytest.mark.parametrize("kind", ["llama", "gpt2"])
+def test_what_is_known_of_the_base_is_kept_and_peft_says_nothing(
+    kind: str, tmp_path: Path, recwarn: pytest.WarningsRecorder
+):
+    from peft import PeftModel
+
+    model = model_of(kind)
+    plain = adapter_for(linear_layers(model), [2])
+    known = Adapter(
+        plain, base="some/base", base_fingerprint="float32:ab", fan_in_fan_out=kind == "gpt2"
+    )
+    save_peft(known, tmp_path / "a")
+    recwarn.clear()
+    PeftModel.from_pretrained(model, tmp_path / "a")
+    assert [str(w.message) for w in recwarn if "peft" in w.filename] == []
+    back = load_peft(tmp_path / "a")
+    assert (back.base, back.base_fingerprint) == ("some/base", "float32:ab")
+    assert back.fan_in_fan_out == (kind == "gpt2")
+    save_peft(back, tmp_path / "b")
+    assert contents(tmp_path / "a") == contents(tmp_path / "b")
+    # Under another name the fingerprint is of no use; without one, nothing is noted.
+    save_peft(known, tmp_path / "c", base_model="another/base")
+    assert load_peft(tmp_path / "c").base_fingerprint == ""
+    save_peft(plain, tmp_path / "d")
+    assert not (tmp_path / "d" / "flexlora.json").exists()
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def test_the_scaling_and_what_is_a_peft_folder_are_told(tmp_path: Path):
+    save_peft(adapter_for({"x.q": (3, 4)}, [2]), tmp_path / "a")
+    assert is_peft(tmp_path / "a")
+    assert not is_peft(tmp_path)
+    assert peft_scaling(tmp_path / "a") == "lora"
+    config = tmp_path / "a" / "adapter_config.json"
+    config.write_text(json.dumps({**json.loads(config.read_text()), "use_rslora": True}))
+    assert peft_scaling(tmp_path / "a") == "rslora"
+    with pytest.raises(AdapterError, match=r"no adapter_config\.json"):
+        peft_scaling(tmp_path)
 
 
 @pytest.mark.parametrize("rslora", [False, True])

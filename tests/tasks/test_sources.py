@@ -19,7 +19,7 @@ TASK = Task("t", (FIRST, SECOND))
 def test_the_fingerprint_is_pinned():
     assert fingerprint([TASK], []) == Corpus.of([TASK], []).fingerprint
     assert fingerprint([TASK], []) == (
-        "dd0719544e41aaa2921b1108a86f2d27adfa0f606eb1a1cd6ed9ede79cef5edc"
+        "61bd676ca3bfd2e340ca3ab561df5a434330fb9a0e74f3e334eaa7a57c9a1982"
     )
 
 
@@ -41,6 +41,8 @@ def test_the_fingerprint_is_pinned():
                 {"references": ("output",)},
                 {"input": "ino", "references": ("ut", "put")},
                 {"references": ("out",), "choices": ("put", "out", "off")},
+                {"references": ("out", "put", "choices", "out", "off"), "choices": ()},
+                {"choices": ("out",), "history": (("off", ""),)},
             )
         ),
     ],

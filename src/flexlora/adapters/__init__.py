@@ -1,5 +1,7 @@
 """Floor 0: what is trained, sent and saved; types only."""
 
+from flexlora.adapters.anatomy import LayerAnatomy as LayerAnatomy
+from flexlora.adapters.anatomy import dissect as dissect
 from flexlora.adapters.delta import Delta as Delta
 from flexlora.adapters.delta import Patch as Patch
 from flexlora.adapters.factors import Adapter as Adapter

@@ -60,12 +60,23 @@ class Factors:
 class Adapter(Mapping[str, Factors]):
     """Layer name → `Factors`, in name order. What travels, what is saved, what is merged.
 
-    Immutable. Ranks may differ by layer. `base` names the model it was made for ("" if unknown).
+    Immutable. Ranks may differ by layer. `base` names the model it was made for ("" if unknown);
+    `base_fingerprint` is "<dtype>:<sha256 of its weights>" ("" if unknown: PEFT notes none).
+    `fan_in_fan_out`: whether that model keeps its weights as (n, m), as GPT-2's Conv1D does.
     """
 
-    def __init__(self, layers: Mapping[str, Factors], base: str = "") -> None:
+    def __init__(
+        self,
+        layers: Mapping[str, Factors],
+        base: str = "",
+        *,
+        base_fingerprint: str = "",
+        fan_in_fan_out: bool = False,
+    ) -> None:
         self._layers = {name: layers[name] for name in sorted(layers)}
         self.base = base
+        self.base_fingerprint = base_fingerprint
+        self.fan_in_fan_out = fan_in_fan_out
 
     def __getitem__(self, name: str) -> Factors:
         return self._layers[name]

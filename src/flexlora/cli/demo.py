@@ -8,6 +8,8 @@ from typing import Annotated
 
 import typer
 
+from flexlora.cli.output import JsonOption, QuietOption, output
+
 ARMS = (
     ("fedit", "homogeneous: every client at the lowest rank (the bucket effect)"),
     ("flexlora", "FlexLoRA: every client at its own rank, exact sums, SVD"),
@@ -21,23 +23,24 @@ def demo(
         list[str] | None,
         typer.Option("--set", metavar="TABLE.KEY=VALUE", help="Override a key; may be repeated."),
     ] = None,
+    quiet: QuietOption = False,
+    json_: JsonOption = False,
 ) -> None:
-    """Compare three rules on the embedded model and tasks: minutes on two cores, no network."""
-    from flexlora.cli.progress import observer
-    from flexlora.cli.tables import describe, results_table, say
+    """Compare three rules on the embedded model and tasks: minutes on two cores, no network.
+
+    --json: the events of each run, as of run.
+    """
     from flexlora.federation import load_config, prepare, run
 
+    words = output(quiet=quiet, json=json_)
     config_file = Path(__file__).with_name("demo.toml")
     overrides = [*(set_ or []), f"run.out={json.dumps(str(out), ensure_ascii=False)}"]
     configs = [load_config(config_file, [*overrides, f"rule.name={arm!r}"]) for arm, _ in ARMS]
     setup = prepare(configs[0])
-    describe(setup)
+    words.describe(setup)
     results = []
-    for config, (_, words) in zip(configs, ARMS, strict=True):
-        say(f"\n{words}")
-        with observer(config.rule.name, config.federation.rounds) as watching:
+    for config, (_, what) in zip(configs, ARMS, strict=True):
+        words.say(f"\n{what}")
+        with words.observer() as watching:
             results.append(run(config, observer=watching, setup=setup))
-    say("")
-    results_table(results)
-    for result in results:
-        say(f"run directory: {result.folder}")
+    words.results(results)

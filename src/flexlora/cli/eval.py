@@ -21,9 +21,18 @@ def evaluate(
     skip_too_long: Annotated[
         bool, typer.Option("--skip-too-long", help="Leave out, and count, what does not fit.")
     ] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Take an adapter made for another base, if it fits.")
+    ] = False,
+    metric: Annotated[
+        list[str] | None,
+        typer.Option(help="A metric, or path/to/file.py:function; give it again for more."),
+    ] = None,
     seed: Annotated[int, typer.Option(help="Chooses tasks and examples.")] = 0,
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
 ) -> None:
-    """ROUGE-L, exact match and loss on the test tasks, by client and by category."""
+    """Scores on the test tasks (default: loss, ROUGE-L, exact match), by client and category."""
+    from flexlora.cli.output import print_json, scores_json
     from flexlora.cli.tables import scores_table
     from flexlora.federation import score_model
     from flexlora.federation.config_file import parse_config
@@ -36,12 +45,18 @@ def evaluate(
     }
     table |= {"unseen_tasks": tasks} if tasks is not None else {}
     table |= {"unseen_examples_per_task": examples} if examples is not None else {}
+    scoring: dict[str, object] = {"max_new_tokens": max_new_tokens}
+    scoring |= {"metrics": metric} if metric else {}
     config = parse_config(
         {
             "model": {"name": model, "dtype": dtype, "prompt": prompt},
             "data": table,
-            "evaluation": {"max_new_tokens": max_new_tokens},
+            "evaluation": scoring,
             "federation": {"seed": seed},
         }
     )
-    scores_table(score_model(config, adapter))
+    scores = score_model(config, adapter, force=force)
+    if json:
+        print_json(scores_json(scores, model, None if adapter is None else str(adapter)), indent=2)
+    else:
+        scores_table(scores)

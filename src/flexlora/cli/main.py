@@ -8,9 +8,11 @@ from typing import Annotated, NoReturn
 
 import typer
 
+from flexlora.cli.continue_run import continue_run
 from flexlora.cli.demo import demo
 from flexlora.cli.eval import evaluate
 from flexlora.cli.export import export
+from flexlora.cli.inspect import inspect
 from flexlora.cli.resume import resume
 from flexlora.cli.run import run
 from flexlora.errors import FlexLoRAError
@@ -26,8 +28,10 @@ app = typer.Typer(
 app.command("demo")(demo)
 app.command("run")(run)
 app.command("resume")(resume)
+app.command("continue")(continue_run)
 app.command("export")(export)
 app.command("eval")(evaluate)
+app.command("inspect")(inspect)
 
 INTERRUPTED = 130
 _debug = False

@@ -1,90 +1,88 @@
-"""What a run shows while it works: live bars on a terminal, plain lines elsewhere."""
+"""What people are shown of a run while it works: a live view, or plain lines."""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from flexlora.cli.live import LiveView
+from flexlora.cli.standing import (
+    Standing,
+    best_words,
+    clock,
+    score_words,
+    state_words,
+    time_left,
+)
 from flexlora.federation.jobs import Failure, Reply
 from flexlora.federation.loop import Observer, Record
+from flexlora.federation.results import Result
+from flexlora.federation.run_directory import Run
 
 
 @contextmanager
-def observer(name: str, rounds: int) -> Iterator[Observer]:
-    """An observer for this run: bars where stdout is a terminal, one line per round elsewhere."""
-    console = Console()
-    if not console.is_terminal:
-        yield Lines(name, rounds)
+def observer() -> Iterator[Observer]:
+    """For people: a live view where stdout is a terminal that can be drawn on, lines elsewhere."""
+    # The file is named: while a tracker works, sys.stdout is not the terminal.
+    console = Console(file=sys.stdout)
+    if not console.is_terminal or console.is_dumb_terminal:
+        yield Lines()
         return
-    columns = (
-        TextColumn("{task.description:<22}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[note]}", markup=False),
-    )
-    with Progress(*columns, console=console) as progress:
-        yield Bars(progress, name, rounds)
-
-
-def summary(record: Record) -> str:
-    """One round in words: training loss, validation, failures."""
-    parts = [f"train loss {record['train_loss']:.3f}"]
-    if "validation" in record:
-        parts.append(f"validation {record['validation']['loss']:.3f}")
-    if record["failures"]:
-        parts.append(f"{record['failures']} failed")
-    return ", ".join(parts)
+    view = LiveView(console)
+    try:
+        yield view
+    finally:
+        view.close()
 
 
 class Lines:
     """One plain line per round, for files and pipes."""
 
-    def __init__(self, name: str, rounds: int) -> None:
-        self.name = name
-        self.rounds = rounds
+    def __init__(self) -> None:
+        self.standing: Standing | None = None
+
+    def started(self, run: Run) -> None:
+        self.standing = Standing(run)
 
     def round_started(self, round: int, clients: int) -> None:
-        pass
+        self._known.started_round(round, clients)
 
     def replied(self, outcome: Reply | Failure) -> None:
+        self._known.outcome(outcome)
         if isinstance(outcome, Failure):
-            print(f"{self.name}: client {outcome.client} left out: {outcome.reason}", flush=True)
+            self._say(f"client {outcome.client} left out: {outcome.reason}")
 
     def round_ended(self, record: Record) -> None:
-        print(f"{self.name}: round {record['round']}/{self.rounds}, {summary(record)}", flush=True)
+        known = self._known
+        known.ended_round(record)
+        parts = [
+            f"round {record['round']}/{known.rounds}",
+            f"train loss {record['train_loss']:.3f}",
+        ]
+        if scores := score_words(known, record):
+            parts.append(f"validation {scores} ({best_words(known, record)})")
+        if record["failures"]:
+            parts.append(f"{record['failures']} failed")
+        parts.append(f"{clock(known.elapsed)} elapsed")
+        if left := time_left(known):
+            parts.append(left)
+        self._say(", ".join(parts))
 
     def scoring(self, state: str) -> None:
-        print(f"{self.name}: scoring {state} on unseen clients", flush=True)
+        self._say(f"scoring {state_words(state)} on unseen clients")
 
+    def noted(self, text: str) -> None:
+        self._say(text)
 
-class Bars:
-    """Two live bars: rounds, and clients of the round in flight."""
+    def ended(self, result: Result) -> None: ...
 
-    def __init__(self, progress: Progress, name: str, rounds: int) -> None:
-        self.progress = progress
-        self.name = name
-        self.overall = progress.add_task(name, total=rounds, note="")
-        self.clients = progress.add_task("  clients", total=None, note="")
+    @property
+    def _known(self) -> Standing:
+        assert self.standing is not None
+        return self.standing
 
-    def round_started(self, round: int, clients: int) -> None:
-        self.progress.update(self.overall, completed=round - 1)
-        self.progress.reset(self.clients, total=clients, note=f"round {round}")
-
-    def replied(self, outcome: Reply | Failure) -> None:
-        self.progress.advance(self.clients)
-        if isinstance(outcome, Failure):
-            self.progress.console.print(
-                f"client {outcome.client} left out: {outcome.reason}",
-                markup=False,
-                highlight=False,
-            )
-
-    def round_ended(self, record: Record) -> None:
-        self.progress.update(self.overall, completed=record["round"], note=summary(record))
-
-    def scoring(self, state: str) -> None:
-        self.progress.update(self.clients, description="  scoring", note=f"{state}, unseen clients")
+    def _say(self, text: str) -> None:
+        print(f"{self._known.name}: {text}", flush=True)

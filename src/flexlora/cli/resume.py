@@ -7,16 +7,18 @@ from typing import Annotated
 
 import typer
 
+from flexlora.cli.output import JsonOption, QuietOption, output
 
-def resume(folder: Annotated[Path, typer.Argument(metavar="RUN", help="A run directory.")]) -> None:
-    """Go on after any stop; ends where an unbroken run would have ended."""
-    from flexlora.cli.progress import observer
-    from flexlora.cli.tables import results_table, say
+
+def resume(
+    folder: Annotated[Path, typer.Argument(metavar="RUN", help="A run directory.")],
+    quiet: QuietOption = False,
+    json: JsonOption = False,
+) -> None:
+    """Go on after any stop; ends where an unbroken run would have ended. --json: as of run."""
     from flexlora.federation import resume as resume_federation
-    from flexlora.federation.run_directory import Run
 
-    config = Run.open(folder).config
-    with observer(config.rule.name, config.federation.rounds) as watching:
+    words = output(quiet=quiet, json=json)
+    with words.observer() as watching:
         result = resume_federation(folder, observer=watching)
-    results_table([result])
-    say(f"run directory: {result.folder}")
+    words.results([result])

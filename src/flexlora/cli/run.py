@@ -8,6 +8,8 @@ from typing import Annotated
 
 import typer
 
+from flexlora.cli.output import EVENTS, JsonOption, QuietOption, output
+
 
 def run(
     config: Annotated[Path, typer.Argument(help="A TOML file; see examples/.")],
@@ -18,27 +20,41 @@ def run(
     out: Annotated[
         Path | None, typer.Option(help="The run directory to make (default: a new one in runs/).")
     ] = None,
+    force: Annotated[
+        bool,
+        typer.Option("--force", help="Take model.init_from though it was made for another base."),
+    ] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Load and check everything, train nothing.")
     ] = False,
+    quiet: QuietOption = False,
+    json: JsonOption = False,
 ) -> None:
     """Run one federation; ends with a table and the run directory."""
-    from flexlora.cli.progress import observer
-    from flexlora.cli.tables import describe, results_table, say
+    from flexlora.cli.tables import origin
     from flexlora.errors import RunError
     from flexlora.federation import load_config, prepare
     from flexlora.federation import run as run_federation
+    from flexlora.federation.forecast import forecast
+    from flexlora.federation.starts import warm_start
     from flexlora.rules import make_rule
 
-    loaded = load_config(config, set_ or [])
-    make_rule(loaded.rule.name, loaded.rule.options)
+    words = output(quiet=quiet, json=json)
+    loaded = load_config(config, [*(set_ or []), *(["model.init_force=true"] if force else [])])
+    rule = make_rule(loaded.rule.name, loaded.rule.options)
     if out is not None and os.path.lexists(out):
         raise RunError(f"{out} exists; choose another --out or remove it")
     setup = prepare(loaded)
-    describe(setup)
+    start = warm_start(loaded, rule, setup)
     if dry_run:
+        words.plan(setup, forecast(setup, rule), start)
         return
-    with observer(loaded.rule.name, setup.schedule().rounds) as watching:
-        result = run_federation(loaded, out, observer=watching, setup=setup)
-    results_table([result])
-    say(f"run directory: {result.folder}")
+    words.describe(setup)
+    if start is not None:
+        words.say(f"starts from {origin(start.parent)}")
+    with words.observer() as watching:
+        result = run_federation(loaded, out, observer=watching, setup=setup, start=start)
+    words.results([result])
+
+
+run.__doc__ = f"{run.__doc__}\n\n{EVENTS}"

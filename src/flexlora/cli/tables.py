@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from flexlora.evaluation import MeanScore, Scores
+from flexlora.cli.partition_view import forecast_table
+from flexlora.evaluation import MeanScore, Scores, get_metric
+from flexlora.federation.forecast import Forecast
 from flexlora.federation.results import Result, Row
 from flexlora.federation.setup import Setup
+
+_STATES = {"start": "starting state", "full": "full state"}
 
 
 def say(text: str) -> None:
@@ -23,17 +28,16 @@ def megabytes(count: int) -> str:
     return f"{count / 1e6:,.1f}"
 
 
-def describe(setup: Setup) -> None:
-    """Who takes part: clients by type with their ranks, data, what was cut or missing."""
+def describe(setup: Setup, forecast: Forecast | None = None) -> None:
+    """Who takes part: clients by type with their ranks, data, what was cut or missing.
+
+    forecast: show also what it knows of sizes and bytes.
+    """
     data = setup.describe()
-    table = Table(title="clients", title_justify="left")
-    for column in ("type", "clients", "rank", "training examples"):
-        table.add_column(column, justify="left" if column == "type" else "right")
-    for name in setup.ranks:
-        members = [client for client, kind in setup.types.items() if kind == name]
-        examples = sum(len(setup.train[client]) for client in members)
-        table.add_row(escape(name), str(len(members)), str(setup.mix.types[name]), f"{examples:,}")
-    Console().print(table)
+    if forecast is None:
+        _types_table(setup)
+    else:
+        forecast_table(forecast)
     for who, what in (("clients", "training_examples"), ("unseen_clients", "unseen_examples")):
         say(
             f"{data[who]:,} {who.replace('_', ' ')} ({data[f'{who}_left_out']:,} left out), "
@@ -45,6 +49,24 @@ def describe(setup: Setup) -> None:
         say(f"note: {note}")
 
 
+def _types_table(setup: Setup) -> None:
+    table = Table(title="clients", title_justify="left")
+    for column in ("type", "clients", "rank", "training examples"):
+        table.add_column(column, justify="left" if column == "type" else "right")
+    for name in setup.ranks:
+        members = [client for client, kind in setup.types.items() if kind == name]
+        examples = sum(len(setup.train[client]) for client in members)
+        table.add_row(escape(name), str(len(members)), str(setup.mix.types[name]), f"{examples:,}")
+    Console().print(table)
+
+
+def origin(parent: Mapping[str, Any]) -> str:
+    """What a run began from, in words, out of its parent.json."""
+    if parent["kind"] == "adapter":
+        return f"adapter {parent['path']}"
+    return f"run {parent['path']} ({parent['rule']}) after round {parent['round']}"
+
+
 def results_table(results: Sequence[Result]) -> None:
     """Scores on unseen clients and on the clients' own test parts; the base model first."""
     if not results[0].rows:
@@ -53,25 +75,27 @@ def results_table(results: Sequence[Result]) -> None:
     table = Table(title="unseen clients, and the clients' own test examples", title_justify="left")
     table.add_column("rule", no_wrap=True)
     table.add_column("adapter")
-    for column in ("ROUGE-L ↑", "exact ↑", "loss ↓", "own ROUGE-L ↑", "own loss ↓"):
-        table.add_column(column, justify="right")
+    shown = list(results[0].row("base").unseen.mean().values)
+    for part in ("", "own\n"):
+        for name in shown:
+            table.add_column(f"{part}{get_metric(name).heading}", justify="right")
     for column in ("MB up", "MB down", "s, rounds"):
         table.add_column(column, justify="right")
-    table.add_row("base model", "none", *_scores(results[0].row("base")), "", "", "")
+    table.add_row("base model", "none", *_scores(results[0].row("base"), shown), "", "", "")
     for result in results:
         table.add_section()
-        for row in result.rows[1:]:
-            first = row.state == "full"
+        for index, row in enumerate(result.rows[1:]):
+            whole = row.state == "full"
             cost = (
                 megabytes(result.bytes_up),
                 megabytes(result.bytes_down),
                 f"{result.seconds:.0f}",
             )
             table.add_row(
-                result.rule if first else "",
-                "full state" if first else escape(f"{row.state} ({row.ranks})"),
-                *_scores(row),
-                *(cost if first else ("", "", "")),
+                result.rule if index == 0 else "",
+                _STATES.get(row.state, escape(f"{row.state} ({row.ranks})")),
+                *_scores(row, shown),
+                *(cost if whole else ("", "", "")),
             )
     Console(width=None if Console().is_terminal else 132).print(table)
 
@@ -80,30 +104,29 @@ def scores_table(scores: Scores) -> None:
     """Scores by category, under each its clients, then over all unseen clients."""
     table = Table(title="unseen clients by category", title_justify="left")
     table.add_column("category and client", no_wrap=True)
-    for column in ("clients", "examples", "ROUGE-L ↑", "exact % ↑", "loss ↓"):
+    total = scores.mean()
+    for column in ("clients", "examples", *(get_metric(name).heading for name in total.values)):
         table.add_column(column, justify="right")
-    for name, mean in scores.by_category().items():
-        table.add_row(escape(name), *_mean(mean), style="bold")
-        for row in scores.clients:
-            if row.category == name:
-                table.add_row(escape(f"  {row.client}"), *_mean(Scores((row,)).mean()))
+    for name, rows in scores.rows_by_category().items():
+        table.add_row(escape(name), *_mean(Scores(tuple(rows)).mean()), style="bold")
+        for row in rows:
+            table.add_row(escape(f"  {row.client}"), *_mean(Scores((row,)).mean()))
         table.add_section()
-    table.add_row("all", *_mean(scores.mean()), style="bold")
+    table.add_row("all", *_mean(total), style="bold")
     Console(width=None if Console().is_terminal else 132).print(table)
     if scores.left_out:
         say(f"{scores.left_out:,} examples were left out as too long")
 
 
-def _scores(row: Row) -> tuple[str, ...]:
-    own = ("–", "", "–") if row.own is None else _mean(row.own.mean())[2:]
-    return (*_mean(row.unseen.mean())[2:], own[0], own[2])
+def _scores(row: Row, metrics: Sequence[str]) -> tuple[str, ...]:
+    """The unseen clients' scores, then those on the own test parts, where there are such."""
+    own = ("–",) * len(metrics) if row.own is None else _values(row.own.mean(), metrics)
+    return (*_values(row.unseen.mean(), metrics), *own)
 
 
 def _mean(mean: MeanScore) -> tuple[str, ...]:
-    return (
-        f"{mean.clients:,}",
-        f"{mean.examples:,}",
-        "–" if mean.rouge_l is None else f"{mean.rouge_l:.1f}",
-        "–" if mean.exact_match is None else f"{mean.exact_match:.1f}",
-        f"{mean.loss:.3f}",
-    )
+    return (f"{mean.clients:,}", f"{mean.examples:,}", *_values(mean, list(mean.values)))
+
+
+def _values(mean: MeanScore, metrics: Sequence[str]) -> tuple[str, ...]:
+    return tuple(f"{mean[name]:.{get_metric(name).digits}f}" for name in metrics)

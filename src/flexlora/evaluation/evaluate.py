@@ -1,17 +1,25 @@
-"""Scores of a model on clients: by client, by category, and over all."""
+"""Scores of a model on clients: each metric's number for every example, and their means."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+import math
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import chain, islice, zip_longest
+from numbers import Real
+from typing import Any, TypeVar
 
 from flexlora.errors import ConfigError, DataError
-from flexlora.evaluation.generate import generate
-from flexlora.evaluation.loss import response_losses
+from flexlora.evaluation.aggregate import ClientScore, Prediction, Scores
+from flexlora.evaluation.loss import ExampleLoss
+from flexlora.evaluation.measure import measure
+from flexlora.evaluation.metrics import ChoiceLoss, Metric, Need, resolve_metrics
 from flexlora.evaluation.padding import Evaluated
-from flexlora.evaluation.scores import exact_match, rouge_l
 from flexlora.tasks.prompts import Encoded
+
+K = TypeVar("K")
+
+SEVERAL = "several"
 
 
 @dataclass(frozen=True)
@@ -25,145 +33,75 @@ class EvalClient:
     def category(self) -> str:
         """The category of all its examples, or "several"."""
         found = {example.category for example in self.examples}
-        return found.pop() if len(found) == 1 else "several"
+        return found.pop() if len(found) == 1 else SEVERAL
 
 
 @dataclass(frozen=True)
 class EvalSettings:
-    """batch_size changes speed only; `generate` False measures the loss alone."""
+    """How to score. metrics: names (see `get_metric`) or metrics; only what they need is computed.
+
+    batch_size changes speed only. max_new_tokens: generated at most, where a metric needs texts.
+    predictions: how many generated texts to keep, each client's first before any one's second.
+    Raises ConfigError for a value out of range and for a metric that is unknown.
+    """
 
     batch_size: int = 16
     max_new_tokens: int = 64
-    generate: bool = True
-    keep_predictions: bool = False
+    metrics: tuple[str | Metric, ...] = ("loss", "rouge_l", "exact_match")
+    predictions: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("batch_size", "max_new_tokens"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name} is {getattr(self, name)}; give 1 or more")
-
-
-@dataclass(frozen=True)
-class ClientScore:
-    """One client. rouge_l, exact_match: means over its examples, 0 to 100, None if not generated.
-
-    loss: nats per response token (EOS included), over all of the client's response tokens.
-    """
-
-    client: str
-    category: str
-    examples: int
-    rouge_l: float | None
-    exact_match: float | None
-    loss: float
-
-
-@dataclass(frozen=True)
-class MeanScore:
-    """Means over clients, each weighted by its number of examples."""
-
-    clients: int
-    examples: int
-    rouge_l: float | None
-    exact_match: float | None
-    loss: float
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain values for JSON."""
-        return asdict(self)
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """One generated text and its ROUGE-L."""
-
-    client: str
-    example: str
-    text: str
-    rouge_l: float
-
-
-@dataclass(frozen=True)
-class Scores:
-    """Rows in the order of the clients; predictions only if they were asked for.
-
-    left_out: examples that were to be scored, but fit no prompt and were left out on request.
-    """
-
-    clients: tuple[ClientScore, ...]
-    predictions: tuple[Prediction, ...] = ()
-    left_out: int = 0
-
-    def mean(self) -> MeanScore:
-        """Over all clients, weighted by their examples (the paper's "weighted by size")."""
-        return _mean(self.clients)
-
-    def by_category(self) -> dict[str, MeanScore]:
-        """The same within each category, names sorted."""
-        names = sorted({row.category for row in self.clients})
-        return {
-            name: _mean([row for row in self.clients if row.category == name]) for name in names
-        }
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain values for JSON: mean, categories, clients, predictions."""
-        return {
-            "mean": self.mean().to_json(),
-            "categories": {name: mean.to_json() for name, mean in self.by_category().items()},
-            "clients": [asdict(row) for row in self.clients],
-            "predictions": [asdict(row) for row in self.predictions],
-        }
+        for name, least in (("batch_size", 1), ("max_new_tokens", 1), ("predictions", 0)):
+            if getattr(self, name) < least:
+                raise ConfigError(f"{name} is {getattr(self, name)}; give {least} or more")
+        if not self.metrics:
+            raise ConfigError("metrics is empty; name at least one")
+        resolve_metrics(self.metrics)
 
 
 def evaluate(model: Evaluated, clients: Iterable[EvalClient], settings: EvalSettings) -> Scores:
     """Score a model on every example of every client.
 
-    Examples of all clients share batches; the result does not depend on how. Raises DataError for
-    no clients, a client without examples, or an id that comes twice.
+    Examples of all clients share batches; the result does not depend on how. Raises DataError as
+    `require_scorable` does, and, naming metric, client and example, for a metric that fails or
+    gives no finite number for finite losses or for a text.
     """
     clients = tuple(clients)
-    _check(clients)
-    examples = [example for client in clients for example in client.examples]
-    losses = response_losses(model, examples, batch_size=settings.batch_size)
-    texts: Sequence[str] = ()
-    if settings.generate:
-        texts = generate(
-            model,
-            [example.prompt for example in examples],
-            batch_size=settings.batch_size,
-            max_new_tokens=settings.max_new_tokens,
+    require_scorable(clients, settings)
+    metrics = resolve_metrics(settings.metrics)
+    places = [(client, example) for client in clients for example in client.examples]
+    needs: set[Need] = {metric.needs for metric in metrics}
+    found = measure(
+        model,
+        [example for _, example in places],
+        needs,
+        batch_size=settings.batch_size,
+        max_new_tokens=settings.max_new_tokens,
+    )
+    rows = [
+        _Row(
+            client.id,
+            example,
+            {m.name: _number(m, client, example, found[m.needs][i]) for m in metrics},
+            found["text"][i] if "text" in needs else None,
         )
-    rows: list[ClientScore] = []
-    predictions: list[Prediction] = []
-    start = 0
-    for client in clients:
-        stop = start + len(client.examples)
-        of_client = [
-            Prediction(client.id, example.id, text, rouge_l(text, example.references))
-            for example, text in zip(client.examples, texts[start:stop], strict=False)
-        ]
-        matches = [
-            exact_match(row.text, example.references)
-            for row, example in zip(of_client, client.examples, strict=False)
-        ]
-        total = sum(loss.total for loss in losses[start:stop])
-        tokens = sum(loss.tokens for loss in losses[start:stop])
-        rows.append(
-            ClientScore(
-                client.id,
-                client.category,
-                len(client.examples),
-                sum(row.rouge_l for row in of_client) / len(of_client) if of_client else None,
-                sum(matches) / len(matches) if matches else None,
-                total / tokens,
-            )
-        )
-        predictions.extend(of_client if settings.keep_predictions else ())
-        start = stop
-    return Scores(tuple(rows), tuple(predictions))
+        for i, (client, example) in enumerate(places)
+    ]
+    by_client = _grouped(rows, lambda row: row.client)
+    cells = _grouped(rows, lambda row: (row.client, row.example.category))
+    return Scores(
+        tuple(_score(c.id, c.category, by_client[c.id]) for c in clients),
+        _predictions(by_client.values(), metrics, settings.predictions),
+        cells=tuple(_score(*cell, members) for cell, members in cells.items()),
+    )
 
 
-def _check(clients: Sequence[EvalClient]) -> None:
+def require_scorable(clients: Sequence[EvalClient], settings: EvalSettings) -> None:
+    """Raise DataError for what cannot be scored, before anything is.
+
+    That is: no clients, a client without examples, an id that comes twice, and, where a metric
+    needs choices, an example without: a mean over some of the examples would not say over which.
+    """
     if not clients:
         raise DataError("there are no clients to evaluate; give at least one")
     seen: set[str] = set()
@@ -173,25 +111,89 @@ def _check(clients: Sequence[EvalClient]) -> None:
         if not client.examples:
             raise DataError(f"client {client.id!r} has no examples to evaluate; leave it out")
         seen.add(client.id)
+    metric = next((m for m in resolve_metrics(settings.metrics) if m.needs == "choices"), None)
+    places = [(client.id, example) for client in clients for example in client.examples]
+    bare = [(client, example.id) for client, example in places if not example.choices]
+    if metric is not None and bare:
+        raise DataError(
+            f"client {bare[0][0]!r}, example {bare[0][1]!r} has no choices, which the metric "
+            f"{metric.name!r} needs ({len(bare):,} of {len(places):,} examples have none); give "
+            f"every example its choices, or leave {metric.name!r} out"
+        )
 
 
-def _mean(rows: Sequence[ClientScore]) -> MeanScore:
-    sizes = [row.examples for row in rows]
+@dataclass(frozen=True)
+class _Row:
+    """One example of one client: metric → (value, weight), and the generated text if any."""
 
-    def weighted(values: Sequence[float | None]) -> float | None:
-        known = [value for value in values if value is not None]
-        if len(known) < len(values):
-            return None
-        return _weighted(known, sizes)
+    client: str
+    example: Encoded
+    numbers: Mapping[str, tuple[float, float]]
+    text: str | None
 
-    return MeanScore(
-        len(rows),
-        sum(sizes),
-        weighted([row.rouge_l for row in rows]),
-        weighted([row.exact_match for row in rows]),
-        _weighted([row.loss for row in rows], sizes),
+
+def _number(
+    metric: Metric, client: EvalClient, example: Encoded, found: Any
+) -> tuple[float, float]:
+    where = f"metric {metric.name!r}, client {client.id!r}, example {example.id!r}"
+    try:
+        value, weight = metric.score(example, found), metric.weight(example, found)
+    except Exception as error:
+        said = " ".join(str(error).split())
+        raise DataError(
+            f"{where}: it fails with {type(error).__name__}: {said}; correct the metric"
+        ) from error
+    for number in (value, weight):
+        # A model that diverged has losses that are not finite: that is no mistake of the metric.
+        if not isinstance(number, Real) or (_finite(found) and not math.isfinite(number)):
+            raise DataError(f"{where}: it gives {number!r}, no finite number; correct the metric")
+    return float(value), float(weight)
+
+
+def _finite(found: str | ExampleLoss | tuple[ChoiceLoss, ...]) -> bool:
+    if isinstance(found, str):
+        return True
+    losses = (found,) if isinstance(found, ExampleLoss) else found
+    return all(math.isfinite(loss.total) for loss in losses)
+
+
+def _score(client: str, category: str, rows: Sequence[_Row]) -> ClientScore:
+    means = {}
+    for name in rows[0].numbers:
+        numbers = [row.numbers[name] for row in rows]
+        total = sum(weight for _, weight in numbers)
+        if not total > 0:
+            raise DataError(
+                f"metric {name!r}, client {client!r}: the weights of its {len(rows)} examples add "
+                f"up to {total}; give weights above 0"
+            )
+        means[name] = sum(value * weight for value, weight in numbers) / total
+    return ClientScore(client, category, len(rows), means)
+
+
+def _grouped(rows: Sequence[_Row], key: Callable[[_Row], K]) -> dict[K, list[_Row]]:
+    """Key → its rows, in the order in which keys and rows first come."""
+    groups: dict[K, list[_Row]] = {}
+    for row in rows:
+        groups.setdefault(key(row), []).append(row)
+    return groups
+
+
+def _predictions(
+    by_client: Collection[Sequence[_Row]], metrics: Sequence[Metric], count: int
+) -> tuple[Prediction, ...]:
+    """The first example of each client in turn, then the second, … until there are `count`."""
+    names = [metric.name for metric in metrics if metric.needs == "text"]
+    if not names:
+        return ()
+    turns = chain.from_iterable(zip_longest(*by_client))
+    return tuple(
+        Prediction(
+            row.client,
+            row.example.id,
+            row.text or "",
+            row.example.references[0],
+            {name: row.numbers[name][0] for name in names},
+        )
+        for row in islice((row for row in turns if row is not None), count)
     )
-
-
-def _weighted(values: Sequence[float], sizes: Sequence[int]) -> float:
-    return sum(value * size for value, size in zip(values, sizes, strict=True)) / sum(sizes)

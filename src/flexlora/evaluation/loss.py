@@ -1,4 +1,4 @@
-"""The loss of the given responses, token by token, without generating anything."""
+"""The loss of given responses and choices, token by token, without generating anything."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from flexlora.tasks.prompts import Encoded
 
 @dataclass(frozen=True)
 class ExampleLoss:
-    """The summed cross-entropy (nats) of one response, and its number of tokens, EOS included."""
+    """The summed cross-entropy (nats) of one response or choice, and its tokens, EOS included."""
 
     total: float
     tokens: int
@@ -30,31 +30,47 @@ class ExampleLoss:
 def response_losses(
     model: Evaluated, examples: Sequence[Encoded], *, batch_size: int
 ) -> tuple[ExampleLoss, ...]:
-    """The loss of each response given its prompt, in the given order.
+    """The loss of each response given its prompt, in the given order; see `continuation_losses`."""
+    rows = [(example.prompt, example.response) for example in examples]
+    return continuation_losses(model, rows, batch_size=batch_size)
 
-    Only response tokens count, as in training, and logits are made for the last columns alone.
-    The batch size changes nothing beyond rounding.
+
+def continuation_losses(
+    model: Evaluated,
+    rows: Sequence[tuple[tuple[int, ...], tuple[int, ...]]],
+    *,
+    batch_size: int,
+) -> tuple[ExampleLoss, ...]:
+    """The loss of each (prompt, continuation), in the given order.
+
+    Only the continuation's tokens count, as in training, and logits are made for the last columns
+    alone. The batch size changes nothing beyond rounding.
     """
-    totals = [0.0] * len(examples)
+    totals = [0.0] * len(rows)
     with inference(model.model) as device:
-        lengths = [len(example.prompt) + len(example.response) for example in examples]
+        lengths = [len(prompt) + len(continuation) for prompt, continuation in rows]
         for chosen in batches(lengths, batch_size):
-            rows = [examples[i] for i in chosen]
-            for i, total in zip(chosen, _totals(model, rows, device), strict=True):
+            found = _totals(model, [rows[i] for i in chosen], device)
+            for i, total in zip(chosen, found, strict=True):
                 totals[i] = total
-    counts = [len(example.response) for example in examples]
+    counts = [len(continuation) for _, continuation in rows]
     return tuple(map(ExampleLoss, totals, counts))
 
 
-def _totals(model: Evaluated, rows: Sequence[Encoded], device: torch.device) -> list[float]:
-    batch = left_pad([row.prompt + row.response for row in rows], pad_id(model.tokenizer), device)
-    counts = torch.tensor([len(row.response) for row in rows], device=device)
+def _totals(
+    model: Evaluated,
+    rows: Sequence[tuple[tuple[int, ...], tuple[int, ...]]],
+    device: torch.device,
+) -> list[float]:
+    ids = [prompt + continuation for prompt, continuation in rows]
+    batch = left_pad(ids, pad_id(model.tokenizer), device)
+    counts = torch.tensor([len(continuation) for _, continuation in rows], device=device)
     width = int(counts.max())
     options = supported(model.model, position_ids=batch.positions, logits_to_keep=width + 1)
     logits = model.model(
         input_ids=batch.ids, attention_mask=batch.mask, use_cache=False, **options
     ).logits[:, -width - 1 : -1]
-    # Rows end together: the last counts[i] columns of row i are its response.
+    # Rows end together: the last counts[i] columns of row i are its continuation.
     counted = torch.arange(width, device=device) >= width - counts[:, None]
     losses = logits.new_zeros(counted.shape, dtype=torch.float32)
     losses[counted] = functional.cross_entropy(

@@ -13,7 +13,7 @@ import torch
 from flexlora.adapters import Adapter, Factors
 from flexlora.errors import AdapterError
 from flexlora.federation.guard import checked
-from flexlora.federation.jobs import Failure, Job, Reply
+from flexlora.federation.jobs import Failure, Job, Outcome, Reply, Scored
 from flexlora.formats.atomic import atomic_write
 from flexlora.formats.payloads import PayloadReader, open_payload
 from flexlora.rules import Contribution, Rule, Summary
@@ -45,7 +45,7 @@ class Plain:
     def collect(
         self,
         jobs: Sequence[Job],
-        replies: Iterable[Reply | Failure],
+        replies: Iterable[Outcome],
         sent: Mapping[str, Adapter],
     ) -> Iterator[tuple[Reply | Failure, Collected]]:
         """Yield after every reply what has come so far; at the end, missing jobs are failures.
@@ -59,12 +59,12 @@ class Plain:
         collected = Collected()
         for reply in replies:
             index, job = open_jobs.get(reply.job, (-1, None))
-            outcome: Reply | Failure = reply
-            if job is None or job.client != reply.client:
+            if job is None or job.client != reply.client or isinstance(reply, Scored):
                 reason = f"a reply to job {reply.job!r}, which is not open for this client"
-                outcome = Failure(reply.job, reply.client, reason)
+                outcome: Reply | Failure = Failure(reply.job, reply.client, reason)
             else:
                 del open_jobs[job.id]
+                outcome = reply
                 if isinstance(reply, Reply):
                     collected.bytes_up += len(reply.payload)
                     outcome = self._keep(index, job, reply, sent[job.client], collected)

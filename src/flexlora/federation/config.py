@@ -8,9 +8,10 @@ from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 import tomli_w
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
 from flexlora.allocation.mixes import Mix, build_mix
+from flexlora.tasks.partition import Partition
 
 Positive = Annotated[int, Field(ge=1)]
 Natural = Annotated[int, Field(ge=0)]
@@ -42,14 +43,56 @@ class ModelConfig(Table):
         description="adapted layers: all-linear, attention, mlp, or layer names",
     )
     prompt: Text = Field(default="alpaca", description="name of the prompt template")
+    init_from: Text | None = Field(
+        default=None, description="PEFT folder or run directory to start from; none: the bare base"
+    )
+    init_force: bool = Field(
+        default=False, description="start from it though it was made for another base model"
+    )
 
 
 class DataConfig(Table):
-    """[data]: the tasks; one task is one client."""
+    """[data]: where the examples come from, and which are kept unseen. Clients: [partition]."""
 
     source: Text = Field(default="embedded", description="name of the data source")
     path: str = Field(
-        default="", description="folder or file of the source; empty for embedded tasks"
+        default="",
+        description="folder or file of the source, or a dataset's name; empty for embedded tasks",
+    )
+    prompt: Annotated[str | tuple[Text, ...] | None, BeforeValidator(_as_tuple)] = Field(
+        default=None,
+        description="columns of the prompt: the first is the instruction, the others its input",
+    )
+    messages: Text | None = Field(
+        default=None, description="column with a chat, instead of prompt and response columns"
+    )
+    response: Text | None = Field(
+        default=None, description="column of the response: a text, or a list of accepted texts"
+    )
+    choices: Text | None = Field(
+        default=None, description="column with the answers of multiple choice"
+    )
+    client: Text | None = Field(default=None, description="column that says whose a row is")
+    category: Text | None = Field(default=None, description="column of the row's category")
+    id: Text | None = Field(default=None, description="column of the row's id; none: its place")
+    subset: Text | None = Field(
+        default=None, description="configuration of a Hugging Face dataset that has several"
+    )
+    split: Text | None = Field(
+        default=None, description="split of a Hugging Face dataset that trains; none: train"
+    )
+    test_split: Text | None = Field(
+        default=None, description="split of a Hugging Face dataset that is kept unseen"
+    )
+    test_path: Text | None = Field(
+        default=None, description="file or folder with rows that are kept unseen"
+    )
+    test_share: Annotated[float, Field(gt=0.0, lt=1.0)] | None = Field(
+        default=None,
+        description="share of every category that the server keeps unseen, before the partition",
+    )
+    examples: Positive | None = Field(
+        default=None, description="rows used in all, chosen by the seed; none: all"
     )
     train_tasks: Natural | None = Field(default=None, description="tasks that train; none: all")
     unseen_tasks: Positive | None = Field(default=None, description="tasks kept unseen; none: all")
@@ -74,6 +117,38 @@ class DataConfig(Table):
     skip_too_long: bool = Field(
         default=False, description="leave out, and count, examples that no cut of the input fits"
     )
+
+
+class PartitionConfig(Table):
+    """[partition]: how the training examples become clients. Schemes: `partition.registry`."""
+
+    by: Text = Field(
+        default="task",
+        description="task (the source's own), client (a column of the data), category, iid, or "
+        "dirichlet",
+    )
+    clients: Positive | None = Field(
+        default=None,
+        description="clients: needed by iid and dirichlet; by category, large ones are cut to "
+        "reach so many",
+    )
+    alpha: PositiveFloat | None = Field(
+        default=None,
+        description="α of dirichlet: how alike clients are (0.1: one or two labels each, 100: IID)",
+    )
+    label: Text = Field(
+        default="category",
+        description="what dirichlet deals by and reports count: category or response",
+    )
+    min_examples: Positive = Field(
+        default=1, description="examples that every client holds at least, before they are split"
+    )
+
+    def build(self) -> Partition:
+        """The partition. Raises ConfigError for a name or an option that is wrong."""
+        options = {"clients": self.clients, "alpha": self.alpha}
+        given = tuple((key, value) for key, value in options.items() if value is not None)
+        return Partition(self.by, self.label, self.min_examples, given)
 
 
 class ClientsConfig(Table):
@@ -107,7 +182,9 @@ class RuleConfig(Table):
             items = value if isinstance(value, list | tuple) else [value]
             plain = all(isinstance(item, str | int | float) for item in items)
             if not plain or any(isinstance(x, float) and not math.isfinite(x) for x in items):
-                raise ValueError(f"option '{key}' is no plain, finite value")
+                raise ValueError(
+                    f"option '{key}' is no plain, finite value; give numbers, text or lists of them"
+                )
         return {k: list(v) if isinstance(v, tuple) else v for k, v in options.items()}
 
 
@@ -170,15 +247,45 @@ class EvaluationConfig(Table):
     every: Natural = Field(default=1, description="rounds between validations; 0: none")
     batch_size: Positive = Field(default=32, description="examples scored at once")
     max_new_tokens: Positive = Field(default=32, description="tokens generated at most")
-    validation_examples: Positive = Field(
-        default=200, description="examples of the clients' validation parts scored, at most"
+    validation_examples: Natural = Field(
+        default=200,
+        description="examples of the clients' validation parts that the server scores, at most; "
+        "0: only clients evaluate",
+    )
+    validation_clients: Natural = Field(
+        default=0,
+        description="clients kept out of training, on which the server validates instead",
+    )
+    on_clients: Literal["off", "global", "tuned"] = Field(
+        default="off",
+        description="what clients score on their own validation parts: nothing, the global adapter "
+        "at their own rank, or also what they fine-tuned in that round",
+    )
+    clients: Positive | Annotated[float, Field(gt=0.0, le=1.0)] = Field(
+        default=1.0,
+        description="clients that score the global adapter each time: a whole number, or a share",
+    )
+    client_examples: Positive = Field(
+        default=50, description="examples of its validation part that each client scores, at most"
+    )
+    decide_by: Literal["server", "clients"] = Field(
+        default="server", description="whose validation decides the best round and when to stop"
     )
     own_examples: Natural = Field(
         default=200,
         description="examples of the clients' own test parts scored at the end, at most",
     )
-    metric: Literal["rouge_l", "loss"] = Field(
-        default="loss", description="validation score that decides the best round"
+    metrics: Annotated[tuple[Text, ...], Field(min_length=1), BeforeValidator(_as_tuple)] = Field(
+        default=("loss", "rouge_l", "exact_match"),
+        description="scores at the end: names of metrics, or path/to/file.py:function",
+    )
+    metric: Text = Field(
+        default="loss",
+        description="validation score that decides the best round; one that needs generated text "
+        "makes every validation generate",
+    )
+    predictions: Natural = Field(
+        default=20, description="generated texts kept of each final scoring, over all clients"
     )
     unseen: bool = Field(
         default=True, description="score unseen clients and test parts at the end; false to tune"
@@ -186,6 +293,19 @@ class EvaluationConfig(Table):
     types_at_end: bool = Field(
         default=True, description="also score each client type's adapter at the end"
     )
+
+    @model_validator(mode="after")
+    def _somebody_decides(self) -> EvaluationConfig:
+        if self.every and self.decide_by == "server" and not self.validation_examples:
+            raise ValueError(
+                "validation_examples is 0 but decide_by is 'server'; raise it, or set decide_by to "
+                "'clients'"
+            )
+        if self.decide_by == "clients" and self.on_clients == "off":
+            raise ValueError(
+                "decide_by is 'clients' but on_clients is 'off'; set on_clients to 'global'"
+            )
+        return self
 
 
 class RunConfig(Table):
@@ -199,6 +319,9 @@ class RunConfig(Table):
     threads: Positive | None = Field(
         default=None, description="CPU threads; none: torch's own choice"
     )
+    trackers: Annotated[tuple[Text, ...], BeforeValidator(_as_tuple)] = Field(
+        default=(), description="experiment trackers: tensorboard, mlflow, wandb, trackio"
+    )
 
 
 class Config(Table):
@@ -206,6 +329,7 @@ class Config(Table):
 
     model: ModelConfig = ModelConfig()
     data: DataConfig = DataConfig()
+    partition: PartitionConfig = PartitionConfig()
     clients: ClientsConfig = ClientsConfig()
     rule: RuleConfig = RuleConfig()
     training: TrainingConfig = TrainingConfig()

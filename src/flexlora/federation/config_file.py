@@ -100,6 +100,7 @@ def parse_config(document: Mapping[str, Any]) -> Config:
         config.clients.build_mix()
     except ConfigError as error:
         raise ConfigError(f"config [clients]: {error}") from error
+    config.partition.build()
     return config
 
 
@@ -128,7 +129,7 @@ def _sentence(error: ValidationError) -> str:
             return str(_nested(table, key))
         return f"config key {table}.{key} is unknown; {nearest(key, fields)}"
     if first["type"] == "value_error":
-        return f"config [{table}]: {first['ctx']['error']}; give numbers, text or lists of them"
+        return f"config [{table}]: {first['ctx']['error']}"
     if first["type"] == "literal_error":
         given, choices = first["input"], get_args(fields[key].annotation)
         return f"config {table}.{key} is {describe(given)}; {nearest(str(given), choices)}"

@@ -6,32 +6,51 @@ from collections.abc import Sequence
 
 import torch
 
-from flexlora.errors import ConfigError
+from flexlora.errors import ConfigError, DataError
 from flexlora.evaluation import EvalClient
 from flexlora.federation.config import Config
 from flexlora.federation.streams import Streams
 from flexlora.models import AdaptedModel
-from flexlora.tasks.clients import Client, Part
+from flexlora.tasks.clients import Client, Part, as_clients
 from flexlora.tasks.prompts import Encoded, encode_tasks
 from flexlora.tasks.source import Corpus, open_source
 
+# The keys of [data] that are no options of a source.
+_NOT_OPTIONS = {"source", "max_tokens", "skip_too_long"}
+
 
 def read_corpus(config: Config, streams: Streams) -> Corpus:
-    """Read the source that the config names, with the options of [data] that it has."""
-    data = config.data
-    options = {
-        "path": data.path or None,
-        "train_tasks": data.train_tasks,
-        "unseen_tasks": data.unseen_tasks,
-        "examples_per_task": data.examples_per_task,
-        "unseen_examples_per_task": data.unseen_examples_per_task,
-        "share": data.share,
-        "min_examples": data.min_examples,
-        "unseen": data.unseen,
-        "seed": streams.derive("data"),
-    }
-    given = {key: value for key, value in options.items() if value is not None}
-    return open_source(data.source, given).load()
+    """Read the source that the config names, with the options of [data] that are given."""
+    options = config.data.model_dump(exclude=_NOT_OPTIONS)
+    given = {key: value for key, value in options.items() if value not in (None, "")}
+    given["seed"] = streams.derive("data")
+    return open_source(config.data.source, given).load()
+
+
+def deal_clients(
+    config: Config, corpus: Corpus, streams: Streams
+) -> tuple[tuple[Client, ...], tuple[str, ...]]:
+    """The training clients as [partition] says, and notes on how they came about.
+
+    Raises ConfigError or DataError for a partition that the data does not allow.
+    """
+    partition = config.partition.build()
+    if partition.groups == "client" and config.data.client is None:
+        raise ConfigError(
+            f"partition.by is {partition.by!r}, but data.client names no column; name the "
+            "column that says whose a row is, or set partition.by to 'task'"
+        )
+    tasks, notes = partition.deal(corpus.train, streams.derive("partition"))
+    return as_clients(tasks, seed=streams.derive("split")), notes
+
+
+def require_unseen(config: Config, corpus: Corpus) -> None:
+    """Raise DataError where unseen clients are to be scored, but the source keeps none apart."""
+    if config.evaluation.unseen and not corpus.unseen:
+        raise DataError(
+            f"source {config.data.source!r} keeps nothing apart to score on; set data.test_path, "
+            "data.test_share or data.unseen_tasks, or set evaluation.unseen to false"
+        )
 
 
 def require_context(config: Config, model: AdaptedModel) -> None:

@@ -6,6 +6,7 @@ import math
 
 from flexlora.adapters import Adapter, Factors, payload_adapter
 from flexlora.errors import AdapterError
+from flexlora.evaluation import ClientScore
 from flexlora.federation.jobs import Reply
 from flexlora.formats.payloads import from_bytes
 
@@ -44,6 +45,8 @@ def checked(reply: Reply, sent: Adapter, *, prunes: bool) -> Adapter:
                 f"layer {name} has scale {factors.scale}, expected {sent[name].scale}"
             )
     adapter.require_finite()
+    if reply.score is not None:
+        checked_score(reply.score, reply.client)
     counts = (reply.examples, reply.steps, reply.tokens)
     if not (math.isfinite(reply.loss) and all(type(n) is int and n >= 0 for n in counts)):
         raise AdapterError(
@@ -52,6 +55,20 @@ def checked(reply: Reply, sent: Adapter, *, prunes: bool) -> Adapter:
             "more"
         )
     return adapter
+
+
+def checked_score(score: ClientScore, client: str) -> ClientScore:
+    """The score, if it is this client's, over at least one example, with finite values.
+
+    Raises AdapterError that says what is wrong.
+    """
+    whole = type(score.examples) is int and score.examples > 0
+    if score.client != client or not whole or not all(map(math.isfinite, score.means.values())):
+        raise AdapterError(
+            f"the score is of client {score.client} over {score.examples} examples with values "
+            f"{dict(score.means)}; expected client {client}, at least one example, finite values"
+        )
+    return score
 
 
 def _dtypes(factors: Factors) -> str:

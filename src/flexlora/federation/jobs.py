@@ -4,19 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, Protocol
 
 from flexlora.adapters import Delta
+from flexlora.evaluation import ClientScore
 from flexlora.training.recipe import Recipe
 
 
 @dataclass(frozen=True, eq=False)
 class Job:
-    """Train: one client, one round.
+    """One client, one round: to train an adapter and send it back, or to evaluate one.
 
-    payload: the adapter to be trained, serialised; origin: whether Δ already holds it; delta: what
-    the client's base must hold; bytes_down: what this client is sent, payload and missing part of
-    Δ, as serialised.
+    payload: the adapter, serialised; origin: whether Δ already holds it; delta: what the client's
+    base must hold; bytes_down: what this client is sent, payload and missing part of Δ, as
+    serialised. score: a client that trains also scores what it trained on its own held-out part.
+    An evaluation has no use for recipe and seed.
     """
 
     id: str
@@ -28,6 +30,8 @@ class Job:
     delta: Delta
     bytes_down: int
     seed: int
+    kind: Literal["train", "evaluate"] = "train"
+    score: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,7 +39,8 @@ class Reply:
     """A trained adapter, serialised, with what the client measured.
 
     examples: training examples (the weight); loss: mean over its steps, per response token;
-    tokens: non-pad tokens seen; seconds: its training time.
+    tokens: non-pad tokens seen; seconds: its training time; score: of what it trained, on its own
+    held-out part, where the job asks for it and it has one.
     """
 
     job: str
@@ -46,6 +51,16 @@ class Reply:
     steps: int
     tokens: int
     seconds: float
+    score: ClientScore | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Scored:
+    """A client's score of the adapter that it was asked to evaluate, on its own held-out part."""
+
+    job: str
+    client: str
+    score: ClientScore
 
 
 @dataclass(frozen=True)
@@ -57,9 +72,12 @@ class Failure:
     reason: str
 
 
+Outcome = Reply | Scored | Failure
+
+
 class Transport(Protocol):
     """All that an engine has to implement."""
 
-    def exchange(self, jobs: Sequence[Job]) -> Iterator[Reply | Failure]:
+    def exchange(self, jobs: Sequence[Job]) -> Iterator[Outcome]:
         """Have every job done; yield what comes back, in any order, each job at most once."""
         ...

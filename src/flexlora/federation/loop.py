@@ -12,25 +12,36 @@ from flexlora.errors import RoundError
 from flexlora.federation.checkpoint import pack, unpack
 from flexlora.federation.collector import Collected, Plain
 from flexlora.federation.jobs import Failure, Job, Reply, Transport
+from flexlora.federation.on_clients import collect_scores, evaluation_jobs, summary
+from flexlora.federation.results import Result
 from flexlora.federation.run_directory import Run
 from flexlora.federation.sampling import sample
 from flexlora.federation.schedule import Progress, Schedule
+from flexlora.federation.spectra import spectra_record
 from flexlora.federation.store import ClientStore
 from flexlora.federation.streams import Streams
 from flexlora.formats.payloads import to_bytes
 from flexlora.rules import Rule, State
 
 Record = dict[str, Any]
-Validate = Callable[[State], tuple[float, Record]]
+Validate = Callable[[State], Record]
+Decide = Callable[[Record], float]
 
 
 class Observer(Protocol):
-    """Who is told what happens; it cannot change anything."""
+    """Who is told what happens; it cannot change anything.
 
+    started: once, before the first round that is played, also on resume (the run tells what came
+    before); ended: once, after the final scores; noted: what a person may want to know.
+    """
+
+    def started(self, run: Run) -> None: ...
     def round_started(self, round: int, clients: int) -> None: ...
     def replied(self, outcome: Reply | Failure) -> None: ...
     def round_ended(self, record: Record) -> None: ...
     def scoring(self, state: str) -> None: ...
+    def noted(self, text: str) -> None: ...
+    def ended(self, result: Result) -> None: ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,7 +53,10 @@ class Sending:
 
 
 class Federation:
-    """One federation, from round to round. `validate` returns (value to minimise, what to record).
+    """One federation, from round to round.
+
+    validate: the server's own scores of a state, or nothing; decide: from a validated round's
+    record to the value that the best round minimises.
 
     Every random draw comes from a stream named by its round, and everything else that outlives a
     round is in the checkpoint: `restore` and going on gives the bits of an unbroken run.
@@ -59,6 +73,7 @@ class Federation:
         transport: Transport,
         run: Run,
         validate: Validate,
+        decide: Decide,
         observer: Observer,
     ) -> None:
         self.rule = rule
@@ -69,6 +84,7 @@ class Federation:
         self.transport = transport
         self.run = run
         self.validate = validate
+        self.decide = decide
         self.observer = observer
         self.progress = Progress()
         self.collector = Plain(run.spool, rule)
@@ -109,15 +125,10 @@ class Federation:
         self._remember(collected)
         combined = time.perf_counter()
         record = self._record(round, sending, collected)
+        seconds = {"clients": trained - started, "combine": combined - trained}
         if self.schedule.validates(round):
-            value, scores = self.validate(state)
-            self.progress = self.progress.after(round, value)
-            record["validation"] = scores
-        record["seconds"] = {
-            "clients": trained - started,
-            "combine": combined - trained,
-            "validate": time.perf_counter() - combined,
-        }
+            self._validate(state, collected, record, seconds)
+        record["seconds"] = seconds
         self.state = state
         self._commit(record)
         self.observer.round_ended(record)
@@ -152,9 +163,48 @@ class Federation:
                     delta=self.state.delta,
                     bytes_down=len(payload) + missing[held],
                     seed=self.streams.derive("train", round, client),
+                    score=self.schedule.score_trained and self.schedule.validates(round),
                 )
             )
         return Sending(jobs, sent)
+
+    def _validate(
+        self, state: State, collected: Collected, record: Record, seconds: dict[str, float]
+    ) -> None:
+        """Score the new state at the server and on clients, and log its spectra."""
+        started = time.perf_counter()
+        if scores := self.validate(state):
+            record["validation"] = scores
+        validated = time.perf_counter()
+        if self.schedule.evaluating_clients:
+            record["on_clients"] = self._evaluate_on_clients(state, collected)
+        evaluated = time.perf_counter()
+        self.run.append_spectra(spectra_record(self.rule, state))
+        self.progress = self.progress.after(state.round, self.decide(record))
+        seconds["validate"] = validated - started
+        if self.schedule.evaluating_clients:
+            seconds["evaluate_on_clients"] = evaluated - validated
+        seconds["spectra"] = time.perf_counter() - evaluated
+
+    def _evaluate_on_clients(self, state: State, collected: Collected) -> Record:
+        round = state.round
+        generator = self.streams.generator("evaluate", round)
+        clients = sample(self.store.clients, self.schedule.evaluating_clients, generator)
+        recipe = self.schedule.recipe_for(round)
+        jobs = evaluation_jobs(self.rule, state, self.store, clients, recipe)
+        scores, failures = collect_scores(jobs, self.transport.exchange(jobs))
+        for failure in failures:
+            self._log_failure(round, failure, "evaluate")
+            self.observer.replied(failure)
+        record = {"global": summary(scores), "failures": len(failures)}
+        if self.schedule.score_trained:
+            replies = (collected.replies[client] for client in sorted(collected.replies))
+            record["tuned"] = summary([r.score for r in replies if r.score is not None])
+        return record | {"bytes_down": sum(job.bytes_down for job in jobs)}
+
+    def _log_failure(self, round: int, failure: Failure, kind: str) -> None:
+        event = {"round": round, "event": "failure", "kind": kind}
+        self.run.append_event(event | {"client": failure.client, "reason": failure.reason})
 
     def _delta_bytes(self, held: int | None) -> int:
         """Serialised bytes of what a client that holds this version lacks of Δ."""
@@ -171,14 +221,7 @@ class Federation:
         for outcome, so_far in self.collector.collect(sending.jobs, replies, sending.sent):
             collected = so_far
             if isinstance(outcome, Failure):
-                self.run.append_event(
-                    {
-                        "round": round,
-                        "event": "failure",
-                        "client": outcome.client,
-                        "reason": outcome.reason,
-                    }
-                )
+                self._log_failure(round, outcome, "train")
             self.observer.replied(outcome)
         if not collected.summaries:
             first = collected.failures[0]

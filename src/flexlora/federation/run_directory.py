@@ -3,14 +3,14 @@
 config.toml        what was asked          events.jsonl   what happened
 resolved.toml      what was derived        metrics.jsonl  one line a round
 environment.json   versions, machine       checkpoints/   round-0007/{state.safetensors,meta.json}
-data.json          fingerprint, notes      spool/         replies of the round in progress
-format.json        version of this layout  results.json   the final scores
+data.json          fingerprint, notes      spectra.jsonl  singular values, validated rounds
+format.json        version of this layout  spool/         replies of the round in progress
+parent.json        what it began from      results.json   the final scores
 """
 
 from __future__ import annotations
 
 import json
-import math
 import os
 import platform
 import re
@@ -31,11 +31,13 @@ from flexlora.errors import AdapterError, ConfigError, RunError
 from flexlora.federation.config import Config
 from flexlora.federation.config_file import load_config
 from flexlora.formats.atomic import atomic_folder, atomic_write, leftovers
+from flexlora.formats.json_text import json_text
 from flexlora.formats.payloads import load_tensors, save_tensors
 
 FORMAT_VERSION = 1
 Record = dict[str, Any]
 Checkpoint = tuple[dict[str, Tensor], Record]
+_LOGS = ("events.jsonl", "metrics.jsonl", "spectra.jsonl")
 _ROUND = re.compile(r"round-(\d{4,})")
 
 
@@ -57,22 +59,29 @@ class Run:
         *,
         resolved: Mapping[str, Any] | None = None,
         data: Mapping[str, Any] | None = None,
+        parent: Mapping[str, Any] | None = None,
+        start: Checkpoint | None = None,
     ) -> Run:
         """Make a new run directory: `folder`, or `<run.out>/<run.name>-<n>` with the next free n.
 
         resolved: choices made by measurement or derivation, reused on resume (no none values);
-        data: what was read (fingerprint, counts, notes). Raises RunError when the folder exists.
+        data: what was read (fingerprint, counts, notes); parent, start: what the run begins from,
+        and its state, kept as the checkpoint of round `parent["start"]`. Raises RunError when the
+        folder exists.
         """
         target = Path(folder) if folder is not None else fresh_folder(config)
         with atomic_folder(target) as aside:
             (aside / "checkpoints").mkdir()
             (aside / "config.toml").write_bytes(config.to_toml().encode())
             (aside / "resolved.toml").write_bytes(tomli_w.dumps(resolved or {}).encode())
-            (aside / "environment.json").write_text(_json(environment(), indent=2))
-            (aside / "data.json").write_text(_json(dict(data or {}), indent=2))
-            (aside / "format.json").write_text(_json({"version": FORMAT_VERSION}))
-            for name in ("events.jsonl", "metrics.jsonl"):
+            (aside / "environment.json").write_text(json_text(environment(), indent=2))
+            (aside / "data.json").write_text(json_text(dict(data or {}), indent=2))
+            (aside / "format.json").write_text(json_text({"version": FORMAT_VERSION}))
+            for name in _LOGS:
                 (aside / name).touch()
+            if parent is not None and start is not None:
+                (aside / "parent.json").write_text(json_text(dict(parent), indent=2))
+                Run(aside, config).write_checkpoint(parent["start"], *start)
         return Run(target, config)
 
     @staticmethod
@@ -123,6 +132,19 @@ class Run:
                 shutil.rmtree(left) if left.is_dir() else left.unlink()
             yield
 
+    def in_use(self) -> bool:
+        """True while a process holds `locked()`; False where the system has no file locks."""
+        try:
+            import fcntl
+
+            with open(self.folder / ".lock", "rb") as file:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except ImportError:  # Windows
+            return False
+        except OSError as error:
+            return isinstance(error, BlockingIOError)
+        return False
+
     @property
     def spool(self) -> Path:
         """Where replies of the round in progress lie. Made and emptied by the collector."""
@@ -144,9 +166,23 @@ class Run:
     def environment(self) -> Record:
         return Run._table(self.folder, "environment.json")
 
+    @property
+    def parent(self) -> Record | None:
+        """What the run began from; None for one that began at the bare base model."""
+        began = (self.folder / "parent.json").is_file()
+        return Run._table(self.folder, "parent.json") if began else None
+
+    @property
+    def start_round(self) -> int | None:
+        """The round whose checkpoint is the state that the run began from; None without parent."""
+        if self.parent is None:
+            return None
+        with self.undamaged("parent.json"):
+            return int(self.parent["start"])
+
     def write_results(self, results: Mapping[str, Any]) -> None:
         """The final scores, as results.json."""
-        atomic_write(self.folder / "results.json", _json(dict(results), indent=2))
+        atomic_write(self.folder / "results.json", json_text(dict(results), indent=2))
 
     def read_results(self) -> Record | None:
         """The final scores, or None for a run that has not ended."""
@@ -161,6 +197,14 @@ class Run:
         """Add one round's line to metrics.jsonl. JSON lacks NaN and infinity: they become null."""
         self._append("metrics.jsonl", record)
 
+    def append_spectra(self, record: Mapping[str, Any]) -> None:
+        """Add one round's line to spectra.jsonl."""
+        self._append("spectra.jsonl", record)
+
+    def read_spectra(self) -> list[Record]:
+        """The validated rounds' singular values, as `spectra.spectra_record` makes them."""
+        return [record for _, record in self._lines("spectra.jsonl")]
+
     def read_events(self) -> list[Record]:
         return [record for _, record in self._lines("events.jsonl")]
 
@@ -170,7 +214,7 @@ class Run:
 
     def truncate_log(self, round: int) -> None:
         """Drop what was logged for rounds after this one, and a last line that was cut short."""
-        for name in ("events.jsonl", "metrics.jsonl"):
+        for name in _LOGS:
             kept = [line for line, record in self._lines(name) if record.get("round", 0) <= round]
             atomic_write(self.folder / name, b"".join(kept))
 
@@ -182,7 +226,7 @@ class Run:
         *,
         best: int | None = None,
     ) -> None:
-        """Write the state after a round, then remove all checkpoints but this and the best.
+        """Write the state after a round, then remove all but this, the best and the start.
 
         best: the round that validated best so far (None: none did). meta is anything JSON holds.
         """
@@ -191,9 +235,11 @@ class Run:
             shutil.rmtree(target)
         with atomic_folder(target) as aside:
             save_tensors(aside / "state.safetensors", tensors)
-            (aside / "meta.json").write_text(_json({"best": best, "meta": dict(meta)}, strict=True))
+            (aside / "meta.json").write_text(
+                json_text({"best": best, "meta": dict(meta)}, strict=True)
+            )
         for older in self.checkpoints():
-            if older not in (round, best):
+            if older not in (round, best, self.start_round):
                 shutil.rmtree(self._checkpoint(older))
 
     def checkpoints(self) -> list[int]:
@@ -209,6 +255,8 @@ class Run:
         """
         rounds = self.checkpoints()
         if not rounds:
+            if self.parent is not None:
+                raise _damaged(self._checkpoints)
             return None
         if round in (None, "last", "best"):
             last = rounds[-1]
@@ -222,6 +270,10 @@ class Run:
         except AdapterError as error:
             raise _damaged(folder) from error
         return tensors, dict(self._meta(int(round))["meta"])
+
+    def checkpoint_meta(self, round: int) -> Record:
+        """The meta of a kept round, without its tensors. Raises RunError for a damaged one."""
+        return dict(self._meta(round)["meta"])
 
     @property
     def _checkpoints(self) -> Path:
@@ -238,7 +290,7 @@ class Run:
 
     def _append(self, name: str, record: Mapping[str, Any]) -> None:
         with open(self.folder / name, "ab") as file:
-            file.write((_json(dict(record)) + "\n").encode())
+            file.write((json_text(dict(record)) + "\n").encode())
             file.flush()
             os.fsync(file.fileno())
 
@@ -323,20 +375,6 @@ def _version(package: str) -> str:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
         return "unknown"
-
-
-def _json(value: object, *, indent: int | None = None, strict: bool = False) -> str:
-    """JSON proper: NaN and infinity become null, or with `strict` raise ValueError."""
-    plain = value if strict else _without_nan(value)
-    return json.dumps(plain, indent=indent, allow_nan=False)
-
-
-def _without_nan(value: object) -> object:
-    if isinstance(value, Mapping):
-        return {key: _without_nan(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_without_nan(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _damaged(path: Path) -> RunError:

@@ -15,7 +15,9 @@ class Schedule:
 
     The learning rate is multiplied by `decay_factor` from each of `decay_rounds` on.
     Every `evaluate_every` rounds the state is validated (0: never; then the last state is the one
-    that counts); `patience` validations without gain end the run (0: never).
+    that counts); `patience` validations without gain end the run (0: never). In the same rounds
+    `evaluating_clients` clients score the global adapter at their own ranks (0: none), and with
+    `score_trained` the clients that trained score what they trained.
     """
 
     rounds: int
@@ -25,6 +27,8 @@ class Schedule:
     decay_rounds: tuple[int, ...] = ()
     evaluate_every: int = 1
     patience: int = 0
+    evaluating_clients: int = 0
+    score_trained: bool = False
 
     def recipe_for(self, round: int) -> Recipe:
         """The recipe of this round, its learning rate decayed."""

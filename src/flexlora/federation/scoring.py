@@ -9,28 +9,50 @@ from flexlora.adapters import Adapter
 from flexlora.errors import AdapterError, DataError, ModelError
 from flexlora.evaluation import Scores, evaluate
 from flexlora.federation.config import Config
-from flexlora.federation.data import eval_clients, read_corpus, require_context
+from flexlora.federation.data import (
+    eval_clients,
+    read_corpus,
+    require_context,
+    require_unseen,
+)
 from flexlora.federation.setup import eval_settings
 from flexlora.federation.streams import Streams
 from flexlora.formats.peft import load_peft
-from flexlora.models import AdaptedModel, BaseModel, load_model
+from flexlora.models import (
+    AdaptedModel,
+    BaseModel,
+    base_fingerprint,
+    load_model,
+    model_fingerprint,
+    require_made_for,
+)
 from flexlora.tasks.clients import as_clients
 
 
-def score_model(config: Config, adapter: Adapter | Path | str | None = None) -> Scores:
+def score_model(
+    config: Config, adapter: Adapter | Path | str | None = None, *, force: bool = False
+) -> Scores:
     """Score the config's model, with this adapter (or PEFT folder), on its source's test tasks.
 
     Uses [model], [data], [evaluation] and the seed of the config; nothing is trained or written.
+    force: use an adapter that was made for another base, too, as long as its layers fit.
     Raises AdapterError for an adapter that is malformed or was made for another model.
     """
+    settings = eval_settings(config, config.evaluation.metrics)
     if isinstance(adapter, str | Path):
         adapter = load_peft(adapter)
     base = load_model(config.model.name, config.model.dtype)
-    model = AdaptedModel(base, config.model.targets) if adapter is None else _with(base, adapter)
+    model = (
+        AdaptedModel(base, config.model.targets)
+        if adapter is None
+        else _with(base, config.model.dtype, adapter, force=force)
+    )
     require_context(config, model)
     streams = Streams(config.federation.seed)
     data = config.data.model_copy(update={"train_tasks": 0})  # They are not scored.
-    tasks = read_corpus(config.model_copy(update={"data": data}), streams).unseen
+    corpus = read_corpus(config.model_copy(update={"data": data}), streams)
+    require_unseen(config, corpus)
+    tasks = corpus.unseen
     clients = as_clients(tasks, seed=streams.derive("split"), unseen=True)
     scored = eval_clients(model, clients, "test", config)
     if not scored:
@@ -38,13 +60,16 @@ def score_model(config: Config, adapter: Adapter | Path | str | None = None) -> 
             f"none of {len(clients)} test tasks holds an example that fits "
             f"{config.data.max_tokens} tokens; raise max_tokens"
         )
-    scores = evaluate(model, scored, eval_settings(config, generate=True))
+    scores = evaluate(model, scored, settings)
     wanted, kept = sum(len(c.test) for c in clients), sum(len(c.examples) for c in scored)
     return replace(scores, left_out=wanted - kept)
 
 
-def _with(base: BaseModel, adapter: Adapter) -> AdaptedModel:
+def _with(base: BaseModel, dtype: str, adapter: Adapter, *, force: bool) -> AdaptedModel:
     adapter.require_finite()
+    # Taken before the layers are wrapped (that changes their parameters' names), and only where
+    # there is something to compare it with.
+    weights = model_fingerprint(base.model) if adapter.base_fingerprint else ""
     try:
         model = AdaptedModel(base, tuple(adapter))
         model.set_delta({name: factors.product() for name, factors in adapter.items()})
@@ -53,4 +78,7 @@ def _with(base: BaseModel, adapter: Adapter) -> AdaptedModel:
             f"the adapter was made for {adapter.base or 'another model'}, not for {base.name}: "
             f"{error}"
         ) from error
+    if not force:
+        known = base_fingerprint(dtype, weights)
+        require_made_for(adapter, base.name, known, "give that model, or --force to use it anyway")
     return model

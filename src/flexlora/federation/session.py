@@ -2,33 +2,29 @@
 
 from __future__ import annotations
 
+from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from flexlora.adapters import Adapter, Ranks
-from flexlora.errors import ConfigError, RankError, RunError
-from flexlora.federation.checkpoint import unpack
+from flexlora.errors import ConfigError, RunError
+from flexlora.evaluation.metrics import resolve_metrics
 from flexlora.federation.config import Config
-from flexlora.federation.jobs import Failure, Reply
 from flexlora.federation.loop import Federation, Observer, Record
+from flexlora.federation.observers import Observers, Silent
+from flexlora.federation.on_clients import decide
+from flexlora.federation.readout import load_state
 from flexlora.federation.results import Result, Row
 from flexlora.federation.run_directory import Run
-from flexlora.federation.setup import Setup, prepare
+from flexlora.federation.setup import Setup, final_settings, prepare
+from flexlora.federation.starts import Start, warm_start
 from flexlora.federation.store import ClientStore
 from flexlora.federation.streams import Streams
+from flexlora.federation.trackers import Trackers, require_trackers
 from flexlora.federation.transport import InProcess
 from flexlora.rules import Rule, State, make_rule
-
-
-class Silent:
-    """An observer that shows nothing."""
-
-    def round_started(self, round: int, clients: int) -> None: ...
-    def replied(self, outcome: Reply | Failure) -> None: ...
-    def round_ended(self, record: Record) -> None: ...
-    def scoring(self, state: str) -> None: ...
 
 
 def run(
@@ -37,19 +33,29 @@ def run(
     *,
     observer: Observer | None = None,
     setup: Setup | None = None,
+    start: Start | None = None,
 ) -> Result:
     """Run one federation and score it on the unseen clients.
 
     folder: the run directory to make (default: a new one under `run.out`); setup: a `prepare`d
     setup to reuse when several rules are compared on the same data; its config may differ in
-    [rule] and [run] alone.
+    [rule] and [run] alone; start: what to begin from, if not from what the config says.
     Raises InputErrors before anything is written, RoundError if no client of a round replies.
     """
+    require_trackers(config.run.trackers)
     rule = make_rule(config.rule.name, config.rule.options)
     if setup is None:
         setup = prepare(config)
     _require_same_setting(config, setup.config)
-    made = Run.create(config, folder, resolved=_resolved(setup), data=setup.describe())
+    start = start or warm_start(config, rule, setup)
+    made = Run.create(
+        config,
+        folder,
+        resolved=_resolved(setup),
+        data=setup.describe(),
+        parent=start.parent if start else None,
+        start=start.checkpoint() if start else None,
+    )
     return _play(made, config, rule, setup, observer or Silent())
 
 
@@ -66,45 +72,6 @@ def resume(folder: Path | str, *, observer: Observer | None = None) -> Result:
     setup = prepare(config, threads=threads)
     _require_unchanged(opened, setup)
     return _play(opened, config, rule, setup, observer or Silent())
-
-
-def load_adapter(folder: Path | str, rank: int | str, round: int | str = "best") -> Adapter:
-    """The adapter that a run hands out at this rank ("full": the state's own rank).
-
-    round: a number of a kept checkpoint, "best" (by validation), or "last".
-    Raises RunError for a run without that checkpoint, RankError for a rank that does not fit.
-    """
-    opened = Run.open(folder)
-    rule = make_rule(opened.config.rule.name, opened.config.rule.options)
-    state = load_state(opened, round)
-    if rank == "full":
-        learned = rule.learned(state)
-        ranks = {name: max(1, min(matrix.width, *matrix.shape)) for name, matrix in learned.items()}
-    else:
-        ranks = Ranks.of(_whole(rank)).resolve(state.spec.layers)
-    return Adapter(dict(rule.readout(state, ranks)), base=opened.config.model.name)
-
-
-def _whole(rank: int | str) -> int:
-    try:
-        return int(rank)
-    except ValueError as error:
-        raise RankError(f"rank '{rank}' is no whole number; give 1 or more, or 'full'") from error
-
-
-def load_state(opened: Run, round: int | str = "best") -> State:
-    """A run's state after a round: its number, "best" or "last"."""
-    checkpoint = opened.load_checkpoint(round)
-    if checkpoint is None:
-        kept = ", ".join(map(str, opened.checkpoints()))
-        raise RunError(
-            f"{opened.folder} has no checkpoint of round {round}; it keeps those of {kept}"
-            if kept
-            else f"{opened.folder} has no checkpoint yet; go on with: flexlora resume"
-        )
-    tensors, meta = checkpoint
-    with opened.undamaged("checkpoints"):
-        return unpack(tensors, meta["state"])
 
 
 def _require_unchanged(opened: Run, setup: Setup) -> None:
@@ -135,11 +102,12 @@ def _require_same_setting(config: Config, prepared: Config) -> None:
 
 def _play(opened: Run, config: Config, rule: Rule, setup: Setup, observer: Observer) -> Result:
     streams = Streams(config.federation.seed)
+    trackers = Trackers(config.run.trackers, observer.noted)
+    observer = Observers(observer, trackers)
 
-    def validate(state: State) -> tuple[float, Record]:
+    def validate(state: State) -> Record:
         scores = setup.validate(rule.learned(state))
-        mean = scores.mean()
-        return (mean.loss if mean.rouge_l is None else -mean.rouge_l), mean.to_json()
+        return {} if scores is None else scores.mean().to_json()
 
     store = ClientStore(
         dict(setup.types), {c: dict(setup.ranks[name]) for c, name in setup.types.items()}
@@ -150,17 +118,26 @@ def _play(opened: Run, config: Config, rule: Rule, setup: Setup, observer: Obser
         store=store,
         schedule=setup.schedule(),
         streams=streams,
-        transport=InProcess(setup.model, setup.train, rule),
+        transport=InProcess(
+            setup.model,
+            setup.train,
+            rule,
+            setup.held_out,
+            setup.validation_settings,
+        ),
         run=opened,
         validate=validate,
+        decide=partial(decide, config),
         observer=observer,
     )
-    with opened.locked():
+    with opened.locked(), closing(trackers):
         federation.restore()
+        observer.started(opened)
         for _ in federation.rounds():
             pass
         result = _score(opened, rule, setup, federation, observer)
         opened.write_results(result.to_json())
+        observer.ended(result)
     return result
 
 
@@ -172,7 +149,12 @@ def _score(
     state = load_state(opened, best) if best else federation.state
     if not setup.config.evaluation.unseen:
         return Result.of(opened.folder, rule.name, state.round, [], opened.read_metrics())
+    observer.scoring("base")
     rows = [Row("base", "", *setup.score_base())]
+    if opened.start_round is not None:
+        observer.scoring("start")
+        began = rule.learned(load_state(opened, opened.start_round))
+        rows.append(Row("start", "full", *setup.score(began)))
     observer.scoring("full")
     rows.append(Row("full", "full", *setup.score(rule.learned(state))))
     if setup.config.evaluation.types_at_end and rule.traits.mixed_ranks:
@@ -190,6 +172,12 @@ def _resolved(setup: Setup) -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "clients_per_round": setup.schedule().clients,
         "layers": len(setup.model.layers),
+        "fan_in_fan_out": setup.model.fan_in_fan_out,
         "clients": counts,
         "ranks": {name: str(setup.mix.types[name]) for name in setup.ranks},
+        # Of metrics out of files, too: nobody who reads the run has to have those.
+        "higher_is_better": {
+            metric.name: metric.higher_is_better
+            for metric in resolve_metrics(final_settings(setup.config).metrics)
+        },
     }

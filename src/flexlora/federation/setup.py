@@ -11,22 +11,26 @@ import torch
 
 from flexlora.allocation import Mix, draw
 from flexlora.errors import DataError, ModelError
-from flexlora.evaluation import EvalClient, EvalSettings, Scores, evaluate
+from flexlora.evaluation import EvalClient, EvalSettings, Scores, evaluate, require_scorable
+from flexlora.federation.census import Census
 from flexlora.federation.config import Config
 from flexlora.federation.data import (
+    deal_clients,
     encode_part,
     eval_clients,
     read_corpus,
     require_context,
+    require_unseen,
     some_of,
 )
-from flexlora.federation.sampling import clients_per_round
+from flexlora.federation.sampling import clients_per_round, sample
 from flexlora.federation.schedule import Schedule
 from flexlora.federation.streams import Streams
+from flexlora.federation.trackers import require_trackers
 from flexlora.lowrank import LowRank
 from flexlora.models import AdaptedModel, load_model, model_fingerprint
 from flexlora.rules import Spec
-from flexlora.tasks.clients import as_clients
+from flexlora.tasks.clients import Client, as_clients
 from flexlora.tasks.prompts import Encoded
 from flexlora.tasks.source import Corpus
 from flexlora.training import Recipe
@@ -39,7 +43,10 @@ HOSTS: Mapping[str, Literal["adamw", "sgd"]] = {"fedavg": "sgd", "fedit": "adamw
 class Setup:
     """Model, clients with their data and ranks, unseen clients. Shared by arms that compare rules.
 
-    validation, own: samples of the clients' validation and test parts.
+    validation, own: samples of the clients' validation and test parts (or, for validation, of all
+    that clients kept out of training hold); held_out: client → what it scores itself, a sample of
+    its validation part.
+    census: who holds what, as it was dealt; notes: what is missing or was done, in sentences.
     types: client → type name; ranks: type name → (layer → rank).
     left_out: "train", "unseen" → examples that no cut of the input made fit (`skip_too_long`);
     "clients", "unseen_clients" → clients that were left without any.
@@ -50,8 +57,11 @@ class Setup:
     corpus: Corpus
     train: Mapping[str, Sequence[Encoded]]
     validation: tuple[EvalClient, ...]
+    held_out: Mapping[str, Sequence[Encoded]]
     own: tuple[EvalClient, ...]
     unseen: tuple[EvalClient, ...]
+    census: Census
+    notes: tuple[str, ...]
     types: Mapping[str, str]
     mix: Mix
     ranks: Mapping[str, Mapping[str, int]]
@@ -68,29 +78,40 @@ class Setup:
 
     def schedule(self) -> Schedule:
         federation, training = self.config.federation, self.config.training
+        evaluation = self.config.evaluation
+        evaluating = 0
+        if evaluation.on_clients != "off":
+            evaluating = clients_per_round(
+                evaluation.clients, len(self.train), "evaluation.clients"
+            )
         return Schedule(
             rounds=federation.rounds,
             clients=clients_per_round(federation.clients_per_round, len(self.train)),
             recipe=recipe_of(self.config),
             decay_factor=training.decay_factor,
             decay_rounds=tuple(training.decay_rounds),
-            evaluate_every=self.config.evaluation.every,
+            evaluate_every=evaluation.every,
             patience=federation.patience,
+            evaluating_clients=evaluating,
+            score_trained=evaluation.on_clients == "tuned",
         )
 
-    def validate(self, update: Mapping[str, LowRank]) -> Scores:
-        """Score W₀ + update on the clients' validation parts, by loss or also by generation."""
+    @property
+    def validation_settings(self) -> EvalSettings:
+        """How a round is scored: by loss and the metric that decides, which may need generation."""
+        return validation_settings(self.config)
+
+    def validate(self, update: Mapping[str, LowRank]) -> Scores | None:
+        """The server's scores of W₀ + update on its validation examples; None if it has none."""
+        if not self.validation:
+            return None
         self.model.set_delta(update)
-        return evaluate(
-            self.model,
-            self.validation,
-            eval_settings(self.config, generate=self.config.evaluation.metric == "rouge_l"),
-        )
+        return evaluate(self.model, self.validation, self.validation_settings)
 
     def score(self, update: Mapping[str, LowRank]) -> tuple[Scores, Scores | None]:
-        """Score W₀ + update, with generation: on the unseen clients, and on the own test parts."""
+        """Score W₀ + update by all metrics: on the unseen clients, and on the own test parts."""
         self.model.set_delta(update)
-        settings = eval_settings(self.config, generate=True)
+        settings = final_settings(self.config)
         own = evaluate(self.model, self.own, settings) if self.own else None
         return evaluate(self.model, self.unseen, settings), own
 
@@ -130,7 +151,8 @@ class Setup:
             "unseen_examples": sum(len(c.examples) for c in self.unseen),
             "unseen_examples_truncated": sum(e.truncated for c in self.unseen for e in c.examples),
             "unseen_examples_left_out": self.left_out["unseen"],
-            "notes": list(self.corpus.notes),
+            "notes": list(self.notes),
+            "partition": self.census.to_json(),
         }
 
 
@@ -140,9 +162,13 @@ def prepare(config: Config, threads: int | None = None) -> Setup:
     threads: CPU threads (default: the config's, else torch's own choice).
     Raises InputErrors for all that can be wrong with model, data or ranks, before anything trains.
     """
+    require_trackers(config.run.trackers)
     torch.set_num_threads(threads or config.run.threads or torch.get_num_threads())
+    final_settings(config)  # Unknown metrics end here, before anything is read.
     streams = Streams(config.federation.seed)
     corpus = read_corpus(config, streams)
+    require_unseen(config, corpus)
+    clients, notes = deal_clients(config, corpus, streams)
     base = load_model(config.model.name, config.model.dtype)
     fingerprint = model_fingerprint(base.model)
     model = AdaptedModel(base, config.model.targets)
@@ -152,18 +178,25 @@ def prepare(config: Config, threads: int | None = None) -> Setup:
             "transformer with nn.Linear layers"
         )
     require_context(config, model)
-    clients = as_clients(corpus.train, seed=streams.derive("split"))
+    clients, kept_out = _keep_out(clients, config.evaluation.validation_clients, streams)
     # While tuning, the unseen tasks are not even encoded.
-    held_out = corpus.unseen if config.evaluation.unseen else ()
-    unseen = as_clients(held_out, seed=streams.derive("split"), unseen=True)
+    tested_tasks = corpus.unseen if config.evaluation.unseen else ()
+    unseen = as_clients(tested_tasks, seed=streams.derive("split"), unseen=True)
     train = encode_part(model, clients, "train", config)
+    own_validation = eval_clients(model, clients, "validation", config)
     validation = some_of(
-        eval_clients(model, clients, "validation", config),
+        eval_clients(model, kept_out, "test", config) if kept_out else own_validation,
         config.evaluation.validation_examples,
         streams.generator("validation"),
     )
     tested = eval_clients(model, unseen, "test", config)
-    _require_enough(config, train, validation, tested)
+    own = some_of(
+        eval_clients(model, clients, "test", config),
+        config.evaluation.own_examples,
+        streams.generator("own"),
+    )
+    _require_enough(config, train, validation, own_validation, tested)
+    _require_scorable(config, (validation, own_validation), (own, tested))
     mix = config.clients.build_mix()
     types = draw(mix, sorted(train), streams.generator("types"))
     return Setup(
@@ -172,12 +205,16 @@ def prepare(config: Config, threads: int | None = None) -> Setup:
         corpus=corpus,
         train=train,
         validation=validation,
-        own=some_of(
-            eval_clients(model, clients, "test", config),
-            config.evaluation.own_examples,
-            streams.generator("own"),
-        ),
+        held_out={
+            c.id: some_of(
+                [c], config.evaluation.client_examples, streams.generator("held_out", c.id)
+            )[0].examples
+            for c in own_validation
+        },
+        own=own,
         unseen=tested,
+        census=Census.of(config.partition, clients, kept_out, unseen, types),
+        notes=(*corpus.notes, *notes),
         types=types,
         mix=mix,
         ranks={name: mix.types[name].resolve(model.layers) for name in sorted(set(types.values()))},
@@ -191,10 +228,32 @@ def prepare(config: Config, threads: int | None = None) -> Setup:
     )
 
 
+def _keep_out(
+    clients: Sequence[Client], count: int, streams: Streams
+) -> tuple[tuple[Client, ...], tuple[Client, ...]]:
+    """(those that train, those that only validate): `count` of them, all that they hold to score.
+
+    Raises DataError where nobody would be left to train.
+    """
+    if count >= len(clients):
+        raise DataError(
+            f"evaluation.validation_clients is {count}, but there are {len(clients)} clients; "
+            "lower it"
+        )
+    chosen = set(
+        sample([client.id for client in clients], count, streams.generator("validation_clients"))
+    )
+    kept_out = (
+        Client(c.id, (), (), c.train + c.validation + c.test) for c in clients if c.id in chosen
+    )
+    return tuple(c for c in clients if c.id not in chosen), tuple(kept_out)
+
+
 def _require_enough(
     config: Config,
     train: Mapping[str, Sequence[Encoded]],
     validation: Sequence[EvalClient],
+    own_validation: Sequence[EvalClient],
     unseen: Sequence[EvalClient],
 ) -> None:
     """Raise for what would otherwise end a run halfway: too little to train on, or to score."""
@@ -208,19 +267,45 @@ def _require_enough(
                 f"the {words} clients of source {config.data.source} hold no example that fits "
                 f"{config.data.max_tokens} tokens; raise data.max_tokens"
             )
-    if evaluation.every and not validation:
+    lacks = evaluation.validation_examples > 0 and not validation
+    lacks = lacks or (evaluation.on_clients != "off" and not own_validation)
+    if evaluation.every and lacks:
         raise DataError(
             f"the clients hold no validation examples, but evaluation.every is {evaluation.every}; "
             "raise data.examples_per_task, or set evaluation.every to 0"
         )
     clients_per_round(config.federation.clients_per_round, len(train))
+    if evaluation.on_clients != "off":
+        clients_per_round(evaluation.clients, len(train), "evaluation.clients")
 
 
-def eval_settings(config: Config, *, generate: bool) -> EvalSettings:
+def _require_scorable(
+    config: Config,
+    validated: Sequence[Sequence[EvalClient]],
+    scored: Sequence[Sequence[EvalClient]],
+) -> None:
+    """Raise DataError now for examples that a metric could not score later."""
+    if config.evaluation.every:
+        for part in filter(None, validated):
+            require_scorable(part, validation_settings(config))
+    if config.evaluation.unseen:
+        for part in filter(None, scored):
+            require_scorable(part, final_settings(config))
+
+
+def eval_settings(config: Config, metrics: Sequence[str], predictions: int = 0) -> EvalSettings:
+    """How [evaluation] scores by these metrics. Raises ConfigError for one that is unknown."""
     settings = config.evaluation
-    return EvalSettings(
-        batch_size=settings.batch_size, max_new_tokens=settings.max_new_tokens, generate=generate
-    )
+    return EvalSettings(settings.batch_size, settings.max_new_tokens, tuple(metrics), predictions)
+
+
+def validation_settings(config: Config) -> EvalSettings:
+    return eval_settings(config, ("loss", config.evaluation.metric))
+
+
+def final_settings(config: Config) -> EvalSettings:
+    settings = config.evaluation
+    return eval_settings(config, (*settings.metrics, settings.metric), settings.predictions)
 
 
 def recipe_of(config: Config) -> Recipe:

@@ -1,8 +1,9 @@
 """PEFT LoRA folders: written so that PEFT computes the same update, and read from any writer.
 
 PEFT itself is not imported: the format is two files, `adapter_config.json` and
-`adapter_model.safetensors`. What that format cannot hold bit for bit (a layer of rank 0, a scale
-that no α/r rounds to) lies in `flexlora.json` beside them, which other readers ignore.
+`adapter_model.safetensors`. What that format cannot hold (a layer of rank 0, a scale that no α/r
+rounds to, the base model's fingerprint) lies in `flexlora.json` beside them, which other readers
+ignore.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from safetensors.torch import load as load_bytes
 from safetensors.torch import save as save_bytes
 from torch import Tensor
 
-from flexlora.adapters import Adapter, Factors, lora_scale
+from flexlora.adapters import Adapter, Factors, Scaling, lora_scale
 from flexlora.errors import AdapterError
 from flexlora.formats.atomic import atomic_folder
 from flexlora.formats.payloads import plain_tensors
@@ -52,12 +53,14 @@ def save_peft(
     folder: Path | str,
     *,
     base_model: str | None = None,
-    fan_in_fan_out: bool = False,
+    fan_in_fan_out: bool | None = None,
 ) -> None:
     """Write the adapter as a new PEFT folder, whole or not at all.
 
-    base_model: what the folder names as its base (default: `adapter.base`). fan_in_fan_out: True
-    for models built of Conv1D (GPT-2); the tensors are the same, PEFT only warns without it.
+    base_model: what the folder names as its base; fan_in_fan_out: True for models built of Conv1D
+    (GPT-2): the tensors are the same, PEFT only warns without it. Default: the adapter's own.
+    The fingerprint of the base, where the adapter knows it, is kept and comes back from `load_peft`
+    (but not for a `base_model` other than the adapter's).
 
     r and α are the most common ones; every other layer has a pattern anchored to its full name,
     and α is chosen such that PEFT's α/r is the layer's scale to the last bit wherever a float64
@@ -71,7 +74,11 @@ def save_peft(
     tensors: dict[str, Tensor] = {}
     ranks: dict[str, int] = {}
     alphas: dict[str, float] = {}
+    base = adapter.base if base_model is None else base_model
     extra: dict[str, Any] = {"empty": [], "scales": {}}
+    if adapter.base_fingerprint and base == adapter.base:
+        extra["base_fingerprint"] = adapter.base_fingerprint
+    transposed = adapter.fan_in_fan_out if fan_in_fan_out is None else fan_in_fan_out
     for name, factors in adapter.items():
         b, a = factors.b, factors.a
         if factors.rank == 0:
@@ -83,12 +90,12 @@ def save_peft(
         alphas[name] = _alpha(factors.scale, ranks[name])
         if alphas[name] / ranks[name] != factors.scale:
             extra["scales"][name] = factors.scale
-    config = _config(adapter, ranks, alphas, fan_in_fan_out)
-    config["base_model_name_or_path"] = (adapter.base if base_model is None else base_model) or None
+    config = _config(adapter, ranks, alphas, transposed)
+    config["base_model_name_or_path"] = base or None
     with atomic_folder(folder) as aside:
         (aside / CONFIG).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
         (aside / WEIGHTS).write_bytes(save_bytes(plain_tensors(tensors), {"format": "pt"}))
-        if extra["empty"] or extra["scales"]:
+        if any(extra.values()):
             (aside / EXTRA).write_text(json.dumps(extra, indent=2, sort_keys=True) + "\n")
 
 
@@ -107,12 +114,31 @@ def load_peft(folder: Path | str) -> Adapter:
     layers = {
         name: _factors(path, name, pair, config, extra) for name, pair in sorted(pairs.items())
     }
-    adapter = Adapter(layers, base=str(config.get("base_model_name_or_path") or ""))
+    adapter = Adapter(
+        layers,
+        base=str(config.get("base_model_name_or_path") or ""),
+        base_fingerprint=extra["base_fingerprint"],
+        fan_in_fan_out=config.get("fan_in_fan_out") is True,
+    )
     try:
         adapter.require_finite()
     except AdapterError as error:
         raise AdapterError(f"{path}: {error}") from error
     return adapter
+
+
+def peft_scaling(folder: Path | str) -> Scaling:
+    """How the folder derives a layer's scale: α/r ("lora") or α/√r ("rslora"). Raises as above."""
+    return _scaling(_read_config(Path(folder)))
+
+
+def is_peft(folder: Path | str) -> bool:
+    """True for a folder that holds a PEFT adapter, sound or not."""
+    return any((Path(folder) / name).is_file() for name in (CONFIG, WEIGHTS))
+
+
+def _scaling(config: Mapping[str, Any]) -> Scaling:
+    return "rslora" if config.get("use_rslora") else "lora"
 
 
 def _alpha(scale: float, rank: int) -> float:
@@ -251,7 +277,7 @@ def _factors(
             f"layer {name} in {path} has rank {a.shape[0]}, but {CONFIG} says {rank}; "
             "correct r or rank_pattern there"
         )
-    scale = lora_scale(alpha, a.shape[0], "rslora" if config.get("use_rslora") else "lora")
+    scale = lora_scale(alpha, a.shape[0], _scaling(config))
     exact = extra["scales"].get(name)
     if isinstance(exact, float) and math.isclose(exact, scale, rel_tol=1e-15):
         scale = exact
@@ -282,12 +308,16 @@ def _matched(path: Path, key: str, name: str, config: dict[str, Any]) -> float:
 
 
 def _read_extra(path: Path) -> dict[str, Any]:
-    """The exact scales and the empty layers that `save_peft` noted; nothing for other folders."""
+    """What `save_peft` noted beside PEFT's own files; nothing for other folders."""
     try:
         extra = json.loads((path / EXTRA).read_bytes())
-        return {"empty": list(extra["empty"]), "scales": dict(extra["scales"])}
+        return {
+            "empty": list(extra["empty"]),
+            "scales": dict(extra["scales"]),
+            "base_fingerprint": str(extra.get("base_fingerprint", "")),
+        }
     except FileNotFoundError:
-        return {"empty": [], "scales": {}}
+        return {"empty": [], "scales": {}, "base_fingerprint": ""}
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise AdapterError(
             f"{path / EXTRA} is damaged; remove it, or save the adapter again"

@@ -6,6 +6,7 @@ the inner width is below min(m, n), and dense above. Both are exact up to roundi
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -136,3 +137,21 @@ def _balanced(matrix: LowRank) -> tuple[Tensor, Tensor, int]:
         exponents.append(exponent)
         factors.append(torch.ldexp(factor, torch.tensor(-exponent, dtype=torch.int32)))
     return factors[0], factors[1], sum(exponents)
+
+
+def effective_rank(values: Tensor) -> float:
+    """exp(entropy of σ/Σσ) of singular values, in float64 (Roy & Vetterli, EUSIPCO 2007).
+
+    values: (k,), non-negative, in any order. Between 1 and the number of non-zero values, equal to
+    it where they are all alike; the same for values at any scale. 0 for no values or all zeros.
+    Raises ValueError for a negative value, NaN or infinity.
+    """
+    sigma = values.detach().double()
+    if not bool(torch.isfinite(sigma).all() and (sigma >= 0.0).all()):
+        raise ValueError("effective_rank got a value that is negative, NaN or infinite")
+    largest = float(sigma.max()) if sigma.numel() else 0.0
+    if largest == 0.0:
+        return 0.0
+    share = sigma / largest  # First: a sum of large values could overflow.
+    share = share / share.sum()
+    return math.exp(float(torch.special.entr(share).sum()))

@@ -5,3 +5,5 @@ from flexlora.models.base import BaseModel as BaseModel
 from flexlora.models.base import load_model as load_model
 from flexlora.models.base import model_fingerprint as model_fingerprint
 from flexlora.models.lora import LoRALinear as LoRALinear
+from flexlora.models.made_for import base_fingerprint as base_fingerprint
+from flexlora.models.made_for import require_made_for as require_made_for

@@ -46,6 +46,11 @@ class AdaptedModel:
         return self.base.tokenizer
 
     @property
+    def fan_in_fan_out(self) -> bool:
+        """True where adapted layers keep their weights as (n, m): GPT-2's Conv1D."""
+        return any(not isinstance(x.base, nn.Linear) for x in self._wrapped.values())
+
+    @property
     def context(self) -> int:
         """The most positions a sequence may have."""
         return self.base.context

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,6 +13,7 @@ import torch
 from torch import nn
 
 from flexlora.errors import ModelError, nearest
+from flexlora.formats.fingerprint import fingerprint
 
 TINY = "tiny"
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -71,12 +71,7 @@ def load_model(name: str | Path, dtype: str = "float32") -> BaseModel:
 
 def model_fingerprint(model: nn.Module) -> str:
     """sha256 over names, dtypes, shapes and bytes of all parameters, in name order."""
-    digest = hashlib.sha256()
-    for name, parameter in sorted(model.named_parameters()):
-        digest.update(f"{name} {parameter.dtype} {tuple(parameter.shape)}".encode())
-        raw = parameter.detach().cpu().contiguous().view(torch.uint8)
-        digest.update(raw.numpy().data)
-    return digest.hexdigest()
+    return fingerprint(model.named_parameters())
 
 
 def _looks_like_path(name: str) -> bool:

@@ -17,11 +17,12 @@ import torch
 from torch import Tensor
 
 from flexlora.adapters import Adapter, Delta, Factors, LayerSpec, Scaling, lora_scale
-from flexlora.errors import RoundError
-from flexlora.lowrank import LowRank
+from flexlora.errors import AdapterError, RoundError
+from flexlora.lowrank import LowRank, svd
 
 LayerState = Mapping[str, Tensor]
 Live = Mapping[str, tuple[Tensor, Tensor]]
+_NAMED = 5  # Layers that an error lists at most.
 
 
 @dataclass(frozen=True)
@@ -138,6 +139,17 @@ class Rule(abc.ABC):
         """The layer's state before round 1. A client that trains nothing must leave the base."""
 
     @abc.abstractmethod
+    def warm_start_layer(
+        self, spec: Spec, layer: LayerSpec, start: LowRank, generator: torch.Generator
+    ) -> Combined:
+        """The layer before round 1 of a federation that begins at W₀ + start.
+
+        Afterwards `learned_layer` is `start` itself where the state holds any rank, else the best
+        approximation of the rank that it holds. A rule that uses Δ has it frozen here already. A
+        start of zero gives the state of `init_layer`. `start` is finite and float32.
+        """
+
+    @abc.abstractmethod
     def send_layer(
         self, spec: Spec, state: LayerState, rank: int, generator: torch.Generator
     ) -> Factors:
@@ -160,6 +172,10 @@ class Rule(abc.ABC):
     @abc.abstractmethod
     def readout_layer(self, spec: Spec, layer: LayerSpec, state: LayerState, rank: int) -> Factors:
         """The adapter of exactly this rank that the rule hands out for use (not for training)."""
+
+    def singular_values_layer(self, spec: Spec, layer: LayerSpec, state: LayerState) -> Tensor:
+        """The singular values (k,) of all that was learned for this layer, descending."""
+        return svd(self.learned_layer(spec, layer, state)).s
 
     def weigh(self, summaries: Sequence[Summary]) -> dict[str, float]:
         """Client → weight, non-negative, summing to 1: by training examples (FedAvg).
@@ -187,6 +203,27 @@ class Rule(abc.ABC):
         return State(spec, 0, layers)
 
     @final
+    def warm_start(
+        self, spec: Spec, start: Mapping[str, LowRank], generator: torch.Generator
+    ) -> State:
+        """The state before round 1 at W₀ + start; layers that `start` lacks begin at zero.
+
+        Δ is at version 1 for rules that use it. Raises AdapterError for a layer that the spec
+        lacks, another shape, and values that float32 does not hold.
+        """
+        _require_fit(spec, start)
+        layers, frozen = {}, {}
+        for x in spec.layers:
+            given = start.get(x.name, LowRank.zero(x.m, x.n))
+            begun = self.warm_start_layer(
+                spec, x, LowRank(given.left.float(), given.right.float()), generator
+            )
+            layers[x.name] = begun.state
+            if begun.frozen is not None:
+                frozen[x.name] = begun.frozen
+        return State(spec, 0, layers, Delta().advanced(frozen, None) if frozen else Delta())
+
+    @final
     def send(self, state: State, ranks: Mapping[str, int], generator: torch.Generator) -> Adapter:
         """What a client of these ranks (layer → rank) is sent to train."""
         spec = state.spec
@@ -209,6 +246,14 @@ class Rule(abc.ABC):
         return {x.name: self.learned_layer(spec, x, state.layers[x.name]) for x in spec.layers}
 
     @final
+    def singular_values(self, state: State) -> dict[str, Tensor]:
+        """Layer → the singular values of all that was learned, descending."""
+        spec = state.spec
+        return {
+            x.name: self.singular_values_layer(spec, x, state.layers[x.name]) for x in spec.layers
+        }
+
+    @final
     def readout(self, state: State, ranks: Mapping[str, int]) -> Adapter:
         """The adapter of these ranks (layer → rank) that stands for the whole learned update."""
         spec = state.spec
@@ -218,6 +263,30 @@ class Rule(abc.ABC):
                 for x in spec.layers
             }
         )
+
+
+def _require_fit(spec: Spec, start: Mapping[str, LowRank]) -> None:
+    shapes = {x.name: (x.m, x.n) for x in spec.layers}
+    odd = [name for name in start if name not in shapes]
+    if odd:
+        named = ", ".join(odd[:_NAMED]) + (f", … ({len(odd)} in all)" if len(odd) > _NAMED else "")
+        raise AdapterError(
+            f"the start has layers that are not adapted: {named}; add them to model.targets, or "
+            "start from an adapter without them"
+        )
+    for name, matrix in start.items():
+        if matrix.shape != shapes[name]:
+            (m, n), (wanted_m, wanted_n) = matrix.shape, shapes[name]
+            raise AdapterError(
+                f"layer {name} of the start is {m} × {n}, expected {wanted_m} × {wanted_n}; "
+                "it was made for another base model"
+            )
+        finite = all(bool(torch.isfinite(x.float()).all()) for x in (matrix.left, matrix.right))
+        if not finite or not matrix.norm() <= torch.finfo(torch.float32).max:
+            raise AdapterError(
+                f"layer {name} of the start holds NaN or infinity in float32; give an adapter of "
+                "finite values"
+            )
 
 
 def normalised(weights: Mapping[str, float]) -> dict[str, float]:

@@ -10,7 +10,7 @@ import torch
 from flexlora.adapters import Factors, LayerSpec
 from flexlora.lowrank import LowRank
 from flexlora.rules.base import Combined, Contribution, LayerState, Rule, Spec, Traits
-from flexlora.rules.spectral import best_factors, fresh_rows
+from flexlora.rules.spectral import best_factors, fresh_rows, warm_factors
 
 
 @final
@@ -28,6 +28,12 @@ class FedIT(Rule):
     def init_layer(self, spec: Spec, layer: LayerSpec, generator: torch.Generator) -> LayerState:
         rank = spec.lowest[layer.name]
         return {"b": torch.zeros(layer.m, rank), "a": fresh_rows(rank, layer.n, generator)}
+
+    def warm_start_layer(
+        self, spec: Spec, layer: LayerSpec, start: LowRank, generator: torch.Generator
+    ) -> Combined:
+        rank = spec.lowest[layer.name]
+        return Combined(warm_factors(start, rank, spec.scale(rank), generator))
 
     def send_layer(
         self, spec: Spec, state: LayerState, rank: int, generator: torch.Generator

@@ -6,11 +6,18 @@ from collections.abc import Sequence
 from typing import final
 
 import torch
+from torch import Tensor
 
 from flexlora.adapters import Factors, LayerSpec
 from flexlora.lowrank import LowRank, svd
 from flexlora.rules.base import Combined, Contribution, LayerState, Rule, Spec, Traits
-from flexlora.rules.spectral import empty_state, factors_of, spectral_state, spectrum_of
+from flexlora.rules.spectral import (
+    empty_state,
+    factors_of,
+    spectral_state,
+    spectrum_of,
+    warm_state,
+)
 
 
 @final
@@ -29,6 +36,11 @@ class FlexLoRA(Rule):
 
     def init_layer(self, spec: Spec, layer: LayerSpec, generator: torch.Generator) -> LayerState:
         return empty_state(spec, layer, generator)
+
+    def warm_start_layer(
+        self, spec: Spec, layer: LayerSpec, start: LowRank, generator: torch.Generator
+    ) -> Combined:
+        return Combined(warm_state(spec, layer, start, generator))
 
     def send_layer(
         self, spec: Spec, state: LayerState, rank: int, generator: torch.Generator
@@ -49,6 +61,9 @@ class FlexLoRA(Rule):
 
     def learned_layer(self, spec: Spec, layer: LayerSpec, state: LayerState) -> LowRank:
         return spectrum_of(state).low_rank()
+
+    def singular_values_layer(self, spec: Spec, layer: LayerSpec, state: LayerState) -> Tensor:
+        return state["s"]
 
     def readout_layer(self, spec: Spec, layer: LayerSpec, state: LayerState, rank: int) -> Factors:
         return factors_of(spectrum_of(state), rank, spec.scale(rank))

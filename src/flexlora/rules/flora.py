@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import final
 
 import torch
+from torch import Tensor
 
 from flexlora.adapters import Factors, LayerSpec
 from flexlora.lowrank import LowRank, svd
@@ -16,6 +17,7 @@ from flexlora.rules.spectral import (
     fresh_rows,
     spectral_state,
     spectrum_of,
+    warm_state,
 )
 
 
@@ -35,6 +37,12 @@ class FLoRA(Rule):
 
     def init_layer(self, spec: Spec, layer: LayerSpec, generator: torch.Generator) -> LayerState:
         return empty_state(spec, layer, generator)
+
+    def warm_start_layer(
+        self, spec: Spec, layer: LayerSpec, start: LowRank, generator: torch.Generator
+    ) -> Combined:
+        state = warm_state(spec, layer, start, generator)
+        return Combined(state, frozen=spectrum_of(state).low_rank())
 
     def send_layer(
         self, spec: Spec, state: LayerState, rank: int, generator: torch.Generator
@@ -61,6 +69,9 @@ class FLoRA(Rule):
 
     def learned_layer(self, spec: Spec, layer: LayerSpec, state: LayerState) -> LowRank:
         return spectrum_of(state).low_rank()
+
+    def singular_values_layer(self, spec: Spec, layer: LayerSpec, state: LayerState) -> Tensor:
+        return state["s"]
 
     def readout_layer(self, spec: Spec, layer: LayerSpec, state: LayerState, rank: int) -> Factors:
         return factors_of(spectrum_of(state), rank, spec.scale(rank))

@@ -23,7 +23,7 @@ from flexlora.rules.base import (
     Traits,
     normalised,
 )
-from flexlora.rules.spectral import fresh_rows
+from flexlora.rules.spectral import fresh_rows, warm_factors
 
 
 @final
@@ -60,6 +60,12 @@ class HetLoRA(Rule):
     def init_layer(self, spec: Spec, layer: LayerSpec, generator: torch.Generator) -> LayerState:
         rank = spec.highest[layer.name]
         return {"b": torch.zeros(layer.m, rank), "a": fresh_rows(rank, layer.n, generator)}
+
+    def warm_start_layer(
+        self, spec: Spec, layer: LayerSpec, start: LowRank, generator: torch.Generator
+    ) -> Combined:
+        rank = spec.highest[layer.name]
+        return Combined(warm_factors(start, rank, spec.scale(rank), generator))
 
     def send_layer(
         self, spec: Spec, state: LayerState, rank: int, generator: torch.Generator

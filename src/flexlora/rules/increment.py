@@ -6,12 +6,19 @@ from collections.abc import Sequence
 from typing import final
 
 import torch
+from torch import Tensor
 
 from flexlora.adapters import Factors, LayerSpec
 from flexlora.errors import ConfigError
-from flexlora.lowrank import LowRank, svd
+from flexlora.lowrank import LowRank, Spectrum, svd
 from flexlora.rules.base import Combined, Contribution, LayerState, Rule, Spec, Traits
-from flexlora.rules.spectral import empty_state, factors_of, spectral_state, spectrum_of
+from flexlora.rules.spectral import (
+    empty_state,
+    factors_of,
+    spectral_state,
+    spectrum_of,
+    warm_state,
+)
 
 
 @final
@@ -48,6 +55,12 @@ class FlexLoRAIncrement(Rule):
     def init_layer(self, spec: Spec, layer: LayerSpec, generator: torch.Generator) -> LayerState:
         return empty_state(spec, layer, generator)
 
+    def warm_start_layer(
+        self, spec: Spec, layer: LayerSpec, start: LowRank, generator: torch.Generator
+    ) -> Combined:
+        state = warm_state(spec, layer, start, generator)
+        return Combined(state, frozen=self._frozen(spec, layer, spectrum_of(state)))
+
     def send_layer(
         self, spec: Spec, state: LayerState, rank: int, generator: torch.Generator
     ) -> Factors:
@@ -65,13 +78,20 @@ class FlexLoRAIncrement(Rule):
         )
         spectrum = svd(spectrum_of(state).low_rank() + step)
         after = spectral_state(state["fresh"], spectrum)
-        if self.frozen_rank is None:
-            return Combined(after, frozen=spectrum.low_rank(), step=step)
-        cap = max(self.frozen_rank, spec.highest[layer.name])
-        return Combined(after, frozen=spectrum.truncate(cap).kept.low_rank())
+        frozen = self._frozen(spec, layer, spectrum)
+        return Combined(after, frozen, step if self.frozen_rank is None else None)
 
     def learned_layer(self, spec: Spec, layer: LayerSpec, state: LayerState) -> LowRank:
         return spectrum_of(state).low_rank()
 
+    def singular_values_layer(self, spec: Spec, layer: LayerSpec, state: LayerState) -> Tensor:
+        return state["s"]
+
     def readout_layer(self, spec: Spec, layer: LayerSpec, state: LayerState, rank: int) -> Factors:
         return factors_of(spectrum_of(state), rank, spec.scale(rank))
+
+    def _frozen(self, spec: Spec, layer: LayerSpec, spectrum: Spectrum) -> LowRank:
+        if self.frozen_rank is None:
+            return spectrum.low_rank()
+        cap = max(self.frozen_rank, spec.highest[layer.name])
+        return spectrum.truncate(cap).kept.low_rank()

@@ -23,7 +23,11 @@ def fresh_rows(rank: int, n: int, generator: torch.Generator) -> Tensor:
 
 def spectral_state(fresh: Tensor, spectrum: Spectrum) -> LayerState:
     """The state of a product rule: the shared initial rows and the learned update's spectrum."""
-    return {"fresh": fresh, "u": spectrum.u, "s": spectrum.s, "vh": spectrum.vh}
+    return {"fresh": fresh, **_learned(spectrum)}
+
+
+def _learned(spectrum: Spectrum) -> LayerState:
+    return {"u": spectrum.u, "s": spectrum.s, "vh": spectrum.vh}
 
 
 def spectrum_of(state: LayerState) -> Spectrum:
@@ -34,6 +38,20 @@ def empty_state(spec: Spec, layer: LayerSpec, generator: torch.Generator) -> Lay
     """Nothing learned yet; shared initial rows for the highest rank of the federation."""
     rows = fresh_rows(spec.highest[layer.name], layer.n, generator)
     return spectral_state(rows, Spectrum.zero(layer.m, layer.n))
+
+
+def warm_state(
+    spec: Spec, layer: LayerSpec, start: LowRank, generator: torch.Generator
+) -> LayerState:
+    """`empty_state`, but with `start` as what has been learned."""
+    return {**empty_state(spec, layer, generator), **_learned(svd(start))}
+
+
+def warm_factors(start: LowRank, rank: int, scale: float, generator: torch.Generator) -> LayerState:
+    """The state (b, a) of a factor rule: the best part of `start`, the rest drawn as at first."""
+    rows = fresh_rows(rank, start.shape[1], generator)
+    factors = factors_of(svd(start), rank, scale, fill=rows)
+    return {"b": factors.b, "a": factors.a}
 
 
 def factors_of(spectrum: Spectrum, rank: int, scale: float, fill: Tensor | None = None) -> Factors:

@@ -15,6 +15,7 @@ from typing import Any
 
 from flexlora.errors import DataError
 from flexlora.tasks.official_layout import Pick, fallback_id, first_text
+from flexlora.tasks.parquet_source import opened
 from flexlora.tasks.task import Example, Task
 
 _COLUMNS = {
@@ -117,23 +118,10 @@ class ParquetLayout:
 
 @contextmanager
 def _open(path: Path) -> Iterator[Any]:
-    """A checked parquet file; whatever pyarrow says against it becomes a DataError."""
-    try:
-        import pyarrow
-        import pyarrow.parquet
-    except ImportError as error:
-        raise DataError(
-            f"{path} is parquet, and pyarrow is not installed; install the extra flexlora[parquet]"
-        ) from error
-    try:
-        with pyarrow.parquet.ParquetFile(path) as file:
-            _check_columns(path, {field.name: str(field.type) for field in file.schema_arrow})
-            yield file
-    except (pyarrow.ArrowException, OSError) as error:
-        reason = str(error).strip().split("\n")[0]
-        raise DataError(
-            f"{path} is missing, truncated or no parquet file ({reason}); copy the file anew"
-        ) from error
+    """A parquet file with the columns of this layout. Raises DataError as `opened` does."""
+    with opened(path) as file:
+        _check_columns(path, {field.name: str(field.type) for field in file.schema_arrow})
+        yield file
 
 
 def _check_columns(path: Path, found: dict[str, str]) -> None:

@@ -7,9 +7,11 @@ stay whole, so a shortened example still asks and still teaches the same thing.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import TYPE_CHECKING
+
+from jinja2 import TemplateError
 
 from flexlora.errors import ConfigError, DataError, nearest
 from flexlora.tasks.task import Example, Task
@@ -53,25 +55,41 @@ class Encoded:
 class Style:
     """How a prompt is worded. `special_tokens`: let the tokenizer add its own (BOS) in front."""
 
-    render: Callable[[PreTrainedTokenizerBase, str, str], str]
+    render: Callable[[PreTrainedTokenizerBase, Example], str]
     special_tokens: bool
 
 
-def _alpaca(_: PreTrainedTokenizerBase, instruction: str, text: str) -> str:
-    template = ALPACA if text.strip() else ALPACA_NO_INPUT
-    return template.format(instruction=instruction, input=text)
+def _alpaca(_: PreTrainedTokenizerBase, example: Example) -> str:
+    if example.history:
+        raise DataError(
+            f"example {example.id!r} is a chat with {len(example.history)} messages before its "
+            "last question, which the prompt style 'alpaca' cannot show; set model.prompt to "
+            "'chat', with the tokenizer of a chat model"
+        )
+    template = ALPACA if example.input.strip() else ALPACA_NO_INPUT
+    return template.format(instruction=example.instruction, input=example.input)
 
 
-def _chat(tokenizer: PreTrainedTokenizerBase, instruction: str, text: str) -> str:
+def _chat(tokenizer: PreTrainedTokenizerBase, example: Example) -> str:
     if not tokenizer.chat_template:
         raise DataError(
             f"tokenizer {tokenizer.name_or_path!r} has no chat template; use the prompt style "
             "'alpaca', or the tokenizer of a chat model"
         )
+    instruction, text = example.instruction, example.input
     content = f"{instruction}\n\n{text}" if text.strip() else instruction
-    rendered = tokenizer.apply_chat_template(
-        [{"role": "user", "content": content}], tokenize=False, add_generation_prompt=True
-    )
+    turns = (*example.history, ("user", content))
+    try:
+        rendered = tokenizer.apply_chat_template(
+            [{"role": role, "content": words} for role, words in turns],
+            tokenize=False,
+            add_generation_prompt=True,
+        )
+    except TemplateError as error:
+        raise DataError(
+            f"the chat template of tokenizer {tokenizer.name_or_path!r} refuses example "
+            f"{example.id!r} ({error}); mend that chat, or use another model"
+        ) from error
     return str(rendered)
 
 
@@ -110,15 +128,17 @@ class _Encoder:
         eos = self.tokenizer.eos_token_id
         return [row[:-1] if row and row[-1] == eos else row for row in rows]
 
-    def cut(self, instruction: str, text: str, room: int, full: int) -> tuple[int, ...]:
-        """The prompt with the longest start of `text` that was found to fit into `room` tokens.
+    def cut(self, example: Example, room: int, full: int) -> tuple[int, ...]:
+        """The prompt with the longest start of the input that was found to fit into `room` tokens.
 
-        `full` is the token count with all of the text. The result is longer than `room` only when
+        `full` is the token count with all of it. The result is longer than `room` only when
         the prompt without any input is.
         """
 
+        text = example.input
+
         def probe(length: int) -> tuple[int, ...]:
-            shown = self.style.render(self.tokenizer, instruction, text[:length])
+            shown = self.style.render(self.tokenizer, replace(example, input=text[:length]))
             return self.prompts([shown])[0]
 
         low, best, high, step = 0, probe(0), len(text), 0
@@ -157,7 +177,7 @@ class _Encoder:
                     f"task {task!r}, example {example.id!r}: the response is none of its "
                     f"{len(example.choices)} choices; give one of them as the response"
                 )
-        shown = [self.style.render(self.tokenizer, e.instruction, e.input) for _, e in items]
+        shown = [self.style.render(self.tokenizer, example) for _, example in items]
         prompts = self.prompts(shown)
         responses = self._responses([example.references[0] for _, example in items])
         choices = iter(self._responses([c for _, example in items for c in example.choices]))
@@ -167,7 +187,7 @@ class _Encoder:
             room = self.max_tokens - max(map(len, (response, *options)))
             truncated = len(prompt) > room
             if truncated:
-                prompt = self.cut(example.instruction, example.input, room, len(prompt))
+                prompt = self.cut(example, room, len(prompt))
             if len(prompt) > room:
                 longest = self.max_tokens - room
                 result.append(self._too_long(task, example.id, len(prompt), longest))

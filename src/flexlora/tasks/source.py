@@ -43,11 +43,13 @@ class Source(Protocol):
 def fingerprint(train: Iterable[Task], unseen: Iterable[Task]) -> str:
     """sha256 over task names and everything that their examples hold, in order.
 
-    Each text is written with its length in front, so that no two corpora share their bytes.
+    Each text is written with its length in front, and each group of texts with its number, so that
+    no two corpora share their bytes.
     """
     digest = hashlib.sha256()
 
     def write(*texts: str) -> None:
+        digest.update(len(texts).to_bytes(8, "big"))
         for text in texts:
             data = text.encode("utf-8", "surrogatepass")
             digest.update(len(data).to_bytes(8, "big") + data)
@@ -60,12 +62,18 @@ def fingerprint(train: Iterable[Task], unseen: Iterable[Task]) -> str:
                 write("example", example.id, example.instruction, example.input, example.category)
                 write("references", *example.references)
                 write("choices", *example.choices)
+                write("history", *(text for turn in example.history for text in turn))
     return digest.hexdigest()
 
 
 # The registry. A string is "module:class", imported on first use.
 _SOURCES: dict[str, str | type[Source]] = {
     "embedded": "flexlora.tasks.embedded_source:Embedded",
+    "jsonl": "flexlora.tasks.jsonl_source:JsonLines",
+    "csv": "flexlora.tasks.csv_source:Csv",
+    "parquet": "flexlora.tasks.parquet_source:Parquet",
+    "huggingface": "flexlora.tasks.huggingface:HuggingFace",
+    "dolly": "flexlora.tasks.dolly:Dolly",
     "natural_instructions": "flexlora.tasks.natural_instructions:NaturalInstructions",
 }
 

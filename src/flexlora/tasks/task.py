@@ -12,6 +12,7 @@ class Example:
     The first reference is what training learns; scores take the best over all of them. `category`
     groups examples for reports and for partitions by label. `choices`: the answers that multiple
     choice ranks by likelihood, the first reference among them; empty where there are none.
+    `history`: (role, text) of a chat's turns before this instruction; empty where there are none.
     """
 
     id: str
@@ -20,6 +21,7 @@ class Example:
     references: tuple[str, ...]
     category: str = ""
     choices: tuple[str, ...] = ()
+    history: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True)

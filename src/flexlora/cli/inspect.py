@@ -1,0 +1,51 @@
+"""flexlora inspect: what an adapter or a run holds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def inspect(
+    path: Annotated[Path, typer.Argument(help="A PEFT folder or a run directory.")],
+    all_: Annotated[
+        bool, typer.Option("--all", help="Every layer, client and failure, however many.")
+    ] = False,
+    json_: Annotated[bool, typer.Option("--json", help="Everything, as one JSON object.")] = False,
+) -> None:
+    """Ranks, norms and singular values of an adapter; state, clients and failures of a run."""
+    from flexlora.federation.starts import kind_of
+
+    show: dict[str, Callable[[Path, bool, bool], None]] = {"adapter": _adapter, "run": _run}
+    show[kind_of(path)](path, all_, json_)
+
+
+def _adapter(path: Path, everything: bool, as_json: bool) -> None:
+    from flexlora.cli.adapter_view import adapter_json, show_adapter
+    from flexlora.formats.peft import load_peft, peft_scaling
+
+    adapter, scaling = load_peft(path), peft_scaling(path)
+    if as_json:
+        _print(adapter_json(path, adapter, scaling))
+    else:
+        show_adapter(path, adapter, scaling, everything=everything)
+
+
+def _run(path: Path, everything: bool, as_json: bool) -> None:
+    from flexlora.cli.run_view import show_run
+    from flexlora.federation.overview import overview
+
+    found = overview(path)
+    if as_json:
+        _print(found)
+    else:
+        show_run(found, everything=everything)
+
+
+def _print(found: object) -> None:
+    import json
+
+    print(json.dumps(found, indent=2, ensure_ascii=False))

@@ -1,0 +1,134 @@
+"""One live view of a run, for a terminal of any width."""
+
+from __future__ import annotations
+
+from rich.console import Console, ConsoleOptions, Group, RenderResult
+from rich.constrain import Constrain
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from flexlora.cli.standing import (
+    Standing,
+    best_words,
+    clock,
+    score_words,
+    state_words,
+    time_left,
+)
+from flexlora.cli.words import count, size
+from flexlora.federation.jobs import Failure, Reply
+from flexlora.federation.loop import Record
+from flexlora.federation.results import Result
+from flexlora.federation.run_directory import Run
+
+WIDE = 96  # columns from which on a bar and its words stand side by side
+
+
+class LiveView:
+    """An observer that draws the run's state, and leaves one line of summary when it is closed."""
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+        self.standing: Standing | None = None
+        self.result: Result | None = None
+        self.live = Live(self, console=console, transient=True, refresh_per_second=3)
+
+    def started(self, run: Run) -> None:
+        self.standing = Standing(run)
+        self.live.start()
+
+    def round_started(self, round: int, clients: int) -> None:
+        self._known.started_round(round, clients)
+
+    def replied(self, outcome: Reply | Failure) -> None:
+        self._known.outcome(outcome)
+        if isinstance(outcome, Failure):
+            self._say(f"client {outcome.client} left out: {outcome.reason}")
+
+    def round_ended(self, record: Record) -> None:
+        self._known.ended_round(record)
+
+    def scoring(self, state: str) -> None:
+        self._known.scoring = state
+
+    def noted(self, text: str) -> None:
+        self._say(text)
+
+    def ended(self, result: Result) -> None:
+        self.result = result
+
+    def close(self) -> None:
+        """Take the view away; what remains is one line, also of a run that was stopped."""
+        if self.standing is None:
+            return
+        self.live.stop()
+        known = self._known
+        if self.result is None:
+            self._say(f"{known.name}: stopped after round {known.last} of {known.rounds}")
+            return
+        parts = [f"{known.name}: {count(len(known.done), 'round')} in {clock(known.elapsed)}"]
+        if known.best is not None:
+            parts.append(f"best round {known.best['round']}: {score_words(known, known.best)}")
+        self._say(", ".join(parts))
+
+    @property
+    def _known(self) -> Standing:
+        assert self.standing is not None
+        return self.standing
+
+    def _say(self, text: str) -> None:
+        self.console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        known = self._known
+        rule, model = known.config.rule.name, known.config.model.name
+        title = Text.assemble((known.name, "bold"), (f"  {rule} on {model}", "dim"))
+        # Room for the "^C" that a terminal echoes: on a full last line it would begin another.
+        yield Constrain(Group(title, self._rows(options.max_width - 3)), options.max_width - 3)
+
+    def _rows(self, width: int) -> Table:
+        known = self._known
+        grid = Table.grid(padding=(0, 1))
+        grid.add_column(style="bold", no_wrap=True)
+        grid.add_column(overflow="fold")
+        times = ", ".join(x for x in (f"{clock(known.elapsed)} elapsed", time_left(known)) if x)
+        _add_bar(grid, "rounds", known.last, known.rounds, width, times)
+        self._add_phase(grid, width)
+        if known.done:
+            last = known.done[-1]
+            grid.add_row("training", f"loss {last['train_loss']:.3f} in round {last['round']}")
+            scored = [record for record in known.done if known.decisive(record) is not None]
+            for record in scored[-1:]:
+                words = f"{score_words(known, record)} in round {record['round']}"
+                grid.add_row("validation", f"{words}, {best_words(known, record)}")
+            down, up = (sum(r[f"bytes_{way}"] for r in known.done) for way in ("down", "up"))
+            grid.add_row("bytes", f"{size(down)} down, {size(up)} up")
+        return grid
+
+    def _add_phase(self, grid: Table, width: int) -> None:
+        """What is done now: a round, with its clients, or the scoring at the end."""
+        known = self._known
+        if known.scoring:
+            grid.add_row("scoring", f"{state_words(known.scoring)}, on unseen clients")
+        if not known.round:
+            return
+        done = known.replied.total()
+        kinds = ", ".join(f"{n} {kind}" for kind, n in sorted(known.replied.items()) if kind)
+        words = f"{done} done" + (f" ({kinds})" if kinds else "")
+        words += f", {known.in_flight} in flight" if known.in_flight else ", combining and scoring"
+        words += f", {known.failed} failed" if known.failed else ""
+        _add_bar(grid, f"round {known.round}", done + known.failed, known.clients, width, words)
+
+
+def _add_bar(grid: Table, name: str, done: int, total: int, width: int, words: str) -> None:
+    """A bar, its count, and words to the right of it, or below it where that is too narrow."""
+    wide = width >= WIDE
+    size = max(6, min(40, width - (64 if wide else 24)))
+    bar = ProgressBar(total=max(total, 1), completed=done, width=size)
+    row = Table.grid(padding=(0, 1))
+    row.add_row(bar, f"{done}/{total}", *([words] if wide else []))
+    grid.add_row(name, row)
+    if not wide:
+        grid.add_row("", words)

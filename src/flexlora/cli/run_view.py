@@ -1,0 +1,142 @@
+"""What `flexlora inspect` shows of a run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from flexlora.cli.tables import origin, say
+from flexlora.cli.words import count, size, span
+
+SHOWN = 5  # Kinds of failures that are shown unless all are asked for.
+
+_STATES = {
+    "finished": "finished",
+    "running": "running in another process",
+    "not scored": "all rounds played, not scored yet; go on with: flexlora resume {path}",
+    "stopped": "stopped; go on with: flexlora resume {path}",
+    "never started": "never started; begin with: flexlora resume {path}",
+}
+
+
+def show_run(found: Mapping[str, Any], *, everything: bool) -> None:
+    """An overview (`federation.overview`), as text and tables."""
+    words = _STATES[found["state"]].format(path=found["path"])
+    say(f"run {found['path']}: round {found['round']} of {found['rounds']}, {words}")
+    rule = dict(found["rule"])
+    options = ", ".join([rule.pop("name"), *(f"{key} {value}" for key, value in rule.items())])
+    model = found["model"]
+    say(f"rule {options}; model {model['name']} ({model['dtype']}, {found['layers']} layers)")
+    if found["parent"]:
+        say(f"began from {origin(found['parent'])}")
+    for name in ("best", "last"):
+        scored = found[name]
+        if scored and not (name == "last" and scored == found["best"]):
+            say(f"{name} round {scored['round']}: {_scores(scored)}")
+    replies = sum(kind["replies"] for kind in found["types"].values())
+    say(
+        f"{count(found['clients_per_round'] or 0, 'client')} a round; "
+        f"{count(found['rounds_played'], 'round')} played, {replies:,} replies, "
+        f"{count(len(found['failures']), 'failure')}"
+    )
+    kept = ", ".join(map(str, found["checkpoints"]))
+    say(
+        f"{size(found['bytes_up'])} up, {size(found['bytes_down'])} down, "
+        f"{found['seconds']:,.1f} s in rounds; {size(found['bytes_on_disk'])} on disk, "
+        + (f"checkpoints of rounds {kept}" if kept else "no checkpoint")
+    )
+    say("")
+    console = Console(width=None if Console().is_terminal else 132)
+    if found["types"]:
+        console.print(_type_table(found))
+    if everything and found["clients"]:
+        say("")
+        console.print(_client_table(found))
+    _failures(found["failures"], everything=everything)
+
+
+def _scores(scored: Mapping[str, Any]) -> str:
+    """Validation at the server, then on clients (a line of its own), of one round."""
+    parts = [] if scored["train_loss"] is None else [f"train loss {scored['train_loss']:.3f}"]
+    parts += [
+        f"validation {name} {value:.3f}"
+        for name, value in scored.get("validation", {}).items()
+        if name not in ("clients", "examples") and value is not None
+    ]
+    own = [
+        f"{state} {name} {value['mean']:.3f}"
+        for state in ("global", "tuned")
+        for name, value in (scored.get("on_clients", {}).get(state) or {})
+        .get("metrics", {})
+        .items()
+        if value["mean"] is not None
+    ]
+    return ", ".join(parts) + (f"\n  on clients: {', '.join(own)}" if own else "")
+
+
+def _type_table(found: Mapping[str, Any]) -> Table:
+    table = _table("type", "rank", "clients", "trained", "replies", "per client", "failures")
+    for name, kind in found["types"].items():
+        members = [c for c in found["clients"].values() if c["type"] == name]
+        counts = [len(client["rounds"]) for client in members]
+        table.add_row(
+            escape(name),
+            _ranks(kind["ranks"], members),
+            f"{kind['clients']:,}",
+            f"{sum(count > 0 for count in counts):,}",
+            f"{kind['replies']:,}",
+            span(counts) if counts else "0",
+            f"{kind['failures']:,}",
+        )
+    return table
+
+
+def _ranks(given: str, members: Sequence[Mapping[str, Any]]) -> str:
+    """The type's ranks, and what they are now where clients pruned themselves."""
+    now = [rank for client in members for rank in client["ranks"].values()]
+    pruned = given.isdigit() and now and min(now) < int(given)
+    return f"{given}, now {span(now)}" if pruned else given
+
+
+def _client_table(found: Mapping[str, Any]) -> Table:
+    table = _table("client", "type", "rank", "replies", "failures", "rounds")
+    for name, client in found["clients"].items():
+        table.add_row(
+            escape(name),
+            escape(client["type"]),
+            span(list(client["ranks"].values())),
+            f"{len(client['rounds']):,}",
+            f"{client['failures']:,}",
+            ", ".join(map(str, client["rounds"])),
+        )
+    return table
+
+
+def _failures(failures: Sequence[Mapping[str, Any]], *, everything: bool) -> None:
+    """Failures by reason, the most frequent first."""
+    by_reason: dict[str, list[Mapping[str, Any]]] = {}
+    for event in failures:
+        by_reason.setdefault(event["reason"], []).append(event)
+    ordered = sorted(by_reason.items(), key=lambda item: -len(item[1]))
+    shown = ordered if everything else ordered[:SHOWN]
+    for reason, events in shown:
+        rounds = span([event["round"] for event in events])
+        clients = sorted({event["client"] for event in events})
+        who = ", ".join(clients if everything else clients[:3])
+        more = f" and {len(clients) - 3} more" if len(clients) > 3 and not everything else ""
+        words = " ".join(reason.split())
+        say(f"failed {len(events):,} ×, rounds {rounds}, clients {who}{more}: {words}")
+    if len(shown) < len(ordered):
+        say(f"{len(ordered) - len(shown):,} more reasons; --all shows each of them")
+
+
+def _table(*columns: str) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in columns:
+        left = column in ("type", "client", "rounds")
+        table.add_column(column, justify="left" if left else "right")
+    return table

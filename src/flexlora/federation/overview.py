@@ -1,0 +1,114 @@
+"""What a run directory tells of its run: how far it came, who took part, what failed, the cost."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from flexlora.federation.run_directory import Record, Run
+from flexlora.federation.schedule import Progress
+
+
+def overview(folder: Path | str) -> Record:
+    """Plain values for JSON, read without the model, the data or any tensor.
+
+    state: "finished", "running" (another process holds it), "not scored" (all rounds are played),
+    "stopped" or "never started"; best: the round that validated best, None where none did;
+    types: name → ranks (in words), clients, replies and failures; clients: id → type, ranks
+    (layer → rank, as trained last), rounds (in which it replied) and failures; bytes on the wire
+    and on disk; seconds within rounds. Raises RunError for what is no run, or a damaged one.
+    """
+    run = Run.open(folder)
+    metrics, last = run.read_metrics(), _last_meta(run)
+    failures = [event for event in run.read_events() if event.get("event") == "failure"]
+    config, best = run.config, last.get("progress", {}).get("best_round")
+    with run.undamaged("metrics.jsonl"):
+        round = metrics[-1]["round"] if metrics else run.start_round or 0
+        clients = _clients(last.get("store", {}), metrics, failures)
+        return {
+            "kind": "run",
+            "path": str(folder),
+            "state": _state(run, metrics, round, last),
+            "round": round,
+            "rounds": config.federation.rounds,
+            "rounds_played": len(metrics),
+            "rule": config.document()["rule"],
+            "model": {"name": config.model.name, "dtype": config.model.dtype},
+            "layers": run.resolved.get("layers"),
+            "commit": run.environment.get("commit"),
+            "parent": run.parent,
+            "best": next((_scores(m) for m in metrics if m["round"] == best), None),
+            "last": _scores(metrics[-1]) if metrics else None,
+            "clients_per_round": run.resolved.get("clients_per_round"),
+            "types": _types(run.resolved, clients),
+            "clients": clients,
+            "failures": failures,
+            "bytes_up": sum(m["bytes_up"] for m in metrics),
+            "bytes_down": sum(m["bytes_down"] for m in metrics),
+            "seconds": sum(sum(m["seconds"].values()) for m in metrics),
+            "checkpoints": run.checkpoints(),
+            "bytes_on_disk": _on_disk(run.folder),
+        }
+
+
+def _last_meta(run: Run) -> Record:
+    rounds = run.checkpoints()
+    return run.checkpoint_meta(rounds[-1]) if rounds else {}
+
+
+def _on_disk(folder: Path) -> int:
+    """Bytes of all files; those that a running federation removes meanwhile count as none."""
+    total = 0
+    for path in folder.rglob("*"):
+        with suppress(FileNotFoundError):
+            total += path.stat().st_size if path.is_file() else 0
+    return total
+
+
+def _state(run: Run, metrics: Sequence[Record], round: int, last: Record) -> str:
+    if run.read_results() is not None:
+        return "finished"
+    if run.in_use():
+        return "running"
+    if not metrics:
+        return "never started"
+    patience = run.config.federation.patience
+    exhausted = patience > 0 and Progress.from_json(last["progress"]).stale >= patience
+    return "not scored" if exhausted or round >= run.config.federation.rounds else "stopped"
+
+
+def _scores(record: Record) -> Record:
+    """Of a round's line: what says how good it was."""
+    kept = ("round", "train_loss", "validation", "on_clients")
+    return {key: record[key] for key in kept if key in record}
+
+
+def _clients(
+    store: Mapping[str, Any], metrics: Sequence[Record], failures: Sequence[Record]
+) -> dict[str, Record]:
+    found: dict[str, Record] = {
+        client: {"type": kind, "ranks": store["ranks"][client], "rounds": [], "failures": 0}
+        for client, kind in sorted(store.get("types", {}).items())
+    }
+    for record in metrics:
+        for client in record["clients"]:
+            found[client]["rounds"].append(record["round"])
+    for event in failures:
+        if event["client"] in found:  # A foreign reply may name anybody.
+            found[event["client"]]["failures"] += 1
+    return found
+
+
+def _types(resolved: Record, clients: Mapping[str, Record]) -> dict[str, Record]:
+    found = {}
+    for name, count in resolved.get("clients", {}).items():
+        members = [client for client in clients.values() if client["type"] == name]
+        found[name] = {
+            "ranks": resolved["ranks"][name],
+            "clients": count,
+            "replies": sum(len(client["rounds"]) for client in members),
+            "failures": sum(client["failures"] for client in members),
+        }
+    return found

@@ -1,0 +1,90 @@
+"""The source "csv": comma-separated values (or tabs, in .tsv) with a line of column names."""
+
+from __future__ import annotations
+
+import csv
+import io
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import final
+
+from flexlora.errors import DataError
+from flexlora.tasks.columns import Row, Rows
+from flexlora.tasks.files import files_at, read_text
+from flexlora.tasks.table_source import TableSource
+
+SUFFIXES = (".csv", ".tsv")
+
+
+@final
+@dataclass(frozen=True)
+class Csv(TableSource):
+    """A file, or a folder of them; all values are text. See `TableSource` for the options."""
+
+    def rows(self, path: str, *, test: bool) -> Rows:
+        return read_csv(path)
+
+
+def read_csv(path: str) -> Rows:
+    """Every record of the file, or of a folder's files in the order of their names.
+
+    Raises DataError naming file and line for a header without names or with one twice, a record of
+    another length, and quotes that do not close.
+    """
+    rows: list[Row] = []
+    columns: dict[str, None] = {}
+    for file in files_at(path, SUFFIXES):
+        header, found = _records(file)
+        columns |= dict.fromkeys(header)
+        rows += found
+    return Rows(path, tuple(columns), rows)
+
+
+def _records(path: Path) -> tuple[list[str], list[Row]]:
+    text = io.StringIO(read_text(path), newline="")
+    delimiter = "\t" if path.suffix.lower() == ".tsv" else ","
+    rows: list[Row] = []
+    header: list[str] = []
+    with _long_fields():
+        reader = csv.reader(text, delimiter=delimiter, strict=True)
+        line = 1
+        try:
+            for record in reader:
+                where = f"{path}, line {line}"
+                if record and not header:
+                    header = _header(record, where)
+                elif record:
+                    if len(record) != len(header):
+                        raise DataError(
+                            f"{where}: {len(record)} fields, but the header names {len(header)} "
+                            f"columns; mend that line (fields are separated by {delimiter!r})"
+                        )
+                    values = dict(zip(header, record, strict=True))
+                    rows.append(Row(where, f"{path.stem}:{line}", values))
+                line = reader.line_num + 1
+        except csv.Error as error:
+            ends = "end of data" in str(error)
+            reason = "a quote opens there that never closes" if ends else str(error)
+            raise DataError(f"{path}, line {line}: {reason}; mend the quotes there") from error
+    return header, rows
+
+
+def _header(record: list[str], where: str) -> list[str]:
+    for name in record:
+        if record.count(name) > 1:
+            words = f"column {name!r}" if name else "a column without a name"
+            raise DataError(f"{where}: {words} comes {record.count(name)} times; rename them")
+    return record
+
+
+@contextmanager
+def _long_fields() -> Iterator[None]:
+    """Python's reader refuses fields beyond 128 KiB, for the whole process, unless told."""
+    before = csv.field_size_limit(min(sys.maxsize, 2**31 - 1))
+    try:
+        yield
+    finally:
+        csv.field_size_limit(before)

@@ -1,0 +1,69 @@
+"""The source "jsonl": one JSON object a line."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import final
+
+from flexlora.errors import DataError
+from flexlora.tasks.columns import Row, Rows, kind_of
+from flexlora.tasks.files import files_at, read_text
+from flexlora.tasks.table_source import TableSource
+
+SUFFIXES = (".jsonl", ".ndjson")
+
+
+@final
+@dataclass(frozen=True)
+class JsonLines(TableSource):
+    """A file of JSON lines, or a folder of them; see `TableSource` for the options."""
+
+    def rows(self, path: str, *, test: bool) -> Rows:
+        return read_jsonl(path)
+
+
+def read_jsonl(path: str) -> Rows:
+    """Every line of the file, or of a folder's files in the order of their names.
+
+    Raises DataError naming file and line for what is no JSON, no object, or has a key twice.
+    """
+    rows = [row for file in files_at(path, SUFFIXES) for row in _lines(file)]
+    columns = dict.fromkeys(name for row in rows for name in row.values)
+    return Rows(path, tuple(columns), rows)
+
+
+def _lines(path: Path) -> Iterator[Row]:
+    # Not splitlines: a text may hold line separators that JSON does not take for line ends.
+    for number, line in enumerate(read_text(path).split("\n"), start=1):
+        if not line.strip():
+            continue
+        where = f"{path}, line {number}"
+        try:
+            values = json.loads(line, object_pairs_hook=_object)
+        except json.JSONDecodeError as error:
+            raise DataError(
+                f"{where}: broken JSON at column {error.colno} ({error.msg}); write one whole "
+                "object a line"
+            ) from error
+        except RecursionError as error:
+            raise DataError(f"{where}: nested too deep; one plain object is expected") from error
+        except _TwiceError as error:
+            raise DataError(f"{where}: key {error.args[0]!r} comes twice; keep one") from error
+        if not isinstance(values, dict):
+            raise DataError(f"{where} is {kind_of(values)}, expected an object; write one a line")
+        yield Row(where, f"{path.stem}:{number}", values)
+
+
+class _TwiceError(Exception):
+    pass
+
+
+def _object(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    values = dict(pairs)
+    if len(values) < len(pairs):
+        seen: set[str] = set()
+        raise _TwiceError(next(key for key, _ in pairs if key in seen or seen.add(key)))  # type: ignore[func-returns-value]
+    return values

@@ -1,0 +1,204 @@
+"""What all sources of tables share: options, what is kept apart to score on, how rows are tasks."""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, fields
+from typing import ClassVar, final
+
+from flexlora.errors import ConfigError, DataError
+from flexlora.partition.split import named_generator, sample
+from flexlora.tasks.columns import Columns, Record, Rows
+from flexlora.tasks.source import Corpus
+from flexlora.tasks.task import Example, Task
+
+KEPT = "test/"  # what tasks that are kept apart are named by
+
+
+@dataclass(frozen=True)
+class TableSource(abc.ABC):
+    """A source whose data are rows. A subclass says how they are read.
+
+    path: file, folder or name; prompt … id: the columns, see `columns.Columns`.
+    Rows with the same client are one task; without a client column, those of the same category;
+    without that either, all.
+    examples: at most so many rows in all, chosen by `seed`.
+    What nobody trains on is one of: test_path, another table with the same columns, its rows
+    grouped as above; test_share, this share of every category (at least one row of two or more),
+    which is one task for each category; unseen_tasks, so many whole tasks,
+    chosen by `seed`. Without any of them nothing is kept apart. The first two name their tasks
+    "test/CLIENT" or "test/CATEGORY", since rows of that name may train.
+    train_tasks, examples_per_task, unseen_examples_per_task, share: at most so many tasks, and
+    examples of each; min_examples: tasks that hold fewer are left out, which is noted.
+    """
+
+    # Options that name a whole other table to be kept unseen.
+    ways: ClassVar[tuple[str, ...]] = ("test_path",)
+
+    path: str
+    prompt: str | tuple[str, ...] = ()
+    messages: str = ""
+    response: str = ""
+    choices: str = ""
+    client: str = ""
+    category: str = ""
+    id: str = ""
+    examples: int | None = None
+    test_path: str = ""
+    test_share: float | None = None
+    unseen_tasks: int | None = None
+    unseen_examples_per_task: int | None = None
+    train_tasks: int | None = None
+    examples_per_task: int | None = None
+    share: float | None = None
+    min_examples: int = 0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        columns = (self.prompt,) if isinstance(self.prompt, str) else tuple(self.prompt)
+        object.__setattr__(self, "prompt", tuple(name for name in columns if name))
+        self._columns()
+        ways = (*self.ways, "test_share", "unseen_tasks")
+        given = [f"data.{way}" for way in ways if getattr(self, way)]
+        if len(given) > 1:
+            raise ConfigError(
+                f"{' and '.join(given)} both say what is kept unseen; give one of them"
+            )
+        for name in ("share", "test_share"):
+            value = getattr(self, name)
+            most = "at most 1" if name == "share" else "below 1"
+            if value is not None and not (0.0 < value < 1.0 or (value == 1.0 and name == "share")):
+                raise ConfigError(f"{name} is {value:g}; give a share above 0 and {most}")
+        least_values = {"train_tasks": 0, "min_examples": 0}
+        for field in fields(self):
+            value = getattr(self, field.name)
+            least = least_values.get(field.name, 1)
+            if isinstance(value, int) and field.name != "seed" and value < least:
+                raise ConfigError(f"{field.name} is {value}; give {least} or more, or leave it out")
+
+    @abc.abstractmethod
+    def rows(self, path: str, *, test: bool) -> Rows:
+        """Read the table at this path: what trains, or (`test`) the one that is kept unseen.
+
+        Raises DataError for what is missing, broken or foreign.
+        """
+
+    @final
+    def load(self) -> Corpus:
+        """Read, check, keep apart, choose. The same file and options give the same corpus."""
+        notes: list[str] = []
+        unseen: list[Task] = []
+        rest: list[Record] = []
+        other_table = any(getattr(self, way) for way in self.ways)
+        if not (self.train_tasks == 0 and other_table):
+            rest = self._read(self.rows(self.path, test=False), notes)
+        if other_table:
+            table = self.rows(self.test_path or self.path, test=True)
+            unseen = [
+                Task(KEPT + task.name, task.examples)
+                for task in self._tasks(self._columns().read(table))
+            ]
+        elif self.test_share is not None:
+            unseen, rest = self._keep_apart(rest, self.test_share)
+        tasks = self._large_enough(self._tasks(rest), notes)
+        if self.unseen_tasks is not None:
+            unseen = self._some(tasks, self.unseen_tasks, "unseen_tasks")
+            tasks = [task for task in tasks if task not in unseen]
+        if self.train_tasks is not None:
+            tasks = self._some(tasks, self.train_tasks, "train_tasks")
+        elif not tasks:
+            raise DataError(f"no row of {self.path} is left to train on; keep fewer apart")
+        return Corpus.of(
+            self._limited(tasks, self.examples_per_task),
+            self._limited(unseen, self.unseen_examples_per_task),
+            notes,
+        )
+
+    @final
+    def named_columns(self) -> set[str]:
+        """All columns that the options name."""
+        one_each = (self.messages, self.response, self.choices, self.client, self.category, self.id)
+        return {name for name in (*self.prompt, *one_each) if name}
+
+    def _columns(self) -> Columns:
+        assert isinstance(self.prompt, tuple)
+        return Columns(
+            self.prompt,
+            self.messages,
+            self.response,
+            self.choices,
+            self.client,
+            self.category,
+            self.id,
+        )
+
+    def _read(self, table: Rows, notes: list[str]) -> list[Record]:
+        records = self._columns().read(table)
+        if self.examples is None:
+            return records
+        if self.examples < len(records):
+            notes.append(
+                f"{self.examples:,} of the {len(records):,} rows of {table.where} were chosen"
+            )
+        chosen = sample(len(records), named_generator(self.seed, "rows"), limit=self.examples)
+        return [records[i] for i in chosen]
+
+    def _keep_apart(
+        self, records: Sequence[Record], share: float
+    ) -> tuple[list[Task], list[Record]]:
+        kept: dict[str, list[Example]] = {}
+        places: dict[str, list[int]] = {}
+        for place, record in enumerate(records):
+            places.setdefault(record.example.category, []).append(place)
+        apart: set[int] = set()
+        for category in sorted(places):
+            found = places[category]
+            if len(found) < 2:
+                continue  # it could not be in both parts
+            generator = named_generator(self.seed, f"test/{category}")
+            limit = len(found) - 1
+            chosen = [found[i] for i in sample(len(found), generator, share=share, limit=limit)]
+            apart.update(chosen)
+            name = f"{KEPT}{category or 'all'}"
+            kept[name] = [records[place].example for place in chosen]
+        tasks = [Task(name, tuple(examples)) for name, examples in kept.items()]
+        return tasks, [record for place, record in enumerate(records) if place not in apart]
+
+    def _tasks(self, records: Iterable[Record]) -> list[Task]:
+        """By client, else by category; sorted by name, rows in order."""
+        groups: dict[str, list[Example]] = {}
+        for record in records:
+            name = record.client if self.client else record.example.category or "all"
+            groups.setdefault(name, []).append(record.example)
+        return [Task(name, tuple(groups[name])) for name in sorted(groups)]
+
+    def _large_enough(self, tasks: Sequence[Task], notes: list[str]) -> list[Task]:
+        large = [task for task in tasks if len(task.examples) >= self.min_examples]
+        small = [task.name for task in tasks if len(task.examples) < self.min_examples]
+        if small:
+            notes.append(
+                f"{len(small)} tasks with fewer than {self.min_examples} examples were left out "
+                f"(such as {small[0]})"
+            )
+        return large
+
+    def _some(self, tasks: Sequence[Task], count: int, option: str) -> list[Task]:
+        if count > len(tasks):
+            least = f" of at least {self.min_examples} examples" if self.min_examples else ""
+            raise DataError(
+                f"{option} is {count}, but {self.path} holds {len(tasks)} tasks{least}; "
+                f"lower {option}"
+            )
+        if count == 0:
+            return []
+        chosen = sample(len(tasks), named_generator(self.seed, option), limit=count)
+        return [tasks[i] for i in chosen]
+
+    def _limited(self, tasks: Iterable[Task], limit: int | None) -> list[Task]:
+        limited = []
+        for task in tasks:
+            generator = named_generator(self.seed, task.name)
+            chosen = sample(len(task.examples), generator, share=self.share, limit=limit)
+            limited.append(Task(task.name, tuple(task.examples[i] for i in chosen)))
+        return limited

@@ -1,0 +1,281 @@
+"""Wrong data and partitions: exit code 2, one sentence, and nothing written."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow
+import pyarrow.parquet
+import pytest
+
+from commands import Flexlora, assert_one_sentence, caller
+from flexlora.federation.config_file import parse_config
+from flexlora.models import load_model
+from reference import as_in_production
+from small import SMALL, write
+
+ROWS = [
+    {"q": f"ask {i}", "a": "yes", "who": f"w{i % 4}", "kind": f"k{i % 3}", "key": f"{i}"}
+    for i in range(24)
+]
+NAMED = {"prompt": "q", "response": "a", "test_share": 0.2, "max_tokens": 250}
+
+
+@dataclass(frozen=True)
+class Place:
+    """An empty folder, and what may be put there."""
+
+    folder: Path
+
+    def put(self, content: str | bytes, name: str = "d.jsonl") -> Path:
+        path = self.folder / name
+        path.write_bytes(content if isinstance(content, bytes) else content.encode())
+        return path
+
+    def rows(self, *more: object) -> Path:
+        return self.put("".join(json.dumps(row) + "\n" for row in (*ROWS, *more)))
+
+    def run(
+        self, path: Path | None, source: str = "jsonl", *settings: str, **data: Any
+    ) -> list[object]:
+        """`flexlora run` with the small config on this file; a key that is None is left out."""
+        where = {} if path is None else {"path": str(path)}
+        table = {"source": source, **where, **NAMED, **data}
+        table = {key: value for key, value in table.items() if value is not None}
+        config = write(parse_config({**SMALL, "data": table}), self.folder / "c.toml")
+        flags = [flag for setting in settings for flag in ("--set", setting)]
+        return ["run", config, "--out", self.folder / "out", *flags]
+
+
+CASES: dict[str, tuple[Callable[[Place], Sequence[object]], Sequence[str]]] = {}
+
+
+def case(name: str, *fragments: str) -> Callable[..., None]:
+    def add(make: Callable[[Place], Sequence[object]]) -> None:
+        assert name not in CASES
+        CASES[name] = (make, fragments)
+
+    return add
+
+
+# --- files ---------------------------------------------------------------------------------------
+
+case("no path", "data source 'jsonl' needs the option 'path'; give it")(lambda p: p.run(None))
+case("path missing", "gone.jsonl does not exist; set the path to a file or a folder")(
+    lambda p: p.run(p.folder / "gone.jsonl")
+)
+case("folder without such files", "holds no .jsonl or .ndjson file")(lambda p: p.run(p.folder))
+case("empty file", "d.jsonl holds no rows; give one or more")(lambda p: p.run(p.put("\n\n")))
+case(
+    "bad encoding", "d.jsonl, line 2: byte 0xe9 at offset 20 is not UTF-8; save the file as UTF-8"
+)(lambda p: p.run(p.put(b'{"q":"a","a":"b"}\n{"\xe9":"a"}\n')))
+case("bad encoding after a mark", "line 1: byte 0xff at offset 5 is not UTF-8")(
+    lambda p: p.run(p.put(b'\xef\xbb\xbf{"\xff": 1}\n'))
+)
+case("UTF-16", "d.jsonl, line 1: byte 0xff at offset 0 is not UTF-8")(
+    lambda p: p.run(p.put('{"q": "a"}\n'.encode("utf-16")))
+)
+case("broken line", "d.jsonl, line 2: broken JSON at column 10", "; write one whole object a line")(
+    lambda p: p.run(p.put('{"q":"a","a":"b"}\n{"q":"a",\n'))
+)
+case("one JSON list", "d.jsonl, line 1 is a list, expected an object; write one a line")(
+    lambda p: p.run(p.put('[{"q": "a", "a": "b"}]'))
+)
+case("nested without end", "d.jsonl, line 1: nested too deep; one plain object is expected")(
+    lambda p: p.run(p.put('{"q": ' + "[" * 100_000))
+)
+case(
+    "half a character",
+    "d.jsonl, line 25 holds half of a surrogate pair, which is no character; mend",
+)(lambda p: p.run(p.put(p.rows().read_text() + '{"q": "a\\ud83d", "a": "b"}')))
+case("a key twice", "d.jsonl, line 1: key 'q' comes twice; keep one")(
+    lambda p: p.run(p.put('{"q": "a", "q": "b", "a": "c"}'))
+)
+case("ragged CSV", "d.csv, line 4: 3 fields, but the header names 2 columns; mend that line")(
+    lambda p: p.run(p.put('q,a\n"x\ny",b\nc,d,e\n', "d.csv"), "csv")
+)
+case("CSV quotes", "d.csv, line 2: ", "; mend the quotes there")(
+    lambda p: p.run(p.put('q,a\n"x"y,b\n', "d.csv"), "csv")
+)
+case("CSV quotes that never close", "d.csv, line 3: a quote opens there that never closes; mend")(
+    lambda p: p.run(p.put('q,a\nx,y\n"x,b\nc,d\n', "d.csv"), "csv")
+)
+case("CSV columns twice", "d.csv, line 1: column 'q' comes 2 times; rename them")(
+    lambda p: p.run(p.put("q,a,q\n1,2,3\n", "d.csv"), "csv")
+)
+case("CSV without rows", "d.csv holds no rows")(lambda p: p.run(p.put("q,a\n", "d.csv"), "csv"))
+case("parquet truncated", "d.parquet is missing, truncated or no parquet file", "copy the file")(
+    lambda p: p.run(p.put(b"PAR1 no", "d.parquet"), "parquet")
+)
+
+
+@case("parquet of another kind", "d.parquet, row 0: q is a number with a decimal point (0.5)")
+def _(place: Place) -> Sequence[object]:
+    path = place.folder / "d.parquet"
+    pyarrow.parquet.write_table(pyarrow.table({"q": [0.5], "a": ["x"]}), path)
+    return place.run(path, "parquet")
+
+
+case("dataset missing", "does not exist; set data.path to a folder or a hub name")(
+    lambda p: p.run(p.folder / "gone", "huggingface")
+)
+case("Dolly without its columns", "column 'context' is not in", "which has q, a, who, kind, key")(
+    lambda p: p.run(p.rows(), "dolly", prompt=["q", "context"], response="a", category="kind")
+)
+
+# --- columns -------------------------------------------------------------------------------------
+
+case("a column that is not there", "column 'answer' is not in", "which has q, a, who, kind, key;")(
+    lambda p: p.run(p.rows(), response="answer")
+)
+case("no prompt named", "data.prompt names no column of", "or data.messages to a chat's")(
+    lambda p: p.run(p.rows(), prompt=None)
+)
+case("prompt of a wrong type", "config data.prompt is 3, expected text in quotes or a list")(
+    lambda p: p.run(p.rows(), "jsonl", "data.prompt=3")
+)
+case("mixed types", "d.jsonl, line 25: a is a whole number (1), but text in", "line 1; write the")(
+    lambda p: p.run(p.rows({**ROWS[0], "a": 1}))
+)
+case("null response", "d.jsonl, line 25: a is null, expected text")(
+    lambda p: p.run(p.rows({**ROWS[0], "a": None}))
+)
+case("a row without the column", "d.jsonl, line 25: a is null, expected text")(
+    lambda p: p.run(p.rows({"q": "x"}))
+)
+case("blank response", "d.jsonl, line 25: a is blank; 2 rows have nothing there")(
+    lambda p: p.run(p.rows({**ROWS[0], "a": ""}, {**ROWS[0], "a": " "}))
+)
+case("ids twice", "line 25: id '0' is that of", "line 1 too; give each row its own")(
+    lambda p: p.run(p.rows(ROWS[0]), id="key")
+)
+case("a client that is null", "d.jsonl, line 25: who is null")(
+    lambda p: p.run(p.rows({**ROWS[0], "who": None}), client="who")
+)
+case("no chat", "d.jsonl, line 1: q is str, expected a list of messages")(
+    lambda p: p.run(p.rows(), prompt=None, response=None, messages="q")
+)
+case("chat and columns", "data.messages and data.prompt are both given")(
+    lambda p: p.run(p.rows(), messages="q")
+)
+case("chat style without a template", "has no chat template; use the prompt style 'alpaca'")(
+    lambda p: p.run(p.rows(), "jsonl", "model.prompt=chat")
+)
+case("an option of another source", "data source 'jsonl' has no option 'subset'; known:")(
+    lambda p: p.run(p.rows(), subset="x")
+)
+
+# --- what is kept unseen -------------------------------------------------------------------------
+
+case("nothing kept unseen", "source 'jsonl' keeps nothing apart", "set evaluation.unseen to false")(
+    lambda p: p.run(p.rows(), test_share=None)
+)
+case("two ways", "data.test_share and data.unseen_tasks both say what is kept unseen")(
+    lambda p: p.run(p.rows(), unseen_tasks=1)
+)
+case("a share of 1", "config data.test_share is 1.0, expected below 1")(
+    lambda p: p.run(p.rows(), "jsonl", "data.test_share=1.0")
+)
+case("test file missing", "gone does not exist")(
+    lambda p: p.run(p.rows(), test_share=None, test_path=str(p.folder / "gone"))
+)
+case("all kept unseen", "is left to train on; keep fewer apart")(
+    lambda p: p.run(p.rows(), client="who", test_share=None, unseen_tasks=4)
+)
+
+# --- partitions ----------------------------------------------------------------------------------
+
+
+def partition(name: str, *settings: str, **data: Any) -> Callable[[Place], Sequence[object]]:
+    flags = [f"partition.by={name}", *(f"partition.{setting}" for setting in settings)]
+    return lambda place: place.run(place.rows(), "jsonl", *flags, **data)
+
+
+KIND = {"category": "kind"}
+case("unknown partition", "partition.by is 'dirichlett'; did you mean 'dirichlet'?")(
+    partition("dirichlett")
+)
+case("α = 0", "config partition.alpha is 0.0, expected above 0")(
+    partition("dirichlet", "clients=3", "alpha=0.0", **KIND)
+)
+case("α < 0", "config partition.alpha is -1.0, expected above 0")(
+    partition("dirichlet", "clients=3", "alpha=-1.0", **KIND)
+)
+case("α beyond sense", "partition.alpha is 1e+09; give a number above 0 and at most 1e+06")(
+    partition("dirichlet", "clients=3", "alpha=1e9", **KIND)
+)
+case("no α", "partition.by is 'dirichlet', which needs partition.alpha; give it")(
+    partition("dirichlet", "clients=3", **KIND)
+)
+case("α without Dirichlet", "partition.alpha means nothing where partition.by is 'iid'")(
+    partition("iid", "clients=3", "alpha=1.0")
+)
+case("more clients than examples", "99 clients with an example", "19 training", "clients to 19 or")(
+    partition("iid", "clients=99")
+)
+case("more examples a client than there are", "partition.min_examples to 6 or less")(
+    partition("dirichlet", "clients=3", "alpha=1.0", "min_examples=9", **KIND)
+)
+case("Dirichlet without a label", "training examples have no category", "name its column in data.")(
+    partition("dirichlet", "clients=3", "alpha=1.0")
+)
+case("unknown label", "partition.label is 'categories'; did you mean 'category'?")(
+    partition("dirichlet", "clients=3", "alpha=1.0", "label=categories", **KIND)
+)
+case("a label that never comes again", "'response' has 19 values in 19 training examples")(
+    lambda p: p.run(
+        p.put("".join(json.dumps({**row, "a": row["key"]}) + "\n" for row in ROWS)),
+        "jsonl",
+        *("partition.by=dirichlet", "partition.clients=2", "partition.alpha=1.0"),
+        "partition.label=response",
+    )
+)
+case("by client without a column", "partition.by is 'client', but data.client names no column")(
+    partition("client")
+)
+case(
+    "fewer clients than categories", "clients is 2, but there are 3 categories", "leave partition"
+)(partition("category", "clients=2", **KIND))
+case(
+    "small clients", "fewer than partition.min_examples = 8 examples (client", "data.min_examples"
+)(partition("client", "min_examples=8", client="who"))
+
+
+def listing(folder: Path) -> dict[Path, bytes | None]:
+    return {p: p.read_bytes() if p.is_file() else None for p in folder.rglob("*")}
+
+
+@pytest.fixture
+def flexlora(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Flexlora:
+    return caller(monkeypatch, capsys)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_wrong_data(flexlora: Flexlora, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str):
+    monkeypatch.chdir(tmp_path)
+    make, fragments = CASES[name]
+    arguments = make(Place(tmp_path))
+    before = listing(tmp_path)
+    with as_in_production():
+        done = flexlora(*arguments)
+    assert_one_sentence(done, *fragments)
+    assert listing(tmp_path) == before
+
+
+def test_a_chat_under_the_wrong_style_is_found_before_anything_is_written(
+    flexlora: Flexlora, tmp_path: Path
+):
+    turns = [{"role": role, "content": "hm"} for role in ("user", "assistant") * 2]
+    path = Place(tmp_path).put(f"{json.dumps({'m': turns})}\n" * 30)
+    arguments = Place(tmp_path).run(path, prompt=None, response=None, messages="m")
+    done = flexlora(*arguments)
+    assert_one_sentence(done, "is a chat with 2 messages", "'alpaca' cannot show")
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_embedded_model_has_no_template():
+    assert load_model("tiny").tokenizer.chat_template is None

@@ -1,0 +1,174 @@
+"""`flexlora run --dry-run`: clients, bytes and the partition, and that it is so."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from commands import Flexlora, caller
+from flexlora.cli import partition_view
+from flexlora.cli.partition_view import Legend, draw_partition
+from flexlora.federation import prepare, run
+from flexlora.federation.census import Census, Holding
+from flexlora.federation.config import Config
+from flexlora.federation.config_file import parse_config
+from flexlora.federation.forecast import forecast
+from flexlora.federation.run_directory import Run
+from flexlora.rules import RULES, make_rule
+from small import SMALL, small, write
+
+
+@pytest.fixture
+def flexlora(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Flexlora:
+    return caller(monkeypatch, capsys)
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory: pytest.TempPathFactory) -> Config:
+    """Two dozen rows of three kinds, dealt to five clients."""
+    path = tmp_path_factory.mktemp("data") / "d.jsonl"
+    rows = [{"q": f"ask {i}", "a": "yes", "kind": f"kind {i % 3}"} for i in range(60)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    data = {"source": "jsonl", "path": str(path), "prompt": "q", "response": "a"}
+    data |= {"category": "kind", "test_share": 0.1, "max_tokens": 250}
+    partition = {"by": "dirichlet", "clients": 5, "alpha": 0.5, "min_examples": 4}
+    return parse_config({**SMALL, "data": data, "partition": partition})
+
+
+def test_it_shows_types_bytes_and_the_partition_and_writes_nothing(
+    flexlora: Flexlora, config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "c").mkdir()
+    done = flexlora("run", write(config, tmp_path / "c" / "c.toml"), "--dry-run")
+    assert (done.code, done.err) == (0, "")
+    lines = done.out.splitlines()
+    assert any("2 of 5 clients a round: on average" in line for line in lines)
+    drawn = [line for line in lines if line.startswith("client-")]
+    assert len(drawn) == 5
+    census = prepare(config).census
+    for line, holding in zip(drawn, census.clients, strict=True):
+        name, kind, examples, bar = line.split()
+        assert (name, kind, examples) == (holding.id, holding.type, str(holding.examples))
+        # Letters stand for labels in the order of the legend, about as many as their share.
+        letters = dict(zip(census.labels(), "ABC", strict=False))
+        for label, letter in letters.items():
+            share = holding.labels.get(label, 0) / holding.examples
+            assert abs(bar.count(letter) - share * len(bar)) <= 1
+    assert any(re.match(r"3 unseen +– +6 +A+B+C+", line) for line in lines)
+    assert "skew" in lines[-1]
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["c", "c.toml"]
+
+
+@pytest.mark.parametrize("rule", sorted(RULES))
+def test_the_forecast_is_what_round_1_sends(rule: str, tmp_path: Path):
+    config = small(
+        rule={"name": rule},
+        federation={"rounds": 1, "clients_per_round": 4},
+        evaluation={"unseen": False, "every": 0},
+    )
+    setup = prepare(config)
+    told = forecast(setup, make_rule(rule))
+    folder = run(config, tmp_path / "r", setup=setup).folder
+    (record,) = Run.open(folder).read_metrics()
+    assert record["bytes_down"] == sum(t.bytes_down * t.clients for t in told.types)
+    if not told.prunes:
+        assert record["bytes_up"] == sum(t.bytes_up * t.clients for t in told.types)
+    assert told.bytes_down_per_round == pytest.approx(record["bytes_down"])
+    assert sum(t.examples for t in told.types) == record["examples"]
+    assert json.loads(json.dumps(told.to_json()))["clients_per_round"] == 4
+
+
+def test_data_json_holds_every_example_once(config: Config, tmp_path: Path):
+    quick = {"rounds": 1}, {"every": 0, "unseen": True, "own_examples": 1, "types_at_end": False}
+    document = config.document() | {"federation": SMALL["federation"] | quick[0]}
+    document["evaluation"] = SMALL["evaluation"] | quick[1]
+    folder = run(parse_config(document), tmp_path / "r").folder
+    partition = Run.open(folder).data["partition"]
+    assert (partition["by"], partition["label"]) == ("dirichlet", "category")
+    assert partition["validators"] == []
+    total = Counter({})
+    for held in (*partition["clients"], *partition["unseen"]):
+        sizes = [held.get(part, 0) for part in ("train", "validation", "test")]
+        assert sum(sizes) == sum(held["labels"].values())
+        total.update(held["labels"])
+    assert total == {f"kind {i}": 20 for i in range(3)}
+    assert {held["type"] for held in partition["clients"]} == {"low", "high"}
+
+
+# --- the drawing ---------------------------------------------------------------------------------
+
+
+def holding(name: str, **labels: int) -> Holding:
+    return Holding(name, "t", sum(labels.values()), 0, 0, labels)
+
+
+def census(*clients: Holding, unseen: tuple[Holding, ...] = ()) -> Census:
+    return Census("dirichlet", "category", clients, (), unseen)
+
+
+def test_skew_is_the_mean_distance_from_the_whole():
+    assert census(holding("a", x=2, y=2), holding("b", x=5, y=5)).skew() == 0.0
+    assert census(holding("a", x=4), holding("b", y=4)).skew() == 0.5
+    # (6 · ⅓ + 3 · ⅔) / 9: the larger client counts for more.
+    assert census(holding("a", x=6), holding("b", y=3)).skew() == pytest.approx(4 / 9)
+
+
+@pytest.mark.parametrize("width", [8, 33, 80])
+def test_a_bar_is_as_wide_as_asked(width: int):
+    legend = Legend.of({f"l{i}": 30 - i for i in range(20)}, colour=False)
+    for labels in ({"l0": 1}, {"l0": 1, "l19": 2}, {f"l{i}": 1 for i in range(20)}):
+        assert len(legend.bar(labels, width).plain) == width
+    assert legend.bar({"l19": 1}, 3).plain == "···"
+
+
+def drawn(monkeypatch: pytest.MonkeyPatch, held: Census, width: int, **options: Any) -> str:
+    console = Console(width=width, record=True, force_terminal=True, **options)
+    monkeypatch.setattr(partition_view, "Console", lambda: console)
+    draw_partition(held)
+    return console.export_text()
+
+
+@pytest.mark.parametrize("width", [50, 80, 200])
+@pytest.mark.parametrize("colour", [None, "truecolor"])
+@pytest.mark.parametrize("count", [3, 200])
+def test_nothing_is_cut_or_wrapped_at_any_width(
+    monkeypatch: pytest.MonkeyPatch, width: int, colour: Any, count: int
+):
+    clients = (holding(f"client-{i:03d}", sums=1 + i, tales=9, lists=i % 7) for i in range(count))
+    held = census(*clients, unseen=(holding("test/sums", sums=5),))
+    text = drawn(monkeypatch, held, width, color_system=colour)
+    lines = text.splitlines()
+    assert max(map(len, lines)) <= width
+    assert "…" not in text
+    rows = [line for line in lines if "client-" in line]
+    assert len(rows) == (3 if count == 3 else 7)
+    assert ("most skewed" in text) == (count == 200)
+    assert "1 unseen" in text
+    assert {"sums", "tales", "lists"} <= set(text.split())
+
+
+def test_without_colour_letters_fill_the_bars(monkeypatch: pytest.MonkeyPatch):
+    held = census(holding("a", x=1, y=3))
+    plain = drawn(monkeypatch, held, 80, color_system="truecolor", no_color=True)
+    assert plain == drawn(monkeypatch, held, 80, color_system=None)
+    coloured = drawn(monkeypatch, held, 80, color_system="truecolor")
+    row, bare = (
+        next(x for x in text.splitlines() if x.startswith("a ")) for text in (coloured, plain)
+    )
+    assert set(bare.split()[-1]) == {"A", "B"}
+    assert (row.count("A"), row.count("B")) == (1, 1)
+
+
+def test_markup_in_names_is_text(monkeypatch: pytest.MonkeyPatch):
+    held = census(holding("[red]a", **{"[bold]x": 2}), holding("b" * 90, y=1))
+    text = drawn(monkeypatch, held, 60, color_system=None)
+    assert "[red]a" in text
+    assert "[bold]x" in text
+    assert "bbb…" in text

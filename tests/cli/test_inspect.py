@@ -1,0 +1,194 @@
+"""flexlora inspect: what it prints of an adapter and of a run, narrow and wide, and as JSON."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from commands import Flexlora, caller
+from flexlora.adapters import Adapter, Factors, dissect
+from flexlora.cli.adapter_view import bars
+from flexlora.cli.words import count, size, span
+from flexlora.federation import run
+from flexlora.federation.run_directory import Run
+from flexlora.formats.peft import load_peft, save_peft
+from reference import gaussian
+from small import small
+
+
+@pytest.fixture
+def flexlora(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Flexlora:
+    return caller(monkeypatch, capsys)
+
+
+def adapter(blocks: int, rank: int = 4, **known: str) -> Adapter:
+    layers = {
+        f"model.layers.{i}.{name}": Factors(
+            0.1 * (i + 1) * gaussian(12, rank, seed=i), gaussian(rank, 10, seed=i + 50), 8.0 / rank
+        )
+        for i in range(blocks)
+        for name in ("self_attn.q_proj", "mlp.up_proj")
+    }
+    return Adapter(layers, **known)
+
+
+@pytest.fixture
+def peft(tmp_path: Path) -> Path:
+    known = adapter(2, base="org/base", base_fingerprint="float32:" + "ab" * 32)
+    save_peft(known, tmp_path / "a")
+    return tmp_path / "a"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return run(small(rule={"name": "hetlora"}), tmp_path_factory.mktemp("runs") / "r").folder
+
+
+def test_bars_are_as_high_as_their_values():
+    assert bars([8, 7, 6, 5, 4, 3, 2, 1], 8) == "█▇▆▅▄▃▂▁"
+    assert bars([1.0, 1e-9, 0.0], 8) == "█▁ "
+    assert bars([4, 4, 2, 2, 1, 1], 3) == "█▄▂"
+    assert bars([0.0, 0.0], 4) == "  "
+    assert bars([], 4) == ""
+    assert len(bars(list(range(100)), 32)) == 32
+
+
+def test_numbers_as_people_read_them():
+    shown = (0, 999, 999_940, 1_000_000, 3_200_000_000)
+    assert [size(x) for x in shown] == ["0 bytes", "999 bytes", "999.9 kB", "1.0 MB", "3.2 GB"]
+    assert [count(1, "round"), count(2_000, "round")] == ["1 round", "2,000 rounds"]
+    assert [span([3, 3]), span([8, 2]), span([0.12345, 2.0], 2)] == ["3", "2–8", "0.12–2"]
+    assert span([12345, 67890]) == "12,345–67,890"
+
+
+def test_a_small_adapter_is_shown_layer_by_layer(flexlora: Flexlora, peft: Path):
+    done = flexlora("inspect", peft)
+    assert done.code == 0, done.err
+    lines = done.out.splitlines()
+    assert lines[0] == f"adapter {peft}, made for org/base (float32, weights abababababab)"
+    assert lines[1].startswith("4 layers, 352 parameters of float32, ")
+    assert lines[2].startswith("rank 4, α 8, scale α/r = 2, ‖ΔW‖ = ")
+    assert lines[3] == "names begin with model.layers."
+    for layer in dissect(load_peft(peft)):
+        name = layer.name.removeprefix("model.layers.")
+        (line,) = [line for line in lines if line.startswith(name)]
+        cells = line.split()
+        assert f"{layer.norm:.3g}" in cells
+        assert f"{layer.effective_rank:.1f}" in cells
+        assert bars(layer.singular_values, 32) in cells
+
+
+def test_many_layers_are_shown_by_kind_unless_all_are_asked_for(flexlora: Flexlora, tmp_path: Path):
+    save_peft(adapter(30), tmp_path / "a")
+    lines = flexlora("inspect", tmp_path / "a").out.splitlines()
+    (attention,) = [line for line in lines if line.startswith("self_attn.q_proj")]
+    assert attention.split()[1:3] == ["30", "4"]
+    assert bars([x.norm for x in dissect(adapter(30))[1::2]], 40) in attention
+    assert lines[-1] == "60 layers, by kind; --all shows each of them"
+    everything = flexlora("inspect", tmp_path / "a", "--all").out
+    assert all(f"{i}.self_attn.q_proj" in everything for i in range(30))
+    assert "--all" not in everything
+
+
+def test_unused_directions_and_unknown_bases_are_said(flexlora: Flexlora, tmp_path: Path):
+    one = Factors(torch.ones(6, 3), torch.ones(3, 5), 1.0)
+    save_peft(Adapter({"x": one}), tmp_path / "a")
+    done = flexlora("inspect", tmp_path / "a")
+    assert "made for a base model that it does not name" in done.out
+    assert "1 of 3" in done.out
+
+
+def test_rslora_has_its_own_alpha(flexlora: Flexlora, tmp_path: Path):
+    save_peft(adapter(1), tmp_path / "a")
+    config = tmp_path / "a" / "adapter_config.json"
+    written = {**json.loads(config.read_text()), "use_rslora": True, "lora_alpha": 6}
+    config.write_text(json.dumps(written))
+    assert "α 6, scale α/√r = 3," in flexlora("inspect", tmp_path / "a").out
+
+
+def test_an_adapter_as_json(flexlora: Flexlora, peft: Path):
+    found = json.loads(flexlora("inspect", peft, "--json").out)
+    given = load_peft(peft)
+    assert (found["kind"], found["base"], found["scaling"]) == ("adapter", "org/base", "lora")
+    assert found["parameters"] == given.parameters
+    assert found["norm"] == pytest.approx(given.norm())
+    assert set(found["layers"]) == set(given)
+    for layer in dissect(given):
+        told = found["layers"][layer.name]
+        assert told["singular_values"] == list(layer.singular_values)
+        assert (told["rank"], told["alpha"]) == (layer.rank, pytest.approx(8.0))
+
+
+def test_a_run_is_shown(flexlora: Flexlora, folder: Path):
+    done = flexlora("inspect", folder)
+    assert done.code == 0, done.err
+    lines = done.out.splitlines()
+    assert lines[0] == f"run {folder}: round 3 of 3, finished"
+    assert lines[1] == "rule hetlora; model tiny (float32, 8 layers)"
+    assert re.match(r"best round \d: train loss \d", lines[2])
+    assert any(line.startswith("2 clients a round; 3 rounds played, 6 replies") for line in lines)
+    assert any(re.match(r"high +4 +2 ", line) for line in lines)
+    client = next(iter(Run.open(folder).checkpoint_meta(3)["store"]["types"]))
+    assert client not in done.out
+    assert client in flexlora("inspect", folder, "--all").out
+    found = json.loads(flexlora("inspect", folder, "--json").out)
+    assert (found["kind"], found["state"]) == ("run", "finished")
+
+
+def test_failures_are_grouped_by_reason(flexlora: Flexlora, folder: Path, tmp_path: Path):
+    import shutil
+
+    copy = Path(shutil.copytree(folder, tmp_path / "r"))
+    opened = Run.open(copy)
+    for i in range(7):
+        event = {"round": 1 + i % 3, "event": "failure", "client": f"c{i}"}
+        opened.append_event({**event, "reason": "its disk is full"})
+        opened.append_event({**event, "reason": f"reason {i}"})
+    lines = flexlora("inspect", copy).out.splitlines()
+    wanted = "failed 7 ×, rounds 1–3, clients c0, c1, c2 and 4 more: its disk is full"
+    assert wanted in lines
+    assert lines[-1] == "3 more reasons; --all shows each of them"
+    everything = flexlora("inspect", copy, "--all").out
+    assert "clients c0, c1, c2, c3, c4, c5, c6: its disk is full" in everything
+    assert "reason 6" in everything
+
+
+def test_a_run_that_has_not_begun_says_how_to_begin(flexlora: Flexlora, tmp_path: Path):
+    Run.create(small(), tmp_path / "r", resolved={"layers": 8, "clients_per_round": 2})
+    done = flexlora("inspect", tmp_path / "r")
+    assert done.code == 0, done.err
+    words = f"round 0 of 3, never started; begin with: flexlora resume {tmp_path / 'r'}"
+    assert words in done.out
+    assert "no checkpoint" in done.out
+
+
+@pytest.mark.parametrize("width", [80, 140])
+def test_a_terminal_shows_whole_lines(tmp_path: Path, width: int):
+    """In a terminal of this width no table line is wrapped or cut."""
+    mixed = dict(adapter(12))
+    one = Factors(torch.ones(12, 9), torch.ones(9, 10), 16 / 9)
+    save_peft(Adapter(mixed | {"model.layers.11.self_attn.q_proj": one}), tmp_path / "a")
+    leader, follower = pty.openpty()
+    command = [sys.executable, "-c", "from flexlora.cli.main import main; main()", "inspect"]
+    environment = {**os.environ, "COLUMNS": str(width), "NO_COLOR": "1", "TERM": "xterm"}
+    done = subprocess.run(
+        [*command, str(tmp_path / "a")], env=environment, stdout=follower, stderr=subprocess.PIPE
+    )
+    os.close(follower)
+    text = os.read(leader, 100_000).decode()
+    os.close(leader)
+    assert done.returncode == 0, done.stderr
+    assert "…" not in text
+    lines = [line.rstrip() for line in re.sub(r"\x1b\[[0-9;]*m", "", text).splitlines()]
+    tables = [line for line in lines if re.match(r"\d+\.(self_attn.q|mlp.up)_proj ", line)]
+    assert len(tables) == 24
+    assert all(len(line) <= width for line in tables)
+    assert ("m × n" in text) == (width > 100)

@@ -1,0 +1,156 @@
+"""--json and --quiet: stdout is for machines alone."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from commands import Done, Flexlora, caller
+from flexlora.federation.run_directory import Run
+from small import small, write
+
+PROCESS = [sys.executable, "-c", "from flexlora.cli.main import main; main()"]
+FEW = ("--tasks", 1, "--examples", 1, "--max-new-tokens", 1, "--max-tokens", 250)
+
+
+@pytest.fixture
+def flexlora(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Flexlora:
+    return caller(monkeypatch, capsys)
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    return write(small(federation={"rounds": 2}), tmp_path / "c.toml")
+
+
+def strict(text: str) -> Any:
+    """JSON as other parsers read it: without NaN and infinity."""
+
+    def refuse(name: str) -> None:
+        raise AssertionError(name)
+
+    return json.loads(text, parse_constant=refuse)
+
+
+def events(done: Done) -> list[dict[str, Any]]:
+    assert done.code == 0, done.err
+    return [strict(line) for line in done.out.splitlines()]
+
+
+def test_a_run_is_a_line_for_every_event(flexlora: Flexlora, config: Path, tmp_path: Path):
+    told = events(flexlora("run", config, "--out", tmp_path / "r", "--json"))
+    assert [event.pop("event") for event in told] == [
+        "started",
+        "round",
+        "round",
+        *["scoring"] * 4,
+        "result",
+    ]
+    run = Run.open(tmp_path / "r")
+    assert told[0] == {
+        "run": str(tmp_path / "r"),
+        "rule": "flexlora",
+        "model": "tiny",
+        "rounds": 2,
+        "round": 0,
+        "clients": run.resolved["clients"],
+        "trackers": [],
+    }
+    assert told[1:3] == run.read_metrics()
+    assert [event["state"] for event in told[3:7]] == ["base", "full", "high", "low"]
+    assert told[7] == {"run": str(tmp_path / "r"), **(run.read_results() or {})}
+    resumed = events(flexlora("resume", tmp_path / "r", "--json"))
+    assert resumed[0]["round"] == 2
+    assert [event["event"] for event in resumed] == ["started", *["scoring"] * 4, "result"]
+
+
+def test_failures_are_events_and_errors_stay_on_stderr(
+    flexlora: Flexlora, config: Path, tmp_path: Path
+):
+    wild = ("--set", "training.learning_rate=1e30", "--set", "training.clip_norm=0")
+    done = flexlora("run", config, "--out", tmp_path / "r", "--json", *wild)
+    assert done.code == 1
+    told = [strict(line) for line in done.out.splitlines()]
+    assert [event["event"] for event in told] == ["started", "failure", "failure"]
+    for event, logged in zip(told[1:], Run.open(tmp_path / "r").read_events(), strict=True):
+        assert {key: event[key] for key in ("round", "client", "reason")} == {
+            key: logged[key] for key in ("round", "client", "reason")
+        }
+    assert done.err.startswith("flexlora: round 1: none of 2 clients")
+
+
+def test_a_real_process_keeps_stdout_for_json_though_a_tracker_talks(config: Path, tmp_path: Path):
+    done = subprocess.run(
+        [*PROCESS, "run", config, "--out", "r", "--json", "--set", "run.trackers=['tensorboard']"],
+        cwd=tmp_path,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+    )
+    told = events(Done(done.returncode, done.stdout, done.stderr))
+    assert told[0]["trackers"] == ["tensorboard"]
+    assert done.stderr == "tracker tensorboard: tensorboard --logdir .\n"
+
+
+def test_a_dry_run_is_one_document(flexlora: Flexlora, config: Path, tmp_path: Path):
+    done = flexlora("run", config, "--out", tmp_path / "r", "--dry-run", "--json")
+    plan = strict(done.out)
+    assert set(plan) == {"config", "data", "forecast", "layers", "parent"}
+    assert plan["config"]["federation"]["rounds"] == 2
+    assert {kind["name"] for kind in plan["forecast"]["types"]} == {"low", "high"}
+    assert len(plan["data"]["partition"]["clients"]) == plan["data"]["clients"] == 4
+    assert plan["parent"] is None
+    assert not (tmp_path / "r").exists()
+
+
+def test_eval_is_one_document(flexlora: Flexlora):
+    found = strict(flexlora("eval", "tiny", "--data", "embedded", *FEW, "--json").out)
+    assert (found["model"], found["adapter"], found["left_out"]) == ("tiny", None, 0)
+    assert found["mean"]["examples"] == len(found["clients"]) == 1
+    assert found["mean"]["loss"] > 0
+
+
+def test_the_demo_is_three_runs(flexlora: Flexlora, tmp_path: Path):
+    table = {
+        "model.targets": ["q_proj"],
+        "data.train_tasks": 4,
+        "data.unseen_tasks": 1,
+        "data.examples_per_task": 6,
+        "data.unseen_examples_per_task": 1,
+        "training.max_steps": 1,
+        "federation.rounds": 1,
+        "federation.clients_per_round": 2,
+        "evaluation.unseen": "false",
+        "clients.mix": "normal",
+        "clients.scale": 0.125,
+    }
+    settings = [part for key, value in table.items() for part in ("--set", f"{key}={value}")]
+    told = events(flexlora("demo", "--out", tmp_path / "json", "--json", *settings))
+    assert [event["event"] for event in told] == ["started", "round", "result"] * 3
+    quiet = flexlora("demo", "--out", tmp_path / "quiet", "--quiet", *settings)
+    assert (quiet.code, quiet.err) == (0, "")
+    assert quiet.out.splitlines() == [
+        str(tmp_path / "quiet" / f"{rule}-1")
+        for rule in ("fedit", "flexlora", "flexlora-increment")
+    ]
+
+
+def test_quiet_prints_the_run_directory_alone(flexlora: Flexlora, config: Path, tmp_path: Path):
+    where = tmp_path / "r"
+    for arguments in (("run", config, "--out", where), ("resume", where)):
+        done = flexlora(*arguments, "--quiet")
+        assert (done.code, done.out, done.err) == (0, f"{where}\n", "")
+    done = flexlora("run", config, "--dry-run", "--quiet")
+    assert (done.code, done.out, done.err) == (0, "", "")
+
+
+def test_help_documents_the_events(flexlora: Flexlora):
+    words = " ".join(flexlora("run", "--help").out.split())
+    for event in ("started:", "round:", "failure:", "scoring:", "result:"):
+        assert event in words

@@ -1,0 +1,225 @@
+"""What people see of a run: the live view on a real terminal, plain lines elsewhere, the ETA."""
+
+from __future__ import annotations
+
+import fcntl
+import io
+import os
+import pty
+import re
+import struct
+import subprocess
+import sys
+import termios
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from commands import Flexlora, caller
+from flexlora.cli.live import LiveView
+from flexlora.cli.progress import Lines
+from flexlora.cli.standing import Standing, best_words, clock, score_words, time_left
+from flexlora.federation.jobs import Failure
+from flexlora.federation.run_directory import Run
+from small import SMALL, small, write
+
+PROCESS = [sys.executable, "-c", "from flexlora.cli.main import main; main()"]
+ESCAPE = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
+COLOUR = re.compile(r"\x1b\[(?:\d+;)*(?:3[0-9]|4[0-9]|9[0-7])(?:;\d+)*m")
+
+
+@pytest.fixture
+def flexlora(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Flexlora:
+    return caller(monkeypatch, capsys)
+
+
+def record(round: int, loss: float | None = None, **changes: Any) -> dict[str, Any]:
+    """A round of 10 s of training, and 4 s of validation where it has a loss."""
+    made: dict[str, Any] = {
+        "round": round,
+        "train_loss": 1.25,
+        "failures": 0,
+        "bytes_down": 1_000_000,
+        "bytes_up": 2_000_000,
+        "seconds": {"clients": 9.0, "combine": 1.0},
+    }
+    if loss is not None:
+        made["validation"] = {"clients": 1, "examples": 2, "loss": loss}
+        made["seconds"] = made["seconds"] | {"validate": 4.0}
+    return made | changes
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.time = 100.0
+
+    def __call__(self) -> float:
+        return self.time
+
+
+def made(folder: Path, **federation: Any) -> Run:
+    config = small(federation={"rounds": 4, **federation}, evaluation={"every": 2})
+    holders = [{"id": "a", "type": "low"}, {"id": "b", "type": "high"}]
+    return Run.create(config, folder, data={"partition": {"clients": holders}})
+
+
+def test_time_left_before_and_after_the_first_round(tmp_path: Path):
+    now = Clock()
+    standing = Standing(made(tmp_path / "r"), now)
+    standing.started_round(1, 4)
+    assert standing.left() is None
+    assert time_left(standing) == ""
+    now.time += 5.0
+    standing.outcome(Failure("1-0", "a", "no"))
+    # 5 s a client, 4 clients, 4 rounds, 5 s of them gone.
+    assert standing.left() == pytest.approx(75.0)
+    now.time += 5.0
+    standing.ended_round(record(1))
+    assert standing.left() == pytest.approx(30.0)
+    standing.ended_round(record(2, loss=1.0))
+    # Two rounds of 10 s, and one validation of 4 s: after round 4.
+    assert standing.left() == pytest.approx(24.0)
+    assert time_left(standing) == "about 0:24 left"
+    standing.started_round(3, 4)
+    now.time += 60.0
+    assert standing.left() == 0.0
+
+
+def test_patience_makes_the_time_left_a_limit(tmp_path: Path):
+    standing = Standing(made(tmp_path / "r", patience=1))
+    standing.ended_round(record(1))
+    assert time_left(standing) == "at most 0:30 left"
+
+
+def test_the_best_round_and_the_change_against_it(tmp_path: Path):
+    run = made(tmp_path / "r")
+    for number, loss in ((1, 2.0), (2, 1.5), (3, 1.75)):
+        run.append_metrics(record(number, loss))
+    standing = Standing(run)  # As a resume begins.
+    assert [best_words(standing, r) for r in standing.done[-1:]] == [
+        "0.250 behind round 2, the best"
+    ]
+    assert score_words(standing, standing.done[-1]) == "loss 1.750"
+    better = record(4, 1.0)
+    standing.ended_round(better)
+    assert best_words(standing, better) == "best so far, 0.500 better than before"
+    assert time_left(standing) == ""
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"), [(0.4, "0:00"), (59.6, "1:00"), (750, "12:30"), (11_100, "3:05:00")]
+)
+def test_clock(seconds: float, words: str):
+    assert clock(seconds) == words
+
+
+def test_a_line_a_round_with_what_failed_and_what_is_left(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    lines = Lines()
+    lines.started(made(tmp_path / "r"))
+    lines.round_started(1, 2)
+    lines.replied(Failure("1-0", "a", "its disk is full [/x]"))
+    lines.round_ended(record(1, failures=1))
+    lines.round_ended(record(2, 0.5))
+    lines.scoring("full")
+    assert capsys.readouterr().out.splitlines() == [
+        "r: client a left out: its disk is full [/x]",
+        "r: round 1/4, train loss 1.250, 1 failed, 0:00 elapsed, about 0:30 left",
+        "r: round 2/4, train loss 1.250, validation loss 0.500 (best so far), 0:00 elapsed, "
+        "about 0:24 left",
+        "r: scoring full state on unseen clients",
+    ]
+
+
+@pytest.mark.parametrize("width", [40, 60, 120])
+def test_the_view_fits_its_terminal_and_leaves_a_line(tmp_path: Path, width: int):
+    console = Console(file=io.StringIO(), force_terminal=True, width=width, height=30)
+    view = LiveView(console)
+    view.started(made(tmp_path / "r"))
+    view.round_ended(record(2, 0.5))
+    view.round_started(3, 3)
+    view.replied(Failure("3-0", "a", "its disk is full [/x] [enforce fail]"))
+    shown = Console(file=io.StringIO(), width=width, height=30, record=True)
+    shown.print(view)
+    text = shown.export_text()
+    assert all(len(line) <= width - 2 for line in text.splitlines())
+    words = " ".join(text.split())
+    for part in ("2/4", "round 3", "2 in flight, 1 failed", "loss 1.250 in round 2", "best so far"):
+        assert part in words
+    assert "1.0 MB down, 2.0 MB up" in words
+    view.close()
+    screen = ESCAPE.sub("", console.file.getvalue())  # type: ignore[attr-defined]
+    assert "client a left out: its disk is full [/x] [enforce fail]" in screen
+    assert screen.rstrip().endswith("r: stopped after round 2 of 4")
+
+
+def on_a_terminal(*arguments: object, width: int, **environment: str) -> tuple[int, str]:
+    """(exit code, all that was written) of a real process whose stdout is a terminal."""
+    master, slave = pty.openpty()
+    fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 40, width, 0, 0))
+    kept = {k: v for k, v in os.environ.items() if k not in ("NO_COLOR", "COLUMNS", "LINES")}
+    with subprocess.Popen(
+        [*PROCESS, *map(str, arguments)],
+        stdin=slave,
+        stdout=slave,
+        stderr=slave,
+        env={**kept, "TERM": "xterm-256color", "OMP_NUM_THREADS": "1", **environment},
+    ) as process:
+        os.close(slave)
+        written = b""
+        while True:
+            try:
+                part = os.read(master, 65536)
+            except OSError:  # Linux: the other side is closed.
+                break
+            if not part:
+                break
+            written += part
+    os.close(master)
+    return process.returncode, written.decode()
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    # Enough steps that the view is drawn in the middle of rounds.
+    training = {**SMALL["training"], "max_steps": 12}
+    data = {"examples_per_task": 40}
+    return write(small(federation={"rounds": 2}, training=training, data=data), tmp_path / "c.toml")
+
+
+def test_a_real_terminal_gets_the_view_and_then_the_table(config: Path, tmp_path: Path):
+    code, written = on_a_terminal("run", config, "--out", tmp_path / "r", width=100)
+    assert code == 0, written
+    assert COLOUR.search(written)
+    text = ESCAPE.sub("", written)
+    assert "in flight" in text
+    assert "flexlora on tiny" in text
+    assert re.search(r"r: 2 rounds in 0:\d\d, best round \d: loss \d", text)
+    assert text.index("best round") < text.index("base model", text.index("best round"))
+    assert text.rstrip().endswith(f"run directory: {tmp_path / 'r'}")
+
+
+def test_no_color_and_a_dumb_terminal_are_honoured(config: Path, tmp_path: Path):
+    code, written = on_a_terminal("run", config, "--out", tmp_path / "r", width=60, NO_COLOR="1")
+    assert code == 0, written
+    assert "in flight" in written
+    assert not COLOUR.search(written)
+    code, written = on_a_terminal("resume", tmp_path / "r", width=60, TERM="dumb")
+    assert code == 0, written
+    assert "\x1b" not in written
+    assert "r: scoring full state on unseen clients" in written
+
+
+def test_a_resume_shows_the_rounds_that_it_plays(flexlora: Flexlora, config: Path, tmp_path: Path):
+    done = flexlora("run", config, "--out", tmp_path / "r")
+    assert (done.code, done.err) == (0, "")
+    assert [line.split(",")[0] for line in done.out.splitlines() if "train loss" in line] == [
+        "r: round 1/2",
+        "r: round 2/2",
+    ]
+    done = flexlora("resume", tmp_path / "r")
+    assert "train loss" not in done.out
+    assert done.out.rstrip().endswith(f"run directory: {tmp_path / 'r'}")

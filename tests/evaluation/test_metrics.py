@@ -1,0 +1,218 @@
+"""Each metric against an independent computation, and the registry."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from types import SimpleNamespace
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from flexlora.errors import ConfigError, DataError
+from flexlora.evaluation import (
+    METRICS,
+    EvalClient,
+    EvalSettings,
+    Metric,
+    evaluate,
+    get_metric,
+    register_metric,
+)
+from flexlora.tasks.prompts import Encoded
+
+CHOICE = ("choice", "choice_norm")
+
+
+class Letters:
+    """Token i reads as i letters: texts of many lengths from few tokens."""
+
+    pad_token_id, eos_token_id = 0, 2
+
+    def decode(self, ids, **_):
+        return "é".join("x" * i for i in ids)
+
+
+@pytest.fixture(scope="module")
+def tiny():
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=20,
+        hidden_size=16,
+        intermediate_size=32,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        max_position_embeddings=64,
+        initializer_range=0.5,
+    )
+    return SimpleNamespace(model=LlamaForCausalLM(config).eval(), tokenizer=Letters(), context=64)
+
+
+def log_likelihood(tiny, prompt, choice) -> float:
+    """One choice at a time, the whole log-softmax in float64."""
+    ids = torch.tensor([[*prompt, *choice]])
+    with torch.no_grad():
+        logits = tiny.model(input_ids=ids).logits[0].double()
+    logs = logits - logits.logsumexp(dim=-1, keepdim=True)
+    first = len(prompt) - 1
+    return sum(float(logs[first + i, token]) for i, token in enumerate(choice))
+
+
+ids = st.lists(st.integers(3, 19), min_size=1, max_size=6).map(tuple)
+EXAMPLES = st.tuples(ids, st.lists(ids, min_size=2, max_size=4, unique=True), st.integers(0, 3))
+
+
+def encoded(index: int, drawn) -> Encoded:
+    prompt, texts, place = drawn
+    choices = tuple((*text, 2) for text in texts)
+    answer = place % len(choices)
+    return Encoded(str(index), "x", prompt, choices[answer], ("x",), choices=choices, answer=answer)
+
+
+@settings(max_examples=25)
+@given(st.lists(EXAMPLES, min_size=1, max_size=5), st.integers(1, 9))
+def test_choices_agree_with_one_at_a_time(tiny, drawn, batch_size):
+    examples = tuple(encoded(i, one) for i, one in enumerate(drawn))
+    found = evaluate(
+        tiny,
+        [EvalClient(e.id, (e,)) for e in examples],
+        EvalSettings(batch_size, metrics=(*CHOICE, "loss")),
+    )
+    for row, example in zip(found.clients, examples, strict=True):
+        logs = [log_likelihood(tiny, example.prompt, choice) for choice in example.choices]
+        sizes = [len(Letters().decode(choice[:-1]).encode()) for choice in example.choices]
+        per_byte = [log / size for log, size in zip(logs, sizes, strict=True)]
+        for name, values in zip(CHOICE, (logs, per_byte), strict=True):
+            ranked = sorted(values)
+            if ranked[-1] - ranked[-2] > 1e-4:  # Closer than that, rounding decides.
+                assert row[name] == 100.0 * (values.index(ranked[-1]) == example.answer)
+        assert row["loss"] == pytest.approx(-logs[example.answer] / len(example.response), rel=1e-4)
+
+
+def choices_of(*totals: float, answer: int = 0) -> float:
+    example = Encoded("e", "x", (5,), (6, 2), ("x",), choices=((6, 2),) * len(totals))
+    found = [SimpleNamespace(total=total, bytes=1) for total in totals]
+    return get_metric("choice").score(replace(example, answer=answer), found)
+
+
+def test_a_tie_counts_as_wrong_wherever_the_right_choice_stands():
+    assert choices_of(1.0, 2.0) == 100.0
+    assert choices_of(1.0, 1.0, 2.0) == 0.0
+    assert choices_of(1.0, 1.0, 2.0, answer=1) == 0.0
+    assert choices_of(math.nan, 1.0) == 0.0
+
+
+def test_choice_norm_is_per_byte():
+    example = Encoded("e", "x", (5,), (6, 2), ("x",), choices=((6, 2), (7, 2)), answer=0)
+    found = [SimpleNamespace(total=6.0, bytes=6), SimpleNamespace(total=4.0, bytes=2)]
+    assert get_metric("choice").score(example, found) == 0.0
+    assert get_metric("choice_norm").score(example, found) == 100.0
+
+
+def test_perplexity_is_exp_of_transformers_own_loss(tiny):
+    example = Encoded("e", "x", (5, 6, 7), (8, 9, 4, 2), ("x",))
+    tokens = torch.tensor([example.prompt + example.response])
+    labels = tokens.clone()
+    labels[:, : len(example.prompt)] = -100
+    with torch.no_grad():
+        expected = math.exp(tiny.model(input_ids=tokens, labels=labels).loss)
+    settings = EvalSettings(metrics=("perplexity",))
+    scores = evaluate(tiny, [EvalClient("a", (example,))], settings)
+    assert scores.mean()["perplexity"] == pytest.approx(expected, rel=1e-5)
+
+
+def test_perplexity_pools_losses_over_tokens_and_then_over_clients(tiny):
+    def one(name: str, length: int) -> Encoded:
+        return Encoded(name, "x", (5, 6), (*range(3, 3 + length), 2), ("x",))
+
+    clients = [EvalClient("a", (one("1", 1), one("2", 9))), EvalClient("b", (one("3", 4),))]
+    both = evaluate(tiny, clients, EvalSettings(metrics=("perplexity", "loss")))
+    for row in (*both.clients, both.mean()):
+        assert row["perplexity"] == pytest.approx(math.exp(row["loss"]))
+    first, second = both.clients
+    assert both.mean()["loss"] == pytest.approx((2 * first["loss"] + second["loss"]) / 3)
+
+
+def test_a_model_that_diverged_is_no_mistake_of_a_metric(tiny):
+    broken = SimpleNamespace(model=LlamaForCausalLM(tiny.model.config), tokenizer=Letters())
+    with torch.no_grad():
+        broken.model.lm_head.weight.fill_(torch.nan)
+    example = encoded(0, ((5, 6), [(7,), (8,)], 0))
+    scores = evaluate(
+        broken, [EvalClient("a", (example,))], EvalSettings(metrics=("loss", "perplexity", *CHOICE))
+    )
+    assert math.isnan(scores.mean()["loss"])
+    assert scores.mean()["choice"] == 0.0
+
+
+def test_a_loss_too_large_for_a_perplexity_is_infinite():
+    assert get_metric("perplexity").finish(1e6) == math.inf
+
+
+def test_metrics_that_need_choices_refuse_examples_without(tiny):
+    with_choices = encoded(0, ((5, 6), [(7,), (8,)], 0))
+    bare = replace(with_choices, id="bare", choices=(), answer=-1)
+    clients = [EvalClient("a", (with_choices,)), EvalClient("b", (bare, bare))]
+    words = r"client 'b', example 'bare' has no choices.* 'choice' needs \(2 of 3 examples"
+    with pytest.raises(DataError, match=words):
+        evaluate(tiny, clients, EvalSettings(metrics=("loss", "choice")))
+
+
+def half_of_even_examples(example: Encoded, _loss: object) -> float:
+    return 0.5 if int(example.id) % 2 == 0 else 0.0
+
+
+def test_a_metric_of_ones_own(tiny):
+    examples = tuple(replace(encoded(i, ((5,), [(6,), (7,)], 0)), id=str(i)) for i in range(3))
+    metric = Metric(
+        "evens", "loss", True, half_of_even_examples, finish=math.sqrt, label="evens", digits=2
+    )
+    try:
+        assert register_metric(metric) is metric
+        assert register_metric(metric) is metric
+        with pytest.raises(ConfigError, match="'evens' is registered already; choose another"):
+            register_metric(replace(metric, digits=1))
+        scores = evaluate(tiny, [EvalClient("a", examples)], EvalSettings(metrics=("evens",)))
+        assert scores.mean()["evens"] == pytest.approx(math.sqrt(1 / 3))
+        assert metric.heading == "evens ↑"
+    finally:
+        del METRICS["evens"]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"score": lambda *_: 1 / 0}, "client 'a', example '0': it fails with ZeroDivisionError"),
+        ({"score": lambda *_: "good"}, "example '0': it gives 'good', no finite number"),
+        ({"score": lambda *_: math.nan}, "it gives nan, no finite number"),
+        ({"weight": lambda *_: math.inf}, "it gives inf, no finite number"),
+        ({"weight": lambda *_: 0.0}, "metric 'own', client 'a': the weights of its 1 examples"),
+    ],
+)
+def test_a_metric_that_fails_is_named_with_client_and_example(tiny, change, message):
+    metric = replace(Metric("own", "loss", True, half_of_even_examples), **change)
+    example = encoded(0, ((5,), [(6,), (7,)], 0))
+    with pytest.raises(DataError, match=message):
+        evaluate(tiny, [EvalClient("a", (example,))], EvalSettings(metrics=(metric,)))
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"name": "a b"}, "'a b' cannot name a metric"),
+        ({"name": "examples"}, "'examples' cannot name a metric"),
+        ({"needs": "texts"}, "needs 'texts'; give one of loss, text, choices"),
+    ],
+)
+def test_wrong_metrics(wrong, message):
+    with pytest.raises(ConfigError, match=message):
+        replace(METRICS["loss"], **wrong)
+
+
+def test_every_metric_is_known_by_its_name():
+    assert all(get_metric(name).name == name for name in METRICS)
+    better = {name for name, metric in METRICS.items() if not metric.higher_is_better}
+    assert better == {"loss", "perplexity"}

@@ -1,0 +1,298 @@
+"""Evaluation on clients: who scores what, what counts, and what a false answer does."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from flexlora.errors import ConfigError, DataError, RoundError
+from flexlora.evaluation import ClientScore, EvalClient, evaluate
+from flexlora.federation import Setup, load_adapter, prepare, run
+from flexlora.federation.jobs import Failure, Job, Outcome, Scored
+from flexlora.federation.on_clients import collect_scores, decide, summary
+from flexlora.federation.run_directory import Run
+from flexlora.federation.session import load_state
+from flexlora.federation.transport import InProcess
+from flexlora.rules import make_rule
+from reference import assert_close
+from small import read, reply_to, small
+
+
+def score(client: str, loss: float, examples: int = 1, **values: float) -> ClientScore:
+    return ClientScore(client, "x", examples, {"loss": loss, **values})
+
+
+# --- the numbers ---------------------------------------------------------------------------------
+
+
+def test_mean_worst_and_spread_by_hand():
+    scores = [
+        score(f"c{i:02}", float(i), examples=1 + (i == 0), rouge_l=10.0 * i) for i in range(20)
+    ]
+    found = summary(scores)
+    assert (found["clients"], found["examples"]) == (20, 21)
+    loss, rouge = found["metrics"]["loss"], found["metrics"]["rouge_l"]
+    assert loss["mean"] == pytest.approx(sum(range(20)) / 21)  # by examples
+    assert loss["worst"] == pytest.approx(18.5)  # the two highest losses
+    assert rouge["worst"] == pytest.approx(5.0)  # the two lowest ROUGE-L
+    assert loss["spread"] == pytest.approx(math.sqrt((20**2 - 1) / 12))
+
+
+def test_one_client_is_its_own_worst():
+    found = summary([score("a", 2.0)])
+    assert found["metrics"]["loss"] == {"mean": 2.0, "worst": 2.0, "spread": 0.0}
+
+
+def test_a_metric_that_a_client_lacks_is_left_out():
+    found = summary([score("a", 2.0, rouge_l=1.0), score("b", 1.0)])
+    assert set(found["metrics"]) == {"loss"}
+    assert summary([]) == {"clients": 0, "examples": 0, "metrics": {}}
+
+
+# --- the answers ---------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def setup() -> Setup:
+    return prepare(small())
+
+
+@pytest.fixture(scope="module")
+def folder(setup: Setup, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return run(small(), tmp_path_factory.mktemp("runs") / "r", setup=setup).folder
+
+
+@pytest.fixture(scope="module")
+def jobs(folder: Path) -> list[Job]:
+    from flexlora.federation.on_clients import evaluation_jobs
+    from flexlora.federation.store import ClientStore
+
+    opened = Run.open(folder)
+    _, meta = opened.load_checkpoint("last") or pytest.fail("no checkpoint")
+    store = ClientStore.from_json(meta["store"])
+    rule = make_rule("flexlora")
+    recipe = prepare(small()).schedule().recipe_for(1)
+    return evaluation_jobs(rule, load_state(opened, "last"), store, store.clients, recipe)
+
+
+def answers(jobs: Sequence[Job]) -> list[Outcome]:
+    return [Scored(job.id, job.client, score(job.client, 1.0)) for job in jobs]
+
+
+def test_good_answers_count_in_order_of_client(jobs: list[Job]):
+    scores, failures = collect_scores(jobs, reversed(answers(jobs)))
+    assert [s.client for s in scores] == sorted(job.client for job in jobs)
+    assert failures == []
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"score": score("?", math.nan)}, "expected client"),
+        ({"score": score("?", 1.0, examples=0)}, "at least one example"),
+        ({"client": "somebody"}, "not open for this client"),
+        ({"job": "1-evaluate-99"}, "not open for this client"),
+    ],
+)
+def test_a_false_answer_is_a_failure_and_changes_nothing_else(jobs, change, reason):
+    given = answers(jobs)
+    first = given[0]
+    assert isinstance(first, Scored)
+    if "score" in change:
+        change = {"score": replace(change["score"], client=first.client)}
+    given[0] = replace(first, **change)
+    scores, failures = collect_scores(jobs, given)
+    assert len(scores) == len(jobs) - 1
+    assert any(reason in failure.reason for failure in failures)
+
+
+def test_an_adapter_in_place_of_a_score_is_a_failure(jobs: list[Job]):
+    given = [reply_to(jobs[0], read(jobs[0].payload)), *answers(jobs)[1:]]
+    scores, failures = collect_scores(jobs, given)
+    assert len(scores) == len(jobs) - 1
+    assert [failure.client for failure in failures] == [jobs[0].client]
+
+
+def test_silence_is_a_failure(jobs: list[Job]):
+    scores, failures = collect_scores(jobs, answers(jobs)[1:])
+    assert [failure.reason for failure in failures] == ["no reply"]
+    assert len(scores) == len(jobs) - 1
+
+
+# --- a whole run ---------------------------------------------------------------------------------
+
+
+def test_each_client_scores_the_adapter_of_its_own_rank(
+    setup: Setup, folder: Path, jobs: list[Job]
+):
+    """What the record says is what an export of each client's rank scores on its held-out part."""
+    last = Run.open(folder).read_metrics()[-1]
+    own = []
+    for client, examples in sorted(setup.held_out.items()):
+        rank = {"low": 2, "high": 4}[setup.types[client]]
+        adapter = load_adapter(folder, rank, "last")
+        setup.model.set_delta({name: f.product() for name, f in adapter.items()})
+        own += evaluate(
+            setup.model, [EvalClient(client, tuple(examples))], setup.validation_settings
+        ).clients
+    wanted = summary(own)
+    found = last["on_clients"]["global"]
+    assert found["clients"] == len(setup.train)
+    for key, value in wanted["metrics"]["loss"].items():
+        assert found["metrics"]["loss"][key] == pytest.approx(value, rel=1e-5)
+    assert last["on_clients"]["bytes_down"] == sum(job.bytes_down for job in jobs)
+
+
+@pytest.mark.parametrize("rule", ["flexlora", "flexlora-increment"])
+def test_what_a_client_fine_tuned_is_scored_with_its_base(setup: Setup, tmp_path: Path, rule: str):
+    """A job that asks for it is scored as W₀ + Δ + trained − origin, by hand."""
+    config = small(rule={"name": rule})
+    folder = run(config, tmp_path / "r", setup=setup).folder
+    state, made = load_state(Run.open(folder), "last"), make_rule(rule)
+    client = sorted(setup.train)[0]
+    from flexlora.adapters import factors_payload
+    from flexlora.federation.streams import Streams
+    from flexlora.formats.payloads import to_bytes
+
+    sent = made.send(state, setup.ranks[setup.types[client]], Streams(0).generator("x"))
+    payload = to_bytes(factors_payload(sent))
+    recipe = setup.schedule().recipe_for(1)
+    job = Job("1", 4, client, recipe, payload, made.origin, state.delta, 0, 1, score=True)
+    transport = InProcess(setup.model, setup.train, made, setup.held_out, setup.validation_settings)
+    (reply,) = transport.exchange([job])
+    trained = read(reply.payload)  # type: ignore[union-attr]
+    update = {
+        name: f.product()
+        if not made.origin
+        else state.delta.layers[name] + f.product() - sent[name].product()
+        for name, f in trained.items()
+    }
+    setup.model.set_delta(update)
+    (wanted,) = evaluate(
+        setup.model,
+        [EvalClient(client, tuple(setup.held_out[client]))],
+        setup.validation_settings,
+    ).clients
+    found = reply.score  # type: ignore[union-attr]
+    assert found is not None
+    assert found.values["loss"] == pytest.approx(wanted.values["loss"], rel=1e-5)
+
+
+def test_those_that_trained_are_those_that_score_what_they_tuned(folder: Path):
+    for record in Run.open(folder).read_metrics():
+        tuned = record["on_clients"]["tuned"]
+        assert tuned["clients"] == len(record["clients"])
+        assert tuned["metrics"]["loss"]["mean"] > 0.0
+
+
+def test_clients_are_not_asked_where_the_config_does_not_ask(setup: Setup, tmp_path: Path):
+    config = small(evaluation={"on_clients": "off"})
+    done = run(config, tmp_path / "r", setup=replace(setup, config=config))
+    assert all("on_clients" not in r for r in Run.open(done.folder).read_metrics())
+
+
+def test_asking_clients_changes_nothing_that_is_trained(setup: Setup, folder: Path, tmp_path: Path):
+    config = small(evaluation={"on_clients": "off"})
+    done = run(config, tmp_path / "r", setup=replace(setup, config=config))
+    ours, theirs = (load_state(Run.open(f), "last") for f in (folder, done.folder))
+    for name, layer in ours.layers.items():
+        for key in layer:
+            assert_close(layer[key], theirs.layers[name][key], 0.0)
+
+
+def test_a_part_of_the_clients_evaluates(setup: Setup, tmp_path: Path):
+    config = small(evaluation={"clients": 3, "on_clients": "global"})
+    done = run(config, tmp_path / "r", setup=replace(setup, config=config))
+    for record in Run.open(done.folder).read_metrics():
+        assert record["on_clients"]["global"]["clients"] == 3
+        assert "tuned" not in record["on_clients"]
+
+
+class Deaf(InProcess):
+    """Trains, but answers no question for a score."""
+
+    def exchange(self, jobs: Sequence[Job]) -> Iterator[Outcome]:
+        for job in jobs:
+            if job.kind == "evaluate":
+                yield Failure(job.id, job.client, "it is asleep")
+            else:
+                yield from super().exchange([job])
+
+
+def test_clients_decide_when_to_stop_and_which_round_is_best(setup: Setup, tmp_path: Path):
+    config = small(evaluation={"decide_by": "clients"})
+    done = run(config, tmp_path / "r", setup=replace(setup, config=config))
+    records = Run.open(done.folder).read_metrics()
+    losses = [r["on_clients"]["global"]["metrics"]["loss"]["mean"] for r in records]
+    assert done.scored_round == 1 + losses.index(min(losses))
+
+
+def test_patience_counts_the_deciders_rounds():
+    config = small(evaluation={"decide_by": "clients"})
+    by_server = small()
+    record = {
+        "round": 1,
+        "validation": {"loss": 3.0},
+        "on_clients": {"global": {"metrics": {"loss": {"mean": 2.0}}}},
+    }
+    assert (decide(config, record), decide(by_server, record)) == (2.0, 3.0)
+    record["on_clients"] = {"global": {"metrics": {}}}
+    with pytest.raises(RoundError, match="no client gave a usable score"):
+        decide(config, record)
+
+
+def test_a_failed_evaluation_is_recorded_with_its_reason(
+    setup: Setup, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    from flexlora.federation import session
+
+    monkeypatch.setattr(session, "InProcess", Deaf)
+    config = small(federation={"rounds": 1})
+    done = run(config, tmp_path / "r", setup=replace(setup, config=config))
+    (record,) = Run.open(done.folder).read_metrics()
+    assert record["on_clients"]["global"]["clients"] == 0
+    assert record["on_clients"]["failures"] == len(setup.train)
+    events = Run.open(done.folder).read_events()
+    assert {(e["kind"], e["reason"]) for e in events} == {("evaluate", "it is asleep")}
+
+
+# --- clients on which the server validates -------------------------------------------------------
+
+
+def test_validation_clients_do_not_train(setup: Setup):
+    made = prepare(small(evaluation={"validation_clients": 2, "validation_examples": 100}))
+    kept_out = {client.id for client in made.validation}
+    assert len(kept_out) == 2
+    assert kept_out.isdisjoint(made.train)
+    assert kept_out | set(made.train) == set(setup.train)
+    assert all(len(client.examples) == 6 for client in made.validation)
+
+
+def test_all_clients_validating_leaves_nobody_to_train():
+    with pytest.raises(DataError, match="validation_clients is 4, but there are 4 clients"):
+        prepare(small(evaluation={"validation_clients": 4}))
+
+
+def test_the_server_may_hold_no_validation_examples(tmp_path: Path):
+    config = small(evaluation={"validation_examples": 0, "decide_by": "clients"})
+    done = run(config, tmp_path / "r")
+    assert all("validation" not in r for r in Run.open(done.folder).read_metrics())
+
+
+@pytest.mark.parametrize(
+    ("evaluation", "words"),
+    [
+        ({"on_clients": "off", "decide_by": "clients"}, "on_clients is 'off'"),
+        ({"validation_examples": 0}, "decide_by is 'server'"),
+        ({"clients": 99}, "evaluation.clients is 99 but there are 4"),
+        ({"clients": 1.5}, "evaluation.clients is 1.5, expected 1 or less"),
+    ],
+)
+def test_wrong_settings(evaluation, words, tmp_path: Path):
+    with pytest.raises(ConfigError, match=words):
+        run(small(evaluation=evaluation), tmp_path / "r")
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,90 @@
+"""Any source's examples through a partition into a federation, the same on every preparation."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from flexlora.errors import ConfigError, DataError
+from flexlora.federation import prepare, resume, run
+from flexlora.federation.config_file import parse_config
+from flexlora.federation.run_directory import Run
+from small import SMALL, small
+
+
+@pytest.mark.parametrize(
+    ("partition", "clients"),
+    [
+        ({"by": "task"}, 4),
+        ({"by": "category", "clients": 5}, 5),
+        ({"by": "iid", "clients": 3}, 3),
+        ({"by": "dirichlet", "clients": 3, "alpha": 0.1, "min_examples": 4}, 3),
+        ({"by": "dirichlet", "clients": 2, "alpha": 5.0, "label": "category"}, 2),
+    ],
+)
+def test_embedded_tasks_are_dealt_anew(partition: dict[str, object], clients: int):
+    config = small(partition=partition)
+    setup = prepare(config)
+    assert len(setup.census.clients) == len(setup.train) == clients
+    assert sum(held.examples for held in setup.census.clients) == 4 * 6
+    assert sum(setup.census.labels().values()) == 4 * 6
+    again = prepare(config)
+    assert again.describe() == setup.describe()
+    assert again.types == setup.types
+
+
+def test_what_was_moved_to_small_clients_is_noted():
+    partition = {"by": "dirichlet", "clients": 8, "alpha": 0.01, "min_examples": 3}
+    setup = prepare(small(partition=partition))
+    (note,) = setup.describe()["notes"]
+    assert "examples were moved from the largest clients" in note
+    assert {held.examples for held in setup.census.clients} == {3}
+
+
+def test_clients_kept_out_of_training_are_counted_apart():
+    setup = prepare(small(evaluation={"validation_clients": 1}))
+    (kept,) = setup.census.validators
+    assert (kept.type, kept.train, kept.test) == ("", 0, 6)
+    assert kept.id not in {held.id for held in setup.census.clients}
+    assert setup.describe()["partition"]["validators"] == [
+        {"id": kept.id, "test": 6, "labels": kept.labels}
+    ]
+
+
+def test_a_partitioned_run_goes_on_after_a_stop(tmp_path: Path):
+    partition = {"by": "dirichlet", "clients": 4, "alpha": 1.0, "min_examples": 4}
+    config = small(partition=partition, evaluation={"unseen": False}, federation={"rounds": 1})
+    whole = run(config, tmp_path / "a").folder
+    part = Run.create(
+        config, tmp_path / "b", resolved=Run.open(whole).resolved, data=Run.open(whole).data
+    )
+    resume(part.folder)
+    one, other = (Run.open(folder).read_metrics() for folder in (whole, part.folder))
+    assert one[0]["clients"] == other[0]["clients"]
+    assert one[0]["train_loss"] == other[0]["train_loss"]
+
+
+def test_no_unseen_examples_is_told_before_the_model_is_loaded(tmp_path: Path):
+    path = tmp_path / "d.jsonl"
+    path.write_text('{"q": "a", "a": "b"}\n' * 20)
+    data = {"source": "jsonl", "path": str(path), "prompt": "q", "response": "a"}
+    tables = {**SMALL, "data": data, "model": {"name": "/no/model"}}
+    with pytest.raises(DataError, match=r"keeps nothing apart to score on; set data.test_path"):
+        prepare(parse_config(tables))
+
+
+def test_a_partition_that_cannot_be_is_refused_with_its_config():
+    with pytest.raises(ConfigError, match=r"partition\.clients means nothing where partition.by"):
+        small(partition={"by": "task", "clients": 3})
+    with pytest.raises(ConfigError, match="name the column that says whose a row is"):
+        prepare(small(partition={"by": "client"}))
+
+
+def test_the_config_survives_the_way_to_a_file():
+    config = small(
+        data={"prompt": ["a", "b"], "test_share": 0.25},
+        partition={"by": "dirichlet", "clients": 3, "alpha": 0.5, "label": "response"},
+    )
+    assert parse_config(tomllib.loads(config.to_toml())) == config

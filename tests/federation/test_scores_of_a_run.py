@@ -1,0 +1,72 @@
+"""Which metrics a run scores by, when, and what it keeps of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from flexlora.evaluation import METRICS
+from flexlora.federation import run
+from flexlora.federation.on_clients import decide
+from flexlora.federation.run_directory import Run
+from small import small
+
+OWN = """
+from flexlora.evaluation import text_metric
+
+surplus = text_metric(
+    lambda prediction, references: len(prediction) - len(references[0]),
+    name="surplus",
+    higher_is_better=False,
+)
+"""
+
+
+@pytest.fixture(scope="module")
+def opened(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
+    folder = tmp_path_factory.mktemp("scores")
+    (folder / "own.py").write_text(OWN)
+    before = dict(METRICS)
+    scoring = {
+        "metrics": ["perplexity", f"{folder}/own.py:surplus"],
+        "metric": "exact_match",
+        "predictions": 3,
+        "validation_examples": 2,
+        "own_examples": 2,
+        "max_new_tokens": 2,
+    }
+    yield Run.open(run(small(federation={"rounds": 1}, evaluation=scoring), folder / "r").folder)
+    METRICS.clear()
+    METRICS.update(before)
+
+
+def test_a_round_is_scored_by_loss_and_by_what_decides(opened: Run):
+    (record,) = opened.read_metrics()
+    assert set(record["validation"]) == {"clients", "examples", "loss", "exact_match"}
+    assert decide(opened.config, record) == -record["validation"]["exact_match"]
+
+
+def test_the_end_is_scored_by_all_of_them(opened: Run):
+    names = {"perplexity", "surplus", "exact_match"}
+    for row in opened.read_results()["rows"]:
+        for part in ("unseen", "own"):
+            scores = row[part]
+            assert set(scores["mean"]) == {"clients", "examples", *names}
+            assert all(set(table) == set(scores["mean"]) for table in scores["categories"].values())
+            assert set(scores["clients"][0]) == {"client", "category", "examples", *names}
+            told = {"client", "example", "text", "reference", "surplus", "exact_match"}
+            kept = min(3, scores["mean"]["examples"])
+            assert [set(told_) for told_ in scores["predictions"]] == [told] * kept
+
+
+def test_a_reader_of_the_run_knows_which_way_is_better(opened: Run):
+    directions = {"perplexity": False, "surplus": False, "exact_match": True}
+    assert opened.resolved["higher_is_better"] == directions
+
+
+def test_a_run_reads_without_the_files_of_its_metrics(opened: Run):
+    file = Path(opened.config.evaluation.metrics[1].rpartition(":")[0])
+    file.unlink()
+    assert Run.open(opened.folder).read_results() == opened.read_results()

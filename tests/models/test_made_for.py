@@ -1,0 +1,63 @@
+"""Whether an adapter was made for a base model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from flexlora.adapters import Adapter, Factors
+from flexlora.errors import AdapterError
+from flexlora.models import base_fingerprint, load_model, model_fingerprint, require_made_for
+from flexlora.models.made_for import same_name
+
+CURE = "give that model"
+ONE, OTHER = base_fingerprint("float32", "1" * 64), base_fingerprint("float32", "2" * 64)
+
+
+def adapter(base: str = "", fingerprint: str = "") -> Adapter:
+    layers = {"x": Factors(torch.zeros(2, 1), torch.ones(1, 2), 1.0)}
+    return Adapter(layers, base, base_fingerprint=fingerprint)
+
+
+def test_fingerprints_decide_where_both_are_known() -> None:
+    require_made_for(adapter("some/name", ONE), "another-name", ONE, CURE)
+    words = r"made for tiny with weights 1{12}, not for tiny with weights 2{12}; give that model"
+    with pytest.raises(AdapterError, match=words):
+        require_made_for(adapter("tiny", ONE), "tiny", OTHER, CURE)
+
+
+@pytest.mark.parametrize("theirs", ["", base_fingerprint("bfloat16", "1" * 64)])
+def test_names_decide_where_fingerprints_do_not_compare(theirs: str) -> None:
+    require_made_for(adapter("org/tiny", theirs), "tiny", ONE, CURE)
+    require_made_for(adapter("", theirs), "tiny", ONE, CURE)
+    with pytest.raises(AdapterError, match="made for org/huge, not for tiny; give that model"):
+        require_made_for(adapter("org/huge", theirs), "tiny", ONE, CURE)
+
+
+def test_names_are_the_same_by_text_place_or_last_part(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "llama").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "llama")
+    for one, other in (
+        ("tiny", "tiny"),
+        ("meta/llama", "/models/llama/"),
+        ("./llama", str(tmp_path / "llama")),
+        ("link", "llama"),
+        ("x/../llama", "llama"),
+    ):
+        assert same_name(one, other), (one, other)
+    for one, other in (("llama", "llama-2"), ("meta/llama", "meta"), (".", "/")):
+        assert not same_name(one, other), (one, other)
+
+
+def test_one_model_in_two_dtypes_has_two_fingerprints() -> None:
+    full, half = (
+        base_fingerprint(dtype, model_fingerprint(load_model("tiny", dtype).model))
+        for dtype in ("float32", "bfloat16")
+    )
+    assert full != half
+    require_made_for(adapter("tiny", half), "tiny", full, CURE)

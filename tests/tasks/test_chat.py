@@ -1,0 +1,95 @@
+"""Chats: what a column may hold, and how earlier turns reach the prompt."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from flexlora.errors import DataError
+from flexlora.models import load_model
+from flexlora.tasks.columns import Columns, Row, Rows
+from flexlora.tasks.messages import conversation
+from flexlora.tasks.prompts import encode
+from flexlora.tasks.task import Example
+
+SYSTEM = {"role": "system", "content": "Be brief."}
+ASK, SAY = ({"role": role, "content": f"{role} one"} for role in ("user", "assistant"))
+AGAIN, LAST = ({"role": role, "content": f"{role} two"} for role in ("user", "assistant"))
+TEMPLATE = (
+    "{% for m in messages %}<{{ m['role'] }}>{{ m['content'] }}{% endfor %}"
+    "{% if add_generation_prompt %}<assistant>{% endif %}"
+)
+
+
+def test_the_last_answer_is_learnt_and_all_before_is_the_prompt():
+    chat = conversation([SYSTEM, ASK, SAY, AGAIN, LAST], "here")
+    assert chat.history == (
+        ("system", "Be brief."),
+        ("user", "user one"),
+        ("assistant", "assistant one"),
+    )
+    assert (chat.prompt, chat.response) == ("user two", "assistant two")
+    assert conversation([ASK, SAY], "here").history == ()
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        ("hello", 'here is str, expected a list of messages {"role": …, "content": …}; convert'),
+        ([], "here ends with no message after 0 others; end it with a question"),
+        ([ASK], "here ends with 'user' after 0 others"),
+        ([ASK, SAY, AGAIN], "here ends with 'user' after 2 others"),
+        ([SYSTEM, SAY], "here ends with 'assistant' after 1 others"),
+        ([SAY, ASK, LAST], "here, message 1, is of role 'assistant', expected 'user'"),
+        ([SYSTEM, ASK, AGAIN, SAY, LAST], "message 3, is of role 'user', expected 'assistant'"),
+        ([ASK, SAY, SYSTEM, LAST], "message 3, is of role 'system', expected 'user'"),
+        ([{"from": "human", "value": "x"}, SAY], "message 1, has from, value; give it the keys"),
+        ([{"role": "tool", "content": "x"}, SAY], "message 1, has role 'tool'; give one of system"),
+        ([{"role": "user", "content": None}, SAY], "message 1, has content of type NoneType"),
+        ([ASK, "yes"], "message 2, has no object; give it the keys role and content"),
+    ],
+)
+def test_other_chats_are_refused(value: Any, words: str):
+    with pytest.raises(DataError) as caught:
+        conversation(value, "here")
+    assert words in str(caught.value)
+
+
+def test_a_column_of_chats():
+    rows = [Row("t, line 1", "t:1", {"m": [ASK, SAY], "kind": "c"})]
+    (record,) = Columns(messages="m", category="kind").read(Rows("t", ("m", "kind"), rows))
+    assert record.example == Example("t:1", "user one", "", ("assistant one",), "c")
+    blank = [Row("t, line 1", "t:1", {"m": [ASK, {**SAY, "content": " "}]})]
+    with pytest.raises(DataError, match="t, line 1: m is blank"):
+        Columns(messages="m").read(Rows("t", ("m",), blank))
+
+
+@pytest.fixture
+def tokenizer() -> Any:
+    """The embedded model's own, with a chat template that shows every turn."""
+    tokenizer = load_model("tiny").tokenizer
+    tokenizer.chat_template = TEMPLATE
+    return tokenizer
+
+
+CHAT = Example("e", "and now?", "", ("fine",), history=(("system", "S"), ("user", "U")))
+
+
+def test_a_template_sees_the_turns_in_order(tokenizer: Any):
+    encoded = encode(tokenizer, CHAT, style="chat", max_tokens=200)
+    shown = "<system>S<user>U<user>and now?<assistant>"
+    assert encoded.prompt == tuple(tokenizer(shown, add_special_tokens=False)["input_ids"])
+
+
+def test_alpaca_and_templates_that_refuse_say_so(tokenizer: Any):
+    with pytest.raises(
+        DataError, match=r"example 'e' is a chat with 2 messages .* 'alpaca' cannot"
+    ):
+        encode(tokenizer, CHAT, style="alpaca", max_tokens=200)
+    tokenizer.chat_template = "{{ raise_exception('No system here') }}"
+    with pytest.raises(DataError, match=r"refuses example 'e' \(No system here\); mend that chat"):
+        encode(tokenizer, CHAT, style="chat", max_tokens=200)
+    tokenizer.chat_template = None
+    with pytest.raises(DataError, match="has no chat template; use the prompt style 'alpaca'"):
+        encode(tokenizer, CHAT, style="chat", max_tokens=200)
