@@ -20,7 +20,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from arms import Experiment, best_rates
 
 RULES = ("fedit", "flexlora", "flexlora-increment")
-RATES = ("7e-4", "2e-3", "6e-3")
+RATES = ("7e-4", "2e-3", "6e-3", "2e-2")
 TUNING_ROUNDS = 3
 TUNED_ON = "dirichlet-100"
 PARTITIONS = {
