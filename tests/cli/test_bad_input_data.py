@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import datasets
 import pyarrow
 import pyarrow.parquet
 import pytest
@@ -180,6 +181,14 @@ case("two ways", "data.test_share and data.unseen_tasks both say what is kept un
 case("a share of 1", "config data.test_share is 1.0, expected below 1")(
     lambda p: p.run(p.rows(), "jsonl", "data.test_share=1.0")
 )
+case("the same file to train and test", "is both what trains and what is kept unseen; name")(
+    lambda p: p.run(p.rows(), test_share=None, test_path=str(p.rows()))
+)
+case("the same split to train and test", "(train) is both what trains and what is kept unseen")(
+    lambda p: p.run(
+        p.rows().parent, "huggingface", test_share=None, split="train", test_split="train"
+    )
+)
 case("test file missing", "gone does not exist")(
     lambda p: p.run(p.rows(), test_share=None, test_path=str(p.folder / "gone"))
 )
@@ -252,6 +261,12 @@ def listing(folder: Path) -> dict[Path, bytes | None]:
 @pytest.fixture
 def flexlora(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Flexlora:
     return caller(monkeypatch, capsys)
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """What the datasets library prepares goes to no user's cache."""
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path_factory.mktemp("cache"))
 
 
 @pytest.mark.parametrize("name", CASES)

@@ -58,12 +58,16 @@ def flexlora(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 
 @pytest.mark.parametrize("name", CASES)
 def test_wrong_trackers(
-    flexlora: Flexlora, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+    flexlora: Flexlora,
+    tmp_path: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
 ):
     settings, missing, fragments = CASES[name]
     for variable in ("WANDB_MODE", "WANDB_API_KEY"):
         monkeypatch.delenv(variable, raising=False)
-    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("HOME", str(tmp_path_factory.mktemp("home")))  # Where wandb keeps keys.
     monkeypatch.chdir(tmp_path)
     found = trackers.find_spec
     monkeypatch.setattr(trackers, "find_spec", lambda p: None if p == missing else found(p))

@@ -186,8 +186,13 @@ def on_a_terminal(*arguments: object, width: int, **environment: str) -> tuple[i
 def config(tmp_path: Path) -> Path:
     # Enough steps that the view is drawn in the middle of rounds.
     training = {**SMALL["training"], "max_steps": 12}
-    data = {"examples_per_task": 40}
-    return write(small(federation={"rounds": 2}, training=training, data=data), tmp_path / "c.toml")
+    made = small(
+        federation={"rounds": 2},
+        training=training,
+        data={"examples_per_task": 40},
+        evaluation={"on_clients": "off", "types_at_end": False},
+    )
+    return write(made, tmp_path / "c.toml")
 
 
 def test_a_real_terminal_gets_the_view_and_then_the_table(config: Path, tmp_path: Path):

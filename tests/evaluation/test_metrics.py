@@ -189,6 +189,7 @@ def test_a_metric_of_ones_own(tiny):
         ({"score": lambda *_: "good"}, "example '0': it gives 'good', no finite number"),
         ({"score": lambda *_: math.nan}, "it gives nan, no finite number"),
         ({"weight": lambda *_: math.inf}, "it gives inf, no finite number"),
+        ({"weight": lambda *_: -1.0}, "example '0': it gives the weight -1.0; give 0 or more"),
         ({"weight": lambda *_: 0.0}, "metric 'own', client 'a': the weights of its 1 examples"),
     ],
 )

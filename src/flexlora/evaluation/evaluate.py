@@ -147,6 +147,8 @@ def _number(
         # A model that diverged has losses that are not finite: that is no mistake of the metric.
         if not isinstance(number, Real) or (_finite(found) and not math.isfinite(number)):
             raise DataError(f"{where}: it gives {number!r}, no finite number; correct the metric")
+    if weight < 0:
+        raise DataError(f"{where}: it gives the weight {weight!r}; give 0 or more")
     return float(value), float(weight)
 
 

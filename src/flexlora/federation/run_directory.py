@@ -6,6 +6,7 @@ environment.json   versions, machine       checkpoints/   round-0007/{state.safe
 data.json          fingerprint, notes      spectra.jsonl  singular values, validated rounds
 format.json        version of this layout  spool/         replies of the round in progress
 parent.json        what it began from      results.json   the final scores
+trackers.json      its trackers' runs      tensorboard/, wandb/   what those trackers keep
 """
 
 from __future__ import annotations

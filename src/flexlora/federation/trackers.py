@@ -25,7 +25,6 @@ from importlib.util import find_spec
 from typing import Any, Protocol, final
 
 from flexlora.errors import ConfigError, nearest
-from flexlora.evaluation import Scores
 from flexlora.federation.jobs import Failure, Reply
 from flexlora.federation.results import Result
 from flexlora.federation.run_directory import Record, Run
@@ -207,12 +206,8 @@ def final_scalars(result: Result) -> dict[str, float]:
     for row in result.rows:
         for whose, scores in (("unseen", row.unseen), ("own", row.own)):
             if scores is not None:
-                found |= _means(f"final/{row.state}/{whose}", scores)
+                found |= _metrics(f"final/{row.state}/{whose}", scores.mean().to_json())
     return _finite(found)
-
-
-def _means(prefix: str, scores: Scores) -> dict[str, Any]:
-    return _metrics(prefix, scores.mean().to_json())
 
 
 def _metrics(prefix: str, scores: Mapping[str, Any]) -> dict[str, Any]:

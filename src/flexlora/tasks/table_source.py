@@ -26,9 +26,9 @@ class TableSource(abc.ABC):
     examples: at most so many rows in all, chosen by `seed`.
     What nobody trains on is one of: test_path, another table with the same columns, its rows
     grouped as above; test_share, this share of every category (at least one row of two or more),
-    which is one task for each category; unseen_tasks, so many whole tasks,
-    chosen by `seed`. Without any of them nothing is kept apart. The first two name their tasks
-    "test/CLIENT" or "test/CATEGORY", since rows of that name may train.
+    one task for each category; unseen_tasks, so many whole tasks, chosen by `seed`. Without any of
+    them nothing is kept apart. The first two name their tasks "test/CLIENT" or "test/CATEGORY",
+    since rows of that name may train. Rows that say the same twice are two examples.
     train_tasks, examples_per_task, unseen_examples_per_task, share: at most so many tasks, and
     examples of each; min_examples: tasks that hold fewer are left out, which is noted.
     """
@@ -91,10 +91,17 @@ class TableSource(abc.ABC):
         unseen: list[Task] = []
         rest: list[Record] = []
         other_table = any(getattr(self, way) for way in self.ways)
+        trained = ""
         if not (self.train_tasks == 0 and other_table):
-            rest = self._read(self.rows(self.path, test=False), notes)
+            table = self.rows(self.path, test=False)
+            rest, trained = self._read(table, notes), table.where
         if other_table:
             table = self.rows(self.test_path or self.path, test=True)
+            if table.where == trained:
+                raise DataError(
+                    f"{trained} is both what trains and what is kept unseen; name another one, or "
+                    "set data.test_share instead"
+                )
             unseen = [
                 Task(KEPT + task.name, task.examples)
                 for task in self._tasks(self._columns().read(table))
@@ -104,7 +111,8 @@ class TableSource(abc.ABC):
         tasks = self._large_enough(self._tasks(rest), notes)
         if self.unseen_tasks is not None:
             unseen = self._some(tasks, self.unseen_tasks, "unseen_tasks")
-            tasks = [task for task in tasks if task not in unseen]
+            chosen = {task.name for task in unseen}
+            tasks = [task for task in tasks if task.name not in chosen]
         if self.train_tasks is not None:
             tasks = self._some(tasks, self.train_tasks, "train_tasks")
         elif not tasks:
