@@ -163,10 +163,14 @@ def test_a_negative_number_of_examples_is_refused():
         ClientScore("a", "x", 2, {"loss": math.nan}),
         ClientScore("a", "x", 0, {"loss": 1.0}),
         ClientScore("b", "x", 2, {"loss": 1.0}),
+        ClientScore("a", "x", 2, {"rouge_l": 1.0}),
+        ClientScore("a", "x", 2, {}),
     ],
 )
 def test_a_false_score_beside_a_good_adapter_is_refused(false: ClientScore):
     good = ClientScore("a", "x", 2, {"loss": 1.0})
-    assert guard.checked(reply(WHOLE, score=good), SENT, prunes=False)
-    with pytest.raises(AdapterError, match=r"the score is of client .*expected client a"):
-        guard.checked(reply(WHOLE, score=false), SENT, prunes=False)
+    assert guard.checked(reply(WHOLE, score=good), SENT, prunes=False, metrics=["loss"])
+    with pytest.raises(AdapterError, match=r"the score is of client .*expected client a.* of loss"):
+        guard.checked(reply(WHOLE, score=false), SENT, prunes=False, metrics=["loss"])
+    with pytest.raises(AdapterError, match="of no metric"):
+        guard.checked(reply(WHOLE, score=good), SENT, prunes=False)

@@ -47,9 +47,7 @@ def test_one_client_is_its_own_worst():
     assert found["metrics"]["loss"] == {"mean": 2.0, "worst": 2.0, "spread": 0.0}
 
 
-def test_a_metric_that_a_client_lacks_is_left_out():
-    found = summary([score("a", 2.0, rouge_l=1.0), score("b", 1.0)])
-    assert set(found["metrics"]) == {"loss"}
+def test_nobody_has_no_metric():
     assert summary([]) == {"clients": 0, "examples": 0, "metrics": {}}
 
 
@@ -76,7 +74,9 @@ def jobs(folder: Path) -> list[Job]:
     store = ClientStore.from_json(meta["store"])
     rule = make_rule("flexlora")
     recipe = prepare(small()).schedule().recipe_for(1)
-    return evaluation_jobs(rule, load_state(opened, "last"), store, store.clients, recipe)
+    return evaluation_jobs(
+        rule, load_state(opened, "last"), store, store.clients, recipe, ("loss",)
+    )
 
 
 def answers(jobs: Sequence[Job]) -> list[Outcome]:
@@ -94,6 +94,7 @@ def test_good_answers_count_in_order_of_client(jobs: list[Job]):
     [
         ({"score": score("?", math.nan)}, "expected client"),
         ({"score": score("?", 1.0, examples=0)}, "at least one example"),
+        ({"score": ClientScore("?", "x", 1, {"loss": 1.0, "mine": 1.0})}, "finite values of loss"),
         ({"client": "somebody"}, "not open for this client"),
         ({"job": "1-evaluate-99"}, "not open for this client"),
     ],
@@ -161,7 +162,7 @@ def test_what_a_client_fine_tuned_is_scored_with_its_base(setup: Setup, tmp_path
     sent = made.send(state, setup.ranks[setup.types[client]], Streams(0).generator("x"))
     payload = to_bytes(factors_payload(sent))
     recipe = setup.schedule().recipe_for(1)
-    job = Job("1", 4, client, recipe, payload, made.origin, state.delta, 0, 1, score=True)
+    job = Job("1", 4, client, recipe, payload, made.origin, state.delta, 0, 1, metrics=("loss",))
     transport = InProcess(setup.model, setup.train, made, setup.held_out, setup.validation_settings)
     (reply,) = transport.exchange([job])
     trained = read(reply.payload)  # type: ignore[union-attr]

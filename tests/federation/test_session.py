@@ -276,7 +276,7 @@ def test_resume_of_a_finished_run_changes_nothing(folder: Path, tmp_path: Path):
     [
         ("fingerprint", "data"),
         ("model_fingerprint", "base model"),
-        ("encoding_fingerprint", "tokenizer"),
+        ("encoding_fingerprint", "tokenizer, prompt or partition"),
     ],
 )
 def test_resume_refuses_what_has_changed(folder: Path, tmp_path: Path, key: str, thing: str):

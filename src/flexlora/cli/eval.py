@@ -3,21 +3,31 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 
 def evaluate(
     model: Annotated[str, typer.Argument(help="'tiny', a model folder or a Hugging Face name.")],
-    data: Annotated[str, typer.Option(help="'embedded', or a Natural Instructions folder.")],
+    data: Annotated[
+        str,
+        typer.Option(
+            help="'embedded', a Natural Instructions folder, or a config (*.toml) whose unseen "
+            "examples, prompt and metrics are used."
+        ),
+    ],
     adapter: Annotated[Path | None, typer.Option(help="A PEFT folder.")] = None,
     tasks: Annotated[int | None, typer.Option(help="Score this many of the test tasks.")] = None,
     examples: Annotated[int | None, typer.Option(help="Examples per task at most.")] = None,
-    prompt: Annotated[str, typer.Option(help="'alpaca' or 'chat'.")] = "alpaca",
-    max_tokens: Annotated[int, typer.Option(help="Prompt and response together.")] = 512,
-    max_new_tokens: Annotated[int, typer.Option(help="Generated tokens at most.")] = 32,
-    dtype: Annotated[str, typer.Option(help="'float32' or 'bfloat16'.")] = "float32",
+    prompt: Annotated[str | None, typer.Option(help="'alpaca' (default) or 'chat'.")] = None,
+    max_tokens: Annotated[
+        int | None, typer.Option(help="Prompt and response together (default: 512).")
+    ] = None,
+    max_new_tokens: Annotated[
+        int | None, typer.Option(help="Generated tokens at most (default: 32).")
+    ] = None,
+    dtype: Annotated[str | None, typer.Option(help="'float32' (default) or 'bfloat16'.")] = None,
     skip_too_long: Annotated[
         bool, typer.Option("--skip-too-long", help="Leave out, and count, what does not fit.")
     ] = False,
@@ -28,7 +38,9 @@ def evaluate(
         list[str] | None,
         typer.Option(help="A metric, or path/to/file.py:function; give it again for more."),
     ] = None,
-    seed: Annotated[int, typer.Option(help="Chooses tasks and examples.")] = 0,
+    seed: Annotated[
+        int | None, typer.Option(help="Chooses tasks and examples (default: 0).")
+    ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
 ) -> None:
     """Scores on the test tasks (default: loss, ROUGE-L, exact match), by client and category."""
@@ -37,26 +49,35 @@ def evaluate(
     from flexlora.federation import score_model
     from flexlora.federation.config_file import parse_config
 
-    table: dict[str, object] = {
-        "source": "embedded" if data == "embedded" else "natural_instructions",
-        "path": "" if data == "embedded" else data,
-        "max_tokens": max_tokens,
-        "skip_too_long": skip_too_long,
+    tables = _tables(data)
+    given: dict[str, dict[str, object]] = {
+        "model": {"name": model, "dtype": dtype, "prompt": prompt},
+        "data": {
+            "unseen_tasks": tasks,
+            "unseen_examples_per_task": examples,
+            "max_tokens": max_tokens,
+            "skip_too_long": skip_too_long or None,
+        },
+        "evaluation": {"max_new_tokens": max_new_tokens, "metrics": metric or None},
+        "federation": {"seed": seed},
     }
-    table |= {"unseen_tasks": tasks} if tasks is not None else {}
-    table |= {"unseen_examples_per_task": examples} if examples is not None else {}
-    scoring: dict[str, object] = {"max_new_tokens": max_new_tokens}
-    scoring |= {"metrics": metric} if metric else {}
-    config = parse_config(
-        {
-            "model": {"name": model, "dtype": dtype, "prompt": prompt},
-            "data": table,
-            "evaluation": scoring,
-            "federation": {"seed": seed},
-        }
-    )
-    scores = score_model(config, adapter, force=force)
+    for name, table in given.items():
+        known = {key: value for key, value in table.items() if value is not None}
+        tables[name] = tables.get(name, {}) | known
+    scores = score_model(parse_config(tables), adapter, force=force)
     if json:
         print_json(scores_json(scores, model, None if adapter is None else str(adapter)), indent=2)
     else:
         scores_table(scores)
+
+
+def _tables(data: str) -> dict[str, dict[str, Any]]:
+    """What to score on, as tables of a config: of one that the user has, or of a source."""
+    from flexlora.federation import load_config
+
+    if data.endswith(".toml"):
+        document = load_config(data).document()
+        return {name: document[name] for name in ("model", "data", "evaluation", "federation")}
+    if data == "embedded":
+        return {"data": {"source": "embedded"}}
+    return {"data": {"source": "natural_instructions", "path": data}}

@@ -106,7 +106,7 @@ class Plain:
         self, index: int, job: Job, reply: Reply, sent: Adapter, collected: Collected
     ) -> Reply | Failure:
         try:
-            adapter = checked(reply, sent, prunes=self.rule.traits.prunes)
+            adapter = checked(reply, sent, prunes=self.rule.traits.prunes, metrics=job.metrics)
             norm = _update_norm(adapter, sent if self.rule.origin else None)
         except AdapterError as error:
             return Failure(job.id, job.client, str(error))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 from flexlora.adapters import Adapter, Factors, payload_adapter
 from flexlora.errors import AdapterError
@@ -13,7 +14,7 @@ from flexlora.formats.payloads import from_bytes
 HEADER_ALLOWANCE_BYTES = 1 << 20
 
 
-def checked(reply: Reply, sent: Adapter, *, prunes: bool) -> Adapter:
+def checked(reply: Reply, sent: Adapter, *, prunes: bool, metrics: Sequence[str] = ()) -> Adapter:
     """The reply's adapter, if it is a trained form of what was `sent`.
 
     Checks, in this order: its size in bytes (before parsing), the layers, each layer's shape,
@@ -46,7 +47,7 @@ def checked(reply: Reply, sent: Adapter, *, prunes: bool) -> Adapter:
             )
     adapter.require_finite()
     if reply.score is not None:
-        checked_score(reply.score, reply.client)
+        checked_score(reply.score, reply.client, metrics)
     counts = (reply.examples, reply.steps, reply.tokens)
     if not (math.isfinite(reply.loss) and all(type(n) is int and n >= 0 for n in counts)):
         raise AdapterError(
@@ -57,16 +58,18 @@ def checked(reply: Reply, sent: Adapter, *, prunes: bool) -> Adapter:
     return adapter
 
 
-def checked_score(score: ClientScore, client: str) -> ClientScore:
-    """The score, if it is this client's, over at least one example, with finite values.
+def checked_score(score: ClientScore, client: str, metrics: Sequence[str]) -> ClientScore:
+    """The score, if it is this client's: finite values of just these metrics, of some examples.
 
     Raises AdapterError that says what is wrong.
     """
     whole = type(score.examples) is int and score.examples > 0
-    if score.client != client or not whole or not all(map(math.isfinite, score.means.values())):
+    finite = all(map(math.isfinite, score.means.values()))
+    if score.client != client or not whole or not finite or set(score.means) != set(metrics):
         raise AdapterError(
             f"the score is of client {score.client} over {score.examples} examples with values "
-            f"{dict(score.means)}; expected client {client}, at least one example, finite values"
+            f"{dict(score.means)}; expected client {client}, at least one example, finite values "
+            f"of {', '.join(metrics) or 'no metric'}"
         )
     return score
 

@@ -17,8 +17,8 @@ class Job:
 
     payload: the adapter, serialised; origin: whether Δ already holds it; delta: what the client's
     base must hold; bytes_down: what this client is sent, payload and missing part of Δ, as
-    serialised. score: a client that trains also scores what it trained on its own held-out part.
-    An evaluation has no use for recipe and seed.
+    serialised. metrics: what the client measures on its own held-out part, of the adapter it is to
+    evaluate or of what it trained; none: nothing. An evaluation has no use for recipe and seed.
     """
 
     id: str
@@ -31,7 +31,7 @@ class Job:
     bytes_down: int
     seed: int
     kind: Literal["train", "evaluate"] = "train"
-    score: bool = False
+    metrics: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)

@@ -142,6 +142,7 @@ class Federation:
         made: dict[tuple[tuple[str, int], ...], tuple[Adapter, bytes]] = {}
         missing: dict[int | None, int] = {}
         jobs, sent = [], {}
+        scored = self.schedule.score_trained and self.schedule.validates(round)
         for index, client in enumerate(clients):
             ranks = self.rule.ranks_for(self.state.spec, self.store.ranks[client])
             pattern = tuple(sorted(ranks.items()))
@@ -163,7 +164,7 @@ class Federation:
                     delta=self.state.delta,
                     bytes_down=len(payload) + missing[held],
                     seed=self.streams.derive("train", round, client),
-                    score=self.schedule.score_trained and self.schedule.validates(round),
+                    metrics=self.schedule.metrics if scored else (),
                 )
             )
         return Sending(jobs, sent)
@@ -190,8 +191,8 @@ class Federation:
         round = state.round
         generator = self.streams.generator("evaluate", round)
         clients = sample(self.store.clients, self.schedule.evaluating_clients, generator)
-        recipe = self.schedule.recipe_for(round)
-        jobs = evaluation_jobs(self.rule, state, self.store, clients, recipe)
+        recipe, metrics = self.schedule.recipe_for(round), self.schedule.metrics
+        jobs = evaluation_jobs(self.rule, state, self.store, clients, recipe, metrics)
         scores, failures = collect_scores(jobs, self.transport.exchange(jobs))
         for failure in failures:
             self._log_failure(round, failure, "evaluate")

@@ -22,7 +22,12 @@ WORST_SHARE = 0.1
 
 
 def evaluation_jobs(
-    rule: Rule, state: State, store: ClientStore, clients: Sequence[str], recipe: Recipe
+    rule: Rule,
+    state: State,
+    store: ClientStore,
+    clients: Sequence[str],
+    recipe: Recipe,
+    metrics: tuple[str, ...],
 ) -> list[Job]:
     """Each client is sent the global adapter at its own ranks: the rule's readout, against W₀.
 
@@ -49,6 +54,7 @@ def evaluation_jobs(
                 bytes_down=len(payload),
                 seed=0,
                 kind="evaluate",
+                metrics=metrics,
             )
         )
     return jobs
@@ -70,7 +76,7 @@ def collect_scores(
         del open_jobs[job.id]
         if isinstance(outcome, Scored):
             try:
-                scores[job.client] = checked_score(outcome.score, job.client)
+                scores[job.client] = checked_score(outcome.score, job.client, job.metrics)
             except AdapterError as error:
                 failures.append(Failure(job.id, job.client, str(error)))
         elif isinstance(outcome, Failure):
@@ -85,8 +91,8 @@ def summary(scores: Sequence[ClientScore]) -> Record:
     """{clients, examples, metrics: {name: {mean, worst, spread}}} over these clients.
 
     mean: weighted by the clients' examples, as everywhere. worst: the plain mean over the worst
-    10 % of the clients (at least one). spread: the standard deviation over the clients. A metric
-    that some client has no value for is left out.
+    10 % of the clients (at least one). spread: the standard deviation over the clients. The scores
+    are of the same metrics.
     """
     metrics: Record = {}
     for name, mean in Scores(tuple(scores)).mean().values.items() if scores else ():

@@ -22,8 +22,7 @@ def clients_per_round(
         return max(1, math.floor(round(amount * clients, 9)))  # 0.29 · 100 is 28.999…
     if amount > clients:
         raise ConfigError(
-            f"{key} is {amount} but there are {clients} clients; "
-            "lower it or give a fraction"
+            f"{key} is {amount} but there are {clients} clients; lower it or give a fraction"
         )
     return amount
 

@@ -16,8 +16,8 @@ class Schedule:
     The learning rate is multiplied by `decay_factor` from each of `decay_rounds` on.
     Every `evaluate_every` rounds the state is validated (0: never; then the last state is the one
     that counts); `patience` validations without gain end the run (0: never). In the same rounds
-    `evaluating_clients` clients score the global adapter at their own ranks (0: none), and with
-    `score_trained` the clients that trained score what they trained.
+    `evaluating_clients` clients score the global adapter at their own ranks (0: none) by these
+    `metrics`, and with `score_trained` the clients that trained score what they trained.
     """
 
     rounds: int
@@ -29,6 +29,7 @@ class Schedule:
     patience: int = 0
     evaluating_clients: int = 0
     score_trained: bool = False
+    metrics: tuple[str, ...] = ("loss",)
 
     def recipe_for(self, round: int) -> Recipe:
         """The recipe of this round, its learning rate decayed."""

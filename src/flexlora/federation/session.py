@@ -79,7 +79,7 @@ def _require_unchanged(opened: Run, setup: Setup) -> None:
     for key, thing in (
         ("fingerprint", "data"),
         ("model_fingerprint", "base model"),
-        ("encoding_fingerprint", "tokenizer"),
+        ("encoding_fingerprint", "tokenizer, prompt or partition"),
     ):
         with opened.undamaged("data.json"):
             was = str(opened.data[key])

@@ -12,6 +12,7 @@ import torch
 from flexlora.allocation import Mix, draw
 from flexlora.errors import DataError, ModelError
 from flexlora.evaluation import EvalClient, EvalSettings, Scores, evaluate, require_scorable
+from flexlora.evaluation.metrics import resolve_metrics
 from flexlora.federation.census import Census
 from flexlora.federation.config import Config
 from flexlora.federation.data import (
@@ -94,6 +95,7 @@ class Setup:
             patience=federation.patience,
             evaluating_clients=evaluating,
             score_trained=evaluation.on_clients == "tuned",
+            metrics=tuple(m.name for m in resolve_metrics(self.validation_settings.metrics)),
         )
 
     @property
@@ -123,12 +125,15 @@ class Setup:
         return self._scored[how]
 
     def _encoding_fingerprint(self) -> str:
-        """sha256 over all token ids: another tokenizer or prompt gives another run."""
+        """sha256 over all token ids, client by client: another tokenizer, prompt or partition
+        gives another run."""
         digest = hashlib.sha256()
-        parts = [*self.train.values(), *(c.examples for c in (*self.validation, *self.unseen))]
-        for part in parts:
+        scored = (*self.validation, *self.own, *self.unseen)
+        parts = [*self.train.items(), *self.held_out.items(), *((c.id, c.examples) for c in scored)]
+        for client, part in parts:
+            digest.update(repr((client, len(part))).encode())
             for example in part:
-                digest.update(repr((example.prompt, example.response)).encode())
+                digest.update(repr((example.prompt, example.response, example.choices)).encode())
         return digest.hexdigest()
 
     def describe(self) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 
 import torch
 
@@ -22,7 +23,8 @@ from flexlora.training import train
 class InProcess:
     """Does every job here, on the client's own data (client id → encoded examples).
 
-    held_out: client id → what it scores on, by `settings`; a client without has nothing to score.
+    held_out: client id → what it scores on; a client without has nothing to score. settings: how,
+    but for the metrics, which every job names.
 
     What is sent and what comes back passes through its serialised form, as it would on a network.
     A client whose training fails, or runs out of memory, is a `Failure` with the reason.
@@ -80,7 +82,7 @@ class InProcess:
             steps=trained.steps,
             tokens=trained.tokens,
             seconds=time.perf_counter() - start,
-            score=self._score_trained(job, sent, trained.adapter) if job.score else None,
+            score=self._score_trained(job, sent, trained.adapter) if job.metrics else None,
         )
 
     def _evaluate(self, job: Job) -> Outcome:
@@ -105,8 +107,8 @@ class InProcess:
         self.model.set_delta(
             {name: held[name] + part if name in held else part for name, part in update.items()}
         )
-        scores = evaluate(self.model, [EvalClient(job.client, examples)], self.settings)
-        return scores.clients[0]
+        settings = replace(self.settings, metrics=job.metrics)
+        return evaluate(self.model, [EvalClient(job.client, examples)], settings).clients[0]
 
 
 def _out_of_memory(error: RuntimeError) -> bool:
