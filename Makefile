@@ -4,13 +4,14 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test lint check soak clean help
+.PHONY: demo test lint check soak docs clean help
 
 help:
 	@echo "make demo   set up and run the demonstration (minutes on two cores, no network after set-up)"
 	@echo "make test   set up and run the tests"
 	@echo "make check  ruff, mypy --strict and the tests"
 	@echo "make soak   the long tests"
+	@echo "make docs   the user's guide and the reference, in docs/_build/html"
 
 demo: $(VENV)/.run
 	$(BIN)/flexlora demo
@@ -26,6 +27,11 @@ lint: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# Warnings are errors; nothing is fetched.
+docs: $(VENV)/.docs
+	$(BIN)/python -m sphinx -q -E -W --keep-going -b html -d docs/_build/cache docs docs/_build/html
+	@echo "open docs/_build/html/index.html"
 
 check: lint test
 
@@ -44,5 +50,9 @@ $(VENV)/.dev: $(VENV)/.run
 	$(PIP) -e '.[dev]'
 	@touch $@
 
+$(VENV)/.docs: $(VENV)/.run
+	$(PIP) -e '.[docs]'
+	@touch $@
+
 clean:
-	rm -rf $(VENV)
+	rm -rf $(VENV) docs/_build

@@ -25,6 +25,7 @@ ORDER = [
     "training",
     "evaluation",
     "federation",
+    "report",
     "cli",
 ]
 # Floors 0 and 1: torch, numpy and jaxtyping alone, and no I/O.

@@ -14,6 +14,7 @@ import pytest
 from typer.testing import CliRunner
 
 from commands import Flexlora, assert_one_sentence, caller
+from flexlora.cli.arguments import command_line
 from flexlora.cli.main import app
 from flexlora.errors import RoundError
 from flexlora.federation import load_adapter, prepare, run
@@ -44,10 +45,16 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_help_is_the_table_of_contents():
     shown = CliRunner().invoke(app, ["--help"])
     assert shown.exit_code == 0
-    for command in ("demo", "run", "resume", "export", "eval"):
-        assert command in shown.output
-        assert CliRunner().invoke(app, [command, "--help"]).exit_code == 0
+    for info in app.registered_commands:
+        assert str(info.name) in shown.output
+        assert CliRunner().invoke(app, [str(info.name), "--help"]).exit_code == 0
     assert "0 done, 1 the run failed, 2 the input was wrong" in " ".join(shown.output.split())
+
+
+def test_every_argument_has_its_help():
+    for command in command_line(app).commands.values():
+        for parameter in command.params:
+            assert getattr(parameter, "help", None), (command.name, parameter.name)
 
 
 def test_run_writes_a_run_and_ends_with_a_table_and_its_directory(

@@ -8,11 +8,13 @@ from typing import Annotated, NoReturn
 
 import typer
 
+from flexlora.cli.arguments import command_line
 from flexlora.cli.continue_run import continue_run
 from flexlora.cli.demo import demo
 from flexlora.cli.eval import evaluate
 from flexlora.cli.export import export
 from flexlora.cli.inspect import inspect
+from flexlora.cli.report import report
 from flexlora.cli.resume import resume
 from flexlora.cli.run import run
 from flexlora.errors import FlexLoRAError
@@ -32,6 +34,7 @@ app.command("continue")(continue_run)
 app.command("export")(export)
 app.command("eval")(evaluate)
 app.command("inspect")(inspect)
+app.command("report")(report)
 
 INTERRUPTED = 130
 _debug = False
@@ -49,7 +52,7 @@ def options(
 def main() -> None:
     """Run the command line. Errors are one sentence on stderr; exit code 1 or 2."""
     try:
-        app()
+        command_line(app)()
     except FlexLoRAError as error:
         _fail(str(error), error.exit_code)
     except SystemExit as stop:

@@ -1,0 +1,62 @@
+"""How long a report takes to write and to open, and how large it is.
+
+python benchmarks/report_page.py [OUT.json]: a table, and JSON where OUT is given. Needs Chromium.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+
+from flexlora.report import write_report
+from report.browser import Browser
+from report.synthetic import synthetic_run
+
+SIZES = ((20, 100), (200, 1600))
+OPENINGS = 5
+DRAWN = "return performance.getEntriesByName('figures-drawn')[0].startTime"
+
+
+def measure(folder: Path, browser: Browser, rounds: int, clients: int) -> dict[str, float]:
+    """Milliseconds from the start of navigation until every figure is drawn; the median of five."""
+    run = synthetic_run(folder / f"run-{rounds}", rounds=rounds, clients=clients)
+    began = time.perf_counter()
+    page = write_report([run])
+    wrote = time.perf_counter() - began
+    opened = []
+    for _ in range(OPENINGS):
+        browser.open(page)
+        opened.append(float(browser.js(DRAWN)))
+    return {
+        "rounds": rounds,
+        "clients": clients,
+        "figures": int(browser.js("return document.querySelectorAll('.plot').length")),
+        "megabytes": round(page.stat().st_size / 1e6, 3),
+        "write_seconds": round(wrote, 2),
+        "open_milliseconds": round(statistics.median(opened)),
+        "open_milliseconds_worst": round(max(opened)),
+    }
+
+
+def main() -> None:
+    with tempfile.TemporaryDirectory() as scratch:
+        browser = Browser(Path(scratch) / "profile")
+        try:
+            rows = [measure(Path(scratch), browser, *size) for size in SIZES]
+        finally:
+            browser.driver.quit()
+    print("  ".join(rows[0]))
+    for row in rows:
+        print("  ".join(f"{row[name]:>{len(name)}}" for name in row))
+    if len(sys.argv) > 1:
+        Path(sys.argv[1]).write_text(json.dumps(rows, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,212 @@
+"""Tables that are read off the code while building, so that no page can be out of date.
+
+`{live-table} NAME` takes one of the names below; `{command-line}` shows every command's help,
+`{config-tables}` every key of a config.
+"""
+
+from __future__ import annotations
+
+import types
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, Literal, Union, get_args, get_origin
+
+from docutils import nodes
+from docutils.parsers.rst import Directive
+
+Rows = Iterator[tuple[str, ...]]
+
+
+def _rules() -> Rows:
+    import inspect
+
+    from flexlora.rules import RULES
+
+    yield ("name", "what the server does", "ranks", "options", "source")
+    for name, rule in RULES.items():
+        options = ", ".join(
+            f"`{p.name} = {_shown(p.default).strip('`')}`"
+            for p in inspect.signature(rule).parameters.values()
+            if p.name not in ("args", "kwargs")
+        )
+        ranks = "mixed" if rule.traits.mixed_ranks else "one"
+        yield (f"`{name}`", _first_line(rule), ranks, options, rule.source)
+
+
+def _metrics() -> Rows:
+    from flexlora.evaluation.metrics import METRICS
+
+    yield ("name", "heading", "better", "is computed from")
+    needs = {"loss": "the response's loss", "text": "a generated answer", "choices": "choices"}
+    for name, metric in METRICS.items():
+        better = "higher" if metric.higher_is_better else "lower"
+        yield (f"`{name}`", metric.heading, better, needs[metric.needs])
+
+
+def _sources() -> Rows:
+    from flexlora.tasks.source import _SOURCES, get_source
+
+    yield ("name", "what it reads")
+    for name in _SOURCES:
+        yield (f"`{name}`", _first_line(get_source(name)))
+
+
+def _partitions() -> Rows:
+    from flexlora.partition.registry import SCHEMES
+
+    yield ("`partition.by`", "clients")
+    for name, scheme in SCHEMES.items():
+        yield (f"`{name}`", _first_line(scheme))
+
+
+def _errors() -> Rows:
+    import flexlora.errors as errors
+
+    yield ("error", "exit code", "when")
+    for name, kind in vars(errors).items():
+        if isinstance(kind, type) and issubclass(kind, errors.FlexLoRAError):
+            yield (f"`{name}`", str(kind.exit_code), _first_line(kind))
+
+
+TABLES: dict[str, Callable[[], Rows]] = {
+    "rules": _rules,
+    "metrics": _metrics,
+    "sources": _sources,
+    "partitions": _partitions,
+    "errors": _errors,
+}
+
+
+class LiveTable(Directive):
+    """A table of `TABLES`; its first row is the head."""
+
+    required_arguments = 1
+
+    def run(self) -> list[nodes.Node]:
+        return [_table(TABLES[self.arguments[0]]())]
+
+
+class CommandLine(Directive):
+    """One section a command: what it does, its arguments and options."""
+
+    def run(self) -> list[nodes.Node]:
+        import click
+
+        from flexlora.cli.arguments import command_line
+        from flexlora.cli.main import app
+
+        group: Any = command_line(app)
+        sections = []
+        for name, command in group.commands.items():
+            context = click.Context(command, info_name=f"flexlora {name}")
+            usage = command.get_usage(context).removeprefix("Usage: ")
+            section = _section(self, f"flexlora {name}", f"flexlora-{name}")
+            section += nodes.literal_block(usage, " ".join(usage.split()), language="text")
+            for paragraph in (command.help or "").split("\n\n"):
+                section += nodes.paragraph(text=" ".join(paragraph.split()))
+            options = [_option(parameter) for parameter in command.params]
+            section += _table([("option", "meaning"), *options])
+            sections.append(section)
+        return list(sections)
+
+
+class ConfigTables(Directive):
+    """One section a table of the config: what it is, its keys with defaults and meanings."""
+
+    def run(self) -> list[nodes.Node]:
+        from flexlora.federation import Config
+
+        sections = []
+        for name, field in Config.model_fields.items():
+            kind: Any = field.annotation
+            section = _section(self, f"[{name}]", f"config-{name}")
+            said = _first_line(kind).partition(": ")[2]
+            section += nodes.paragraph("", "", *_inline(said[:1].upper() + said[1:]))
+            section += _table([("key", "default", "meaning"), *_keys(kind)])
+            sections.append(section)
+        return list(sections)
+
+
+def _keys(table: Any) -> Rows:
+    for key, entry in table.model_fields.items():
+        said = entry.description or ""
+        if key == "options":
+            yield ("any other", "", said)
+        else:
+            yield (f"`{key}`", _shown(entry.default), f"{_words(entry.annotation)}: {said}")
+
+
+def _section(directive: Directive, title: str, anchor: str) -> nodes.section:
+    section = nodes.section(ids=[anchor], names=[nodes.fully_normalize_name(title)])
+    section += nodes.title(text=title)
+    directive.state.document.note_explicit_target(section, section)
+    return section
+
+
+def _table(rows: Iterable[tuple[str, ...]]) -> nodes.table:
+    head, *body = rows
+    group = nodes.tgroup(cols=len(head))
+    group += [nodes.colspec(colwidth=1) for _ in head]
+    group += [nodes.thead("", _row(head)), nodes.tbody("", *map(_row, body))]
+    return nodes.table("", group, classes=["live"])
+
+
+def _option(parameter: Any) -> tuple[str, str]:
+    """How it is written, and its help."""
+    said = parameter.help or ""
+    if parameter.param_type_name == "argument":
+        return (f"`{parameter.make_metavar(None).strip('[]')}`", said)
+    if parameter.default not in (None, False, (), [], "") and not callable(parameter.default):
+        said = f"{said} [default: {parameter.default}]"
+    metavar = "" if parameter.is_flag else f" {parameter.metavar or parameter.type.name.upper()}"
+    return (f"`{'`, `'.join(parameter.opts)}{metavar}`", said)
+
+
+def _row(cells: tuple[str, ...]) -> nodes.row:
+    row = nodes.row()
+    for cell in cells:
+        entry = nodes.entry()
+        entry += nodes.paragraph("", "", *_inline(cell))
+        row += entry
+    return row
+
+
+def _inline(text: str) -> Iterator[nodes.Node]:
+    """Text with `code` in backticks."""
+    for place, part in enumerate(text.split("`")):
+        if part:
+            yield nodes.literal(part, part) if place % 2 else nodes.Text(part)
+
+
+def _first_line(kind: type) -> str:
+    return (kind.__doc__ or "").strip().splitlines()[0]
+
+
+def _shown(value: object) -> str:
+    from flexlora.federation.config import describe
+
+    return "none" if value is None else f"`{describe(value)}`"
+
+
+def _words(annotation: Any) -> str:
+    """A type as a user would say it."""
+    origin, parts = get_origin(annotation), get_args(annotation)
+    if origin is Literal:
+        return " or ".join(f'`"{part}"`' for part in parts)
+    if origin in (Union, types.UnionType):
+        kinds = [_words(part) for part in parts if part is not type(None)]
+        return " or ".join(dict.fromkeys(kinds))
+    if origin is tuple:
+        return "list of text"
+    if origin is dict:
+        return "table"
+    if parts and hasattr(annotation, "__metadata__"):
+        return _words(parts[0])
+    known = {str: "text", int: "whole number", float: "number", bool: "true or false"}
+    return known.get(annotation, getattr(annotation, "__name__", str(annotation)))
+
+
+def setup(app: Any) -> dict[str, bool]:
+    app.add_directive("live-table", LiveTable)
+    app.add_directive("command-line", CommandLine)
+    app.add_directive("config-tables", ConfigTables)
+    return {"parallel_read_safe": True}

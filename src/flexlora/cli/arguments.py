@@ -1,0 +1,23 @@
+"""The wired commands, with the help of their arguments."""
+
+from __future__ import annotations
+
+from typing import get_type_hints
+
+import click
+import typer
+from typer.core import TyperArgument
+
+
+def command_line(app: typer.Typer) -> click.Group:
+    """What `app` runs. Typer 0.20 loses the help of arguments to click 8.4: it is put back."""
+    group = typer.main.get_command(app)
+    assert isinstance(group, click.Group)
+    for info in app.registered_commands:
+        assert info.callback is not None
+        assert info.name is not None
+        hints = get_type_hints(info.callback, include_extras=True)
+        for parameter in group.commands[info.name].params:
+            if isinstance(parameter, TyperArgument):
+                parameter.help = hints[parameter.name].__metadata__[0].help
+    return group

@@ -1,0 +1,7 @@
+"""Floor 4: reports. Reads run directories only; needs the extra flexlora[report]."""
+
+from __future__ import annotations
+
+from flexlora.report.write import default_place, write_report
+
+__all__ = ["default_place", "write_report"]

@@ -1,0 +1,266 @@
+"""The few kinds of plots that the report has, as Vega-Lite specifications made with Altair.
+
+Colours are CSS variables of the page (--c0 … --c7), so that light and dark need no second drawing;
+legends are HTML beside the figure, so that they wrap on a phone.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import altair as alt
+
+COLOURS = 8
+Row = Mapping[str, Any]
+_DASH = [4, 3]
+
+CONFIG: dict[str, Any] = {
+    "background": "transparent",
+    "font": "system-ui, -apple-system, 'Segoe UI', Roboto, sans-serif",
+    "view": {"stroke": None},
+    "axis": {
+        "domainColor": "var(--line)",
+        "tickColor": "var(--line)",
+        "gridColor": "var(--grid)",
+        "labelColor": "var(--muted)",
+        "titleColor": "var(--muted)",
+        "labelFontSize": 12,
+        "titleFontSize": 12,
+        "titleFontWeight": "normal",
+        "titlePadding": 8,
+        "labelPadding": 5,
+        "tickSize": 4,
+    },
+    "axisY": {"domain": False, "ticks": False, "tickCount": 5},
+    "axisX": {"grid": False, "labelFlush": False, "tickCount": 8},
+    "range": {"category": [f"var(--c{i})" for i in range(COLOURS)]},
+    "line": {"strokeWidth": 2, "strokeCap": "round", "strokeJoin": "round"},
+    "bar": {"cornerRadius": 1.5},
+}
+
+
+def lines(
+    rows: Sequence[Row],
+    *,
+    x: str,
+    y: str,
+    series: Sequence[str],
+    kinds: Sequence[str] = ("",),
+    whole: bool = True,
+    log: bool = False,
+    band: bool = False,
+) -> dict[str, Any]:
+    """Lines over x. Rows: x, y, series, run (one line each), kind (dashed from the second on).
+
+    marked: true in a row puts a ring there; band: rows have low and high too.
+    """
+    values = [{"kind": "", "marked": False, **row} for row in rows]
+    axis = alt.Axis(format="d", tickMinStep=1) if whole else alt.Axis(format="~s")
+    across = alt.X("x:Q", title=x, axis=axis, scale=alt.Scale(nice=False, zero=False))
+    scale = alt.Scale(type="log") if log else alt.Scale(zero=False)
+    up = alt.Y("y:Q", title=y, scale=scale, axis=alt.Axis(format="~r"))
+    colour = _colour(series)
+    base = alt.Chart().encode(x=across, y=up, color=colour, detail="run:N")
+    tips = [alt.Tooltip("run:N", title="run"), alt.Tooltip("x:Q", title=x)]
+    tips.append(alt.Tooltip("y:Q", title=y, format=".4~r"))
+    dashes = [[1, 0], *[_DASH] * (len(kinds) - 1)]
+    dash = alt.StrokeDash("kind:N", scale=alt.Scale(domain=list(kinds), range=dashes), legend=None)
+    layers = []
+    if band:
+        fill = alt.Chart().mark_area(opacity=0.16, strokeWidth=0)
+        low = alt.Y("low:Q", title=y)
+        layers.append(fill.encode(x=across, y=low, y2="high:Q", color=colour, detail="run:N"))
+    layers.append(base.mark_line().encode(strokeDash=dash))
+    shown = len(values) <= 120
+    points = base.mark_point(size=30 if shown else 60, filled=True, opacity=1)
+    ringed = any(row["marked"] for row in values)
+    if shown or ringed:
+        points = points if shown else points.transform_filter("datum.marked")
+        layers.append(points.encode(tooltip=tips))
+    if ringed:
+        rings = base.mark_point(size=130, filled=False, strokeWidth=2)
+        layers.append(rings.transform_filter("datum.marked"))
+    return _spec(alt.layer(*layers), values, height=230)
+
+
+def dots(
+    rows: Sequence[Row], *, x: str, order: Sequence[str], series: Sequence[str]
+) -> dict[str, Any]:
+    """A row per name: a dot per series at x, joined to the base's tick.
+
+    Rows: name, x, base (or None), series.
+    """
+    up = _names(order)
+    base = alt.Chart().encode(y=up)
+    colour = _colour(series)
+    across = alt.X("x:Q", title=x, scale=alt.Scale(zero=True), axis=alt.Axis(grid=True))
+    tips = [
+        alt.Tooltip("name:N", title="name"),
+        alt.Tooltip("series:N", title="run"),
+        alt.Tooltip("x:Q", title=x, format=".4~r"),
+        alt.Tooltip("base:Q", title="base", format=".4~r"),
+    ]
+    joined = base.mark_rule(strokeWidth=2, opacity=0.45).encode(x=across, x2="base:Q", color=colour)
+    ends = base.mark_point(filled=True, size=75, opacity=1).encode(
+        x=across, color=colour, tooltip=tips
+    )
+    grey = base.mark_tick(thickness=2.5, size=13, color="var(--muted)", opacity=1)
+    layers = [joined, grey.encode(x=alt.X("base:Q", title=x)), ends]
+    if all(row.get("base") is None for row in rows):
+        layers = [ends]
+    return _spec(alt.layer(*layers), rows, height=26 * len(order))
+
+
+def stacked(
+    rows: Sequence[Row], *, x: str, order: Sequence[str], parts: Sequence[str]
+) -> dict[str, Any]:
+    """A horizontal bar per name, of parts. Rows: name, part, x (from zero)."""
+    ranked = [{**row, "at": list(parts).index(row["part"])} for row in rows]
+    bars = alt.Chart().mark_bar(stroke="var(--page)", strokeWidth=1)
+    chart = bars.encode(
+        y=_names(order),
+        x=alt.X("x:Q", title=x, axis=alt.Axis(grid=True, format="~s")),
+        color=_colour(parts, "part"),
+        order="at:O",
+        tooltip=[
+            alt.Tooltip("name:N", title="name"),
+            alt.Tooltip("part:N", title="part"),
+            alt.Tooltip("x:Q", title=x, format=".4~s"),
+        ],
+    )
+    return _spec(chart, ranked, height=26 * len(order))
+
+
+def columns(rows: Sequence[Row], *, x: str, y: str, parts: Sequence[str]) -> dict[str, Any]:
+    """Stacked bars from x to x2. Rows: x, x2, part, y; those of one x in the order of `parts`."""
+    tops: dict[float, float] = {}
+    stacks = []
+    for row in rows:
+        low = tops.get(row["x"], 0)
+        tops[row["x"]] = low + row["y"]
+        stacks.append({**row, "low": low, "high": low + row["y"]})
+    chart = alt.Chart().mark_rect(stroke="var(--page)", strokeWidth=0.5)
+    chart = chart.encode(
+        x=alt.X(
+            "x:Q", title=x, axis=alt.Axis(format="d", tickMinStep=1), scale=alt.Scale(nice=False)
+        ),
+        x2="x2:Q",
+        y=alt.Y("low:Q", title=y, axis=alt.Axis(format="~s", tickMinStep=1)),
+        y2="high:Q",
+        color=_colour(parts, "part"),
+        tooltip=[
+            alt.Tooltip("x:Q", title=x),
+            alt.Tooltip("part:N", title="part"),
+            alt.Tooltip("y:Q", title=y),
+        ],
+    )
+    return _spec(chart, stacks, height=200)
+
+
+def histogram(
+    values: Mapping[str, Sequence[float]], *, x: str, y: str, series: Sequence[str], whole: bool
+) -> tuple[dict[str, Any], list[tuple[str, float, float, int]]]:
+    """How often which value, by series, in common bins; the specification and its bins.
+
+    One series is bars, several are outlines. whole: the values are counts; otherwise
+    they are differences, and zero is marked.
+    """
+    every = [value for found in values.values() for value in found]
+    edges = _edges(min(every), max(every), 1.0 if whole else 0.0)
+    bins = [
+        (name, low, high, sum(low <= v < high for v in found))
+        for name, found in values.items()
+        for low, high in itertools.pairwise(edges)
+    ]
+    rows: list[Row] = [{"series": n, "x": a, "x2": b, "y": k} for n, a, b, k in bins]
+    axis = alt.Axis(format=",~r", tickMinStep=1) if whole else alt.Axis(format=",~r")
+    across = alt.X("x:Q", title=x, axis=axis, scale=alt.Scale(zero=False))
+    up = alt.Y("y:Q", title=y, axis=alt.Axis(format="~s", tickMinStep=1))
+    tips = [alt.Tooltip("series:N"), alt.Tooltip("x:Q", title="from", format="~g")]
+    tips += [alt.Tooltip("x2:Q", title="to", format="~g"), alt.Tooltip("y:Q", title=y)]
+    colour = _colour(series)
+    layers = []
+    if len(values) == 1:
+        bars = alt.Chart().mark_rect(stroke="var(--page)", strokeWidth=1)
+        layers.append(
+            bars.encode(x=across, x2="x2:Q", y=up, y2=alt.datum(0), color=colour, tooltip=tips)
+        )
+    else:
+        outline = alt.Chart().mark_line(interpolate="step-after")
+        layers.append(outline.encode(x=across, y=up, color=colour))
+        rows += [{"series": n, "x": edges[-1], "x2": edges[-1], "y": 0} for n in values]
+    if not whole and edges[0] < 0 < edges[-1]:
+        rule = alt.Chart(alt.InlineData(values=[{"x": 0}])).mark_rule(
+            color="var(--ink)", strokeDash=_DASH
+        )
+        layers.append(rule.encode(x="x:Q"))
+    return _spec(alt.layer(*layers), rows, height=200), bins
+
+
+def heat(
+    rows: Sequence[Row], *, names: Sequence[str], labels: Sequence[str], share: str
+) -> dict[str, Any]:
+    """A square per name and label, darker for a larger share. Rows: name, label, x in 0 … 1, n."""
+    chart = alt.Chart().mark_rect(color="var(--c0)", stroke="var(--page)", strokeWidth=1)
+    chart = chart.encode(
+        y=_names(names),
+        x=alt.X(
+            "label:N",
+            sort=list(labels),
+            title=None,
+            axis=alt.Axis(labelAngle=-45, labelLimit=130, orient="bottom"),
+        ),
+        opacity=alt.Opacity(
+            "x:Q", scale=alt.Scale(domain=[0, 1], range=[0.04, 1]), legend=None, title=share
+        ),
+        tooltip=[
+            alt.Tooltip("name:N", title="client"),
+            alt.Tooltip("label:N", title="label"),
+            alt.Tooltip("x:Q", title=share, format=".0%"),
+            alt.Tooltip("n:Q", title="examples"),
+        ],
+    )
+    return _spec(chart, rows, height=20 * len(names))
+
+
+def _edges(low: float, high: float, least: float) -> list[float]:
+    """About 24 round steps of at least `least` from at or below `low` to above `high`."""
+    raw = (high - low) / 24 or 1.0
+    size = 10.0 ** math.floor(math.log10(raw))
+    step = next(size * m for m in (1, 2, 5, 10) if size * m >= raw * (1 - 1e-9))
+    step = max(step, least)
+    first, last = math.floor(low / step), math.floor(high / step) + 1
+    return [float(f"{i * step:.10g}") for i in range(first, last + 1)]
+
+
+def _names(order: Sequence[str]) -> alt.Y:
+    return alt.Y(
+        "name:N", sort=list(order), title=None, axis=alt.Axis(labelColor="var(--ink)", grid=False)
+    )
+
+
+def _colour(series: Sequence[str], field: str = "series") -> alt.Color:
+    return alt.Color(f"{field}:N", scale=alt.Scale(domain=list(series)), legend=None, title=field)
+
+
+def _spec(chart: alt.TopLevelMixin, rows: Sequence[Row], height: int) -> dict[str, Any]:
+    """The chart as plain values, as wide as its place, all of its layers on these rows."""
+    made: dict[str, Any] = chart.to_dict(validate=False)
+    made.pop("config", None)
+    for layer in (made, *made.get("layer", ())):
+        if layer.get("data") == {"name": "empty"}:  # What Altair writes for a chart without data.
+            del layer["data"]
+    made["data"] = {"values": [_short(row) for row in rows]}
+    autosize = {"type": "fit-x", "contains": "padding"}
+    return made | {"width": "container", "height": height, "autosize": autosize}
+
+
+def _short(row: Row) -> dict[str, Any]:
+    """Five digits are more than a screen shows. What is not finite makes a gap."""
+    return {
+        name: (float(f"{x:.5g}") if math.isfinite(x) else None) if isinstance(x, float) else x
+        for name, x in row.items()
+    }

@@ -1,0 +1,233 @@
+"""What came out: scores against the base model, and the runs against each other."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from typing import Any
+
+from flexlora.report import charts
+from flexlora.report.blocks import (
+    Block,
+    Figure,
+    Mark,
+    Note,
+    Section,
+    Table,
+    Tile,
+    Tiles,
+    count,
+    plain,
+    signed,
+)
+from flexlora.report.common import SCOPE_WORDS, STATE_WORDS, arms, leading, legend, score_measures
+from flexlora.report.runs import SCOPES, Measure, ReportRun, Scored, differing_data
+
+
+def outcome(runs: Sequence[ReportRun]) -> Section:
+    blocks: list[Block] = []
+    differing = differing_data(runs)
+    seeds = {run.seed for run in runs}
+    apart = [what for seed in seeds for what in differing_data([r for r in runs if r.seed == seed])]
+    if apart:
+        what = " and ".join(dict.fromkeys(apart))
+        blocks.append(
+            Note(f"These runs differ in their {what}: do not compare their scores directly.", True)
+        )
+    elif differing:
+        what = " and ".join(differing)
+        words = (
+            f"The {what} differ by seed: compare runs of one seed, or means over the same seeds."
+        )
+        blocks.append(Note(words))
+    blocks += [_status(run) for run in runs if not run.states]
+    if len(runs) == 1:
+        blocks += _tiles(runs[0])
+    for scope in SCOPES:
+        if any(run.scored("full", scope) for run in runs):
+            blocks += _scores(runs, scope, mark=not differing)
+    blocks.append(_overview(runs))
+    return Section("outcome", "Outcome", tuple(blocks))
+
+
+def _status(run: ReportRun) -> Note:
+    played = run.rounds[-1].number if run.rounds else 0
+    return Note(
+        f"{run.label} has no final scores yet: {played:,} of {count(run.planned, 'round')} played.",
+        True,
+    )
+
+
+def _tiles(run: ReportRun) -> list[Block]:
+    scope = next((s for s in SCOPES if run.scored("full", s)), None)
+    if scope is None:
+        return []
+    full, base = run.scored("full", scope), run.scored("base", scope)
+    assert full is not None
+    tiles = []
+    for measure in score_measures([run], scope):
+        value = full.mean.get(measure.name)
+        before = base.mean.get(measure.name) if base else None
+        if value is None:
+            continue
+        against, good = "no base score", None
+        if before is not None:
+            against = f"{_difference(value, before, measure)} against {_value(before, measure)}"
+            good = None if measure.higher is None else measure.gain(value, before) > 0
+        tiles.append(Tile(measure.heading, _value(value, measure), against, good))
+    words = (
+        f"The full state on {_counted(full)}, {SCOPE_WORDS[scope]}; each against the base model."
+    )
+    return [Note(words), Tiles(tuple(tiles))]
+
+
+def _scores(runs: Sequence[ReportRun], scope: str, *, mark: bool) -> list[Block]:
+    found = score_measures(runs, scope)
+    title = f"Scores on {SCOPE_WORDS[scope]}"
+    seeded = any(sum(run.arm == arm for run in runs) > 1 for arm in arms(runs))
+    blocks: list[Block] = [_table(title, runs, scope, found, mark)]
+    if seeded:
+        blocks.append(_seeds(runs, scope, found))
+    if len(runs) > 1 and scope == SCOPES[0]:
+        blocks += [_against(runs, scope, measure) for measure in leading(found)]
+    return blocks
+
+
+def _table(
+    title: str, runs: Sequence[ReportRun], scope: str, found: Sequence[Measure], mark: bool
+) -> Table:
+    best = _best(runs, scope, found) if mark and len(runs) > 1 else {}
+    rows: list[list[Any]] = []
+    shown: list[tuple[Any, ...]] = []
+    for run in runs:
+        for state in run.states:
+            if len(runs) > 1 and state.name not in STATE_WORDS:
+                continue  # Readouts of client types have a table of their own, by rank.
+            scored = state.scores.get(scope)
+            if scored is None:
+                continue
+            base = run.scored("base", scope) if state.name != "base" else None
+            cells = [_scored_cells(scored, base, m, best.get(m.name)) for m in found]
+            scores = [cell for pair in cells for cell in pair]
+            words = STATE_WORDS.get(state.name, f"{state.name}, rank {state.ranks}")
+            if state.name == "base" and len(runs) > 1:
+                key = tuple(scored.mean.get(m.name) for m in found)
+                if key in shown:
+                    continue
+                shown.append(key)
+                name = "base model" if len(shown) == 1 else f"base model of {run.label}"
+                rows.append([name, *scores])
+            elif state.name == "start" and len(runs) > 1:
+                rows.append([f"{run.label}, starting state", *scores])
+            else:
+                rows.append([run.label if len(runs) > 1 else words, *scores])
+    names = ["run, full state" if len(runs) > 1 else "state"]
+    titles = [t for m in found for t in (m.heading, f"{m.label} − base")]
+    digits = {m.heading: m.digits for m in found}
+    sizes = {_counted(s) for run in runs if (s := run.scored("full", scope))}
+    caption = f"{title} ({'; '.join(sorted(sizes))})"
+    return Table.of(caption, names + titles, rows, digits=digits)
+
+
+def _scored_cells(
+    scored: Scored, base: Scored | None, measure: Measure, best: float | None
+) -> tuple[Any, Any]:
+    value = scored.mean.get(measure.name)
+    before = base.mean.get(measure.name) if base else None
+    if value is None:
+        return None, None
+    top = base is not None and best is not None and value == best
+    change = None
+    if before is not None:
+        change = Mark(value - before, _difference(value, before, measure))
+    return Mark(value, best=top), change
+
+
+def _best(runs: Sequence[ReportRun], scope: str, found: Sequence[Measure]) -> dict[str, float]:
+    made = {}
+    for measure in found:
+        full = [s.mean.get(measure.name) for run in runs if (s := run.scored("full", scope))]
+        values = [value for value in full if value is not None]
+        if measure.higher is not None and len(values) > 1:
+            made[measure.name] = max(values) if measure.higher else min(values)
+    return made
+
+
+def _seeds(runs: Sequence[ReportRun], scope: str, found: Sequence[Measure]) -> Table:
+    rows: list[list[Any]] = []
+    for arm in arms(runs):
+        scored = [s for run in runs if run.arm == arm and (s := run.scored("full", scope))]
+        cells: list[Any] = []
+        for measure in found:
+            values = [s.mean[measure.name] for s in scored if measure.name in s.mean]
+            if not values:
+                cells.append(None)
+                continue
+            text = _value(statistics.fmean(values), measure)
+            if len(values) > 1:
+                text += f" ± {plain(statistics.stdev(values), measure.digits)}"
+            cells.append(Mark(statistics.fmean(values), text))
+        rows.append([arm, len(scored), *cells])
+    caption = f"Mean ± standard deviation over seeds, full state, {SCOPE_WORDS[scope]}"
+    return Table.of(
+        caption, ["runs that differ in the seed alone", "runs"] + [m.heading for m in found], rows
+    )
+
+
+def _against(runs: Sequence[ReportRun], scope: str, measure: Measure) -> Figure:
+    rows = []
+    for run in runs:
+        full, base = run.scored("full", scope), run.scored("base", scope)
+        if full and measure.name in full.mean:
+            before = base.mean.get(measure.name) if base else None
+            value = full.mean[measure.name]
+            rows.append({"name": run.label, "series": run.arm, "x": value, "base": before})
+    better = {True: "further right is better", False: "further left is better", None: ""}
+    words = (
+        f"Each dot is a run's full state, each grey tick its base model; {better[measure.higher]}"
+    )
+    table = Table.of(
+        f"{measure.heading} on {SCOPE_WORDS[scope]}",
+        ["run", "base", "full"],
+        [[r["name"], r["base"], r["x"]] for r in rows],
+        digits={"base": measure.digits, "full": measure.digits},
+    )
+    spec = charts.dots(rows, x=measure.label, order=[run.label for run in runs], series=arms(runs))
+    return Figure(
+        f"{measure.label}: every run against the base model",
+        words.rstrip("; ") + ".",
+        spec,
+        table,
+        legend(arms(runs)),
+    )
+
+
+def _overview(runs: Sequence[ReportRun]) -> Table:
+    rows = [
+        [
+            run.label,
+            run.rule,
+            run.seed,
+            Mark(len(run.rounds), f"{len(run.rounds):,} of {run.planned:,}"),
+            run.scored_round,
+            sum(run.clients.values()) or None,
+            len(run.failed),
+            sum(x.bytes_down + x.bytes_up for x in run.rounds) / 1e6,
+            sum(sum(x.seconds.values()) for x in run.rounds) / 60,
+        ]
+        for run in runs
+    ]
+    names = ["run", "rule", "seed", "rounds", "scored round", "clients", "failures"]
+    return Table.of("What was run", [*names, "MB sent", "minutes"], rows)
+
+
+def _counted(scored: Scored) -> str:
+    return f"{count(scored.examples, 'example')} of {count(scored.clients, 'client')}"
+
+
+def _value(value: float, measure: Measure) -> str:
+    return plain(value, measure.digits)
+
+
+def _difference(value: float, before: float, measure: Measure) -> str:
+    return signed(value - before, measure.digits)

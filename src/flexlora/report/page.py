@@ -1,0 +1,104 @@
+"""The page: sections in order, the template, the plotting library inside."""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Sequence
+from importlib import metadata, resources
+from typing import Any
+
+import altair as alt
+import vl_convert
+from jinja2 import Environment, StrictUndefined
+from markupsafe import Markup
+
+from flexlora.report.blocks import Figure, Heading, Note, Section, Table, Tiles, count
+from flexlora.report.charts import CONFIG
+from flexlora.report.clients import clients
+from flexlora.report.outcome import outcome
+from flexlora.report.partition import partition
+from flexlora.report.predictions import predictions
+from flexlora.report.ranks import ranks
+from flexlora.report.rounds import costs, progress
+from flexlora.report.runs import ReportRun
+from flexlora.report.settings import failures, settings
+from flexlora.report.spectra import spectra
+
+SECTIONS = (
+    outcome,
+    progress,
+    clients,
+    predictions,
+    ranks,
+    costs,
+    spectra,
+    partition,
+    failures,
+    settings,
+)
+# What the page calls of the library.
+_EXPOSED = "window.vegaEmbed = vegaEmbed;"
+_KINDS = {Figure: "figure", Table: "table", Note: "note", Tiles: "tiles", Heading: "heading"}
+
+
+def page(runs: Sequence[ReportRun]) -> str:
+    """The whole page. What comes from runs is escaped, in the HTML and inside the scripts."""
+    sections = [make(runs) for make in SECTIONS]
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True)
+    environment.lstrip_blocks = True
+    template = environment.from_string(_file("page.html"))
+    title = runs[0].label if len(runs) == 1 else f"{runs[0].label} and {len(runs) - 1} more"
+    return template.render(
+        title=title,
+        subtitle=_subtitle(runs),
+        sections=sections,
+        kinds=_kind,
+        css=Markup(_file("page.css")),
+        library=Markup(library()),
+        script=Markup(_file("page.js")),
+        figures=_json([_described(figure) for figure in _figures(sections)]),
+        config=_json(CONFIG),
+        version=metadata.version("flexlora"),
+    )
+
+
+@functools.cache
+def library() -> str:
+    """Vega, Vega-Lite and Vega-Embed as one script, of the version that Altair writes for."""
+    version = ".".join(alt.SCHEMA_VERSION.removeprefix("v").split(".")[:2])
+    return vl_convert.javascript_bundle(_EXPOSED, vl_version=version).replace(
+        "</script", "<\\/script"
+    )
+
+
+def _subtitle(runs: Sequence[ReportRun]) -> str:
+    if len(runs) > 1:
+        return f"{count(len(runs), 'run')} side by side"
+    run = runs[0]
+    model = run.config.get("model", {}).get("name", "")
+    return f"{run.rule} on {model}, {run.data.get('source', '')} data, seed {run.seed}"
+
+
+def _figures(sections: Sequence[Section]) -> list[Figure]:
+    return [block for s in sections for block in s.blocks if isinstance(block, Figure)]
+
+
+def _described(figure: Figure) -> dict[str, Any]:
+    return {**figure.spec, "description": f"{figure.title}. {figure.reading}"}
+
+
+def _kind(block: object) -> str:
+    return _KINDS[type(block)]
+
+
+def _json(value: Any) -> Markup:
+    """JSON that can stand inside a script element whatever strings it holds."""
+    text = json.dumps(value, separators=(",", ":"), allow_nan=False, ensure_ascii=True)
+    for character in "<>&":
+        text = text.replace(character, f"\\u{ord(character):04x}")
+    return Markup(text)
+
+
+def _file(name: str) -> str:
+    return resources.files("flexlora.report").joinpath(name).read_text(encoding="utf-8")

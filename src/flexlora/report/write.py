@@ -1,0 +1,51 @@
+"""From run directories to one page."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from importlib.util import find_spec
+from pathlib import Path
+
+from flexlora.errors import ConfigError, RunError
+from flexlora.formats.atomic import atomic_write
+from flexlora.report.runs import read_runs
+
+NAME = "report.html"
+_LIBRARIES = {"altair": "altair", "vl_convert": "vl-convert-python"}
+
+
+def write_report(runs: Sequence[Path | str], out: Path | str | None = None) -> Path:
+    """Write one self-contained HTML page about these run directories and return where it lies.
+
+    The page needs no network and forbids itself any. It has what the runs have: unfinished runs
+    and runs without validation, spectra or partition get a sentence where numbers are missing.
+    out: the file, written whole or not at all, an existing one replaced; default `default_place`.
+    Raises ConfigError where the extra flexlora[report] is not installed; RunError for no runs, the
+    same one twice, a folder that is no run, or one whose files are damaged.
+    """
+    folders = [Path(run) for run in runs]
+    if not folders:
+        raise RunError("a report needs at least one run; give a run directory")
+    seen: set[Path] = set()
+    for folder in folders:
+        if folder.resolve() in seen:
+            raise RunError(f"{folder} is given twice; name each run once")
+        seen.add(folder.resolve())
+    target = Path(out) if out is not None else default_place(folders)
+    if target.is_dir():
+        raise RunError(f"{target} is a folder; give the file to write, such as {target / NAME}")
+    for module, package in _LIBRARIES.items():
+        if find_spec(module) is None:
+            raise ConfigError(
+                f"a report needs {package}, which is not installed; install the extra "
+                "flexlora[report]"
+            )
+    from flexlora.report.page import page
+
+    atomic_write(target, page(read_runs(folders)))
+    return target
+
+
+def default_place(folders: Sequence[Path]) -> Path:
+    """Inside the run, for one; in the working directory for several: it is no single run's."""
+    return folders[0] / NAME if len(folders) == 1 else Path(NAME)

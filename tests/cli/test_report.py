@@ -1,0 +1,61 @@
+"""`flexlora report`: one page, or one sentence."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+
+import pytest
+
+from commands import Flexlora, assert_one_sentence, caller
+from report.synthetic import synthetic_run
+
+
+@pytest.fixture
+def flexlora(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Flexlora:
+    return caller(monkeypatch, capsys)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return synthetic_run(tmp_path / "r", rounds=2, clients=4, unseen=2, labels=2, layers=1)
+
+
+def test_a_page_in_the_run(flexlora: Flexlora, folder: Path) -> None:
+    done = flexlora("report", folder)
+    assert done.code == 0, done
+    assert f"report written to {folder / 'report.html'}" in done.out
+
+
+def test_a_page_elsewhere(flexlora: Flexlora, folder: Path, tmp_path: Path) -> None:
+    assert flexlora("report", folder, "--out", tmp_path / "new" / "p.html").code == 0
+    assert (tmp_path / "new" / "p.html").is_file()
+    assert not (folder / "report.html").exists()
+
+
+def test_no_run(flexlora: Flexlora, tmp_path: Path) -> None:
+    assert_one_sentence(flexlora("report", tmp_path), str(tmp_path), "give a run directory")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_damaged_log(flexlora: Flexlora, folder: Path) -> None:
+    log = folder / "metrics.jsonl"
+    log.write_bytes(b"{\n" + log.read_bytes())
+    assert_one_sentence(flexlora("report", folder), "metrics.jsonl", "line 1 is damaged")
+    log.write_bytes(b'{"round": 1, "seconds": 3}\n')
+    assert_one_sentence(flexlora("report", folder), "metrics.jsonl", "missing or damaged")
+    assert not (folder / "report.html").exists()
+
+
+def test_out_is_a_folder(flexlora: Flexlora, folder: Path) -> None:
+    assert_one_sentence(flexlora("report", folder, "--out", folder), "is a folder")
+
+
+def test_the_extra_is_missing(
+    flexlora: Flexlora, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = importlib.util.find_spec
+    monkeypatch.setattr(
+        "flexlora.report.write.find_spec", lambda name: None if name == "altair" else found(name)
+    )
+    assert_one_sentence(flexlora("report", folder), "altair", "flexlora[report]")

@@ -1,0 +1,170 @@
+"""What the page says of runs of every kind, without a browser."""
+
+from __future__ import annotations
+
+import json
+import re
+from html import unescape
+from pathlib import Path
+
+import pytest
+
+from flexlora.errors import RunError
+from flexlora.federation import run
+from flexlora.report import write_report
+from flexlora.report.blocks import Mark, Table
+from flexlora.report.charts import histogram
+from flexlora.report.runs import Measure, differing_data, read_runs
+from report.synthetic import synthetic_run
+from small import small
+
+LIMIT_BYTES = 5_000_000
+TINY = {"rounds": 3, "clients": 8, "unseen": 4, "labels": 3, "layers": 1}
+
+
+def words(page: Path) -> str:
+    """The text of the body, tags taken out."""
+    body = page.read_text().split("<body>")[1].split('<script type="application/json"')[0]
+    return " ".join(unescape(re.sub(r"<[^>]*>", " ", body)).split())
+
+
+def figures(page: Path) -> list[dict[str, object]]:
+    found = re.search(r'id="figures">(.*?)</script>', page.read_text())
+    assert found
+    return list(json.loads(found[1]))
+
+
+def test_a_real_run(tmp_path: Path) -> None:
+    config = small(federation={"rounds": 2}, evaluation={"metrics": ["loss"]})
+    folder = run(config, tmp_path / "real").folder
+    page = write_report([folder])
+    assert page == folder / "report.html"
+    text = words(page)
+    for part in ("Validation loss by round", "Effective rank by round", "No client failed."):
+        assert part in text
+    assert "ROUGE-L by category" not in text
+    assert all(figure["data"] for figure in figures(page))
+
+
+def test_a_large_run_is_small(tmp_path: Path) -> None:
+    page = write_report([synthetic_run(tmp_path / "big")])
+    assert page.stat().st_size <= LIMIT_BYTES
+    assert "1,550 more rows are not shown" in words(page)
+
+
+def test_nothing_is_loaded(tmp_path: Path) -> None:
+    html = write_report([synthetic_run(tmp_path / "r", **TINY)]).read_text()
+    assert "default-src 'none'" in html
+    outside = html.split("<script>")[0]
+    assert not re.search(r'(src|href)="(?!#|data:)', outside)
+
+
+def test_several_runs_stand_side_by_side(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    runs = [
+        synthetic_run(tmp_path / f"{rule}-seed{seed}", **TINY, rule=rule, seed=seed, lift=lift)
+        for rule, lift in (("fedit", 0.3), ("flexlora", 2.0))
+        for seed in (0, 1)
+    ]
+    assert [r.arm for r in read_runs(runs)] == ["fedit", "fedit", "flexlora", "flexlora"]
+    monkeypatch.chdir(tmp_path)
+    page = write_report(runs)
+    assert page.resolve() == (tmp_path / "report.html").resolve()
+    assert "Mean ± standard deviation over seeds" in words(page)
+    best = re.findall(r'best">.*?</tr>', page.read_text())
+    assert best
+
+
+def test_best_is_marked_in_the_metric_s_own_direction(tmp_path: Path) -> None:
+    runs = [
+        synthetic_run(tmp_path / name, **TINY, lift=lift, metrics=("loss",))
+        for name, lift in (("weak", 0.1), ("strong", 2.0))
+    ]
+    html = write_report(runs, tmp_path / "page.html").read_text()
+    rows = re.findall(r"<tr><th scope=\"row\">(\w+)</th><td class=\"n best\">", html)
+    assert set(rows) == {"strong"}
+
+
+def test_other_data_is_said(tmp_path: Path) -> None:
+    runs = [synthetic_run(tmp_path / name, **TINY) for name in "ab"]
+    data = json.loads((runs[1] / "data.json").read_text())
+    (runs[1] / "data.json").write_text(json.dumps({**data, "fingerprint": "0"}))
+    assert differing_data(read_runs(runs)) == ["data"]
+    page = write_report(runs, tmp_path / "page.html")
+    assert "differ in their data: do not compare their scores directly" in words(page)
+    assert "best:" not in words(page)
+
+
+def test_data_that_follows_the_seed_is_no_warning(tmp_path: Path) -> None:
+    runs = [synthetic_run(tmp_path / f"r-seed{seed}", **TINY, seed=seed) for seed in (0, 1)]
+    data = json.loads((runs[1] / "data.json").read_text())
+    (runs[1] / "data.json").write_text(json.dumps({**data, "fingerprint": "0"}))
+    text = words(write_report(runs, tmp_path / "page.html"))
+    assert "The data differ by seed" in text
+    assert "do not compare" not in text
+
+
+def test_an_unfinished_run(tmp_path: Path) -> None:
+    folder = synthetic_run(tmp_path / "r", **{**TINY, "rounds": 1}, finished=False)
+    assert "no final scores yet: 1 of 1 round played" in words(write_report([folder]))
+
+
+def test_a_run_that_has_played_nothing(tmp_path: Path) -> None:
+    folder = synthetic_run(tmp_path / "r", **{**TINY, "rounds": 0, "labels": 2}, finished=False)
+    text = words(write_report([folder]))
+    assert "No round has been played yet." in text
+    assert "No run has records of its singular values." in text
+
+
+def test_older_runs_have_no_spectra_and_no_partition(tmp_path: Path) -> None:
+    folder = synthetic_run(tmp_path / "r", **TINY)
+    (folder / "spectra.jsonl").unlink()
+    data = json.loads((folder / "data.json").read_text())
+    del data["partition"]
+    (folder / "data.json").write_text(json.dumps(data))
+    text = words(write_report([folder]))
+    assert "No run has records of its singular values." in text
+    assert "no record of who holds which examples" in text
+
+
+def test_a_metric_of_the_user_s_own(tmp_path: Path) -> None:
+    folder = synthetic_run(tmp_path / "r", **TINY, metrics=("politeness", "loss"))
+    assert Measure.of("politeness").higher is None
+    assert "Validation politeness by round" in words(write_report([folder]))
+
+
+def test_an_existing_report_is_replaced_and_runs_stay_as_they_are(tmp_path: Path) -> None:
+    folder = synthetic_run(tmp_path / "r", **TINY)
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    page = write_report([folder], tmp_path / "page.html")
+    page.write_text("old")
+    assert write_report([folder], page).stat().st_size > 1000
+    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
+
+
+def test_what_is_no_run_or_damaged_writes_nothing(tmp_path: Path) -> None:
+    folder = synthetic_run(tmp_path / "r", **TINY)
+    page = tmp_path / "page.html"
+    (folder / "results.json").write_text('{"rows": [{"state": "base", "unseen": 3}]}')
+    with pytest.raises(RunError, match=r"results\.json is missing or damaged"):
+        write_report([folder], page)
+    with pytest.raises(RunError, match="given twice"):
+        write_report([folder, tmp_path / "." / "r"], page)
+    with pytest.raises(RunError, match="at least one run"):
+        write_report([], page)
+    assert not page.exists()
+
+
+def test_columns_share_their_digits_and_beyond_the_limit_is_counted() -> None:
+    table = Table.of("t", ["a", "b"], [["x", 12.345], ["y", Mark(-1.0, best=True)]] * 2, limit=3)
+    assert [row[1].text for row in table.rows] == ["12.35", "−1.00", "12.35"]
+    assert table.numeric == (False, True)
+    assert table.more == "1 more rows are not shown."
+
+
+def test_every_value_is_in_one_bin() -> None:
+    values = [-3.0, -0.5, 0.0, 0.2, 7.0, 7.0]
+    _, bins = histogram({"a": values}, x="x", y="y", series=["a"], whole=False)
+    assert sum(n for *_, n in bins) == len(values)
+    assert {low for _, low, _, _ in bins} >= {0.0}
+    _, same = histogram({"a": [4.0, 4.0]}, x="x", y="y", series=["a"], whole=True)
+    assert sum(n for *_, n in same) == 2
