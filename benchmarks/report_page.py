@@ -1,6 +1,7 @@
 """How long a report takes to write and to open, and how large it is.
 
-python benchmarks/report_page.py [OUT.json]: a table, and JSON where OUT is given. Needs Chromium.
+python benchmarks/report_page.py [OUT.json]: a table; JSON beside it, by default in
+results/benchmarks/report_page.json. Needs Chromium and chromedriver.
 """
 
 from __future__ import annotations
@@ -14,10 +15,12 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
+from flexlora.federation.run_directory import environment
 from flexlora.report import write_report
 from report.browser import Browser
 from report.synthetic import synthetic_run
 
+OUT = Path(__file__).parents[1] / "results" / "benchmarks" / "report_page.json"
 SIZES = ((20, 100), (200, 1600))
 OPENINGS = 5
 DRAWN = "return performance.getEntriesByName('figures-drawn')[0].startTime"
@@ -49,13 +52,16 @@ def main() -> None:
         browser = Browser(Path(scratch) / "profile")
         try:
             rows = [measure(Path(scratch), browser, *size) for size in SIZES]
+            version = f"Chromium {browser.driver.capabilities['browserVersion']}"
         finally:
             browser.driver.quit()
     print("  ".join(rows[0]))
     for row in rows:
         print("  ".join(f"{row[name]:>{len(name)}}" for name in row))
-    if len(sys.argv) > 1:
-        Path(sys.argv[1]).write_text(json.dumps(rows, indent=2) + "\n")
+    out = Path(sys.argv[1]) if len(sys.argv) > 1 else OUT
+    out.parent.mkdir(parents=True, exist_ok=True)
+    document = {"environment": {**environment(), "browser": version}, "rows": rows}
+    out.write_text(json.dumps(document, indent=2) + "\n")
 
 
 if __name__ == "__main__":

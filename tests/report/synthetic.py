@@ -13,6 +13,7 @@ from flexlora.federation.run_directory import Run
 from small import small
 
 TYPES = {"phone": "2", "laptop": "8", "server": "32"}
+TEXT = ("rouge_l", "exact_match")
 MODULES = ("q_proj", "v_proj", "up_proj", "down_proj")
 
 
@@ -231,5 +232,14 @@ def _scores(
             }
             for i, name in enumerate(ids)
         ],
-        "predictions": [],
+        "predictions": [
+            {
+                "client": name,
+                "example": f"{name}-{i}",
+                "text": "" if learned < 0.1 else f"{name} answers\nin two lines",
+                "reference": f"what {name} should say",
+                **{metric: x for metric, x in values(1.0).items() if metric in TEXT},
+            }
+            for i, name in enumerate(ids[:5])
+        ],
     }

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-from html import unescape
 from pathlib import Path
 
 import pytest
@@ -14,24 +13,14 @@ from flexlora.federation import run
 from flexlora.report import write_report
 from flexlora.report.blocks import Mark, Table
 from flexlora.report.charts import histogram
-from flexlora.report.runs import Measure, differing_data, read_runs
+from flexlora.report.read import read_runs
+from flexlora.report.runs import Measure, differing_data
+from report.pages import figures, words
 from report.synthetic import synthetic_run
 from small import small
 
 LIMIT_BYTES = 5_000_000
 TINY = {"rounds": 3, "clients": 8, "unseen": 4, "labels": 3, "layers": 1}
-
-
-def words(page: Path) -> str:
-    """The text of the body, tags taken out."""
-    body = page.read_text().split("<body>")[1].split('<script type="application/json"')[0]
-    return " ".join(unescape(re.sub(r"<[^>]*>", " ", body)).split())
-
-
-def figures(page: Path) -> list[dict[str, object]]:
-    found = re.search(r'id="figures">(.*?)</script>', page.read_text())
-    assert found
-    return list(json.loads(found[1]))
 
 
 def test_a_real_run(tmp_path: Path) -> None:
@@ -49,7 +38,7 @@ def test_a_real_run(tmp_path: Path) -> None:
 def test_a_large_run_is_small(tmp_path: Path) -> None:
     page = write_report([synthetic_run(tmp_path / "big")])
     assert page.stat().st_size <= LIMIT_BYTES
-    assert "1,550 more rows are not shown" in words(page)
+    assert "Not shown: 1,550 more rows" in words(page)
 
 
 def test_nothing_is_loaded(tmp_path: Path) -> None:
@@ -105,7 +94,7 @@ def test_data_that_follows_the_seed_is_no_warning(tmp_path: Path) -> None:
 
 def test_an_unfinished_run(tmp_path: Path) -> None:
     folder = synthetic_run(tmp_path / "r", **{**TINY, "rounds": 1}, finished=False)
-    assert "no final scores yet: 1 of 1 round played" in words(write_report([folder]))
+    assert "(1 of 1 round played)" in words(write_report([folder]))
 
 
 def test_a_run_that_has_played_nothing(tmp_path: Path) -> None:
@@ -158,7 +147,7 @@ def test_columns_share_their_digits_and_beyond_the_limit_is_counted() -> None:
     table = Table.of("t", ["a", "b"], [["x", 12.345], ["y", Mark(-1.0, best=True)]] * 2, limit=3)
     assert [row[1].text for row in table.rows] == ["12.35", "−1.00", "12.35"]
     assert table.numeric == (False, True)
-    assert table.more == "1 more rows are not shown."
+    assert table.more == "Not shown: 1 more row."
 
 
 def test_every_value_is_in_one_bin() -> None:

@@ -30,13 +30,17 @@ class Cell:
 
 @dataclass(frozen=True)
 class Table:
-    """numeric: which columns are numbers, aligned right. more: what was left out, in words."""
+    """numeric: which columns are numbers, aligned right. more: what was left out, in words.
+
+    folded: behind its caption, to be opened.
+    """
 
     caption: str
     columns: tuple[str, ...]
     rows: tuple[tuple[Cell, ...], ...]
     numeric: tuple[bool, ...]
     more: str = ""
+    folded: bool = False
 
     @staticmethod
     def of(
@@ -47,6 +51,7 @@ class Table:
         digits: Mapping[str, int] | None = None,
         limit: int = ROWS,
         order: str = "",
+        folded: bool = False,
     ) -> Table:
         """Format by column: floats of one column share their digits, which its sizes choose.
 
@@ -58,13 +63,13 @@ class Table:
             (digits or {}).get(title, _places([_plain(row[i]) for row in kept]))
             for i, title in enumerate(columns)
         ]
-        more = f"{beyond:,} more rows are not shown{order}." if beyond > 0 else ""
+        more = f"Not shown: {count(beyond, 'more row')}{order}." if beyond > 0 else ""
         cells = tuple(
             tuple(_cell(value, place) for value, place in zip(row, places, strict=True))
             for row in kept
         )
         numeric = tuple(_numeric([_plain(row[i]) for row in kept]) for i in range(len(columns)))
-        return Table(caption, tuple(columns), cells, numeric, more)
+        return Table(caption, tuple(columns), cells, numeric, more, folded)
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ import altair as alt
 COLOURS = 8
 Row = Mapping[str, Any]
 _DASH = [4, 3]
+_FEW = 8
 
 CONFIG: dict[str, Any] = {
     "background": "transparent",
@@ -36,10 +37,14 @@ CONFIG: dict[str, Any] = {
     },
     "axisY": {"domain": False, "ticks": False, "tickCount": 5},
     "axisX": {"grid": False, "labelFlush": False, "tickCount": 8},
-    "range": {"category": [f"var(--c{i})" for i in range(COLOURS)]},
     "line": {"strokeWidth": 2, "strokeCap": "round", "strokeJoin": "round"},
     "bar": {"cornerRadius": 1.5},
 }
+
+
+def part_colour(index: int, parts: int) -> int:
+    """Its place in the palette: from the other end than runs, so that no part looks like a run."""
+    return COLOURS - 1 - index % COLOURS if parts > 1 else 0
 
 
 def lines(
@@ -52,16 +57,20 @@ def lines(
     whole: bool = True,
     log: bool = False,
     band: bool = False,
+    zero: bool = False,
 ) -> dict[str, Any]:
     """Lines over x. Rows: x, y, series, run (one line each), kind (dashed from the second on).
 
-    marked: true in a row puts a ring there; band: rows have low and high too.
+    marked: true in a row puts a ring there; band: rows have low and high too; zero: y begins there.
     """
     values = [{"kind": "", "marked": False, **row} for row in rows]
-    axis = alt.Axis(format="d", tickMinStep=1) if whole else alt.Axis(format="~s")
+    axis = _counting([row["x"] for row in rows]) if whole else alt.Axis(format="~s")
     across = alt.X("x:Q", title=x, axis=axis, scale=alt.Scale(nice=False, zero=False))
-    scale = alt.Scale(type="log") if log else alt.Scale(zero=False)
-    up = alt.Y("y:Q", title=y, scale=scale, axis=alt.Axis(format="~r"))
+    every = [
+        row[name] for row in rows for name in ("y", "low", "high") if row.get(name) is not None
+    ]
+    scale, ticks = _log_scale(every) if log else (_scale(every, zero), alt.Axis(format=",~r"))
+    up = alt.Y("y:Q", title=y, scale=scale, axis=ticks)
     colour = _colour(series)
     base = alt.Chart().encode(x=across, y=up, color=colour, detail="run:N")
     tips = [alt.Tooltip("run:N", title="run"), alt.Tooltip("x:Q", title=x)]
@@ -104,6 +113,8 @@ def dots(
         alt.Tooltip("base:Q", title="base", format=".4~r"),
     ]
     joined = base.mark_rule(strokeWidth=2, opacity=0.45).encode(x=across, x2="base:Q", color=colour)
+    if len(rows) > len(order):  # Several dots a row: one grey line for all, or the last hides all.
+        joined = base.mark_rule(strokeWidth=1.5, color="var(--line)").encode(x=across, x2="base:Q")
     ends = base.mark_point(filled=True, size=75, opacity=1).encode(
         x=across, color=colour, tooltip=tips
     )
@@ -122,7 +133,7 @@ def stacked(
     bars = alt.Chart().mark_bar(stroke="var(--page)", strokeWidth=1)
     chart = bars.encode(
         y=_names(order),
-        x=alt.X("x:Q", title=x, axis=alt.Axis(grid=True, format="~s")),
+        x=alt.X("x:Q", title=x, axis=alt.Axis(grid=True, format=",~r")),
         color=_colour(parts, "part"),
         order="at:O",
         tooltip=[
@@ -148,7 +159,7 @@ def columns(rows: Sequence[Row], *, x: str, y: str, parts: Sequence[str]) -> dic
             "x:Q", title=x, axis=alt.Axis(format="d", tickMinStep=1), scale=alt.Scale(nice=False)
         ),
         x2="x2:Q",
-        y=alt.Y("low:Q", title=y, axis=alt.Axis(format="~s", tickMinStep=1)),
+        y=alt.Y("low:Q", title=y, axis=alt.Axis(format=",d", tickMinStep=1)),
         y2="high:Q",
         color=_colour(parts, "part"),
         tooltip=[
@@ -175,10 +186,12 @@ def histogram(
         for name, found in values.items()
         for low, high in itertools.pairwise(edges)
     ]
-    rows: list[Row] = [{"series": n, "x": a, "x2": b, "y": k} for n, a, b, k in bins]
+    # Bins of one count each stand over that count, not to the right of it.
+    back = 0.5 if whole and edges[1] - edges[0] == 1 else 0.0
+    rows: list[Row] = [{"series": n, "x": a - back, "x2": b - back, "y": k} for n, a, b, k in bins]
     axis = alt.Axis(format=",~r", tickMinStep=1) if whole else alt.Axis(format=",~r")
-    across = alt.X("x:Q", title=x, axis=axis, scale=alt.Scale(zero=False))
-    up = alt.Y("y:Q", title=y, axis=alt.Axis(format="~s", tickMinStep=1))
+    across = alt.X("x:Q", title=x, axis=axis, scale=alt.Scale(zero=False, nice=not back))
+    up = alt.Y("y:Q", title=y, axis=alt.Axis(format=",d", tickMinStep=1))
     tips = [alt.Tooltip("series:N"), alt.Tooltip("x:Q", title="from", format="~g")]
     tips += [alt.Tooltip("x2:Q", title="to", format="~g"), alt.Tooltip("y:Q", title=y)]
     colour = _colour(series)
@@ -226,6 +239,29 @@ def heat(
     return _spec(chart, rows, height=20 * len(names))
 
 
+def _counting(values: Sequence[float]) -> alt.Axis:
+    """Whole numbers: each of a few by itself, for the library would set ticks at halves."""
+    if values and max(values) - min(values) < _FEW:
+        return alt.Axis(format="d", values=list(range(int(min(values)), int(max(values)) + 1)))
+    return alt.Axis(format="d", tickMinStep=1)
+
+
+def _scale(values: Sequence[float], zero: bool) -> alt.Scale:
+    """One value alone stands in the middle of a tenth of itself: an axis needs a length."""
+    if not values or zero or min(values) < max(values):
+        return alt.Scale(zero=zero)
+    around = abs(values[0]) / 20 or 1.0
+    return alt.Scale(domain=[values[0] - around, values[0] + around], zero=False, nice=False)
+
+
+def _log_scale(values: Sequence[float]) -> tuple[alt.Scale, alt.Axis]:
+    """Grid lines at powers of ten, and at 2 and 5 of them where there are few."""
+    powers = range(math.floor(math.log10(min(values, default=1.0))), 1)
+    steps = (1, 2, 5) if len(powers) <= 3 else (1,)
+    ticks = [float(f"{step * 10.0**power:.3g}") for power in powers for step in steps]
+    return alt.Scale(type="log", nice=False), alt.Axis(values=ticks, format="~g")
+
+
 def _edges(low: float, high: float, least: float) -> list[float]:
     """About 24 round steps of at least `least` from at or below `low` to above `high`."""
     raw = (high - low) / 24 or 1.0
@@ -243,7 +279,10 @@ def _names(order: Sequence[str]) -> alt.Y:
 
 
 def _colour(series: Sequence[str], field: str = "series") -> alt.Color:
-    return alt.Color(f"{field}:N", scale=alt.Scale(domain=list(series)), legend=None, title=field)
+    size = len(series)
+    places = [part_colour(i, size) if field == "part" else i % COLOURS for i in range(size)]
+    scale = alt.Scale(domain=list(series), range=[f"var(--c{place})" for place in places])
+    return alt.Color(f"{field}:N", scale=scale, legend=None, title=field)
 
 
 def _spec(chart: alt.TopLevelMixin, rows: Sequence[Row], height: int) -> dict[str, Any]:

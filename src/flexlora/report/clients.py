@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from flexlora.report import charts
-from flexlora.report.blocks import Block, Figure, Heading, Note, Section, Table, count
+from flexlora.report.blocks import Block, Figure, Heading, Mark, Note, Section, Table, count, signed
 from flexlora.report.common import SCOPE_WORDS, arms, leading, legend, score_measures
 from flexlora.report.runs import SCOPES, Measure, ReportRun, Scored
 
@@ -26,7 +26,7 @@ def clients(runs: Sequence[ReportRun]) -> Section:
             blocks += _categories(scored, scope, measure, arms(runs))
         for measure in leading(found):
             blocks += _spread(scored, scope, measure, arms(runs))
-        blocks += [_worst(run, scope, found) for run in scored]
+        blocks += [_worst(run, scope, found, folded=len(runs) > 1) for run in scored]
     if not blocks:
         blocks.append(Note("There are no final scores by category and client."))
     return Section("clients", "By category and client", tuple(blocks))
@@ -57,7 +57,7 @@ def _categories(
                 r["run"],
                 r["base"],
                 r["x"],
-                None if r["base"] is None else r["x"] - r["base"],
+                _change(r["x"], r["base"], measure),
             ]
             for name in names
             for r in rows
@@ -73,7 +73,7 @@ def _categories(
         words += f"; {len(names) - len(kept)} categories in the middle are in the table alone"
     spec = charts.dots(
         [row for row in rows if row["name"] in set(kept)],
-        x=measure.label,
+        x=measure.axis,
         order=kept,
         series=series,
     )
@@ -116,7 +116,7 @@ def _spread(
     worse = sum(measure.gain(x, 0.0) < 0 for x in every)
     title = f"Change of {measure.label} by client, {SCOPE_WORDS[scope]}"
     spec, bins = charts.histogram(
-        changes, x=f"{measure.label}, full state − base", y="clients", series=series, whole=False
+        changes, x=f"{measure.axis}, full state − base", y="clients", series=series, whole=False
     )
     table = Table.of(
         title, ["run", "from", "to (below)", "clients"], [row for row in bins if row[3]]
@@ -128,7 +128,7 @@ def _spread(
     return [Figure(title, words + ".", spec, table, legend([n for n in series if n in changes]))]
 
 
-def _worst(run: ReportRun, scope: str, found: Sequence[Measure]) -> Table:
+def _worst(run: ReportRun, scope: str, found: Sequence[Measure], *, folded: bool) -> Table:
     full = run.scored("full", scope)
     assert full is not None
     before = _by_client(run.scored("base", scope))
@@ -146,7 +146,7 @@ def _worst(run: ReportRun, scope: str, found: Sequence[Measure]) -> Table:
         cells: list[Any] = [row.client, row.category, row.examples]
         for measure in found:
             value, was = row.values.get(measure.name), base.get(measure.name)
-            cells += [value, None if value is None or was is None else value - was]
+            cells += [value, _change(value, was, measure)]
         rows.append(cells)
     titles = [t for m in found for t in (m.heading, f"{m.label} − base")]
     digits = {title: m.digits for m in found for title in (m.heading, f"{m.label} − base")}
@@ -157,4 +157,11 @@ def _worst(run: ReportRun, scope: str, found: Sequence[Measure]) -> Table:
         digits=digits,
         limit=WORST,
         order="; they gained more",
+        folded=folded,
     )
+
+
+def _change(value: float | None, base: float | None, measure: Measure) -> Mark | None:
+    if value is None or base is None:
+        return None
+    return Mark(value - base, signed(value - base, measure.digits))

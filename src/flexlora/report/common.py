@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TypeVar
 
 from flexlora.report.blocks import Key, Table
-from flexlora.report.charts import COLOURS
+from flexlora.report.charts import COLOURS, part_colour
 from flexlora.report.runs import Measure, ReportRun, measures
 
 POINTS = 250  # Points that one line has at most.
@@ -25,6 +25,11 @@ def legend(names: Sequence[str], dashed: Mapping[str, bool] | None = None) -> tu
     """Colours in order, then line styles (name → dashed). One colour alone needs no legend."""
     colours = [Key(name, i % COLOURS) for i, name in enumerate(names)] if len(names) > 1 else []
     return (*colours, *(Key(name, -1, flag) for name, flag in (dashed or {}).items()))
+
+
+def parts_legend(parts: Sequence[str]) -> tuple[Key, ...]:
+    """What stacked bars are made of, in the colours that `charts` gives to parts."""
+    return tuple(Key(part, part_colour(i, len(parts))) for i, part in enumerate(parts))
 
 
 def thinned(values: Sequence[T], limit: int = POINTS) -> list[T]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from flexlora.report import charts
@@ -40,7 +40,13 @@ def outcome(runs: Sequence[ReportRun]) -> Section:
             f"The {what} differ by seed: compare runs of one seed, or means over the same seeds."
         )
         blocks.append(Note(words))
-    blocks += [_status(run) for run in runs if not run.states]
+    if len(arms(runs)) > charts.COLOURS:
+        words = (
+            f"There are more names than colours: from the {charts.COLOURS + 1}th on, they repeat."
+        )
+        blocks.append(Note(words))
+    blocks += _unscored([run for run in runs if not run.states])
+    blocks += [_began(run, run.parent) for run in runs if run.parent]
     if len(runs) == 1:
         blocks += _tiles(runs[0])
     for scope in SCOPES:
@@ -50,12 +56,26 @@ def outcome(runs: Sequence[ReportRun]) -> Section:
     return Section("outcome", "Outcome", tuple(blocks))
 
 
-def _status(run: ReportRun) -> Note:
-    played = run.rounds[-1].number if run.rounds else 0
-    return Note(
-        f"{run.label} has no final scores yet: {played:,} of {count(run.planned, 'round')} played.",
-        True,
-    )
+def _unscored(runs: Sequence[ReportRun]) -> list[Block]:
+    """One warning for all of them, that says how far each is."""
+    if not runs:
+        return []
+    names = [
+        f"{run.label} ({_played(run):,} of {count(run.planned, 'round')} played)" for run in runs
+    ]
+    return [Note(f"No final scores: {', '.join(names)}.", True)]
+
+
+def _played(run: ReportRun) -> int:
+    return run.rounds[-1].number if run.rounds else 0
+
+
+def _began(run: ReportRun, parent: Mapping[str, Any]) -> Note:
+    kind, rule, number = (parent.get(key) for key in ("kind", "rule", "round"))
+    what = f"the {kind} {parent.get('path')}" if kind else str(parent.get("path"))
+    if rule is not None and number is not None:
+        what += f", played by {rule} up to round {number}"
+    return Note(f"{run.label} began from {what}; the starting state is what it had learned there.")
 
 
 def _tiles(run: ReportRun) -> list[Block]:
@@ -75,9 +95,7 @@ def _tiles(run: ReportRun) -> list[Block]:
             against = f"{_difference(value, before, measure)} against {_value(before, measure)}"
             good = None if measure.higher is None else measure.gain(value, before) > 0
         tiles.append(Tile(measure.heading, _value(value, measure), against, good))
-    words = (
-        f"The full state on {_counted(full)}, {SCOPE_WORDS[scope]}; each against the base model."
-    )
+    words = f"The full state against the base model, on {SCOPE_WORDS[scope]} ({_counted(full)})."
     return [Note(words), Tiles(tuple(tiles))]
 
 
@@ -97,6 +115,7 @@ def _table(
     title: str, runs: Sequence[ReportRun], scope: str, found: Sequence[Measure], mark: bool
 ) -> Table:
     best = _best(runs, scope, found) if mark and len(runs) > 1 else {}
+    bases: list[list[Any]] = []
     rows: list[list[Any]] = []
     shown: list[tuple[Any, ...]] = []
     for run in runs:
@@ -107,7 +126,8 @@ def _table(
             if scored is None:
                 continue
             base = run.scored("base", scope) if state.name != "base" else None
-            cells = [_scored_cells(scored, base, m, best.get(m.name)) for m in found]
+            top = best if state.name == "full" else {}
+            cells = [_scored_cells(scored, base, m, top.get(m.name)) for m in found]
             scores = [cell for pair in cells for cell in pair]
             words = STATE_WORDS.get(state.name, f"{state.name}, rank {state.ranks}")
             if state.name == "base" and len(runs) > 1:
@@ -116,7 +136,7 @@ def _table(
                     continue
                 shown.append(key)
                 name = "base model" if len(shown) == 1 else f"base model of {run.label}"
-                rows.append([name, *scores])
+                bases.append([name, *scores])
             elif state.name == "start" and len(runs) > 1:
                 rows.append([f"{run.label}, starting state", *scores])
             else:
@@ -126,7 +146,7 @@ def _table(
     digits = {m.heading: m.digits for m in found}
     sizes = {_counted(s) for run in runs if (s := run.scored("full", scope))}
     caption = f"{title} ({'; '.join(sorted(sizes))})"
-    return Table.of(caption, names + titles, rows, digits=digits)
+    return Table.of(caption, names + titles, bases + rows, digits=digits)
 
 
 def _scored_cells(
@@ -136,7 +156,7 @@ def _scored_cells(
     before = base.mean.get(measure.name) if base else None
     if value is None:
         return None, None
-    top = base is not None and best is not None and value == best
+    top = best is not None and value == best
     change = None
     if before is not None:
         change = Mark(value - before, _difference(value, before, measure))
@@ -148,26 +168,40 @@ def _best(runs: Sequence[ReportRun], scope: str, found: Sequence[Measure]) -> di
     for measure in found:
         full = [s.mean.get(measure.name) for run in runs if (s := run.scored("full", scope))]
         values = [value for value in full if value is not None]
-        if measure.higher is not None and len(values) > 1:
+        if measure.higher is not None and len(set(values)) > 1:
             made[measure.name] = max(values) if measure.higher else min(values)
     return made
 
 
 def _seeds(runs: Sequence[ReportRun], scope: str, found: Sequence[Measure]) -> Table:
-    rows: list[list[Any]] = []
-    for arm in arms(runs):
-        scored = [s for run in runs if run.arm == arm and (s := run.scored("full", scope))]
-        cells: list[Any] = []
+    """A row an arm; the best mean is marked where all arms have the same seeds."""
+    scored = {
+        arm: {run.seed: s for run in runs if run.arm == arm and (s := run.scored("full", scope))}
+        for arm in arms(runs)
+    }
+    fair = len(scored) > 1 and len({tuple(sorted(by_seed)) for by_seed in scored.values()}) == 1
+    means: dict[str, dict[str, float]] = {measure.name: {} for measure in found}
+    texts: dict[tuple[str, str], str] = {}
+    for arm, by_seed in scored.items():
         for measure in found:
-            values = [s.mean[measure.name] for s in scored if measure.name in s.mean]
-            if not values:
-                cells.append(None)
-                continue
-            text = _value(statistics.fmean(values), measure)
+            values = [s.mean[measure.name] for s in by_seed.values() if measure.name in s.mean]
+            if values:
+                means[measure.name][arm] = mean = statistics.fmean(values)
+                texts[arm, measure.name] = _value(mean, measure)
             if len(values) > 1:
-                text += f" ± {plain(statistics.stdev(values), measure.digits)}"
-            cells.append(Mark(statistics.fmean(values), text))
-        rows.append([arm, len(scored), *cells])
+                sd = plain(statistics.stdev(values), measure.digits)
+                texts[arm, measure.name] += f" ± {sd}"
+
+    def cell(arm: str, measure: Measure) -> Mark | None:
+        every = means[measure.name]
+        if arm not in every:
+            return None
+        gains = {name: measure.gain(mean, 0.0) for name, mean in every.items()}
+        known = fair and measure.higher is not None and len(set(gains.values())) > 1
+        best = known and gains[arm] == max(gains.values())
+        return Mark(every[arm], texts[arm, measure.name], best)
+
+    rows = [[arm, len(scored[arm]), *(cell(arm, m) for m in found)] for arm in scored]
     caption = f"Mean ± standard deviation over seeds, full state, {SCOPE_WORDS[scope]}"
     return Table.of(
         caption, ["runs that differ in the seed alone", "runs"] + [m.heading for m in found], rows
@@ -192,7 +226,7 @@ def _against(runs: Sequence[ReportRun], scope: str, measure: Measure) -> Figure:
         [[r["name"], r["base"], r["x"]] for r in rows],
         digits={"base": measure.digits, "full": measure.digits},
     )
-    spec = charts.dots(rows, x=measure.label, order=[run.label for run in runs], series=arms(runs))
+    spec = charts.dots(rows, x=measure.axis, order=[run.label for run in runs], series=arms(runs))
     return Figure(
         f"{measure.label}: every run against the base model",
         words.rstrip("; ") + ".",
@@ -218,7 +252,8 @@ def _overview(runs: Sequence[ReportRun]) -> Table:
         for run in runs
     ]
     names = ["run", "rule", "seed", "rounds", "scored round", "clients", "failures"]
-    return Table.of("What was run", [*names, "MB sent", "minutes"], rows)
+    digits = {"MB sent": 1, "minutes": 1}
+    return Table.of("What was run", [*names, "MB sent", "minutes"], rows, digits=digits)
 
 
 def _counted(scored: Scored) -> str:

@@ -37,6 +37,7 @@ SECTIONS = (
     failures,
     settings,
 )
+TITLED = 3  # Names that the title has at most.
 # What the page calls of the library.
 _EXPOSED = "window.vegaEmbed = vegaEmbed;"
 _KINDS = {Figure: "figure", Table: "table", Note: "note", Tiles: "tiles", Heading: "heading"}
@@ -48,7 +49,10 @@ def page(runs: Sequence[ReportRun]) -> str:
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True)
     environment.lstrip_blocks = True
     template = environment.from_string(_file("page.html"))
-    title = runs[0].label if len(runs) == 1 else f"{runs[0].label} and {len(runs) - 1} more"
+    names = list(dict.fromkeys(run.arm if len(runs) > 1 else run.label for run in runs))
+    title = ", ".join(names[:TITLED])
+    if len(names) > TITLED:
+        title += f" and {len(names) - TITLED} more"
     return template.render(
         title=title,
         subtitle=_subtitle(runs),

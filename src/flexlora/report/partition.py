@@ -24,7 +24,7 @@ def partition(runs: Sequence[ReportRun]) -> Section:
         shown.append(found)
         same = [other.label for other in runs if other.partition == found]
         if len(runs) > 1:
-            blocks.append(Heading(", ".join(same)))
+            blocks.append(Heading("All runs" if len(same) == len(runs) else ", ".join(same)))
         blocks += _blocks(found)
     missing = [run.label for run in runs if run.partition is None]
     if missing:
@@ -41,7 +41,7 @@ def _blocks(found: Partition) -> list[Block]:
     words = (
         f"{count(total, 'example')} of {count(len(labels), 'label')} ({found.label}) are dealt to "
         f"{count(len(found.clients), 'client')}, by {found.by}; "
-        f"{count(len(found.unseen), 'client')} stay unseen."
+        f"{count(len(found.unseen), 'client') if found.unseen else 'none'} stay unseen."
     )
     ordered = [label for label, _ in labels.most_common()]
     if len(found.clients) <= FEW:
@@ -81,7 +81,7 @@ def _mix(holders: Sequence[Holder], ordered: Sequence[str]) -> Figure:
         rows, names=[x.id for x in ranked], labels=labels, share="share of the client's examples"
     )
     table = Table.of("Labels by client", ["client", "label", "examples"], cells)
-    words = "The darker a square, the larger that label's share of the client's examples."
+    words = "The stronger a colour, the larger that label's share of the client's examples."
     return Figure("Labels by client", words, spec, table)
 
 

@@ -1,4 +1,4 @@
-"""What the model writes: kept answers of the full state beside the base model's and the right one."""
+"""What the model writes: kept answers of the full state beside the base model's and right ones."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ LETTERS = 600  # Characters of a text that are shown at most.
 
 def predictions(runs: Sequence[ReportRun]) -> Section:
     blocks: list[Block] = [
-        _table(run, scope, scored.predictions)
+        _table(run, scope, scored.predictions, folded=len(runs) > 1)
         for run in runs
         for scope in SCOPES
         if (scored := run.scored("full", scope)) and scored.predictions
@@ -26,7 +26,7 @@ def predictions(runs: Sequence[ReportRun]) -> Section:
     return Section("predictions", "Answers", tuple(blocks))
 
 
-def _table(run: ReportRun, scope: str, found: Sequence[Prediction]) -> Table:
+def _table(run: ReportRun, scope: str, found: Sequence[Prediction], *, folded: bool) -> Table:
     base = run.scored("base", scope)
     before = {(p.client, p.example): p.text for p in base.predictions} if base else {}
     scores = measures([name for prediction in found for name in prediction.values])
@@ -46,6 +46,7 @@ def _table(run: ReportRun, scope: str, found: Sequence[Prediction]) -> Table:
         rows,
         digits={measure.heading: measure.digits for measure in scores},
         limit=KEPT,
+        folded=folded,
     )
 
 

@@ -7,7 +7,15 @@ from collections.abc import Sequence
 
 from flexlora.report import charts
 from flexlora.report.blocks import Block, Figure, Note, Section, Table
-from flexlora.report.common import SCOPE_WORDS, STATE_WORDS, arms, leading, legend, score_measures
+from flexlora.report.common import (
+    SCOPE_WORDS,
+    STATE_WORDS,
+    arms,
+    leading,
+    legend,
+    parts_legend,
+    score_measures,
+)
 from flexlora.report.rounds import bins
 from flexlora.report.runs import SCOPES, Measure, ReportRun
 
@@ -66,7 +74,7 @@ def _given(runs: Sequence[ReportRun]) -> Figure:
             [[r["name"], r["part"], r["x"]] for r in rows],
         )
         words = "How many updates the clients of each type gave in all rounds."
-        return Figure("Updates by client type", words, spec, table, legend(kinds))
+        return Figure("Updates by client type", words, spec, table, parts_legend(kinds))
     run = runs[0]
     columns, cells = [], []
     for group in bins(run.rounds):
@@ -85,7 +93,7 @@ def _given(runs: Sequence[ReportRun]) -> Figure:
     names = ["rounds", *(_type_name(run, kind) for kind in _kinds(run))]
     table = Table.of("Updates by client type and round", names, cells)
     words = "How many clients of each type replied: an even mix of colours is an even mix of ranks."
-    return Figure("Updates by client type and round", words, spec, table, legend(kinds))
+    return Figure("Updates by client type and round", words, spec, table, parts_legend(kinds))
 
 
 def _gets(runs: Sequence[ReportRun], scope: str, measure: Measure) -> list[Block]:
@@ -115,5 +123,5 @@ def _gets(runs: Sequence[ReportRun], scope: str, measure: Measure) -> list[Block
     words = (
         "What is left of the full state when it is cut to what a client type affords; grey: base."
     )
-    spec = charts.dots(rows, x=measure.label, order=names, series=arms(runs))
+    spec = charts.dots(rows, x=measure.axis, order=names, series=arms(runs))
     return [Figure(title, words, spec, table, legend(arms(runs)))]

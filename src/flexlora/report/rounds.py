@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 
 from flexlora.report import charts
 from flexlora.report.blocks import Block, Figure, Heading, Note, Section, Table
-from flexlora.report.common import arms, by_round, legend, thinned
+from flexlora.report.common import arms, by_round, legend, parts_legend, thinned
 from flexlora.report.runs import Measure, ReportRun, Round, measures
 
 Value = Callable[[Round], float | None]
@@ -55,7 +55,8 @@ def _figure(
     value: Value,
     *,
     ring: bool = True,
-) -> Figure:
+) -> Block:
+    """A line a run; a sentence where no round has a value."""
     rows, columns = [], {}
     for run in runs:
         found = [(r.number, x) for r in run.rounds if (x := value(r)) is not None]
@@ -66,13 +67,11 @@ def _figure(
             if number in kept or marked:
                 row = {"x": number, "y": x, "series": run.arm, "run": run.label}
                 rows.append(row | {"marked": marked})
-    spec = charts.lines(rows, x="round", y=_unit(measure), series=arms(runs))
+    if not rows:
+        return Note(f"{title}: no round has a finite value.")
+    spec = charts.lines(rows, x="round", y=measure.axis, series=arms(runs))
     table = by_round(f"{title} by round", columns)
     return Figure(f"{title} by round", words, spec, table, legend(arms(runs)))
-
-
-def _unit(measure: Measure) -> str:
-    return "loss (nats per token)" if measure.name == "loss" else measure.label
 
 
 def _on_clients(runs: Sequence[ReportRun]) -> list[Block]:
@@ -96,7 +95,7 @@ def _on_clients(runs: Sequence[ReportRun]) -> list[Block]:
             columns = {f"{run.label}, {what}": dict(points) for run, what, points in lines}
             title = f"{measure.label} on clients, {kind} adapter, by round"
             kinds = ("mean", "worst tenth")
-            spec = charts.lines(rows, x="round", y=_unit(measure), series=arms(runs), kinds=kinds)
+            spec = charts.lines(rows, x="round", y=measure.axis, series=arms(runs), kinds=kinds)
             keys = legend(arms(runs), {"mean": False, "mean of the worst 10 % of clients": True})
             blocks.append(Figure(title, words + ".", spec, by_round(title, columns), keys))
     return blocks
@@ -162,7 +161,7 @@ def _efficiency(runs: Sequence[ReportRun]) -> list[Block]:
             cells.append([run.label, number, sent, y])
     title = f"Validation {measure.label} by megabytes sent"
     spec = charts.lines(
-        rows, x="megabytes sent, both ways", y=_unit(measure), series=arms(runs), whole=False
+        rows, x="megabytes sent, both ways", y=measure.axis, series=arms(runs), whole=False
     )
     table = Table.of(title, ["run", "round", "MB sent", measure.label], cells)
     words = "What each run reached for the bytes it had sent: further left is cheaper."
@@ -195,7 +194,7 @@ def _seconds(runs: Sequence[ReportRun]) -> Figure:
         "after the other add up."
     )
     spec = charts.stacked(rows, x=unit, order=list(totals), parts=phases)
-    return Figure(title, words, spec, table, legend(phases))
+    return Figure(title, words, spec, table, parts_legend(phases))
 
 
 def bins(rounds: Sequence[Round]) -> list[Sequence[Round]]:

@@ -1,19 +1,16 @@
-"""What a report reads of a run directory, checked once: the page never meets a raw record."""
+"""What a report knows of its runs, as plain values: the page never meets a raw record."""
 
 from __future__ import annotations
 
-import re
-import tomllib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from flexlora.evaluation.metrics import METRICS
-from flexlora.federation.run_directory import Record, Run
+from flexlora.federation.run_directory import Record
 
 SCOPES = ("unseen", "own")
-_COUNTS = ("client", "clients", "category", "examples")
 _FINGERPRINTS = ("fingerprint", "model_fingerprint", "encoding_fingerprint")
 
 
@@ -156,6 +153,7 @@ class ReportRun:
     config: Mapping[str, Mapping[str, Any]]
     environment: Record
     data: Record
+    parent: Record | None
     clients: Mapping[str, int]
     ranks: Mapping[str, str]
     rounds: tuple[Round, ...]
@@ -177,11 +175,6 @@ class ReportRun:
         return tuple(event for event in self.events if event.get("event") == "failure")
 
 
-def read_runs(folders: Sequence[Path]) -> tuple[ReportRun, ...]:
-    """Read these run directories, in order. Raises RunError for no run and for damaged files."""
-    return _named([_read(Run.open(folder)) for folder in folders])
-
-
 def differing_data(runs: Sequence[ReportRun]) -> list[str]:
     """Which of data, model and encoding are not the same in all runs that tell."""
     words = dict(zip(_FINGERPRINTS, ("data", "base model", "encoding of the data"), strict=True))
@@ -193,169 +186,3 @@ def measures(names: Sequence[str]) -> list[Measure]:
     """Each metric once, those of generated text before losses, otherwise in the order given."""
     found = [Measure.of(name) for name in dict.fromkeys(names)]
     return sorted(found, key=lambda m: (m.name != "rouge_l", m.higher is not True))
-
-
-def _read(run: Run) -> ReportRun:
-    config = tomllib.loads(run.config.to_toml())
-    with run.undamaged("metrics.jsonl"):
-        rounds = tuple(map(_round, run.read_metrics()))
-    with run.undamaged("spectra.jsonl"):
-        spectra = tuple(map(_spectrum, run.read_spectra()))
-    with run.undamaged("results.json"):
-        results = run.read_results()
-        states = tuple(map(_state, results["rows"])) if results else ()
-        scored = int(results["scored_round"]) if results else None
-    with run.undamaged("data.json"):
-        partition = _partition(run.data["partition"]) if "partition" in run.data else None
-    with run.undamaged("resolved.toml"):
-        clients = {str(k): int(v) for k, v in run.resolved.get("clients", {}).items()}
-        ranks = {str(k): str(v) for k, v in run.resolved.get("ranks", {}).items()}
-    name = run.folder.name or run.folder.resolve().name
-    return ReportRun(
-        label=name,
-        arm=name,
-        folder=run.folder,
-        rule=run.config.rule.name,
-        seed=run.config.federation.seed,
-        planned=run.config.federation.rounds,
-        config=config,
-        environment=run.environment,
-        data=run.data,
-        clients=clients,
-        ranks=ranks,
-        rounds=rounds,
-        events=tuple(run.read_events()),
-        spectra=spectra,
-        states=states,
-        scored_round=scored,
-        partition=partition,
-    )
-
-
-def _named(runs: Sequence[ReportRun]) -> tuple[ReportRun, ...]:
-    """Unique labels; the arm of several seeds is named by what its runs' labels begin with."""
-    labels = _unique([run.label for run in runs])
-    runs = [replace(run, label=label) for run, label in zip(runs, labels, strict=True)]
-    groups: dict[str, list[ReportRun]] = {}
-    for run in runs:
-        groups.setdefault(repr(_but_seed(run.config)), []).append(run)
-    names = [
-        members[0].label if len(members) == 1 else _stem([run.label for run in members])
-        for members in groups.values()
-    ]
-    arms = dict(zip(groups, _unique(names), strict=True))
-    return tuple(replace(run, arm=arms[repr(_but_seed(run.config))]) for run in runs)
-
-
-def _but_seed(config: Mapping[str, Mapping[str, Any]]) -> Record:
-    kept = {name: dict(table) for name, table in config.items() if name != "run"}
-    kept["federation"].pop("seed", None)
-    return kept
-
-
-def _unique(names: Sequence[str]) -> list[str]:
-    seen: dict[str, int] = {}
-    made = []
-    for name in names:
-        seen[name] = seen.get(name, 0) + 1
-        made.append(name if seen[name] == 1 else f"{name} ({seen[name]})")
-    return made
-
-
-def _stem(labels: Sequence[str]) -> str:
-    same = 0
-    while all(len(x) > same for x in labels) and len({x[same] for x in labels}) == 1:
-        same += 1
-    start = re.sub(r"[\W_]*(seed)?[\W_]*$", "", labels[0][:same])
-    return start or labels[0]
-
-
-def _number(value: Any) -> float | None:
-    if value is None:
-        return None
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise TypeError("no number")
-    return float(value)
-
-
-def _values(record: Mapping[str, Any]) -> dict[str, float]:
-    """The metrics among these entries that have a value."""
-    found = {name: _number(x) for name, x in record.items() if name not in _COUNTS}
-    return {name: value for name, value in found.items() if value is not None}
-
-
-def _round(record: Record) -> Round:
-    return Round(
-        number=int(record["round"]),
-        types={str(name): int(n) for name, n in record.get("types", {}).items()},
-        failures=int(record.get("failures", 0)),
-        train_loss=_number(record.get("train_loss")),
-        bytes_down=int(record["bytes_down"]),
-        bytes_up=int(record["bytes_up"]),
-        seconds={str(name): float(x) for name, x in record["seconds"].items()},
-        validation=_values(record.get("validation") or {}),
-        on_clients={
-            kind: {name: _values(x) for name, x in found["metrics"].items()}
-            for kind, found in (record.get("on_clients") or {}).items()
-            if isinstance(found, dict)
-        },
-    )
-
-
-def _state(row: Record) -> State:
-    scores = {scope: _scored(row[scope]) for scope in SCOPES if row.get(scope)}
-    scores = {scope: found for scope, found in scores.items() if found.clients}
-    return State(str(row["state"]), str(row.get("ranks", "")), scores)
-
-
-def _scored(record: Record) -> Scored:
-    mean = record.get("mean") or {}
-    return Scored(
-        clients=int(mean.get("clients", 0)),
-        examples=int(mean.get("examples", 0)),
-        mean=_values(mean),
-        categories={str(k): _values(v) for k, v in (record.get("categories") or {}).items()},
-        rows=tuple(
-            ClientRow(
-                str(row["client"]), str(row.get("category", "")), int(row["examples"]), _values(row)
-            )
-            for row in record.get("clients") or ()
-        ),
-        predictions=tuple(map(_prediction, record.get("predictions") or ())),
-    )
-
-
-def _prediction(row: Record) -> Prediction:
-    texts = {name: str(row[name]) for name in ("client", "example", "text", "reference")}
-    return Prediction(**texts, values=_values({k: v for k, v in row.items() if k not in texts}))
-
-
-def _spectrum(record: Record) -> Spectrum:
-    layers = {
-        str(name): Layer(
-            tuple(map(float, layer["values"])),
-            float(layer["effective_rank"]),
-            int(layer["rank"]),
-            float(layer["norm"]),
-        )
-        for name, layer in record["layers"].items()
-    }
-    return Spectrum(int(record["round"]), layers)
-
-
-def _partition(record: Record) -> Partition:
-    def holder(x: Record) -> Holder:
-        parts = ("train", "validation", "test")
-        return Holder(
-            str(x["id"]),
-            str(x.get("type", "")),
-            sum(int(x.get(part, 0)) for part in parts),
-            {str(label): int(n) for label, n in x.get("labels", {}).items()},
-        )
-
-    return Partition(
-        by=str(record["by"]),
-        label=str(record["label"]),
-        clients=tuple(map(holder, record["clients"])),
-        unseen=tuple(map(holder, record.get("unseen", ()))),
-    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -39,17 +40,19 @@ def failures(runs: Sequence[ReportRun]) -> Section:
 
 
 def _by_round(runs: Sequence[ReportRun]) -> Figure:
-    title = "Failures by round"
-    columns: dict[str, Mapping[int, float | None]] = {
-        run.label: {r.number: r.failures for r in run.rounds} for run in runs
-    }
-    rows = [
-        {"x": r.number, "y": r.failures, "series": run.arm, "run": run.label}
-        for run in runs
-        for r in thinned(run.rounds)
-    ]
-    spec = charts.lines(rows, x="round", y="failures", series=arms(runs))
-    words = "How many clients gave no usable reply in each round."
+    title = "Failures so far, by round"
+    columns: dict[str, Mapping[int, float | None]] = {}
+    rows = []
+    for run in runs:
+        sums = itertools.accumulate(r.failures for r in run.rounds)
+        points = list(zip((r.number for r in run.rounds), sums, strict=True))
+        columns[run.label] = dict(points)
+        rows += [
+            {"x": number, "y": n, "series": run.arm, "run": run.label}
+            for number, n in thinned(points)
+        ]
+    spec = charts.lines(rows, x="round", y="failures, cumulative", series=arms(runs), zero=True)
+    words = "Clients that gave no usable reply, added up; a steeper line is a worse time."
     return Figure(title, words, spec, by_round(title, columns), legend(arms(runs)))
 
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Sequence
+from typing import Any
 
 from flexlora.report import charts
-from flexlora.report.blocks import Block, Figure, Note, Section, Table
+from flexlora.report.blocks import Block, Figure, Mark, Note, Section, Table, signed
 from flexlora.report.common import arms, by_round, legend, thinned
 from flexlora.report.runs import ReportRun, Spectrum
 
@@ -16,7 +17,7 @@ def spectra(runs: Sequence[ReportRun]) -> Section:
     having = [run for run in runs if any(s.layers for s in run.spectra)]
     if not having:
         return Section("spectra", title, (Note("No run has records of its singular values."),))
-    blocks: list[Block] = [Note(_verdict(run)) for run in having]
+    blocks: list[Block] = [Note(_verdict(having[0])) if len(having) == 1 else _verdicts(having)]
     blocks += [
         Note(f"{run.label} has no records of its singular values.")
         for run in runs
@@ -58,6 +59,27 @@ def _verdict(run: ReportRun) -> str:
     )
 
 
+def _verdicts(runs: Sequence[ReportRun]) -> Table:
+    rows: list[list[Any]] = []
+    for run in runs:
+        first, last = _used(run)[0], _used(run)[-1]
+        before, now = (statistics.median(_ranks(x)) for x in (first, last))
+        change = Mark(now - before, signed(now - before, 1)) if first is not last else None
+        held = statistics.median(float(layer.rank) for layer in last.layers.values())
+        rows.append([run.label, first.round, before, last.round, now, change, held])
+    names = [
+        "run",
+        "first round",
+        "effective rank, first",
+        "last round",
+        "effective rank, last",
+        "change",
+    ]
+    digits = {"effective rank, first": 1, "effective rank, last": 1, "directions held": 0}
+    title = "Median effective rank over layers"
+    return Table.of(title, [*names, "directions held"], rows, digits=digits)
+
+
 def _by_round(runs: Sequence[ReportRun], series: Sequence[str]) -> Figure:
     rows, cells = [], []
     for run in runs:
@@ -68,11 +90,13 @@ def _by_round(runs: Sequence[ReportRun], series: Sequence[str]) -> Figure:
             rows.append(row | {"series": run.arm, "run": run.label})
             cells.append([run.label, spectrum.round, low, middle, high])
     title = "Effective rank by round"
-    spec = charts.lines(rows, x="round", y="effective rank", series=series, band=True)
+    alone = len(runs) == 1
+    spec = charts.lines(rows, x="round", y="effective rank", series=series, band=alone, zero=True)
     table = Table.of(title, ["run", "round", "least", "median", "most"], cells)
     words = (
-        "How many directions the learned update really uses: the line is the median over layers, "
-        "the band spans the least and the most; a falling line is a collapsing rank."
+        "How many directions the learned update really uses, the median over layers"
+        f"{'; the band spans the least and the most' if alone else ''}: a falling line is a "
+        "collapsing rank."
     )
     return Figure(title, words, spec, table, legend(series))
 
@@ -92,7 +116,7 @@ def _by_module(run: ReportRun) -> list[Block]:
     if not 1 < len(columns) <= charts.COLOURS:
         return []
     title = "Effective rank by type of module"
-    spec = charts.lines(rows, x="round", y="effective rank", series=list(columns))
+    spec = charts.lines(rows, x="round", y="effective rank", series=list(columns), zero=True)
     table = by_round(f"{title}, median", columns)
     words = "The median over the layers of each type."
     return [Figure(title, words, spec, table, legend(list(columns)))]

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from flexlora.errors import ConfigError, RunError
 from flexlora.formats.atomic import atomic_write
-from flexlora.report.runs import read_runs
+from flexlora.report.read import read_runs
 
 NAME = "report.html"
 _LIBRARIES = {"altair": "altair", "vl_convert": "vl-convert-python"}
