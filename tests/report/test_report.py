@@ -118,7 +118,11 @@ def test_older_runs_have_no_spectra_and_no_partition(tmp_path: Path) -> None:
 def test_a_metric_of_the_user_s_own(tmp_path: Path) -> None:
     folder = synthetic_run(tmp_path / "r", **TINY, metrics=("politeness", "loss"))
     assert Measure.of("politeness").higher is None
+    assert Measure.of("politeness", {"politeness": False}).heading == "politeness ↓"
     assert "Validation politeness by round" in words(write_report([folder]))
+    with (folder / "resolved.toml").open("a") as file:
+        file.write("[higher_is_better]\npoliteness = true\nloss = false\n")
+    assert "politeness ↑" in words(write_report([folder]))
 
 
 def test_an_existing_report_is_replaced_and_runs_stay_as_they_are(tmp_path: Path) -> None:

@@ -42,7 +42,7 @@ def thinned(values: Sequence[T], limit: int = POINTS) -> list[T]:
 def score_measures(runs: Sequence[ReportRun], scope: str) -> list[Measure]:
     """The metrics that some state of some run has a mean of in this scope."""
     found = [state.scores[scope] for run in runs for state in run.states if scope in state.scores]
-    return measures([name for scored in found for name in scored.mean])
+    return measures(runs, [name for scored in found for name in scored.mean])
 
 
 def leading(found: Sequence[Measure]) -> list[Measure]:

@@ -29,7 +29,7 @@ def predictions(runs: Sequence[ReportRun]) -> Section:
 def _table(run: ReportRun, scope: str, found: Sequence[Prediction], *, folded: bool) -> Table:
     base = run.scored("base", scope)
     before = {(p.client, p.example): p.text for p in base.predictions} if base else {}
-    scores = measures([name for prediction in found for name in prediction.values])
+    scores = measures([run], [name for prediction in found for name in prediction.values])
     rows: list[list[Any]] = [
         [
             prediction.client,

@@ -47,6 +47,7 @@ def _read(run: Run) -> ReportRun:
     with run.undamaged("resolved.toml"):
         clients = {str(k): int(v) for k, v in run.resolved.get("clients", {}).items()}
         ranks = {str(k): str(v) for k, v in run.resolved.get("ranks", {}).items()}
+        higher = {str(k): bool(v) for k, v in run.resolved.get("higher_is_better", {}).items()}
     name = run.folder.name or run.folder.resolve().name
     return ReportRun(
         label=name,
@@ -61,6 +62,7 @@ def _read(run: Run) -> ReportRun:
         parent=run.parent,
         clients=clients,
         ranks=ranks,
+        higher=higher,
         rounds=rounds,
         events=tuple(run.read_events()),
         spectra=spectra,

@@ -19,7 +19,7 @@ def progress(runs: Sequence[ReportRun]) -> Section:
         return Section("rounds", "By round", (Note("No round has been played yet."),))
     blocks: list[Block] = []
     names = [name for run in runs for r in run.rounds for name in r.validation]
-    for measure in measures(names):
+    for measure in measures(runs, names):
         words = "The server's validation after each round"
         if any(run.scored_round is not None for run in runs):
             words += "; the ring is the round whose state was scored"
@@ -79,7 +79,7 @@ def _on_clients(runs: Sequence[ReportRun]) -> list[Block]:
     found = [(run, r) for run in runs for r in run.rounds if r.on_clients]
     names = [name for _, r in found for values in r.on_clients.values() for name in values]
     blocks: list[Block] = [Heading("As the clients measure it")] if names else []
-    for measure in measures(names):
+    for measure in measures(runs, names):
         for kind, words in (
             ("global", "The global adapter at each client's own rank, on its held-out part"),
             ("tuned", "What each client fine-tuned in that round, on its held-out part"),
@@ -144,7 +144,7 @@ def _bytes(runs: Sequence[ReportRun]) -> Figure:
 
 def _efficiency(runs: Sequence[ReportRun]) -> list[Block]:
     """The leading validation metric against what was sent until then; of several runs only."""
-    found = measures([name for run in runs for r in run.rounds for name in r.validation])
+    found = measures(runs, [name for run in runs for r in run.rounds for name in r.validation])
     if len(runs) < 2 or not found:
         return []
     measure = found[0]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from flexlora.evaluation.metrics import METRICS
@@ -16,7 +17,7 @@ _FINGERPRINTS = ("fingerprint", "model_fingerprint", "encoding_fingerprint")
 
 @dataclass(frozen=True)
 class Measure:
-    """How a metric is shown. higher: where it is better; None for a metric not registered here."""
+    """How a metric is shown. higher: where it is better; None where no run says it."""
 
     name: str
     label: str
@@ -24,10 +25,11 @@ class Measure:
     higher: bool | None
 
     @staticmethod
-    def of(name: str) -> Measure:
+    def of(name: str, higher: Mapping[str, bool] = MappingProxyType({})) -> Measure:
+        """A known metric, or one of a user's own: of these a run records where it is better."""
         metric = METRICS.get(name)
         if metric is None:
-            return Measure(name, name, 3, None)
+            return Measure(name, name, 3, higher.get(name))
         return Measure(name, metric.label or name, metric.digits, metric.higher_is_better)
 
     @property
@@ -142,7 +144,10 @@ class Partition:
 
 @dataclass(frozen=True)
 class ReportRun:
-    """One run. label: unique on the page; arm: the same for runs that differ in the seed alone."""
+    """One run. label: unique on the page; arm: the same for runs that differ in the seed alone.
+
+    higher: metric → whether more of it is better, as far as the run recorded it.
+    """
 
     label: str
     arm: str
@@ -156,6 +161,7 @@ class ReportRun:
     parent: Record | None
     clients: Mapping[str, int]
     ranks: Mapping[str, str]
+    higher: Mapping[str, bool]
     rounds: tuple[Round, ...]
     events: tuple[Record, ...]
     spectra: tuple[Spectrum, ...]
@@ -182,7 +188,8 @@ def differing_data(runs: Sequence[ReportRun]) -> list[str]:
     return [words[key] for key in _FINGERPRINTS if len(values[key]) > 1]
 
 
-def measures(names: Sequence[str]) -> list[Measure]:
+def measures(runs: Sequence[ReportRun], names: Sequence[str]) -> list[Measure]:
     """Each metric once, those of generated text before losses, otherwise in the order given."""
-    found = [Measure.of(name) for name in dict.fromkeys(names)]
+    higher = {name: better for run in runs for name, better in run.higher.items()}
+    found = [Measure.of(name, higher) for name in dict.fromkeys(names)]
     return sorted(found, key=lambda m: (m.name != "rouge_l", m.higher is not True))
