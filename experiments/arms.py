@@ -177,7 +177,33 @@ class Experiment:
             rows = found[run_name(arm, seeds[0])]["results"]["rows"][1:]
             title = self.titles.get(arm, arm[0])
             lines += [line(arm, arm[1], title, row["state"]) for row in rows]
+        if len(seeds) > 1:
+            lines += ["", *self._paired(found, seeds)]
         return "\n".join(lines) + "\n"
+
+    def _paired(self, found: Mapping[str, Any], seeds: Sequence[int]) -> list[str]:
+        """Each arm's loss, full state, minus that of the variant's first arm, seed by seed.
+
+        Seeds differ in their data far more than arms do on the same data.
+        """
+        lines = [
+            f"Loss minus that of the first arm of the same {self.variant}, paired by seed (mean ± "
+            "standard deviation; below 0 is better):",
+            "",
+            f"| {self.variant} | arm | loss | own loss |",
+            "|---|---|---|---|",
+        ]
+        first: dict[str, Arm] = {}
+        for arm in self.arms:
+            against = first.setdefault(arm[1], arm)
+            if against == arm:
+                continue
+            cells = [
+                spread([_loss(found, arm, s, part) - _loss(found, against, s, part) for s in seeds])
+                for part in ("unseen", "own")
+            ]
+            lines.append(f"| {arm[1]} | {self.titles.get(arm, arm[0])} | {' | '.join(cells)} |")
+        return lines
 
     def _play(self, name: str, settings: Settings) -> None:
         folder = self.runs / name
@@ -216,7 +242,12 @@ def _at(record: Mapping[str, Any], path: Sequence[str]) -> float:
     return float(value)
 
 
-def spread(values: Sequence[float], digits: int) -> str:
+def _loss(found: Mapping[str, Any], arm: Arm, seed: int, part: str) -> float:
+    rows = found[run_name(arm, seed)]["results"]["rows"]
+    return float(next(row for row in rows if row["state"] == "full")[part]["mean"]["loss"])
+
+
+def spread(values: Sequence[float], digits: int = 3) -> str:
     """Mean, with ± the standard deviation over seeds where there are several."""
     text = f"{statistics.mean(values):.{digits}f}"
     if len(values) > 1:

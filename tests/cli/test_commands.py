@@ -238,15 +238,20 @@ def test_ctrl_c_says_how_to_go_on(tmp_path: Path):
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
+        # Whoever runs the tests in the background of a script has it ignored, children included.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     ) as process:
-        end = time.monotonic() + 120
-        log = tmp_path / "r" / "metrics.jsonl"
-        while not (log.is_file() and log.read_text().count("\n") > 1):
-            assert time.monotonic() < end
-            assert process.poll() is None
-            time.sleep(0.01)
-        process.send_signal(signal.SIGINT)
-        _, said = process.communicate(timeout=60)
+        try:
+            end = time.monotonic() + 120
+            log = tmp_path / "r" / "metrics.jsonl"
+            while not (log.is_file() and log.read_text().count("\n") > 1):
+                assert time.monotonic() < end
+                assert process.poll() is None
+                time.sleep(0.01)
+            process.send_signal(signal.SIGINT)
+            _, said = process.communicate(timeout=60)
+        finally:
+            process.kill()
     assert process.returncode == 130
     assert said == "flexlora: stopped; a run goes on with: flexlora resume RUN\n"
     assert Run.open(tmp_path / "r").checkpoints() != []

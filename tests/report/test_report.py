@@ -73,6 +73,23 @@ def test_best_is_marked_in_the_metric_s_own_direction(tmp_path: Path) -> None:
     assert set(rows) == {"strong"}
 
 
+@pytest.mark.parametrize(("lifts", "marked"), [((2.0, 2.0), True), ((2.0, 0.01), False)])
+def test_an_arm_is_best_where_it_is_on_every_seed(
+    tmp_path: Path, lifts: tuple[float, float], marked: bool
+) -> None:
+    """In the second case its mean is the better one, still."""
+    runs = [
+        synthetic_run(tmp_path / f"{name}-seed{s}", **TINY, seed=s, rule=rule, lift=lift)
+        for name, rule, of in (("a", "fedit", (0.4, 0.4)), ("b", "flexlora", lifts))
+        for s, lift in enumerate(of)
+    ]
+    html = write_report(runs, tmp_path / "page.html").read_text()
+    (table,) = re.findall(
+        r"<caption>Mean ± standard deviation over seeds, full state, unseen.*?</table>", html, re.S
+    )
+    assert ("n best\"" in table) == marked
+
+
 def test_other_data_is_said(tmp_path: Path) -> None:
     runs = [synthetic_run(tmp_path / name, **TINY) for name in "ab"]
     data = json.loads((runs[1] / "data.json").read_text())

@@ -174,7 +174,7 @@ def _best(runs: Sequence[ReportRun], scope: str, found: Sequence[Measure]) -> di
 
 
 def _seeds(runs: Sequence[ReportRun], scope: str, found: Sequence[Measure]) -> Table:
-    """A row an arm; the best mean is marked where all arms have the same seeds."""
+    """A row an arm; an arm is marked best where it is best on every seed, the same for all arms."""
     scored = {
         arm: {run.seed: s for run in runs if run.arm == arm and (s := run.scored("full", scope))}
         for arm in arms(runs)
@@ -192,17 +192,30 @@ def _seeds(runs: Sequence[ReportRun], scope: str, found: Sequence[Measure]) -> T
                 sd = plain(statistics.stdev(values), measure.digits)
                 texts[arm, measure.name] += f" ± {sd}"
 
+    def wins(arm: str, measure: Measure) -> bool:
+        """Better than every other arm on every seed: seeds differ in their data as arms do not."""
+        mine = scored[arm]
+        return all(
+            measure.gain(mine[seed].mean[measure.name], 0.0)
+            > measure.gain(other[seed].mean[measure.name], 0.0)
+            for name, other in scored.items()
+            if name != arm
+            for seed in mine
+        )
+
     def cell(arm: str, measure: Measure) -> Mark | None:
         every = means[measure.name]
         if arm not in every:
             return None
-        gains = {name: measure.gain(mean, 0.0) for name, mean in every.items()}
-        known = fair and measure.higher is not None and len(set(gains.values())) > 1
-        best = known and gains[arm] == max(gains.values())
+        whole = all(measure.name in s.mean for one in scored.values() for s in one.values())
+        best = fair and whole and measure.higher is not None and wins(arm, measure)
         return Mark(every[arm], texts[arm, measure.name], best)
 
     rows = [[arm, len(scored[arm]), *(cell(arm, m) for m in found)] for arm in scored]
-    caption = f"Mean ± standard deviation over seeds, full state, {SCOPE_WORDS[scope]}"
+    caption = (
+        f"Mean ± standard deviation over seeds, full state, {SCOPE_WORDS[scope]}; marked: best on "
+        "every seed"
+    )
     return Table.of(
         caption, ["runs that differ in the seed alone", "runs"] + [m.heading for m in found], rows
     )
