@@ -87,7 +87,7 @@ def test_an_arm_is_best_where_it_is_on_every_seed(
     (table,) = re.findall(
         r"<caption>Mean ± standard deviation over seeds, full state, unseen.*?</table>", html, re.S
     )
-    assert ("n best\"" in table) == marked
+    assert ('n best"' in table) == marked
 
 
 def test_other_data_is_said(tmp_path: Path) -> None:
