@@ -71,7 +71,7 @@ def test_the_forecast_is_what_round_1_sends(rule: str, tmp_path: Path):
     config = small(
         rule={"name": rule},
         federation={"rounds": 1, "clients_per_round": 4},
-        evaluation={"unseen": False, "every": 0},
+        evaluation={"unseen": False, "every": 0, "on_clients": "off"},
     )
     setup = prepare(config)
     told = forecast(setup, make_rule(rule))
@@ -86,7 +86,16 @@ def test_the_forecast_is_what_round_1_sends(rule: str, tmp_path: Path):
 
 
 def test_data_json_holds_every_example_once(config: Config, tmp_path: Path):
-    quick = {"rounds": 1}, {"every": 0, "unseen": True, "own_examples": 1, "types_at_end": False}
+    quick = (
+        {"rounds": 1},
+        {
+            "every": 0,
+            "on_clients": "off",
+            "unseen": True,
+            "own_examples": 1,
+            "types_at_end": False,
+        },
+    )
     document = config.document() | {"federation": SMALL["federation"] | quick[0]}
     document["evaluation"] = SMALL["evaluation"] | quick[1]
     folder = run(parse_config(document), tmp_path / "r").folder

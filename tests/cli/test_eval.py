@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from commands import Flexlora, caller
+from commands import Flexlora, assert_one_sentence, caller
 
 ROWS = [
     {"q": "Which is a colour?", "a": "red", "c": ["red", "dog"]},
@@ -54,3 +54,10 @@ def test_a_config_says_what_to_score_and_by_what(flexlora: Flexlora, tmp_path: P
 def test_an_option_beats_the_config(flexlora: Flexlora, tmp_path: Path):
     done = flexlora("eval", "tiny", "--data", config(tmp_path), "--metric", "loss", "--json")
     assert set(json.loads(done.out)["mean"]) == {"clients", "examples", "loss"}
+
+
+def test_a_config_that_keeps_nothing_apart_is_refused(flexlora: Flexlora, tmp_path: Path):
+    path = config(tmp_path)
+    path.write_text(path.read_text().replace("test_share = 0.75", "") + "unseen = false\n")
+    done = flexlora("eval", "tiny", "--data", path)
+    assert_one_sentence(done, "source 'jsonl' keeps nothing apart to score on", "data.test_share")

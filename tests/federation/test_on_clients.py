@@ -289,6 +289,7 @@ def test_the_server_may_hold_no_validation_examples(tmp_path: Path):
     [
         ({"on_clients": "off", "decide_by": "clients"}, "on_clients is 'off'"),
         ({"validation_examples": 0}, "decide_by is 'server'"),
+        ({"every": 0}, "on_clients is 'tuned' but every is 0"),
         ({"clients": 99}, "evaluation.clients is 99 but there are 4"),
         ({"clients": 1.5}, "evaluation.clients is 1.5, expected 1 or less"),
     ],

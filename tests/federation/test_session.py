@@ -155,7 +155,9 @@ def test_what_cannot_run_is_said_before_anything_is_written(
 
 
 def test_without_validation_few_examples_are_enough():
-    made = prepare(small(data={"examples_per_task": 1}, evaluation={"every": 0}))
+    made = prepare(
+        small(data={"examples_per_task": 1}, evaluation={"every": 0, "on_clients": "off"})
+    )
     assert made.validation == ()
 
 

@@ -301,6 +301,11 @@ class EvaluationConfig(Table):
                 "validation_examples is 0 but decide_by is 'server'; raise it, or set decide_by to "
                 "'clients'"
             )
+        if self.on_clients != "off" and not self.every:
+            raise ValueError(
+                f"on_clients is '{self.on_clients}' but every is 0, so that nobody is ever asked; "
+                "raise every, or set on_clients to 'off'"
+            )
         if self.decide_by == "clients" and self.on_clients == "off":
             raise ValueError(
                 "decide_by is 'clients' but on_clients is 'off'; set on_clients to 'global'"

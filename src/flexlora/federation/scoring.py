@@ -38,6 +38,8 @@ def score_model(
     force: use an adapter that was made for another base, too, as long as its layers fit.
     Raises AdapterError for an adapter that is malformed or was made for another model.
     """
+    asked = config.evaluation.model_copy(update={"unseen": True})  # Whatever a run of it does.
+    config = config.model_copy(update={"evaluation": asked})
     settings = eval_settings(config, config.evaluation.metrics)
     if isinstance(adapter, str | Path):
         adapter = load_peft(adapter)

@@ -61,8 +61,10 @@ class Style:
 
 def _alpaca(_: PreTrainedTokenizerBase, example: Example) -> str:
     if example.history:
+        count = len(example.history)
+        before = "1 message" if count == 1 else f"{count} messages"
         raise DataError(
-            f"example {example.id!r} is a chat with {len(example.history)} messages before its "
+            f"example {example.id!r} is a chat with {before} before its "
             "last question, which the prompt style 'alpaca' cannot show; set model.prompt to "
             "'chat', with the tokenizer of a chat model"
         )
