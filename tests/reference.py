@@ -151,7 +151,7 @@ class Round:
         chosen = list(sorted(self.replies) if clients is None else clients)
         total = sum(self.weights[client] for client in chosen)
         return [
-            Contribution(
+            Contribution.of(
                 client,
                 self.weights[client] / total,
                 self.replies[client][layer],
@@ -170,6 +170,7 @@ class Round:
                 layer,
                 state.layers[layer.name],
                 self.contributions(layer.name, chosen),
+                generator(),
             )
             layers[layer.name] = result.state
             if result.frozen is not None:

@@ -19,7 +19,7 @@ def trained(seed: int) -> Factors:
 
 def contributions() -> list[Contribution]:
     return [
-        Contribution(
+        Contribution.of(
             name, weight, Factors(gaussian(12, 3, seed=i), gaussian(3, 10, seed=i + 9), 2.0)
         )
         for i, (name, weight) in enumerate({"a": 0.5, "b": 0.3, "c": 0.2}.items())
@@ -28,7 +28,7 @@ def contributions() -> list[Contribution]:
 
 def combined() -> dict[str, torch.Tensor]:
     start = RULE.init(SPEC, generator()).layers[LAYER.name]
-    result = RULE.combine_layer(SPEC, LAYER, start, contributions())
+    result = RULE.combine_layer(SPEC, LAYER, start, contributions(), generator())
     assert result.frozen is None
     assert result.step is None
     return dict(result.state)

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from flexlora.adapters import Adapter, Factors, LayerSpec
 from flexlora.rules import Contribution, Spec, State, make_rule
-from reference import Round, assert_close, gaussian, generator, learned, map_factors, product
+from reference import Round, assert_close, best, gaussian, generator, learned, map_factors, product
 
 LAYER = LayerSpec("q_proj", 24, 18)
 RANKS = {"ann": 2, "bob": 4, "cyd": 7, "dan": 12}
@@ -57,6 +57,7 @@ def start() -> tuple[State, dict[str, dict[str, int]]]:
 
 
 def test_three_rounds_equal_the_papers_dense_procedure() -> None:
+    """What is kept is the best part of the highest rank: all that the paper hands out."""
     rule = make_rule("flexlora")
     state, cohort = start()
     initial = rule.send(state, {LAYER.name: 12}, generator())[LAYER.name].a
@@ -64,7 +65,7 @@ def test_three_rounds_equal_the_papers_dense_procedure() -> None:
     for _ in range(3):
         wanted = papers_round(wanted, initial)
         state = Round(rule, state, cohort, local_training, EXAMPLES).combined()
-        assert_close(learned(rule, state)[LAYER.name], wanted, 2e-5)
+        assert_close(learned(rule, state)[LAYER.name], best(wanted, max(RANKS.values())), 2e-5)
     assert float(wanted.norm()) > 1.0
 
 
@@ -116,9 +117,11 @@ def test_what_fills_missing_directions_is_new(name: str) -> None:
         for seed, client in enumerate(low)
     }
     contributions = [
-        Contribution(client, 1 / 3, adapter[LAYER.name]) for client, adapter in returned.items()
+        Contribution.of(client, 1 / 3, adapter[LAYER.name]) for client, adapter in returned.items()
     ]
-    combined = rule.combine_layer(state.spec, LAYER, state.layers[LAYER.name], contributions)
+    combined = rule.combine_layer(
+        state.spec, LAYER, state.layers[LAYER.name], contributions, generator()
+    )
     learned_rank = combined.state["s"].shape[0]
     filled = rule.send_layer(state.spec, combined.state, 12, generator(0)).a[learned_rank:]
     assert 0 < learned_rank < 12

@@ -37,8 +37,8 @@ def test_factors_are_padded_with_zeros_to_the_highest_rank() -> None:
     rule = HetLoRA()
     start = rule.init(SPEC, generator()).layers[LAYER.name]
     small, large = factors(2, 1), factors(5, 2)
-    parts = [Contribution("a", 0.25, small), Contribution("b", 0.75, large)]
-    state = rule.combine_layer(SPEC, LAYER, start, parts).state
+    parts = [Contribution.of("a", 0.25, small), Contribution.of("b", 0.75, large)]
+    state = rule.combine_layer(SPEC, LAYER, start, parts, generator()).state
     assert_close(state["b"][:, :2], 0.25 * small.b + 0.75 * large.b[:, :2], 1e-6)
     assert_close(state["a"][:2], 0.25 * small.a + 0.75 * large.a[:2], 1e-6)
     assert_close(state["b"][:, 2:], 0.75 * large.b[:, 2:], 1e-6)
@@ -48,8 +48,12 @@ def test_factors_are_padded_with_zeros_to_the_highest_rank() -> None:
 def test_directions_that_no_client_of_the_round_owns_stay_as_they_are() -> None:
     rule = HetLoRA()
     start = rule.init(SPEC, generator()).layers[LAYER.name]
-    first = rule.combine_layer(SPEC, LAYER, start, [Contribution("b", 1.0, factors(5, 2))]).state
-    after = rule.combine_layer(SPEC, LAYER, first, [Contribution("a", 1.0, factors(2, 1))]).state
+    first = rule.combine_layer(
+        SPEC, LAYER, start, [Contribution.of("b", 1.0, factors(5, 2))], generator()
+    ).state
+    after = rule.combine_layer(
+        SPEC, LAYER, first, [Contribution.of("a", 1.0, factors(2, 1))], generator()
+    ).state
     assert torch.equal(after["b"][:, 2:], first["b"][:, 2:])
     assert torch.equal(after["a"][2:], first["a"][2:])
     assert torch.equal(after["a"][:2], factors(2, 1).a)
@@ -58,8 +62,8 @@ def test_directions_that_no_client_of_the_round_owns_stay_as_they_are() -> None:
 def test_a_client_is_sent_the_first_directions_at_one_common_scale() -> None:
     rule = HetLoRA()
     state = rule.init(SPEC, generator()).layers[LAYER.name]
-    taught = [Contribution("b", 1.0, factors(5, 2))]
-    state = rule.combine_layer(SPEC, LAYER, state, taught).state
+    taught = [Contribution.of("b", 1.0, factors(5, 2))]
+    state = rule.combine_layer(SPEC, LAYER, state, taught, generator()).state
     for rank in (1, 2, 5):
         sent = rule.send_layer(SPEC, state, rank, generator())
         assert torch.equal(sent.b, state["b"][:, :rank])
@@ -141,7 +145,9 @@ def test_gamma_of_a_rank_is_not_spoilt_by_binary_fractions() -> None:
 def test_a_pruned_client_goes_on_at_its_lower_rank() -> None:
     rule = HetLoRA(gamma=0.5)
     start = rule.init(SPEC, generator()).layers[LAYER.name]
-    state = rule.combine_layer(SPEC, LAYER, start, [Contribution("b", 1.0, factors(5, 2))]).state
+    state = rule.combine_layer(
+        SPEC, LAYER, start, [Contribution.of("b", 1.0, factors(5, 2))], generator()
+    ).state
     ranks = []
     rank = 5
     for _ in range(4):

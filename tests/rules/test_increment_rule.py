@@ -87,13 +87,15 @@ def test_steps_smaller_than_what_is_sent_add_up(step: float) -> None:
     spec = Spec.of([layer], [{layer.name: 4}])
     state = rule.init(spec, generator()).layers[layer.name]
     taught = Factors(u[:, :4] * values, v[:4], 1.0)
-    state = rule.combine_layer(spec, layer, state, [Contribution("k", 1.0, taught)]).state
+    state = rule.combine_layer(
+        spec, layer, state, [Contribution.of("k", 1.0, taught)], generator()
+    ).state
     for _ in range(50):
         sent = rule.send_layer(spec, state, 4, generator())
         b = torch.cat([sent.b, u[:, 4:] * step / sent.scale], dim=1)
         moved = Factors(b, torch.cat([sent.a, v[4:]]), sent.scale)
-        moves = [Contribution("k", 1.0, moved, sent)]
-        state = rule.combine_layer(spec, layer, state, moves).state
+        moves = [Contribution.of("k", 1.0, moved, sent)]
+        state = rule.combine_layer(spec, layer, state, moves, generator()).state
     whole = dense(rule.learned_layer(spec, layer, state))
     assert float(u[:, 4].double() @ whole @ v[4].double()) == pytest.approx(50 * step, rel=0.01)
     assert state["s"][:4].tolist() == pytest.approx(values.tolist(), rel=1e-4)

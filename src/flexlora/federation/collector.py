@@ -6,6 +6,7 @@ import math
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -41,6 +42,7 @@ class Plain:
         self.folder = folder
         self.rule = rule
         self._readers: dict[str, PayloadReader] = {}
+        self._ranks: dict[str, dict[str, int]] = {}
 
     def collect(
         self,
@@ -82,24 +84,29 @@ class Plain:
         weights: Mapping[str, float],
         sent: Mapping[str, Adapter],
     ) -> list[Contribution]:
-        """This layer's contributions, in order of client id."""
-        found = []
-        for client in sorted(weights):
-            reader = self._readers[client]
-            trained = Factors(
-                reader.tensor(f"{layer}.b"),
-                reader.tensor(f"{layer}.a"),
-                sent[client][layer].scale,
+        """This layer's contributions, in order of client id; each is read when it is asked for."""
+
+        def read(client: str) -> Factors:
+            file, scale = self._readers[client], sent[client][layer].scale
+            return Factors(file.tensor(f"{layer}.b"), file.tensor(f"{layer}.a"), scale)
+
+        return [
+            Contribution(
+                client,
+                weights[client],
+                self._ranks[client][layer],
+                partial(read, client),
+                sent[client][layer] if self.rule.origin else None,
             )
-            origin = sent[client][layer] if self.rule.origin else None
-            found.append(Contribution(client, weights[client], trained, origin))
-        return found
+            for client in sorted(weights)
+        ]
 
     def clear(self) -> None:
         """Remove the spool, of this round or of one that was cut short."""
         for reader in self._readers.values():
             reader.close()
         self._readers.clear()
+        self._ranks.clear()
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def _keep(
@@ -115,7 +122,7 @@ class Plain:
         self._readers[job.client] = open_payload(path)
         collected.replies[job.client] = reply
         collected.summaries[job.client] = Summary(job.client, reply.examples, norm)
-        collected.ranks[job.client] = adapter.ranks
+        collected.ranks[job.client] = self._ranks[job.client] = adapter.ranks
         return reply
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -21,6 +22,7 @@ from flexlora.federation.spectra import spectra_record
 from flexlora.federation.store import ClientStore
 from flexlora.federation.streams import Streams
 from flexlora.formats.payloads import to_bytes
+from flexlora.lowrank import Certificate
 from flexlora.rules import Rule, State
 
 Record = dict[str, Any]
@@ -121,10 +123,10 @@ class Federation:
         self.observer.round_started(round, len(sending.jobs))
         collected = self._collect(round, sending)
         trained = time.perf_counter()
-        state = self._combine(round, sending, collected)
+        state, cut = self._combine(round, sending, collected)
         self._remember(collected)
         combined = time.perf_counter()
-        record = self._record(round, sending, collected)
+        record = self._record(round, sending, collected) | cut
         seconds = {"clients": trained - started, "combine": combined - trained}
         if self.schedule.validates(round):
             self._validate(state, collected, record, seconds)
@@ -232,25 +234,29 @@ class Federation:
             )
         return collected
 
-    def _combine(self, round: int, sending: Sending, collected: Collected) -> State:
+    def _combine(self, round: int, sending: Sending, collected: Collected) -> tuple[State, Record]:
+        """The state after the round, layer by layer, and the record of what was cut off it."""
         spec, delta = self.state.spec, self.state.delta
         ordered = [collected.summaries[client] for client in sorted(collected.summaries)]
         weights = self.rule.weigh(ordered)
-        layers, frozen, steps = {}, {}, {}
+        generator = self.streams.generator("combine", round)
+        layers, frozen, steps, certificates = {}, {}, {}, []
         for layer in spec.layers:
             contributions = self.collector.contributions(layer.name, weights, sending.sent)
             combined = self.rule.combine_layer(
-                spec, layer, self.state.layers[layer.name], contributions
+                spec, layer, self.state.layers[layer.name], contributions, generator
             )
             layers[layer.name] = combined.state
             if combined.frozen is not None:
                 frozen[layer.name] = combined.frozen
             if combined.step is not None:
                 steps[layer.name] = combined.step
+            if combined.certificate is not None:
+                certificates.append(combined.certificate)
         self.collector.clear()
         if frozen:
             delta = delta.advanced(frozen, steps if len(steps) == len(frozen) else None)
-        return State(spec, round, layers, delta)
+        return State(spec, round, layers, delta), _cut(certificates)
 
     def _remember(self, collected: Collected) -> None:
         """Clients that replied hold the Δ they were sent; pruned ranks persist."""
@@ -289,6 +295,17 @@ class Federation:
             },
             best=self.progress.best_round or None,
         )
+
+
+def _cut(certificates: Sequence[Certificate]) -> Record:
+    """{"cut": {error, certificates}}: ‖what was cut off‖_F over all layers, and how many of each
+    kind say so. Empty for a rule that cuts nothing.
+    """
+    if not certificates:
+        return {}
+    kinds = _count(certificate.kind for certificate in certificates)
+    error = math.hypot(*(certificate.error for certificate in certificates))
+    return {"cut": {"error": error, "certificates": kinds}}
 
 
 def _count(names: Iterator[str]) -> Mapping[str, int]:

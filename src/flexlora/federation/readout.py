@@ -27,8 +27,8 @@ def load_adapter(folder: Path | str, rank: int | str, round: int | str = "best")
 def adapter_of(opened: Run, rule: Rule, state: State, rank: int | str) -> Adapter:
     """The adapter that this state of the run hands out at this rank, as `load_adapter` does."""
     if rank == "full":
-        learned = rule.learned(state)
-        ranks = {name: max(1, min(matrix.width, *matrix.shape)) for name, matrix in learned.items()}
+        values = rule.singular_values(state)
+        ranks = {name: max(1, len(of_layer)) for name, of_layer in values.items()}
     else:
         ranks = Ranks.of(_whole(rank)).resolve(state.spec.layers)
     model, weights = opened.config.model, opened.data.get("model_fingerprint")

@@ -78,6 +78,12 @@ class LowRank:
     def scaled(self, factor: float) -> LowRank:
         return LowRank(self.left * factor, self.right)
 
+    def magnitude(self) -> float:
+        """√Σ‖left_j‖²‖right_j‖²: the scale of the product's rounding, even where it cancels."""
+        columns = torch.linalg.vector_norm(self.left, dim=0).double()
+        rows = torch.linalg.vector_norm(self.right, dim=1).double()
+        return float((columns * rows).norm())
+
     def __add__(self, other: LowRank) -> LowRank:
         return LowRank.weighted_sum([self, other], [1.0, 1.0])
 
@@ -93,3 +99,27 @@ class LowRank:
     def norm(self) -> float:
         """Frobenius norm from the factors, in float64."""
         return math.sqrt(max(self.inner(self), 0.0))
+
+
+@dataclass(frozen=True, eq=False)
+class Dense:
+    """An m × n matrix multiplied out, for sums so wide that their factors would be larger.
+
+    magnitude: scale of the rounding that it carries from the products it is the sum of.
+    """
+
+    matrix: Float[Tensor, "m n"]
+    magnitude: float = 0.0
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return self.matrix.shape[0], self.matrix.shape[1]
+
+    def low_rank(self) -> LowRank:
+        """The same matrix as two factors, one of which is the identity."""
+        m, n = self.shape
+        one = torch.eye(min(m, n), dtype=self.matrix.dtype, device=self.matrix.device)
+        return LowRank(self.matrix, one) if n <= m else LowRank(one, self.matrix)
+
+
+Matrix = LowRank | Dense

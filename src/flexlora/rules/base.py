@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import abc
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal, final
 
@@ -18,7 +18,7 @@ from torch import Tensor
 
 from flexlora.adapters import Adapter, Delta, Factors, LayerSpec, Scaling, lora_scale
 from flexlora.errors import AdapterError, RoundError
-from flexlora.lowrank import LowRank, svd
+from flexlora.lowrank import Certificate, LowRank, singular_values
 
 LayerState = Mapping[str, Tensor]
 Live = Mapping[str, tuple[Tensor, Tensor]]
@@ -84,14 +84,32 @@ class State:
 class Contribution:
     """One client's part of one layer: its normalised weight, what it trained, what it was sent.
 
-    `origin` is what the client was sent where Δ already holds that (else None): its contribution
-    is trained − origin.
+    `read` fetches what it trained, of this rank, each time anew: whoever combines many holds one
+    at a time. `origin` is what the client was sent where Δ already holds that (else None): its
+    contribution is trained − origin.
     """
 
     client: str
     weight: float
-    trained: Factors
+    rank: int
+    read: Callable[[], Factors]
     origin: Factors | None = None
+
+    @staticmethod
+    def of(
+        client: str, weight: float, trained: Factors, origin: Factors | None = None
+    ) -> Contribution:
+        """A contribution that is in memory already."""
+        return Contribution(client, weight, trained.rank, lambda: trained, origin)
+
+    @property
+    def trained(self) -> Factors:
+        return self.read()
+
+    @property
+    def width(self) -> int:
+        """Inner width of `update`."""
+        return self.rank + (self.origin.rank if self.origin is not None else 0)
 
     def update(self) -> LowRank:
         """trained − origin, of inner width at most 2r."""
@@ -113,11 +131,13 @@ class Combined:
     """A layer after a round: its state, Δ for it if the rule uses Δ, and the step that led there.
 
     `step` is None where Δ cannot be reached from its last version by adding something smaller.
+    `certificate` says what the rule cut off the sum to keep its state, if it cuts anything.
     """
 
     state: LayerState
     frozen: LowRank | None = None
     step: LowRank | None = None
+    certificate: Certificate | None = None
 
 
 class Rule(abc.ABC):
@@ -162,8 +182,13 @@ class Rule(abc.ABC):
         layer: LayerSpec,
         state: LayerState,
         contributions: Sequence[Contribution],
+        generator: torch.Generator,
     ) -> Combined:
-        """The layer after a round; contributions come in client order, their weights sum to 1."""
+        """The layer after a round; contributions come in client order, their weights sum to 1.
+
+        What a client trained is read when it is asked for: go through them once and hold none, and
+        memory does not grow with their number.
+        """
 
     @abc.abstractmethod
     def learned_layer(self, spec: Spec, layer: LayerSpec, state: LayerState) -> LowRank:
@@ -175,7 +200,7 @@ class Rule(abc.ABC):
 
     def singular_values_layer(self, spec: Spec, layer: LayerSpec, state: LayerState) -> Tensor:
         """The singular values (k,) of all that was learned for this layer, descending."""
-        return svd(self.learned_layer(spec, layer, state)).s
+        return singular_values(self.learned_layer(spec, layer, state))
 
     def weigh(self, summaries: Sequence[Summary]) -> dict[str, float]:
         """Client → weight, non-negative, summing to 1: by training examples (FedAvg).

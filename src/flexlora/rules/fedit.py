@@ -46,9 +46,13 @@ class FedIT(Rule):
         layer: LayerSpec,
         state: LayerState,
         contributions: Sequence[Contribution],
+        generator: torch.Generator,
     ) -> Combined:
-        b = sum((c.weight * c.trained.b.float() for c in contributions), torch.zeros(()))
-        a = sum((c.weight * c.trained.a.float() for c in contributions), torch.zeros(()))
+        b, a = torch.zeros_like(state["b"]), torch.zeros_like(state["a"])
+        for c in contributions:
+            trained = c.trained
+            b += c.weight * trained.b.float()
+            a += c.weight * trained.a.float()
         return Combined({"b": b, "a": a})
 
     def learned_layer(self, spec: Spec, layer: LayerSpec, state: LayerState) -> LowRank:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from flexlora.adapters import Factors, LayerSpec
-from flexlora.lowrank import LowRank, svd
+from flexlora.lowrank import LowRank, total, truncate
 from flexlora.rules.base import Combined, Contribution, LayerState, Rule, Spec, Traits
 from flexlora.rules.spectral import (
     empty_state,
@@ -24,9 +24,11 @@ from flexlora.rules.spectral import (
 class FlexLoRA(Rule):
     """ΔW ← Σ w_k s_k B_k A_k, each round anew; a client of rank r is sent its best rank-r part.
 
-    Source: Bai et al., NeurIPS 2024 (arXiv 2402.11505), steps 3 to 5. The sum is exact and stays
-    factored. Where fewer than r directions have been learned, the rest of A is the shared initial
-    A with B = 0, which leaves the product unchanged (the paper does not say).
+    Source: Bai et al., NeurIPS 2024 (arXiv 2402.11505), steps 3 to 5. Kept of the sum is what any
+    client can be sent: its best part of the federation's highest rank, within 1e-5 of the best
+    possible distance (exactly the best where the ranks' sum is small). Where fewer than r
+    directions have been learned, the rest of A is the shared initial A with B = 0, which leaves
+    the product unchanged (the paper does not say).
     Known flaw, kept: the energy outside the smallest rank dies round by round (arXiv 2602.13486).
     """
 
@@ -53,11 +55,15 @@ class FlexLoRA(Rule):
         layer: LayerSpec,
         state: LayerState,
         contributions: Sequence[Contribution],
+        generator: torch.Generator,
     ) -> Combined:
-        total = LowRank.weighted_sum(
-            [c.trained.product() for c in contributions], [c.weight for c in contributions]
+        rank = spec.highest[layer.name]
+        products = ((c.weight, c.trained.product()) for c in contributions)
+        width = sum(c.width for c in contributions)
+        cut = truncate(
+            total(products, (layer.m, layer.n), width, rank), rank, generator, start=state["vh"]
         )
-        return Combined(spectral_state(state["fresh"], svd(total)))
+        return Combined(spectral_state(state["fresh"], cut.kept), certificate=cut.certificate)
 
     def learned_layer(self, spec: Spec, layer: LayerSpec, state: LayerState) -> LowRank:
         return spectrum_of(state).low_rank()

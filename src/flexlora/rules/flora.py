@@ -9,14 +9,16 @@ import torch
 from torch import Tensor
 
 from flexlora.adapters import Factors, LayerSpec
-from flexlora.lowrank import LowRank, svd
+from flexlora.lowrank import LowRank, total
 from flexlora.rules.base import Combined, Contribution, LayerState, Rule, Spec, Traits
 from flexlora.rules.spectral import (
+    best_factors,
     empty_state,
-    factors_of,
+    exact_state,
     fresh_rows,
-    spectral_state,
-    spectrum_of,
+    held_in,
+    plus,
+    values_of,
     warm_state,
 )
 
@@ -26,9 +28,10 @@ class FLoRA(Rule):
     """Δ ← Δ + [w_1 s_1 B_1, …] [A_1; …]: exact; every round trains a fresh adapter on top of Δ.
 
     Source: Wang et al., NeurIPS 2024 (arXiv 2409.05976). Deviations: all clients of a round start
-    from one random A (its first r rows), drawn anew each round; Δ is kept recompressed (exactly)
-    rather than as an ever longer stack; the stack itself travels as the patch. The fresh adapter
-    travels as tensors and is counted as bytes down, where a seed would do.
+    from one random A (its first r rows), drawn anew each round; Δ is kept recompressed (exactly;
+    multiplied out once that is smaller) rather than as an ever longer stack; the stack itself
+    travels as the patch. The fresh adapter travels as tensors and is counted as bytes down, where
+    a seed would do.
     """
 
     name = "flora"
@@ -42,7 +45,7 @@ class FLoRA(Rule):
         self, spec: Spec, layer: LayerSpec, start: LowRank, generator: torch.Generator
     ) -> Combined:
         state = warm_state(spec, layer, start, generator)
-        return Combined(state, frozen=spectrum_of(state).low_rank())
+        return Combined(state, frozen=held_in(state).low_rank())
 
     def send_layer(
         self, spec: Spec, state: LayerState, rank: int, generator: torch.Generator
@@ -50,7 +53,8 @@ class FLoRA(Rule):
         # Drawn at full height and cut, so that clients of all ranks share their first rows.
         highest, n = state["fresh"].shape
         rows = fresh_rows(highest, n, generator)
-        return Factors(torch.zeros(state["u"].shape[0], rank), rows[:rank], spec.scale(rank))
+        m = held_in(state).shape[0]
+        return Factors(torch.zeros(m, rank), rows[:rank], spec.scale(rank))
 
     def combine_layer(
         self,
@@ -58,20 +62,22 @@ class FLoRA(Rule):
         layer: LayerSpec,
         state: LayerState,
         contributions: Sequence[Contribution],
+        generator: torch.Generator,
     ) -> Combined:
-        stack = LowRank.weighted_sum(
-            [c.trained.product() for c in contributions], [c.weight for c in contributions]
-        )
-        spectrum = svd(spectrum_of(state).low_rank() + stack)
+        shape, width = (layer.m, layer.n), sum(c.width for c in contributions)
+        stack = total(((c.weight, c.update()) for c in contributions), shape, width)
+        held = plus(held_in(state), stack)
         return Combined(
-            spectral_state(state["fresh"], spectrum), frozen=spectrum.low_rank(), step=stack
+            exact_state(state["fresh"], held),
+            frozen=held.low_rank(),
+            step=stack if isinstance(stack, LowRank) else None,
         )
 
     def learned_layer(self, spec: Spec, layer: LayerSpec, state: LayerState) -> LowRank:
-        return spectrum_of(state).low_rank()
+        return held_in(state).low_rank()
 
     def singular_values_layer(self, spec: Spec, layer: LayerSpec, state: LayerState) -> Tensor:
-        return state["s"]
+        return values_of(held_in(state))
 
     def readout_layer(self, spec: Spec, layer: LayerSpec, state: LayerState, rank: int) -> Factors:
-        return factors_of(spectrum_of(state), rank, spec.scale(rank))
+        return best_factors(held_in(state), rank, spec.scale(rank))

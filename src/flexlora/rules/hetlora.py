@@ -83,13 +83,15 @@ class HetLoRA(Rule):
         layer: LayerSpec,
         state: LayerState,
         contributions: Sequence[Contribution],
+        generator: torch.Generator,
     ) -> Combined:
-        owned = max(c.trained.rank for c in contributions)
+        owned = max(c.rank for c in contributions)
         b, a = state["b"].clone(), state["a"].clone()
         b[:, :owned], a[:owned] = 0.0, 0.0
         for c in contributions:
-            b[:, : c.trained.rank] += c.weight * c.trained.b.float()
-            a[: c.trained.rank] += c.weight * c.trained.a.float()
+            trained = c.trained
+            b[:, : c.rank] += c.weight * trained.b.float()
+            a[: c.rank] += c.weight * trained.a.float()
         return Combined({"b": b, "a": a})
 
     def learned_layer(self, spec: Spec, layer: LayerSpec, state: LayerState) -> LowRank:

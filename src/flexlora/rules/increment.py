@@ -10,13 +10,17 @@ from torch import Tensor
 
 from flexlora.adapters import Factors, LayerSpec
 from flexlora.errors import ConfigError
-from flexlora.lowrank import LowRank, Spectrum, svd
+from flexlora.lowrank import Dense, LowRank, Spectrum, total, truncate
 from flexlora.rules.base import Combined, Contribution, LayerState, Rule, Spec, Traits
 from flexlora.rules.spectral import (
+    best_factors,
     empty_state,
+    exact_state,
     factors_of,
-    spectral_state,
+    held_in,
+    plus,
     spectrum_of,
+    values_of,
     warm_state,
 )
 
@@ -29,7 +33,8 @@ class FlexLoRAIncrement(Rule):
     the smallest rank. The whole ΔW is frozen in the clients' base as Δ (all of it, or its best
     `frozen_rank`), and what a client trains starts as the top of it: the client computes with
     W₀ + Δ + trainable − origin, sees the tail it cannot train, and learns only what is missing.
-    The state is never cut (increments below its last singular value would vanish every round).
+    The state is never cut (increments below its last singular value would vanish every round); it
+    is factored while that is smaller, then the matrix itself with its largest triplets.
 
     Ours; nearest published: FedHL (arXiv 2505.18494).
     """
@@ -59,12 +64,12 @@ class FlexLoRAIncrement(Rule):
         self, spec: Spec, layer: LayerSpec, start: LowRank, generator: torch.Generator
     ) -> Combined:
         state = warm_state(spec, layer, start, generator)
-        return Combined(state, frozen=self._frozen(spec, layer, spectrum_of(state)))
+        return Combined(state, frozen=self._frozen(spec, layer, state))
 
     def send_layer(
         self, spec: Spec, state: LayerState, rank: int, generator: torch.Generator
     ) -> Factors:
-        return factors_of(spectrum_of(state), rank, spec.scale(rank), fill=state["fresh"])
+        return factors_of(_sendable(state), rank, spec.scale(rank), fill=state["fresh"])
 
     def combine_layer(
         self,
@@ -72,26 +77,46 @@ class FlexLoRAIncrement(Rule):
         layer: LayerSpec,
         state: LayerState,
         contributions: Sequence[Contribution],
+        generator: torch.Generator,
     ) -> Combined:
-        step = LowRank.weighted_sum(
-            [c.update() for c in contributions], [c.weight for c in contributions]
-        )
-        spectrum = svd(spectrum_of(state).low_rank() + step)
-        after = spectral_state(state["fresh"], spectrum)
-        frozen = self._frozen(spec, layer, spectrum)
-        return Combined(after, frozen, step if self.frozen_rank is None else None)
+        shape, width = (layer.m, layer.n), sum(c.width for c in contributions)
+        step = total(((c.weight, c.update()) for c in contributions), shape, width)
+        held = plus(held_in(state), step)
+        after = exact_state(state["fresh"], held)
+        certificate = None
+        if isinstance(held, Dense):
+            cut = truncate(
+                held, self._largest_sent(spec, layer), generator, start=_sendable(state).vh
+            )
+            after, certificate = {**after, **_top(cut.kept)}, cut.certificate
+        patch = step if self.frozen_rank is None and isinstance(step, LowRank) else None
+        return Combined(after, self._frozen(spec, layer, after), patch, certificate)
 
     def learned_layer(self, spec: Spec, layer: LayerSpec, state: LayerState) -> LowRank:
-        return spectrum_of(state).low_rank()
+        return held_in(state).low_rank()
 
     def singular_values_layer(self, spec: Spec, layer: LayerSpec, state: LayerState) -> Tensor:
-        return state["s"]
+        return values_of(held_in(state))
 
     def readout_layer(self, spec: Spec, layer: LayerSpec, state: LayerState, rank: int) -> Factors:
-        return factors_of(spectrum_of(state), rank, spec.scale(rank))
+        return best_factors(held_in(state), rank, spec.scale(rank))
 
-    def _frozen(self, spec: Spec, layer: LayerSpec, spectrum: Spectrum) -> LowRank:
+    def _largest_sent(self, spec: Spec, layer: LayerSpec) -> int:
+        """The highest rank per layer that is ever cut out of the state to be sent."""
+        return max(self.frozen_rank or 0, spec.highest[layer.name])
+
+    def _frozen(self, spec: Spec, layer: LayerSpec, state: LayerState) -> LowRank:
         if self.frozen_rank is None:
-            return spectrum.low_rank()
-        cap = max(self.frozen_rank, spec.highest[layer.name])
-        return spectrum.truncate(cap).kept.low_rank()
+            return held_in(state).low_rank()
+        return _sendable(state).truncate(self._largest_sent(spec, layer)).kept.low_rank()
+
+
+def _top(spectrum: Spectrum) -> LayerState:
+    return {"top_u": spectrum.u, "top_s": spectrum.s, "top_vh": spectrum.vh}
+
+
+def _sendable(state: LayerState) -> Spectrum:
+    """The largest triplets of what is held: all of them, or as many as are ever sent."""
+    if "dense" in state:
+        return Spectrum(state["top_u"], state["top_s"], state["top_vh"])
+    return spectrum_of(state)

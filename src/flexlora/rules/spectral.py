@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from flexlora.adapters import Factors, LayerSpec
-from flexlora.lowrank import LowRank, Spectrum, svd
+from flexlora.lowrank import Dense, LowRank, Matrix, Spectrum, best, singular_values, svd
 from flexlora.rules.base import LayerState, Spec
 
 
@@ -50,8 +50,46 @@ def warm_state(
 def warm_factors(start: LowRank, rank: int, scale: float, generator: torch.Generator) -> LayerState:
     """The state (b, a) of a factor rule: the best part of `start`, the rest drawn as at first."""
     rows = fresh_rows(rank, start.shape[1], generator)
-    factors = factors_of(svd(start), rank, scale, fill=rows)
+    factors = factors_of(best(start, rank).kept, rank, scale, fill=rows)
     return {"b": factors.b, "a": factors.a}
+
+
+def exact_state(fresh: Tensor, held: Spectrum | Dense) -> LayerState:
+    """The state of a rule that never cuts: a spectrum, or all of a matrix too full for one."""
+    if isinstance(held, Spectrum):
+        return spectral_state(fresh, held)
+    return {"fresh": fresh, "dense": held.matrix, "magnitude": torch.tensor(held.magnitude)}
+
+
+def held_in(state: LayerState) -> Spectrum | Dense:
+    """What `exact_state` was given."""
+    if "dense" in state:
+        return Dense(state["dense"], float(state["magnitude"]))
+    return spectrum_of(state)
+
+
+def values_of(held: Spectrum | Dense) -> Tensor:
+    """Its singular values above rounding, descending."""
+    return held.s if isinstance(held, Spectrum) else singular_values(held)
+
+
+def plus(held: Spectrum | Dense, step: Matrix) -> Spectrum | Dense:
+    """The exact sum, factored while that is smaller than the matrix itself."""
+    m, n = held.shape
+    if isinstance(held, Spectrum) and isinstance(step, LowRank):
+        stack = held.low_rank() + step
+        if stack.width < min(m, n):
+            spectrum = svd(stack)
+            if spectrum.rank * (m + n) < m * n:
+                return spectrum
+    whole, added = _dense(held), _dense(step)
+    return Dense(whole.matrix + added.matrix, math.hypot(whole.magnitude, added.magnitude))
+
+
+def _dense(matrix: Spectrum | Matrix) -> Dense:
+    if isinstance(matrix, Spectrum):
+        matrix = matrix.low_rank()
+    return Dense(matrix.dense(), matrix.magnitude()) if isinstance(matrix, LowRank) else matrix
 
 
 def factors_of(spectrum: Spectrum, rank: int, scale: float, fill: Tensor | None = None) -> Factors:
@@ -72,6 +110,7 @@ def factors_of(spectrum: Spectrum, rank: int, scale: float, fill: Tensor | None 
     return Factors(b, torch.cat([kept.vh, rows], dim=0), scale)
 
 
-def best_factors(matrix: LowRank, rank: int, scale: float) -> Factors:
-    """The best rank-`rank` approximation of a factored matrix, as factors at this scale."""
-    return factors_of(svd(matrix), rank, scale)
+def best_factors(held: Spectrum | Matrix, rank: int, scale: float) -> Factors:
+    """The best rank-`rank` approximation of a matrix, as factors at this scale."""
+    spectrum = held if isinstance(held, Spectrum) else best(held, rank).kept
+    return factors_of(spectrum, rank, scale)

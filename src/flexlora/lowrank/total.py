@@ -1,0 +1,106 @@
+"""A weighted sum of factored matrices that are read one after another."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor
+
+from flexlora.lowrank.lowrank import Dense, LowRank, Matrix
+from flexlora.lowrank.truncate import choose_path
+
+_CHUNK = 1024  # Columns that are multiplied out at a time: a product of few is slow.
+
+
+def total(
+    parts: Iterable[tuple[float, LowRank]],
+    shape: tuple[int, int],
+    width: int,
+    rank: int | None = None,
+) -> Matrix:
+    """Σ weight · part, in the form from which `truncate` to this rank is cheapest.
+
+    width: the inner widths of all parts together. rank: None for the form that is smaller.
+    The sum stays factored, in one place each side, or is multiplied out as parts come; either way
+    a part is read once and not held, so memory is the result's, however many parts there are.
+    float32, or float64 if the first part is.
+    Raises ValueError for parts of another shape, or of another width in all.
+    """
+    gathered = _Gathered(shape, width) if _stays(shape, width, rank) else _Formed(shape)
+    seen = 0
+    for weight, part in parts:
+        if part.shape != shape:
+            raise ValueError(f"total of {shape} got a part of shape {part.shape}")
+        seen += part.width
+        if seen > width:
+            break
+        gathered.add(weight, part)
+    if seen != width:
+        raise ValueError(f"total got parts of width {seen}, expected {width} in all")
+    return gathered.result()
+
+
+def _stays(shape: tuple[int, int], width: int, rank: int | None) -> bool:
+    m, n = shape
+    if rank is None:
+        return width * (m + n) < m * n
+    if width < min(shape):
+        return True
+    return choose_path(shape, width, rank) == "implicit"
+
+
+class _Gathered:
+    """Both factors, filled from left to right."""
+
+    def __init__(self, shape: tuple[int, int], width: int) -> None:
+        self._shape, self._width, self._filled = shape, width, 0
+        self._left: Tensor | None = None
+        self._right = torch.zeros(0)
+
+    def add(self, weight: float, part: LowRank) -> None:
+        if self._left is None:
+            self._left = part.left.new_empty(self._shape[0], self._width)
+            self._right = part.right.new_empty(self._width, self._shape[1])
+        place = slice(self._filled, self._filled + part.width)
+        torch.mul(part.left, weight, out=self._left[:, place])
+        self._right[place] = part.right
+        self._filled += part.width
+
+    def result(self) -> Matrix:
+        if self._left is None:
+            return LowRank.zero(*self._shape)
+        return LowRank(self._left, self._right)
+
+
+class _Formed:
+    """The matrix itself, a chunk of columns at a time."""
+
+    def __init__(self, shape: tuple[int, int]) -> None:
+        self._shape = shape
+        self._matrix: Tensor | None = None
+        self._waiting: list[LowRank] = []
+        self._squared = 0.0
+
+    def add(self, weight: float, part: LowRank) -> None:
+        self._waiting.append(part.scaled(weight))
+        if sum(waiting.width for waiting in self._waiting) >= _CHUNK:
+            self._flush()
+
+    def result(self) -> Matrix:
+        self._flush()
+        if self._matrix is None:
+            return LowRank.zero(*self._shape)
+        return Dense(self._matrix, math.sqrt(self._squared))
+
+    def _flush(self) -> None:
+        if not self._waiting:
+            return
+        chunk = LowRank.weighted_sum(self._waiting, [1.0] * len(self._waiting))
+        self._waiting.clear()
+        self._squared += chunk.magnitude() ** 2
+        if self._matrix is None:
+            self._matrix = chunk.dense()
+        else:
+            self._matrix.addmm_(chunk.left, chunk.right)

@@ -1,0 +1,147 @@
+"""The one entry to truncation: the path follows from shapes and the tolerance, never from clocks.
+
+exact         the inner width, or min(m, n), is small beside the rank: through float64 Gram matrices
+formed        one matrix product, then block Lanczos on what it gives
+implicit      block Lanczos on the factors, where that is fewer operations than forming
+exact again   where Lanczos did not settle: a flat spectrum has no few largest directions
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from flexlora.lowrank.exact import best, count_above_rounding, tamed
+from flexlora.lowrank.lanczos import FAILURE, Operator, lanczos
+from flexlora.lowrank.lowrank import Dense, LowRank, Matrix
+from flexlora.lowrank.spectrum import Certificate, Truncation
+
+Path = Literal["exact", "formed", "implicit"]
+TOLERANCE = 1e-5
+# Up to so many columns an exact decomposition costs less than the passes of Lanczos.
+_SMALL = 512
+_SMALL_IN_RANKS = 5
+# What Lanczos takes: products with about so many columns there and back (in ranks), each at half
+# the speed of the one large product that forms the matrix.
+_COLUMNS_IN_RANKS = 6
+_NARROW_COST = 2
+_ROWS = 2048
+
+
+def truncate(
+    matrix: Matrix,
+    rank: int,
+    generator: torch.Generator,
+    *,
+    start: Float[Tensor, "k n"] | None = None,
+    tolerance: float = TOLERANCE,
+    exact_energy: bool = False,
+    path: Path | None = None,
+) -> Truncation:
+    """An approximation of at most this rank, whose distance is within `tolerance` of the best one.
+
+    matrix: float32 or float64. start: right singular vectors of a matrix
+    nearby (the last round's), largest first; they save passes, whatever they are. tolerance:
+    (‖matrix − kept‖ − least) / least in Frobenius norm, `least` being that of the best
+    approximation. 0 asks for the exact path. exact_energy: where `error` would be an estimate, pay
+    for forming the matrix once and have it exact. path: for comparisons; None leaves the choice to
+    the shapes.
+
+    Guarantees: as the certificate says. u and vh are orthonormal to float32 (1e-5), values descend,
+    the same input gives the same bits on a CPU with the same number of threads.
+    Raises ValueError for a negative rank, NaN or infinity.
+    """
+    if rank < 0:
+        raise ValueError(f"rank is {rank}; give 0 or more")
+    width = matrix.width if isinstance(matrix, LowRank) else None
+    chosen = path or choose_path(matrix.shape, width, rank, tolerance)
+    if chosen == "exact":
+        return best(matrix, rank)
+    try:
+        return _iterated(matrix, rank, generator, start, tolerance, chosen, exact_energy)
+    except ArithmeticError:
+        # Too large or too small for float32 on the way, or not finite at all, which `tamed` says.
+        sized, exponent = tamed(matrix)
+    try:
+        again = _iterated(sized, rank, generator, start, tolerance, chosen, exact_energy)
+    except ArithmeticError:  # It cancels to nothing.
+        again = best(sized, rank)
+    return again.scaled(exponent)
+
+
+def _iterated(
+    matrix: Matrix,
+    rank: int,
+    generator: torch.Generator,
+    start: Tensor | None,
+    tolerance: float,
+    path: Path,
+    exact_energy: bool,
+) -> Truncation:
+    """`truncate` by Lanczos. Raises ArithmeticError where products leave the range of the dtype."""
+    if path == "formed" and isinstance(matrix, LowRank):
+        matrix = Dense(matrix.dense(), matrix.magnitude())
+    magnitude = matrix.magnitude() if isinstance(matrix, LowRank) else matrix.magnitude
+    operator = _operator(matrix)
+    found = lanczos(
+        operator,
+        rank,
+        generator,
+        start,
+        tolerance=tolerance,
+        largest_basis=max(1, min(operator.shape) // 2),
+    )
+    if found is None:
+        return best(matrix, rank)
+    kept = found.spectrum.truncate(count_above_rounding(found.spectrum.s, magnitude)).kept
+    if isinstance(matrix, Dense) or exact_energy:
+        error = _distance(matrix, kept.low_rank())
+        certificate = Certificate("exact-energy", error, error)
+    else:
+        certificate = Certificate("probabilistic", math.sqrt(found.energy), found.spectral, FAILURE)
+    return Truncation(kept, certificate)
+
+
+def choose_path(
+    shape: tuple[int, int], width: int | None, rank: int, tolerance: float = TOLERANCE
+) -> Path:
+    """The path that `truncate` takes. width: the inner width of a factored matrix; None: dense."""
+    small = max(_SMALL, _SMALL_IN_RANKS * rank)
+    if tolerance <= 0.0 or min(*shape, *(() if width is None else (width,))) <= small:
+        return "exact"
+    if width is None:
+        return "formed"
+    return "implicit" if _implicit_is_cheaper(*shape, width, rank) else "formed"
+
+
+def _implicit_is_cheaper(m: int, n: int, width: int, rank: int) -> bool:
+    columns = _NARROW_COST * _COLUMNS_IN_RANKS * rank
+    return columns * width * (m + n) < m * n * width + columns * m * n
+
+
+def _operator(matrix: Matrix) -> Operator:
+    if isinstance(matrix, Dense):
+        dense = matrix.matrix
+        return Operator(lambda x: dense @ x, lambda y: dense.T @ y, matrix.shape, dense)
+    left, right = matrix.left, matrix.right
+    return Operator(
+        lambda x: left @ (right @ x), lambda y: right.T @ (left.T @ y), matrix.shape, left
+    )
+
+
+def _distance(matrix: Matrix, kept: LowRank) -> float:
+    """‖matrix − kept‖_F, a few rows at a time: a difference of energies would cancel."""
+    total = 0.0
+    for begin in range(0, matrix.shape[0], _ROWS):
+        rows = slice(begin, begin + _ROWS)
+        if isinstance(matrix, Dense):
+            part = matrix.matrix[rows]
+        else:
+            part = matrix.left[rows] @ matrix.right
+        rest = torch.addmm(part, kept.left[rows], kept.right, alpha=-1.0)
+        total += float(torch.linalg.vector_norm(rest, dim=1).double().square().sum())
+    return math.sqrt(total)
