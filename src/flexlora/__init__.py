@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from flexlora.formats.peft import save_peft as save_peft
     from flexlora.lowrank import LowRank as LowRank
     from flexlora.lowrank import svd as svd
+    from flexlora.merging import Merged as Merged
+    from flexlora.merging import merge as merge
     from flexlora.models import AdaptedModel as AdaptedModel
     from flexlora.models import load_model as load_model
     from flexlora.rules import RULES as RULES
@@ -53,6 +55,7 @@ _HOMES = {
     ),
     "flexlora.formats.peft": ("load_peft", "save_peft"),
     "flexlora.lowrank": ("LowRank", "svd"),
+    "flexlora.merging": ("Merged", "merge"),
     "flexlora.models": ("AdaptedModel", "load_model"),
     "flexlora.rules": ("RULES", "Rule", "make_rule", "register"),
 }
@@ -65,6 +68,7 @@ __all__ = [
     "Config",
     "Factors",
     "LowRank",
+    "Merged",
     "Mix",
     "Ranks",
     "Result",
@@ -76,6 +80,7 @@ __all__ = [
     "load_peft",
     "make_config",
     "make_rule",
+    "merge",
     "prepare",
     "register",
     "resume",

@@ -248,7 +248,7 @@ WRONG_CONFIGS = [
     ({"target_parameters": ["w"]}, "holds LoRA on bare parameters"),
     ({"init_lora_weights": "pissa_niter_4"}, "was initialised by pissa_niter_4"),
     ({"peft_type": "IA3"}, "is a PEFT adapter of type IA3; only LORA can be read"),
-    ({"r": 3}, "layer x.q in {} has rank 2, but adapter_config.json says 3.0"),
+    ({"r": 3}, "layer x.q in {} has rank 2, but adapter_config.json says 3"),
     ({"r": "many"}, "has r 'many' for layer x.q; give a number above 0"),
     ({"lora_alpha": None}, "has lora_alpha None for layer x.q"),
     ({"rank_pattern": {"(": 2}}, "has a pattern for r that cannot be read"),
@@ -267,7 +267,7 @@ def test_a_config_that_is_no_plain_lora_is_refused(folder: Path, changes: Any, m
 PREFIX = "base_model.model.x.q."
 WRONG_TENSORS = [
     ({"lora_magnitude_vector": torch.ones(4)}, "holds DoRA (tensor"),
-    ({"lora_embedding_A": torch.ones(2, 5)}, "holds LoRA on an embedding (tensor"),
+    ({"lora_embedding_A": torch.ones(2, 5)}, "holds layer x.q twice"),
     ({"lora_B.bias": torch.ones(4)}, "holds trained biases (tensor"),
     ({"weight": torch.ones(4, 5)}, "holds tensor base_model.model.x.q.weight"),
     ({"lora_B.weight": None}, "layer x.q in {} has no lora_B"),
@@ -276,7 +276,7 @@ WRONG_TENSORS = [
     ({"lora_A.weight": torch.full((2, 5), math.nan)}, "layer x.q of the adapter holds NaN"),
     ({"lora_A.weight": torch.full((2, 5), math.inf)}, "layer x.q of the adapter holds NaN or inf"),
     ({"lora_A.weight": torch.ones(3, 5)}, "shapes (3, 5) and (4, 2), expected (r, n) and (m, r)"),
-    ({"lora_A.weight": torch.ones(2, 5, 1, 1)}, "only linear layers can be read"),
+    ({"lora_A.weight": torch.ones(2, 5, 1, 1)}, "only linear, embedding and convolution"),
     ({"lora_A.weight": torch.ones(2, 5, dtype=torch.int8)}, "save it as floats"),
     ({"lora_A.default.weight": torch.ones(2, 5)}, "holds layer x.q twice"),
 ]

@@ -9,8 +9,8 @@ import torch
 
 from flexlora.adapters import Adapter, Factors
 from flexlora.errors import AdapterError
+from flexlora.formats.same_base import same_base
 from flexlora.models import base_fingerprint, load_model, model_fingerprint, require_made_for
-from flexlora.models.made_for import same_name
 
 CURE = "give that model"
 ONE, OTHER = base_fingerprint("float32", "1" * 64), base_fingerprint("float32", "2" * 64)
@@ -49,9 +49,9 @@ def test_names_are_the_same_by_text_place_or_last_part(
         ("link", "llama"),
         ("x/../llama", "llama"),
     ):
-        assert same_name(one, other), (one, other)
+        assert same_base(one, other), (one, other)
     for one, other in (("llama", "llama-2"), ("meta/llama", "meta"), (".", "/")):
-        assert not same_name(one, other), (one, other)
+        assert not same_base(one, other), (one, other)
 
 
 def test_one_model_in_two_dtypes_has_two_fingerprints() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol, TypeVar, runtime_checkable
 
 import torch
 
@@ -46,9 +47,18 @@ def dissect(adapter: Adapter) -> tuple[LayerAnatomy, ...]:
     return tuple(_layer(name, adapter[name]) for name in sorted(adapter, key=_natural))
 
 
-def kinds(layers: Sequence[LayerAnatomy]) -> Mapping[str, tuple[LayerAnatomy, ...]]:
+@runtime_checkable
+class _Named(Protocol):
+    @property
+    def name(self) -> str: ...
+
+
+_L = TypeVar("_L", bound=_Named)
+
+
+def kinds(layers: Sequence[_L]) -> Mapping[str, tuple[_L, ...]]:
     """Layers of one name but for the numbers in it, "layers.*.q_proj", in the order of blocks."""
-    found: dict[str, list[LayerAnatomy]] = {}
+    found: dict[str, list[_L]] = {}
     for layer in layers:
         found.setdefault(_NUMBER.sub("*", layer.name), []).append(layer)
     return {kind: tuple(members) for kind, members in found.items()}

@@ -3,25 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
-from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 from flexlora.adapters import Adapter, LayerAnatomy, Scaling, dissect
 from flexlora.adapters.anatomy import kinds
+from flexlora.cli.layer_tables import PIPED, SHOWN, WIDE, layer_table, shared_prefix
 from flexlora.cli.tables import say
 from flexlora.cli.words import count, size, span
 
 BARS = "▁▂▃▄▅▆▇█"
-SHOWN = 40  # Layers that are shown one by one unless all are asked for.
-WIDE = 110  # Columns of a terminal that has room for shapes, α and longer bars.
-PIPED = 132
 
 
 def bars(values: Sequence[float], width: int) -> str:
@@ -74,7 +70,7 @@ def show_adapter(path: Path, adapter: Adapter, scaling: Scaling, *, everything: 
     console = Console(width=None if Console().is_terminal else PIPED)
     wide = console.width >= WIDE
     single = everything or len(layers) <= SHOWN
-    prefix = _shared([x.name for x in layers] if single else list(kinds(layers)))
+    prefix = shared_prefix([x.name for x in layers] if single else list(kinds(layers)))
     if prefix:
         say(f"names begin with {prefix}")
     say("")
@@ -102,7 +98,7 @@ def _layer_table(
     }
     if wide:
         columns["least"] = [f"{min(x.singular_values, default=0.0):.3g}" for x in layers]
-    return _table("layer", [x.name.removeprefix(prefix) for x in layers], columns)
+    return layer_table("layer", [x.name.removeprefix(prefix) for x in layers], columns)
 
 
 def _kind_table(layers: Sequence[LayerAnatomy], prefix: str, *, wide: bool) -> Table:
@@ -115,20 +111,7 @@ def _kind_table(layers: Sequence[LayerAnatomy], prefix: str, *, wide: bool) -> T
         "mean spectrum": [bars(_mean_spectrum(x), 32 if wide else 12) for x in groups.values()],
         "‖ΔW‖ by depth": [bars([y.norm for y in x], 40 if wide else 12) for x in groups.values()],
     }
-    return _table("layers", [kind.removeprefix(prefix) for kind in groups], columns)
-
-
-def _table(first: str, names: Sequence[str], columns: Mapping[str, list[str] | None]) -> Table:
-    """Names, then the columns that there are; bars and names to the left, numbers to the right."""
-    shown = {title: cells for title, cells in columns.items() if cells is not None}
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column(first, overflow="fold")
-    for title in shown:
-        left = title in ("spectrum", "mean spectrum", "‖ΔW‖ by depth")
-        table.add_column(title, justify="left" if left else "right", no_wrap=True)
-    for name, *cells in zip(names, *shown.values(), strict=True):
-        table.add_row(escape(name), *cells)
-    return table
+    return layer_table("layers", [kind.removeprefix(prefix) for kind in groups], columns)
 
 
 def _rank(layer: LayerAnatomy) -> str:
@@ -143,13 +126,6 @@ def _mean_spectrum(layers: Sequence[LayerAnatomy]) -> list[float]:
     longest = max(map(len, shapes), default=0)
     sums = (math.fsum(shape[i] for shape in shapes if i < len(shape)) for i in range(longest))
     return [total / len(shapes) for total in sums]
-
-
-def _shared(names: Sequence[str]) -> str:
-    """The dotted beginning that all names share, with its last dot; something of each is left."""
-    columns = zip(*(name.split(".")[:-1] for name in names), strict=False)
-    same = takewhile(lambda column: len(set(column)) == 1, columns)
-    return "".join(f"{column[0]}." for column in same) if len(names) > 1 else ""
 
 
 def _alpha(layer: LayerAnatomy, scaling: Scaling) -> float:

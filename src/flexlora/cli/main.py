@@ -14,6 +14,7 @@ from flexlora.cli.demo import demo
 from flexlora.cli.eval import evaluate
 from flexlora.cli.export import export
 from flexlora.cli.inspect import inspect
+from flexlora.cli.merge import merge
 from flexlora.cli.report import report
 from flexlora.cli.resume import resume
 from flexlora.cli.run import run
@@ -32,6 +33,7 @@ app.command("run")(run)
 app.command("resume")(resume)
 app.command("continue")(continue_run)
 app.command("export")(export)
+app.command("merge")(merge)
 app.command("eval")(evaluate)
 app.command("inspect")(inspect)
 app.command("report")(report)

@@ -22,8 +22,8 @@ from flexlora.lowrank.spectrum import Certificate, Spectrum, Truncation
 NOISE_IN_EPS = 8.0
 
 
-def svd(matrix: LowRank) -> Spectrum:
-    """The compact SVD of a factored matrix, in the dtype of its factors.
+def svd(matrix: Matrix) -> Spectrum:
+    """The compact SVD of a factored or dense matrix, in its dtype.
 
     Guarantees: u, vh orthonormal; s descending; the product equals the matrix to rounding of
     float32 (or float64 for float64 factors). Singular values below rounding (8 eps of the largest
@@ -92,7 +92,7 @@ def _dense(
 ) -> tuple[Spectrum, Tensor]:
     """`magnitude`: scale of the rounding that the matrix carries, where it is a product."""
     dtype = matrix.dtype
-    if dtype == torch.float32:
+    if dtype == torch.float32 and rank is not None:  # All of it has its smallest directions too.
         route = DenseGram(matrix)
         found = _from_gram(route, magnitude, rank, exponent, dtype) if route.finite else None
         if found is not None:

@@ -118,8 +118,11 @@ class Truncation:
         return self.certificate.error
 
     @property
+    def norm(self) -> float:
+        """‖matrix‖_F, from what is kept and what is not, which are orthogonal."""
+        return math.hypot(self.error, float(self.kept.s.double().norm()))
+
+    @property
     def share(self) -> float:
         """Discarded share of the energy Σ s², between 0 and 1 (0 for the zero matrix)."""
-        lost = self.error**2
-        total = lost + float(self.kept.s.double().square().sum())
-        return lost / total if total > 0.0 else 0.0
+        return (self.error / self.norm) ** 2 if self.norm > 0.0 else 0.0

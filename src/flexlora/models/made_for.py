@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
-
 from flexlora.adapters import Adapter
 from flexlora.errors import AdapterError
+from flexlora.formats.same_base import same_base
 
 
 def base_fingerprint(dtype: str, fingerprint: str) -> str:
@@ -20,7 +18,7 @@ def base_fingerprint(dtype: str, fingerprint: str) -> str:
 def require_made_for(adapter: Adapter, name: str, fingerprint: str, cure: str) -> None:
     """Raise AdapterError unless the adapter was made for the base of this name and fingerprint.
 
-    Fingerprints decide where both are of one dtype; else the names, by `same_name`. An adapter
+    Fingerprints decide where both are of one dtype; else the names, by `same_base`. An adapter
     that knows neither passes. cure: what the user may do about it.
     """
     theirs, ours = adapter.base_fingerprint, fingerprint
@@ -30,14 +28,8 @@ def require_made_for(adapter: Adapter, name: str, fingerprint: str, cure: str) -
                 f"the adapter was made for {adapter.base or 'a model'} with weights "
                 f"{_short(theirs)}, not for {name} with weights {_short(ours)}; {cure}"
             )
-    elif adapter.base and not same_name(adapter.base, name):
+    elif adapter.base and not same_base(adapter.base, name):
         raise AdapterError(f"the adapter was made for {adapter.base}, not for {name}; {cure}")
-
-
-def same_name(one: str, other: str) -> bool:
-    """True for equal names, paths to one place, and names with the same last component."""
-    ours, theirs = (os.path.realpath(os.path.expanduser(name)) for name in (one, other))
-    return one == other or ours == theirs or Path(one).name == Path(other).name != ""
 
 
 def _short(fingerprint: str) -> str:

@@ -1,0 +1,96 @@
+"""flexlora merge: PEFT adapters of different ranks become one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+if TYPE_CHECKING:
+    from flexlora.lowrank import Split
+
+
+def merge(
+    adapters: Annotated[list[Path], typer.Argument(metavar="ADAPTER...", help="PEFT folders.")],
+    out: Annotated[Path, typer.Option(help="The PEFT folder to make; it must not exist.")],
+    rank: Annotated[
+        str | None, typer.Option(help="The highest rank of a layer, or 'full' for all of the sum.")
+    ] = None,
+    energy: Annotated[
+        float | None,
+        typer.Option(help="Keep this share of the energy in each layer, like 0.999, at any rank."),
+    ] = None,
+    weights: Annotated[
+        str | None,
+        typer.Option(help="One number each, like 0.5,0.3,-0.2 (default: the mean, 1/N each)."),
+    ] = None,
+    split: Annotated[
+        str, typer.Option(help="Singular values into B ('left'), or half into each ('balanced').")
+    ] = "left",
+    dtype: Annotated[
+        str | None, typer.Option(help="float32, bfloat16 or float16 (default: as the inputs).")
+    ] = None,
+    force: Annotated[
+        bool, typer.Option("--force", help="Merge though the adapters name different base models.")
+    ] = False,
+    all_: Annotated[bool, typer.Option("--all", help="Show every layer, however many.")] = False,
+    json_: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Sum PEFT adapters of any ranks exactly, and write the best adapter of the rank asked for."""
+    from rich.console import Console
+
+    from flexlora.cli.merge_view import merged_json, show_merged
+    from flexlora.cli.output import print_json
+    from flexlora.merging import merge as merge_adapters
+
+    with Console(stderr=True).status("merging") as status:
+        done = merge_adapters(
+            adapters,
+            out,
+            weights=_numbers(weights),
+            rank=_rank(rank),
+            energy=energy,
+            split=_split(split),
+            dtype=dtype,
+            force=force,
+            watch=lambda layer, layers: status.update(f"merging: layer {layer} of {layers}"),
+        )
+    if json_:
+        print_json(merged_json(done))
+    else:
+        show_merged(done, everything=all_)
+
+
+def _numbers(text: str | None) -> list[float] | None:
+    from flexlora.errors import ConfigError
+
+    if text is None:
+        return None
+    try:
+        return [float(number) for number in text.split(",")]
+    except ValueError as error:
+        raise ConfigError(
+            f"--weights {text} is no list of numbers; write it like 0.5,0.3,0.2"
+        ) from error
+
+
+def _rank(text: str | None) -> int | Literal["full"] | None:
+    from flexlora.errors import RankError
+
+    if text is None or text == "full":
+        return "full" if text else None
+    try:
+        return int(text)
+    except ValueError as error:
+        raise RankError(f"--rank {text} is no whole number; give 1 or more, or 'full'") from error
+
+
+def _split(text: str) -> Split:
+    from flexlora.errors import ConfigError
+
+    if text == "left":
+        return "left"
+    if text == "balanced":
+        return "balanced"
+    raise ConfigError(f"--split is {text}; give left or balanced")

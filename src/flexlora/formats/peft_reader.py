@@ -1,0 +1,254 @@
+"""PEFT LoRA folders read one layer at a time, without PEFT: linear, embedding and convolution."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from flexlora.adapters import Factors, Scaling, lora_scale
+from flexlora.errors import AdapterError
+from flexlora.formats.peft_config import (
+    CONFIG,
+    WEIGHTS,
+    matched,
+    read_config,
+    read_extra,
+    scaling_of,
+    unsupported,
+)
+
+PREFIX = "base_model.model."
+FROZEN = ".base_layer.weight"  # The base model's own tensor, which PEFT saves under embeddings.
+Kind = Literal["linear", "embedding", "convolution"]
+_PAIR = re.compile(
+    r"(?:base_model\.model\.)?(?P<layer>.+)\.lora_(?P<side>[AB])(?:\.[^.]+)?\.weight"
+)
+_EMBEDDING = re.compile(
+    r"(?:base_model\.model\.)?(?P<layer>.+)\.lora_embedding_(?P<side>[AB])(?:\.[^.]+)?"
+)
+_FLOATS = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+
+
+@dataclass(frozen=True)
+class PeftLayer:
+    """What one layer of a folder is, before any of it is read.
+
+    (m, n): the update as a matrix, n = inputs · kernel for a convolution. a_shape, b_shape: the
+    tensors as they are stored. scale: α/r or α/√r.
+    """
+
+    name: str
+    kind: Kind
+    m: int
+    n: int
+    rank: int
+    scale: float
+    a_key: str
+    b_key: str
+    a_shape: tuple[int, ...]
+    b_shape: tuple[int, ...]
+    dtype: torch.dtype
+
+
+class PeftReader:
+    """A PEFT LoRA folder, open. Use as a context manager, or `close()` it.
+
+    layers: name → `PeftLayer`, in name order; `whole`: keys of tensors that stand beside LoRA
+    (modules_to_save). Only what `factors` and `tensor` are asked for is brought into memory.
+    Raises AdapterError for a folder that is missing, damaged or pickled, and for every PEFT variant
+    whose update is not scale · B A: nothing is dropped silently.
+    """
+
+    def __init__(self, folder: Path | str) -> None:
+        self.path = Path(folder)
+        self.config = read_config(self.path)
+        self._extra = read_extra(self.path)
+        self._file = _opened(self.path)
+        try:
+            shapes = {key: self._file.get_slice(key) for key in self._file.keys()}  # noqa: SIM118
+            pairs, self.whole = _sorted_out(self.path, shapes, self.config)
+            self.layers = {name: self._layer(name, pairs[name], shapes) for name in sorted(pairs)}
+        except BaseException:
+            self.close()
+            raise
+
+    @property
+    def base(self) -> str:
+        """The base model that the folder names ("" if none)."""
+        return str(self.config.get("base_model_name_or_path") or "")
+
+    @property
+    def base_fingerprint(self) -> str:
+        return str(self._extra["base_fingerprint"])
+
+    @property
+    def fan_in_fan_out(self) -> bool:
+        return self.config.get("fan_in_fan_out") is True
+
+    @property
+    def scaling(self) -> Scaling:
+        return scaling_of(self.config)
+
+    def factors(self, name: str) -> Factors:
+        """One layer as matrices, dtypes as stored. Raises AdapterError for NaN or infinity."""
+        layer = self.layers[name]
+        a, b = self.tensor(layer.a_key), self.tensor(layer.b_key)
+        factors = Factors(b.reshape(layer.m, -1), a.reshape(-1, layer.n), layer.scale)
+        if not factors.finite():
+            raise AdapterError(
+                f"{self.path}: layer {name} of the adapter holds NaN or infinity; "
+                "train again with a lower learning rate or with gradient clipping"
+            )
+        return factors.cut(layer.rank)
+
+    def tensor(self, key: str) -> Tensor:
+        """A tensor of the file, copied out of it."""
+        try:
+            return torch.clone(self._file.get_tensor(key))
+        except SafetensorError as error:
+            raise _broken(self.path) from error
+
+    def close(self) -> None:
+        if self._file is not None:
+            self._file.__exit__(None, None, None)
+            self._file = None
+
+    def __enter__(self) -> PeftReader:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _layer(self, name: str, pair: Mapping[str, str], shapes: Mapping[str, Any]) -> PeftLayer:
+        if "A" not in pair or "B" not in pair:
+            missing = "lora_B" if "A" in pair else "lora_A"
+            raise AdapterError(
+                f"layer {name} in {self.path} has no {missing}; save the adapter again"
+            )
+        stored = {side: shapes[key] for side, key in pair.items()}
+        a, b = (tuple(stored[side].get_shape()) for side in "AB")
+        kind = _kind(self.path, name, pair["A"], a, b)
+        dtypes = [stored[side].get_dtype() for side in "AB"]
+        if not set(dtypes) <= set(_FLOATS):
+            raise AdapterError(
+                f"layer {name} in {self.path} is stored as {dtypes[0]} and {dtypes[1]}; "
+                "save it as floats"
+            )
+        rank = matched(self.path, "r", name, self.config)
+        if rank != a[0]:
+            raise AdapterError(
+                f"layer {name} in {self.path} has rank {a[0]}, but {CONFIG} says {rank:g}; "
+                "correct r or rank_pattern there"
+            )
+        scale = self._scale(name, a[0])
+        dtype = torch.promote_types(*(_FLOATS[dtype] for dtype in dtypes))
+        m, n = b[0], math.prod(a[1:])
+        held = 0 if self._is_empty(name, pair) else a[0]
+        return PeftLayer(name, kind, m, n, held, scale, pair["A"], pair["B"], a, b, dtype)
+
+    def _is_empty(self, name: str, pair: Mapping[str, str]) -> bool:
+        """True for a layer of rank 0, which `save_peft` notes and writes as rank 1 of zeros."""
+        noted = name in self._extra["empty"]
+        return noted and not any(bool(self.tensor(key).any()) for key in pair.values())
+
+    def _scale(self, name: str, rank: int) -> float:
+        alpha = matched(self.path, "lora_alpha", name, self.config)
+        scale = lora_scale(alpha, rank, self.scaling)
+        exact = self._extra["scales"].get(name)
+        noted = isinstance(exact, float) and math.isclose(exact, scale, rel_tol=1e-15)
+        return exact if noted else scale
+
+
+def _opened(path: Path) -> Any:
+    if not (path / WEIGHTS).is_file():
+        if (path / "adapter_model.bin").exists():
+            raise AdapterError(
+                f"{path} holds only pickled weights (adapter_model.bin), which can run code; "
+                "save the adapter again as safetensors"
+            )
+        raise AdapterError(f"{path} has no {WEIGHTS}; save the adapter again")
+    try:
+        return safe_open(str(path / WEIGHTS), framework="pt")
+    except (SafetensorError, OSError, ValueError, KeyError, RuntimeError) as error:
+        raise _broken(path) from error
+
+
+def _sorted_out(
+    path: Path, keys: Mapping[str, Any], config: Mapping[str, Any]
+) -> tuple[dict[str, dict[str, str]], tuple[str, ...]]:
+    """Layer → side → key, and the keys of whole modules; every tensor is accounted for."""
+    pairs: dict[str, dict[str, str]] = defaultdict(dict)
+    whole = []
+    modules = config.get("modules_to_save") or ()
+    for key in sorted(keys):
+        match = _PAIR.fullmatch(key) or _EMBEDDING.fullmatch(key)
+        if match is not None:
+            if match["side"] in pairs[match["layer"]]:
+                raise AdapterError(
+                    f"{path} holds layer {match['layer']} twice; save one adapter only"
+                )
+            pairs[match["layer"]][match["side"]] = key
+        elif _is_whole(key, modules):
+            whole.append(key)
+        else:
+            raise unsupported(path, _variant(key))
+    if not pairs:
+        raise AdapterError(f"{path / WEIGHTS} holds no tensors; save the adapter again")
+    return pairs, tuple(whole)
+
+
+def _is_whole(key: str, modules: Any) -> bool:
+    """True for a tensor of modules_to_save, or an embedding that PEFT saved beside its LoRA."""
+    if key.endswith(FROZEN):
+        return True
+    return isinstance(modules, list | tuple) and any(
+        re.search(rf"(^|\.){re.escape(str(module))}\.", key) for module in modules
+    )
+
+
+def _kind(path: Path, name: str, key: str, a: tuple[int, ...], b: tuple[int, ...]) -> Kind:
+    embedding = ".lora_embedding_" in key
+    if len(a) == len(b) == 2 and a[0] == b[1]:
+        return "embedding" if embedding else "linear"
+    shapes = f"{a} and {b}"
+    if embedding or len(a) != len(b) or not 3 <= len(a) <= 5 or set(b[2:]) != {1}:
+        raise AdapterError(
+            f"layer {name} in {path} has lora_A and lora_B of shapes {shapes}, expected (r, n) and "
+            "(m, r); only linear, embedding and convolution layers can be read"
+        )
+    if a[0] != b[1]:
+        raise AdapterError(
+            f"layer {name} in {path} has lora_A and lora_B of shapes {shapes}: LoRA on a grouped "
+            "convolution, whose update is no product of two matrices; leave that layer out"
+        )
+    return "convolution"
+
+
+def _variant(key: str) -> str:
+    """What a tensor that is no half of a LoRA pair comes from, for the refusal."""
+    if "lora_magnitude_vector" in key:
+        return f"DoRA (tensor {key})"
+    if key.endswith("bias"):
+        return f"trained biases (tensor {key})"
+    return f"tensor {key}"
+
+
+def _broken(path: Path) -> AdapterError:
+    return AdapterError(
+        f"{path / WEIGHTS} is truncated or no safetensors file; save the adapter again"
+    )

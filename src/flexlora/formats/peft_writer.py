@@ -1,0 +1,133 @@
+"""PEFT LoRA folders written one layer at a time, so that PEFT computes the same update."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from flexlora.adapters import Factors
+from flexlora.formats.atomic import atomic_folder
+from flexlora.formats.peft_config import CONFIG, EXTRA, WEIGHTS
+from flexlora.formats.peft_reader import PREFIX, Kind
+from flexlora.formats.tensor_file import TensorFile
+
+TASK_TYPE = "CAUSAL_LM"
+
+
+class PeftWriter:
+    """A PEFT folder being written; `peft_folder` makes one."""
+
+    def __init__(self, tensors: TensorFile) -> None:
+        self._tensors = tensors
+        self._ranks: dict[str, int] = {}
+        self._alphas: dict[str, float] = {}
+        self.extra: dict[str, Any] = {"empty": [], "scales": {}}
+
+    def add(
+        self, name: str, factors: Factors, kind: Kind = "linear", kernel: Sequence[int] = ()
+    ) -> None:
+        """Write one layer. kernel: (inputs, *window) of a convolution, whose a is (r, n) here.
+
+        α is chosen such that PEFT's α/r is the scale to the last bit wherever a float64 allows it.
+        Rank 0 is written as rank 1 with zeros: any reader loads it, and it adds nothing.
+        """
+        b, a = factors.b, factors.a
+        if factors.rank == 0:
+            self.extra["empty"].append(name)
+            b, a = b.new_zeros(b.shape[0], 1), a.new_zeros(1, a.shape[1])
+        rank = a.shape[0]
+        if kind == "convolution":
+            a = a.reshape(rank, *kernel)
+            b = b.reshape(*b.shape, *(1 for _ in kernel[1:]))
+        for side, key in zip((a, b), pair_keys(name, kind), strict=True):
+            self._tensors.add(key, side)
+        self._ranks[name] = rank
+        self._alphas[name] = _alpha(factors.scale, rank)
+        if self._alphas[name] / rank != factors.scale:
+            self.extra["scales"][name] = factors.scale
+
+    def whole(self, key: str, tensor: Tensor) -> None:
+        """Write a tensor that stands beside LoRA, under the key that it had."""
+        self._tensors.add(key, tensor)
+
+    def config(self) -> dict[str, Any]:
+        """r, α and patterns: the most common ones, every other layer pinned by its full name."""
+        # PEFT matches a pattern as a regular expression at the end of a name: ^ pins it to one.
+        rank = Counter(self._ranks.values()).most_common(1)[0][0]
+        alpha = Counter(self._alphas.values()).most_common(1)[0][0]
+        return {
+            "peft_type": "LORA",
+            "inference_mode": True,
+            "r": rank,
+            "lora_alpha": _whole(alpha),
+            "lora_dropout": 0.0,
+            "use_rslora": False,
+            "bias": "none",
+            "target_modules": list(self._ranks),
+            "rank_pattern": {"^" + re.escape(n): r for n, r in self._ranks.items() if r != rank},
+            "alpha_pattern": {
+                "^" + re.escape(n): _whole(x) for n, x in self._alphas.items() if x != alpha
+            },
+        }
+
+
+@contextmanager
+def peft_folder(
+    folder: Path | str,
+    keys: Iterable[str],
+    *,
+    base: str,
+    base_fingerprint: str = "",
+    fan_in_fan_out: bool = False,
+    task_type: str | None = TASK_TYPE,
+    modules_to_save: Sequence[str] | None = None,
+) -> Iterator[PeftWriter]:
+    """Yield a writer of a new folder, which appears whole when the body ends, or not at all.
+
+    keys: of all tensors that may be written (`pair_keys`). Raises RunError when the folder exists.
+    """
+    with atomic_folder(folder) as aside:
+        with TensorFile(aside / WEIGHTS, keys) as tensors:
+            writer = PeftWriter(tensors)
+            yield writer
+        config = writer.config() | {
+            "base_model_name_or_path": base or None,
+            "task_type": task_type,
+            "fan_in_fan_out": fan_in_fan_out,
+        }
+        if modules_to_save:
+            config["modules_to_save"] = list(modules_to_save)
+        if base_fingerprint:
+            writer.extra["base_fingerprint"] = base_fingerprint
+        (aside / CONFIG).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
+        if any(writer.extra.values()):
+            (aside / EXTRA).write_text(json.dumps(writer.extra, indent=2, sort_keys=True) + "\n")
+
+
+def pair_keys(name: str, kind: Kind = "linear") -> tuple[str, str]:
+    """The keys of a layer's a and b in PEFT's file."""
+    if kind == "embedding":
+        return f"{PREFIX}{name}.lora_embedding_A", f"{PREFIX}{name}.lora_embedding_B"
+    return f"{PREFIX}{name}.lora_A.weight", f"{PREFIX}{name}.lora_B.weight"
+
+
+def _alpha(scale: float, rank: int) -> float:
+    """The α for which α / rank is `scale` to the last bit, or as near as a float64 comes."""
+    alpha = scale * rank
+    for candidate in (alpha, math.nextafter(alpha, math.inf), math.nextafter(alpha, -math.inf)):
+        if candidate / rank == scale:
+            return candidate
+    return alpha
+
+
+def _whole(number: float) -> float | int:
+    """Whole numbers as integers, as PEFT writes them."""
+    return int(number) if number.is_integer() and abs(number) < 2**53 else number

@@ -1,0 +1,117 @@
+"""The adapters of a merge: opened, and held to what can be summed."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from itertools import combinations
+from pathlib import Path
+
+import torch
+
+from flexlora.errors import AdapterError, ConfigError
+from flexlora.formats.peft_reader import FROZEN, PeftLayer, PeftReader
+from flexlora.formats.same_base import same_base
+
+
+def checked_weights(adapters: int, weights: Sequence[float] | None) -> tuple[float, ...]:
+    """One finite weight per adapter, not all zero; their mean (1/N each) where none are given."""
+    if adapters == 0:
+        raise ConfigError("no adapter to merge; name at least one PEFT folder")
+    if weights is None:
+        return (1.0 / adapters,) * adapters
+    if len(weights) != adapters:
+        raise ConfigError(
+            f"{len(weights)} weights for {adapters} adapters; give one weight for each"
+        )
+    for weight in weights:
+        if not math.isfinite(weight):
+            raise ConfigError(f"weight {weight} is not finite; give numbers such as 0.5 or -1")
+    if not any(weights):
+        raise ConfigError("all weights are 0, so nothing would be left; give one that is not")
+    return tuple(float(weight) for weight in weights)
+
+
+@contextmanager
+def opened(adapters: Sequence[Path | str], *, force: bool) -> Iterator[tuple[PeftReader, ...]]:
+    """All folders, open and fit to be summed: one base model, one shape per layer, equal whole
+    modules. Raises AdapterError naming the first two that do not fit.
+    """
+    with ExitStack() as stack:
+        readers = tuple(stack.enter_context(PeftReader(folder)) for folder in adapters)
+        for one, other in combinations(readers, 2):
+            if not force:
+                _require_one_base(one, other)
+            _require_equal_modules(one, other)
+        _require_one_shape(readers)
+        yield readers
+
+
+def union(readers: Sequence[PeftReader]) -> dict[str, PeftLayer]:
+    """Name → the layer as the first adapter that has it describes it, in name order."""
+    found: dict[str, PeftLayer] = {}
+    for reader in readers:
+        for name, layer in reader.layers.items():
+            found.setdefault(name, layer)
+    return dict(sorted(found.items()))
+
+
+def _require_one_base(one: PeftReader, other: PeftReader) -> None:
+    cure = "give adapters of one base model, or --force if they are"
+    ours, theirs = one.base_fingerprint, other.base_fingerprint
+    if ours and theirs and ours.partition(":")[0] == theirs.partition(":")[0]:
+        if ours != theirs:
+            raise AdapterError(
+                f"{one.path} and {other.path} were made for different weights of "
+                f"{one.base or 'a model'}; {cure}"
+            )
+    elif one.base and other.base and not same_base(one.base, other.base):
+        raise AdapterError(
+            f"{one.path} was made for {one.base}, {other.path} for {other.base}; {cure}"
+        )
+
+
+def _require_one_shape(readers: Sequence[PeftReader]) -> None:
+    first: dict[str, tuple[PeftReader, PeftLayer]] = {}
+    for reader in readers:
+        for name, layer in reader.layers.items():
+            known_reader, known = first.setdefault(name, (reader, layer))
+            same_kernel = known.a_shape[1:] == layer.a_shape[1:]
+            if (known.m, known.n, known.kind) != (layer.m, layer.n, layer.kind) or not same_kernel:
+                raise AdapterError(
+                    f"layer {name} is {_described(known)} in {known_reader.path}, "
+                    f"{_described(layer)} in {reader.path}; they are of different models"
+                )
+    flips = {reader.fan_in_fan_out for reader in readers}
+    if len(flips) > 1:
+        raise AdapterError(
+            f"fan_in_fan_out is on in {_first(readers, True)} and off in {_first(readers, False)}; "
+            "correct adapter_config.json where it is wrong"
+        )
+
+
+def _first(readers: Sequence[PeftReader], on: bool) -> Path:
+    return next(reader.path for reader in readers if reader.fan_in_fan_out is on)
+
+
+def _described(layer: PeftLayer) -> str:
+    kernel = " × ".join(map(str, (layer.m, *layer.a_shape[1:])))
+    return f"{layer.kind} {kernel}"
+
+
+def whole(readers: Sequence[PeftReader]) -> dict[str, PeftReader]:
+    """Key of a tensor that stands beside LoRA → a reader that holds it."""
+    return {key: reader for reader in reversed(readers) for key in reader.whole}
+
+
+def _require_equal_modules(one: PeftReader, other: PeftReader) -> None:
+    cure = "modules saved whole cannot be summed; merge adapters that share them, or have none"
+    # A copy of the base model's own weight, frozen under its LoRA, may be in one of them alone.
+    odd = [x for x in sorted(set(one.whole) ^ set(other.whole)) if not x.endswith(FROZEN)]
+    if odd:
+        has, lacks = (one, other) if odd[0] in one.whole else (other, one)
+        raise AdapterError(f"{has.path} holds {odd[0]}, which {lacks.path} lacks; {cure}")
+    for key in sorted(set(one.whole) & set(other.whole)):
+        if not torch.equal(one.tensor(key), other.tensor(key)):
+            raise AdapterError(f"{key} differs between {one.path} and {other.path}; {cure}")

@@ -1,0 +1,69 @@
+"""What a merge did, layer by layer."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+from flexlora.formats.peft_reader import Kind
+
+
+@dataclass(frozen=True)
+class MergedLayer:
+    """One layer. (m, n): its update as a matrix.
+
+    ranks: of each adapter, None where an adapter lacks the layer (it counts as zero there).
+    rank: what was written; norm: ‖Σ w ΔW‖_F; error: ‖Σ w ΔW − what was written‖_F before it was
+    rounded to the dtype that is stored. Both are exact, by the certificate of the truncation.
+    """
+
+    name: str
+    kind: Kind
+    m: int
+    n: int
+    ranks: tuple[int | None, ...]
+    rank: int
+    norm: float
+    error: float
+
+    @property
+    def share(self) -> float:
+        """Discarded share of the energy ‖·‖²_F, between 0 and 1."""
+        return (self.error / self.norm) ** 2 if self.norm > 0.0 else 0.0
+
+
+@dataclass(frozen=True)
+class Merged:
+    """A merge that is done.
+
+    adapters, weights: in the order given. nbytes: of the new folder. untouched: it is the one
+    adapter that was given, tensors and scales bit for bit.
+    """
+
+    out: Path
+    adapters: tuple[Path, ...]
+    weights: tuple[float, ...]
+    layers: tuple[MergedLayer, ...]
+    dtype: str
+    nbytes: int
+    untouched: bool
+
+    @property
+    def norm(self) -> float:
+        """‖Σ w ΔW‖_F over all layers."""
+        return math.hypot(*(layer.norm for layer in self.layers))
+
+    @property
+    def error(self) -> float:
+        """The distance of what was written from the exact sum, over all layers."""
+        return math.hypot(*(layer.error for layer in self.layers))
+
+    @property
+    def share(self) -> float:
+        """Discarded share of the energy over all layers."""
+        return (self.error / self.norm) ** 2 if self.norm > 0.0 else 0.0
+
+    @property
+    def parameters(self) -> int:
+        return sum((layer.m + layer.n) * layer.rank for layer in self.layers)
