@@ -343,6 +343,27 @@ def test_any_rank_is_handed_out_and_wrong_ones_are_said(of_rule: Result):
         load_adapter(of_rule.folder, "x")
 
 
+def test_an_export_by_energy_has_the_lowest_ranks_that_keep_it(of_rule: Result):
+    whole = load_adapter(of_rule.folder, "full")
+    kept = load_adapter(of_rule.folder, energy=0.9)
+    for name, factors in kept.items():
+        dense = whole[name].product().dense().double()
+        energies = torch.linalg.svdvals(dense).square()
+        shares = energies.cumsum(0) / energies.sum()
+        wanted = int((shares < 0.9 - 1e-6).sum()) + 1
+        assert factors.rank == wanted, name
+        rest = dense - factors.product().dense().double()
+        assert float(rest.square().sum() / energies.sum()) == pytest.approx(
+            1.0 - float(shares[wanted - 1]), abs=1e-5
+        )
+    with pytest.raises(ConfigError, match="give just one of rank and energy"):
+        load_adapter(of_rule.folder)
+    with pytest.raises(ConfigError, match="give just one of rank and energy"):
+        load_adapter(of_rule.folder, 2, energy=0.9)
+    with pytest.raises(ConfigError, match="energy is 1.5; give a share above 0"):
+        load_adapter(of_rule.folder, energy=1.5)
+
+
 def test_rounds_that_are_kept_and_that_are_not(folder: Path, tmp_path: Path):
     kept = Run.open(folder).checkpoints()
     best = load_adapter(folder, 2, kept[0])

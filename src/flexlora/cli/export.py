@@ -11,8 +11,12 @@ import typer
 
 def export(
     folder: Annotated[Path, typer.Argument(metavar="RUN", help="A run directory.")],
-    rank: Annotated[str, typer.Option(help="A rank for every layer, or 'full'.")],
     out: Annotated[Path, typer.Option(help="The PEFT folder to make; it must not exist.")],
+    rank: Annotated[str | None, typer.Option(help="A rank for every layer, or 'full'.")] = None,
+    energy: Annotated[
+        float | None,
+        typer.Option(help="Keep this share of the energy in each layer, like 0.999, at any rank."),
+    ] = None,
     round_: Annotated[
         str, typer.Option("--round", help="'best' by validation, 'last', or a kept round.")
     ] = "best",
@@ -23,6 +27,6 @@ def export(
     from flexlora.formats.peft import save_peft
 
     kept = int(round_) if re.fullmatch(r"[0-9]+", round_) else round_
-    adapter = load_adapter(folder, rank, kept)
+    adapter = load_adapter(folder, rank, kept, energy=energy)
     save_peft(adapter, out)
     say(f"{adapter!r} written to {out}")

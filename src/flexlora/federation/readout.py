@@ -2,26 +2,44 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
-from flexlora.adapters import Adapter, Ranks
-from flexlora.errors import RankError, RunError
+from flexlora.adapters import Adapter, Factors, Ranks
+from flexlora.errors import ConfigError, RankError, RunError
 from flexlora.federation.checkpoint import unpack
 from flexlora.federation.run_directory import Checkpoint, Run
+from flexlora.lowrank import svd
 from flexlora.models import base_fingerprint
 from flexlora.rules import Rule, State, make_rule
+from flexlora.rules.spectral import factors_of
 
 
-def load_adapter(folder: Path | str, rank: int | str, round: int | str = "best") -> Adapter:
-    """The adapter that a run hands out at this rank ("full": the state's own rank).
+def load_adapter(
+    folder: Path | str,
+    rank: int | str | None = None,
+    round: int | str = "best",
+    *,
+    energy: float | None = None,
+) -> Adapter:
+    """The adapter that a run hands out at this rank ("full": the state's own), or this energy.
 
-    round: a number of a kept checkpoint, "best" (by validation), or "last". The adapter knows the
-    base model that the run adapted. Raises RunError for a run without that checkpoint, RankError
-    for a rank that does not fit.
+    energy: instead of a rank, the share of ‖ΔW‖² that every layer is to keep, above 0 and at most
+    1; each layer gets the lowest rank that does. round: a number of a kept checkpoint, "best" (by
+    validation), or "last". The adapter knows the base model that the run adapted. Raises RunError
+    for a run without that checkpoint, RankError for a rank that does not fit, ConfigError for
+    neither or both of rank and energy, or an energy out of its range.
     """
     opened = Run.open(folder)
     rule = make_rule(opened.config.rule.name, opened.config.rule.options)
-    return adapter_of(opened, rule, load_state(opened, round), rank)
+    if (rank is None) == (energy is None):
+        raise ConfigError("give just one of rank and energy: what the adapter is to hold")
+    if energy is not None and not 0.0 < energy <= 1.0:
+        raise ConfigError(f"energy is {energy}; give a share above 0 and at most 1, like 0.999")
+    state = load_state(opened, round)
+    if energy is not None:
+        return _described(opened, _of_energy(rule, state, energy))
+    return adapter_of(opened, rule, state, "full" if rank is None else rank)
 
 
 def adapter_of(opened: Run, rule: Rule, state: State, rank: int | str) -> Adapter:
@@ -31,9 +49,24 @@ def adapter_of(opened: Run, rule: Rule, state: State, rank: int | str) -> Adapte
         ranks = {name: max(1, len(of_layer)) for name, of_layer in values.items()}
     else:
         ranks = Ranks.of(_whole(rank)).resolve(state.spec.layers)
+    return _described(opened, rule.readout(state, ranks))
+
+
+def _of_energy(rule: Rule, state: State, energy: float) -> dict[str, Factors]:
+    """Layer → the best factors that keep this share; a layer of zeros has rank 1, of zeros."""
+    layers = {}
+    for name, matrix in rule.learned(state).items():
+        spectrum = svd(matrix)
+        rank = max(1, spectrum.rank_for(energy))
+        layers[name] = factors_of(spectrum, rank, state.spec.scale(rank))
+    return layers
+
+
+def _described(opened: Run, layers: Mapping[str, Factors]) -> Adapter:
+    """The adapter that knows the base model of its run."""
     model, weights = opened.config.model, opened.data.get("model_fingerprint")
     return Adapter(
-        dict(rule.readout(state, ranks)),
+        dict(layers),
         base=model.name,
         base_fingerprint=base_fingerprint(model.dtype, str(weights)) if weights else "",
         fan_in_fan_out=opened.resolved.get("fan_in_fan_out") is True,

@@ -12,6 +12,7 @@ from flexlora.adapters import Factors, LayerSpec
 from flexlora.lowrank import LowRank, total, truncate
 from flexlora.rules.base import Combined, Contribution, LayerState, Rule, Spec, Traits
 from flexlora.rules.spectral import (
+    checked_split,
     empty_state,
     factors_of,
     spectral_state,
@@ -36,6 +37,10 @@ class FlexLoRA(Rule):
     source = "Bai et al., NeurIPS 2024, arXiv 2402.11505"
     traits = Traits()
 
+    def __init__(self, split: str = "left") -> None:
+        """`split`: singular values all in what is sent as B ("left", the paper), or "balanced"."""
+        self.split = checked_split(split)
+
     def init_layer(self, spec: Spec, layer: LayerSpec, generator: torch.Generator) -> LayerState:
         return empty_state(spec, layer, generator)
 
@@ -47,7 +52,9 @@ class FlexLoRA(Rule):
     def send_layer(
         self, spec: Spec, state: LayerState, rank: int, generator: torch.Generator
     ) -> Factors:
-        return factors_of(spectrum_of(state), rank, spec.scale(rank), fill=state["fresh"])
+        return factors_of(
+            spectrum_of(state), rank, spec.scale(rank), fill=state["fresh"], split=self.split
+        )
 
     def combine_layer(
         self,

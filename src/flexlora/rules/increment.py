@@ -14,6 +14,7 @@ from flexlora.lowrank import Dense, LowRank, Spectrum, total, truncate
 from flexlora.rules.base import Combined, Contribution, LayerState, Rule, Spec, Traits
 from flexlora.rules.spectral import (
     best_factors,
+    checked_split,
     empty_state,
     exact_state,
     factors_of,
@@ -44,8 +45,10 @@ class FlexLoRAIncrement(Rule):
     traits = Traits()
     origin = True
 
-    def __init__(self, frozen_rank: int | None = None) -> None:
-        """`frozen_rank`: largest rank per layer of the Δ that travels; None sends all of it.
+    def __init__(self, frozen_rank: int | None = None, split: str = "left") -> None:
+        """`split`: singular values all in what is sent as B ("left", the paper), or "balanced".
+
+        `frozen_rank`: largest rank per layer of the Δ that travels; None sends all of it.
 
         It bounds the bytes down. A layer's Δ is never cut below the highest rank of a client,
         whose origin it must hold.
@@ -56,6 +59,7 @@ class FlexLoRAIncrement(Rule):
                 "it out"
             )
         self.frozen_rank = frozen_rank
+        self.split = checked_split(split)
 
     def init_layer(self, spec: Spec, layer: LayerSpec, generator: torch.Generator) -> LayerState:
         return empty_state(spec, layer, generator)
@@ -69,7 +73,8 @@ class FlexLoRAIncrement(Rule):
     def send_layer(
         self, spec: Spec, state: LayerState, rank: int, generator: torch.Generator
     ) -> Factors:
-        return factors_of(_sendable(state), rank, spec.scale(rank), fill=state["fresh"])
+        kept, fresh = _sendable(state), state["fresh"]
+        return factors_of(kept, rank, spec.scale(rank), fill=fresh, split=self.split)
 
     def combine_layer(
         self,
@@ -99,7 +104,9 @@ class FlexLoRAIncrement(Rule):
         return values_of(held_in(state))
 
     def readout_layer(self, spec: Spec, layer: LayerSpec, state: LayerState, rank: int) -> Factors:
-        return best_factors(held_in(state), rank, spec.scale(rank))
+        ready = _sendable(state)
+        held = ready if "dense" not in state or rank <= ready.rank else held_in(state)
+        return best_factors(held, rank, spec.scale(rank))
 
     def _largest_sent(self, spec: Spec, layer: LayerSpec) -> int:
         """The highest rank per layer that is ever cut out of the state to be sent."""

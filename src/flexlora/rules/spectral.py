@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from flexlora.adapters import Factors, LayerSpec
-from flexlora.lowrank import Dense, LowRank, Matrix, Spectrum, best, singular_values, svd
+from flexlora.errors import ConfigError
+from flexlora.lowrank import Dense, LowRank, Matrix, Spectrum, Split, best, singular_values, svd
 from flexlora.rules.base import LayerState, Spec
 
 
@@ -92,9 +93,16 @@ def _dense(matrix: Spectrum | Matrix) -> Dense:
     return Dense(matrix.dense(), matrix.magnitude()) if isinstance(matrix, LowRank) else matrix
 
 
-def factors_of(spectrum: Spectrum, rank: int, scale: float, fill: Tensor | None = None) -> Factors:
+def factors_of(
+    spectrum: Spectrum,
+    rank: int,
+    scale: float,
+    fill: Tensor | None = None,
+    split: Split = "left",
+) -> Factors:
     """B = U_r S_r / scale, A = V_rᵀ (arXiv 2402.11505), of exactly `rank` directions.
 
+    split "balanced": B = U_r √(S_r / scale), A = √(S_r / scale) V_rᵀ, the same product.
     Where the spectrum has fewer, the remaining columns of B are zero and the remaining rows of A
     come from the same places of `fill` (they can be trained, and leave the product as it is), or
     are zero. The first rows of `fill` are what every client started from: what has been learned
@@ -103,11 +111,21 @@ def factors_of(spectrum: Spectrum, rank: int, scale: float, fill: Tensor | None 
     kept = spectrum.truncate(rank).kept
     m, n = spectrum.shape
     missing = rank - kept.rank
-    b = torch.cat([kept.u * kept.s / scale, kept.u.new_zeros(m, missing)], dim=1)
+    sides = Spectrum(kept.u, kept.s / scale, kept.vh).low_rank(split)
+    b = torch.cat([sides.left, kept.u.new_zeros(m, missing)], dim=1)
     rows = (
         kept.vh.new_zeros(missing, n) if fill is None else fill[kept.rank : rank].to(kept.vh.dtype)
     )
-    return Factors(b, torch.cat([kept.vh, rows], dim=0), scale)
+    return Factors(b, torch.cat([sides.right, rows], dim=0), scale)
+
+
+def checked_split(split: str) -> Split:
+    """A rule's option of that name. Raises ConfigError for another than "left" or "balanced"."""
+    if split == "left":
+        return "left"
+    if split == "balanced":
+        return "balanced"
+    raise ConfigError(f"rule.split is {split!r}; give 'left' or 'balanced'")
 
 
 def best_factors(held: Spectrum | Matrix, rank: int, scale: float) -> Factors:
