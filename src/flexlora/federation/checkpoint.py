@@ -2,25 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
+from functools import partial
 from typing import Any
 
 from torch import Tensor
 
 from flexlora.adapters import Delta, LayerSpec, Patch
+from flexlora.formats.payloads import Tensors
 from flexlora.lowrank import LowRank
-from flexlora.rules import Spec, State
-
-Tensors = dict[str, Tensor]
+from flexlora.rules import LayerState, Spec, State
 
 
 def pack(state: State) -> tuple[Tensors, dict[str, Any]]:
-    """Tensors by path-like keys ("layer|NAME|KEY", "delta|NAME|left", "patch|V|NAME|left")."""
-    tensors: Tensors = {}
+    """Tensors by path-like keys ("layer|NAME|KEY", "delta|NAME|left", "patch|V|NAME|left").
+
+    They are fetched from the state when they are asked for.
+    """
+    tensors: dict[str, Callable[[], Tensor]] = {}
     for name, layer in state.layers.items():
-        for key, tensor in layer.items():
-            tensors[f"layer|{name}|{key}"] = tensor
+        for key in layer:
+            tensors[f"layer|{name}|{key}"] = partial(layer.__getitem__, key)
     _pack_layers(tensors, "delta", state.delta.layers)
     for patch in state.delta.patches:
         _pack_layers(tensors, f"patch|{patch.version}", patch.layers)
@@ -30,30 +33,36 @@ def pack(state: State) -> tuple[Tensors, dict[str, Any]]:
         "delta": state.delta.version,
         "patches": [patch.version for patch in state.delta.patches],
     }
-    return tensors, meta
+    return Tensors(tensors), meta
 
 
 def unpack(tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) -> State:
-    """The state that `pack` was given."""
+    """The state that `pack` was given. Its layers are fetched from `tensors` as they are used."""
     spec = dict(meta["spec"])
     spec["layers"] = tuple(LayerSpec(**layer) for layer in spec["layers"])
-    layers: dict[str, dict[str, Tensor]] = {}
-    for path, tensor in tensors.items():
-        kind, *rest = path.split("|")
-        if kind == "layer":
-            layers.setdefault(rest[0], {})[rest[1]] = tensor
     patches = tuple(
         Patch(version, _unpack_layers(tensors, f"patch|{version}")) for version in meta["patches"]
     )
     delta = Delta(meta["delta"], _unpack_layers(tensors, "delta"), patches)
-    return State(Spec(**spec), meta["round"], layers, delta)
+    return State(Spec(**spec), meta["round"], unpack_layers(tensors), delta)
 
 
-def _pack_layers(tensors: Tensors, prefix: str, layers: Mapping[str, LowRank]) -> None:
+def unpack_layers(tensors: Mapping[str, Tensor]) -> dict[str, LayerState]:
+    """Layer name → its state, out of the tensors of `pack`; nothing is fetched yet."""
+    layers: dict[str, dict[str, Callable[[], Tensor]]] = {}
+    for path in tensors:
+        kind, *rest = path.split("|")
+        if kind == "layer":
+            layers.setdefault(rest[0], {})[rest[1]] = partial(tensors.__getitem__, path)
+    return {name: Tensors(layer) for name, layer in layers.items()}
+
+
+def _pack_layers(
+    tensors: dict[str, Callable[[], Tensor]], prefix: str, layers: Mapping[str, LowRank]
+) -> None:
     for name, matrix in layers.items():
-        # Copies: Δ may share memory with a layer's state, which a safetensors file cannot hold.
-        tensors[f"{prefix}|{name}|left"] = matrix.left.clone()
-        tensors[f"{prefix}|{name}|right"] = matrix.right.clone()
+        tensors[f"{prefix}|{name}|left"] = partial(getattr, matrix, "left")
+        tensors[f"{prefix}|{name}|right"] = partial(getattr, matrix, "right")
 
 
 def _unpack_layers(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, LowRank]:

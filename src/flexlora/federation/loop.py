@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
+import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from flexlora.adapters import Adapter, Payload, factors_payload
 from flexlora.errors import RoundError
-from flexlora.federation.checkpoint import pack, unpack
+from flexlora.federation.checkpoint import pack, unpack, unpack_layers
 from flexlora.federation.collector import Collected, Plain
 from flexlora.federation.jobs import Failure, Job, Reply, Transport
 from flexlora.federation.on_clients import collect_scores, evaluation_jobs, summary
@@ -21,7 +22,7 @@ from flexlora.federation.schedule import Progress, Schedule
 from flexlora.federation.spectra import spectra_record
 from flexlora.federation.store import ClientStore
 from flexlora.federation.streams import Streams
-from flexlora.formats.payloads import to_bytes
+from flexlora.formats.payloads import load_tensors, save_tensors, to_bytes
 from flexlora.lowrank import Certificate
 from flexlora.rules import Rule, State
 
@@ -99,6 +100,7 @@ class Federation:
 
     def restore(self) -> None:
         """Go back to the last checkpoint (if there is one), and forget what was logged after it."""
+        shutil.rmtree(self.run.next, ignore_errors=True)
         checkpoint = self.run.load_checkpoint()
         if checkpoint is None:
             self.run.truncate_log(0)
@@ -241,12 +243,16 @@ class Federation:
         weights = self.rule.weigh(ordered)
         generator = self.streams.generator("combine", round)
         layers, frozen, steps, certificates = {}, {}, {}, []
-        for layer in spec.layers:
+        shutil.rmtree(self.run.next, ignore_errors=True)
+        for index, layer in enumerate(spec.layers):
             contributions = self.collector.contributions(layer.name, weights, sending.sent)
             combined = self.rule.combine_layer(
                 spec, layer, self.state.layers[layer.name], contributions, generator
             )
-            layers[layer.name] = combined.state
+            # A layer that is done waits on disk: memory is one layer's, whatever the model.
+            done = self.run.next / f"{index:06d}.safetensors"
+            save_tensors(done, combined.state)
+            layers[layer.name], _ = load_tensors(done)
             if combined.frozen is not None:
                 frozen[layer.name] = combined.frozen
             if combined.step is not None:
@@ -295,6 +301,10 @@ class Federation:
             },
             best=self.progress.best_round or None,
         )
+        kept = self.run.load_checkpoint(self.state.round)
+        assert kept is not None
+        self.state = replace(self.state, layers=unpack_layers(kept[0]))
+        shutil.rmtree(self.run.next, ignore_errors=True)
 
 
 def _cut(certificates: Sequence[Certificate]) -> Record:

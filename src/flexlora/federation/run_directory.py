@@ -4,7 +4,7 @@ config.toml        what was asked          events.jsonl   what happened
 resolved.toml      what was derived        metrics.jsonl  one line a round
 environment.json   versions, machine       checkpoints/   round-0007/{state.safetensors,meta.json}
 data.json          fingerprint, notes      spectra.jsonl  singular values, validated rounds
-format.json        version of this layout  spool/         replies of the round in progress
+format.json        version of this layout  spool/, next/  replies, layers of a round
 parent.json        what it began from      results.json   the final scores
 trackers.json      its trackers' runs      tensorboard/, wandb/   what those trackers keep
 """
@@ -37,7 +37,7 @@ from flexlora.formats.payloads import load_tensors, save_tensors
 
 FORMAT_VERSION = 1
 Record = dict[str, Any]
-Checkpoint = tuple[dict[str, Tensor], Record]
+Checkpoint = tuple[Mapping[str, Tensor], Record]
 _LOGS = ("events.jsonl", "metrics.jsonl", "spectra.jsonl")
 _ROUND = re.compile(r"round-(\d{4,})")
 
@@ -150,6 +150,11 @@ class Run:
     def spool(self) -> Path:
         """Where replies of the round in progress lie. Made and emptied by the collector."""
         return self.folder / "spool"
+
+    @property
+    def next(self) -> Path:
+        """Where the layers of the round in progress lie until they are a checkpoint."""
+        return self.folder / "next"
 
     @property
     def resolved(self) -> Record:

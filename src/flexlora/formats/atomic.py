@@ -22,15 +22,23 @@ def atomic_write(path: Path | str, data: bytes | str) -> None:
     After the call the data is on disk, not only in a cache. Raises FlexLoRAError when the disk
     refuses (full, read-only); the old file then stands as it was.
     """
+    with atomic_file(path) as aside:
+        aside.write_bytes(data.encode() if isinstance(data, str) else data)
+
+
+@contextmanager
+def atomic_file(path: Path | str) -> Iterator[Path]:
+    """Yield a path beside `path` to write to; it replaces `path` on success, else it vanishes.
+
+    As `atomic_write` in all else. What the body raises passes through, but for OSError.
+    """
     target = Path(path)
     aside = _aside(target)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         try:
-            with open(aside, "xb") as file:
-                file.write(data.encode() if isinstance(data, str) else data)
-                file.flush()
-                os.fsync(file.fileno())
+            yield aside
+            _sync(aside)
             os.replace(aside, target)
         finally:
             aside.unlink(missing_ok=True)

@@ -7,10 +7,11 @@ The same payload always gives the same bytes: tensors are laid out by the format
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, final
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -20,7 +21,8 @@ from torch import Tensor
 
 from flexlora.adapters import FORMAT_VERSION, Payload
 from flexlora.errors import AdapterError
-from flexlora.formats.atomic import atomic_write
+from flexlora.formats.atomic import atomic_file
+from flexlora.formats.tensor_file import TensorFile
 
 _KEY = "flexlora"
 _BROKEN = (SafetensorError, ValueError, KeyError, TypeError, RuntimeError, OverflowError)
@@ -109,15 +111,44 @@ def open_payload(path: Path | str, *, limit_bytes: int | None = None) -> Payload
 def save_tensors(
     path: Path | str, tensors: Mapping[str, Tensor], meta: Mapping[str, str] | None = None
 ) -> None:
-    """Write named tensors of any dtype and small text to one file, whole or not at all."""
+    """Write named tensors of any dtype and small text to one file, whole or not at all.
+
+    Tensors are fetched and written one by one, in name order.
+    """
     head = {"schema": "tensors", "version": FORMAT_VERSION, "meta": dict(meta or {})}
-    atomic_write(path, _pack(tensors, head))
+    names = sorted(tensors)
+    with atomic_file(path) as aside, TensorFile(aside, names, {_KEY: _head_text(head)}) as file:
+        for name in names:
+            file.add(name, tensors[name])
 
 
-def load_tensors(path: Path | str) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Read what `save_tensors` wrote, bit for bit. Raises AdapterError as `open_payload` does."""
-    with open_payload(path) as file:
-        return {name: file.tensor(name) for name in file.names}, dict(file.meta)
+def load_tensors(path: Path | str) -> tuple[Tensors, dict[str, str]]:
+    """What `save_tensors` wrote, bit for bit, each tensor read whenever it is asked for.
+
+    Raises AdapterError as `open_payload` does.
+    """
+    file = open_payload(path)
+    return Tensors({name: partial(file.tensor, name) for name in file.names}), dict(file.meta)
+
+
+@final
+class Tensors(Mapping[str, Tensor]):
+    """Named tensors, each fetched when it is asked for: a model's state need not fit in memory."""
+
+    def __init__(self, fetch: Mapping[str, Callable[[], Tensor]]) -> None:
+        self._fetch = dict(fetch)
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self._fetch[name]()
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._fetch
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._fetch)
+
+    def __len__(self) -> int:
+        return len(self._fetch)
 
 
 def plain_tensors(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -134,8 +165,11 @@ def plain_tensors(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _pack(tensors: Mapping[str, Tensor], head: Mapping[str, Any]) -> bytes:
-    text = json.dumps(head, sort_keys=True, separators=(",", ":"))
-    return save_bytes(plain_tensors(tensors), metadata={_KEY: text})
+    return save_bytes(plain_tensors(tensors), metadata={_KEY: _head_text(head)})
+
+
+def _head_text(head: Mapping[str, Any]) -> str:
+    return json.dumps(head, sort_keys=True, separators=(",", ":"))
 
 
 def _head(metadata: object, thing: str) -> tuple[str, int, dict[str, str]]:

@@ -2,6 +2,7 @@
 
 from flexlora.rules.base import Combined as Combined
 from flexlora.rules.base import Contribution as Contribution
+from flexlora.rules.base import LayerState as LayerState
 from flexlora.rules.base import Rule as Rule
 from flexlora.rules.base import Spec as Spec
 from flexlora.rules.base import State as State
