@@ -12,7 +12,6 @@ from types import TracebackType
 from typing import Any, Literal
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from flexlora.adapters import Factors, Scaling, lora_scale
@@ -26,6 +25,7 @@ from flexlora.formats.peft_config import (
     scaling_of,
     unsupported,
 )
+from flexlora.formats.tensor_file import Stored, TensorReader
 
 PREFIX = "base_model.model."
 FROZEN = ".base_layer.weight"  # The base model's own tensor, which PEFT saves under embeddings.
@@ -75,9 +75,9 @@ class PeftReader:
         self._extra = read_extra(self.path)
         self._file = _opened(self.path)
         try:
-            shapes = {key: self._file.get_slice(key) for key in self._file.keys()}  # noqa: SIM118
-            pairs, self.whole = _sorted_out(self.path, shapes, self.config)
-            self.layers = {name: self._layer(name, pairs[name], shapes) for name in sorted(pairs)}
+            stored = self._file.stored
+            pairs, self.whole = _sorted_out(self.path, stored, self.config)
+            self.layers = {name: self._layer(name, pairs[name], stored) for name in sorted(pairs)}
         except BaseException:
             self.close()
             raise
@@ -112,16 +112,11 @@ class PeftReader:
         return factors.cut(layer.rank)
 
     def tensor(self, key: str) -> Tensor:
-        """A tensor of the file, copied out of it."""
-        try:
-            return torch.clone(self._file.get_tensor(key))
-        except SafetensorError as error:
-            raise _broken(self.path) from error
+        """A tensor of the file, in memory of its own."""
+        return self._file.read(key)
 
     def close(self) -> None:
-        if self._file is not None:
-            self._file.__exit__(None, None, None)
-            self._file = None
+        self._file.close()
 
     def __enter__(self) -> PeftReader:
         return self
@@ -134,16 +129,17 @@ class PeftReader:
     ) -> None:
         self.close()
 
-    def _layer(self, name: str, pair: Mapping[str, str], shapes: Mapping[str, Any]) -> PeftLayer:
+    def _layer(
+        self, name: str, pair: Mapping[str, str], tensors: Mapping[str, Stored]
+    ) -> PeftLayer:
         if "A" not in pair or "B" not in pair:
             missing = "lora_B" if "A" in pair else "lora_A"
             raise AdapterError(
                 f"layer {name} in {self.path} has no {missing}; save the adapter again"
             )
-        stored = {side: shapes[key] for side, key in pair.items()}
-        a, b = (tuple(stored[side].get_shape()) for side in "AB")
+        a, b = (tensors[pair[side]].shape for side in "AB")
         kind = _kind(self.path, name, pair["A"], a, b)
-        dtypes = [stored[side].get_dtype() for side in "AB"]
+        dtypes = [tensors[pair[side]].dtype for side in "AB"]
         if not set(dtypes) <= set(_FLOATS):
             raise AdapterError(
                 f"layer {name} in {self.path} is stored as {dtypes[0]} and {dtypes[1]}; "
@@ -174,7 +170,7 @@ class PeftReader:
         return exact if noted else scale
 
 
-def _opened(path: Path) -> Any:
+def _opened(path: Path) -> TensorReader:
     if not (path / WEIGHTS).is_file():
         if (path / "adapter_model.bin").exists():
             raise AdapterError(
@@ -182,10 +178,7 @@ def _opened(path: Path) -> Any:
                 "save the adapter again as safetensors"
             )
         raise AdapterError(f"{path} has no {WEIGHTS}; save the adapter again")
-    try:
-        return safe_open(str(path / WEIGHTS), framework="pt")
-    except (SafetensorError, OSError, ValueError, KeyError, RuntimeError) as error:
-        raise _broken(path) from error
+    return TensorReader(path / WEIGHTS)
 
 
 def _sorted_out(
@@ -246,9 +239,3 @@ def _variant(key: str) -> str:
     if key.endswith("bias"):
         return f"trained biases (tensor {key})"
     return f"tensor {key}"
-
-
-def _broken(path: Path) -> AdapterError:
-    return AdapterError(
-        f"{path / WEIGHTS} is truncated or no safetensors file; save the adapter again"
-    )

@@ -1,14 +1,16 @@
-"""A safetensors file written one tensor after another: memory is one tensor's."""
+"""A safetensors file written, or read, one tensor after another: memory is one tensor's."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 import torch
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from flexlora.errors import AdapterError
@@ -25,6 +27,7 @@ _NAMES = {
     torch.uint8: "U8",
     torch.bool: "BOOL",
 }
+_DTYPES = {name: dtype for dtype, name in _NAMES.items()}
 _ENTRY_BYTES = 160  # Of one tensor's dtype, shape (≤ 5 numbers) and offsets in the header.
 _CHUNK_BYTES = 1 << 24
 
@@ -84,3 +87,70 @@ class TensorFile:
                 self._file.write(header.ljust(self._reserved))
         finally:
             self._file.close()
+
+
+@dataclass(frozen=True)
+class Stored:
+    """One tensor of a file, not read yet. dtype: as the format names it. begin, end: its bytes."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    begin: int
+    end: int
+
+
+class TensorReader:
+    """A safetensors file, open for reading. Use as a context manager, or `close()` it.
+
+    stored: name → `Stored`. Tensors are read, not mapped: pages of a mapped file would count as
+    memory of this process, and a file that is cut short under it would kill it.
+    Raises AdapterError for a file that is truncated or no safetensors file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        try:
+            with safe_open(str(path), framework="pt"):
+                pass  # It holds every limit: of the header's size, of offsets, of shapes.
+            self._file = open(path, "rb")  # noqa: SIM115 - closed by close
+        except (SafetensorError, OSError, ValueError, KeyError, RuntimeError) as error:
+            raise self._broken() from error
+        begin = 8 + int.from_bytes(self._file.read(8), "little")
+        header = json.loads(self._file.read(begin - 8))
+        header.pop("__metadata__", None)
+        self.stored = {
+            name: Stored(x["dtype"], tuple(x["shape"]), *(begin + at for at in x["data_offsets"]))
+            for name, x in header.items()
+        }
+
+    def read(self, name: str) -> Tensor:
+        """One tensor, in memory of its own. Raises AdapterError for a dtype that torch lacks."""
+        stored = self.stored[name]
+        if stored.dtype not in _DTYPES:
+            raise AdapterError(
+                f"tensor {name} in {self._path} is stored as {stored.dtype}; save it as floats"
+            )
+        raw = torch.empty(stored.end - stored.begin, dtype=torch.uint8)
+        self._file.seek(stored.begin)
+        if self._file.readinto(memoryview(raw.numpy())) != raw.numel():
+            raise self._broken()
+        return raw.view(_DTYPES[stored.dtype]).reshape(stored.shape)
+
+    def close(self) -> None:
+        self._file.close()
+
+    def __enter__(self) -> TensorReader:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _broken(self) -> AdapterError:
+        return AdapterError(
+            f"{self._path} is truncated or no safetensors file; save the adapter again"
+        )
