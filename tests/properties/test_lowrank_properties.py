@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 import pytest
 import torch
@@ -11,6 +10,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from flexlora.lowrank import LowRank, Spectrum, accumulation_dtype, svd
+from matrices import EPS, NOISE, Case, cases, dense_sum, part
 from reference import (
     as_in_production,
     assert_close,
@@ -20,75 +20,6 @@ from reference import (
     magnitude,
     tail_norm,
 )
-
-EPS = torch.finfo(torch.float32).eps
-NOISE = 64 * EPS
-KINDS = ("plain", "deficient", "ties", "grown", "shrunk", "opposed", "denormal", "bf16", "fp16")
-
-
-@dataclass(frozen=True)
-class Case:
-    m: int
-    n: int
-    widths: tuple[int, ...]
-    weights: tuple[float, ...]
-    kind: str
-    seed: int
-
-    def parts(self) -> list[LowRank]:
-        return [
-            part(self.kind, self.m, self.n, width, self.seed + i)
-            for i, width in enumerate(self.widths)
-        ]
-
-    def total(self) -> LowRank:
-        return LowRank.weighted_sum(self.parts(), self.weights)
-
-
-def part(kind: str, m: int, n: int, width: int, seed: int) -> LowRank:
-    left, right = gaussian(m, width, seed=seed), gaussian(width, n, seed=seed + 500)
-    if kind == "deficient" and width > 1:
-        left[:, -1] = 2.0 * left[:, 0]
-        right[-1] = -right[0]
-    if kind == "ties":
-        left = torch.eye(m, width)
-        right = torch.eye(width, n)
-    if kind == "grown":
-        left, right = left * 1e15, right * 1e15
-    if kind == "shrunk":
-        left, right = left * 1e-15, right * 1e-15
-    if kind == "opposed":
-        scales = torch.tensor([1e15, 1.0, 1e-15])[torch.arange(width) % 3]
-        left, right = left * scales, right / scales[:, None]
-    if kind == "denormal":
-        left, right = left * 1e-40, right * 1e20
-    if kind == "bf16":
-        left, right = left.bfloat16(), right.bfloat16()
-    if kind == "fp16":
-        left, right = left.half(), right.half()
-    return LowRank(left, right)
-
-
-@st.composite
-def cases(draw: st.DrawFn) -> Case:
-    count = draw(st.integers(1, 4))
-    weight = st.sampled_from([0.0, 1.0, 0.25, -0.5, 3.0])
-    return Case(
-        m=draw(st.integers(1, 9)),
-        n=draw(st.integers(1, 9)),
-        widths=tuple(draw(st.lists(st.integers(0, 12), min_size=count, max_size=count))),
-        weights=tuple(draw(st.lists(weight, min_size=count, max_size=count))),
-        kind=draw(st.sampled_from(KINDS)),
-        seed=draw(st.integers(0, 99)),
-    )
-
-
-def dense_sum(case: Case) -> torch.Tensor:
-    total = torch.zeros(case.m, case.n, dtype=torch.float64)
-    for matrix, weight in zip(case.parts(), case.weights, strict=True):
-        total = total + weight * dense(matrix)
-    return total
-
 
 every_kind = settings(max_examples=150)
 

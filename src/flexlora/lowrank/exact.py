@@ -61,11 +61,11 @@ def _decomposed(matrix: Matrix, rank: int | None) -> tuple[Spectrum, Tensor]:
         return _dense(matrix.matrix, rank, matrix.magnitude, 0)
     m, n = matrix.shape
     if 0 in (m, n, matrix.width):
-        _require_finite(matrix.left, matrix.right)
+        require_finite(matrix.left, matrix.right)
         return Spectrum.zero(m, n, matrix.left.dtype), matrix.left.new_zeros(0)
     if matrix.width < min(m, n):
         return _factored(matrix, rank)
-    _require_finite(matrix.left, matrix.right)
+    require_finite(matrix.left, matrix.right)
     left, right, exponent = balanced(matrix)
     return _dense(left @ right, rank, LowRank(left, right).magnitude(), exponent)
 
@@ -74,10 +74,12 @@ def _factored(matrix: LowRank, rank: int | None) -> tuple[Spectrum, Tensor]:
     dtype = matrix.left.dtype
     if dtype == torch.float32:
         route = FactoredGram(matrix.left, matrix.right)
-        found = _from_gram(route, route.magnitude, rank, 0, dtype) if route.finite else None
+        # Where a sum cancels, its parts set the scale of what a Gram matrix holds.
+        least = LEAST_RATIO * route.magnitude
+        found = _from_gram(route, route.magnitude, rank, 0, dtype, least) if route.finite else None
         if found is not None:
             return found
-    _require_finite(matrix.left, matrix.right)
+    require_finite(matrix.left, matrix.right)
     left, right, exponent = balanced(matrix)
     q_left, r_left = torch.linalg.qr(left)
     q_right, r_right = torch.linalg.qr(right.T)
@@ -97,7 +99,7 @@ def _dense(
         found = _from_gram(route, magnitude, rank, exponent, dtype) if route.finite else None
         if found is not None:
             return found
-    _require_finite(matrix)
+    require_finite(matrix)
     u, s, vh = torch.linalg.svd(matrix.double(), full_matrices=False)
     keep, count = _kept(s, magnitude, rank, dtype)
     return _spectrum(u[:, :keep].to(dtype), s[:count], vh[:keep].to(dtype), keep, exponent, dtype)
@@ -109,10 +111,11 @@ def _from_gram(
     rank: int | None,
     exponent: int,
     dtype: torch.dtype,
+    least: float = 0.0,
 ) -> tuple[Spectrum, Tensor] | None:
-    """None where a direction that is asked for is too small beside the largest."""
+    """None where a direction that is asked for is below `least`, or too small beside the first."""
     keep, count = _kept(route.values, magnitude, rank, dtype)
-    if keep and float(route.values[keep - 1]) < LEAST_RATIO * float(route.values[0]):
+    if keep and float(route.values[keep - 1]) < max(least, LEAST_RATIO * float(route.values[0])):
         return None
     if keep:
         u, vh = route.sides(keep)
@@ -143,7 +146,7 @@ def _spectrum(
     return Spectrum(u.contiguous(), s[:keep], vh.contiguous()), s[keep:]
 
 
-def _require_finite(*tensors: Tensor) -> None:
+def require_finite(*tensors: Tensor) -> None:
     if not all(bool(torch.isfinite(tensor).all()) for tensor in tensors):
         raise ValueError("svd got NaN or infinity in the factors; check them before summing")
 
@@ -165,11 +168,11 @@ def tamed(matrix: Matrix) -> tuple[Matrix, int]:
     Raises ValueError for NaN or infinity.
     """
     if isinstance(matrix, Dense):
-        _require_finite(matrix.matrix)
+        require_finite(matrix.matrix)
         exponent = _exponent(matrix.matrix)
         magnitude = math.ldexp(matrix.magnitude, -exponent)
         return Dense(_shifted(matrix.matrix, -exponent), magnitude), exponent
-    _require_finite(matrix.left, matrix.right)
+    require_finite(matrix.left, matrix.right)
     left, right, exponent = balanced(matrix)
     return LowRank(left, right), exponent
 

@@ -49,9 +49,9 @@ class FactoredGram:
             return
         # Pairs are brought to one length on both sides, by powers of two: exact, and it keeps the
         # small directions of uneven factors out of the rounding of the large ones.
-        even = _evened(lengths_left.diagonal(), lengths_right.diagonal())
+        even, inverse = _evened(lengths_left.diagonal(), lengths_right.diagonal())
         lengths_left = even[:, None] * lengths_left * even
-        lengths_right = lengths_right / even[:, None] / even
+        lengths_right = inverse[:, None] * lengths_right * inverse
         shift = lengths_right.shape[0] * _EPS * lengths_right.diagonal().max()
         root, failed = torch.linalg.cholesky_ex(
             lengths_right + shift * torch.eye(len(even), dtype=torch.float64, device=even.device)
@@ -62,14 +62,14 @@ class FactoredGram:
         squares, turns = torch.linalg.eigh(root.T @ (lengths_left @ root))
         self.values = squares.flip(0).clamp_min(0.0).sqrt()
         self._turned = root @ turns.flip(1)
-        self._even, self._lengths_left = even, lengths_left
+        self._even, self._inverse, self._lengths_left = even, inverse, lengths_left
 
     def sides(self, rank: int) -> tuple[Tensor, Tensor]:
         """u (m, rank) and vh (rank, n) of the largest `rank` values."""
         s, turned = self.values[:rank], self._turned[:, :rank]
         u = _times(self._left, self._even[:, None] * (turned / s))
         across = self._lengths_left @ (turned / s.square())
-        return u, _times(self._right.T, across / self._even[:, None]).T.contiguous()
+        return u, _times(self._right.T, self._inverse[:, None] * across).T.contiguous()
 
 
 class DenseGram:
@@ -96,11 +96,12 @@ class DenseGram:
         return u.contiguous(), v.T.contiguous()
 
 
-def _evened(left: Tensor, right: Tensor) -> Tensor:
-    """Powers of two d with d² · left ≈ right / d²; 1 where one of them is zero."""
+def _evened(left: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
+    """Powers of two d with d² · left ≈ right / d², and 1/d; both 0 where either side is zero."""
     both = (left > 0.0) & (right > 0.0)
     ratio = torch.where(both, right, 1.0).log2() - torch.where(both, left, 1.0).log2()
-    return torch.exp2((ratio / 4.0).round())
+    exponent = (ratio / 4.0).round()
+    return torch.where(both, exponent.exp2(), 0.0), torch.where(both, (-exponent).exp2(), 0.0)
 
 
 def _times(tall: Tensor, small: Tensor) -> Tensor:

@@ -26,6 +26,8 @@ _NARROWEST = 16
 _DEPENDENT = 1e-4  # A column this near to the span of the others is taken out with care.
 _TINY = 2.0**-40  # Products below it, and above its inverse, want scaling first.
 _RESIDUAL = 100.0  # Times the tolerance: what a residual must have fallen below as well.
+_LEAST_RATIO = 0.05  # Of the next gain to the last: extrapolation is not trusted below it.
+_LEAST_SQUARE = 1e-11  # Of the largest: below it directions are rounding, which QR sorts out.
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,50 +73,93 @@ def lanczos(
     start: right singular vectors of a matrix nearby, largest first (any number; None: random).
     tolerance: the distance of the result from the matrix is to exceed the best possible one by no
     more than this share. Settled means: the captured energy still missing, extrapolated from the
-    last three passes, is below that, and so are the Ritz residuals, with a margin. Both can be
-    fooled in theory, never by a direction that the start lacks: a part of it is always random.
-    Raises ArithmeticError where the products are not finite, or near the end of the dtype's range.
+    last three passes, is below that, so are the Ritz residuals, with a margin, and a last look at
+    what random directions leave over gains no more (more equal singular values than a block has
+    columns look settled without it). Raises ArithmeticError where the products are not finite, or
+    near the end of the dtype's range.
     """
-    m, n = matrix.shape
     width = block_width(rank)
-    probes = _gaussian(n, PROBES, generator, matrix.like)
-    x = _orthonormal(_first(n, width, generator, start, matrix.like))
+    probes = _gaussian(matrix.shape[1], PROBES, generator, matrix.like)
+    x = _filled(_first(matrix.shape[1], width, generator, start, matrix.like), generator)
     seen = matrix.ahead(torch.cat([x, probes], dim=1))
     largest = float(seen.abs().max())
     if not _TINY < largest < 1.0 / _TINY:
         raise ArithmeticError(f"products of size {largest}")
     y, probed = seen[:, :width], seen[:, width:]
-    basis = probed.new_zeros(m, 0)
-    back = probed.new_zeros(n, 0, dtype=torch.float64)
-    squared = back.new_zeros(0, 0)
-    ritz: _Ritz | None = None
-    energies: list[float] = []
-    residual = math.inf
+    basis, ritz, energies, residual = _Basis.empty(matrix), None, list[float](), math.inf
     for passes in range(1, largest_basis // width + 1):
-        y = y - basis @ (basis.T @ y)
+        y = basis.outside(y)
         if ritz is not None:
-            residual = ritz.residual(y, x, back[:, -width:])
-        y = _orthonormal(y)
-        y = _orthonormal(y - basis @ (basis.T @ y))
-        z = matrix.back(y)
-        basis = torch.cat([basis, y], dim=1)
-        exact = z.double()
-        across = back.T @ exact
-        squared = torch.cat(
-            [torch.cat([squared, across], dim=1), torch.cat([across.T, exact.T @ exact], dim=1)]
-        )
-        back = torch.cat([back, exact], dim=1)
-        if basis.shape[1] >= 2 * rank - width // 2:
-            ritz = _Ritz(squared, rank)
+            residual = ritz.residual(y, x, basis.back[:, -width:])
+        basis = basis.extended(y)
+        z = basis.back[:, -width:].to(x.dtype)
+        if basis.columns >= 2 * rank - width // 2:
+            ritz = _Ritz(basis.squared, rank)
             energies.append(ritz.energy)
-            rest = _energy(probed - basis @ (basis.T @ probed)) + ritz.beyond
-            allowed = 2.0 * tolerance * rest
+            left_over = basis.outside(probed)
+            allowed = 2.0 * tolerance * (_energy(left_over) + ritz.beyond)
             if _missing(energies) <= allowed and residual**2 <= _RESIDUAL * allowed:
-                return _found(ritz, basis, back, probes, probed, passes)
+                if ritz.lacks_rank:
+                    return None
+                looked = basis.extended(left_over)
+                gain = _Ritz(looked.squared, rank).energy - ritz.energy
+                if gain * max(1.0, rank / PROBES) <= allowed:  # Few directions stand for many.
+                    return _found(ritz, basis, probes, probed, passes)
+                # Something was hidden: go on from where it showed, and judge anew.
+                basis, ritz, residual = looked, None, math.inf
+                energies.clear()
+                probes = _gaussian(matrix.shape[1], PROBES, generator, matrix.like)
+                probed = matrix.ahead(probes)
+                shown = basis.back[:, -PROBES:].to(x.dtype)
+                fresh = _gaussian(matrix.shape[1], width - PROBES, generator, matrix.like)
+                x = _filled(torch.cat([shown, fresh], dim=1), generator)
+                y = matrix.ahead(x)
+                continue
         # Only what the last block did not hold is new; the left basis takes care of the rest.
         x = _orthonormal(z - x @ (x.T @ z))
         y = matrix.ahead(x)
     return None
+
+
+@dataclass(frozen=True, eq=False)
+class _Basis:
+    """Orthonormal columns `left` (m, q), `back` = matrixᵀ left in float64, `squared` = backᵀ back.
+
+    Columns that depended on others are zero in both.
+    """
+
+    matrix: Operator
+    left: Tensor
+    back: Tensor
+    squared: Tensor
+
+    @staticmethod
+    def empty(matrix: Operator) -> _Basis:
+        (m, n), like = matrix.shape, matrix.like
+        back = like.new_zeros(n, 0, dtype=torch.float64)
+        return _Basis(matrix, like.new_zeros(m, 0), back, back.new_zeros(0, 0))
+
+    @property
+    def columns(self) -> int:
+        return self.left.shape[1]
+
+    def outside(self, y: Tensor) -> Tensor:
+        """The part of y that is orthogonal to this basis, once: twice is enough."""
+        return y - self.left @ (self.left.T @ y)
+
+    def extended(self, y: Tensor) -> _Basis:
+        """The basis with the directions of y, which is `outside` it but for rounding."""
+        y = _orthonormal(self.outside(_orthonormal(y)))
+        back = self.matrix.back(y).double()
+        across = self.back.T @ back
+        squared = torch.cat(
+            [
+                torch.cat([self.squared, across], dim=1),
+                torch.cat([across.T, back.T @ back], dim=1),
+            ]
+        )
+        left, right = torch.cat([self.left, y], dim=1), torch.cat([self.back, back], dim=1)
+        return _Basis(self.matrix, left, right, squared)
 
 
 class _Ritz:
@@ -124,6 +169,7 @@ class _Ritz:
         squares, turns = torch.linalg.eigh(squared)
         squares = squares.flip(0).clamp_min(0.0)
         keep = min(rank, int((squares > 0.0).sum()))
+        self.lacks_rank = keep == 0 or float(squares[keep - 1]) < _LEAST_SQUARE * float(squares[0])
         self.values = squares[:keep].sqrt()
         self.turns = turns.flip(1)[:, :keep]
         self.energy = float(squares[:keep].sum())
@@ -136,12 +182,10 @@ class _Ritz:
         return float((y @ share.to(y.dtype)).double().norm())
 
 
-def _found(
-    ritz: _Ritz, basis: Tensor, back: Tensor, probes: Tensor, probed: Tensor, passes: int
-) -> Found:
-    u = basis @ ritz.turns.to(basis.dtype)
-    v = (back @ (ritz.turns / ritz.values)).to(basis.dtype)
-    s = ritz.values.to(basis.dtype)
+def _found(ritz: _Ritz, basis: _Basis, probes: Tensor, probed: Tensor, passes: int) -> Found:
+    u = basis.left @ ritz.turns.to(probed.dtype)
+    v = (basis.back @ (ritz.turns / ritz.values)).to(probed.dtype)
+    s = ritz.values.to(probed.dtype)
     rest = probed - (u * s) @ (v.T @ probes)
     lengths = rest.double().norm(dim=0)
     # Halko, Martinsson and Tropp (SIAM Review 53, 2011), Lemma 4.1: ‖B‖ ≤ α √(2/π) max ‖B ω_i‖
@@ -163,7 +207,7 @@ def _missing(energies: list[float]) -> float:
     if last <= 0.0:
         return 0.0
     ratio = last / before if before > 0.0 else 1.0
-    return last * ratio / (1.0 - ratio) if ratio < 1.0 else math.inf
+    return last * max(_LEAST_RATIO, ratio / (1.0 - ratio)) if ratio < 1.0 else math.inf
 
 
 def _energy(probed: Tensor) -> float:
@@ -178,6 +222,17 @@ def _first(
         return _gaussian(n, width, generator, like)
     known = start[: width - _FRESH].T.to(like)
     return torch.cat([known, _gaussian(n, width - known.shape[1], generator, like)], dim=1)
+
+
+def _filled(tall: Tensor, generator: torch.Generator) -> Tensor:
+    """`_orthonormal`, with random columns in place of those that depended on others."""
+    found = _orthonormal(tall)
+    live = found.square().sum(dim=0) > 0.0
+    lost = int((~live).sum())
+    if not lost:
+        return found
+    kept, fresh = found[:, live], _gaussian(tall.shape[0], lost, generator, tall)
+    return _orthonormal(torch.cat([kept, _orthonormal(fresh - kept @ (kept.T @ fresh))], dim=1))
 
 
 def _gaussian(n: int, k: int, generator: torch.Generator, like: Tensor) -> Tensor:

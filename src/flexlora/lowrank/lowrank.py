@@ -10,6 +10,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+_SQUARES_FIT = 1e15  # Norms below it were taken without leaving float32, as were their partners'.
+
 
 def accumulation_dtype(*dtypes: torch.dtype) -> torch.dtype:
     """The dtype sums are taken in: float64 if any input is float64, else float32."""
@@ -80,9 +82,12 @@ class LowRank:
 
     def magnitude(self) -> float:
         """√Σ‖left_j‖²‖right_j‖²: the scale of the product's rounding, even where it cancels."""
-        columns = torch.linalg.vector_norm(self.left, dim=0).double()
-        rows = torch.linalg.vector_norm(self.right, dim=1).double()
-        return float((columns * rows).norm())
+        columns = torch.linalg.vector_norm(self.left, dim=0)
+        rows = torch.linalg.vector_norm(self.right, dim=1)
+        if self.width and not max(float(columns.max()), float(rows.max())) < _SQUARES_FIT:
+            columns = torch.linalg.vector_norm(self.left, dim=0, dtype=torch.float64)
+            rows = torch.linalg.vector_norm(self.right, dim=1, dtype=torch.float64)
+        return float((columns.double() * rows.double()).norm())
 
     def __add__(self, other: LowRank) -> LowRank:
         return LowRank.weighted_sum([self, other], [1.0, 1.0])

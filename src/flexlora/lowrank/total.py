@@ -80,11 +80,13 @@ class _Formed:
     def __init__(self, shape: tuple[int, int]) -> None:
         self._shape = shape
         self._matrix: Tensor | None = None
+        self._dtype: torch.dtype | None = None
         self._waiting: list[LowRank] = []
         self._squared = 0.0
 
     def add(self, weight: float, part: LowRank) -> None:
-        self._waiting.append(part.scaled(weight))
+        dtype = self._dtype = self._dtype or part.left.dtype
+        self._waiting.append(LowRank(part.left.to(dtype) * weight, part.right.to(dtype)))
         if sum(waiting.width for waiting in self._waiting) >= _CHUNK:
             self._flush()
 
