@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -187,7 +187,11 @@ def _sorted_out(
     """Layer → side → key, and the keys of whole modules; every tensor is accounted for."""
     pairs: dict[str, dict[str, str]] = defaultdict(dict)
     whole = []
-    modules = config.get("modules_to_save") or ()
+    modules = config.get("modules_to_save") or []
+    if not isinstance(modules, list):
+        raise AdapterError(
+            f"{path / CONFIG} has modules_to_save {modules!r}; make it a list of names"
+        )
     for key in sorted(keys):
         match = _PAIR.fullmatch(key) or _EMBEDDING.fullmatch(key)
         if match is not None:
@@ -205,13 +209,11 @@ def _sorted_out(
     return pairs, tuple(whole)
 
 
-def _is_whole(key: str, modules: Any) -> bool:
+def _is_whole(key: str, modules: Sequence[Any]) -> bool:
     """True for a tensor of modules_to_save, or an embedding that PEFT saved beside its LoRA."""
     if key.endswith(FROZEN):
         return True
-    return isinstance(modules, list | tuple) and any(
-        re.search(rf"(^|\.){re.escape(str(module))}\.", key) for module in modules
-    )
+    return any(re.search(rf"(^|\.){re.escape(str(module))}\.", key) for module in modules)
 
 
 def _kind(path: Path, name: str, key: str, a: tuple[int, ...], b: tuple[int, ...]) -> Kind:

@@ -132,7 +132,7 @@ class TensorReader:
             )
         raw = torch.empty(stored.end - stored.begin, dtype=torch.uint8)
         self._file.seek(stored.begin)
-        if self._file.readinto(memoryview(raw.numpy())) != raw.numel():
+        if self._file.readinto(raw.numpy().data) != raw.numel():
             raise self._broken()
         return raw.view(_DTYPES[stored.dtype]).reshape(stored.shape)
 

@@ -12,7 +12,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
 from flexlora.lowrank.gram import gram
@@ -26,17 +25,23 @@ _NARROWEST = 16
 _DEPENDENT = 1e-4  # A column this near to the span of the others is taken out with care.
 _TINY = 2.0**-40  # Products below it, and above its inverse, want scaling first.
 _RESIDUAL = 100.0  # Times the tolerance: what a residual must have fallen below as well.
-_LEAST_RATIO = 0.05  # Of the next gain to the last: extrapolation is not trusted below it.
+_LEAST_RATIO = 0.05  # Of the next gain to the last: extrapolation is not trusted below it,
+_LARGEST_RATIO = 0.95  # nor where gains do not shrink.
+_ROUNDING = 2.0  # Of products, in eps of the largest value: gains below it are none.
+_NEVER_ZERO = 1e-300
 _LEAST_SQUARE = 1e-11  # Of the largest: below it directions are rounding, which QR sorts out.
 
 
 @dataclass(frozen=True, eq=False)
 class Operator:
-    """A matrix (m, n) known by its products: `ahead` takes (n, k) to (m, k), `back` returns."""
+    """A matrix (m, n) known by its products: `ahead` takes (n, k) to (m, k), `back` returns.
+
+    Or a batch of them: everything then has a leading axis.
+    """
 
     ahead: Callable[[Tensor], Tensor]
     back: Callable[[Tensor], Tensor]
-    shape: tuple[int, int]
+    shape: tuple[int, ...]
     like: Tensor  # Of the dtype and device that the products have.
 
 
@@ -63,14 +68,15 @@ def lanczos(
     matrix: Operator,
     rank: int,
     generator: torch.Generator,
-    start: Float[Tensor, "k n"] | None = None,
+    start: Tensor | None = None,
     *,
     tolerance: float,
     largest_basis: int,
-) -> Found | None:
-    """The `rank` largest triplets; None where they did not settle within `largest_basis` columns.
+) -> list[Found] | None:
+    """The `rank` largest triplets of each matrix of the batch (of the one, without a batch axis).
 
-    start: right singular vectors of a matrix nearby, largest first (any number; None: random).
+    None where they did not settle within `largest_basis` columns, for all of the batch.
+    start: (…, k, n) right singular vectors of a matrix nearby, largest first (any k; None: random).
     tolerance: the distance of the result from the matrix is to exceed the best possible one by no
     more than this share. Settled means: the captured energy still missing, extrapolated from the
     last three passes, is below that, so are the Ritz residuals, with a margin, and a last look at
@@ -78,45 +84,49 @@ def lanczos(
     columns look settled without it). Raises ArithmeticError where the products are not finite, or
     near the end of the dtype's range.
     """
-    width = block_width(rank)
-    probes = _gaussian(matrix.shape[1], PROBES, generator, matrix.like)
-    x = _filled(_first(matrix.shape[1], width, generator, start, matrix.like), generator)
-    seen = matrix.ahead(torch.cat([x, probes], dim=1))
-    largest = float(seen.abs().max())
-    if not _TINY < largest < 1.0 / _TINY:
-        raise ArithmeticError(f"products of size {largest}")
-    y, probed = seen[:, :width], seen[:, width:]
-    basis, ritz, energies, residual = _Basis.empty(matrix), None, list[float](), math.inf
+    width, n = block_width(rank), matrix.shape[-1]
+    batch = matrix.shape[:-2]
+    probes = _gaussian((*batch, n, PROBES), generator, matrix.like)
+    x = _filled(_first((*batch, n, width), generator, start, matrix.like), generator)
+    seen = matrix.ahead(torch.cat([x, probes], dim=-1))
+    sizes = seen.abs().amax(dim=(-2, -1))
+    if not _TINY < float(sizes.min()) <= float(sizes.max()) < 1.0 / _TINY:
+        raise ArithmeticError(f"products of size {float(sizes.min())} to {float(sizes.max())}")
+    y, probed = seen[..., :width], seen[..., width:]
+    basis, ritz, energies, residual = _Basis.empty(matrix), None, list[Tensor](), sizes + math.inf
     for passes in range(1, largest_basis // width + 1):
         y = basis.outside(y)
         if ritz is not None:
-            residual = ritz.residual(y, x, basis.back[:, -width:])
+            residual = ritz.residual(y, x, basis.back[..., -width:])
         basis = basis.extended(y)
-        z = basis.back[:, -width:].to(x.dtype)
+        z = basis.back[..., -width:].to(x.dtype)
         if basis.columns >= 2 * rank - width // 2:
             ritz = _Ritz(basis.squared, rank)
             energies.append(ritz.energy)
             left_over = basis.outside(probed)
             allowed = 2.0 * tolerance * (_energy(left_over) + ritz.beyond)
-            if _missing(energies) <= allowed and residual**2 <= _RESIDUAL * allowed:
+            allowed += width * (_ROUNDING * torch.finfo(x.dtype).eps * ritz.values[..., 0]) ** 2
+            still = residual.double().square() <= _RESIDUAL * allowed
+            if bool((still & (_missing(energies) <= allowed)).all()):
                 if ritz.lacks_rank:
                     return None
                 looked = basis.extended(left_over)
                 gain = _Ritz(looked.squared, rank).energy - ritz.energy
-                if gain * max(1.0, rank / PROBES) <= allowed:  # Few directions stand for many.
+                # Few directions stand for many.
+                if bool((gain * max(1.0, rank / PROBES) <= allowed).all()):
                     return _found(ritz, basis, probes, probed, passes)
                 # Something was hidden: go on from where it showed, and judge anew.
-                basis, ritz, residual = looked, None, math.inf
+                basis, ritz, residual = looked, None, sizes + math.inf
                 energies.clear()
-                probes = _gaussian(matrix.shape[1], PROBES, generator, matrix.like)
+                probes = _gaussian((*batch, n, PROBES), generator, matrix.like)
                 probed = matrix.ahead(probes)
-                shown = basis.back[:, -PROBES:].to(x.dtype)
-                fresh = _gaussian(matrix.shape[1], width - PROBES, generator, matrix.like)
-                x = _filled(torch.cat([shown, fresh], dim=1), generator)
+                shown = basis.back[..., -PROBES:].to(x.dtype)
+                fresh = _gaussian((*batch, n, width - PROBES), generator, matrix.like)
+                x = _filled(torch.cat([shown, fresh], dim=-1), generator)
                 y = matrix.ahead(x)
                 continue
         # Only what the last block did not hold is new; the left basis takes care of the rest.
-        x = _orthonormal(z - x @ (x.T @ z))
+        x = _orthonormal(z - x @ (x.mT @ z))
         y = matrix.ahead(x)
     return None
 
@@ -135,128 +145,140 @@ class _Basis:
 
     @staticmethod
     def empty(matrix: Operator) -> _Basis:
-        (m, n), like = matrix.shape, matrix.like
-        back = like.new_zeros(n, 0, dtype=torch.float64)
-        return _Basis(matrix, like.new_zeros(m, 0), back, back.new_zeros(0, 0))
+        (*batch, m, n), like = matrix.shape, matrix.like
+        back = like.new_zeros(*batch, n, 0, dtype=torch.float64)
+        left = like.new_zeros(*batch, m, 0)
+        return _Basis(matrix, left, back, back.new_zeros(*batch, 0, 0))
 
     @property
     def columns(self) -> int:
-        return self.left.shape[1]
+        return self.left.shape[-1]
 
     def outside(self, y: Tensor) -> Tensor:
         """The part of y that is orthogonal to this basis, once: twice is enough."""
-        return y - self.left @ (self.left.T @ y)
+        return y - self.left @ (self.left.mT @ y)
 
     def extended(self, y: Tensor) -> _Basis:
         """The basis with the directions of y, which is `outside` it but for rounding."""
         y = _orthonormal(self.outside(_orthonormal(y)))
         back = self.matrix.back(y).double()
-        across = self.back.T @ back
+        across = self.back.mT @ back
         squared = torch.cat(
             [
-                torch.cat([self.squared, across], dim=1),
-                torch.cat([across.T, back.T @ back], dim=1),
-            ]
+                torch.cat([self.squared, across], dim=-1),
+                torch.cat([across.mT, back.mT @ back], dim=-1),
+            ],
+            dim=-2,
         )
-        left, right = torch.cat([self.left, y], dim=1), torch.cat([self.back, back], dim=1)
+        left, right = torch.cat([self.left, y], dim=-1), torch.cat([self.back, back], dim=-1)
         return _Basis(self.matrix, left, right, squared)
 
 
 class _Ritz:
     """The best triplets that a basis holds, from the Gram matrix of matrixᵀ · basis."""
 
-    def __init__(self, squared: Float[Tensor, "q q"], rank: int) -> None:
+    def __init__(self, squared: Tensor, rank: int) -> None:
         squares, turns = torch.linalg.eigh(squared)
-        squares = squares.flip(0).clamp_min(0.0)
-        keep = min(rank, int((squares > 0.0).sum()))
-        self.lacks_rank = keep == 0 or float(squares[keep - 1]) < _LEAST_SQUARE * float(squares[0])
-        self.values = squares[:keep].sqrt()
-        self.turns = turns.flip(1)[:, :keep]
-        self.energy = float(squares[:keep].sum())
-        self.beyond = float(squares[keep:].sum())
+        squares = squares.flip(-1).clamp_min(0.0)
+        kept = squares[..., :rank]
+        self.lacks_rank = bool((kept[..., -1] <= _LEAST_SQUARE * kept[..., 0]).any())
+        self.values = kept.sqrt()
+        self.turns = turns.flip(-1)[..., :rank]
+        self.per_value = self.turns / self.values[..., None, :].clamp_min(_NEVER_ZERO)
+        self.energy = kept.sum(dim=-1)
+        self.beyond = squares[..., rank:].sum(dim=-1)
 
-    def residual(self, y: Tensor, x: Tensor, last: Tensor) -> float:
+    def residual(self, y: Tensor, x: Tensor, last: Tensor) -> Tensor:
         """‖matrix V − U Σ‖_F, from the next product y = (I − QQᵀ) matrix x of the new block x."""
-        width = last.shape[1]
-        share = (x.T.double() @ last) @ (self.turns[-width:] / self.values)
-        return float((y @ share.to(y.dtype)).double().norm())
+        share = (x.mT.double() @ last) @ self.per_value[..., -last.shape[-1] :, :]
+        found: Tensor = (y @ share.to(y.dtype)).double().square().sum(dim=(-2, -1)).sqrt()
+        return found
 
 
-def _found(ritz: _Ritz, basis: _Basis, probes: Tensor, probed: Tensor, passes: int) -> Found:
+def _found(ritz: _Ritz, basis: _Basis, probes: Tensor, probed: Tensor, passes: int) -> list[Found]:
     u = basis.left @ ritz.turns.to(probed.dtype)
-    v = (basis.back @ (ritz.turns / ritz.values)).to(probed.dtype)
+    v = (basis.back @ ritz.per_value).to(probed.dtype)
     s = ritz.values.to(probed.dtype)
-    rest = probed - (u * s) @ (v.T @ probes)
-    lengths = rest.double().norm(dim=0)
+    rest = probed - (u * s[..., None, :]) @ (v.mT @ probes)
+    lengths = rest.double().square().sum(dim=-2).sqrt().amax(dim=-1)
     # Halko, Martinsson and Tropp (SIAM Review 53, 2011), Lemma 4.1: ‖B‖ ≤ α √(2/π) max ‖B ω_i‖
     # but for a probability of α to the power of −probes.
-    alpha = FAILURE ** (-1.0 / PROBES)
-    return Found(
-        Spectrum(u.contiguous(), s, v.T.contiguous()),
-        energy=_energy(rest),
-        spectral=alpha * math.sqrt(2.0 / math.pi) * float(lengths.max()),
-        passes=passes,
-    )
+    bound = FAILURE ** (-1.0 / PROBES) * math.sqrt(2.0 / math.pi)
+    one = u.ndim == 2
+    parts = zip(*(x[None] if one else x for x in (u, s, v, _energy(rest), lengths)), strict=True)
+    return [
+        Found(
+            Spectrum(one_u.contiguous(), one_s, one_v.T.contiguous()),
+            energy=float(one_energy),
+            spectral=bound * float(longest),
+            passes=passes,
+        )
+        for one_u, one_s, one_v, one_energy, longest in parts
+    ]
 
 
-def _missing(energies: list[float]) -> float:
+def _missing(energies: list[Tensor]) -> Tensor:
     """Energy still to come, if gains go on shrinking as they did last."""
     if len(energies) < 3:
-        return math.inf
-    before, last = energies[-2] - energies[-3], energies[-1] - energies[-2]
-    if last <= 0.0:
-        return 0.0
-    ratio = last / before if before > 0.0 else 1.0
-    return last * max(_LEAST_RATIO, ratio / (1.0 - ratio)) if ratio < 1.0 else math.inf
+        return energies[-1] + math.inf
+    before, last = energies[-2] - energies[-3], (energies[-1] - energies[-2]).clamp_min(0.0)
+    ratio = torch.where(before > 0.0, last / before.clamp_min(_NEVER_ZERO), 1.0)
+    ratio = ratio.clamp_max(_LARGEST_RATIO)  # Gains of rounding's size come in any order.
+    onwards = (ratio / (1.0 - ratio)).clamp_min(_LEAST_RATIO)
+    return torch.where(last > 0.0, last * onwards, 0.0)
 
 
-def _energy(probed: Tensor) -> float:
+def _energy(probed: Tensor) -> Tensor:
     """Unbiased estimate of ‖B‖²_F from B times Gaussian probes."""
-    return float(probed.double().square().sum()) / PROBES
+    return probed.double().square().sum(dim=(-2, -1)) / PROBES
 
 
 def _first(
-    n: int, width: int, generator: torch.Generator, start: Tensor | None, like: Tensor
+    shape: tuple[int, ...], generator: torch.Generator, start: Tensor | None, like: Tensor
 ) -> Tensor:
     if start is None:
-        return _gaussian(n, width, generator, like)
-    known = start[: width - _FRESH].T.to(like)
-    return torch.cat([known, _gaussian(n, width - known.shape[1], generator, like)], dim=1)
+        return _gaussian(shape, generator, like)
+    *rows, width = shape
+    known = start[..., : width - _FRESH, :].mT.to(like)
+    more = _gaussian((*rows, width - known.shape[-1]), generator, like)
+    return torch.cat([known, more], dim=-1)
 
 
 def _filled(tall: Tensor, generator: torch.Generator) -> Tensor:
     """`_orthonormal`, with random columns in place of those that depended on others."""
     found = _orthonormal(tall)
-    live = found.square().sum(dim=0) > 0.0
-    lost = int((~live).sum())
-    if not lost:
+    live = found.abs().amax(dim=-2, keepdim=True) > 0.0
+    if bool(live.all()):
         return found
-    kept, fresh = found[:, live], _gaussian(tall.shape[0], lost, generator, tall)
-    return _orthonormal(torch.cat([kept, _orthonormal(fresh - kept @ (kept.T @ fresh))], dim=1))
+    fresh = _gaussian(tuple(tall.shape), generator, tall)
+    fresh = fresh - found @ (found.mT @ fresh)
+    return _orthonormal(torch.where(live, found, fresh))
 
 
-def _gaussian(n: int, k: int, generator: torch.Generator, like: Tensor) -> Tensor:
-    drawn = torch.randn(n, k, generator=generator, dtype=like.dtype)
+def _gaussian(shape: tuple[int, ...], generator: torch.Generator, like: Tensor) -> Tensor:
+    drawn = torch.randn(*shape, generator=generator, dtype=like.dtype)
     return drawn.to(like.device)
 
 
-def _orthonormal(tall: Float[Tensor, "m k"]) -> Float[Tensor, "m k"]:
+def _orthonormal(tall: Tensor) -> Tensor:
     """Orthonormal columns of the same span; zero columns in place of those that depend on others.
 
     Cholesky of the float64 Gram matrix, or its eigenvectors where columns are nearly dependent
     (Stathopoulos and Wu, SIAM J. Sci. Comput. 23, 2002).
     """
-    squared = gram(tall)
-    lengths = squared.diagonal().sqrt()
-    scale = torch.where(lengths > 0.0, 1.0 / lengths, 0.0)
-    squared = scale[:, None] * squared * scale
+    squared = gram(tall) if tall.ndim == 2 else tall.double().mT @ tall.double()
+    lengths = squared.diagonal(dim1=-2, dim2=-1).sqrt()
+    scale = torch.where(lengths > 0.0, 1.0 / lengths, 0.0)[..., None]
+    squared = scale * squared * scale.mT
     root, failed = torch.linalg.cholesky_ex(squared)
-    if not int(failed) and float(root.diagonal().min()) > _DEPENDENT:
-        identity = torch.eye(len(scale), dtype=root.dtype, device=root.device)
-        turns = torch.linalg.solve_triangular(root, identity, upper=False).T
+    least = float(root.diagonal(dim1=-2, dim2=-1).min())
+    if not bool(failed.any()) and least > _DEPENDENT:
+        identity = torch.eye(root.shape[-1], dtype=root.dtype, device=root.device)
+        turns = torch.linalg.solve_triangular(root, identity.expand_as(root), upper=False).mT
     else:
         squares, turns = torch.linalg.eigh(squared)
-        real = squares > _DEPENDENT**2 * squares[-1]
-        turns = turns * torch.where(real, squares.clamp_min(0.0).rsqrt(), 0.0)
-    change: Tensor = scale[:, None] * turns
+        real = squares > _DEPENDENT**2 * squares[..., -1:]
+        inverse = torch.where(real, squares.clamp_min(0.0).rsqrt(), 0.0)
+        turns = turns * inverse[..., None, :]
+    change: Tensor = scale * turns
     return tall @ change.to(tall.dtype)

@@ -67,7 +67,7 @@ def merge(
         with peft_folder(
             out,
             _keys(readers, layers),
-            base=readers[0].base,
+            base=next((reader.base for reader in readers if reader.base), ""),
             base_fingerprint=readers[0].base_fingerprint if _all_known(readers) else "",
             fan_in_fan_out=readers[0].fan_in_fan_out,
             task_type=_task_type(readers),
@@ -80,7 +80,7 @@ def merge(
                     factors = readers[0].factors(name)
                     norm, error = factors.product().norm(), 0.0
                 else:
-                    cut = cut_down(_sum(readers, given, layer))
+                    cut = _cut(cut_down, readers, given, layer)
                     factors = _factors(cut, split, stored, layer, out)
                     error, norm = cut.error, cut.norm
                 writer.add(name, factors, layer.kind, layer.a_shape[1:])
@@ -123,6 +123,17 @@ def _reduction(rank: int | str | None, energy: float | None) -> CutDown:
         raise RankError(f"rank is {rank}; give a whole number of 1 or more, or 'full'")
     highest = rank
     return lambda matrix: best(matrix, highest)
+
+
+def _cut(
+    cut_down: CutDown, readers: Sequence[PeftReader], weights: Sequence[float], layer: PeftLayer
+) -> Truncation:
+    try:
+        return cut_down(_sum(readers, weights, layer))
+    except ValueError as error:  # Every input is finite, so it is their sum that is not.
+        raise AdapterError(
+            f"layer {layer.name} becomes infinite when weighted and summed; give smaller weights"
+        ) from error
 
 
 def _sum(readers: Sequence[PeftReader], weights: Sequence[float], layer: PeftLayer) -> Matrix:
@@ -171,5 +182,5 @@ def _all_known(readers: Sequence[PeftReader]) -> bool:
 
 
 def _task_type(readers: Sequence[PeftReader]) -> str | None:
-    kinds = {reader.config.get("task_type", TASK_TYPE) for reader in readers}
-    return kinds.pop() if len(kinds) == 1 else None
+    first, *others = (reader.config.get("task_type", TASK_TYPE) for reader in readers)
+    return first if all(other == first for other in others) else None

@@ -1,0 +1,206 @@
+"""Merges that cannot be: one sentence, exit code 2, nothing written."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+
+from commands import Flexlora, assert_one_sentence, caller
+from peft_folders import PREFIX, add, contents, edit, pair, write_folder
+from reference import as_in_production
+
+Arguments = Sequence[object]
+Q = "layers.0.q_proj"
+
+
+@pytest.fixture
+def flexlora(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Flexlora:
+    return caller(monkeypatch, capsys)
+
+
+@dataclass(frozen=True)
+class Place:
+    """An empty folder in which two sound adapters are made, to be spoilt."""
+
+    folder: Path
+
+    def adapters(self, m: int = 8) -> list[Path]:
+        known = {"base_model_name_or_path": "org/m"}
+        return [
+            write_folder(self.folder / name, pair(Q, rows, 6, 2, seed), r=2, **known)
+            for seed, (name, rows) in enumerate((("a", 8), ("b", m)))
+        ]
+
+    def merge(self, *flags: object) -> Arguments:
+        """`flexlora merge` of both."""
+        return ["merge", *self.adapters(), "--out", self.folder / "out", *flags]
+
+    def spoilt(self, spoil: Callable[[Path], object], *flags: object) -> Arguments:
+        """The second is spoilt first."""
+        arguments = self.merge("--rank", 2, *flags)
+        spoil(self.folder / "b")
+        return arguments
+
+
+CASES: dict[str, tuple[Callable[[Place], Arguments], Sequence[str]]] = {}
+
+
+def case(name: str, *fragments: str) -> Callable[..., Callable[[Place], Arguments]]:
+    def add(make: Callable[[Place], Arguments]) -> Callable[[Place], Arguments]:
+        assert name not in CASES
+        CASES[name] = (make, fragments)
+        return make
+
+    return add
+
+
+# --- options -------------------------------------------------------------------------------------
+
+case("neither rank nor energy", "give just one of rank and energy: how much of the sum")(
+    lambda p: p.merge()
+)
+case("rank and energy", "give just one of rank and energy")(
+    lambda p: p.merge("--rank", 2, "--energy", 0.9)
+)
+case("rank 0", "rank is 0; give a whole number of 1 or more, or 'full'")(
+    lambda p: p.merge("--rank", 0)
+)
+case("rank below 0", "rank is -4; give a whole number")(lambda p: p.merge("--rank=-4"))
+case("half a rank", "--rank 2.5 is no whole number; give 1 or more, or 'full'")(
+    lambda p: p.merge("--rank", 2.5)
+)
+case("rank in words", "--rank Full is no whole number")(lambda p: p.merge("--rank", "Full"))
+case("no rank", "--rank  is no whole number")(lambda p: p.merge("--rank", ""))
+case("energy in percent", "energy is 99.9; give a share above 0 and at most 1, like 0.999")(
+    lambda p: p.merge("--energy", 99.9)
+)
+case("energy 0", "energy is 0.0; give a share")(lambda p: p.merge("--energy", 0))
+case("energy nan", "energy is nan; give a share")(lambda p: p.merge("--energy", "nan"))
+case("fewer weights", "1 weights for 2 adapters; give one weight for each")(
+    lambda p: p.merge("--rank", 2, "--weights", "1")
+)
+case("weights in words", "--weights 1,much is no list of numbers; write it like 0.5,0.3,0.2")(
+    lambda p: p.merge("--rank", 2, "--weights", "1,much")
+)
+case("weights with spaces between", "--weights 1 2 is no list of numbers; write it like 0.5")(
+    lambda p: p.merge("--rank", 2, "--weights", "1 2")
+)
+case("a weight missing", "--weights 1, is no list of numbers")(
+    lambda p: p.merge("--rank", 2, "--weights", "1,")
+)
+case("no weights", "--weights  is no list of numbers")(
+    lambda p: p.merge("--rank", 2, "--weights", "")
+)
+case("an infinite weight", "weight inf is not finite; give numbers such as 0.5 or -1")(
+    lambda p: p.merge("--rank", 2, "--weights", "1,inf")
+)
+case("weights of nothing", "all weights are 0, so nothing would be left; give one that is not")(
+    lambda p: p.merge("--rank", 2, "--weights", "0,0")
+)
+case("weights too large", f"layer {Q} becomes infinite when weighted and summed; give smaller")(
+    lambda p: p.merge("--rank", 2, "--weights", "1e39,1e39")
+)
+case(
+    "a dtype too small", f"layer {Q} of", "out would hold values that float16 cannot; give another"
+)(lambda p: p.merge("--rank", 2, "--weights", "1e5,1e5", "--dtype", "float16"))
+case("an unknown dtype", "dtype is float64; give one of float32, bfloat16, float16")(
+    lambda p: p.merge("--rank", 2, "--dtype", "float64")
+)
+case("an unknown split", "--split is right; give left or balanced")(
+    lambda p: p.merge("--rank", 2, "--split", "right")
+)
+case("into what exists", "b exists; choose another --out or remove it")(
+    lambda p: ["merge", *p.adapters(), "--rank", 2, "--out", p.folder / "b"]
+)
+case("into an input", "a exists; choose another --out or remove it")(
+    lambda p: ["merge", p.adapters()[0], "--rank", "full", "--out", p.folder / "a"]
+)
+
+# --- folders -------------------------------------------------------------------------------------
+
+case("a folder that is missing", "gone is not a folder; give a PEFT adapter folder")(
+    lambda p: [*p.merge("--rank", 2), p.folder / "gone"]
+)
+case("no adapter", "has no adapter_config.json; give a folder that save_pretrained wrote")(
+    lambda p: ["merge", p.folder, "--rank", 2, "--out", p.folder / "out"]
+)
+case("a file", "is not a folder; give a PEFT adapter folder")(
+    lambda p: [*p.merge("--rank", 2), p.folder / "a" / "adapter_model.safetensors"]
+)
+case("another base", "b for org/other; give adapters of one base model, or --force if they are")(
+    lambda p: p.spoilt(lambda b: edit(b, base_model_name_or_path="org/other"))
+)
+case(
+    "layers of other shapes", f"layer {Q} is linear 8 × 6 in", "linear 9 × 6 in", "of different m"
+)(lambda p: ["merge", *p.adapters(9), "--rank", 2, "--force", "--out", p.folder / "out"])
+case("another kind of adapter", "b is a PEFT adapter of type IA3; only LORA can be read")(
+    lambda p: p.spoilt(lambda b: edit(b, peft_type="IA3"))
+)
+case("DoRA", "b holds DoRA (use_dora), which is no plain LoRA pair; train or save it as plain")(
+    lambda p: p.spoilt(lambda b: edit(b, use_dora=True), "--force")
+)
+case("KaSA", "b holds KaSA (kasa_config), which is no plain LoRA pair")(
+    lambda p: p.spoilt(lambda b: edit(b, kasa_config={"beta": 1.0}), "--force")
+)
+case("LoRA biases", "b holds LoRA biases (lora_bias), which is no plain LoRA pair")(
+    lambda p: p.spoilt(lambda b: edit(b, lora_bias=True))
+)
+case("modules of one alone", f"b holds {PREFIX}lm_head.weight, which", "a lacks; modules saved")(
+    lambda p: p.spoilt(
+        lambda b: edit(
+            add(b, **{f"{PREFIX}lm_head.weight": torch.ones(2, 2)}), modules_to_save=["lm_head"]
+        )
+    )
+)
+case("NaN", f"b: layer {Q} of the adapter holds NaN or infinity; train again with a lower")(
+    lambda p: p.spoilt(
+        lambda b: add(b, **{f"{PREFIX}{Q}.lora_A.weight": torch.full((2, 6), torch.nan)})
+    )
+)
+case("half of a pair", f"layer {Q} in", "b has no lora_A; save the adapter again")(
+    lambda p: p.spoilt(lambda b: add(b, **{f"{PREFIX}{Q}.lora_A.weight": None}))
+)
+case("pickle", "b holds only pickled weights (adapter_model.bin), which can run code; save the")(
+    lambda p: p.spoilt(lambda b: (b / "adapter_model.safetensors").rename(b / "adapter_model.bin"))
+)
+case("truncated", "adapter_model.safetensors is truncated or no safetensors file; save the ada")(
+    lambda p: p.spoilt(lambda b: (b / "adapter_model.safetensors").write_bytes(bytes(20)))
+)
+case("a damaged config", "adapter_config.json is not readable JSON; save the adapter again")(
+    lambda p: p.spoilt(lambda b: (b / "adapter_config.json").write_bytes(b"\xff{"))
+)
+case("a damaged note", "flexlora.json is damaged; remove it, or save the adapter again")(
+    lambda p: p.spoilt(lambda b: (b / "flexlora.json").write_text("[]"))
+)
+
+
+@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("json", [False, True])
+def test_wrong_merges(
+    flexlora: Flexlora, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, json: bool
+):
+    """The same with --json: what failed prints no object."""
+    monkeypatch.chdir(tmp_path)
+    make, fragments = CASES[name]
+    arguments = make(Place(tmp_path))
+    before = contents(tmp_path)
+    with as_in_production():
+        done = flexlora(*arguments, *(["--json"] if json else []))
+    assert_one_sentence(done, *fragments)
+    assert done.out == ""
+    assert contents(tmp_path) == before
+
+
+@pytest.mark.parametrize("flags", [["--out", "out"], ["a"], ["a", "--out", "out", "--rang", "2"]])
+def test_a_command_that_is_not_whole_is_told_how_it_goes(
+    flexlora: Flexlora, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, flags: list[str]
+):
+    monkeypatch.chdir(tmp_path)
+    done = flexlora("merge", *flags)
+    assert done.code == 2
+    assert "merge [OPTIONS] ADAPTER..." in done.err
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,207 @@
+"""flexlora merge: what it prints, narrow and wide, piped and as JSON; what it writes."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from commands import Done, Flexlora, caller
+from flexlora.formats.peft import load_peft
+from flexlora.merging import merge
+from peft_folders import pair, stored, updates, weighted, write_folder
+from reference import assert_all_close, gaussian
+
+PROCESS = (sys.executable, "-c", "from flexlora.cli.main import main; main()")
+
+
+@pytest.fixture
+def flexlora(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Flexlora:
+    return caller(monkeypatch, capsys)
+
+
+def adapter(folder: Path, blocks: int, rank: int, seed: int = 0, mlp: bool = True) -> Path:
+    tensors = {}
+    for i in range(blocks):
+        tensors |= pair(f"model.layers.{i}.self_attn.q_proj", 12, 10, rank, seed + i)
+        if mlp:
+            tensors |= pair(f"model.layers.{i}.mlp.down_proj", 9, 14, rank, seed + i)
+    return write_folder(folder, tensors, r=rank, alpha=2)
+
+
+@pytest.fixture
+def two(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Path]:
+    monkeypatch.chdir(tmp_path)
+    return [adapter(tmp_path / "a", 2, 4), adapter(tmp_path / "b", 2, 3, 9, mlp=False)]
+
+
+def cells(done: Done, layer: str) -> list[str]:
+    (line,) = [line for line in done.out.splitlines() if line.startswith(layer)]
+    return line.split()
+
+
+def test_what_went_in_what_came_out_and_each_layer(flexlora: Flexlora, two: list[Path]):
+    done = flexlora("merge", "a", "b", "--weights", "0.5,-0.3", "--rank", 5, "--out", "out")
+    assert done.code == 0, done.err
+    lines = done.out.splitlines()
+    went_in = ["A = a, weight 0.5", "B = b, weight -0.3"]
+    assert lines[:4] == [*went_in, "names begin with model.layers.", ""]
+    again = merge(two, "again", weights=[0.5, -0.3], rank=5)
+    for layer in again.layers:
+        row = cells(done, layer.name.removeprefix("model.layers."))
+        assert row[1:3] == ["4", "3" if "q_proj" in layer.name else "–"]
+        assert row[3] == ("5" if "q_proj" in layer.name else "4")
+        assert row[4] == f"{layer.norm:.3g}"
+        assert row[5] == ("0" if layer.share == 0.0 else f"{100 * layer.share:.3g}")
+    assert "– : the adapter lacks the layer and counts as zero there (2 layers)" in lines
+    assert lines[-2].startswith(f"4 layers, {again.parameters} parameters of float32, discarded")
+    assert f"{100 * again.share:.3g} % of the energy" in lines[-2]
+    written = sum(file.stat().st_size for file in Path("out").iterdir())
+    assert lines[-1] == f"{written / 1000:.1f} kB written to out, scale 1 (α = r in every layer)"
+    assert done.err == ""
+    assert_all_close(updates(Path("out")), updates(Path("again")), 0.0)
+
+
+def test_the_default_is_the_mean(flexlora: Flexlora, two: list[Path]):
+    done = flexlora("merge", "a", "b", "--rank", "full", "--out", "out")
+    assert done.out.startswith("A = a, weight 0.5\nB = b, weight 0.5\n")
+    assert_all_close(updates(Path("out")), weighted(two, [0.5, 0.5]), 1e-6)
+
+
+def test_each_option_reaches_the_merge(flexlora: Flexlora, two: list[Path]):
+    flags = ("--energy", 0.9, "--split", "balanced", "--dtype", "bfloat16", "--weights", "-1,2")
+    assert flexlora("merge", "a", "b", *flags, "--out", "out").code == 0
+    options = {"energy": 0.9, "split": "balanced", "dtype": "bfloat16", "weights": [-1.0, 2.0]}
+    merge(two, "same", **options)
+    for name in ("adapter_config.json", "adapter_model.safetensors"):
+        assert Path("out", name).read_bytes() == Path("same", name).read_bytes()
+    merge(two, "other", **options | {"split": "left"})
+    ours, others = (stored(Path(folder)) for folder in ("out", "other"))
+    assert any(not ours[key].equal(others[key]) for key in ours)
+
+
+def test_one_adapter_resized_and_copied(flexlora: Flexlora, two: list[Path]):
+    assert cells(flexlora("merge", "a", "--rank", 2, "--out", "small"), "0.self")[1:3] == ["4", "2"]
+    assert set(load_peft("small").ranks.values()) == {2}
+    done = flexlora("merge", "a", "--rank", "full", "--out", "copy")
+    assert done.out.endswith(" written to copy, tensors as they were\n")
+    before, after = stored(two[0]), stored(Path("copy"))
+    assert all(before[key].equal(after[key]) for key in before)
+
+
+@pytest.mark.usefixtures("two")
+def test_the_kind_is_told_where_a_layer_is_not_linear(flexlora: Flexlora):
+    tensors = {
+        "embed.lora_embedding_A": gaussian(2, 7),
+        "embed.lora_embedding_B": gaussian(5, 2),
+        "conv.lora_A.weight": gaussian(2, 4, 3),
+        "conv.lora_B.weight": gaussian(6, 2, 1),
+    }
+    write_folder(Path("c"), tensors, r=2)
+    done = flexlora("merge", "a", "c", "--rank", 2, "--out", "out")
+    found = {name: cells(done, name)[-1] for name in ("embed", "conv", "model.layers.0.mlp")}
+    assert found == {"embed": "embedding", "conv": "convolution", "model.layers.0.mlp": "linear"}
+    assert "names begin with" not in done.out
+    assert "kind" not in flexlora("merge", "a", "--rank", 2, "--out", "plain").out
+
+
+@pytest.mark.usefixtures("two")
+def test_many_layers_are_shown_by_kind_unless_all_are_asked_for(flexlora: Flexlora):
+    adapter(Path("c"), 30, 4)
+    adapter(Path("d"), 20, 3, 5, mlp=False)
+    done = flexlora("merge", "c", "d", "--rank", 4, "--out", "out")
+    assert cells(done, "self_attn.q_proj")[1:7] == ["30", "4", "3", "or", "–", "4"]
+    assert cells(done, "mlp.down_proj")[1:5] == ["30", "4", "–", "4"]
+    assert "60 layers, by kind; --all shows each of them" in done.out
+    assert "counts as zero there (40 layers)" in done.out
+    again = merge([Path("c"), Path("d")], "again", rank=4)
+    lost = [layer for layer in again.layers if "q_proj" in layer.name]
+    share = sum(layer.error**2 for layer in lost) / sum(layer.norm**2 for layer in lost)
+    assert f"{100 * share:.3g}" in cells(done, "self_attn.q_proj")
+    everything = flexlora("merge", "c", "d", "--rank", 4, "--out", "more", "--all").out
+    assert all(f"{i}.self_attn.q_proj" in everything for i in range(30))
+    assert "--all" not in everything
+
+
+def test_more_adapters_than_fit_have_one_column(flexlora: Flexlora, two: list[Path]):
+    seven = [adapter(Path(f"x{i}"), 1, i + 1, i, mlp=i > 0) for i in range(7)]
+    done = flexlora("merge", *seven, "--rank", 3, "--out", "out")
+    assert cells(done, "self_attn.q_proj")[1:3] == ["1–7", "3"]
+    assert cells(done, "mlp.down_proj")[1:4] == ["2–7", "or", "–"]
+    assert "G = x6, weight 0.1429" in done.out
+    many = flexlora("merge", *([two[0]] * 27), "--rank", 3, "--out", "many")
+    assert "#27 = " in many.out
+    assert many.code == 0
+
+
+def test_as_json(flexlora: Flexlora, two: list[Path]):
+    flags = ("--weights", "1,-0.5", "--rank", 2, "--out", "out", "--json")
+    done = flexlora("merge", "a", "b", *flags)
+    assert done.code == 0, done.err
+    told = json.loads(done.out)
+    again = merge(two, "again", weights=[1.0, -0.5], rank=2)
+    names = ("out", "adapters", "weights", "dtype")
+    assert [told[x] for x in names] == ["out", ["a", "b"], [1.0, -0.5], "float32"]
+    assert (told["parameters"], told["bytes"]) == (again.parameters, again.nbytes)
+    assert told["error"] == again.error > 0.0
+    assert (told["norm"], told["discarded"]) == (again.norm, again.share)
+    assert list(told["layers"]) == [layer.name for layer in again.layers]
+    for layer in again.layers:
+        assert told["layers"][layer.name] == {
+            "name": layer.name,
+            "kind": "linear",
+            "m": layer.m,
+            "n": layer.n,
+            "ranks": list(layer.ranks),
+            "rank": layer.rank,
+            "norm": layer.norm,
+            "error": layer.error,
+            "discarded": layer.share,
+        }
+    assert told["layers"]["model.layers.0.mlp.down_proj"]["ranks"] == [4, None]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="a pseudo-terminal")
+@pytest.mark.parametrize("width", [80, 120])
+def test_each_layer_is_one_line_in_a_terminal(tmp_path: Path, width: int):
+    folders = [adapter(tmp_path / f"{i}", 12, i + 2, i, mlp=i != 1) for i in range(4)]
+    leader, follower = pty.openpty()
+    environment = {**os.environ, "COLUMNS": str(width), "NO_COLOR": "1", "TERM": "xterm"}
+    done = subprocess.run(
+        [*PROCESS, "merge", *folders, "--energy", "0.9", "--out", tmp_path / "out"],
+        env=environment,
+        stdout=follower,
+        stderr=subprocess.PIPE,
+    )
+    os.close(follower)
+    text = os.read(leader, 100_000).decode()
+    os.close(leader)
+    assert done.returncode == 0, done.stderr
+    assert "…" not in text
+    lines = [line.rstrip() for line in re.sub(r"\x1b\[[0-9;]*m", "", text).splitlines()]
+    tables = [line for line in lines if re.match(r"\d+\.(self_attn.q|mlp.down)_proj ", line)]
+    assert len(tables) == 24
+    assert all(len(line) <= width and line.endswith("%") for line in tables)
+    assert (tmp_path / "out").is_dir()
+
+
+def test_a_pipe_gets_the_table_alone(tmp_path: Path):
+    """No progress, no escape codes, no line cut to the width of a terminal."""
+    folders = [adapter(tmp_path / ("long-" * 20 + f"{i}"), 2, i + 2, i) for i in range(2)]
+    done = subprocess.run(
+        [*PROCESS, "merge", *folders, "--rank", "3", "--out", tmp_path / "out"],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "COLUMNS": "40"},
+    )
+    assert done.returncode == 0, done.stderr
+    assert "\x1b" not in done.stdout
+    assert done.stdout.startswith(f"A = {folders[0]}, weight 0.5\n")
+    assert len([line for line in done.stdout.splitlines() if line.endswith("%")]) == 4
+    assert "Traceback" not in done.stderr
