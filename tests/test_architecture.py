@@ -102,6 +102,24 @@ def test_help_loads_no_model_code() -> None:
     )
 
 
+def test_waiting_threads_of_the_command_line_do_not_spin() -> None:
+    """Torch's OpenMP reads this when it is loaded; what the user set stays."""
+    script = (
+        "import os, sys; from flexlora.cli.main import main; sys.argv = ['flexlora', '--help']\n"
+        "try: main()\nexcept SystemExit: pass\n"
+        "assert 'torch' not in sys.modules\nprint(os.environ['OMP_WAIT_POLICY'])"
+    )
+    for given, wanted in (({}, "PASSIVE"), ({"OMP_WAIT_POLICY": "ACTIVE"}, "ACTIVE")):
+        done = subprocess.run(
+            [sys.executable, "-c", script],
+            check=True,
+            capture_output=True,
+            text=True,
+            env={"PYTHONPATH": str(SOURCE.parent), **given},
+        )
+        assert done.stdout.splitlines()[-1] == wanted
+
+
 def test_public_names_are_pinned() -> None:
     import flexlora
 

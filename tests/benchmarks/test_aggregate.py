@@ -18,6 +18,7 @@ import aggregate_view
 import measuring
 import one_layer
 import procedures
+import round_on_device
 from flexlora.adapters import LayerSpec
 
 LAYER = LayerSpec("mlp.up_proj", 96, 64)
@@ -172,6 +173,17 @@ def test_a_whole_round_ends_alike_on_both_sides(tmp_path: Path):
     assert ours["reply_bytes"] == ours["spool_bytes"]
     assert 2 * numbers < ours["reply_bytes"] < 3 * numbers
     assert not list(tmp_path.glob("tmp*"))
+
+
+def test_batches_of_layers_end_as_layers_do_one_by_one(tmp_path: Path):
+    """The script of the GPU, on the CPU: its code runs, and every layer is combined once."""
+    toy = ["--layers", "2", "--clients", "4", "--seeds", "1", "--rank-scale", "0.1"]
+    options = aggregate.parsed([*toy, "--batch", "3"])
+    options.device = "cpu"
+    model = aggregate.Model(layers=2, hidden=48, ffn=80, key_value=24)
+    measured = round_on_device.round_on_device(model, options, tmp_path)
+    assert measured["ours"]["certificates"] == {"exact": 14}
+    assert measured["ours"]["transfer_seconds"] > 0
 
 
 @pytest.mark.parametrize("case", ["64x64:10", "64:10:flat", "64x64:10:round"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -107,7 +108,7 @@ def test_a_second_reply_changes_nothing(plain: Plain):
     assert [f.reason for f in collected.failures] == [
         "a reply to job '1-0', which is not open for this client"
     ]
-    assert collected.replies["c"] is GOOD[0]
+    assert vars(collected.replies["c"]) == vars(replace(GOOD[0], payload=b""))  # those lie on disk
     assert collected.bytes_up == sum(len(reply.payload) for reply in GOOD)
     kept = plain.contributions(LAYERS[0].name, {"c": 1.0}, SENT)[0].trained
     assert torch.equal(kept.b, moved(SENT["c"], 0)[LAYERS[0].name].b)
@@ -136,7 +137,7 @@ def test_a_client_cannot_answer_for_another(plain: Plain, failure: bool):
     forged = Failure("1-0", "a", "I say so") if failure else false
     _, collected = collect(plain, [forged, *GOOD])
     assert [(f.client, f.job) for f in collected.failures] == [("a", "1-0")]
-    assert collected.replies["c"] is GOOD[0]
+    assert vars(collected.replies["c"]) == vars(replace(GOOD[0], payload=b""))  # those lie on disk
     assert set(collected.replies) == set(CLIENTS)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import traceback
 from typing import Annotated, NoReturn
@@ -53,6 +54,9 @@ def options(
 
 def main() -> None:
     """Run the command line. Errors are one sentence on stderr; exit code 1 or 2."""
+    # Read when torch loads, which is later. Threads that spin while they wait make small
+    # decompositions up to fifty times slower as soon as anything else uses a core.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         command_line(app)()
     except FlexLoRAError as error:

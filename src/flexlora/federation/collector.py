@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
@@ -120,7 +120,8 @@ class Plain:
         path = self.folder / f"{index:06d}.safetensors"
         atomic_write(path, reply.payload)
         self._readers[job.client] = open_payload(path)
-        collected.replies[job.client] = reply
+        # Its bytes are on disk now; what is kept of it in memory is the rest.
+        collected.replies[job.client] = replace(reply, payload=b"")
         collected.summaries[job.client] = Summary(job.client, reply.examples, norm)
         collected.ranks[job.client] = self._ranks[job.client] = adapter.ranks
         return reply

@@ -12,7 +12,7 @@ from torch import Tensor
 # A Gram matrix squares the spectrum: a direction 1e-4 of the largest is 1e-8 there, which float64
 # still holds to 1e-8 of itself. Below that the routes that do not square take over.
 LEAST_RATIO = 1e-4
-_ROWS = 2048  # Rows that are brought to float64 at a time.
+_ROWS = 1024  # Rows that are brought to float64 at a time.
 _EPS = torch.finfo(torch.float64).eps
 
 
@@ -26,8 +26,10 @@ def gram(tall: Float[Tensor, "m r"]) -> Float[Tensor, "r r"]:
         exact = rows.double()
         for begin, end in pairwise(edges):
             found[begin:, begin:end].addmm_(exact[:, begin:].T, exact[:, begin:end])
-    lower = found.tril(-1)
-    return lower + lower.T + torch.diag(found.diagonal())
+    if parts > 1:  # The upper triangle was left out, but for the blocks on the diagonal.
+        for begin, end in pairwise(edges):
+            found[begin:end, end:] = found[end:, begin:end].T
+    return found
 
 
 class FactoredGram:
@@ -50,12 +52,12 @@ class FactoredGram:
         # Pairs are brought to one length on both sides, by powers of two: exact, and it keeps the
         # small directions of uneven factors out of the rounding of the large ones.
         even, inverse = _evened(lengths_left.diagonal(), lengths_right.diagonal())
-        lengths_left = even[:, None] * lengths_left * even
-        lengths_right = inverse[:, None] * lengths_right * inverse
-        shift = lengths_right.shape[0] * _EPS * lengths_right.diagonal().max()
-        root, failed = torch.linalg.cholesky_ex(
-            lengths_right + shift * torch.eye(len(even), dtype=torch.float64, device=even.device)
-        )
+        lengths_left.mul_(even[:, None]).mul_(even)
+        lengths_right.mul_(inverse[:, None]).mul_(inverse)
+        shift = len(even) * _EPS * lengths_right.diagonal().max()
+        lengths_right.diagonal().add_(shift)
+        root, failed = torch.linalg.cholesky_ex(lengths_right)
+        del lengths_right
         if int(failed):
             self.finite = False
             return

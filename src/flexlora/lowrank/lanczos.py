@@ -111,7 +111,8 @@ def lanczos(
                 if ritz.lacks_rank:
                     return None
                 looked = basis.extended(left_over)
-                gain = _Ritz(looked.squared, rank).energy - ritz.energy
+                values = torch.linalg.eigvalsh(looked.squared)[..., -rank:]
+                gain = values.clamp_min(0.0).sum(dim=-1) - ritz.energy
                 # Few directions stand for many.
                 if bool((gain * max(1.0, rank / PROBES) <= allowed).all()):
                     return _found(ritz, basis, probes, probed, passes)

@@ -11,7 +11,7 @@ from torch import Tensor
 from flexlora.lowrank.lowrank import Dense, LowRank, Matrix
 from flexlora.lowrank.truncate import choose_path
 
-_CHUNK = 1024  # Columns that are multiplied out at a time: a product of few is slow.
+_CHUNK = 4096  # Columns that are multiplied out at a time: a product of few is slow.
 
 
 def total(
@@ -78,31 +78,35 @@ class _Formed:
     """The matrix itself, a chunk of columns at a time."""
 
     def __init__(self, shape: tuple[int, int]) -> None:
-        self._shape = shape
+        self._shape, self._filled, self._squared = shape, 0, 0.0
         self._matrix: Tensor | None = None
-        self._dtype: torch.dtype | None = None
-        self._waiting: list[LowRank] = []
-        self._squared = 0.0
+        self._left = self._right = torch.zeros(0)
 
     def add(self, weight: float, part: LowRank) -> None:
-        dtype = self._dtype = self._dtype or part.left.dtype
-        self._waiting.append(LowRank(part.left.to(dtype) * weight, part.right.to(dtype)))
-        if sum(waiting.width for waiting in self._waiting) >= _CHUNK:
-            self._flush()
+        if self._matrix is None:
+            m, n = self._shape
+            self._matrix = part.left.new_zeros(m, n)
+            self._left, self._right = part.left.new_empty(m, _CHUNK), part.left.new_empty(_CHUNK, n)
+        begin = 0
+        while begin < part.width:
+            end = min(part.width, begin + _CHUNK - self._filled)
+            place = slice(self._filled, self._filled + end - begin)
+            self._left[:, place] = part.left[:, begin:end]
+            self._left[:, place] *= weight
+            self._right[place] = part.right[begin:end]
+            self._filled, begin = place.stop, end
+            if self._filled == _CHUNK:
+                self._flush()
 
     def result(self) -> Matrix:
-        self._flush()
         if self._matrix is None:
             return LowRank.zero(*self._shape)
+        self._flush()
         return Dense(self._matrix, math.sqrt(self._squared))
 
     def _flush(self) -> None:
-        if not self._waiting:
-            return
-        chunk = LowRank.weighted_sum(self._waiting, [1.0] * len(self._waiting))
-        self._waiting.clear()
+        assert self._matrix is not None
+        chunk = LowRank(self._left[:, : self._filled], self._right[: self._filled])
+        self._matrix.addmm_(chunk.left, chunk.right)
         self._squared += chunk.magnitude() ** 2
-        if self._matrix is None:
-            self._matrix = chunk.dense()
-        else:
-            self._matrix.addmm_(chunk.left, chunk.right)
+        self._filled = 0
