@@ -50,7 +50,7 @@ def round_with_files(model: Model, options: argparse.Namespace, folder: Path) ->
         "original": theirs,
         "faster": dense / server,
         "faster_with_collecting": dense / (server + ours["collect_seconds"]),
-        "memory_share": ours["combine_extra_bytes"] / theirs["combine_extra_bytes"],
+        "memory_share": _share(ours["combine_extra_bytes"], theirs["combine_extra_bytes"]),
         # Ours may be an estimate, for layers whose certificate is probabilistic.
         "error_share": ours["error"] / theirs["error"] if theirs["error"] else None,
     }
@@ -79,7 +79,9 @@ def play(plan: Plan) -> Row:
             before, _ = load_tensors(states / f"{index:06d}.safetensors")
             contributions = plain.contributions(layer.name, weights, sent)
             combined = RULE.combine_layer(plan.spec, layer, before, contributions, generator)
-            save_tensors(plan.folder / "next" / f"{index:06d}.safetensors", combined.state)
+            save_tensors(
+                plan.folder / "next" / f"{index:06d}.safetensors", combined.state, synced=False
+            )
             if combined.certificate is not None:
                 errors.append(combined.certificate.error)
                 kinds[combined.certificate.kind] += 1
@@ -184,3 +186,8 @@ def _replies(plan: Plan, jobs: list[Job], making: list[float]) -> Iterator[Reply
 
 def _size(folder: Path) -> int:
     return sum(file.stat().st_size for file in folder.iterdir())
+
+
+def _share(part: int, whole: int) -> float | None:
+    """None where the whole was too short-lived to be seen by a sample."""
+    return part / whole if whole else None

@@ -150,7 +150,7 @@ def test_what_was_measured_before_is_kept(tmp_path: Path):
 
 def test_peak_memory_is_that_of_the_work():
     held = torch.ones(1 << 24)  # 67 MB that are there already.
-    assert 134e6 <= measuring.peak_of(lambda: torch.cat([held, held]), "cpu") < 150e6
+    assert 130e6 <= measuring.peak_of(lambda: torch.cat([held, held]), "cpu") < 150e6
 
 
 def test_own_memory_sees_what_is_gone_again():

@@ -251,7 +251,7 @@ class Federation:
             )
             # A layer that is done waits on disk: memory is one layer's, whatever the model.
             done = self.run.next / f"{index:06d}.safetensors"
-            save_tensors(done, combined.state)
+            save_tensors(done, combined.state, synced=False)
             layers[layer.name], _ = load_tensors(done)
             if combined.frozen is not None:
                 frozen[layer.name] = combined.frozen

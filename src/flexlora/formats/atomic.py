@@ -27,10 +27,11 @@ def atomic_write(path: Path | str, data: bytes | str) -> None:
 
 
 @contextmanager
-def atomic_file(path: Path | str) -> Iterator[Path]:
+def atomic_file(path: Path | str, *, synced: bool = True) -> Iterator[Path]:
     """Yield a path beside `path` to write to; it replaces `path` on success, else it vanishes.
 
-    As `atomic_write` in all else. What the body raises passes through, but for OSError.
+    As `atomic_write` in all else. synced: False where a loss of power may take the file with it.
+    What the body raises passes through, but for OSError.
     """
     target = Path(path)
     aside = _aside(target)
@@ -38,11 +39,13 @@ def atomic_file(path: Path | str) -> Iterator[Path]:
         target.parent.mkdir(parents=True, exist_ok=True)
         try:
             yield aside
-            _sync(aside)
+            if synced:
+                _sync(aside)
             os.replace(aside, target)
         finally:
             aside.unlink(missing_ok=True)
-        _sync(target.parent)
+        if synced:
+            _sync(target.parent)
     except OSError as error:
         raise _refused(target, error) from error
 

@@ -109,15 +109,23 @@ def open_payload(path: Path | str, *, limit_bytes: int | None = None) -> Payload
 
 
 def save_tensors(
-    path: Path | str, tensors: Mapping[str, Tensor], meta: Mapping[str, str] | None = None
+    path: Path | str,
+    tensors: Mapping[str, Tensor],
+    meta: Mapping[str, str] | None = None,
+    *,
+    synced: bool = True,
 ) -> None:
     """Write named tensors of any dtype and small text to one file, whole or not at all.
 
-    Tensors are fetched and written one by one, in name order.
+    Tensors are fetched and written one by one, in name order. synced: False for a file that is
+    made again after a loss of power.
     """
     head = {"schema": "tensors", "version": FORMAT_VERSION, "meta": dict(meta or {})}
     names = sorted(tensors)
-    with atomic_file(path) as aside, TensorFile(aside, names, {_KEY: _head_text(head)}) as file:
+    with (
+        atomic_file(path, synced=synced) as aside,
+        TensorFile(aside, names, {_KEY: _head_text(head)}) as file,
+    ):
         for name in names:
             file.add(name, tensors[name])
 

@@ -30,7 +30,7 @@ _SMALL_IN_RANKS = 5
 # the speed of the one large product that forms the matrix.
 _COLUMNS_IN_RANKS = 6
 _NARROW_COST = 2
-_ROWS = 2048
+_ROWS = 256
 
 
 def truncate(
@@ -208,13 +208,16 @@ def _operator(matrix: Matrix) -> Operator:
 
 def _distance(matrix: Matrix, kept: LowRank) -> float:
     """‖matrix − kept‖_F, a few rows at a time: a difference of energies would cancel."""
-    total = 0.0
-    for begin in range(0, matrix.shape[0], _ROWS):
-        rows = slice(begin, begin + _ROWS)
+    total, (m, n) = 0.0, matrix.shape
+    held = kept.left.new_empty(min(m, _ROWS), n)
+    for begin in range(0, m, _ROWS):
+        rows = slice(begin, min(m, begin + _ROWS))
         if isinstance(matrix, Dense):
             part = matrix.matrix[rows]
         else:
             part = matrix.left[rows] @ matrix.right
-        rest = torch.addmm(part, kept.left[rows], kept.right, alpha=-1.0)
+        rest = torch.addmm(
+            part, kept.left[rows], kept.right, alpha=-1.0, out=held[: rows.stop - begin]
+        )
         total += float(torch.linalg.vector_norm(rest, dim=1).double().square().sum())
     return math.sqrt(total)
