@@ -38,8 +38,7 @@ def svd(matrix: Matrix) -> Spectrum:
 def best(matrix: Matrix, rank: int) -> Truncation:
     """The best approximation of at most this rank, and its exact distance. Errors as `svd`.
 
-    Equal to `svd(matrix).truncate(rank)`, but the directions
-    that are cut off are never made.
+    Equal to `svd(matrix).truncate(rank)`, but the directions that are cut off are never made.
     """
     if rank < 0:
         raise ValueError(f"rank is {rank}; give 0 or more")

@@ -24,11 +24,11 @@ def total(
 
     width: the inner widths of all parts together. rank: None for the form that is smaller.
     The sum stays factored, in one place each side, or is multiplied out as parts come; either way
-    a part is read once and not held, so memory is the result's, however many parts there are.
+    a part is read once and not held, so memory is the result's and a chunk's, whatever the number.
     float32, or float64 if the first part is.
     Raises ValueError for parts of another shape, or of another width in all.
     """
-    gathered = _Gathered(shape, width) if _stays(shape, width, rank) else _Formed(shape)
+    gathered = _Gathered(shape, width) if _stays(shape, width, rank) else _Formed(shape, width)
     seen = 0
     for weight, part in parts:
         if part.shape != shape:
@@ -77,8 +77,9 @@ class _Gathered:
 class _Formed:
     """The matrix itself, a chunk of columns at a time."""
 
-    def __init__(self, shape: tuple[int, int]) -> None:
-        self._shape, self._filled, self._squared = shape, 0, 0.0
+    def __init__(self, shape: tuple[int, int], width: int) -> None:
+        self._shape, self._chunk = shape, min(width, _CHUNK)
+        self._filled, self._squared = 0, 0.0
         self._matrix: Tensor | None = None
         self._left = self._right = torch.zeros(0)
 
@@ -86,16 +87,17 @@ class _Formed:
         if self._matrix is None:
             m, n = self._shape
             self._matrix = part.left.new_zeros(m, n)
-            self._left, self._right = part.left.new_empty(m, _CHUNK), part.left.new_empty(_CHUNK, n)
+            self._left = part.left.new_empty(m, self._chunk)
+            self._right = part.left.new_empty(self._chunk, n)
         begin = 0
         while begin < part.width:
-            end = min(part.width, begin + _CHUNK - self._filled)
+            end = min(part.width, begin + self._chunk - self._filled)
             place = slice(self._filled, self._filled + end - begin)
             self._left[:, place] = part.left[:, begin:end]
             self._left[:, place] *= weight
             self._right[place] = part.right[begin:end]
             self._filled, begin = place.stop, end
-            if self._filled == _CHUNK:
+            if self._filled == self._chunk:
                 self._flush()
 
     def result(self) -> Matrix:

@@ -40,10 +40,10 @@ def opened(adapters: Sequence[Path | str], *, force: bool) -> Iterator[tuple[Pef
     """
     with ExitStack() as stack:
         readers = tuple(stack.enter_context(PeftReader(folder)) for folder in adapters)
-        for one, other in combinations(readers, 2):
-            if not force:
+        if not force:
+            for one, other in combinations(readers, 2):
                 _require_one_base(one, other)
-            _require_equal_modules(one, other)
+        _require_equal_modules(readers)
         _require_one_shape(readers)
         yield readers
 
@@ -105,13 +105,14 @@ def whole(readers: Sequence[PeftReader]) -> dict[str, PeftReader]:
     return {key: reader for reader in reversed(readers) for key in reader.whole}
 
 
-def _require_equal_modules(one: PeftReader, other: PeftReader) -> None:
+def _require_equal_modules(readers: Sequence[PeftReader]) -> None:
     cure = "modules saved whole cannot be summed; merge adapters that share them, or have none"
-    # A copy of the base model's own weight, frozen under its LoRA, may be in one of them alone.
-    odd = [x for x in sorted(set(one.whole) ^ set(other.whole)) if not x.endswith(FROZEN)]
-    if odd:
-        has, lacks = (one, other) if odd[0] in one.whole else (other, one)
-        raise AdapterError(f"{has.path} holds {odd[0]}, which {lacks.path} lacks; {cure}")
-    for key in sorted(set(one.whole) & set(other.whole)):
-        if not torch.equal(one.tensor(key), other.tensor(key)):
-            raise AdapterError(f"{key} differs between {one.path} and {other.path}; {cure}")
+    for key, first in sorted(whole(readers).items()):
+        for reader in readers:
+            if key not in reader.whole:
+                # A copy of the base model's own weight may be in one of them alone.
+                if key.endswith(FROZEN):
+                    continue
+                raise AdapterError(f"{first.path} holds {key}, which {reader.path} lacks; {cure}")
+            if reader is not first and not torch.equal(first.tensor(key), reader.tensor(key)):
+                raise AdapterError(f"{key} differs between {first.path} and {reader.path}; {cure}")

@@ -88,14 +88,13 @@ class FlexLoRAIncrement(Rule):
         step = total(((c.weight, c.update()) for c in contributions), shape, width)
         held = plus(held_in(state), step)
         after = exact_state(state["fresh"], held)
-        certificate = None
         if isinstance(held, Dense):
             cut = truncate(
                 held, self._largest_sent(spec, layer), generator, start=_sendable(state).vh
             )
-            after, certificate = {**after, **_top(cut.kept)}, cut.certificate
+            after = {**after, **_top(cut.kept)}
         patch = step if self.frozen_rank is None and isinstance(step, LowRank) else None
-        return Combined(after, self._frozen(spec, layer, after), patch, certificate)
+        return Combined(after, self._frozen(spec, layer, after), patch)
 
     def learned_layer(self, spec: Spec, layer: LayerSpec, state: LayerState) -> LowRank:
         return held_in(state).low_rank()
