@@ -349,6 +349,7 @@ def environment() -> Record:
         "cpu": _cpu(),
         "cpu_count": len(affinity(0)) if affinity else os.cpu_count(),
         "threads": torch.get_num_threads(),
+        "omp_wait_policy": os.environ.get("OMP_WAIT_POLICY"),
         "cuda": torch.version.cuda if torch.cuda.is_available() else None,
     }
 
