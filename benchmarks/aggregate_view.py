@@ -13,6 +13,8 @@ from flexlora.formats.atomic import atomic_write
 
 Row = dict[str, Any]
 _WIDTH = 120
+# Text is measured in a narrower font than many viewers have: labels would be cut at the edges.
+_PADDING = {"left": 50, "right": 20, "top": 8, "bottom": 8}
 _COLOURS = {
     "original": "#222222",
     "ours": "#d1495b",
@@ -148,7 +150,7 @@ def plot(out: Path) -> None:
             ),
         )
         .properties(title="Seconds to combine one layer and read out every distinct rank")
-        .configure(background="white")
+        .configure(background="white", padding=_PADDING)
         .configure_view(stroke=None)
         .configure_title(anchor="start")
     )

@@ -21,6 +21,8 @@ class Done:
 
 
 Flexlora = Callable[..., Done]
+# To be run in a process of its own, with arguments behind it.
+PROCESS = (sys.executable, "-c", "from flexlora.cli.main import main; main()")
 
 
 def caller(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Flexlora:

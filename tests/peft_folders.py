@@ -96,8 +96,3 @@ def weighted(folders: list[Path], weights: list[float]) -> dict[str, Tensor]:
         for layer, update in updates(folder).items():
             total[layer] = total.get(layer, torch.zeros_like(update)) + weight * update
     return total
-
-
-def contents(folder: Path) -> dict[Path, bytes | None]:
-    """Everything below a folder, to see that nothing changed."""
-    return {p: p.read_bytes() if p.is_file() else None for p in folder.rglob("*")}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,24 +15,18 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from commands import Flexlora, assert_one_sentence, caller
+from commands import Flexlora, assert_one_sentence
 from flexlora import errors
 from flexlora.adapters import Adapter, Factors
 from flexlora.federation.run_directory import Run
 from flexlora.formats.peft import save_peft
 from flexlora.models import AdaptedModel, load_model
-from reference import as_in_production
 from small import small, write
+from wrong_input import Arguments, Cases, contents
 
-Arguments = Sequence[object]
 FEW = ("--tasks", 1, "--examples", 1, "--max-new-tokens", 1, "--max-tokens", 250)
 
 TINY_FOLDER = Path(errors.__file__).parent / "models" / "tiny"
-
-
-@pytest.fixture
-def flexlora(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Flexlora:
-    return caller(monkeypatch, capsys)
 
 
 @pytest.fixture(scope="session")
@@ -118,16 +111,8 @@ def parquet(place: Place, table: dict[str, list[Any]] | None = None) -> Path:
     return folder
 
 
-CASES: dict[str, tuple[Callable[[Place], Arguments], Sequence[str]]] = {}
-
-
-def case(name: str, *fragments: str) -> Callable[..., Callable[[Place], Arguments]]:
-    def add(make: Callable[[Place], Arguments]) -> Callable[[Place], Arguments]:
-        assert name not in CASES
-        CASES[name] = (make, fragments)
-        return make
-
-    return add
+CASES: Cases[Place] = Cases()
+case = CASES.add
 
 
 # --- config --------------------------------------------------------------------------------------
@@ -373,23 +358,12 @@ def _(place: Place) -> Arguments:
     return ["export", place.folder / "r", "--rank", 2, "--out", place.out]
 
 
-def listing(folder: Path) -> dict[Path, bytes | None]:
-    return {p: p.read_bytes() if p.is_file() else None for p in folder.rglob("*")}
-
-
 @pytest.mark.parametrize("name", CASES)
 def test_wrong_input(
     flexlora: Flexlora, tmp_path: Path, peft: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ):
     monkeypatch.chdir(tmp_path)
-    make, fragments = CASES[name]
-    place = Place(tmp_path, peft)
-    arguments = make(place)
-    before = listing(tmp_path)
-    with as_in_production():
-        done = flexlora(*arguments)
-    assert_one_sentence(done, *fragments)
-    assert listing(tmp_path) == before
+    CASES.assert_refused(name, Place(tmp_path, peft), flexlora, untouched=[tmp_path])
 
 
 # --- what exists is never touched ----------------------------------------------------------------
@@ -411,10 +385,10 @@ def test_an_output_folder_that_exists_stays_as_it_is(
     (place.out / "precious").write_text("x")
     words = f"{place.out} exists; choose another --out or remove it"
     arguments = place.run()
-    before = listing(tmp_path)
+    before = contents(tmp_path)
     assert_one_sentence(flexlora(*arguments), words)
     assert_one_sentence(flexlora("export", folder, "--rank", 2, "--out", place.out), words)
-    assert listing(tmp_path) == before
+    assert contents(tmp_path) == before
 
 
 @pytest.mark.parametrize(

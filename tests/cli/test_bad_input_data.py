@@ -13,11 +13,11 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from commands import Flexlora, assert_one_sentence, caller
+from commands import Flexlora, assert_one_sentence
 from flexlora.federation.config_file import parse_config
 from flexlora.models import load_model
-from reference import as_in_production
 from small import SMALL, write
+from wrong_input import Cases
 
 ROWS = [
     {"q": f"ask {i}", "a": "yes", "who": f"w{i % 4}", "kind": f"k{i % 3}", "key": f"{i}"}
@@ -52,15 +52,8 @@ class Place:
         return ["run", config, "--out", self.folder / "out", *flags]
 
 
-CASES: dict[str, tuple[Callable[[Place], Sequence[object]], Sequence[str]]] = {}
-
-
-def case(name: str, *fragments: str) -> Callable[..., None]:
-    def add(make: Callable[[Place], Sequence[object]]) -> None:
-        assert name not in CASES
-        CASES[name] = (make, fragments)
-
-    return add
+CASES: Cases[Place] = Cases()
+case = CASES.add
 
 
 # --- files ---------------------------------------------------------------------------------------
@@ -254,15 +247,6 @@ case(
 )(partition("client", "min_examples=8", client="who"))
 
 
-def listing(folder: Path) -> dict[Path, bytes | None]:
-    return {p: p.read_bytes() if p.is_file() else None for p in folder.rglob("*")}
-
-
-@pytest.fixture
-def flexlora(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Flexlora:
-    return caller(monkeypatch, capsys)
-
-
 @pytest.fixture(autouse=True)
 def _own_cache(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
     """What the datasets library prepares goes to no user's cache."""
@@ -272,13 +256,7 @@ def _own_cache(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPat
 @pytest.mark.parametrize("name", CASES)
 def test_wrong_data(flexlora: Flexlora, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str):
     monkeypatch.chdir(tmp_path)
-    make, fragments = CASES[name]
-    arguments = make(Place(tmp_path))
-    before = listing(tmp_path)
-    with as_in_production():
-        done = flexlora(*arguments)
-    assert_one_sentence(done, *fragments)
-    assert listing(tmp_path) == before
+    CASES.assert_refused(name, Place(tmp_path), flexlora, untouched=[tmp_path])
 
 
 def test_a_chat_under_the_wrong_style_is_found_before_anything_is_written(

@@ -2,24 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 import torch
 
-from commands import Flexlora, assert_one_sentence, caller
-from peft_folders import PREFIX, add, contents, edit, pair, write_folder
-from reference import as_in_production
+from commands import Flexlora
+from peft_folders import PREFIX, add, edit, pair, write_folder
+from wrong_input import Arguments, Cases
 
-Arguments = Sequence[object]
 Q = "layers.0.q_proj"
-
-
-@pytest.fixture
-def flexlora(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Flexlora:
-    return caller(monkeypatch, capsys)
 
 
 @dataclass(frozen=True)
@@ -46,16 +40,8 @@ class Place:
         return arguments
 
 
-CASES: dict[str, tuple[Callable[[Place], Arguments], Sequence[str]]] = {}
-
-
-def case(name: str, *fragments: str) -> Callable[..., Callable[[Place], Arguments]]:
-    def add(make: Callable[[Place], Arguments]) -> Callable[[Place], Arguments]:
-        assert name not in CASES
-        CASES[name] = (make, fragments)
-        return make
-
-    return add
+CASES: Cases[Place] = Cases()
+case = CASES.add
 
 
 # --- options -------------------------------------------------------------------------------------
@@ -185,14 +171,9 @@ def test_wrong_merges(
 ):
     """The same with --json: what failed prints no object."""
     monkeypatch.chdir(tmp_path)
-    make, fragments = CASES[name]
-    arguments = make(Place(tmp_path))
-    before = contents(tmp_path)
-    with as_in_production():
-        done = flexlora(*arguments, *(["--json"] if json else []))
-    assert_one_sentence(done, *fragments)
+    flags = ["--json"] if json else []
+    done = CASES.assert_refused(name, Place(tmp_path), flexlora, *flags, untouched=[tmp_path])
     assert done.out == ""
-    assert contents(tmp_path) == before
 
 
 @pytest.mark.parametrize("flags", [["--out", "out"], ["a"], ["a", "--out", "out", "--rang", "2"]])

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from commands import Flexlora, assert_one_sentence, caller
+from commands import Flexlora
 from flexlora.evaluation import METRICS
-from reference import as_in_production
 from small import small, write
+from wrong_input import Arguments, Cases
 
-Arguments = Sequence[object]
 FEW = ("--tasks", 2, "--examples", 1, "--max-new-tokens", 1, "--max-tokens", 250)
 
 SOURCE = """
@@ -63,15 +62,8 @@ class Place:
         return ["eval", "tiny", "--data", "embedded", *FEW, *flags]
 
 
-CASES: dict[str, tuple[Callable[[Place], Arguments], Sequence[str]]] = {}
-
-
-def case(name: str, *fragments: str) -> Callable[..., None]:
-    def add(make: Callable[[Place], Arguments]) -> None:
-        assert name not in CASES
-        CASES[name] = (make, fragments)
-
-    return add
+CASES: Cases[Place] = Cases()
+case = CASES.add
 
 
 # --- names ---------------------------------------------------------------------------------------
@@ -149,17 +141,12 @@ case("choices that are not there to decide", *NONE)(lambda p: p.run(metric="choi
 
 
 @pytest.fixture
-def flexlora(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Iterator[Flexlora]:
+def flexlora(flexlora: Flexlora) -> Iterator[Flexlora]:
+    """Metrics that a case registers are forgotten."""
     before = dict(METRICS)
-    yield caller(monkeypatch, capsys)
+    yield flexlora
     METRICS.clear()
     METRICS.update(before)
-
-
-def listing(folder: Path) -> dict[Path, bytes | None]:
-    return {p: p.read_bytes() if p.is_file() else None for p in folder.rglob("*")}
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -167,13 +154,7 @@ def test_wrong_metrics(
     flexlora: Flexlora, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ):
     monkeypatch.chdir(tmp_path)
-    make, fragments = CASES[name]
-    arguments = make(Place(tmp_path))
-    before = listing(tmp_path)
-    with as_in_production():
-        done = flexlora(*arguments)
-    assert_one_sentence(done, *fragments)
-    assert listing(tmp_path) == before
+    CASES.assert_refused(name, Place(tmp_path), flexlora, untouched=[tmp_path])
 
 
 def test_eval_shows_the_metrics_that_were_asked_for(

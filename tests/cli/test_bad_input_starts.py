@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,21 +12,14 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from commands import Flexlora, assert_one_sentence, caller
+from commands import Flexlora
 from flexlora.adapters import Adapter, Factors
 from flexlora.federation import run
 from flexlora.federation.run_directory import Run
 from flexlora.formats.peft import save_peft
 from flexlora.models import AdaptedModel, load_model
-from reference import as_in_production
 from small import small, write
-
-Arguments = Sequence[object]
-
-
-@pytest.fixture
-def flexlora(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Flexlora:
-    return caller(monkeypatch, capsys)
+from wrong_input import Arguments, Cases
 
 
 @pytest.fixture(scope="module")
@@ -80,16 +72,8 @@ class Place:
         return Path(shutil.copytree(self.parent, self.folder / "r"))
 
 
-CASES: dict[str, tuple[Callable[[Place], Arguments], Sequence[str]]] = {}
-
-
-def case(name: str, *fragments: str) -> Callable[..., Callable[[Place], Arguments]]:
-    def add(make: Callable[[Place], Arguments]) -> Callable[[Place], Arguments]:
-        assert name not in CASES
-        CASES[name] = (make, fragments)
-        return make
-
-    return add
+CASES: Cases[Place] = Cases()
+case = CASES.add
 
 
 # --- model.init_from -----------------------------------------------------------------------------
@@ -252,10 +236,6 @@ def _(place: Place) -> Arguments:
     return ["inspect", config.parent]
 
 
-def listing(folder: Path) -> dict[Path, bytes | None]:
-    return {p: p.read_bytes() if p.is_file() else None for p in folder.rglob("*")}
-
-
 @pytest.mark.parametrize("name", CASES)
 def test_wrong_starts(
     flexlora: Flexlora,
@@ -265,10 +245,5 @@ def test_wrong_starts(
     name: str,
 ):
     monkeypatch.chdir(tmp_path)
-    make, fragments = CASES[name]
-    arguments = make(Place(tmp_path, *sound))
-    before = (listing(tmp_path), listing(sound[0]))
-    with as_in_production():
-        done = flexlora(*arguments)
-    assert_one_sentence(done, *fragments)
-    assert (listing(tmp_path), listing(sound[0])) == before
+    untouched = [tmp_path, sound[0]]
+    CASES.assert_refused(name, Place(tmp_path, *sound), flexlora, untouched=untouched)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from commands import Flexlora, assert_one_sentence, caller
+from commands import Flexlora, assert_one_sentence
 from flexlora.federation import trackers
 from small import small, write
 
@@ -49,11 +49,6 @@ CASES: dict[str, tuple[tuple[str, ...], str, tuple[str, ...]]] = {
         (MISSING.format("mlflow", "sqlalchemy", "mlflow"),),
     ),
 }
-
-
-@pytest.fixture
-def flexlora(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Flexlora:
-    return caller(monkeypatch, capsys)
 
 
 @pytest.mark.parametrize("name", CASES)

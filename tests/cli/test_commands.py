@@ -6,14 +6,13 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
-from commands import Flexlora, assert_one_sentence, caller
+from commands import PROCESS, Flexlora, assert_one_sentence
 from flexlora.cli.arguments import command_line
 from flexlora.cli.main import app
 from flexlora.errors import RoundError
@@ -23,12 +22,6 @@ from flexlora.formats.peft import load_peft
 from small import small, write
 
 CONFIG = small(federation={"rounds": 2})
-PROCESS = [sys.executable, "-c", "from flexlora.cli.main import main; main()"]
-
-
-@pytest.fixture
-def flexlora(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Flexlora:
-    return caller(monkeypatch, capsys)
 
 
 @pytest.fixture

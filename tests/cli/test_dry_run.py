@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from commands import Flexlora, caller
+from commands import Flexlora
 from flexlora.cli import partition_view
 from flexlora.cli.partition_view import Legend, draw_partition
 from flexlora.federation import prepare, run
@@ -22,11 +22,6 @@ from flexlora.federation.forecast import forecast
 from flexlora.federation.run_directory import Run
 from flexlora.rules import RULES, make_rule
 from small import SMALL, small, write
-
-
-@pytest.fixture
-def flexlora(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Flexlora:
-    return caller(monkeypatch, capsys)
 
 
 @pytest.fixture(scope="module")

@@ -5,9 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import pytest
-
-from commands import Flexlora, assert_one_sentence, caller
+from commands import Flexlora, assert_one_sentence
 
 ROWS = [
     {"q": "Which is a colour?", "a": "red", "c": ["red", "dog"]},
@@ -15,11 +13,6 @@ ROWS = [
     {"q": "Which is food?", "a": "bread", "c": ["bread", "wall"]},
     {"q": "Which is a number?", "a": "two", "c": ["two", "wall"]},
 ]
-
-
-@pytest.fixture
-def flexlora(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Flexlora:
-    return caller(monkeypatch, capsys)
 
 
 def config(folder: Path) -> Path:

@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
-import pty
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 
-from commands import Flexlora, caller
+from commands import Flexlora
 from flexlora.adapters import Adapter, Factors, dissect
 from flexlora.cli.adapter_view import bars
 from flexlora.cli.words import count, size, span
@@ -22,11 +18,7 @@ from flexlora.federation.run_directory import Run
 from flexlora.formats.peft import load_peft, save_peft
 from reference import gaussian
 from small import small
-
-
-@pytest.fixture
-def flexlora(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Flexlora:
-    return caller(monkeypatch, capsys)
+from terminal import lines_on_a_terminal
 
 
 def adapter(blocks: int, rank: int = 4, **known: str) -> Adapter:
@@ -176,19 +168,9 @@ def test_a_terminal_shows_whole_lines(tmp_path: Path, width: int):
     mixed = dict(adapter(12))
     one = Factors(torch.ones(12, 9), torch.ones(9, 10), 16 / 9)
     save_peft(Adapter(mixed | {"model.layers.11.self_attn.q_proj": one}), tmp_path / "a")
-    leader, follower = pty.openpty()
-    command = [sys.executable, "-c", "from flexlora.cli.main import main; main()", "inspect"]
-    environment = {**os.environ, "COLUMNS": str(width), "NO_COLOR": "1", "TERM": "xterm"}
-    done = subprocess.run(
-        [*command, str(tmp_path / "a")], env=environment, stdout=follower, stderr=subprocess.PIPE
-    )
-    os.close(follower)
-    text = os.read(leader, 100_000).decode()
-    os.close(leader)
-    assert done.returncode == 0, done.stderr
-    assert "…" not in text
-    lines = [line.rstrip() for line in re.sub(r"\x1b\[[0-9;]*m", "", text).splitlines()]
+    lines = lines_on_a_terminal("inspect", tmp_path / "a", width=width)
+    assert not any("…" in line for line in lines)
     tables = [line for line in lines if re.match(r"\d+\.(self_attn.q|mlp.up)_proj ", line)]
     assert len(tables) == 24
     assert all(len(line) <= width for line in tables)
-    assert ("m × n" in text) == (width > 100)
+    assert any("m × n" in line for line in lines) == (width > 100)

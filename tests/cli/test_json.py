@@ -5,23 +5,16 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from commands import Done, Flexlora, caller
+from commands import PROCESS, Done, Flexlora
 from flexlora.federation.run_directory import Run
 from small import small, write
 
-PROCESS = [sys.executable, "-c", "from flexlora.cli.main import main; main()"]
 FEW = ("--tasks", 1, "--examples", 1, "--max-new-tokens", 1, "--max-tokens", 250)
-
-
-@pytest.fixture
-def flexlora(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Flexlora:
-    return caller(monkeypatch, capsys)
 
 
 @pytest.fixture

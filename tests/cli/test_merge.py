@@ -4,26 +4,18 @@ from __future__ import annotations
 
 import json
 import os
-import pty
 import re
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-from commands import Done, Flexlora, caller
+from commands import PROCESS, Done, Flexlora
 from flexlora.formats.peft import load_peft
 from flexlora.merging import merge
 from peft_folders import pair, stored, updates, weighted, write_folder
 from reference import assert_all_close, gaussian
-
-PROCESS = (sys.executable, "-c", "from flexlora.cli.main import main; main()")
-
-
-@pytest.fixture
-def flexlora(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Flexlora:
-    return caller(monkeypatch, capsys)
+from terminal import lines_on_a_terminal
 
 
 def adapter(folder: Path, blocks: int, rank: int, seed: int = 0, mlp: bool = True) -> Path:
@@ -167,24 +159,12 @@ def test_as_json(flexlora: Flexlora, two: list[Path]):
     assert told["layers"]["model.layers.0.mlp.down_proj"]["ranks"] == [4, None]
 
 
-@pytest.mark.skipif(os.name == "nt", reason="a pseudo-terminal")
 @pytest.mark.parametrize("width", [80, 120])
 def test_each_layer_is_one_line_in_a_terminal(tmp_path: Path, width: int):
     folders = [adapter(tmp_path / f"{i}", 12, i + 2, i, mlp=i != 1) for i in range(4)]
-    leader, follower = pty.openpty()
-    environment = {**os.environ, "COLUMNS": str(width), "NO_COLOR": "1", "TERM": "xterm"}
-    done = subprocess.run(
-        [*PROCESS, "merge", *folders, "--energy", "0.9", "--out", tmp_path / "out"],
-        env=environment,
-        stdout=follower,
-        stderr=subprocess.PIPE,
-    )
-    os.close(follower)
-    text = os.read(leader, 100_000).decode()
-    os.close(leader)
-    assert done.returncode == 0, done.stderr
-    assert "…" not in text
-    lines = [line.rstrip() for line in re.sub(r"\x1b\[[0-9;]*m", "", text).splitlines()]
+    flags = ("--energy", 0.9, "--out", tmp_path / "out")
+    lines = lines_on_a_terminal("merge", *folders, *flags, width=width)
+    assert not any("…" in line for line in lines)
     tables = [line for line in lines if re.match(r"\d+\.(self_attn.q|mlp.down)_proj ", line)]
     assert len(tables) == 24
     assert all(len(line) <= width and line.endswith("%") for line in tables)

@@ -2,37 +2,24 @@
 
 from __future__ import annotations
 
-import fcntl
 import io
-import os
-import pty
 import re
-import struct
-import subprocess
-import sys
-import termios
 from pathlib import Path
 from typing import Any
 
 import pytest
 from rich.console import Console
 
-from commands import Flexlora, caller
+from commands import Flexlora
 from flexlora.cli.live import LiveView
 from flexlora.cli.progress import Lines
 from flexlora.cli.standing import Standing, best_words, clock, score_words, time_left
 from flexlora.federation.jobs import Failure
 from flexlora.federation.run_directory import Run
 from small import SMALL, small, write
+from terminal import ESCAPE, on_a_terminal
 
-PROCESS = [sys.executable, "-c", "from flexlora.cli.main import main; main()"]
-ESCAPE = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 COLOUR = re.compile(r"\x1b\[(?:\d+;)*(?:3[0-9]|4[0-9]|9[0-7])(?:;\d+)*m")
-
-
-@pytest.fixture
-def flexlora(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Flexlora:
-    return caller(monkeypatch, capsys)
 
 
 def record(round: int, loss: float | None = None, **changes: Any) -> dict[str, Any]:
@@ -154,32 +141,6 @@ def test_the_view_fits_its_terminal_and_leaves_a_line(tmp_path: Path, width: int
     screen = ESCAPE.sub("", console.file.getvalue())  # type: ignore[attr-defined]
     assert "client a left out: its disk is full [/x] [enforce fail]" in screen
     assert screen.rstrip().endswith("r: stopped after round 2 of 4")
-
-
-def on_a_terminal(*arguments: object, width: int, **environment: str) -> tuple[int, str]:
-    """(exit code, all that was written) of a real process whose stdout is a terminal."""
-    master, slave = pty.openpty()
-    fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 40, width, 0, 0))
-    kept = {k: v for k, v in os.environ.items() if k not in ("NO_COLOR", "COLUMNS", "LINES")}
-    with subprocess.Popen(
-        [*PROCESS, *map(str, arguments)],
-        stdin=slave,
-        stdout=slave,
-        stderr=slave,
-        env={**kept, "TERM": "xterm-256color", "OMP_NUM_THREADS": "1", **environment},
-    ) as process:
-        os.close(slave)
-        written = b""
-        while True:
-            try:
-                part = os.read(master, 65536)
-            except OSError:  # Linux: the other side is closed.
-                break
-            if not part:
-                break
-            written += part
-    os.close(master)
-    return process.returncode, written.decode()
 
 
 @pytest.fixture

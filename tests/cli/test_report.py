@@ -7,13 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from commands import Flexlora, assert_one_sentence, caller
+from commands import Flexlora, assert_one_sentence
 from report.synthetic import synthetic_run
-
-
-@pytest.fixture
-def flexlora(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Flexlora:
-    return caller(monkeypatch, capsys)
 
 
 @pytest.fixture

@@ -10,18 +10,13 @@ import pytest
 import torch
 
 import flexlora as package
-from commands import Flexlora, caller
+from commands import Flexlora
 from flexlora.federation import load_adapter, resume
 from flexlora.federation.run_directory import Run
 from flexlora.formats.peft import load_peft, save_peft
 from small import small, write
 
 TINY_FOLDER = Path(package.__file__).parent / "models" / "tiny"
-
-
-@pytest.fixture
-def flexlora(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Flexlora:
-    return caller(monkeypatch, capsys)
 
 
 def done(flexlora: Flexlora, *arguments: object) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,8 @@ from flexlora.federation.streams import Streams
 from flexlora.formats.payloads import to_bytes
 from flexlora.rules import RULES, State, make_rule
 from flexlora.training import Recipe
-from small import LAYERS, Noise, read, spec
+from reference import dense
+from small import LAYERS, Noise, moved, read, spec
 
 RANKS = {"a": 2, "b": 4, "c": 3, "d": 2, "e": 4}
 RECIPE = Recipe("adamw", 0.8, 4)
@@ -138,6 +140,32 @@ def test_the_order_of_arrival_changes_nothing(tmp_path: Path, name: str):
     play(other)
     assert_same(one, other)
     assert logged(one.run) == logged(other.run)
+
+
+def test_a_record_says_what_was_cut_off_the_sum(tmp_path: Path):
+    """‖Σ weight · ΔW − what the state holds‖_F over all layers, against the sum multiplied out."""
+    made = federation(tmp_path / "r", rounds=1)
+    (record,) = play(made)
+    trained = [moved(read(job.payload), job.seed) for job in made.transport.jobs]
+    learned = made.rule.learned(made.state)
+    lost = {
+        layer.name: sum(dense(t[layer.name].product()) for t in trained) / len(trained)
+        - dense(learned[layer.name])
+        for layer in LAYERS
+    }
+    error = math.hypot(*(float(matrix.norm()) for matrix in lost.values()))
+    assert error > 0.01
+    assert record["cut"] == {
+        "error": pytest.approx(error, rel=1e-5),
+        "certificates": {"exact": len(LAYERS)},
+    }
+    assert logged(made.run)[0]["cut"] == record["cut"]
+
+
+@pytest.mark.parametrize("name", sorted(set(RULES) - {"flexlora"}))
+def test_a_rule_that_cuts_nothing_records_no_cut(tmp_path: Path, name: str):
+    (record,) = play(federation(tmp_path / "r", name, rounds=1))
+    assert "cut" not in record
 
 
 def test_seeds_are_told_apart(tmp_path: Path):

@@ -334,6 +334,20 @@ def test_at_full_rank_nothing_is_lost(of_rule: Result):
         assert float(product(factors).norm()) > 0.0
 
 
+def test_a_round_records_what_its_rule_cut_off(of_rule: Result):
+    opened = Run.open(of_rule.folder)
+    (record,) = opened.read_metrics()
+    if of_rule.rule != "flexlora":
+        assert "cut" not in record
+        return
+    learned = make_rule(of_rule.rule).learned(load_state(opened)).values()
+    norm = sum(float(matrix.norm()) ** 2 for matrix in learned) ** 0.5
+    assert record["cut"].keys() == {"error", "certificates"}
+    # Two clients: at most twice the rank that is kept, and the lesser half of it goes.
+    assert 0.0 < record["cut"]["error"] < norm
+    assert record["cut"]["certificates"] == {"exact": len(learned)}
+
+
 def test_any_rank_is_handed_out_and_wrong_ones_are_said(of_rule: Result):
     for rank in (1, 3, "3", 128):
         assert set(load_adapter(of_rule.folder, rank).ranks.values()) == {int(rank)}

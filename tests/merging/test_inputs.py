@@ -15,8 +15,9 @@ import torch
 from flexlora.errors import AdapterError, ConfigError, InputError, RankError, RunError
 from flexlora.merging import merge
 from flexlora.merging.inputs import checked_weights
-from peft_folders import PREFIX, add, contents, edit, pair, write_folder
+from peft_folders import PREFIX, add, edit, pair, write_folder
 from reference import gaussian
+from wrong_input import contents
 
 Q = "layers.0.q_proj"
 KEY = f"{PREFIX}{Q}."

@@ -13,7 +13,6 @@ from flexlora.merging import merge
 from peft_folders import (
     add,
     config_of,
-    contents,
     edit,
     pair,
     stored,
@@ -22,6 +21,7 @@ from peft_folders import (
     write_folder,
 )
 from reference import assert_all_close, assert_close, best, gaussian, tail_norm
+from wrong_input import contents
 
 Q, DOWN = "layers.0.self_attn.q_proj", "layers.0.mlp.down_proj"
 

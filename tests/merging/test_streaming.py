@@ -14,7 +14,8 @@ import torch
 from flexlora.errors import AdapterError
 from flexlora.formats.peft_reader import PeftReader
 from flexlora.merging import merge
-from peft_folders import PREFIX, add, contents, pair, write_folder
+from peft_folders import PREFIX, add, pair, write_folder
+from wrong_input import contents
 
 LAYERS, WIDTH, RANK = 48, 4096, 16
 SCRIPT = r"""

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 import torch
 
 from flexlora.adapters import Adapter, Factors
 from flexlora.errors import AdapterError
-from flexlora.formats.same_base import same_base
 from flexlora.models import base_fingerprint, load_model, model_fingerprint, require_made_for
 
 CURE = "give that model"
@@ -34,24 +31,6 @@ def test_names_decide_where_fingerprints_do_not_compare(theirs: str) -> None:
     require_made_for(adapter("", theirs), "tiny", ONE, CURE)
     with pytest.raises(AdapterError, match="made for org/huge, not for tiny; give that model"):
         require_made_for(adapter("org/huge", theirs), "tiny", ONE, CURE)
-
-
-def test_names_are_the_same_by_text_place_or_last_part(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "llama").mkdir()
-    (tmp_path / "link").symlink_to(tmp_path / "llama")
-    for one, other in (
-        ("tiny", "tiny"),
-        ("meta/llama", "/models/llama/"),
-        ("./llama", str(tmp_path / "llama")),
-        ("link", "llama"),
-        ("x/../llama", "llama"),
-    ):
-        assert same_base(one, other), (one, other)
-    for one, other in (("llama", "llama-2"), ("meta/llama", "meta"), (".", "/")):
-        assert not same_base(one, other), (one, other)
 
 
 def test_one_model_in_two_dtypes_has_two_fingerprints() -> None:

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated
 
 import typer
-
-if TYPE_CHECKING:
-    from flexlora.lowrank import Split
 
 
 def merge(
@@ -40,18 +37,20 @@ def merge(
     """Sum PEFT adapters of any ranks exactly, and write the best adapter of the rank asked for."""
     from rich.console import Console
 
+    from flexlora.adapters.kept import parsed_rank
     from flexlora.cli.merge_view import merged_json, show_merged
     from flexlora.cli.output import print_json
     from flexlora.merging import merge as merge_adapters
+    from flexlora.rules.spectral import checked_split
 
     with Console(stderr=True).status("merging") as status:
         done = merge_adapters(
             adapters,
             out,
             weights=_numbers(weights),
-            rank=_rank(rank),
+            rank=None if rank is None else parsed_rank(rank, f"--rank {rank}"),
             energy=energy,
-            split=_split(split),
+            split=checked_split(split, "--split", str),
             dtype=dtype,
             force=force,
             watch=lambda layer, layers: status.update(f"merging: layer {layer} of {layers}"),
@@ -73,24 +72,3 @@ def _numbers(text: str | None) -> list[float] | None:
         raise ConfigError(
             f"--weights {text} is no list of numbers; write it like 0.5,0.3,0.2"
         ) from error
-
-
-def _rank(text: str | None) -> int | Literal["full"] | None:
-    from flexlora.errors import RankError
-
-    if text is None or text == "full":
-        return "full" if text else None
-    try:
-        return int(text)
-    except ValueError as error:
-        raise RankError(f"--rank {text} is no whole number; give 1 or more, or 'full'") from error
-
-
-def _split(text: str) -> Split:
-    from flexlora.errors import ConfigError
-
-    if text == "left":
-        return "left"
-    if text == "balanced":
-        return "balanced"
-    raise ConfigError(f"--split is {text}; give left or balanced")

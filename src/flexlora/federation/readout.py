@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from flexlora.adapters import Adapter, Factors, Ranks
-from flexlora.errors import ConfigError, RankError, RunError
+from flexlora.adapters.kept import parsed_rank, require_rank_or_energy
+from flexlora.errors import RunError
 from flexlora.federation.checkpoint import unpack
 from flexlora.federation.run_directory import Checkpoint, Run
 from flexlora.lowrank import svd
@@ -32,10 +33,7 @@ def load_adapter(
     """
     opened = Run.open(folder)
     rule = make_rule(opened.config.rule.name, opened.config.rule.options)
-    if (rank is None) == (energy is None):
-        raise ConfigError("give just one of rank and energy: what the adapter is to hold")
-    if energy is not None and not 0.0 < energy <= 1.0:
-        raise ConfigError(f"energy is {energy}; give a share above 0 and at most 1, like 0.999")
+    require_rank_or_energy(rank, energy, "what the adapter is to hold")
     state = load_state(opened, round)
     if energy is not None:
         return _described(opened, _of_energy(rule, state, energy))
@@ -44,11 +42,12 @@ def load_adapter(
 
 def adapter_of(opened: Run, rule: Rule, state: State, rank: int | str) -> Adapter:
     """The adapter that this state of the run hands out at this rank, as `load_adapter` does."""
-    if rank == "full":
+    asked = parsed_rank(rank, f"rank '{rank}'")
+    if asked == "full":
         values = rule.singular_values(state)
         ranks = {name: max(1, len(of_layer)) for name, of_layer in values.items()}
     else:
-        ranks = Ranks.of(_whole(rank)).resolve(state.spec.layers)
+        ranks = Ranks.of(asked).resolve(state.spec.layers)
     return _described(opened, rule.readout(state, ranks))
 
 
@@ -91,10 +90,3 @@ def require_checkpoint(opened: Run, round: int | str) -> Checkpoint:
             else f"{opened.folder} has no checkpoint yet; go on with: flexlora resume"
         )
     return checkpoint
-
-
-def _whole(rank: int | str) -> int:
-    try:
-        return int(rank)
-    except ValueError as error:
-        raise RankError(f"rank '{rank}' is no whole number; give 1 or more, or 'full'") from error

@@ -10,7 +10,6 @@ import json
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
-from types import TracebackType
 from typing import Any, final
 
 import torch
@@ -22,6 +21,7 @@ from torch import Tensor
 from flexlora.adapters import FORMAT_VERSION, Payload
 from flexlora.errors import AdapterError
 from flexlora.formats.atomic import atomic_file
+from flexlora.formats.closing import Closing
 from flexlora.formats.tensor_file import TensorFile
 
 _KEY = "flexlora"
@@ -51,7 +51,8 @@ def from_bytes(data: bytes, *, limit_bytes: int) -> Payload:
     return Payload(schema, tensors, meta, version)
 
 
-class PayloadReader:
+@final
+class PayloadReader(Closing):
     """A payload on disk, read one tensor at a time. Use as a context manager, or `close()` it.
 
     `names` are the tensors in name order; `schema`, `version` and `meta` are read at once. Only
@@ -90,17 +91,6 @@ class PayloadReader:
         if self._file is not None:
             self._file.__exit__(None, None, None)
             self._file = None
-
-    def __enter__(self) -> PayloadReader:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 def open_payload(path: Path | str, *, limit_bytes: int | None = None) -> PayloadReader:

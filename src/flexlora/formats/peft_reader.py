@@ -8,14 +8,14 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Literal
+from typing import Any, Literal, final
 
 import torch
 from torch import Tensor
 
 from flexlora.adapters import Factors, Scaling, lora_scale
 from flexlora.errors import AdapterError
+from flexlora.formats.closing import Closing
 from flexlora.formats.peft_config import (
     CONFIG,
     WEIGHTS,
@@ -25,7 +25,7 @@ from flexlora.formats.peft_config import (
     scaling_of,
     unsupported,
 )
-from flexlora.formats.tensor_file import Stored, TensorReader
+from flexlora.formats.tensor_file import DTYPES, Stored, TensorReader
 
 PREFIX = "base_model.model."
 FROZEN = ".base_layer.weight"  # The base model's own tensor, which PEFT saves under embeddings.
@@ -36,7 +36,7 @@ _PAIR = re.compile(
 _EMBEDDING = re.compile(
     r"(?:base_model\.model\.)?(?P<layer>.+)\.lora_embedding_(?P<side>[AB])(?:\.[^.]+)?"
 )
-_FLOATS = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+_FLOATS = {name: dtype for name, dtype in DTYPES.items() if dtype.is_floating_point}
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,8 @@ class PeftLayer:
     dtype: torch.dtype
 
 
-class PeftReader:
+@final
+class PeftReader(Closing):
     """A PEFT LoRA folder, open. Use as a context manager, or `close()` it.
 
     layers: name → `PeftLayer`, in name order; `whole`: keys of tensors that stand beside LoRA
@@ -117,17 +118,6 @@ class PeftReader:
 
     def close(self) -> None:
         self._file.close()
-
-    def __enter__(self) -> PeftReader:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def _layer(
         self, name: str, pair: Mapping[str, str], tensors: Mapping[str, Stored]

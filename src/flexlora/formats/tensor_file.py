@@ -7,13 +7,14 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, final
 
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from flexlora.errors import AdapterError
+from flexlora.formats.closing import Closing
 
 _NAMES = {
     torch.float64: "F64",
@@ -27,7 +28,7 @@ _NAMES = {
     torch.uint8: "U8",
     torch.bool: "BOOL",
 }
-_DTYPES = {name: dtype for dtype, name in _NAMES.items()}
+DTYPES = {name: dtype for dtype, name in _NAMES.items()}  # By the format's names for them.
 _ENTRY_BYTES = 160  # Of one tensor's dtype, shape (≤ 5 numbers) and offsets in the header.
 _CHUNK_BYTES = 1 << 24
 
@@ -99,7 +100,8 @@ class Stored:
     end: int
 
 
-class TensorReader:
+@final
+class TensorReader(Closing):
     """A safetensors file, open for reading. Use as a context manager, or `close()` it.
 
     stored: name → `Stored`. Tensors are read, not mapped: pages of a mapped file would count as
@@ -126,7 +128,7 @@ class TensorReader:
     def read(self, name: str) -> Tensor:
         """One tensor, in memory of its own. Raises AdapterError for a dtype that torch lacks."""
         stored = self.stored[name]
-        if stored.dtype not in _DTYPES:
+        if stored.dtype not in DTYPES:
             raise AdapterError(
                 f"tensor {name} in {self._path} is stored as {stored.dtype}; save it as floats"
             )
@@ -134,21 +136,10 @@ class TensorReader:
         self._file.seek(stored.begin)
         if self._file.readinto(raw.numpy().data) != raw.numel():
             raise self._broken()
-        return raw.view(_DTYPES[stored.dtype]).reshape(stored.shape)
+        return raw.view(DTYPES[stored.dtype]).reshape(stored.shape)
 
     def close(self) -> None:
         self._file.close()
-
-    def __enter__(self) -> TensorReader:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def _broken(self) -> AdapterError:
         return AdapterError(

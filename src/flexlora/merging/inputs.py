@@ -12,7 +12,7 @@ import torch
 
 from flexlora.errors import AdapterError, ConfigError
 from flexlora.formats.peft_reader import FROZEN, PeftLayer, PeftReader
-from flexlora.formats.same_base import same_base
+from flexlora.formats.same_base import Base, difference
 
 
 def checked_weights(adapters: int, weights: Sequence[float] | None) -> tuple[float, ...]:
@@ -59,14 +59,13 @@ def union(readers: Sequence[PeftReader]) -> dict[str, PeftLayer]:
 
 def _require_one_base(one: PeftReader, other: PeftReader) -> None:
     cure = "give adapters of one base model, or --force if they are"
-    ours, theirs = one.base_fingerprint, other.base_fingerprint
-    if ours and theirs and ours.partition(":")[0] == theirs.partition(":")[0]:
-        if ours != theirs:
-            raise AdapterError(
-                f"{one.path} and {other.path} were made for different weights of "
-                f"{one.base or 'a model'}; {cure}"
-            )
-    elif one.base and other.base and not same_base(one.base, other.base):
+    differing = difference(*(Base(x.base, x.base_fingerprint) for x in (one, other)))
+    if differing == "weights":
+        raise AdapterError(
+            f"{one.path} and {other.path} were made for different weights of "
+            f"{one.base or 'a model'}; {cure}"
+        )
+    if differing == "name":
         raise AdapterError(
             f"{one.path} was made for {one.base}, {other.path} for {other.base}; {cure}"
         )

@@ -10,12 +10,14 @@ from typing import Literal
 import torch
 
 from flexlora.adapters import Factors
+from flexlora.adapters.kept import require_rank_or_energy
 from flexlora.errors import AdapterError, ConfigError, RankError
 from flexlora.formats.peft_reader import PeftLayer, PeftReader
 from flexlora.formats.peft_writer import TASK_TYPE, pair_keys, peft_folder
 from flexlora.lowrank import LowRank, Matrix, Split, Truncation, best, svd, total
 from flexlora.merging.inputs import checked_weights, opened, union, whole
 from flexlora.merging.merged import Merged, MergedLayer
+from flexlora.rules.spectral import checked_split
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 CutDown = Callable[[Matrix], Truncation]
@@ -57,8 +59,7 @@ def merge(
     cut_down = _reduction(rank, energy)
     if dtype is not None and dtype not in DTYPES:
         raise ConfigError(f"dtype is {dtype}; give one of {', '.join(DTYPES)}")
-    if split not in ("left", "balanced"):
-        raise ConfigError(f"split is {split}; give left or balanced")
+    checked_split(split, "split", str)
     with opened(adapters, force=force) as readers:
         layers = union(readers)
         stored = DTYPES[dtype] if dtype else _widest(readers)
@@ -105,12 +106,9 @@ def merge(
 
 
 def _reduction(rank: int | str | None, energy: float | None) -> CutDown:
-    if (rank is None) == (energy is None):
-        raise ConfigError("give just one of rank and energy: how much of the sum is to be kept")
+    require_rank_or_energy(rank, energy, "how much of the sum is to be kept")
     if energy is not None:
         share = energy
-        if not 0.0 < share <= 1.0:
-            raise ConfigError(f"energy is {energy}; give a share above 0 and at most 1, like 0.999")
 
         def by_energy(matrix: Matrix) -> Truncation:
             spectrum = svd(matrix)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from flexlora.adapters import Adapter
 from flexlora.errors import AdapterError
-from flexlora.formats.same_base import same_base
+from flexlora.formats.same_base import Base, difference
 
 
 def base_fingerprint(dtype: str, fingerprint: str) -> str:
@@ -18,17 +18,16 @@ def base_fingerprint(dtype: str, fingerprint: str) -> str:
 def require_made_for(adapter: Adapter, name: str, fingerprint: str, cure: str) -> None:
     """Raise AdapterError unless the adapter was made for the base of this name and fingerprint.
 
-    Fingerprints decide where both are of one dtype; else the names, by `same_base`. An adapter
-    that knows neither passes. cure: what the user may do about it.
+    `difference` tells; an adapter that knows neither passes. cure: what the user may do about it.
     """
     theirs, ours = adapter.base_fingerprint, fingerprint
-    if theirs and theirs.partition(":")[0] == ours.partition(":")[0]:
-        if theirs != ours:
-            raise AdapterError(
-                f"the adapter was made for {adapter.base or 'a model'} with weights "
-                f"{_short(theirs)}, not for {name} with weights {_short(ours)}; {cure}"
-            )
-    elif adapter.base and not same_base(adapter.base, name):
+    differing = difference(Base(adapter.base, theirs), Base(name, ours))
+    if differing == "weights":
+        raise AdapterError(
+            f"the adapter was made for {adapter.base or 'a model'} with weights "
+            f"{_short(theirs)}, not for {name} with weights {_short(ours)}; {cure}"
+        )
+    if differing == "name":
         raise AdapterError(f"the adapter was made for {adapter.base}, not for {name}; {cure}")
 
 

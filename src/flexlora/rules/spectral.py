@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from typing import get_args
 
 import torch
 from torch import Tensor
@@ -119,13 +121,17 @@ def factors_of(
     return Factors(b, torch.cat([sides.right, rows], dim=0), scale)
 
 
-def checked_split(split: str) -> Split:
-    """A rule's option of that name. Raises ConfigError for another than "left" or "balanced"."""
+def checked_split(split: str, key: str = "rule.split", show: Callable[[str], str] = repr) -> Split:
+    """An option of that kind. Raises ConfigError for another than "left" or "balanced".
+
+    key, show: what its message calls the option, and how it writes a value.
+    """
     if split == "left":
         return "left"
     if split == "balanced":
         return "balanced"
-    raise ConfigError(f"rule.split is {split!r}; give 'left' or 'balanced'")
+    words = " or ".join(show(known) for known in get_args(Split))
+    raise ConfigError(f"{key} is {show(split)}; give {words}")
 
 
 def best_factors(held: Spectrum | Matrix, rank: int, scale: float) -> Factors:

@@ -1,0 +1,31 @@
+"""How much of an update is to be kept: what a rank or a share of the energy may be."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from flexlora.errors import ConfigError, RankError
+
+
+def parsed_rank(rank: int | str, shown: str) -> int | Literal["full"]:
+    """A rank as it was typed: a whole number, whether or not it fits, or "full".
+
+    Raises RankError for other text; shown: what its message begins with.
+    """
+    if rank == "full":
+        return "full"
+    try:
+        return int(rank)
+    except ValueError as error:
+        raise RankError(f"{shown} is no whole number; give 1 or more, or 'full'") from error
+
+
+def require_rank_or_energy(rank: object, energy: float | None, purpose: str) -> None:
+    """Raise ConfigError unless just one of them is given, and an energy is above 0 and at most 1.
+
+    purpose: what they are to say, for the message. The rank itself is not looked at.
+    """
+    if (rank is None) == (energy is None):
+        raise ConfigError(f"give just one of rank and energy: {purpose}")
+    if energy is not None and not 0.0 < energy <= 1.0:
+        raise ConfigError(f"energy is {energy}; give a share above 0 and at most 1, like 0.999")
