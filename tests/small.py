@@ -18,7 +18,7 @@ from flexlora.rules import Rule, Spec
 LAYERS = (LayerSpec("x.q_proj", 6, 5), LayerSpec("x.up_proj", 4, 7))
 
 SMALL: dict[str, dict[str, Any]] = {
-    "model": {"name": "tiny", "targets": ["q_proj", "down_proj"]},
+    "model": {"name": "tiny", "device": "cpu", "targets": ["q_proj", "down_proj"]},
     "data": {
         "source": "embedded",
         "train_tasks": 4,
@@ -36,7 +36,7 @@ SMALL: dict[str, dict[str, Any]] = {
         "own_examples": 2,
         "max_new_tokens": 2,
     },
-    "run": {"threads": 1},
+    "run": {"threads": 1, "clients_at_once": 2},
 }
 
 

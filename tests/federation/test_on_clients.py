@@ -249,9 +249,9 @@ def test_patience_counts_the_deciders_rounds():
 def test_a_failed_evaluation_is_recorded_with_its_reason(
     setup: Setup, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    from flexlora.federation import session
+    from flexlora.federation import engine
 
-    monkeypatch.setattr(session, "InProcess", Deaf)
+    monkeypatch.setattr(engine, "InProcess", Deaf)
     config = small(federation={"rounds": 1})
     done = run(config, tmp_path / "r", setup=replace(setup, config=config))
     (record,) = Run.open(done.folder).read_metrics()

@@ -193,7 +193,7 @@ def on_call(owner, name, count, after):
 moment = sys.argv.pop(1)
 on_call(*{
     "before the first round": (loop.Federation, "_send", 1, False),
-    "after a client of round 2": (transport.InProcess, "_train", 3, True),
+    "after a client of round 2": (transport.InProcess, "_reply", 3, True),
     "while combining round 2": (collector.Plain, "contributions", 10, True),
     "right after the line of round 2": (run.Run, "append_metrics", 2, True),
     "before round 2 gets its name": (run, "save_tensors", 2, True),

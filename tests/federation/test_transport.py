@@ -39,9 +39,14 @@ def jobs(setup: Setup) -> list[Job]:
     return made
 
 
-def exchange(setup: Setup, jobs: list[Job], **data: object) -> list[Reply | Failure]:
-    transport = InProcess(setup.model, {**setup.train, **data}, RULE)
-    return list(transport.exchange(jobs))
+def exchange(
+    setup: Setup, jobs: list[Job], cohort: int = 1, **data: object
+) -> list[Reply | Failure]:
+    """The outcomes in the order of the jobs."""
+    transport = InProcess(setup.model, {**setup.train, **data}, RULE, cohort=cohort)
+    found = {outcome.job: outcome for outcome in transport.exchange(jobs)}
+    assert len(found) == len(jobs)
+    return [found[job.id] for job in jobs]
 
 
 def test_replies_carry_what_was_trained(setup: Setup, jobs: list[Job]):
@@ -111,15 +116,15 @@ def test_a_client_out_of_memory_fails_alone(
 ):
     from flexlora.federation import transport
 
-    train = transport.train
+    train = transport.train_cohort
 
-    def short(model, sent, data, *rest, **options):  # type: ignore[no-untyped-def]
-        if data is setup.train[jobs[0].client]:
+    def short(model, visits, **options):  # type: ignore[no-untyped-def]
+        if any(visit.data is setup.train[jobs[0].client] for visit in visits):
             raise error
-        return train(model, sent, data, *rest, **options)
+        return train(model, visits, **options)
 
-    monkeypatch.setattr(transport, "train", short)
-    outcomes = exchange(setup, jobs)
+    monkeypatch.setattr(transport, "train_cohort", short)
+    outcomes = exchange(setup, jobs, cohort=4)
     assert outcomes[0] == Failure("1-0", jobs[0].client, str(error))
     assert all(isinstance(outcome, Reply) for outcome in outcomes[1:])
 
@@ -132,7 +137,7 @@ def test_a_fault_of_ours_is_no_failure_of_the_client(
     def broken(*_, **__):  # type: ignore[no-untyped-def]
         raise RuntimeError("shapes cannot be multiplied")
 
-    monkeypatch.setattr(transport, "train", broken)
+    monkeypatch.setattr(transport, "train_cohort", broken)
     with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
         exchange(setup, jobs)
 
@@ -157,7 +162,12 @@ def test_what_delta_holds_already_is_not_counted_twice(setup: Setup, jobs: list[
     losses = [
         reply.loss
         for reply in exchange(
-            setup, [plain, replace(plain, delta=held, origin=True), replace(plain, delta=held)]
+            setup,
+            [
+                plain,
+                replace(plain, id="held", delta=held, origin=True),
+                replace(plain, id="twice", delta=held),
+            ],
         )
         if isinstance(reply, Reply)
     ]

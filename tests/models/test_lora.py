@@ -1,4 +1,4 @@
-"""One LoRA layer: shapes, padding, clients apart, Δ merged and as a branch."""
+"""One LoRA layer: the dense formula, clients apart, Δ merged and as a branch."""
 
 from __future__ import annotations
 
@@ -10,148 +10,175 @@ from transformers.pytorch_utils import Conv1D
 from flexlora.adapters import Factors
 from flexlora.errors import AdapterError
 from flexlora.lowrank import LowRank
-from flexlora.models.lora import LoRALinear, linear_shape
+from flexlora.models.lora import linear_shape
+from models.layers import CLIENTS, KERNELS, KINDS, M, N, carry, draw, factors, make
 
-M, N = 7, 5
-
-
-def make(kind: str = "linear", dtype: torch.dtype = torch.float64) -> LoRALinear:
-    torch.manual_seed(3)
-    module = nn.Linear(N, M) if kind == "linear" else Conv1D(M, N)
-    nn.init.normal_(module.bias)
-    return LoRALinear(module.to(dtype).requires_grad_(False), "layer")
+BASES = pytest.mark.parametrize("kind", KINDS)
 
 
-def factors(rank: int, seed: int, scale: float = 2.0) -> Factors:
-    generator = torch.Generator().manual_seed(seed)
-    draw = lambda *shape: torch.randn(*shape, generator=generator, dtype=torch.float64)  # noqa: E731
-    return Factors(draw(M, rank), draw(rank, N), scale)
-
-
-def dense(part: LowRank, layer: LoRALinear) -> torch.Tensor:
-    return part.dense().to(layer.weight.dtype)
-
-
-CLIENTS = (factors(3, 1, 2.0), factors(1, 2, 0.5), factors(4, 3, 1.25))
-
-
-@pytest.mark.parametrize("kind", ["linear", "conv1d"])
-def test_the_layer_is_the_dense_formula(kind: str) -> None:
+@BASES
+@KERNELS
+def test_the_layer_is_the_dense_formula(kind: str, stacked: bool) -> None:
     layer = make(kind)
-    x = torch.randn(2, 6, N, dtype=torch.float64)
+    x = draw(2, 6, N)
     plain = layer(x)
-    layer.start([CLIENTS[0]])
+    carry(layer, [CLIENTS[0]], stacked=stacked)
     assert torch.allclose(layer(x), plain + x @ CLIENTS[0].product().dense().T)
-    layer.stop()
+    layer.carry(None)
     assert torch.equal(layer(x), plain)
 
 
-@pytest.mark.parametrize("kind", ["linear", "conv1d"])
+@BASES
+@KERNELS
 @pytest.mark.parametrize("origin", [False, True])
-def test_three_mixed_ranks_equal_three_single_layers(kind: str, origin: bool) -> None:
-    x = torch.randn(6, 4, N, dtype=torch.float64)
-    target = torch.randn(6, 4, M, dtype=torch.float64)
-    delta = LowRank(torch.randn(M, 2).double(), torch.randn(2, N).double())
-    batched = make(kind)
-    batched.set_delta(delta, merge=False)
-    together = batched.start(CLIENTS, origin=origin)
+@pytest.mark.parametrize("shares", [(8, 8, 8), (3, 16, 5)])
+def test_three_mixed_ranks_equal_three_single_layers(
+    kind: str, stacked: bool, origin: bool, shares: tuple[int, ...]
+) -> None:
+    x, target = draw(24, N, seed=1), draw(24, M, seed=2)
+    delta = LowRank(draw(M, 2, seed=3), draw(2, N, seed=4))
+    joint = make(kind)
+    joint.set_delta(delta, merge=False)
+    together = carry(joint, CLIENTS, stacked=stacked, origin=origin)
+    together.share(shares)
     singles = [make(kind) for _ in CLIENTS]
+    alone = []
     for single, client in zip(singles, CLIENTS, strict=True):
         single.set_delta(delta, merge=True)
-        single.start([client], origin=origin)
-    optimisers = [torch.optim.AdamW(x.parameters(), lr=0.05, weight_decay=0.1) for x in singles]
-    joint = torch.optim.AdamW(together, lr=0.05, weight_decay=0.1)
+        alone += carry(single, [client], origin=origin).trainables
+    mine, theirs = (
+        [torch.optim.AdamW([x.vector], lr=0.05, weight_decay=0.1) for x in trainables]
+        for trainables in (together.trainables, alone)
+    )
+    rows = torch.split(x, shares), torch.split(target, shares)
     for _ in range(5):
-        joint.zero_grad()
-        losses = (batched(x) - target).square().view(3, -1).mean(1)
-        losses.sum().backward()
-        for k, (single, optimiser) in enumerate(zip(singles, optimisers, strict=True)):
-            optimiser.zero_grad()
-            rows = slice(2 * k, 2 * k + 2)
-            loss = (single(x[rows]) - target[rows]).square().mean()
+        found = torch.split((joint(x) - target).square(), shares)
+        losses = [part.mean() for part in found]
+        torch.stack(losses).sum().backward()
+        for k, (single, seen, wanted) in enumerate(zip(singles, *rows, strict=True)):
+            loss = (single(seen) - wanted).square().mean()
             loss.backward()
-            rank = CLIENTS[k].rank
             assert torch.allclose(loss, losses[k], atol=1e-12)
-            assert torch.allclose(batched.a.grad[k, :rank], single.a.grad[0], atol=1e-12)
-            assert torch.allclose(batched.b.grad[k, :, :rank], single.b.grad[0], atol=1e-12)
-            optimiser.step()
-        joint.step()
-    for mine, single in zip(batched.trained(), singles, strict=True):
-        alone = single.trained()[0]
-        assert mine.scale == alone.scale
-        assert torch.allclose(mine.a, alone.a, atol=1e-10)
-        assert torch.allclose(mine.b, alone.b, atol=1e-10)
+            pair, other = together.trainables[k].pairs["layer"], alone[k].pairs["layer"]
+            assert torch.allclose(pair.grad_a[: pair.rank], other.grad_a, atol=1e-12)
+            assert torch.allclose(pair.grad_bt[: pair.rank], other.grad_bt, atol=1e-12)
+            assert float(other.grad_a.norm()) > 1e-3
+            for steps, trainable in ((mine[k], together.trainables[k]), (theirs[k], alone[k])):
+                steps.step()
+                trainable.gradient.zero_()
+    for one, other in zip(together.trainables, alone, strict=True):
+        left, right = one.trained("")["layer"], other.trained("")["layer"]
+        assert left.scale == right.scale
+        assert torch.allclose(left.a, right.a, atol=1e-10)
+        assert torch.allclose(left.b, right.b, atol=1e-10)
 
 
-@pytest.mark.parametrize("optimiser", [torch.optim.SGD, torch.optim.AdamW])
-@pytest.mark.parametrize("weight_decay", [0.0, 0.1])
-def test_padding_stays_zero_and_true_ranks_come_back(
-    optimiser: type[torch.optim.Optimizer], weight_decay: float
+@BASES
+@KERNELS
+@pytest.mark.parametrize("origin", [False, True])
+@pytest.mark.parametrize("shares", [(2, 2, 2), (1, 2, 3)])
+def test_gradients_are_those_of_the_written_formula(
+    kind: str, stacked: bool, origin: bool, shares: tuple[int, ...]
 ) -> None:
-    layer = make()
-    a, b = layer.start(CLIENTS)
-    steps = optimiser([a, b], lr=0.1, weight_decay=weight_decay)
-    for _ in range(4):
-        steps.zero_grad()
-        layer(torch.randn(3, 2, N, dtype=torch.float64)).square().sum().backward()
-        steps.step()
-    for k, client in enumerate(CLIENTS):
-        assert not a[k, client.rank :].any()
-        assert not b[k, :, client.rank :].any()
-        assert not torch.equal(a[k, : client.rank], client.a)
-    assert [x.rank for x in layer.trained()] == [3, 1, 4]
+    """The factors' and the input's, with Δ as a branch and dropout, by torch's own autograd."""
+    layer = make(kind)
+    delta = LowRank(draw(M, 2, seed=3), draw(2, N, seed=4))
+    layer.set_delta(delta, merge=False)
+    carried = carry(layer, CLIENTS, stacked=stacked, origin=origin, dropout=0.5)
+    carried.share(shares)
+    carried.sow((1, 2, 3))
+    x = draw(6, N, seed=1).requires_grad_()
+    layer(x).square().sum().backward()
+    seen = x.detach().clone().requires_grad_()
+    leaves = [(c.b.clone().requires_grad_(), c.a.clone().requires_grad_()) for c in CLIENTS]
+    parts = []
+    for k, (mine, (b, a)) in enumerate(zip(torch.split(seen, shares), leaves, strict=True)):
+        keep = torch.empty(shares[k], N, dtype=torch.float64)
+        keep.bernoulli_(0.5, generator=torch.Generator().manual_seed(k + 1))
+        part = layer.base(mine) + mine @ delta.dense().T
+        part = part + CLIENTS[k].scale * (2.0 * keep * mine) @ a.T @ b.T
+        parts.append(part - (mine @ CLIENTS[k].product().dense().T if origin else 0.0))
+    torch.cat(parts).square().sum().backward()
+    assert torch.allclose(x.grad, seen.grad, atol=1e-10)
+    for trainable, (b, a) in zip(carried.trainables, leaves, strict=True):
+        pair = trainable.pairs["layer"]
+        assert torch.allclose(pair.grad_a[: pair.rank], a.grad, atol=1e-10)
+        assert torch.allclose(pair.grad_bt[: pair.rank], b.grad.T, atol=1e-10)
 
 
-def test_gradients_of_one_client_ignore_the_others() -> None:
+@KERNELS
+def test_gradients_of_one_client_ignore_the_others(stacked: bool) -> None:
     layer = make()
-    x = torch.randn(3, 4, N, dtype=torch.float64)
-    grads = []
-    for change in (0.0, 100.0):
-        layer.start(CLIENTS)
+    x = draw(3, 4, N)
+    found = []
+    for change in (0.0, 100.0, float("nan")):
+        carried = carry(layer, CLIENTS, stacked=stacked)
         changed = x.clone()
         changed[1] += change
         layer(changed).square().sum().backward()
-        grads.append((layer.a.grad.clone(), layer.b.grad.clone()))
-    (a0, b0), (a1, b1) = grads
-    assert torch.equal(a0[[0, 2]], a1[[0, 2]])
-    assert torch.equal(b0[[0, 2]], b1[[0, 2]])
-    assert not torch.allclose(a0[1], a1[1])
+        found.append([trainable.gradient.clone() for trainable in carried.trainables])
+    for other in found[1:]:
+        assert torch.equal(found[0][0], other[0])
+        assert torch.equal(found[0][2], other[2])
+        assert not torch.allclose(found[0][1], other[1])
 
 
-def test_rows_must_divide_by_the_clients() -> None:
+@KERNELS
+def test_who_looks_at_the_base_sees_its_own_output(stacked: bool) -> None:
+    """It goes through its own autograd then, which may need what it made."""
     layer = make()
-    layer.start(CLIENTS)
-    with pytest.raises(AdapterError, match="layer layer got 4 rows for 3 clients"):
-        layer(torch.randn(4, N, dtype=torch.float64))
-
-
-@pytest.mark.parametrize("clients", [1, 3])
-def test_origin_cancels_at_the_start_and_lets_gradients_through(clients: int) -> None:
-    layer = make()
-    x = torch.randn(3, 4, N, dtype=torch.float64)
+    x = draw(3, N)
     plain = layer(x)
-    layer.start(CLIENTS[:clients], origin=True)
+    carry(layer, CLIENTS, stacked=stacked)
+    wanted = layer(x)
+    seen: list[Tensor] = []
+    layer.base.register_forward_hook(lambda _layer, _x, y: seen.append(y))
+    assert torch.allclose(layer(x), wanted)
+    assert torch.equal(seen[0], plain)
+
+
+@KERNELS
+def test_gradients_add_up_until_they_are_cleared(stacked: bool) -> None:
+    layer = make()
+    carried = carry(layer, CLIENTS, stacked=stacked)
+    x = draw(3, 4, N)
+    layer(x).square().sum().backward()
+    once = [trainable.gradient.clone() for trainable in carried.trainables]
+    layer(x).square().sum().backward()
+    for trainable, gradient in zip(carried.trainables, once, strict=True):
+        assert torch.allclose(trainable.gradient, 2.0 * gradient)
+
+
+@KERNELS
+@pytest.mark.parametrize("clients", [1, 3])
+def test_origin_cancels_at_the_start_and_lets_gradients_through(
+    clients: int, stacked: bool
+) -> None:
+    layer = make()
+    x = draw(3, 4, N)
+    plain = layer(x)
+    carried = carry(layer, CLIENTS[:clients], stacked=stacked, origin=True)
     assert torch.allclose(layer(x), plain, atol=1e-12)
     layer(x).square().sum().backward()
-    with_origin = layer.b.grad.clone()
+    with_origin = carried.trainables[0].pairs["layer"].grad_bt
     assert with_origin.abs().max() > 0.1
     # The same as if Δ held minus the origin.
     alone = make()
     alone.set_delta(CLIENTS[0].product().scaled(-1.0))
-    alone.start([CLIENTS[0]])
+    other = carry(alone, [CLIENTS[0]])
     alone(x[: 3 // clients]).square().sum().backward()
-    assert torch.allclose(with_origin[0, :, :3], alone.b.grad[0])
+    assert torch.allclose(with_origin[:3], other.trainables[0].pairs["layer"].grad_bt)
 
 
-@pytest.mark.parametrize("kind", ["linear", "conv1d"])
+@BASES
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_merged_equals_unmerged_and_restores_bit_for_bit(kind: str, dtype: torch.dtype) -> None:
     layer = make(kind, dtype)
     before = layer.weight.clone()
-    x = torch.randn(2, 3, N, dtype=dtype)
+    x = draw(2, 3, N).to(dtype)
     plain = layer(x)
-    first = LowRank(torch.randn(M, 2), torch.randn(2, N))
-    second = LowRank(torch.randn(M, 3), torch.randn(3, N))
+    first = LowRank(draw(M, 2, seed=1), draw(2, N, seed=2))
+    second = LowRank(draw(M, 3, seed=3), draw(3, N, seed=4))
     tolerance = 1e-5 if dtype == torch.float32 else 1e-12
     for delta in (first, second):  # Cumulative: the second replaces the first.
         layer.set_delta(delta)
@@ -160,81 +187,76 @@ def test_merged_equals_unmerged_and_restores_bit_for_bit(kind: str, dtype: torch
         layer.set_delta(delta, merge=False)
         assert torch.equal(layer.weight, before)
         assert torch.allclose(layer(x), merged, atol=tolerance)
-        assert torch.allclose(merged, plain + x @ dense(delta, layer).T, atol=tolerance)
+        wanted = plain + x @ delta.dense().to(dtype).T
+        assert torch.allclose(merged, wanted, atol=tolerance)
     layer.set_delta(second)
     layer.set_delta(None)
     assert torch.equal(layer.weight, before)
     assert torch.equal(layer(x), plain)
 
 
-def test_a_bfloat16_base_keeps_small_deltas_and_float32_adapters() -> None:
+@KERNELS
+def test_a_bfloat16_base_keeps_small_deltas_and_float32_adapters(stacked: bool) -> None:
     layer = make(dtype=torch.bfloat16)
     before = layer.weight.clone()
-    delta = LowRank(torch.randn(M, 1) * 1e-4, torch.randn(1, N))
+    delta = LowRank(1e-4 * draw(M, 1, seed=1).float(), draw(1, N, seed=2).float())
     layer.set_delta(delta)
     assert torch.equal(layer.weight, before)
-    x = torch.randn(2, 3, N).bfloat16()
+    x = draw(2, 3, N).bfloat16()
     assert layer(x).dtype == torch.bfloat16
     weight = before.float() + delta.dense()
     lost = weight.bfloat16().float() - before.float()
     assert (lost - delta.dense()).norm() > 0.2 * delta.norm()  # What merging would have lost.
+    client = Factors(1e-4 * CLIENTS[0].b.float(), CLIENTS[0].a.float(), 2.0)
+    pristine = layer.base.weight.data.clone()
     layer.base.weight.data.zero_()
     layer.base.bias.data.zero_()
-    assert torch.allclose(layer(x).float(), x.float() @ delta.dense().T, rtol=0.01)
-    layer.set_delta(None)
-    a, b = layer.start([Factors(CLIENTS[0].b.float(), CLIENTS[0].a.float(), 2.0)])
-    assert a.dtype == b.dtype == torch.float32
-    assert layer(x).dtype == torch.bfloat16
-    layer(x).float().square().sum().backward()
-    assert a.grad.dtype == torch.float32
+    wanted = x.float() @ delta.dense().T
+    assert torch.allclose(layer(x).float(), wanted, rtol=0.01)
+    carried = carry(layer, [client], stacked=stacked)
+    both = wanted + x.float() @ client.product().dense().T
+    assert torch.allclose(layer(x).float(), both, rtol=0.01, atol=1e-6)
+    layer.base.weight.data.copy_(pristine)
+    seen = x.clone().requires_grad_()
+    out = layer(seen)
+    assert out.dtype == torch.bfloat16
+    out.float().square().sum().backward()
+    assert seen.grad.dtype == torch.bfloat16
+    assert carried.trainables[0].vector.dtype == torch.float32
+    assert carried.trainables[0].gradient.dtype == torch.float32
+    assert carried.trainables[0].gradient.any()
 
 
-def test_dropout_is_inverted_comes_from_its_generator_and_spares_origin_and_delta() -> None:
+@KERNELS
+def test_rank_zero_and_odd_inputs(stacked: bool) -> None:
     layer = make()
-    x = torch.ones(3, 200, N, dtype=torch.float64)
-    plain = layer(x)
-
-    def generators(*seeds: int) -> list[torch.Generator]:
-        return [torch.Generator().manual_seed(seed) for seed in seeds]
-
-    state = torch.get_rng_state()
-    layer.start(CLIENTS, dropout=0.5, generators=generators(1, 2, 3))
-    batched = layer(x)
-    assert torch.equal(torch.get_rng_state(), state)
-    for k, client in enumerate(CLIENTS):
-        layer.start([client], dropout=0.5, generators=generators(k + 1))
-        assert torch.allclose(layer(x[k : k + 1]), batched[k : k + 1], atol=1e-12)
-        mask = torch.empty(200, N, dtype=torch.float64)
-        mask.bernoulli_(0.5, generator=torch.Generator().manual_seed(k + 1))
-        expected = plain[k] + (2.0 * mask * x[k]) @ client.product().dense().T
-        assert torch.allclose(batched[k], expected, atol=1e-9)
-    layer.start([CLIENTS[0]], origin=True, dropout=0.5, generators=generators(1))
-    update = CLIENTS[0].product().dense().T
-    layer_without = batched[:1] - x[:1] @ update
-    assert torch.allclose(layer(x[:1]), layer_without, atol=1e-9)
-
-
-def test_rank_zero_and_odd_inputs() -> None:
-    layer = make()
-    layer.start([factors(0, 1), factors(2, 2)])
-    x = torch.randn(4, 3, N, dtype=torch.float64).transpose(0, 1).contiguous().transpose(0, 1)
+    nothing, two = factors(0, 1), factors(2, 2)
+    carried = carry(layer, [nothing, two], stacked=stacked)
+    x = draw(4, 3, N).transpose(0, 1).contiguous().transpose(0, 1)
     out = layer(x)  # Not contiguous.
     assert torch.allclose(out[:2], layer.base(x)[:2])
-    assert torch.allclose(out[2:], layer.base(x)[2:] + x[2:] @ factors(2, 2).product().dense().T)
-    assert layer.trained()[0].rank == 0
-    layer.start([factors(0, 1)])
-    assert torch.allclose(layer(x), layer.base(x))
+    assert torch.allclose(out[2:], layer.base(x)[2:] + x[2:] @ two.product().dense().T)
+    out.square().sum().backward()
+    trained = [trainable.trained("")["layer"] for trainable in carried.trainables]
+    assert [x.rank for x in trained] == [0, 2]
+    assert not carried.trainables[0].gradient.any()
+    carry(layer, [nothing], stacked=stacked, origin=True)
+    seen = x.clone().requires_grad_()
+    out = layer(seen)
+    assert torch.allclose(out, layer.base(x))
+    out.sum().backward()
+    assert torch.allclose(seen.grad, layer.weight.sum(0).expand_as(x))
+    assert layer(x[:0]).shape == (0, 3, M)
 
 
 def test_refusals_name_the_layer() -> None:
     layer = make()
     wrong = Factors(torch.zeros(N, 2), torch.zeros(2, M), 1.0)
-    with pytest.raises(AdapterError, match="layer layer of adapter 1 is for 5 × 7, expected 7 × 5"):
-        layer.start([CLIENTS[0], wrong])
     with pytest.raises(AdapterError, match="delta of layer layer is 5 × 7, expected 7 × 5"):
         layer.set_delta(wrong.product())
-    with pytest.raises(ValueError, match="dropout needs 1 generators"):
-        layer.start([CLIENTS[0]], dropout=0.1)
+    carry(layer, CLIENTS)
+    with pytest.raises(AdapterError, match="layer layer got 4 rows for 3 clients that share 3"):
+        layer(draw(4, N))
 
 
 def test_linear_like_modules() -> None:
@@ -250,9 +272,9 @@ def test_a_delta_that_cannot_be_made_changes_nothing(
 ) -> None:
     """Out of memory half way: the layer keeps its old Δ, and takes the new one when asked again."""
     layer = make("linear", torch.float32)
-    x = torch.randn(2, 3, N)
-    first = LowRank(torch.randn(M, 2), torch.randn(2, N))
-    second = LowRank(torch.randn(M, 3), torch.randn(3, N))
+    x = draw(2, 3, N).float()
+    first = LowRank(draw(M, 2, seed=1).float(), draw(2, N, seed=2).float())
+    second = LowRank(draw(M, 3, seed=3).float(), draw(3, N, seed=4).float())
     layer.set_delta(first, merge=merge)
     before = layer(x)
     with monkeypatch.context() as patched:

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flexlora.training import collate, plan
+from models.oracle import encoded, padded
 
 
 def seeded(seed: int) -> torch.Generator:
@@ -60,18 +61,80 @@ def test_long_and_short_batches_are_mixed() -> None:
 
 
 @pytest.mark.parametrize("loss_on", ["response", "all"])
-def test_collate(loss_on: str) -> None:
-    examples = [
-        SimpleNamespace(prompt=(5, 6, 7), response=(8, 2)),
-        SimpleNamespace(prompt=(5,), response=(9, 9, 2)),
-    ]
-    batch = collate(examples, 0, loss_on=loss_on)
-    assert batch.input_ids.tolist() == [[5, 6, 7, 8, 2], [5, 9, 9, 2, 0]]
-    assert batch.attention_mask.tolist() == [[1, 1, 1, 1, 1], [1, 1, 1, 1, 0]]
-    assert batch.tokens == 9
-    if loss_on == "response":
-        assert batch.labels.tolist() == [[-100, -100, -100, 8, 2], [-100, 9, 9, 2, -100]]
-        assert batch.learnt == 5
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("even", [False, True])
+def test_collate_is_the_plain_batches_side_by_side(loss_on: str, packed: bool, even: bool) -> None:
+    """What is learnt where, by whom: as transformers' labels say, client by client."""
+    clients = [encoded(3, seed=1), encoded(1, seed=2), encoded(2, seed=3)]
+    batch = collate(clients, 0, loss_on=loss_on, packed=packed, even=even)
+    begin, learnt = 0, []
+    flat = batch.input_ids.flatten()
+    width = batch.input_ids.shape[1]
+    for client, examples in enumerate(clients):
+        plain = padded(examples, loss_on=loss_on)
+        labels = plain["labels"].clone()
+        labels[:, 0] = -100  # Nothing predicts the first token.
+        mine = batch.owners == client
+        places, targets = batch.places[mine], batch.targets[mine]
+        wanted = labels[labels != -100]
+        assert torch.equal(targets, wanted)
+        assert torch.equal(flat[places + 1], wanted)  # Within a row: the place before.
+        assert batch.learnt[client] == len(wanted)
+        assert batch.tokens[client] == int(plain["attention_mask"].sum())
+        rows = batch.shares[client] * (1 if packed else width)
+        assert bool(((begin <= places) & (places < begin + rows)).all())
+        real = torch.cat([torch.tensor((*x.prompt, *x.response)) for x in examples])
+        seen = flat[begin : begin + rows]
+        if packed:
+            assert torch.equal(seen[: len(real)], real)
+            assert not seen[len(real) :].any()
+        else:
+            block = seen.view(-1, width)[: len(examples)]
+            cut = plain["input_ids"].shape[1]
+            assert torch.equal(block[:, :cut], plain["input_ids"])
+            assert not block[:, cut:].any()
+        begin += rows
+        learnt += wanted.tolist()
+    assert begin == flat.numel()
+    assert batch.targets.tolist() == learnt
+    if even:
+        assert len(set(batch.shares)) == 1
     else:
-        assert batch.labels.tolist() == [[5, 6, 7, 8, 2], [5, 9, 9, 2, -100]]
-        assert batch.learnt == 7  # Nothing predicts the first token.
+        wanted_shares = batch.tokens if packed else tuple(map(len, clients))
+        assert batch.shares == wanted_shares
+    assert batch.own == (batch.tokens if packed else tuple(map(len, clients)))
+    if packed:
+        assert batch.positions is not None
+        assert sum(batch.lengths) == flat.numel()
+        counted = [place for length in batch.lengths for place in range(length)]
+        assert batch.positions.tolist() == [counted]
+    else:
+        assert batch.positions is None
+        assert batch.input_ids.shape[0] == len(batch.lengths)
+
+
+def test_no_padding_is_longer_than_the_longest_sequence() -> None:
+    """A model has no positions beyond its context, and attention costs the square."""
+    many, one = encoded(9, seed=1), encoded(1, seed=2)
+    batch = collate([many, one], 0, packed=True, even=True)
+    longest = max(len(x.prompt) + len(x.response) for x in (*many, *one))
+    assert sum(batch.lengths) > 4 * longest
+    assert max(batch.lengths) == longest
+
+
+def test_collate_by_hand() -> None:
+    clients = [
+        [SimpleNamespace(prompt=(5, 6, 7), response=(8, 2))],
+        [SimpleNamespace(prompt=(5,), response=(9, 4, 2))],
+    ]
+    batch = collate(clients, 0)
+    assert batch.input_ids.tolist() == [[5, 6, 7, 8, 2], [5, 9, 4, 2, 0]]
+    assert batch.places.tolist() == [2, 3, 5, 6, 7]
+    assert batch.targets.tolist() == [8, 2, 9, 4, 2]
+    assert batch.owners.tolist() == [0, 0, 1, 1, 1]
+    row = collate(clients, 0, packed=True, even=True)
+    assert row.input_ids.tolist() == [[5, 6, 7, 8, 2, 5, 9, 4, 2, 0]]
+    assert row.lengths == (5, 4, 1)
+    assert row.shares == (5, 5)
+    assert row.places.tolist() == [2, 3, 5, 6, 7]
+    assert row.tokens == (5, 4)

@@ -61,7 +61,7 @@ class Adapter(Mapping[str, Factors]):
     """Layer name → `Factors`, in name order. What travels, what is saved, what is merged.
 
     Immutable. Ranks may differ by layer. `base` names the model it was made for ("" if unknown);
-    `base_fingerprint` is "<dtype>:<sha256 of its weights>" ("" if unknown: PEFT notes none).
+    `base_fingerprint` is "<precision>:<sha256 of its weights>" ("" if unknown: PEFT notes none).
     `fan_in_fan_out`: whether that model keeps its weights as (n, m), as GPT-2's Conv1D does.
     """
 

@@ -28,6 +28,12 @@ def evaluate(
         int | None, typer.Option(help="Generated tokens at most (default: 32).")
     ] = None,
     dtype: Annotated[str | None, typer.Option(help="'float32' (default) or 'bfloat16'.")] = None,
+    device: Annotated[
+        str | None, typer.Option(help="'auto' (default: a GPU if there is one), 'cpu', 'cuda:1', …")
+    ] = None,
+    quantise: Annotated[
+        str | None, typer.Option(help="'none' (default), '4bit' or '8bit' (extra quant).")
+    ] = None,
     skip_too_long: Annotated[
         bool, typer.Option("--skip-too-long", help="Leave out, and count, what does not fit.")
     ] = False,
@@ -51,7 +57,13 @@ def evaluate(
 
     tables = _tables(data)
     given: dict[str, dict[str, object]] = {
-        "model": {"name": model, "dtype": dtype, "prompt": prompt},
+        "model": {
+            "name": model,
+            "dtype": dtype,
+            "device": device,
+            "quantise": quantise,
+            "prompt": prompt,
+        },
         "data": {
             "unseen_tasks": tasks,
             "unseen_examples_per_task": examples,

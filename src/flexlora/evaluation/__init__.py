@@ -4,6 +4,7 @@ from flexlora.evaluation.aggregate import ClientScore as ClientScore
 from flexlora.evaluation.aggregate import MeanScore as MeanScore
 from flexlora.evaluation.aggregate import Prediction as Prediction
 from flexlora.evaluation.aggregate import Scores as Scores
+from flexlora.evaluation.each import evaluate_each as evaluate_each
 from flexlora.evaluation.evaluate import EvalClient as EvalClient
 from flexlora.evaluation.evaluate import EvalSettings as EvalSettings
 from flexlora.evaluation.evaluate import evaluate as evaluate

@@ -14,7 +14,9 @@ from flexlora.evaluation.aggregate import ClientScore, Prediction, Scores
 from flexlora.evaluation.loss import ExampleLoss
 from flexlora.evaluation.measure import measure
 from flexlora.evaluation.metrics import ChoiceLoss, Metric, Need, resolve_metrics
+from flexlora.evaluation.owners import Owners
 from flexlora.evaluation.padding import Evaluated
+from flexlora.models.carried import Carried
 from flexlora.tasks.prompts import Encoded
 
 K = TypeVar("K")
@@ -59,9 +61,16 @@ class EvalSettings:
         resolve_metrics(self.metrics)
 
 
-def evaluate(model: Evaluated, clients: Iterable[EvalClient], settings: EvalSettings) -> Scores:
+def evaluate(
+    model: Evaluated,
+    clients: Iterable[EvalClient],
+    settings: EvalSettings,
+    *,
+    carried: Carried | None = None,
+) -> Scores:
     """Score a model on every example of every client.
 
+    carried: what the model carries, one adapter a client in their order (see `evaluate_each`).
     Examples of all clients share batches; the result does not depend on how. Raises DataError as
     `require_scorable` does, and, naming metric, client and example, for a metric that fails or
     gives no finite number for finite losses or for a text.
@@ -70,6 +79,7 @@ def evaluate(model: Evaluated, clients: Iterable[EvalClient], settings: EvalSett
     require_scorable(clients, settings)
     metrics = resolve_metrics(settings.metrics)
     places = [(client, example) for client in clients for example in client.examples]
+    owners = [k for k, client in enumerate(clients) for _ in client.examples]
     needs: set[Need] = {metric.needs for metric in metrics}
     found = measure(
         model,
@@ -77,6 +87,7 @@ def evaluate(model: Evaluated, clients: Iterable[EvalClient], settings: EvalSett
         needs,
         batch_size=settings.batch_size,
         max_new_tokens=settings.max_new_tokens,
+        owners=None if carried is None else Owners(carried, owners),
     )
     rows = [
         _Row(

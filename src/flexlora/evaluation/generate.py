@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from flexlora.errors import DataError
+from flexlora.evaluation.owners import Owners
 from flexlora.evaluation.padding import (
     Evaluated,
     batches,
@@ -29,11 +30,13 @@ def generate(
     *,
     batch_size: int,
     max_new_tokens: int,
+    owners: Owners | None = None,
 ) -> tuple[str, ...]:
     """Continue each prompt greedily; texts without special tokens, stripped, in the given order.
 
     A row stops at EOS, after `max_new_tokens`, or where the model's context is full. Neither the
     batch size nor the other prompts change a text, but for ties of the argmax within rounding.
+    owners: of the prompts, where the model carries adapters.
     Raises DataError for an empty prompt and for one that fills the context.
     """
     limits = []
@@ -46,9 +49,10 @@ def generate(
         limits.append(min(max_new_tokens, model.context - len(prompt)))
     texts = [""] * len(prompts)
     with inference(model.model) as device:
-        for chosen in batches([len(prompt) for prompt in prompts], batch_size):
+        for chosen in batches([len(prompt) for prompt in prompts], batch_size, owners):
             rows = [prompts[i] for i in chosen]
-            found = _continue(model, rows, [limits[i] for i in chosen], device)
+            mine = owners and owners.of(chosen)
+            found = _continue(model, rows, [limits[i] for i in chosen], device, mine)
             for i, ids in zip(chosen, found, strict=True):
                 texts[i] = model.tokenizer.decode(ids, skip_special_tokens=True).strip()
     return tuple(texts)
@@ -62,7 +66,11 @@ def _stops(model: Evaluated) -> set[int]:
 
 
 def _continue(
-    model: Evaluated, rows: Sequence[Sequence[int]], limits: Sequence[int], device: torch.device
+    model: Evaluated,
+    rows: Sequence[Sequence[int]],
+    limits: Sequence[int],
+    device: torch.device,
+    owners: Owners | None = None,
 ) -> list[list[int]]:
     from transformers import DynamicCache
 
@@ -75,6 +83,8 @@ def _continue(
     if len(live) < len(rows):
         ids, mask, positions = ids[live], mask[live], positions[live]
     while live:
+        if owners is not None:
+            owners.share(live)
         options = supported(model.model, position_ids=positions, logits_to_keep=1)
         logits = model.model(
             input_ids=ids, attention_mask=mask, past_key_values=cache, use_cache=True, **options

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch.nn import functional
 
+from flexlora.evaluation.owners import Owners
 from flexlora.evaluation.padding import (
     Evaluated,
     batches,
@@ -40,16 +41,20 @@ def continuation_losses(
     rows: Sequence[tuple[tuple[int, ...], tuple[int, ...]]],
     *,
     batch_size: int,
+    owners: Owners | None = None,
 ) -> tuple[ExampleLoss, ...]:
     """The loss of each (prompt, continuation), in the given order.
 
     Only the continuation's tokens count, as in training, and logits are made for the last columns
-    alone. The batch size changes nothing beyond rounding.
+    alone. The batch size changes nothing beyond rounding. owners: of the rows, where the model
+    carries adapters.
     """
     totals = [0.0] * len(rows)
     with inference(model.model) as device:
         lengths = [len(prompt) + len(continuation) for prompt, continuation in rows]
-        for chosen in batches(lengths, batch_size):
+        for chosen in batches(lengths, batch_size, owners):
+            if owners is not None:
+                owners.share(chosen)
             found = _totals(model, [rows[i] for i in chosen], device)
             for i, total in zip(chosen, found, strict=True):
                 totals[i] = total

@@ -11,6 +11,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from flexlora.evaluation.owners import Owners
+
 
 class Evaluated(Protocol):
     """What evaluation needs of a model: the module, its tokenizer, its context in tokens."""
@@ -40,14 +42,16 @@ def left_pad(rows: Sequence[Sequence[int]], pad: int, device: torch.device) -> L
     return LeftPadded(ids, mask, (mask.cumsum(1) - 1).clamp(min=0))
 
 
-def batches(lengths: Sequence[int], size: int) -> Iterator[list[int]]:
+def batches(lengths: Sequence[int], size: int, owners: Owners | None = None) -> Iterator[list[int]]:
     """Indices in batches of at most `size`, longest first: similar lengths share a batch.
 
-    The longest batch comes first, so that what does not fit into memory fails at once.
+    The longest batch comes first, so that what does not fit into memory fails at once. Inside a
+    batch, rows come owner by owner where they have owners.
     """
     order = sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))
     for start in range(0, len(order), size):
-        yield order[start : start + size]
+        batch = order[start : start + size]
+        yield batch if owners is None else sorted(batch, key=owners.places.__getitem__)
 
 
 def pad_id(tokenizer: Any) -> int:

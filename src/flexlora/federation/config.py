@@ -38,6 +38,18 @@ class ModelConfig(Table):
     dtype: Literal["float32", "bfloat16"] = Field(
         default="float32", description="dtype of the base model's weights"
     )
+    quantise: Literal["none", "4bit", "8bit"] = Field(
+        default="none",
+        description="hold the base model's linear layers in fewer bits (extra quant)",
+    )
+    device: Text = Field(
+        default="auto",
+        description="where the model runs: cpu, cuda, cuda:1, mps; auto: a GPU if there is one",
+    )
+    checkpointing: bool = Field(
+        default=False,
+        description="make activations anew in the backward pass: less memory, more time",
+    )
     targets: Annotated[tuple[Text, ...], Field(min_length=1), BeforeValidator(_as_tuple)] = Field(
         default=("all-linear",),
         description="adapted layers: all-linear, attention, mlp, or layer names",
@@ -49,6 +61,11 @@ class ModelConfig(Table):
     init_force: bool = Field(
         default=False, description="start from it though it was made for another base model"
     )
+
+    @property
+    def precision(self) -> str:
+        """How the base's weights are held, for `base_fingerprint`: "float32", "bfloat16-4bit"."""
+        return self.dtype if self.quantise == "none" else f"{self.dtype}-{self.quantise}"
 
 
 class DataConfig(Table):
@@ -314,7 +331,10 @@ class EvaluationConfig(Table):
 
 
 class RunConfig(Table):
-    """[run]: where it is written and with what it runs; changes no result but by `threads`."""
+    """[run]: where it is written and with what it runs.
+
+    No result depends on it beyond rounding: by `threads` and by `clients_at_once`.
+    """
 
     out: Text = Field(default="runs", description="folder that holds the run directories")
     name: Annotated[str, Field(pattern=r"^[^/\\\x00.][^/\\\x00]*$")] | None = Field(
@@ -322,7 +342,22 @@ class RunConfig(Table):
         description="name of the run directory, without slashes; none: the rule's name",
     )
     threads: Positive | None = Field(
-        default=None, description="CPU threads; none: torch's own choice"
+        default=None,
+        description="CPU threads of each process; none: torch's own choice, shared by the workers",
+    )
+    clients_at_once: Positive | Literal["auto"] = Field(
+        default="auto",
+        description="clients trained in one forward pass; auto: the fastest number that fits, "
+        "measured before the run",
+    )
+    workers: Positive | Literal["auto"] = Field(
+        default="auto",
+        description="processes that train, each with a model of its own; auto: one for each GPU",
+    )
+    memory_gb: PositiveFloat | None = Field(
+        default=None,
+        description="memory that auto may plan for training, beside the model; none: four fifths "
+        "of what is free",
     )
     trackers: Annotated[tuple[Text, ...], BeforeValidator(_as_tuple)] = Field(
         default=(), description="experiment trackers: tensorboard, mlflow, wandb, trackio"

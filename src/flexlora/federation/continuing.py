@@ -37,4 +37,5 @@ def continue_run(
     rule = make_rule(config.rule.name, config.rule.options)
     setup = prepare(config, threads=config.run.threads or opened.threads)
     start = opened.start(config, rule, setup)
-    return run(config, folder, observer=observer, setup=setup, start=start)
+    at_once = opened.at_once(config)
+    return run(config, folder, observer=observer, setup=setup, start=start, at_once=at_once)

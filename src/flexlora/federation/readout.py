@@ -67,7 +67,7 @@ def _described(opened: Run, layers: Mapping[str, Factors]) -> Adapter:
     return Adapter(
         dict(layers),
         base=model.name,
-        base_fingerprint=base_fingerprint(model.dtype, str(weights)) if weights else "",
+        base_fingerprint=base_fingerprint(model.precision, str(weights)) if weights else "",
         fan_in_fan_out=opened.resolved.get("fan_in_fan_out") is True,
     )
 

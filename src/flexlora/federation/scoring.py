@@ -8,6 +8,7 @@ from pathlib import Path
 from flexlora.adapters import Adapter
 from flexlora.errors import AdapterError, DataError, ModelError
 from flexlora.evaluation import Scores, evaluate
+from flexlora.federation.base import load_base
 from flexlora.federation.config import Config
 from flexlora.federation.data import (
     eval_clients,
@@ -22,7 +23,6 @@ from flexlora.models import (
     AdaptedModel,
     BaseModel,
     base_fingerprint,
-    load_model,
     model_fingerprint,
     require_made_for,
 )
@@ -43,11 +43,11 @@ def score_model(
     settings = eval_settings(config, config.evaluation.metrics)
     if isinstance(adapter, str | Path):
         adapter = load_peft(adapter)
-    base = load_model(config.model.name, config.model.dtype)
+    base = load_base(config.model)
     model = (
         AdaptedModel(base, config.model.targets)
         if adapter is None
-        else _with(base, config.model.dtype, adapter, force=force)
+        else _with(base, config.model.precision, adapter, force=force)
     )
     require_context(config, model)
     streams = Streams(config.federation.seed)
@@ -67,7 +67,7 @@ def score_model(
     return replace(scores, left_out=wanted - kept)
 
 
-def _with(base: BaseModel, dtype: str, adapter: Adapter, *, force: bool) -> AdaptedModel:
+def _with(base: BaseModel, precision: str, adapter: Adapter, *, force: bool) -> AdaptedModel:
     adapter.require_finite()
     # Taken before the layers are wrapped (that changes their parameters' names), and only where
     # there is something to compare it with.
@@ -81,6 +81,6 @@ def _with(base: BaseModel, dtype: str, adapter: Adapter, *, force: bool) -> Adap
             f"{error}"
         ) from error
     if not force:
-        known = base_fingerprint(dtype, weights)
+        known = base_fingerprint(precision, weights)
         require_made_for(adapter, base.name, known, "give that model, or --force to use it anyway")
     return model

@@ -9,9 +9,12 @@ from typing import Any
 
 import torch
 
-from flexlora.errors import ConfigError, RunError
+from flexlora.errors import ConfigError, ModelError, RunError
 from flexlora.evaluation.metrics import resolve_metrics
+from flexlora.federation.at_once import choose, note_halved, resolved
+from flexlora.federation.at_once import read as at_once_of
 from flexlora.federation.config import Config
+from flexlora.federation.engine import make_engine, threads_of, workers_of
 from flexlora.federation.loop import Federation, Observer, Record
 from flexlora.federation.observers import Observers, Silent
 from flexlora.federation.on_clients import decide
@@ -23,8 +26,9 @@ from flexlora.federation.starts import Start, warm_start
 from flexlora.federation.store import ClientStore
 from flexlora.federation.streams import Streams
 from flexlora.federation.trackers import Trackers, require_trackers
-from flexlora.federation.transport import InProcess
+from flexlora.models import devices, find_device
 from flexlora.rules import Rule, State, make_rule
+from flexlora.training import CohortSize
 
 
 def run(
@@ -34,12 +38,14 @@ def run(
     observer: Observer | None = None,
     setup: Setup | None = None,
     start: Start | None = None,
+    at_once: CohortSize | None = None,
 ) -> Result:
     """Run one federation and score it on the unseen clients.
 
     folder: the run directory to make (default: a new one under `run.out`); setup: a `prepare`d
     setup to reuse when several rules are compared on the same data; its config may differ in
-    [rule] and [run] alone; start: what to begin from, if not from what the config says.
+    [rule] and [run] alone; start: what to begin from, if not from what the config says; at_once:
+    clients to train at once, if not as the config says.
     Raises InputErrors before anything is written, RoundError if no client of a round replies.
     """
     require_trackers(config.run.trackers)
@@ -48,10 +54,11 @@ def run(
         setup = prepare(config)
     _require_same_setting(config, setup.config)
     start = start or warm_start(config, rule, setup)
+    at_once = at_once or choose(config, setup, rule)
     made = Run.create(
         config,
         folder,
-        resolved=_resolved(setup),
+        resolved=_resolved(config, setup) | resolved(at_once),
         data=setup.describe(),
         parent=start.parent if start else None,
         start=start.checkpoint() if start else None,
@@ -62,16 +69,29 @@ def run(
 def resume(folder: Path | str, *, observer: Observer | None = None) -> Result:
     """Go on after any stop: the same bits, in process on the CPU, as if there had been none.
 
-    Raises RunError for a folder that is no run, and for data that has changed since.
+    The model runs where it ran. Raises RunError for a folder that is no run, for data that has
+    changed since, and on a machine without that device.
     """
     opened = Run.open(folder)
     config = opened.config
     rule = make_rule(config.rule.name, config.rule.options)
     with opened.undamaged("resolved.toml"):
-        threads = int(opened.resolved["threads"])
-    setup = prepare(config, threads=threads)
+        threads, device = int(opened.resolved["threads"]), str(opened.resolved["device"])
+    _require_here(opened, device)
+    setup = prepare(config, threads=threads, device=device)
     _require_unchanged(opened, setup)
     return _play(opened, config, rule, setup, observer or Silent())
+
+
+def _require_here(opened: Run, device: str) -> None:
+    try:
+        find_device(device)
+    except ModelError as error:
+        raise RunError(
+            f"{opened.folder} ran on {device}, and this machine has {', '.join(devices())}; resume "
+            f"it where there is one, or go on here with flexlora continue {opened.folder} "
+            "--set model.device=auto"
+        ) from error
 
 
 def _require_unchanged(opened: Run, setup: Setup) -> None:
@@ -112,26 +132,26 @@ def _play(opened: Run, config: Config, rule: Rule, setup: Setup, observer: Obser
     store = ClientStore(
         dict(setup.types), {c: dict(setup.ranks[name]) for c, name in setup.types.items()}
     )
+
+    def halved(clients: int) -> None:
+        observer.noted(note_halved(opened, federation.state.round + 1, clients))
+
+    engine = make_engine(config, setup, rule, cohort=at_once_of(opened), halved=halved)
     federation = Federation(
         rule=rule,
         state=rule.init(setup.spec, streams.generator("init")),
         store=store,
         schedule=setup.schedule(),
         streams=streams,
-        transport=InProcess(
-            setup.model,
-            setup.train,
-            rule,
-            setup.held_out,
-            setup.validation_settings,
-        ),
+        transport=engine,
         run=opened,
         validate=validate,
         decide=partial(decide, config),
         observer=observer,
     )
-    with opened.locked(), closing(trackers):
+    with opened.locked(), closing(trackers), closing(engine):
         federation.restore()
+        engine.cohort = at_once_of(opened)
         observer.started(opened)
         for _ in federation.rounds():
             pass
@@ -165,11 +185,14 @@ def _score(
     return Result.of(opened.folder, rule.name, state.round, rows, opened.read_metrics())
 
 
-def _resolved(setup: Setup) -> dict[str, Any]:
+def _resolved(config: Config, setup: Setup) -> dict[str, Any]:
     """What was derived rather than written in the config."""
     counts = {name: sum(t == name for t in setup.types.values()) for name in setup.ranks}
     return {
+        "device": str(setup.model.device),
         "threads": torch.get_num_threads(),
+        "workers": workers_of(config, setup),
+        "worker_threads": threads_of(config, setup),
         "clients_per_round": setup.schedule().clients,
         "layers": len(setup.model.layers),
         "fan_in_fan_out": setup.model.fan_in_fan_out,

@@ -13,6 +13,7 @@ from flexlora.allocation import Mix, draw
 from flexlora.errors import DataError, ModelError
 from flexlora.evaluation import EvalClient, EvalSettings, Scores, evaluate, require_scorable
 from flexlora.evaluation.metrics import resolve_metrics
+from flexlora.federation.base import load_base
 from flexlora.federation.census import Census
 from flexlora.federation.config import Config
 from flexlora.federation.data import (
@@ -29,12 +30,12 @@ from flexlora.federation.schedule import Schedule
 from flexlora.federation.streams import Streams
 from flexlora.federation.trackers import require_trackers
 from flexlora.lowrank import LowRank
-from flexlora.models import AdaptedModel, load_model, model_fingerprint
+from flexlora.models import AdaptedModel, model_fingerprint
 from flexlora.rules import Spec
 from flexlora.tasks.clients import Client, as_clients
 from flexlora.tasks.prompts import Encoded
 from flexlora.tasks.source import Corpus
-from flexlora.training import Recipe
+from flexlora.training import CohortSize, Recipe
 
 # Host method → the client's optimiser (arXiv 2402.11505: FedAvg trains by SGD, FedIT by AdamW).
 HOSTS: Mapping[str, Literal["adamw", "sgd"]] = {"fedavg": "sgd", "fedit": "adamw"}
@@ -49,6 +50,7 @@ class Setup:
     its validation part.
     census: who holds what, as it was dealt; notes: what is missing or was done, in sentences.
     types: client → type name; ranks: type name → (layer → rank).
+    at_once: clients trained at once, where it was measured, for rules without and with an origin.
     left_out: "train", "unseen" → examples that no cut of the input made fit (`skip_too_long`);
     "clients", "unseen_clients" → clients that were left without any.
     """
@@ -68,6 +70,7 @@ class Setup:
     ranks: Mapping[str, Mapping[str, int]]
     left_out: Mapping[str, int]
     model_fingerprint: str
+    at_once: dict[bool, CohortSize] = field(default_factory=dict)
     _scored: dict[str, tuple[Scores, Scores | None]] = field(default_factory=dict)
 
     @property
@@ -161,10 +164,11 @@ class Setup:
         }
 
 
-def prepare(config: Config, threads: int | None = None) -> Setup:
+def prepare(config: Config, threads: int | None = None, device: str | None = None) -> Setup:
     """Load the model and the data, make the clients, draw their types. Deterministic in the seed.
 
-    threads: CPU threads (default: the config's, else torch's own choice).
+    threads: CPU threads (default: the config's, else torch's own choice). device: where the model
+    runs (default: the config's).
     Raises InputErrors for all that can be wrong with model, data or ranks, before anything trains.
     """
     require_trackers(config.run.trackers)
@@ -174,7 +178,7 @@ def prepare(config: Config, threads: int | None = None) -> Setup:
     corpus = read_corpus(config, streams)
     require_unseen(config, corpus)
     clients, notes = deal_clients(config, corpus, streams)
-    base = load_model(config.model.name, config.model.dtype)
+    base = load_base(config.model, device)
     fingerprint = model_fingerprint(base.model)
     model = AdaptedModel(base, config.model.targets)
     if not model.layers:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from flexlora.adapters import Adapter, Delta, factors_payload
 from flexlora.errors import AdapterError, ConfigError, RunError
+from flexlora.federation.at_once import read as at_once_of
 from flexlora.federation.checkpoint import pack, unpack
 from flexlora.federation.config import Config
 from flexlora.federation.config_file import override, parse_config
@@ -25,6 +26,7 @@ from flexlora.formats.fingerprint import fingerprint
 from flexlora.formats.peft import is_peft, load_peft
 from flexlora.models import base_fingerprint, require_made_for
 from flexlora.rules import Rule, Spec, State, make_rule
+from flexlora.training import CohortSize
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,7 +80,7 @@ def warm_start(config: Config, rule: Rule, setup: Setup) -> Start | None:
     adapter, parent = _read(path)
     products = {name: factors.product() for name, factors in adapter.items()}
     generator = Streams(config.federation.seed).generator("init")
-    known = base_fingerprint(config.model.dtype, setup.model_fingerprint)
+    known = base_fingerprint(config.model.precision, setup.model_fingerprint)
     try:
         state = rule.warm_start(setup.spec, products, generator)
         if not force:
@@ -141,6 +143,15 @@ class Parent:
         """The CPU threads that the parent ran with: others round differently."""
         with self.run.undamaged("resolved.toml"):
             return int(self.run.resolved["threads"])
+
+    def at_once(self, config: Config) -> CohortSize | None:
+        """The clients that the parent trained at once; None if this config names a number.
+
+        Other numbers round differently.
+        """
+        if config.run.clients_at_once != "auto":
+            return None
+        return CohortSize(at_once_of(self.run), ())
 
     def start(self, config: Config, rule: Rule, setup: Setup) -> Start:
         """The parent's state, Δ, ranks and held versions, for a new run of this config.

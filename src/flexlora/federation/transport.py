@@ -1,33 +1,38 @@
-"""The engine inside one process: clients train one after another on this machine."""
+"""The engine inside one process: clients train on this machine, several at a time."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from functools import partial
 
 import torch
 
 from flexlora.adapters import Adapter, factors_payload, payload_adapter
 from flexlora.errors import FlexLoRAError
-from flexlora.evaluation import ClientScore, EvalClient, EvalSettings, evaluate
-from flexlora.federation.jobs import Failure, Job, Outcome, Reply, Scored
+from flexlora.evaluation import ClientScore, EvalSettings
+from flexlora.federation.attempts import attempt, failure
+from flexlora.federation.jobs import Failure, Job, Outcome, Reply
+from flexlora.federation.own_scores import OwnScores
 from flexlora.formats.payloads import from_bytes, to_bytes
-from flexlora.lowrank import LowRank
 from flexlora.models import AdaptedModel
 from flexlora.rules import Rule
 from flexlora.tasks.prompts import Encoded
-from flexlora.training import train
+from flexlora.training import Trained, Visit, train_cohort
+from flexlora.training.memory import out_of_memory
+
+Examples = Mapping[str, Sequence[Encoded]]
 
 
 class InProcess:
     """Does every job here, on the client's own data (client id → encoded examples).
 
     held_out: client id → what it scores on; a client without has nothing to score. settings: how,
-    but for the metrics, which every job names.
+    but for the metrics, which every job names. cohort: clients that train in one forward pass;
+    where their memory does not suffice it is halved, for good, and `halved` is told the number.
 
     What is sent and what comes back passes through its serialised form, as it would on a network.
-    A client whose training fails, or runs out of memory, is a `Failure` with the reason.
+    A client whose training fails, or runs out of memory alone, is a `Failure` with the reason.
     """
 
     def __init__(
@@ -37,41 +42,90 @@ class InProcess:
         rule: Rule,
         held_out: Mapping[str, Sequence[Encoded]] | None = None,
         settings: EvalSettings | None = None,
+        *,
+        cohort: int = 1,
+        halved: Callable[[int], None] = lambda _: None,
     ) -> None:
         self.model = model
         self.data = data
         self.rule = rule
-        self.held_out = held_out or {}
-        self.settings = settings or EvalSettings()
-        self._does: dict[str, Callable[[Job], Outcome]] = {
-            "train": self._train,
-            "evaluate": self._evaluate,
-        }
+        self._own = OwnScores(model, held_out or {}, settings or EvalSettings())
+        self.cohort = cohort
+        self.halved = halved
+
+    def close(self) -> None:
+        """Nothing outlives an exchange."""
 
     def exchange(self, jobs: Sequence[Job]) -> Iterator[Outcome]:
+        yield from self._train_all([job for job in jobs if job.kind == "train"])
+        yield from self._own.of_sent([job for job in jobs if job.kind == "evaluate"])
+
+    def _train_all(self, jobs: Sequence[Job]) -> Iterator[Outcome]:
+        """Cohort after cohort; clients of about as many steps, and of like ranks, share one."""
+        waiting = list(jobs)
+        while waiting:
+            together = cohorts(waiting, self.data, self.cohort)[0]
+            outcomes = self._train(together)
+            if outcomes is None:
+                self.cohort = len(together) // 2
+                self.halved(self.cohort)
+                continue
+            waiting = [job for job in waiting if job not in together]
+            yield from outcomes
+
+    def _train(self, jobs: Sequence[Job]) -> list[Outcome] | None:
+        """Train these jobs' clients in one forward pass; None: that takes too much memory."""
+        start = time.perf_counter()
+        outcomes: list[Outcome] = []
+        sent: dict[bytes, Adapter] = {}
+        visits: dict[Job, Visit] = {}
         for job in jobs:
             try:
-                yield self._does[job.kind](job)
-            except (FlexLoRAError, RuntimeError, MemoryError) as error:
-                if isinstance(error, RuntimeError) and not _out_of_memory(error):
-                    raise
-                yield Failure(job.id, job.client, str(error) or type(error).__name__)
-
-    def _train(self, job: Job) -> Reply:
-        start = time.perf_counter()
-        data = self.data.get(job.client, ())
-        sent = payload_adapter(from_bytes(job.payload, limit_bytes=len(job.payload)))
-        self.model.set_delta(job.delta.layers)
-        generator = torch.Generator().manual_seed(job.seed)
-        trained = train(
-            self.model,
-            sent,
-            data,
-            job.recipe,
-            generator,
-            origin=job.origin,
-            penalty=self.rule.penalty,
+                if job.payload not in sent:
+                    read = from_bytes(job.payload, limit_bytes=len(job.payload))
+                    sent[job.payload] = payload_adapter(read)
+            except FlexLoRAError as error:
+                outcomes.append(failure(job, error))
+                continue
+            data = self.data.get(job.client, ())
+            generator = torch.Generator().manual_seed(job.seed)
+            visits[job] = Visit(sent[job.payload], data, job.recipe, generator)
+        try:
+            self.model.set_delta(jobs[0].delta.layers)
+            found = train_cohort(
+                self.model,
+                list(visits.values()),
+                origin=jobs[0].origin,
+                penalty=self.rule.penalty,
+            )
+        except (RuntimeError, MemoryError) as error:
+            if not out_of_memory(error):
+                raise
+            return None if len(jobs) > 1 else [failure(jobs[0], error)]
+        seconds = time.perf_counter() - start
+        trained: dict[Job, Trained] = {}
+        for job, result in zip(visits, found, strict=True):
+            if isinstance(result, Trained):
+                trained[job] = result
+            else:
+                outcomes.append(failure(job, result))
+        tokens = sum(result.tokens for result in trained.values())
+        scores = self._own.of_trained(
+            {job: (sent[job.payload], result.adapter) for job, result in trained.items()}
         )
+        for job, result in trained.items():
+            score = scores.get(job)
+            if isinstance(score, Failure):
+                outcomes.append(score)
+                continue
+            share = seconds * result.tokens / tokens
+            reply = partial(self._reply, job, sent[job.payload], result, share, score)
+            outcomes.append(attempt(job, reply))
+        return outcomes
+
+    def _reply(
+        self, job: Job, sent: Adapter, trained: Trained, seconds: float, score: ClientScore | None
+    ) -> Reply:
         returned = self.rule.encode(trained.adapter, sent)
         return Reply(
             job=job.id,
@@ -81,36 +135,27 @@ class InProcess:
             loss=trained.loss,
             steps=trained.steps,
             tokens=trained.tokens,
-            seconds=time.perf_counter() - start,
-            score=self._score_trained(job, sent, trained.adapter) if job.metrics else None,
+            seconds=seconds,
+            score=score,
         )
 
-    def _evaluate(self, job: Job) -> Outcome:
-        adapter = payload_adapter(from_bytes(job.payload, limit_bytes=len(job.payload)))
-        score = self._score(job, {name: factors.product() for name, factors in adapter.items()})
-        if score is None:
-            return Failure(job.id, job.client, "it has no held-out examples to score")
-        return Scored(job.id, job.client, score)
 
-    def _score_trained(self, job: Job, sent: Adapter, trained: Adapter) -> ClientScore | None:
-        """Of W₀ + Δ + trained − origin: what the client has in hand after its training."""
-        update = {name: factors.product() for name, factors in trained.items()}
-        if job.origin:
-            update = {name: matrix - sent[name].product() for name, matrix in update.items()}
-        return self._score(job, update)
+def cohorts(jobs: Sequence[Job], data: Examples, size: int) -> list[list[Job]]:
+    """Jobs to do together, at most `size`: those of about as many steps, and of like ranks.
 
-    def _score(self, job: Job, update: Mapping[str, LowRank]) -> ClientScore | None:
-        examples = tuple(self.held_out.get(job.client, ()))
-        if not examples:
-            return None
-        held = job.delta.layers
-        self.model.set_delta(
-            {name: held[name] + part if name in held else part for name, part in update.items()}
-        )
-        settings = replace(self.settings, metrics=job.metrics)
-        return evaluate(self.model, [EvalClient(job.client, examples)], settings).clients[0]
+    The same for the same jobs in any order; the longest come first.
+    """
 
+    def work(job: Job) -> tuple[int, int, str]:
+        recipe = job.recipe
+        steps = -(-len(data.get(job.client, ())) // recipe.batch_size) * recipe.epochs
+        return min(steps, recipe.max_steps or steps), len(job.payload), job.client
 
-def _out_of_memory(error: RuntimeError) -> bool:
-    """True on any device: on the CPU torch raises a plain RuntimeError that names its allocator."""
-    return isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)
+    kinds: dict[tuple[object, ...], list[Job]] = {}
+    for job in sorted(jobs, key=work, reverse=True):
+        recipe = job.recipe
+        kind = (job.kind, id(job.delta), job.origin, recipe.dropout, recipe.loss_on)
+        kinds.setdefault(kind, []).append(job)
+    return [
+        mine[begin : begin + size] for mine in kinds.values() for begin in range(0, len(mine), size)
+    ]

@@ -10,7 +10,10 @@ from typing import Literal
 
 @dataclass(frozen=True)
 class Base:
-    """What is known of a base model. fingerprint: "dtype:digest" of its weights; "" for unknown."""
+    """What is known of a base model.
+
+    fingerprint: "precision:digest" of its weights; "" for unknown.
+    """
 
     name: str
     fingerprint: str
@@ -19,7 +22,7 @@ class Base:
 def difference(one: Base, other: Base) -> Literal["weights", "name"] | None:
     """What tells the two apart; None where nothing does.
 
-    Fingerprints decide where both are known and of one dtype; else the names, by `same_base`,
+    Fingerprints decide where both are known and of one precision; else the names, by `same_base`,
     where both are known.
     """
     ours, theirs = one.fingerprint, other.fingerprint

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from typing import Any
 
 import torch
 from torch import nn
 
-from flexlora.adapters import Adapter, Factors, LayerSpec
+from flexlora.adapters import Adapter, LayerSpec
 from flexlora.errors import AdapterError, ModelError, nearest
 from flexlora.lowrank import LowRank
 from flexlora.models.base import BaseModel
+from flexlora.models.carried import Carried
 from flexlora.models.lora import LoRALinear
+from flexlora.models.packing import can_pack
 from flexlora.models.targets import find_layers
+from flexlora.models.trainable import Trainable
 
 
 class AdaptedModel:
@@ -30,12 +34,12 @@ class AdaptedModel:
         self.base = base
         self.layers: tuple[LayerSpec, ...] = find_layers(base.model, base.name, targets)
         self._wrapped: dict[str, LoRALinear] = {}
-        for layer in self.layers:
+        self._carried: Carried | None = None
+        for index, layer in enumerate(self.layers):
             parent, _, last = layer.name.rpartition(".")
             module = base.model.get_submodule(layer.name)
-            self._wrapped[layer.name] = LoRALinear(module, layer.name)
+            self._wrapped[layer.name] = LoRALinear(module, layer.name, index)
             setattr(base.model.get_submodule(parent), last, self._wrapped[layer.name])
-        self._clients = 0
 
     @property
     def model(self) -> nn.Module:
@@ -54,6 +58,20 @@ class AdaptedModel:
     def context(self) -> int:
         """The most positions a sequence may have."""
         return self.base.context
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.base.model.parameters()).device
+
+    @cached_property
+    def packs(self) -> bool:
+        """Whether sequences can share a row without padding; found out on first use."""
+        carried = self._carried
+        self._carry(None)
+        try:
+            return can_pack(self.base.model)
+        finally:
+            self._carry(carried)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """The underlying model's forward."""
@@ -83,57 +101,50 @@ class AdaptedModel:
         *,
         origin: bool = False,
         dropout: float = 0.0,
-        generators: Sequence[torch.Generator] | None = None,
-    ) -> list[list[nn.Parameter]]:
-        """Carry copies of these K adapters; return their parameters as [all a, all b], by layer.
+        stacked: bool | None = None,
+    ) -> Carried:
+        """Carry copies of these K adapters: client k's rows get its branch, and no other's.
 
-        Every parameter has the K clients on its first axis; input rows come in K equal blocks.
-        SGD and AdamW work on each number alone, so one optimiser over these lists is K optimisers
-        that step together; only a norm (gradient clipping) must be taken per index of axis 0.
+        origin: subtract the starting factors, frozen. dropout: on the input of the trained branch
+        alone, inverted (PEFT's), drawn from `Carried.sow`. stacked: pad ranks to the largest and
+        batch products (default: off the CPU, where each call costs more than the padding).
         A loss that is the sum of the clients' own losses gives every client its own gradient.
-        origin and dropout as in `LoRALinear.start`; dropout is drawn layer by layer in the order
-        of the forward pass. Whatever was started before is dropped.
-        Raises AdapterError for an adapter that does not name exactly the adapted layers.
+        Whatever was started before is dropped. Raises AdapterError for an adapter that does not
+        name exactly the adapted layers.
         """
         if not adapters:
             raise AdapterError("start got no adapter; give one for each client")
         for k, adapter in enumerate(adapters):
-            self._check(adapter, f"adapter {k}")
-        groups: list[list[nn.Parameter]] = [[], []]
-        for name, wrapped in self._wrapped.items():
-            a, b = wrapped.start(
-                [adapter[name] for adapter in adapters],
-                origin=origin,
-                dropout=dropout,
-                generators=generators or (),
-            )
-            groups[0].append(a)
-            groups[1].append(b)
-        self._clients = len(adapters)
-        return groups
-
-    def live(self, client: int = 0) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
-        """Layer → (b, a) as they are being trained by this client, padding included."""
-        pairs = {}
-        for name, wrapped in self._wrapped.items():
-            assert wrapped.a is not None, "no adapter is started"
-            assert wrapped.b is not None, "no adapter is started"
-            pairs[name] = (wrapped.b[client], wrapped.a[client])
-        return pairs
-
-    def trained(self) -> list[Adapter]:
-        """Detached copies of what the K clients trained, at their own ranks and scales."""
-        layers: list[dict[str, Factors]] = [{} for _ in range(self._clients)]
-        for name, wrapped in self._wrapped.items():
-            for mine, factors in zip(layers, wrapped.trained(), strict=True):
-                mine[name] = factors
-        return [Adapter(mine, self.base.name) for mine in layers]
+            self.check(adapter, f"adapter {k}")
+        first = next(iter(self._wrapped.values()))
+        if stacked is None:
+            stacked = first.weight.device.type != "cpu"
+        pad = {name: max(x[name].rank for x in adapters) for name in self._wrapped}
+        carried = Carried(
+            [
+                Trainable(
+                    adapter,
+                    dtype=first.dtype,
+                    device=first.weight.device,
+                    pad=pad if stacked else None,
+                    origin=origin,
+                )
+                for adapter in adapters
+            ],
+            dropout=dropout,
+            stacked=stacked,
+        )
+        self._carry(carried)
+        return carried
 
     def stop(self) -> None:
         """Drop the adapters: the model is base + Δ again."""
+        self._carry(None)
+
+    def _carry(self, carried: Carried | None) -> None:
+        self._carried = carried
         for wrapped in self._wrapped.values():
-            wrapped.stop()
-        self._clients = 0
+            wrapped.carry(carried)
 
     def _spec(self, name: str, what: str) -> LayerSpec:
         if name not in self._wrapped:
@@ -144,7 +155,8 @@ class AdaptedModel:
         wrapped = self._wrapped[name]
         return LayerSpec(name, wrapped.m, wrapped.n)
 
-    def _check(self, adapter: Adapter, what: str) -> None:
+    def check(self, adapter: Adapter, what: str) -> None:
+        """Raise AdapterError, naming `what`, unless it fits exactly the adapted layers."""
         for name, factors in adapter.items():
             spec = self._spec(name, what)
             if factors.shape != (spec.m, spec.n):

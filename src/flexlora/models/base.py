@@ -14,6 +14,9 @@ from torch import nn
 
 from flexlora.errors import ModelError, nearest
 from flexlora.formats.fingerprint import fingerprint
+from flexlora.models.checkpointing import checkpoint_layers
+from flexlora.models.device import find_device
+from flexlora.models.quantised import NONE, keep_packing, quantise_options, scales
 
 TINY = "tiny"
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -34,19 +37,33 @@ class BaseModel:
     context: int
 
 
-def load_model(name: str | Path, dtype: str = "float32") -> BaseModel:
+def load_model(
+    name: str | Path,
+    dtype: str = "float32",
+    device: str = "cpu",
+    *,
+    quantise: str = NONE,
+    checkpointing: bool = False,
+) -> BaseModel:
     """Load "tiny" (embedded), a folder, or a name on the Hugging Face hub.
 
     Safetensors only and no code from the model's folder: loading cannot run foreign code. A folder
     is read without any network. Weights are cast to `dtype` ("float32" or "bfloat16"), frozen;
     a tokenizer without a pad token pads with its EOS token.
 
+    device: "cpu", "cuda", "cuda:1", "mps", or "auto" for the best there is. quantise: "none", or
+    "4bit" or "8bit" linear layers (see `quantise_options`). checkpointing: make activations anew
+    in the backward pass rather than keep them (see `checkpoint_layers`).
+
     Raises ModelError naming the model, what is wrong with it and what to do: no folder, no
     config.json, weights missing, truncated, foreign or pickled, no causal language model, no
-    tokenizer, no EOS token, unknown dtype.
+    tokenizer, no EOS token, unknown dtype, a device that is not there or too small.
     """
     if dtype not in _DTYPES:
         raise ModelError(f"dtype '{dtype}' of model {name} is unknown; {nearest(dtype, _DTYPES)}")
+    place = find_device(device)
+    quantised = quantise != NONE
+    options = quantise_options(quantise, str(name), _DTYPES[dtype], place) if quantised else {}
     embedded = str(name) == TINY
     source = Path(__file__).parent / TINY if embedded else Path(name).expanduser()
     local = embedded or source.is_dir()
@@ -63,15 +80,21 @@ def load_model(name: str | Path, dtype: str = "float32") -> BaseModel:
         "trust_remote_code": False,
     }
     with _quiet():
-        model = _load_weights(where, str(name), _DTYPES[dtype])
+        model = _load_weights(where, str(name), _DTYPES[dtype], place, options)
         tokenizer = _load_tokenizer(where, str(name), model)
     model.eval().requires_grad_(False)
+    if checkpointing:
+        checkpoint_layers(model, str(name))
     return BaseModel(model, tokenizer, str(name), _context(model, tokenizer))
 
 
 def model_fingerprint(model: nn.Module) -> str:
-    """sha256 over names, dtypes, shapes and bytes of all parameters, in name order."""
-    return fingerprint(model.named_parameters())
+    """sha256 over names, dtypes, shapes and bytes of all parameters, in name order.
+
+    The same on every device, but for a quantised model, whose scales it covers: devices may round
+    them differently.
+    """
+    return fingerprint((*model.named_parameters(), *scales(model)))
 
 
 def _looks_like_path(name: str) -> bool:
@@ -95,8 +118,14 @@ def _check_folder(folder: Path, name: str) -> None:
         )
 
 
-def _load_weights(where: dict[str, Any], name: str, dtype: torch.dtype) -> Any:
-    """The model, every parameter of which came from the file."""
+def _load_weights(
+    where: dict[str, Any],
+    name: str,
+    dtype: torch.dtype,
+    device: torch.device,
+    options: dict[str, Any],
+) -> Any:
+    """The model on its device, every parameter of which came from the file."""
     from transformers import AutoConfig, AutoModelForCausalLM
 
     try:
@@ -119,10 +148,26 @@ def _load_weights(where: dict[str, Any], name: str, dtype: torch.dtype) -> Any:
             f"model {name} is a {masked[0]}, not a causal language model; "
             "give a decoder such as Llama, Qwen, Gemma or GPT-2"
         )
+    if options and getattr(config, "quantization_config", None) is not None:
+        raise ModelError(
+            f"model {name} is quantised in its files already; set model.quantise to {NONE}"
+        )
     try:
         model, report = AutoModelForCausalLM.from_pretrained(
-            **where, config=config, dtype=dtype, use_safetensors=True, output_loading_info=True
+            **where,
+            **options,
+            config=config,
+            dtype=dtype,
+            use_safetensors=True,
+            output_loading_info=True,
         )
+        keep_packing(model)
+        model = model if options else model.to(device)
+    except torch.OutOfMemoryError as error:
+        raise ModelError(
+            f"model {name} does not fit into the memory of {device}; set model.dtype to bfloat16, "
+            "model.quantise, or another model.device"
+        ) from error
     except Exception as error:
         raise ModelError(
             f"weights of model {name} cannot be loaded: {_first(error)}; they are truncated, not "

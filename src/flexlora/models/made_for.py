@@ -7,12 +7,13 @@ from flexlora.errors import AdapterError
 from flexlora.formats.same_base import Base, difference
 
 
-def base_fingerprint(dtype: str, fingerprint: str) -> str:
-    """What an adapter keeps of its base: the dtype of its weights, and their `model_fingerprint`.
+def base_fingerprint(precision: str, fingerprint: str) -> str:
+    """What an adapter keeps of its base: how its weights are held, and their `model_fingerprint`.
 
-    The dtype is part of it, since the weights of one model differ between dtypes.
+    precision: the dtype, and the bits of a quantised base. It is part of it, since the weights of
+    one model differ between precisions.
     """
-    return f"{dtype}:{fingerprint}"
+    return f"{precision}:{fingerprint}"
 
 
 def require_made_for(adapter: Adapter, name: str, fingerprint: str, cure: str) -> None:

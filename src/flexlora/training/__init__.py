@@ -1,8 +1,12 @@
-"""Floor 2: local training of one client."""
+"""Floor 2: local training, one client or many at once."""
 
 from flexlora.training.batches import Batch as Batch
 from flexlora.training.batches import collate as collate
 from flexlora.training.batches import plan as plan
-from flexlora.training.local import Trained as Trained
-from flexlora.training.local import train as train
+from flexlora.training.cohort import train as train
+from flexlora.training.cohort import train_cohort as train_cohort
+from flexlora.training.cohort_size import CohortSize as CohortSize
+from flexlora.training.cohort_size import choose_cohort_size as choose_cohort_size
 from flexlora.training.recipe import Recipe as Recipe
+from flexlora.training.visit import Trained as Trained
+from flexlora.training.visit import Visit as Visit

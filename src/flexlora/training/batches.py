@@ -1,9 +1,11 @@
-"""Which examples a client sees in which order, and how they become tensors."""
+"""Which examples a client sees in which order, and how clients' batches become tensors."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from bisect import bisect_right
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import TYPE_CHECKING
 
 import torch
@@ -13,22 +15,31 @@ from torch import Tensor
 if TYPE_CHECKING:
     from flexlora.tasks.prompts import Encoded
 
-IGNORED = -100
 _WINDOW = 8  # Batches whose examples are sorted by length together.
 
 
 @dataclass(frozen=True, eq=False)
 class Batch:
-    """Token sequences padded on the right to the longest.
+    """The batches of K clients in one tensor, client after client.
 
-    labels: what is learnt, unshifted as in transformers; -100 where nothing is.
+    input_ids: rows padded on the right to the longest; or, packed, one row of all sequences without
+    any padding, `positions` counting anew in each. lengths: tokens of every sequence, in order.
+    shares: sequences of each client, or tokens where packed (see `Carried.share`); own: those that
+    are not padding, which come first.
+    places: where in the flattened `input_ids` the next token is learnt; targets: that token;
+    owners: the client. learnt, tokens: of each client, padding not counted.
     """
 
     input_ids: Int[Tensor, "b t"]
-    attention_mask: Int[Tensor, "b t"]
-    labels: Int[Tensor, "b t"]
-    tokens: int
-    learnt: int  # Labels that count: all but the ones at position 0, which nothing predicts.
+    positions: Int[Tensor, "1 t"] | None
+    lengths: tuple[int, ...]
+    shares: tuple[int, ...]
+    own: tuple[int, ...]
+    places: Int[Tensor, " p"]
+    targets: Int[Tensor, " p"]
+    owners: Int[Tensor, " p"]
+    learnt: tuple[int, ...]
+    tokens: tuple[int, ...]
 
 
 def plan(
@@ -61,32 +72,83 @@ def plan(
 
 
 def collate(
-    examples: Sequence[Encoded],
+    clients: Sequence[Sequence[Encoded]],
     pad: int,
     *,
     loss_on: str = "response",
+    packed: bool = False,
+    even: bool = False,
     device: torch.device | str = "cpu",
 ) -> Batch:
-    """Pad prompt + response of each example on the right to the longest of them.
+    """One batch of each client, side by side.
 
-    loss_on "response": labels on the response alone; "all": on prompt and response.
+    loss_on "response": the response's tokens are learnt; "all": all but a sequence's first, which
+    nothing predicts. even: give all clients the same share, by sequences of padding that nobody
+    learns from.
     """
-    longest = max(len(x.prompt) + len(x.response) for x in examples)
-    ids, mask, labels = [], [], []
-    tokens = learnt = 0
-    for x in examples:
-        whole = (*x.prompt, *x.response)
-        hidden = len(x.prompt) if loss_on == "response" else 0
-        rest = longest - len(whole)
-        ids.append(whole + (pad,) * rest)
-        mask.append((1,) * len(whole) + (0,) * rest)
-        labels.append((IGNORED,) * hidden + whole[hidden:] + (IGNORED,) * rest)
-        tokens += len(whole)
-        learnt += len(whole) - max(hidden, 1)
+    rows: list[tuple[int, ...]] = []
+    firsts: list[int] = []  # In each row, the first place whose token is learnt.
+    owners: list[int] = []
+    for client, examples in enumerate(clients):
+        for x in examples:
+            rows.append((*x.prompt, *x.response))
+            firsts.append(max(len(x.prompt) if loss_on == "response" else 0, 1))
+            owners.append(client)
+    tokens = _by_client(owners, map(len, rows), len(clients))
+    own = tokens if packed else tuple(map(len, clients))
+    if even:
+        _even_out(rows, firsts, owners, own, pad, packed=packed)
+    width = max(map(len, rows))
+    lengths = tuple(map(len, rows))
+    begins = list(accumulate(lengths, initial=0)) if packed else range(0, len(rows) * width, width)
+    if not packed:
+        rows = [row + (pad,) * (width - len(row)) for row in rows]
+    flat = torch.tensor([token for row in rows for token in row], device=device)
+    spans = [
+        range(begin + first, begin + length)
+        for begin, first, length in zip(begins, firsts, lengths, strict=False)
+    ]
+    learnt = torch.tensor([place for span in spans for place in span], device=device)
+    counts = list(map(len, spans))
     return Batch(
-        torch.tensor(ids, device=device),
-        torch.tensor(mask, device=device),
-        torch.tensor(labels, device=device),
-        tokens,
-        learnt,
+        input_ids=flat[None] if packed else flat.view(len(rows), width),
+        positions=torch.cat([torch.arange(n, device=device) for n in lengths])[None]
+        if packed
+        else None,
+        lengths=lengths,
+        shares=_by_client(owners, lengths if packed else [1] * len(rows), len(clients)),
+        own=own,
+        places=learnt - 1,
+        targets=flat[learnt],
+        owners=torch.repeat_interleave(torch.tensor(owners), torch.tensor(counts)).to(device),
+        learnt=_by_client(owners, counts, len(clients)),
+        tokens=tokens,
     )
+
+
+def _even_out(
+    rows: list[tuple[int, ...]],
+    firsts: list[int],
+    owners: list[int],
+    have: Sequence[int],
+    pad: int,
+    *,
+    packed: bool,
+) -> None:
+    """Put sequences of padding after each client's own until all have the same share."""
+    longest = max(map(len, rows)) if packed else 1  # Beyond it a model may have no positions.
+    for client in reversed(range(len(have))):
+        missing = max(have) - have[client]
+        begins = range(0, missing, longest)
+        extra = [(pad,) * min(longest, missing - begin) for begin in begins]
+        end = bisect_right(owners, client)
+        rows[end:end] = extra
+        firsts[end:end] = map(len, extra)  # None of it is learnt.
+        owners[end:end] = [client] * len(extra)
+
+
+def _by_client(owners: Sequence[int], counts: Iterable[int], clients: int) -> tuple[int, ...]:
+    sums = [0] * clients
+    for owner, count in zip(owners, counts, strict=True):
+        sums[owner] += count
+    return tuple(sums)

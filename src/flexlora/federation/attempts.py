@@ -1,0 +1,41 @@
+"""One client's misfortune is its own: errors become failures of those who caused them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import TypeVar
+
+from flexlora.errors import FlexLoRAError
+from flexlora.federation.jobs import Failure, Job
+from flexlora.training.memory import out_of_memory
+
+T = TypeVar("T")
+
+
+def attempt(job: Job, do: Callable[[], T]) -> T | Failure:
+    """What it gives, or this job's failure. Errors that are no client's doing are raised."""
+    try:
+        return do()
+    except (FlexLoRAError, RuntimeError, MemoryError) as error:
+        if not isinstance(error, FlexLoRAError) and not out_of_memory(error):
+            raise
+        return failure(job, error)
+
+
+def attempt_all(
+    jobs: Sequence[Job], do: Callable[[Sequence[Job]], Iterable[T]]
+) -> dict[Job, T | Failure]:
+    """What it gives for all at once, in their order; if that fails, for one after another."""
+    if not jobs:
+        return {}
+    found = attempt(jobs[0], lambda: list(do(jobs)))
+    if not isinstance(found, Failure):
+        return dict(zip(jobs, found, strict=True))
+    if len(jobs) == 1:
+        return {jobs[0]: found}
+    return {job: one for alone in jobs for job, one in attempt_all([alone], do).items()}
+
+
+def failure(job: Job, error: Exception) -> Failure:
+    """With the error's words, or at least its name, as the reason."""
+    return Failure(job.id, job.client, str(error) or type(error).__name__)

@@ -1,0 +1,17 @@
+"""The base model that a config names."""
+
+from __future__ import annotations
+
+from flexlora.federation.config import ModelConfig
+from flexlora.models import BaseModel, load_model
+
+
+def load_base(config: ModelConfig, device: str | None = None) -> BaseModel:
+    """Load it as the config says. device: instead of the config's. Raises as `load_model` does."""
+    return load_model(
+        config.name,
+        config.dtype,
+        device or config.device,
+        quantise=config.quantise,
+        checkpointing=config.checkpointing,
+    )

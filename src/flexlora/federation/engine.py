@@ -1,0 +1,53 @@
+"""Which engine a run's config asks for: this process, or workers beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+
+from flexlora.federation.config import Config
+from flexlora.federation.setup import Setup
+from flexlora.federation.transport import InProcess
+from flexlora.federation.worker import Equipment
+from flexlora.federation.workers import Workers
+from flexlora.rules import Rule
+
+
+def workers_of(config: Config, setup: Setup) -> int:
+    """Processes that train. auto: one for each GPU where the model is on one, else this one."""
+    if config.run.workers != "auto":
+        return config.run.workers
+    return max(1, torch.cuda.device_count()) if setup.model.device.type == "cuda" else 1
+
+
+def threads_of(config: Config, setup: Setup) -> int:
+    """CPU threads of each process that trains."""
+    if config.run.threads is not None:
+        return config.run.threads
+    return max(1, torch.get_num_threads() // workers_of(config, setup))
+
+
+def make_engine(
+    config: Config, setup: Setup, rule: Rule, *, cohort: int, halved: Callable[[int], None]
+) -> InProcess | Workers:
+    """The engine of a run, not begun yet; close it in the end."""
+    count = workers_of(config, setup)
+    settings = setup.validation_settings
+    if count == 1:
+        return InProcess(
+            setup.model, setup.train, rule, setup.held_out, settings, cohort=cohort, halved=halved
+        )
+    device = setup.model.device
+    devices = max(1, torch.cuda.device_count())
+    equipment = [
+        Equipment(
+            config.model,
+            f"cuda:{place % devices}" if device.type == "cuda" else str(device),
+            rule,
+            settings,
+            threads_of(config, setup),
+        )
+        for place in range(count)
+    ]
+    return Workers(equipment, setup.train, setup.held_out, cohort=cohort, halved=halved)

@@ -1,0 +1,103 @@
+"""What clients score on their own held-out parts, many in one forward pass."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+
+from flexlora.adapters import Adapter, payload_adapter
+from flexlora.evaluation import (
+    ClientScore,
+    EvalClient,
+    EvalSettings,
+    evaluate,
+    evaluate_each,
+)
+from flexlora.federation.attempts import attempt_all
+from flexlora.federation.jobs import Failure, Job, Outcome, Scored
+from flexlora.formats.payloads import from_bytes
+from flexlora.lowrank import LowRank
+from flexlora.models import AdaptedModel
+from flexlora.tasks.prompts import Encoded
+
+
+class OwnScores:
+    """held_out: client id → its examples; settings: how, but for the metrics, which jobs name.
+
+    Clients that cannot be scored together, for want of memory or because one of them fails, are
+    scored one by one, so that a failure is one client's alone.
+    """
+
+    def __init__(
+        self,
+        model: AdaptedModel,
+        held_out: Mapping[str, Sequence[Encoded]],
+        settings: EvalSettings,
+    ) -> None:
+        self._model = model
+        self._held_out = held_out
+        self._settings = settings
+
+    def of_sent(self, jobs: Iterable[Job]) -> Iterator[Outcome]:
+        """Each client's score of W₀ + Δ + what it was sent; the same bytes are scored together."""
+        for group in _groups(jobs, lambda job: (job.payload, id(job.delta), job.metrics)):
+            some = [job for job in group if self._held_out.get(job.client)]
+            for job in group:
+                if job not in some:
+                    yield Failure(job.id, job.client, "it has no held-out examples to score")
+            for job, score in attempt_all(some, self._score_sent).items():
+                if isinstance(score, Failure):
+                    yield score
+                else:
+                    yield Scored(job.id, job.client, score)
+
+    def of_trained(
+        self, trained: Mapping[Job, tuple[Adapter, Adapter]]
+    ) -> dict[Job, ClientScore | Failure]:
+        """Each client's score of what it has in hand after its training, W₀ + Δ + trained − origin.
+
+        trained: job → (what it was sent, what it trained), all for the Δ that the model stands on.
+        Jobs that ask for no metric, and clients without held-out examples, have no score.
+        """
+        wanted = [job for job in trained if job.metrics and self._held_out.get(job.client)]
+
+        def score(jobs: Sequence[Job]) -> Iterable[ClientScore]:
+            updates = [_update(job, *trained[job]) for job in jobs]
+            return evaluate_each(
+                self._model, self._clients(jobs), updates, self._settings_of(jobs[0])
+            ).clients
+
+        scores: dict[Job, ClientScore | Failure] = {}
+        for group in _groups(wanted, lambda job: job.metrics):
+            scores |= attempt_all(group, score)
+        return scores
+
+    def _score_sent(self, jobs: Sequence[Job]) -> Iterable[ClientScore]:
+        payload, delta = jobs[0].payload, jobs[0].delta
+        sent = payload_adapter(from_bytes(payload, limit_bytes=len(payload)))
+        update = {name: factors.product() for name, factors in sent.items()}
+        for name, part in delta.layers.items():
+            update[name] = part + update[name] if name in update else part
+        self._model.set_delta(update)
+        return evaluate(self._model, self._clients(jobs), self._settings_of(jobs[0])).clients
+
+    def _clients(self, jobs: Sequence[Job]) -> list[EvalClient]:
+        return [EvalClient(job.client, tuple(self._held_out[job.client])) for job in jobs]
+
+    def _settings_of(self, job: Job) -> EvalSettings:
+        return replace(self._settings, metrics=job.metrics)
+
+
+def _update(job: Job, sent: Adapter, trained: Adapter) -> dict[str, LowRank]:
+    update = {name: factors.product() for name, factors in trained.items()}
+    if job.origin:
+        update = {name: part - sent[name].product() for name, part in update.items()}
+    return update
+
+
+def _groups(jobs: Iterable[Job], key: Callable[[Job], object]) -> list[list[Job]]:
+    """Jobs of equal keys together, in the order in which they first come."""
+    groups: dict[object, list[Job]] = {}
+    for job in jobs:
+        groups.setdefault(key(job), []).append(job)
+    return list(groups.values())

@@ -1,0 +1,103 @@
+"""One worker process: a model of its own, and the jobs that come down a pipe."""
+
+from __future__ import annotations
+
+import signal
+import traceback
+from dataclasses import dataclass, replace
+from multiprocessing.connection import Connection
+
+import torch
+
+from flexlora.adapters import Delta, Payload
+from flexlora.evaluation import EvalSettings
+from flexlora.federation.base import load_base
+from flexlora.federation.config import ModelConfig
+from flexlora.federation.jobs import Job, Outcome
+from flexlora.federation.transport import Examples, InProcess
+from flexlora.formats.payloads import from_bytes, to_bytes
+from flexlora.lowrank import LowRank
+from flexlora.models import AdaptedModel
+from flexlora.rules import Rule
+
+
+@dataclass(frozen=True, eq=False)
+class Equipment:
+    """What a worker is made with. threads: CPU threads of each worker."""
+
+    model: ModelConfig
+    device: str
+    rule: Rule
+    settings: EvalSettings
+    threads: int
+
+
+@dataclass(frozen=True, eq=False)
+class Order:
+    """Jobs to do together, with their clients' examples; Δ as bytes, None where it has it already.
+
+    The jobs' own Δ is left out on the way.
+    """
+
+    jobs: tuple[Job, ...]
+    delta: bytes | None
+    train: Examples
+    held_out: Examples
+    cohort: int
+
+
+@dataclass(frozen=True, eq=False)
+class Done:
+    """The outcomes of an order, and how many clients still train at once; or why it broke."""
+
+    outcomes: tuple[Outcome, ...]
+    cohort: int
+    broken: str | None = None
+
+
+def work(pipe: Connection, equipment: Equipment) -> None:
+    """Do orders until the pipe closes; runs in a process of its own."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # The parent decides when it is over.
+    torch.set_num_threads(equipment.threads)
+    try:
+        model = AdaptedModel(load_base(equipment.model, equipment.device), equipment.model.targets)
+        delta = Delta()
+        while True:
+            order: Order = pipe.recv()
+            if order.delta is not None:
+                delta = unpack_delta(order.delta)
+            engine = InProcess(
+                model,
+                order.train,
+                equipment.rule,
+                order.held_out,
+                equipment.settings,
+                cohort=order.cohort,
+            )
+            jobs = [replace(job, delta=delta) for job in order.jobs]
+            outcomes = tuple(engine.exchange(jobs))
+            pipe.send(Done(outcomes, engine.cohort))
+    except EOFError:
+        return
+    except OSError:
+        return  # The parent is gone.
+    except Exception:
+        pipe.send(Done((), 0, traceback.format_exc()))
+
+
+def pack_delta(delta: Delta) -> bytes:
+    """Δ's version and layers as safetensors; patches stay with the server."""
+    tensors = {}
+    for name, part in delta.layers.items():
+        tensors[f"{name}|left"], tensors[f"{name}|right"] = part.left, part.right
+    return delta.version.to_bytes(8, "big") + to_bytes(Payload("delta", tensors))
+
+
+def unpack_delta(data: bytes) -> Delta:
+    tensors = from_bytes(data[8:], limit_bytes=len(data)).tensors
+    layers = {
+        key.removesuffix("|left"): LowRank(left, tensors[key.removesuffix("left") + "right"])
+        for key, left in tensors.items()
+        if key.endswith("|left")
+    }
+    return Delta(int.from_bytes(data[:8], "big"), layers)

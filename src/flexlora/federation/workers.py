@@ -1,0 +1,177 @@
+"""The engine of several processes on this machine: one for each GPU, or for groups of CPU cores."""
+
+from __future__ import annotations
+
+import multiprocessing
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
+
+from flexlora.adapters import Delta
+from flexlora.federation.jobs import Failure, Job, Outcome
+from flexlora.federation.transport import Examples, cohorts
+from flexlora.federation.worker import Done, Equipment, Order, pack_delta, work
+
+_TRIES = 2  # A client that is alone with a worker that dies so often is given up.
+
+
+class Workers:
+    """Hands cohorts of clients to worker processes and yields what comes back.
+
+    equipment: one for each worker. Which worker trains a client changes nothing in its result, on
+    equal devices. A worker that dies is replaced, and its clients are trained again: once
+    together, then one by one, so that only the one that kills it is a `Failure`. Where a worker
+    has halved its cohort for want of memory, all do, and `halved` is told.
+
+    Workers start with the first exchange; `close` ends them.
+    """
+
+    def __init__(
+        self,
+        equipment: Sequence[Equipment],
+        data: Examples,
+        held_out: Examples,
+        *,
+        cohort: int = 1,
+        halved: Callable[[int], None] = lambda _: None,
+    ) -> None:
+        self.data = data
+        self.held_out = held_out
+        self.cohort = cohort
+        self.halved = halved
+        self._equipment = equipment
+        self._workers: dict[int, _Worker] = {}
+
+    def exchange(self, jobs: Sequence[Job]) -> Iterator[Outcome]:
+        waiting = [_Batch(tuple(x)) for x in cohorts(jobs, self.data, self.cohort)]
+        deltas: dict[int, tuple[Delta, bytes]] = {}
+        busy: dict[int, _Batch] = {}
+        for place in range(min(len(waiting), len(self._equipment))):
+            self._worker(place)  # All at once: each takes seconds to begin.
+        while waiting or busy:
+            for place in range(len(self._equipment)):
+                if waiting and place not in busy:
+                    busy[place] = waiting.pop(0)
+                    self._send(place, busy[place], deltas)
+            for place in self._ready(busy):
+                batch = busy.pop(place)
+                done = self._workers[place].receive()
+                if done is None:
+                    exit_code = self._workers.pop(place).end()
+                    again, lost = _again(batch, exit_code)
+                    waiting = again + waiting
+                    yield from lost
+                    continue
+                if done.broken is not None:
+                    raise RuntimeError(f"a worker process failed:\n{done.broken}")
+                if batch.jobs[0].kind == "train" and done.cohort < min(
+                    self.cohort, len(batch.jobs)
+                ):
+                    self.cohort = done.cohort
+                    self.halved(done.cohort)
+                    waiting = [part for x in waiting for part in x.cut(done.cohort)]
+                yield from done.outcomes
+
+    def close(self) -> None:
+        """End all workers."""
+        for worker in self._workers.values():
+            worker.end()
+        self._workers.clear()
+
+    @property
+    def processes(self) -> list[int]:
+        """The ids of the worker processes that run now."""
+        return [worker.process.pid or 0 for worker in self._workers.values()]
+
+    def _send(self, place: int, batch: _Batch, deltas: dict[int, tuple[Delta, bytes]]) -> None:
+        worker, delta = self._worker(place), batch.jobs[0].delta
+        if id(delta) not in deltas:
+            deltas[id(delta)] = delta, pack_delta(delta)
+        clients = {job.client for job in batch.jobs}
+        worker.send(
+            Order(
+                tuple(replace(job, delta=_NONE) for job in batch.jobs),
+                deltas[id(delta)][1] if worker.delta is not delta else None,
+                {client: self.data[client] for client in clients if client in self.data},
+                {client: self.held_out[client] for client in clients if client in self.held_out},
+                self.cohort,
+            )
+        )
+        worker.delta = delta
+
+    def _worker(self, place: int) -> _Worker:
+        if place not in self._workers:
+            self._workers[place] = _Worker.start(self._equipment[place])
+        return self._workers[place]
+
+    def _ready(self, busy: Mapping[int, _Batch]) -> list[int]:
+        pipes = {self._workers[place].pipe: place for place in busy}
+        return sorted(pipes[pipe] for pipe in wait(list(pipes)) if isinstance(pipe, Connection))
+
+
+_NONE = Delta()
+
+
+@dataclass(frozen=True, eq=False)
+class _Batch:
+    """Jobs to do together. tries: how often they have been begun before."""
+
+    jobs: tuple[Job, ...]
+    tries: int = 0
+
+    def cut(self, size: int) -> list[_Batch]:
+        begins = range(0, len(self.jobs), size)
+        return [replace(self, jobs=self.jobs[begin : begin + size]) for begin in begins]
+
+
+def _again(batch: _Batch, exit_code: int | None) -> tuple[list[_Batch], list[Failure]]:
+    """What to try again after a worker died over it, and what is given up."""
+    tried = replace(batch, tries=batch.tries + 1)
+    if tried.tries < _TRIES:
+        return [tried], []
+    if len(batch.jobs) > 1:
+        return [replace(part, tries=_TRIES - 1) for part in tried.cut(1)], []
+    (job,) = batch.jobs
+    reason = f"its worker process died over it {tried.tries} times (exit code {exit_code})"
+    return [], [Failure(job.id, job.client, reason)]
+
+
+class _Worker:
+    """A process, the pipe to it, and the Δ that it holds."""
+
+    def __init__(self, process: BaseProcess, pipe: Connection) -> None:
+        self.process = process
+        self.pipe = pipe
+        self.delta: Delta | None = None
+
+    @staticmethod
+    def start(equipment: Equipment) -> _Worker:
+        context = multiprocessing.get_context("spawn")
+        ours, theirs = context.Pipe()
+        process = context.Process(target=work, args=(theirs, equipment), daemon=True)
+        process.start()
+        theirs.close()
+        return _Worker(process, ours)
+
+    def send(self, order: Order) -> None:
+        with suppress(OSError):  # It is dead: `receive` will say so.
+            self.pipe.send(order)
+
+    def receive(self) -> Done | None:
+        """What it gave; None if it died."""
+        try:
+            done: Done = self.pipe.recv()
+        except (EOFError, OSError):
+            return None
+        return done
+
+    def end(self) -> int | None:
+        """Stop it, and its exit code."""
+        self.pipe.close()
+        self.process.join(timeout=0.2)
+        if self.process.is_alive():
+            self.process.kill()
+            self.process.join()
+        return self.process.exitcode

@@ -1,0 +1,129 @@
+"""Many sequences in one row without padding: attention alone has to know where each begins."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+PACKED = "flexlora_packed"  # The name under which transformers knows this attention.
+_UNDERSTOOD = {"full_attention", "sliding_attention"}
+
+# Of the row that a model is at, by its config's id. Not a context variable: activations that are
+# made anew in the backward pass may be made by another thread.
+_lengths: dict[int, tuple[int, ...]] = {}
+
+
+def can_pack(model: Any) -> bool:
+    """True where nothing but attention mixes a row's tokens, and transformers lets us supply it.
+
+    Asked of the model's class and config first, then of the model: two short sequences in one row
+    must come out as they do one by one.
+    """
+    config: Any = getattr(model, "config", None)
+    kinds = set(getattr(config, "layer_types", None) or _UNDERSTOOD)
+    supported = getattr(model, "_supports_attention_backend", False) is True
+    if not supported or config._attn_implementation != "sdpa" or not kinds <= _UNDERSTOOD:
+        return False
+    device = next(model.parameters()).device
+    ids = torch.arange(1, 8, device=device) % int(config.get_text_config().vocab_size)
+    first, second = ids[None, :4], ids[None, 4:]
+    with torch.no_grad():
+        apart = [model(input_ids=x, use_cache=False).logits for x in (first, second)]
+        positions = torch.tensor([[0, 1, 2, 3, 0, 1, 2]], device=ids.device)
+        with packed(model, (4, 3)):
+            together = model(input_ids=ids[None], position_ids=positions, use_cache=False).logits
+    wanted = torch.cat(apart, dim=1)
+    tolerance = 0.05 if wanted.dtype in (torch.bfloat16, torch.float16) else 1e-4
+    return bool((together - wanted).abs().max() <= tolerance * wanted.abs().max())
+
+
+@contextmanager
+def packed(model: Any, lengths: Sequence[int]) -> Iterator[None]:
+    """While the block runs (backward pass included), a row is sequences of these lengths.
+
+    Give `position_ids` that count anew in each, and no attention mask.
+    """
+    from transformers import AttentionInterface
+
+    AttentionInterface.register(PACKED, _attention)
+    found = {id(x.config): x.config for x in model.modules() if hasattr(x, "config")}
+    configs: list[Any] = list(found.values())
+    before = [config._attn_implementation for config in configs]
+    try:
+        for config in configs:
+            config._attn_implementation = PACKED
+            _lengths[id(config)] = tuple(lengths)
+        yield
+    finally:
+        for config, name in zip(configs, before, strict=True):
+            config._attn_implementation = name
+            _lengths.pop(id(config), None)
+
+
+def _attention(
+    module: Any,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    *_: Any,
+    scaling: float | None = None,
+    sliding_window: int | None = None,
+    **__: Any,
+) -> tuple[Tensor, None]:
+    """Causal attention inside each sequence; (1, heads, tokens, d) → (1, tokens, heads, d)."""
+    lengths = _lengths[id(module.config)]
+    apart = query.device.type == "cpu" or len(lengths) == 1
+    call = _one_by_one if apart else _side_by_side
+    options = {"scale": scaling, "enable_gqa": query.shape[1] != key.shape[1]}
+    return call(query, key, value, lengths, sliding_window, options).transpose(1, 2), None
+
+
+def _one_by_one(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    lengths: Sequence[int],
+    window: int | None,
+    options: dict[str, Any],
+) -> Tensor:
+    """A call for each sequence: nothing is padded, nothing copied but the results."""
+    parts = zip(*(torch.split(x, list(lengths), dim=2) for x in (query, key, value)), strict=True)
+    found = [_causal(q, k, v, window, options) for q, k, v in parts]
+    return torch.cat(found, dim=2) if len(found) > 1 else found[0]
+
+
+def _side_by_side(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    lengths: Sequence[int],
+    window: int | None,
+    options: dict[str, Any],
+) -> Tensor:
+    """One call for all sequences, padded on the right for it alone."""
+    device, longest = query.device, max(lengths)
+    counts = torch.tensor(lengths, device=device)
+    ends = counts.cumsum(0)
+    inside = torch.arange(longest, device=device)
+    real = inside < counts[:, None]
+    # Padded with its own last token: another's would let one sequence's NaN into the others.
+    places = (ends - counts)[:, None] + inside.minimum(counts[:, None] - 1)
+    q, k, v = (x[0][:, places].transpose(0, 1) for x in (query, key, value))
+    found = _causal(q, k, v, window, options)
+    return found.transpose(0, 1)[:, real][None]
+
+
+def _causal(
+    query: Tensor, key: Tensor, value: Tensor, window: int | None, options: dict[str, Any]
+) -> Tensor:
+    length = query.shape[2]
+    if window is None or length <= window:
+        return functional.scaled_dot_product_attention(query, key, value, is_causal=True, **options)
+    at = torch.arange(length, device=query.device)
+    seen = (at <= at[:, None]) & (at > at[:, None] - window)
+    return functional.scaled_dot_product_attention(query, key, value, attn_mask=seen, **options)

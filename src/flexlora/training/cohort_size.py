@@ -1,0 +1,106 @@
+"""How many clients to train at once: measured on the run's own clients, within its memory."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+
+from flexlora.models import AdaptedModel
+from flexlora.training.cohort import train_cohort
+from flexlora.training.memory import out_of_memory, peak_bytes
+from flexlora.training.visit import Visit
+
+LARGEST = 64  # Clients at once that are tried.
+_STEPS = 4
+_WORTH = 1.03  # A cohort twice as large must be so many times as fast.
+_LONG_ENOUGH = 10.0  # Seconds after which nothing larger is tried.
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Of `clients` at once: times as fast as one by one, and the bytes that training took.
+
+    speed is that of equal batches of the same clients; peak_bytes that of the longest examples,
+    None where the system does not tell.
+    """
+
+    clients: int
+    speed: float
+    peak_bytes: int | None
+
+
+@dataclass(frozen=True)
+class CohortSize:
+    """The number chosen, and what it was chosen from."""
+
+    clients: int
+    tried: tuple[Measured, ...]
+
+
+def choose_cohort_size(
+    model: AdaptedModel,
+    visits: Sequence[Visit],
+    *,
+    origin: bool = False,
+    budget_bytes: int,
+) -> CohortSize:
+    """The fastest number of clients, a power of two, that fits; 1 where no number is faster.
+
+    visits: of the run's clients; a few steps of each are trained and thrown away. budget_bytes: for
+    training, on top of the model. Doubles while it pays:
+    every number is timed against the same clients one by one, right before.
+    """
+    longest = sorted(visits, key=lambda visit: max(_lengths(visit)), reverse=True)
+    began = time.perf_counter()
+    _seconds(model, visits[:1], origin)  # Whatever is done once is done here.
+    tried = [Measured(1, 1.0, _peak(model, longest[:1], origin))]
+    alone = [_seconds(model, visits[:1], origin)]
+    while (clients := 2 * tried[-1].clients) <= min(len(visits), LARGEST):
+        last = tried[-1]
+        too_large = last.peak_bytes is not None and 2 * last.peak_bytes > budget_bytes
+        if too_large or time.perf_counter() - began > _LONG_ENOUGH:
+            break
+        alone += [_seconds(model, [visit], origin) for visit in visits[len(alone) : clients]]
+        try:
+            peak = _peak(model, longest[:clients], origin)
+            together = _seconds(model, visits[:clients], origin)
+        except (RuntimeError, MemoryError) as error:
+            if not out_of_memory(error):
+                raise
+            break
+        tried.append(Measured(clients, sum(alone) / together, peak))
+        if tried[-1].speed < _WORTH * last.speed:
+            break
+    best = max(tried, key=lambda measured: measured.speed)
+    return CohortSize(best.clients if best.speed >= _WORTH else 1, tuple(tried))
+
+
+def _seconds(model: AdaptedModel, visits: Sequence[Visit], origin: bool) -> float:
+    """Of the first steps of these, together."""
+    began = time.perf_counter()
+    train_cohort(model, [_begun_anew(visit, max_steps=_STEPS) for visit in visits], origin=origin)
+    return time.perf_counter() - began
+
+
+def _peak(model: AdaptedModel, visits: Sequence[Visit], origin: bool) -> int | None:
+    """Bytes of one step with the longest examples of each."""
+    largest = []
+    for visit in visits:
+        lengths, size = _lengths(visit), visit.recipe.batch_size
+        order = sorted(range(len(lengths)), key=lengths.__getitem__, reverse=True)
+        batch = [visit.data[i] for i in order[:size]]
+        largest.append(replace(_begun_anew(visit, max_steps=1), data=batch))
+    return peak_bytes(lambda: train_cohort(model, largest, origin=origin), model.device)
+
+
+def _begun_anew(visit: Visit, max_steps: int) -> Visit:
+    seed = visit.generator.initial_seed()
+    recipe = replace(visit.recipe, max_steps=min(max_steps, visit.recipe.max_steps or max_steps))
+    return replace(visit, recipe=recipe, generator=torch.Generator().manual_seed(seed))
+
+
+def _lengths(visit: Visit) -> list[int]:
+    return [len(x.prompt) + len(x.response) for x in visit.data]

@@ -1,0 +1,53 @@
+"""What memory a device has left, what some work took, and whether an error says there was none."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+_RESET = Path("/proc/self/clear_refs")
+_STATUS = Path("/proc/self/status")
+_MEMORY = Path("/proc/meminfo")
+
+
+def free_bytes(device: torch.device) -> int:
+    """Bytes that can still be taken: on a GPU, or of this machine's memory."""
+    if device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        held = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return free + held
+    if _MEMORY.is_file():
+        return _kibibytes(_MEMORY, "MemAvailable") * 1024
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def peak_bytes(work: Callable[[], object], device: torch.device) -> int | None:
+    """By how many bytes memory rose at most while it worked; None where the system cannot tell."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
+        work()
+        return torch.cuda.max_memory_allocated(device) - before
+    try:
+        _RESET.write_text("5")  # Linux: the peak starts anew.
+    except OSError:
+        work()
+        return None
+    before = _kibibytes(_STATUS, "VmRSS")
+    work()
+    return (_kibibytes(_STATUS, "VmHWM") - before) * 1024
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """True on any device: on the CPU torch raises a plain RuntimeError that names its allocator."""
+    kinds = (torch.OutOfMemoryError, MemoryError)
+    return isinstance(error, kinds) or "DefaultCPUAllocator" in str(error)
+
+
+def _kibibytes(table: Path, field: str) -> int:
+    lines = table.read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(f"{field}:"))

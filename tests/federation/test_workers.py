@@ -1,0 +1,150 @@
+"""Several processes: the results of one, whatever dies on the way."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import replace
+
+import pytest
+import torch
+
+from flexlora.adapters import Adapter, Delta, factors_payload
+from flexlora.errors import TrainingError
+from flexlora.federation import prepare
+from flexlora.federation.jobs import Failure, Job, Outcome, Reply
+from flexlora.federation.setup import Setup
+from flexlora.federation.streams import Streams
+from flexlora.federation.transport import InProcess
+from flexlora.federation.worker import Equipment, pack_delta, unpack_delta
+from flexlora.federation.workers import Workers
+from flexlora.formats.payloads import to_bytes
+from flexlora.lowrank import LowRank
+from flexlora.rules import Rule, make_rule
+from flexlora.rules.flexlora import FlexLoRA
+from small import small
+
+RULE = make_rule("flexlora")
+
+
+class Deadly(FlexLoRA):
+    """Kills the process that trained a client of rank 4."""
+
+    def encode(self, trained: Adapter, sent: Adapter) -> Adapter:
+        if max(trained.ranks.values()) == 4:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().encode(trained, sent)
+
+
+class Broken(FlexLoRA):
+    def encode(self, trained: Adapter, sent: Adapter) -> Adapter:
+        raise RuntimeError("a fault of ours")
+
+
+class Refusing(FlexLoRA):
+    def encode(self, trained: Adapter, sent: Adapter) -> Adapter:
+        raise TrainingError("this client gives nothing")
+
+
+@pytest.fixture(scope="module")
+def setup() -> Setup:
+    return prepare(small())
+
+
+@pytest.fixture(scope="module")
+def jobs(setup: Setup) -> list[Job]:
+    streams = Streams(0)
+    state = RULE.init(setup.spec, streams.generator("init"))
+    made = []
+    for index, client in enumerate(sorted(setup.train)):
+        ranks = setup.ranks[setup.types[client]]
+        sent = RULE.send(state, ranks, streams.generator("send", 1))
+        payload = to_bytes(factors_payload(sent))
+        recipe = setup.schedule().recipe_for(1)
+        made.append(Job(f"1-{index}", 1, client, recipe, payload, False, state.delta, 9, index))
+    return made
+
+
+def workers(setup: Setup, rule: Rule = RULE, count: int = 2, cohort: int = 1) -> Workers:
+    model = setup.config.model
+    equipment = Equipment(model, "cpu", rule, setup.validation_settings, threads=1)
+    return Workers([equipment] * count, setup.train, setup.held_out, cohort=cohort)
+
+
+def by_job(outcomes: Iterator[Outcome]) -> dict[str, Outcome]:
+    found = list(outcomes)
+    assert len({outcome.job for outcome in found}) == len(found)
+    return {outcome.job: outcome for outcome in found}
+
+
+def same(one: Outcome, other: Outcome) -> bool:
+    assert isinstance(one, Reply)
+    assert isinstance(other, Reply)
+    return (one.payload, one.loss, one.tokens, one.score) == (
+        other.payload,
+        other.loss,
+        other.tokens,
+        other.score,
+    )
+
+
+def test_two_processes_give_the_bits_of_one_and_a_dead_one_is_replaced(
+    setup: Setup, jobs: list[Job]
+):
+    jobs = [replace(job, metrics=("loss",)) for job in jobs]
+    alone = InProcess(setup.model, setup.train, RULE, setup.held_out, setup.validation_settings)
+    wanted = by_job(alone.exchange(jobs))
+    with closing(workers(setup)) as engine:
+        found = by_job(engine.exchange(jobs))
+        assert all(same(found[job], wanted[job]) for job in wanted)
+        first = engine.processes
+        assert len(set(first)) == 2
+        # Killed between rounds, and in the middle of one.
+        os.kill(first[0], signal.SIGKILL)
+        arriving = engine.exchange(jobs)
+        begun = [next(arriving)]
+        os.kill(first[1], signal.SIGKILL)
+        again = {x.job: x for x in [*begun, *arriving]}
+        assert len(again) == len(jobs)
+        assert all(same(again[job], wanted[job]) for job in wanted)
+        assert not set(first) & set(engine.processes)
+        last = engine.processes
+    for process in last:
+        with pytest.raises(ProcessLookupError):
+            os.kill(process, 0)
+
+
+def test_a_client_that_kills_its_worker_is_a_failure_and_no_other(setup: Setup, jobs: list[Job]):
+    rank = {job: set(setup.ranks[setup.types[job.client]].values()) for job in jobs}
+    deadly = next(job for job in jobs if rank[job] == {4})
+    harmless = next(job for job in jobs if rank[job] == {2})
+    with closing(workers(setup, Deadly(), count=1, cohort=2)) as engine:
+        found = by_job(engine.exchange([deadly, harmless]))
+    assert isinstance(found[harmless.id], Reply)
+    assert found[deadly.id] == Failure(
+        deadly.id, deadly.client, "its worker process died over it 2 times (exit code -9)"
+    )
+
+
+def test_a_fault_of_ours_is_told_and_a_failure_comes_back(setup: Setup, jobs: list[Job]):
+    with (
+        closing(workers(setup, Broken(), count=1)) as engine,
+        pytest.raises(RuntimeError, match=r"(?s)a worker process failed:.*a fault of ours"),
+    ):
+        list(engine.exchange(jobs))
+    with closing(workers(setup, Refusing(), count=1)) as engine:
+        found = by_job(engine.exchange(jobs))
+    assert {outcome.reason for outcome in found.values() if isinstance(outcome, Failure)} == {
+        "this client gives nothing"
+    }
+
+
+def test_delta_survives_the_pipe(setup: Setup):
+    layer = setup.model.layers[0]
+    part = LowRank(torch.randn(layer.m, 2), torch.randn(2, layer.n))
+    read = unpack_delta(pack_delta(Delta(3, {layer.name: part})))
+    assert (read.version, set(read.layers)) == (3, {layer.name})
+    assert torch.equal(read.layers[layer.name].left, part.left)
+    assert torch.equal(read.layers[layer.name].right, part.right)

@@ -1,0 +1,123 @@
+"""Where models run: which device is meant, and that nothing but the device differs there."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+import transformers
+
+from flexlora.errors import ModelError
+from flexlora.evaluation import EvalClient, EvalSettings, evaluate
+from flexlora.models import devices, find_device, load_model, model_fingerprint
+from flexlora.training import Trained, train_cohort
+from models.layers import KERNELS
+from models.oracle import apart
+from models.sentences import clients, embedded, examples
+
+GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA GPU here")
+MPS = pytest.mark.skipif(not torch.backends.mps.is_available(), reason="no mps here")
+EVERYWHERE = pytest.mark.parametrize(
+    "device", ["cpu", pytest.param("cuda", marks=GPU), pytest.param("mps", marks=MPS)]
+)
+
+
+@pytest.mark.parametrize(
+    ("here", "best"),
+    [
+        (("cpu",), "cpu"),
+        (("cpu", "cuda:0", "cuda:1"), "cuda:0"),
+        (("cpu", "mps"), "mps"),
+        (("cpu", "cuda:0", "mps"), "cuda:0"),
+    ],
+)
+def test_auto_is_the_best_there_is(
+    monkeypatch: pytest.MonkeyPatch, here: tuple[str, ...], best: str
+) -> None:
+    monkeypatch.setattr("flexlora.models.device.devices", lambda: here)
+    assert find_device("auto") == torch.device(best)
+    assert [find_device(name) for name in here] == [torch.device(name) for name in here]
+    if "cuda:0" in here:
+        assert find_device("cuda") == torch.device("cuda:0")
+
+
+@pytest.mark.parametrize("asked", ["cuda:1", "mps", "gpu", "", "CPU"])
+def test_a_device_that_is_not_there_is_refused_by_name(
+    monkeypatch: pytest.MonkeyPatch, asked: str
+) -> None:
+    monkeypatch.setattr("flexlora.models.device.devices", lambda: ("cpu", "cuda:0"))
+    message = f"device '{asked}' is not one of this machine, which has cpu, cuda:0; give one of"
+    with pytest.raises(ModelError, match=message):
+        load_model("tiny", device=asked)
+
+
+def test_the_cpu_is_always_there() -> None:
+    assert devices()[0] == "cpu"
+    assert len(devices()) == 1 + torch.cuda.device_count() + torch.backends.mps.is_available()
+    assert load_model("tiny").model.device.type == "cpu"
+
+
+def test_a_model_that_does_not_fit_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(transformers.PreTrainedModel, "to", full)
+    with pytest.raises(
+        ModelError, match=r"tiny does not fit into the memory of cpu; set model.dty"
+    ):
+        load_model("tiny")
+
+
+@EVERYWHERE
+@KERNELS
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
+def test_what_is_trained_comes_back_and_is_what_the_cpu_makes(
+    device: str, stacked: bool, dropout: float
+) -> None:
+    there, here = embedded(device=device), embedded()
+    assert there.device.type == device
+    delta = {name: f.product() for name, f in clients(here, 4, dropout=dropout)[3].adapter.items()}
+    for model in (there, here):
+        model.set_delta(delta)
+    found = train_cohort(there, clients(there, dropout=dropout), origin=True, stacked=stacked)
+    wanted = train_cohort(here, clients(here, dropout=dropout), origin=True)
+    for one, other in zip(found, wanted, strict=True):
+        assert isinstance(one, Trained)
+        assert isinstance(other, Trained)
+        for factors in one.adapter.values():
+            assert factors.a.device.type == factors.b.device.type == "cpu"
+            assert not factors.a.requires_grad
+        assert apart(one.adapter, other.adapter) < 1e-3
+        assert one.loss == pytest.approx(other.loss, abs=1e-4)
+
+
+@EVERYWHERE
+def test_scores_and_fingerprints_are_those_of_the_cpu(device: str) -> None:
+    there, here = embedded(device=device), embedded()
+    assert model_fingerprint(there.model) == model_fingerprint(here.model)
+    asked = [
+        SimpleNamespace(
+            **vars(x), references=("one two",), category="", choices=(), truncated=False
+        )
+        for x in examples(here, 4, seed=1)
+    ]
+    settings = EvalSettings(max_new_tokens=6, metrics=("loss", "rouge_l"))
+    found, wanted = (
+        evaluate(model, [EvalClient("a", tuple(asked))], settings).mean().to_json()
+        for model in (there, here)
+    )
+    assert found == pytest.approx(wanted, abs=1e-4)
+
+
+@EVERYWHERE
+def test_delta_goes_back_to_the_pristine_base(device: str) -> None:
+    model = embedded(device=device)
+    before = [p.clone() for p in model.model.parameters()]
+    adapter = clients(model, 1)[0].adapter
+    model.set_delta({name: factors.product() for name, factors in adapter.items()})
+    after = list(model.model.parameters())
+    assert any(not torch.equal(one, two) for one, two in zip(before, after, strict=True))
+    model.set_delta({})
+    after = list(model.model.parameters())
+    assert all(torch.equal(one, two) for one, two in zip(before, after, strict=True))

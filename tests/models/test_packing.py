@@ -1,0 +1,168 @@
+"""Sequences in one row come out as they do apart, and a model that cannot pack is told."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+import transformers
+
+from flexlora.models import AdaptedModel, packing
+from flexlora.models.packing import PACKED, can_pack, packed
+from models.oracle import FAMILIES, VOCABULARY, random_adapter, random_model
+
+LENGTHS = (4, 9, 1, 6)
+
+
+def sequences() -> list[torch.Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    return [torch.randint(3, VOCABULARY, (1, n), generator=generator) for n in LENGTHS]
+
+
+def in_one_row(model: Any, rows: list[torch.Tensor]) -> torch.Tensor:
+    positions = torch.cat([torch.arange(row.shape[1]) for row in rows])[None]
+    with packed(model, [row.shape[1] for row in rows]):
+        ids = torch.cat(rows, dim=1)
+        return model(input_ids=ids, position_ids=positions, use_cache=False).logits
+
+
+def apart(model: Any, rows: list[torch.Tensor]) -> torch.Tensor:
+    """All in one batch, padded on the right, under transformers' own attention and masks."""
+    longest = max(LENGTHS)
+    ids, mask = torch.zeros(2, len(rows), longest, dtype=torch.long)
+    for k, row in enumerate(rows):
+        ids[k, : row.shape[1]] = row[0]
+        mask[k, : row.shape[1]] = 1
+    logits = model(input_ids=ids, attention_mask=mask, use_cache=False).logits
+    return logits[mask.bool()][None]
+
+
+@pytest.mark.parametrize("family", [*FAMILIES, "mistral", "gemma3", "opt"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("call", ["_one_by_one", "_side_by_side"])
+def test_packed_equals_padded(
+    monkeypatch: pytest.MonkeyPatch, family: str, dtype: torch.dtype, call: str
+) -> None:
+    model: Any = random_model(family, dtype).model
+    assert can_pack(model)
+    called = []
+    inner = getattr(packing, call)
+    monkeypatch.setattr(packing, "_one_by_one", lambda *x: called.append(1) or inner(*x))
+    got, wanted = in_one_row(model, sequences()), apart(model, sequences())
+    assert torch.allclose(got, wanted, atol=1e-10 if dtype == torch.float64 else 1e-5)
+    assert len(called) == 2
+
+
+def test_a_window_is_kept() -> None:
+    """The window of 3 is felt: the same weights without one give something else."""
+    model: Any = random_model("mistral").model
+    wide: Any = random_model("mistral", sliding_window=None).model
+    near, far = in_one_row(model, sequences()), in_one_row(wide, sequences())
+    assert torch.allclose(near[:, :3], far[:, :3], atol=1e-6)
+    assert not torch.allclose(near[:, 7:13], far[:, 7:13], atol=1e-3)
+
+
+@pytest.mark.parametrize("window", [None, 3])
+@pytest.mark.parametrize("heads", [4, 2])
+def test_side_by_side_equals_one_by_one(window: int | None, heads: int) -> None:
+    generator = torch.Generator().manual_seed(0)
+    total = sum(LENGTHS)
+
+    def draw(count: int) -> torch.Tensor:
+        drawn = torch.randn(1, count, total, 6, generator=generator, dtype=torch.float64)
+        return drawn.requires_grad_()
+
+    leaves = [draw(4), draw(heads), draw(heads)]
+    options = {"scale": 0.3, "enable_gqa": heads != 4}
+    found = []
+    for call in (packing._one_by_one, packing._side_by_side):
+        out = call(*leaves, LENGTHS, window, options)
+        found.append((out, *torch.autograd.grad(out.square().sum(), leaves)))
+    for one, other in zip(*found, strict=True):
+        assert torch.allclose(one, other, atol=1e-12)
+
+
+@pytest.mark.parametrize("call", [packing._one_by_one, packing._side_by_side])
+@pytest.mark.parametrize("window", [None, 3])
+@pytest.mark.parametrize("bad", range(len(LENGTHS)))
+def test_a_sequence_of_nan_spoils_no_other(call: Any, window: int | None, bad: int) -> None:
+    generator = torch.Generator().manual_seed(0)
+    leaves = [
+        torch.randn(1, 2, sum(LENGTHS), 6, generator=generator, dtype=torch.float64)
+        for _ in range(3)
+    ]
+    options = {"scale": 0.3, "enable_gqa": False}
+    spoilt = [x.clone() for x in leaves]
+    begin = sum(LENGTHS[:bad])
+    mine = torch.zeros(sum(LENGTHS), dtype=torch.bool)
+    mine[begin : begin + LENGTHS[bad]] = True
+    for x in spoilt:
+        x[:, :, mine] = float("nan")
+        x.requires_grad_()
+    out, wanted = call(*spoilt, LENGTHS, window, options), call(*leaves, LENGTHS, window, options)
+    assert torch.allclose(out[:, :, ~mine], wanted[:, :, ~mine])
+    assert out[:, :, mine].isnan().all()
+    for gradient in torch.autograd.grad(out.sum(), spoilt):
+        assert gradient[:, :, ~mine].isfinite().all()
+
+
+def test_who_cannot_pack() -> None:
+    assert not can_pack(random_model("llama", attention="eager").model)
+    assert not can_pack(random_model("bloom").model)
+    assert not can_pack(torch.nn.Linear(2, 2))
+    chunked = random_model("llama").model
+    chunked.config.layer_types = ["chunked_attention"] * 2
+    assert not can_pack(chunked)
+
+
+def test_soft_capped_attention_is_not_packed() -> None:
+    """Its attention caps its scores, which ours would not."""
+    assert not can_pack(random_model("gemma2").model)
+
+
+class Mixes(transformers.LlamaForCausalLM):
+    """Something other than attention looks at the token before."""
+
+    def forward(self, input_ids: torch.Tensor, **options: Any) -> Any:
+        out = super().forward(input_ids, **options)
+        out.logits = out.logits + out.logits.roll(1, dims=1)
+        return out
+
+
+def test_what_mixes_tokens_elsewhere_is_found_out() -> None:
+    inner: Any = random_model("llama").model
+    model = Mixes(inner.config).eval()
+    assert model._supports_attention_backend
+    assert not can_pack(model)
+
+
+@pytest.mark.parametrize("rows", [1, 5, 9])
+def test_small_vocabularies(rows: int) -> None:
+    assert can_pack(random_model("llama", vocab_size=rows).model)
+
+
+def test_the_attention_is_put_back() -> None:
+    model: Any = random_model("llama").model
+    rows = sequences()
+    before = apart(model, rows)
+    with packed(model, (1,)):
+        assert model.config._attn_implementation == PACKED
+    assert model.config._attn_implementation == "sdpa"
+    with pytest.raises(RuntimeError, match="half way"), packed(model, LENGTHS):
+        raise RuntimeError("half way")
+    assert model.config._attn_implementation == "sdpa"
+    assert packing._lengths == {}
+    assert torch.equal(apart(model, rows), before)
+
+
+def test_packing_is_asked_of_the_base_alone() -> None:
+    ours = AdaptedModel(random_model("llama"))
+    ids = torch.tensor([[3, 4], [5, 6]])
+    carried = ours.start([random_adapter(ours.layers, 2, seed=k) for k in (0, 1)])
+    carried.share((3, 4))  # No rows of the trial would fit.
+    assert ours.packs
+    carried.share((1, 1))
+    together = ours(input_ids=ids).logits
+    ours.stop()
+    assert not torch.allclose(together, ours(input_ids=ids).logits)  # They are carried again.

@@ -1,0 +1,142 @@
+"""Many clients at once equal each one alone: the same batches, products and numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import cache
+from types import MappingProxyType
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from flexlora.models import AdaptedModel, packing
+from flexlora.training import Trained, Visit, train, train_cohort
+from models.layers import KERNELS
+from models.oracle import FAMILIES, apart, encoded, random_adapter
+from training.clients import ADAMW, mixed, model, visits
+
+DTYPES = [torch.float32, torch.float64]
+LIMITS = {torch.float32: 1e-3, torch.float64: 1e-6}
+ROWS = pytest.mark.parametrize("attention", [None, "eager"], ids=["packed", "padded"])
+
+
+@cache
+def alone(ours: AdaptedModel, clients: int, changes: frozenset[tuple[str, Any]]) -> list[Trained]:
+    """Once for both kernels."""
+    return [train(ours, visit) for visit in visits(ours, clients, **dict(changes))]
+
+
+def check(
+    ours: AdaptedModel,
+    clients: int = 5,
+    *,
+    stacked: bool,
+    limit: float = 1e-6,
+    changes: Mapping[str, Any] = MappingProxyType({}),
+    **options: Any,
+) -> list[Trained]:
+    """Train alone and at once; all that is reported is the same, the products within `limit`."""
+    if options:
+        wanted = [train(ours, visit, **options) for visit in visits(ours, clients, **changes)]
+    else:
+        wanted = alone(ours, clients, frozenset(changes.items()))
+    state = torch.get_rng_state()
+    given = visits(ours, clients, **changes)
+    together = train_cohort(ours, given, stacked=stacked, **options)
+    assert torch.equal(torch.get_rng_state(), state)
+    for visit, one, other in zip(given, wanted, together, strict=True):
+        assert isinstance(other, Trained)
+        assert apart(other.adapter, one.adapter) < limit
+        assert apart(other.adapter, visit.adapter) > 1e-3
+        numbers = (one.steps, one.tokens, one.examples)
+        assert (other.steps, other.tokens, other.examples) == numbers
+        for name in ("loss", "first_loss", "last_loss"):
+            assert getattr(other, name) == pytest.approx(getattr(one, name), abs=limit)
+    assert [x.steps for x in wanted] == [20, 4, 20, 7, 6][:clients]
+    return together
+
+
+@KERNELS
+@ROWS
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_at_once_equals_one_by_one(
+    family: str, dtype: torch.dtype, attention: str | None, stacked: bool
+) -> None:
+    """Mixed ranks, by layer too; unequal data; their own optimisers, rates, clipping and steps."""
+    check(model(family, dtype, attention), stacked=stacked, limit=LIMITS[dtype])
+
+
+@KERNELS
+@ROWS
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
+def test_so_it_does_with_dropout_origin_delta_and_penalty(
+    dropout: float, attention: str | None, stacked: bool
+) -> None:
+    ours = model(attention=attention)
+    delta = random_adapter(ours.layers, 2, seed=77, scale=0.5)
+
+    def proximal(live: Mapping[str, tuple[Tensor, Tensor]]) -> Tensor:
+        return 0.1 * sum((b**2).sum() + (a**2).sum() for b, a in live.values())
+
+    options = {"origin": True, "penalty": proximal, "changes": {"dropout": dropout}}
+    ours.set_delta({name: factors.product() for name, factors in delta.items()})
+    try:
+        check(ours, stacked=stacked, **options)
+    finally:
+        ours.set_delta({})
+
+
+@KERNELS
+@ROWS
+def test_so_it_does_with_dropout_alone(attention: str | None, stacked: bool) -> None:
+    ours = model(attention=attention)
+    check(ours, stacked=stacked, changes={"dropout": 0.3, "loss_on": "all"})
+
+
+@KERNELS
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_so_it_does_in_the_accelerators_attention(
+    monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype, stacked: bool
+) -> None:
+    monkeypatch.setattr(packing, "_one_by_one", packing._side_by_side)
+    check(model(dtype=dtype), stacked=stacked, limit=LIMITS[dtype])
+
+
+@KERNELS
+def test_batches_of_very_unlike_sizes(stacked: bool) -> None:
+    """Nine examples beside one: what evens them out fits into a context of 64 learnt positions."""
+    ours = model("gpt2")
+
+    def given() -> list[Visit]:
+        sizes = ((9, 9), (1, 1))
+        return [
+            Visit(
+                mixed(ours, 2, seed=k),
+                encoded(count, seed=k),
+                replace(ADAMW, batch_size=size, max_steps=3),
+                torch.Generator().manual_seed(k),
+            )
+            for k, (count, size) in enumerate(sizes)
+        ]
+
+    wanted = [train(ours, visit) for visit in given()]
+    assert wanted[0].tokens > 64 * wanted[0].steps
+    for one, other in zip(wanted, train_cohort(ours, given(), stacked=stacked), strict=True):
+        assert isinstance(other, Trained)
+        assert apart(other.adapter, one.adapter) < 1e-6
+
+
+@KERNELS
+@ROWS
+def test_a_cohort_of_one_is_the_client_alone_bit_for_bit(
+    attention: str | None, stacked: bool
+) -> None:
+    ours = model("gpt2", torch.float32, attention)
+    (one,) = check(ours, 1, stacked=stacked, limit=1e-6)
+    (other,) = train_cohort(ours, visits(ours, 1), stacked=stacked)
+    assert one.loss == other.loss
+    assert all(torch.equal(one.adapter[x].b, other.adapter[x].b) for x in one.adapter)
