@@ -68,9 +68,8 @@ class Joiner:
         downs, ups, owners = [], [], []
         for k in self._clients:
             pair = pairs[k]
-            scale = pair.scale
-            parts = [(pair.a[: pair.rank], pair.bt[: pair.rank] * scale)]
-            parts += [(pair.origin[0], pair.origin[1] * -scale)] if pair.origin else []
+            parts = [(pair.a[: pair.rank], pair.bt[: pair.rank] * pair.scale)]
+            parts += [(pair.origin[0], pair.origin[1] * -pair.scale)] if pair.origin else []
             for a, bt in parts:
                 downs.append(a)
                 ups.append(bt)
