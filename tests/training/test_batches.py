@@ -83,6 +83,9 @@ def test_collate_is_the_plain_batches_side_by_side(loss_on: str, packed: bool, e
         assert batch.tokens[client] == int(plain["attention_mask"].sum())
         rows = batch.shares[client] * (1 if packed else width)
         assert bool(((begin <= places) & (places < begin + rows)).all())
+        read = torch.split(batch.read, list(batch.reads))[client]
+        assert set(places.tolist()) <= set(read.tolist()) <= set(range(begin, begin + rows))
+        assert len(set(read.tolist())) == batch.reads[client]
         real = torch.cat([torch.tensor((*x.prompt, *x.response)) for x in examples])
         seen = flat[begin : begin + rows]
         if packed:
@@ -99,7 +102,10 @@ def test_collate_is_the_plain_batches_side_by_side(loss_on: str, packed: bool, e
     assert batch.targets.tolist() == learnt
     if even:
         assert len(set(batch.shares)) == 1
+        assert batch.reads == (max(batch.learnt),) * len(clients)
     else:
+        assert torch.equal(batch.read, batch.places)
+        assert batch.reads == batch.learnt
         wanted_shares = batch.tokens if packed else tuple(map(len, clients))
         assert batch.shares == wanted_shares
     assert batch.own == (batch.tokens if packed else tuple(map(len, clients)))

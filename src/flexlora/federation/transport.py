@@ -62,15 +62,15 @@ class InProcess:
 
     def _train_all(self, jobs: Sequence[Job]) -> Iterator[Outcome]:
         """Cohort after cohort; clients of about as many steps, and of like ranks, share one."""
-        waiting = list(jobs)
+        waiting = cohorts(jobs, self.data, self.cohort)
         while waiting:
-            together = cohorts(waiting, self.data, self.cohort)[0]
-            outcomes = self._train(together)
+            outcomes = self._train(waiting[0])
             if outcomes is None:
-                self.cohort = len(together) // 2
+                self.cohort = len(waiting[0]) // 2
                 self.halved(self.cohort)
+                waiting = [part for together in waiting for part in cut(together, self.cohort)]
                 continue
-            waiting = [job for job in waiting if job not in together]
+            del waiting[0]
             yield from outcomes
 
     def _train(self, jobs: Sequence[Job]) -> list[Outcome] | None:
@@ -143,19 +143,29 @@ class InProcess:
 def cohorts(jobs: Sequence[Job], data: Examples, size: int) -> list[list[Job]]:
     """Jobs to do together, at most `size`: those of about as many steps, and of like ranks.
 
-    The same for the same jobs in any order; the longest come first.
+    The same for the same jobs in any order. The most work comes first: whoever does it in turns
+    with others is then not kept waiting for a long one at the end.
     """
 
-    def work(job: Job) -> tuple[int, int, str]:
+    lengths = {
+        job: [len(x.prompt) + len(x.response) for x in data.get(job.client, ())] for job in jobs
+    }
+    tokens = {job: sum(lengths[job]) * job.recipe.epochs for job in jobs}
+
+    def like(job: Job) -> tuple[int, int, int, str]:
         recipe = job.recipe
-        steps = -(-len(data.get(job.client, ())) // recipe.batch_size) * recipe.epochs
-        return min(steps, recipe.max_steps or steps), len(job.payload), job.client
+        steps = -(-len(lengths[job]) // recipe.batch_size) * recipe.epochs
+        return min(steps, recipe.max_steps or steps), len(job.payload), tokens[job], job.client
 
     kinds: dict[tuple[object, ...], list[Job]] = {}
-    for job in sorted(jobs, key=work, reverse=True):
+    for job in sorted(jobs, key=like, reverse=True):
         recipe = job.recipe
         kind = (job.kind, id(job.delta), job.origin, recipe.dropout, recipe.loss_on)
         kinds.setdefault(kind, []).append(job)
-    return [
-        mine[begin : begin + size] for mine in kinds.values() for begin in range(0, len(mine), size)
-    ]
+    found = [part for mine in kinds.values() for part in cut(mine, size)]
+    return sorted(found, key=lambda part: sum(tokens[job] for job in part), reverse=True)
+
+
+def cut(jobs: Sequence[Job], size: int) -> list[list[Job]]:
+    """The same jobs in the same order, at most `size` together."""
+    return [list(jobs[begin : begin + size]) for begin in range(0, len(jobs), size)]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import cached_property
 from typing import Any
 
@@ -16,8 +17,12 @@ from flexlora.models.base import BaseModel
 from flexlora.models.carried import Carried
 from flexlora.models.lora import LoRALinear
 from flexlora.models.packing import can_pack
+from flexlora.models.read_rows import ReadRows, narrowed
+from flexlora.models.rowwise import find_rowwise
 from flexlora.models.targets import find_layers
 from flexlora.models.trainable import Trainable
+
+_WORTH = 0.75  # Of all rows: where more are read, picking them out costs more than it saves.
 
 
 class AdaptedModel:
@@ -72,6 +77,27 @@ class AdaptedModel:
             return can_pack(self.base.model)
         finally:
             self._carry(carried)
+
+    @cached_property
+    def _rowwise(self) -> list[nn.Module]:
+        carried = self._carried
+        self._carry(None)
+        try:
+            return find_rowwise(self.base.model)
+        finally:
+            self._carry(carried)
+
+    @contextmanager
+    def reading(self, read: ReadRows) -> Iterator[None]:
+        """While the block runs (backward pass included), no other rows' logits are right.
+
+        Past the last attention the others are not computed, so nothing may be made of them.
+        """
+        if self._carried is None or len(read.places) > _WORTH * read.total:
+            yield
+            return
+        with narrowed(self._rowwise, read, self._carried.narrow):
+            yield
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """The underlying model's forward."""

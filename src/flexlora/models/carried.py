@@ -11,6 +11,7 @@ from torch import Tensor
 
 from flexlora.errors import AdapterError
 from flexlora.models.joined import Joined, Joiner
+from flexlora.models.read_rows import ReadRows
 from flexlora.models.trainable import Pair, Trainable
 
 
@@ -30,7 +31,8 @@ class Carried:
     """The clients that a model computes for, in the order in which their rows come.
 
     shares: rows of client k in proportion, all equal at first (see `share`). seeds: of client k's
-    dropout in this forward pass. stacked: keep all vectors in one matrix, so that rows in equal
+    dropout in this forward pass. read: the rows that layers get at the moment, where not all are
+    computed (see `narrow`). stacked: keep all vectors in one matrix, so that rows in equal
     blocks go through one batched product; their trainables must have the same layout.
     """
 
@@ -45,6 +47,7 @@ class Carried:
         self.shares: tuple[int, ...] = ()
         self.own: tuple[int, ...] = ()
         self.seeds: tuple[int, ...] = ()
+        self.read: ReadRows | None = None
         self._rows: tuple[Tensor, Tensor] | None = None
         self._views: dict[str, Stacked] = {}
         self._joiner: Joiner | None = None
@@ -72,11 +75,17 @@ class Carried:
             raise ValueError(f"{len(seeds)} dropout seeds for {len(self.trainables)} clients")
         self.seeds = tuple(seeds)
 
+    def narrow(self, read: ReadRows | None) -> None:
+        """Until the next call, layers get these rows alone; None: all."""
+        self.read = read
+
     def rows(self, total: int, layer: str) -> list[int]:
         """Rows of each client among `total`. Raises AdapterError where they do not come out even.
 
         Layers that see some of the rows only (experts) cannot tell whose they are.
         """
+        if self.read is not None and total == sum(self.read.counts):
+            return list(self.read.counts)
         each, rest = divmod(total, max(1, sum(self.shares)))
         if rest or (each == 0 and total):
             raise AdapterError(

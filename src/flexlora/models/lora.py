@@ -142,7 +142,7 @@ class LoRALinear(nn.Module):
             joined=carried.joined(self.name, flat.shape[0]) if stack is None else None,
             rows=rows,
             dtype=self.dtype,
-            drop=self._mask(rows, carried, flat) if carried.dropout else None,
+            drop=self._mask(carried, flat) if carried.dropout else None,
         )
         made = self.base(flat) if plain is None else None
         y: Tensor = Branch.apply(flat, made, carried.anchor, work)  # type: ignore[no-untyped-call]
@@ -159,22 +159,23 @@ class LoRALinear(nn.Module):
             return lambda x: torch.addmm(bias, x, weight), lambda y: y @ weight.T
         return None
 
-    def _mask(self, rows: list[int], carried: Carried, like: Tensor) -> Tensor:
+    def _mask(self, carried: Carried, like: Tensor) -> Tensor:
         """Inverted dropout: 0 or 1 / keep, client k's rows from its own seed.
 
         A seed rather than a generator's state, so that activations made anew in the backward pass
         (checkpointing) are dropped alike. Drawn place by place for all of a client's own sequences,
-        so that the padding which others bring about comes last and changes nothing.
+        so that the padding which others bring about comes last and changes nothing; drawn for all
+        rows where only some are computed, for these are dropped alike then too.
         """
         keep = 1.0 - carried.dropout
+        read = carried.read
+        places = (like.shape[0] if read is None else read.total) // max(1, sum(carried.shares))
         masks = []
-        for count, share, own, seed in zip(
-            rows, carried.shares, carried.own, carried.seeds, strict=True
-        ):
-            places = count // max(1, share)
+        for share, own, seed in zip(carried.shares, carried.own, carried.seeds, strict=True):
             generator = torch.Generator().manual_seed((seed + self.index) % 2**63)
             mine = torch.empty(places, own, self.n, dtype=self.dtype)
             mine.bernoulli_(keep, generator=generator)
             padding = mine.new_ones((share - own) * places, self.n)
             masks += [mine.transpose(0, 1).reshape(-1, self.n), padding]
-        return torch.cat(masks).div_(keep).to(like.device)
+        mask = torch.cat(masks).div_(keep).to(like.device)
+        return mask if read is None else mask.index_select(0, read.places)

@@ -27,7 +27,9 @@ class Batch:
     shares: sequences of each client, or tokens where packed (see `Carried.share`); own: those that
     are not padding, which come first.
     places: where in the flattened `input_ids` the next token is learnt; targets: that token;
-    owners: the client. learnt, tokens: of each client, padding not counted.
+    owners: the client. learnt, tokens: of each client, padding not counted. read: the places whose
+    hidden states are needed to the end, client after client, and reads, how many of each: those
+    that are learnt, and where shares are even as many more as make these even too.
     """
 
     input_ids: Int[Tensor, "b t"]
@@ -40,6 +42,8 @@ class Batch:
     owners: Int[Tensor, " p"]
     learnt: tuple[int, ...]
     tokens: tuple[int, ...]
+    read: Int[Tensor, " r"]
+    reads: tuple[int, ...]
 
 
 def plan(
@@ -108,21 +112,28 @@ def collate(
         range(begin + first, begin + length)
         for begin, first, length in zip(begins, firsts, lengths, strict=False)
     ]
-    learnt = torch.tensor([place for span in spans for place in span], device=device)
+    learnt = torch.tensor([place for span in spans for place in span])
     counts = list(map(len, spans))
+    shares = _by_client(owners, lengths if packed else [1] * len(rows), len(clients))
+    by_client = _by_client(owners, counts, len(clients))
+    places = learnt - 1
+    each = [share * (1 if packed else width) for share in shares]
+    read, reads = _evenly(places, by_client, each) if even else (places, by_client)
     return Batch(
         input_ids=flat[None] if packed else flat.view(len(rows), width),
         positions=torch.cat([torch.arange(n, device=device) for n in lengths])[None]
         if packed
         else None,
         lengths=lengths,
-        shares=_by_client(owners, lengths if packed else [1] * len(rows), len(clients)),
+        shares=shares,
         own=own,
-        places=learnt - 1,
-        targets=flat[learnt],
+        places=places.to(device),
+        targets=flat[learnt.to(device)],
         owners=torch.repeat_interleave(torch.tensor(owners), torch.tensor(counts)).to(device),
-        learnt=_by_client(owners, counts, len(clients)),
+        learnt=by_client,
         tokens=tokens,
+        read=read.to(device),
+        reads=reads,
     )
 
 
@@ -145,6 +156,20 @@ def _even_out(
         rows[end:end] = extra
         firsts[end:end] = map(len, extra)  # None of it is learnt.
         owners[end:end] = [client] * len(extra)
+
+
+def _evenly(
+    places: Tensor, counts: Sequence[int], rows: Sequence[int]
+) -> tuple[Tensor, tuple[int, ...]]:
+    """Each client's places, and others of its rows until all have as many."""
+    most, begin, found = max(counts), 0, []
+    for mine, count in zip(torch.split(places, list(counts)), rows, strict=True):
+        others = torch.ones(count, dtype=torch.bool)
+        others[mine - begin] = False
+        more = others.nonzero().flatten()[: most - len(mine)] + begin
+        found.append(torch.cat((mine, more)))
+        begin += count
+    return torch.cat(found), (most,) * len(rows)
 
 
 def _by_client(owners: Sequence[int], counts: Iterable[int], clients: int) -> tuple[int, ...]:

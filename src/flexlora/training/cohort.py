@@ -11,6 +11,7 @@ from flexlora.errors import AdapterError, DataError, FlexLoRAError, TrainingErro
 from flexlora.models import AdaptedModel
 from flexlora.models.carried import Carried
 from flexlora.models.packing import packed
+from flexlora.models.read_rows import ReadRows
 from flexlora.models.trainable import Penalty
 from flexlora.training.batches import Batch, collate
 from flexlora.training.loss import ResponseLoss
@@ -121,7 +122,9 @@ def _step(
 def _backward(model: AdaptedModel, batch: Batch, losses_of: ResponseLoss) -> Tensor:
     """The clients' losses; their gradients are beside their vectors."""
     in_one_row = batch.positions is not None
-    with packed(model.model, batch.lengths) if in_one_row else nullcontext():
+    read = ReadRows(batch.read, batch.reads, batch.input_ids.numel())
+    packing = packed(model.model, batch.lengths) if in_one_row else nullcontext()
+    with model.reading(read), packing:
         losses = losses_of(batch)
         losses.sum().backward()  # type: ignore[no-untyped-call]
     return losses.detach()
