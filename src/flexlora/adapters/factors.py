@@ -47,6 +47,10 @@ class Factors:
         left = self.b.to(torch.promote_types(self.b.dtype, torch.float32)) * self.scale
         return LowRank(left, self.a)
 
+    def unscaled(self) -> LowRank:
+        """`b @ a` alone: for sums, which can take the scale into a weight."""
+        return LowRank(self.b, self.a)
+
     def cut(self, rank: int) -> Factors:
         """The first `rank` directions at the same scale (all of them when there are fewer)."""
         return Factors(self.b[:, :rank], self.a[:rank], self.scale)

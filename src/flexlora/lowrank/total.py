@@ -79,14 +79,14 @@ class _Formed:
 
     def __init__(self, shape: tuple[int, int], width: int) -> None:
         self._shape, self._chunk = shape, min(width, _CHUNK)
-        self._filled, self._squared = 0, 0.0
+        self._filled, self._squared, self._begun = 0, 0.0, False
         self._matrix: Tensor | None = None
         self._left = self._right = torch.zeros(0)
 
     def add(self, weight: float, part: LowRank) -> None:
         if self._matrix is None:
             m, n = self._shape
-            self._matrix = part.left.new_zeros(m, n)
+            self._matrix = part.left.new_empty(m, n)
             self._left = part.left.new_empty(m, self._chunk)
             self._right = part.left.new_empty(self._chunk, n)
         begin = 0
@@ -94,8 +94,8 @@ class _Formed:
             end = min(part.width, begin + self._chunk - self._filled)
             place = slice(self._filled, self._filled + end - begin)
             self._left[:, place] = part.left[:, begin:end]
-            self._left[:, place] *= weight
-            self._right[place] = part.right[begin:end]
+            # Weighted on this side, whose rows lie together: one pass, and not over short strides.
+            torch.mul(part.right[begin:end], weight, out=self._right[place])
             self._filled, begin = place.stop, end
             if self._filled == self._chunk:
                 self._flush()
@@ -109,6 +109,7 @@ class _Formed:
     def _flush(self) -> None:
         assert self._matrix is not None
         chunk = LowRank(self._left[:, : self._filled], self._right[: self._filled])
-        self._matrix.addmm_(chunk.left, chunk.right)
+        known = 1.0 if self._begun else 0.0  # Times what is there: at first nothing.
+        self._matrix.addmm_(chunk.left, chunk.right, beta=known)
         self._squared += chunk.magnitude() ** 2
-        self._filled = 0
+        self._filled, self._begun = 0, True

@@ -144,7 +144,8 @@ def _sum(readers: Sequence[PeftReader], weights: Sequence[float], layer: PeftLay
 
     def parts() -> Iterator[tuple[float, LowRank]]:
         for weight, reader in holders:
-            yield weight, reader.factors(layer.name).product()
+            factors = reader.factors(layer.name)
+            yield weight * factors.scale, factors.unscaled()
 
     width = sum(reader.layers[layer.name].rank for _, reader in holders)
     return total(parts(), (layer.m, layer.n), width)

@@ -65,7 +65,8 @@ class FlexLoRA(Rule):
         generator: torch.Generator,
     ) -> Combined:
         rank = spec.highest[layer.name]
-        products = ((c.weight, c.trained.product()) for c in contributions)
+        trained = ((c.weight, c.trained) for c in contributions)
+        products = ((weight * f.scale, f.unscaled()) for weight, f in trained)
         width = sum(c.width for c in contributions)
         cut = truncate(
             total(products, (layer.m, layer.n), width, rank), rank, generator, start=state["vh"]
