@@ -1,4 +1,4 @@
-"""Wrong devices and precisions: exit code 2, one sentence, and nothing written."""
+"""Wrong devices, precisions, workers, memory: exit code 2, one sentence, nothing written."""
 
 from __future__ import annotations
 
@@ -40,6 +40,24 @@ case("a device of eval", "device 'cuda:77' is not one of this machine")(
 case("bits of eval", 'config model.quantise is "16bit"; did you mean')(
     lambda _: ["eval", "tiny", "--data", "embedded", "--quantise", "16bit"]
 )
+for key, value, words in (
+    ("clients_at_once", "0", "is 0, expected"),
+    ("clients_at_once", "-1", "is -1, expected"),
+    ("clients_at_once", "1.5", "is 1.5, expected"),
+    ("clients_at_once", "many", 'is "many"'),
+    ("workers", "0", "is 0, expected"),
+    ("workers", "-1", "is -1, expected"),
+    ("workers", "many", 'is "many"'),
+    ("memory_gb", "0", "is 0, expected"),
+    ("memory_gb", "-2.5", "is -2.5, expected"),
+    ("memory_gb", "inf", "is inf, expected"),
+    ("memory_gb", "nan", "is nan, expected"),
+    ("memory_gb", "auto", 'is "auto", expected'),
+    ("threads", "0", "is 0, expected"),
+):
+    case(f"run.{key}={value}", f"config run.{key} {words}")(
+        lambda p, setting=f"run.{key}={value}": run(p, setting)  # type: ignore[misc]
+    )
 
 
 @pytest.mark.parametrize("name", CASES)

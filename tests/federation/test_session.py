@@ -32,6 +32,7 @@ from flexlora.formats.peft import load_peft, save_peft
 from flexlora.models import AdaptedModel, load_model
 from flexlora.rules import RULES, make_rule
 from reference import assert_close, dense, product
+from same_run import assert_same_run
 from small import small, write
 
 TINY_FOLDER = Path(flexlora.__file__).parent / "models" / "tiny"
@@ -49,35 +50,6 @@ def setup() -> Setup:
 def folder(setup: Setup, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An unbroken run."""
     return run(CONFIG, tmp_path_factory.mktemp("runs") / "whole", setup=setup).folder
-
-
-def timeless(value: Any) -> Any:
-    """The same without seconds."""
-    if isinstance(value, dict):
-        return {key: timeless(item) for key, item in value.items() if key != "seconds"}
-    return [timeless(item) for item in value] if isinstance(value, list) else value
-
-
-def assert_same_run(one: Path, other: Path) -> None:
-    ours, theirs = Run.open(one), Run.open(other)
-    assert ours.checkpoints() == theirs.checkpoints()
-    for round in ours.checkpoints():
-        (tensors, meta), (wanted, wanted_meta) = (
-            opened.load_checkpoint(round) or pytest.fail("no checkpoint")
-            for opened in (ours, theirs)
-        )
-        assert meta == wanted_meta
-        assert tensors.keys() == wanted.keys()
-        for path in wanted:
-            assert tensors[path].dtype == wanted[path].dtype
-            assert torch.equal(tensors[path], wanted[path]), path
-    assert timeless(ours.read_metrics()) == timeless(theirs.read_metrics())
-    assert ours.read_events() == theirs.read_events()
-    assert ours.read_spectra() == theirs.read_spectra()
-    assert len(ours.read_spectra()) == len(ours.read_metrics())
-    assert ours.read_results() is not None
-    assert timeless(ours.read_results()) == timeless(theirs.read_results())
-    assert not ours.spool.exists()
 
 
 # --- one config, one result ----------------------------------------------------------------------

@@ -23,14 +23,15 @@ _HALVED = "clients_at_once_halved"
 
 
 def choose(config: Config, setup: Setup, rule: Rule) -> CohortSize:
-    """The number for these clients and this rule; measured once for a setup and kind of rule.
+    """The number for these clients and this rule; measured once for all that it depends on.
 
     What the first clients of the first round would be sent is trained for a few steps, and thrown
     away.
     """
     if config.run.clients_at_once != "auto":
         return CohortSize(config.run.clients_at_once, ())
-    if rule.origin not in setup.at_once:
+    asked = (rule.origin, config.run.memory_gb, workers_of(config, setup))
+    if asked not in setup.at_once:
         streams, schedule = Streams(config.federation.seed), setup.schedule()
         state = rule.init(setup.spec, streams.generator("init"))
         clients = sample(sorted(setup.train), schedule.clients, streams.generator("sample", 1))
@@ -51,12 +52,12 @@ def choose(config: Config, setup: Setup, rule: Rule) -> CohortSize:
         threads = torch.get_num_threads()
         torch.set_num_threads(threads_of(config, setup))
         try:
-            setup.at_once[rule.origin] = choose_cohort_size(
+            setup.at_once[asked] = choose_cohort_size(
                 setup.model, visits, origin=rule.origin, budget_bytes=_budget(config, setup)
             )
         finally:
             torch.set_num_threads(threads)
-    return setup.at_once[rule.origin]
+    return setup.at_once[asked]
 
 
 def _budget(config: Config, setup: Setup) -> int:
@@ -78,6 +79,8 @@ def read(run: Run) -> int:
     """What a run goes on with: the number it began with, or what out of memory has left of it."""
     with run.undamaged("resolved.toml"):
         began = int(run.resolved["clients_at_once"])
+        if began < 1:
+            raise ValueError(began)
     halved = [event["clients"] for event in run.read_events() if event.get("event") == _HALVED]
     return int(halved[-1]) if halved else began
 

@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
+import multiprocessing
 from collections.abc import Callable
 
 import torch
 
+from flexlora.errors import RunError
 from flexlora.federation.config import Config
 from flexlora.federation.setup import Setup
 from flexlora.federation.transport import InProcess
 from flexlora.federation.worker import Equipment
 from flexlora.federation.workers import Workers
 from flexlora.rules import Rule
+
+
+def require_begun() -> None:
+    """Raise RunError in a worker process that still imports the script of the one that made it."""
+    if getattr(multiprocessing.current_process(), "_inheriting", False):
+        raise RunError(
+            "this process is a worker and imports the script anew; put what trains under "
+            "if __name__ == '__main__'"
+        )
 
 
 def workers_of(config: Config, setup: Setup) -> int:

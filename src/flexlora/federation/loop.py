@@ -274,7 +274,9 @@ class Federation:
     def _record(self, round: int, sending: Sending, collected: Collected) -> Record:
         replies = collected.replies
         examples = sum(reply.examples for reply in replies.values())
-        loss = sum(reply.loss * reply.examples for reply in replies.values()) / max(examples, 1)
+        # In one order, whoever was first: sums of floats depend on it.
+        ordered = [replies[client] for client in sorted(replies)]
+        loss = sum(reply.loss * reply.examples for reply in ordered) / max(examples, 1)
         return {
             "round": round,
             "learning_rate": self.schedule.recipe_for(round).learning_rate,

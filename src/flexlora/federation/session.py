@@ -14,7 +14,7 @@ from flexlora.evaluation.metrics import resolve_metrics
 from flexlora.federation.at_once import choose, note_halved, resolved
 from flexlora.federation.at_once import read as at_once_of
 from flexlora.federation.config import Config
-from flexlora.federation.engine import make_engine, threads_of, workers_of
+from flexlora.federation.engine import make_engine, require_begun, threads_of, workers_of
 from flexlora.federation.loop import Federation, Observer, Record
 from flexlora.federation.observers import Observers, Silent
 from flexlora.federation.on_clients import decide
@@ -48,6 +48,7 @@ def run(
     clients to train at once, if not as the config says.
     Raises InputErrors before anything is written, RoundError if no client of a round replies.
     """
+    require_begun()
     require_trackers(config.run.trackers)
     rule = make_rule(config.rule.name, config.rule.options)
     if setup is None:
@@ -129,9 +130,8 @@ def _play(opened: Run, config: Config, rule: Rule, setup: Setup, observer: Obser
         scores = setup.validate(rule.learned(state))
         return {} if scores is None else scores.mean().to_json()
 
-    store = ClientStore(
-        dict(setup.types), {c: dict(setup.ranks[name]) for c, name in setup.types.items()}
-    )
+    ranks = {name: dict(found) for name, found in setup.ranks.items()}  # One for all of a type.
+    store = ClientStore(dict(setup.types), {c: ranks[name] for c, name in setup.types.items()})
 
     def halved(clients: int) -> None:
         observer.noted(note_halved(opened, federation.state.round + 1, clients))

@@ -50,7 +50,7 @@ class Setup:
     its validation part.
     census: who holds what, as it was dealt; notes: what is missing or was done, in sentences.
     types: client → type name; ranks: type name → (layer → rank).
-    at_once: clients trained at once, where it was measured, for rules without and with an origin.
+    at_once: clients trained at once, where it was measured, by what it depends on beside the data.
     left_out: "train", "unseen" → examples that no cut of the input made fit (`skip_too_long`);
     "clients", "unseen_clients" → clients that were left without any.
     """
@@ -70,7 +70,7 @@ class Setup:
     ranks: Mapping[str, Mapping[str, int]]
     left_out: Mapping[str, int]
     model_fingerprint: str
-    at_once: dict[bool, CohortSize] = field(default_factory=dict)
+    at_once: dict[tuple[object, ...], CohortSize] = field(default_factory=dict)
     _scored: dict[str, tuple[Scores, Scores | None]] = field(default_factory=dict)
 
     @property

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import os
 import signal
+import threading
 import traceback
 from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
@@ -46,6 +49,11 @@ class Order:
     cohort: int
 
 
+@dataclass(frozen=True)
+class Begun:
+    """A worker has been told what it is made with."""
+
+
 @dataclass(frozen=True, eq=False)
 class Done:
     """The outcomes of an order, and how many clients still train at once; or why it broke."""
@@ -56,10 +64,12 @@ class Done:
 
 
 def work(pipe: Connection, equipment: Equipment) -> None:
-    """Do orders until the pipe closes; runs in a process of its own."""
+    """Do orders until the pipe closes or the parent ends; runs in a process of its own."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # The parent decides when it is over.
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(equipment.threads)
     try:
+        pipe.send(Begun())
         model = AdaptedModel(load_base(equipment.model, equipment.device), equipment.model.targets)
         delta = Delta()
         while True:
@@ -83,6 +93,14 @@ def work(pipe: Connection, equipment: Equipment) -> None:
         return  # The parent is gone.
     except Exception:
         pipe.send(Done((), 0, traceback.format_exc()))
+
+
+def _end_with_parent() -> None:
+    """In the middle of a client too: a parent that was killed cannot end its workers itself."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
 
 
 def pack_delta(delta: Delta) -> bytes:

@@ -10,10 +10,15 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 
 from flexlora.adapters import Delta
+from flexlora.errors import RunError
 from flexlora.federation.jobs import Failure, Job, Outcome
 from flexlora.federation.transport import Examples, cohorts
-from flexlora.federation.worker import Done, Equipment, Order, pack_delta, work
+from flexlora.federation.worker import Begun, Done, Equipment, Order, pack_delta, work
 
+_NEVER_BEGAN = (
+    "a worker process ended with an error before it began; in a script, put what trains under "
+    "if __name__ == '__main__', for every worker imports the script, or set run.workers to 1"
+)
 _TRIES = 2  # A client that is alone with a worker that dies so often is given up.
 
 
@@ -24,6 +29,8 @@ class Workers:
     equal devices. A worker that dies is replaced, and its clients are trained again: once
     together, then one by one, so that only the one that kills it is a `Failure`. Where a worker
     has halved its cohort for want of memory, all do, and `halved` is told.
+
+    RunError for a worker that ends with an error before it begins, which is no client's doing.
 
     Workers start with the first exchange; `close` ends them.
     """
@@ -56,10 +63,16 @@ class Workers:
                     busy[place] = waiting.pop(0)
                     self._send(place, busy[place], deltas)
             for place in self._ready(busy):
+                worker = self._workers[place]
+                done = worker.receive()
+                if isinstance(done, Begun):
+                    worker.begun = True
+                    continue
                 batch = busy.pop(place)
-                done = self._workers[place].receive()
                 if done is None:
-                    exit_code = self._workers.pop(place).end()
+                    exit_code = self._workers.pop(place).end(patience=10.0)
+                    if exit_code == 1 and not worker.begun:
+                        raise RunError(_NEVER_BEGAN)
                     again, lost = _again(batch, exit_code)
                     waiting = again + waiting
                     yield from lost
@@ -139,11 +152,12 @@ def _again(batch: _Batch, exit_code: int | None) -> tuple[list[_Batch], list[Fai
 
 
 class _Worker:
-    """A process, the pipe to it, and the Δ that it holds."""
+    """A process, the pipe to it, whether it takes orders, and the Δ that it holds."""
 
     def __init__(self, process: BaseProcess, pipe: Connection) -> None:
         self.process = process
         self.pipe = pipe
+        self.begun = False
         self.delta: Delta | None = None
 
     @staticmethod
@@ -159,18 +173,18 @@ class _Worker:
         with suppress(OSError):  # It is dead: `receive` will say so.
             self.pipe.send(order)
 
-    def receive(self) -> Done | None:
+    def receive(self) -> Begun | Done | None:
         """What it gave; None if it died."""
         try:
-            done: Done = self.pipe.recv()
+            given: Begun | Done = self.pipe.recv()
         except (EOFError, OSError):
             return None
-        return done
+        return given
 
-    def end(self) -> int | None:
-        """Stop it, and its exit code."""
+    def end(self, patience: float = 0.2) -> int | None:
+        """Stop it, after so many seconds by force; its exit code."""
         self.pipe.close()
-        self.process.join(timeout=0.2)
+        self.process.join(timeout=patience)
         if self.process.is_alive():
             self.process.kill()
             self.process.join()

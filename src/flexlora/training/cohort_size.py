@@ -49,33 +49,47 @@ def choose_cohort_size(
 ) -> CohortSize:
     """The fastest number of clients, a power of two, that fits; 1 where no number is faster.
 
-    visits: of the run's clients; a few steps of each are trained and thrown away. budget_bytes: for
-    training, on top of the model. Doubles while it pays:
-    every number is timed against the same clients one by one, right before.
+    visits: of the run's clients; a few steps of each are trained and thrown away, and the visits
+    themselves stay as they are. budget_bytes: for training, on top of the model. Doubles while it
+    pays: every number is timed against the same clients one by one, right before. Where memory
+    runs out, nothing larger is tried.
     """
-    longest = sorted(visits, key=lambda visit: max(_lengths(visit)), reverse=True)
+    tried: list[Measured] = []
+    try:
+        _measure(tried, model, visits, origin, budget_bytes)
+    except (RuntimeError, MemoryError) as error:
+        if not out_of_memory(error):
+            raise
+    best = max(tried, key=lambda measured: measured.speed, default=Measured(1, 1.0, None))
+    return CohortSize(best.clients if best.speed >= _WORTH else 1, tuple(tried))
+
+
+def _measure(
+    tried: list[Measured],
+    model: AdaptedModel,
+    visits: Sequence[Visit],
+    origin: bool,
+    budget_bytes: int,
+) -> None:
+    """Add one client, two, four, …, up to the last that fits and that was worth trying."""
+    longest = sorted(visits, key=lambda visit: max(_lengths(visit), default=0), reverse=True)
     began = time.perf_counter()
     _seconds(model, visits[:1], origin)  # Whatever is done once is done here.
-    tried = [Measured(1, 1.0, _peak(model, longest[:1], origin))]
+    tried.append(Measured(1, 1.0, _peak(model, longest[:1], origin)))
     alone = [_seconds(model, visits[:1], origin)]
     while (clients := 2 * tried[-1].clients) <= min(len(visits), LARGEST):
         last = tried[-1]
         too_large = last.peak_bytes is not None and 2 * last.peak_bytes > budget_bytes
         if too_large or time.perf_counter() - began > _LONG_ENOUGH:
-            break
+            return
         alone += [_seconds(model, [visit], origin) for visit in visits[len(alone) : clients]]
-        try:
-            peak = _peak(model, longest[:clients], origin)
-            together = _seconds(model, visits[:clients], origin)
-        except (RuntimeError, MemoryError) as error:
-            if not out_of_memory(error):
-                raise
-            break
+        peak = _peak(model, longest[:clients], origin)
+        if peak is not None and peak > budget_bytes:
+            return
+        together = _seconds(model, visits[:clients], origin)
         tried.append(Measured(clients, sum(alone) / together, peak))
         if tried[-1].speed < _WORTH * last.speed:
-            break
-    best = max(tried, key=lambda measured: measured.speed)
-    return CohortSize(best.clients if best.speed >= _WORTH else 1, tuple(tried))
+            return
 
 
 def _seconds(model: AdaptedModel, visits: Sequence[Visit], origin: bool) -> float:
@@ -93,7 +107,12 @@ def _peak(model: AdaptedModel, visits: Sequence[Visit], origin: bool) -> int | N
         order = sorted(range(len(lengths)), key=lengths.__getitem__, reverse=True)
         batch = [visit.data[i] for i in order[:size]]
         largest.append(replace(_begun_anew(visit, max_steps=1), data=batch))
-    return peak_bytes(lambda: train_cohort(model, largest, origin=origin), model.device)
+    rose = peak_bytes(lambda: train_cohort(model, largest, origin=origin), model.device)
+    if rose is None:
+        return None
+    # Free memory of this process may hide some of it; weights and gradients are there for certain.
+    numbers = sum(f.a.numel() + f.b.numel() for visit in visits for f in visit.adapter.values())
+    return max(rose, 2 * 4 * numbers)
 
 
 def _begun_anew(visit: Visit, max_steps: int) -> Visit:

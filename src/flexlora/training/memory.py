@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,6 +13,7 @@ import torch
 _RESET = Path("/proc/self/clear_refs")
 _STATUS = Path("/proc/self/status")
 _MEMORY = Path("/proc/meminfo")
+_WORDS = ("DefaultCPUAllocator", "MPS backend out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
 
 
 def free_bytes(device: torch.device) -> int:
@@ -32,6 +35,7 @@ def peak_bytes(work: Callable[[], object], device: torch.device) -> int | None:
         before = torch.cuda.memory_allocated(device)
         work()
         return torch.cuda.max_memory_allocated(device) - before
+    _give_back()
     try:
         _RESET.write_text("5")  # Linux: the peak starts anew.
     except OSError:
@@ -43,9 +47,17 @@ def peak_bytes(work: Callable[[], object], device: torch.device) -> int | None:
 
 
 def out_of_memory(error: BaseException) -> bool:
-    """True on any device: on the CPU torch raises a plain RuntimeError that names its allocator."""
+    """True on any device: some of torch's errors are a plain RuntimeError, known by its words."""
     kinds = (torch.OutOfMemoryError, MemoryError)
-    return isinstance(error, kinds) or "DefaultCPUAllocator" in str(error)
+    return isinstance(error, kinds) or any(words in str(error) for words in _WORDS)
+
+
+def _give_back() -> None:
+    """Return what is free to the system: taken again from there, it would not be seen to rise."""
+    if sys.platform == "linux":
+        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # Only glibc has it.
+        if trim is not None:
+            trim(0)
 
 
 def _kibibytes(table: Path, field: str) -> int:

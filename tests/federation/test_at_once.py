@@ -1,0 +1,224 @@
+"""How many clients a run trains at once: measured once, written down, halved where it must be."""
+
+from __future__ import annotations
+
+import tomllib
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from commands import Flexlora, caller
+from federation.odd_rules import short_of
+from flexlora.errors import RunError
+from flexlora.federation import Setup, at_once, prepare, resume, run, session
+from flexlora.federation.jobs import Failure, Reply
+from flexlora.federation.observers import Silent
+from flexlora.federation.run_directory import Run
+from flexlora.models import AdaptedModel
+from flexlora.rules import make_rule
+from flexlora.training import CohortSize
+from same_run import assert_same_run
+from small import small, write
+
+QUICK: dict[str, Any] = {
+    "federation": {"rounds": 2, "clients_per_round": 4},
+    "evaluation": {"unseen": False},
+}
+
+
+@pytest.fixture
+def flexlora(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Flexlora:
+    return caller(monkeypatch, capsys)
+
+
+@pytest.fixture(scope="module")
+def setup() -> Setup:
+    """For all: they differ in [rule] and [run] alone."""
+    return prepare(small(**QUICK))
+
+
+class StopsAfterOne(Silent):
+    """A run that is stopped by hand as soon as its first round is committed."""
+
+    def round_ended(self, record: dict[str, Any]) -> None:
+        raise KeyboardInterrupt
+
+
+class Listens(Silent):
+    def __init__(self) -> None:
+        self.outcomes: Counter[tuple[str, type]] = Counter()
+        self.notes: list[str] = []
+        self.reasons: set[str] = set()
+
+    def replied(self, outcome: Reply | Failure) -> None:
+        self.outcomes[outcome.job, type(outcome)] += 1
+        if isinstance(outcome, Failure):
+            self.reasons.add(outcome.reason)
+
+    def noted(self, text: str) -> None:
+        self.notes.append(text)
+
+
+def test_auto_is_measured_once_and_changes_no_bit(setup: Setup, tmp_path: Path):
+    config = small(**QUICK, run={"clients_at_once": "auto"})
+    measured = run(config, tmp_path / "measured", setup=setup)
+    written = Run.open(measured.folder).resolved
+    clients, tried = written["clients_at_once"], written["clients_at_once_tried"]
+    assert [x["clients"] for x in tried] == [1, 2, 4][: len(tried)]
+    assert clients in [x["clients"] for x in tried]
+    assert tried[0]["speed"] == 1.0
+    assert all(x.keys() <= {"clients", "speed", "peak_bytes"} for x in tried)
+    # The same number, asked for: the trial has left nothing.
+    config = small(**QUICK, run={"clients_at_once": clients})
+    told = run(config, tmp_path / "told", setup=prepare(config))
+    assert_same_run(measured.folder, told.folder)
+    assert Run.open(told.folder).resolved["clients_at_once_tried"] == []
+
+
+def test_a_resume_reads_the_number_and_does_not_measure(
+    setup: Setup, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    config = small(**QUICK, run={"clients_at_once": "auto"})
+    with pytest.raises(KeyboardInterrupt):
+        run(config, tmp_path / "r", setup=setup, observer=StopsAfterOne())
+    file = tmp_path / "r" / "resolved.toml"
+    was = tomllib.loads(file.read_text())["clients_at_once"]
+    file.write_text(file.read_text().replace(f"clients_at_once = {was}\n", "clients_at_once = 3\n"))
+
+    def never(*_: object, **__: object) -> CohortSize:
+        pytest.fail("measured anew")
+
+    engines = []
+    make = session.make_engine
+
+    def seen(*arguments: Any, **options: Any) -> Any:
+        engines.append(make(*arguments, **options))
+        return engines[-1]
+
+    monkeypatch.setattr(at_once, "choose_cohort_size", never)
+    monkeypatch.setattr(session, "make_engine", seen)
+    resume(tmp_path / "r")
+    assert [engine.cohort for engine in engines] == [3]
+
+
+@pytest.mark.parametrize("damage", ["clients_at_once = 0", 'clients_at_once = "a"', ""])
+def test_a_number_that_is_none_is_a_damaged_file(tmp_path: Path, damage: str):
+    made = Run.create(small(**QUICK), tmp_path / "r")
+    (tmp_path / "r" / "resolved.toml").write_text(damage)
+    with pytest.raises(RunError, match=r"resolved\.toml is missing or damaged"):
+        at_once.read(made)
+
+
+def test_it_is_measured_once_for_a_setup_and_what_it_depends_on(setup: Setup):
+    threads = torch.get_num_threads()
+    plain, origin = make_rule("flexlora"), make_rule("flexlora-increment")
+    auto = small(**QUICK, run={"clients_at_once": "auto"})
+    first = at_once.choose(auto, setup, plain)
+    assert at_once.choose(auto, setup, plain) is first
+    assert at_once.choose(auto, setup, make_rule("hetlora")) is first
+    assert at_once.choose(auto, setup, origin) is not first
+    # Another budget is another question.
+    little = small(**QUICK, run={"clients_at_once": "auto", "memory_gb": 1e-9})
+    assert at_once.choose(little, setup, plain).clients == 1
+    assert at_once.choose(auto, setup, plain) is first
+    assert at_once.choose(small(**QUICK), setup, plain) == CohortSize(2, ())
+    assert torch.get_num_threads() == threads
+
+
+def test_little_memory_is_one_at_a_time(flexlora: Flexlora, tmp_path: Path):
+    config = write(small(**QUICK, run={"clients_at_once": "auto"}), tmp_path / "c.toml")
+    done = flexlora("run", config, "--set", "run.memory_gb=1e-9", "--out", tmp_path / "r")
+    assert done.code == 0, done.err
+    written = Run.open(tmp_path / "r").resolved
+    if "peak_bytes" not in written["clients_at_once_tried"][0]:
+        pytest.skip("this system does not tell the peak of a process")
+    assert written["clients_at_once"] == 1
+    assert [x["clients"] for x in written["clients_at_once_tried"]] == [1]
+
+
+# --- out of memory in spite of it ----------------------------------------------------------------
+
+FOUR: dict[str, Any] = {**QUICK, "run": {"clients_at_once": 4}}
+HALVED = {"event": "clients_at_once_halved", "round": 1, "clients": 2, "bit_identity": "waived"}
+SENTENCE = (
+    "out of memory in round 1: 2 clients train at once from here on; the same config no longer "
+    "gives the same bits"
+)
+
+
+def test_out_of_memory_halves_the_number_for_good(
+    flexlora: Flexlora, setup: Setup, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Two of rank 4 and two of rank 2, with room for 8 ranks."""
+    monkeypatch.setattr(AdaptedModel, "start", short_of(8))
+    listens = Listens()
+    result = run(small(**FOUR), tmp_path / "r", setup=setup, observer=listens)
+    made = Run.open(result.folder)
+    assert made.read_events() == [HALVED]
+    assert listens.notes == [SENTENCE]
+    assert listens.outcomes == {(f"{r}-{k}", Reply): 1 for r in (1, 2) for k in range(4)}
+    for record in made.read_metrics():
+        assert record["clients"] == sorted(setup.train)
+        assert record["examples"] == sum(map(len, setup.train.values()))
+        assert record["failures"] == 0
+    assert made.resolved["clients_at_once"] == 4
+    assert at_once.read(made) == 2
+    # What was trained is what two at once train.
+    config = small(**QUICK, run={"clients_at_once": 2})
+    two = Run.open(run(config, tmp_path / "two", setup=setup).folder)
+    for one, other in zip(made.read_metrics(), two.read_metrics(), strict=True):
+        assert one["train_loss"] == pytest.approx(other["train_loss"], rel=1e-4)
+
+    done = flexlora("run", write(small(**FOUR), tmp_path / "c.toml"), "--out", tmp_path / "p")
+    assert done.code == 0, done.err
+    assert done.out.count(SENTENCE) == 1
+
+
+def test_a_resumed_run_goes_on_with_what_was_left(
+    setup: Setup, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(AdaptedModel, "start", short_of(8))
+    with pytest.raises(KeyboardInterrupt):
+        run(small(**FOUR), tmp_path / "r", setup=setup, observer=StopsAfterOne())
+    assert at_once.read(Run.open(tmp_path / "r")) == 2
+    listens = Listens()
+    resume(tmp_path / "r", observer=listens)
+    # With four it would have run out of memory again.
+    assert Run.open(tmp_path / "r").read_events() == [HALVED]
+    assert listens.notes == []
+    whole = run(small(**FOUR), tmp_path / "whole", setup=setup)
+    assert_same_run(tmp_path / "r", whole.folder)
+
+
+def test_a_client_without_room_of_its_own_fails_and_the_round_goes_on(
+    setup: Setup, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(AdaptedModel, "start", short_of(3))
+    listens = Listens()
+    run(small(**FOUR), tmp_path / "r", setup=setup, observer=listens)
+    made = Run.open(tmp_path / "r")
+    low = sorted(client for client in setup.train if setup.types[client] == "low")
+    assert 0 < len(low) < 4
+    halved = [x for x in made.read_events() if x["event"] == HALVED["event"]]
+    assert halved == [HALVED, {**HALVED, "clients": 1}]
+    for record in made.read_metrics():
+        assert record["clients"] == low
+        assert record["failures"] == 4 - len(low)
+    assert set(listens.outcomes.values()) == {1}
+    assert len(listens.outcomes) == 8
+    (reason,) = listens.reasons
+    assert "DefaultCPUAllocator: can't allocate memory" in reason
+
+
+def test_a_measurement_without_room_for_one_leaves_it_to_the_round(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(AdaptedModel, "start", short_of(3))
+    config = small(**QUICK, run={"clients_at_once": "auto"})
+    run(config, tmp_path / "r", setup=prepare(config))
+    made = Run.open(tmp_path / "r")
+    assert made.resolved["clients_at_once"] == 1
+    assert [record["failures"] for record in made.read_metrics()] == [2, 2]

@@ -1,0 +1,40 @@
+"""Whether two runs are one: the same bits and records, but for the time that they took."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from flexlora.federation.run_directory import Run
+
+
+def timeless(value: Any) -> Any:
+    """The same without seconds."""
+    if isinstance(value, dict):
+        return {key: timeless(item) for key, item in value.items() if key != "seconds"}
+    return [timeless(item) for item in value] if isinstance(value, list) else value
+
+
+def assert_same_run(one: Path, other: Path) -> None:
+    ours, theirs = Run.open(one), Run.open(other)
+    assert ours.checkpoints() == theirs.checkpoints()
+    for round in ours.checkpoints():
+        (tensors, meta), (wanted, wanted_meta) = (
+            opened.load_checkpoint(round) or pytest.fail("no checkpoint")
+            for opened in (ours, theirs)
+        )
+        assert meta == wanted_meta
+        assert tensors.keys() == wanted.keys()
+        for path in wanted:
+            assert tensors[path].dtype == wanted[path].dtype
+            assert torch.equal(tensors[path], wanted[path]), path
+    assert timeless(ours.read_metrics()) == timeless(theirs.read_metrics())
+    assert ours.read_events() == theirs.read_events()
+    assert ours.read_spectra() == theirs.read_spectra()
+    assert len(ours.read_spectra()) == len(ours.read_metrics())
+    assert ours.read_results() is not None
+    assert timeless(ours.read_results()) == timeless(theirs.read_results())
+    assert not ours.spool.exists()

@@ -1,0 +1,52 @@
+"""What memory is left, what was taken, and which errors say that there is none."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from flexlora.training.memory import free_bytes, out_of_memory
+
+CPU = torch.device("cpu")
+
+
+def test_torchs_own_error_is_known_and_others_are_not():
+    with pytest.raises(RuntimeError) as raised:
+        torch.empty(2**60)
+    assert not isinstance(raised.value, torch.OutOfMemoryError)
+    assert out_of_memory(raised.value)
+    with pytest.raises(MemoryError) as python:
+        bytearray(2**60)
+    assert out_of_memory(python.value)
+    with pytest.raises(RuntimeError) as other:
+        torch.ones(2) @ torch.ones(3)
+    assert not out_of_memory(other.value)
+
+
+FREE = """
+import torch
+from flexlora.training.memory import peak_bytes
+
+def small_parts():
+    return [torch.ones(2**14) for _ in range(512)]  # 64 KiB each: from the heap.
+
+torch.ones(8)
+cpu = torch.device("cpu")
+print(*(peak_bytes(small_parts, cpu) for _ in range(3)), peak_bytes(lambda: None, cpu))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells the peak of a process")
+def test_the_peak_is_what_was_taken_also_where_it_lay_free_before():
+    """From the second time on it is taken from what the first has left."""
+    done = subprocess.run([sys.executable, "-c", FREE], capture_output=True, text=True, check=True)
+    *found, nothing = map(int, done.stdout.split())
+    assert all(32e6 < taken < 40e6 for taken in found), found
+    assert nothing < 1e6
+
+
+def test_free_memory_is_some_of_this_machine():
+    assert 1e6 < free_bytes(CPU) < 1e15
