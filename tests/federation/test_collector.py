@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,7 +13,8 @@ from torch import Tensor
 from flexlora.adapters import Adapter, Factors, factors_payload
 from flexlora.federation.collector import Collected, Plain
 from flexlora.federation.jobs import Failure, Job, Reply
-from flexlora.formats.payloads import PayloadReader, to_bytes
+from flexlora.federation.spool import Spool
+from flexlora.formats.payloads import to_bytes
 from flexlora.rules import Rule, make_rule
 from flexlora.training import Recipe
 from reference import generator
@@ -89,25 +90,25 @@ def test_contributions_come_in_order_of_client_whatever_arrived_first(plain: Pla
 
 
 def test_nothing_is_read_until_it_is_asked_for(plain: Plain, monkeypatch: pytest.MonkeyPatch):
-    opened = []
-    tensor = PayloadReader.tensor
+    read: list[tuple[int, str]] = []
+    tensors = Spool.tensors
 
-    def told(self: PayloadReader, name: str) -> Tensor:
-        opened.append((self.path.name, name))
-        return tensor(self, name)
+    def told(self: Spool, number: int, names: Sequence[str]) -> list[Tensor]:
+        read.extend((number, name) for name in names)
+        return tensors(self, number, names)
 
-    monkeypatch.setattr(PayloadReader, "tensor", told)
+    monkeypatch.setattr(Spool, "tensors", told)
     _, collected = collect(plain, GOOD)
     weights = RULE.weigh(list(collected.summaries.values()))
     found = {x.name: plain.contributions(x.name, weights, SENT) for x in LAYERS}
     assert [(c.rank, c.width) for c in found["x.q_proj"]] == [(3, 6)] * 3
-    assert opened == []
+    assert read == []
     first, _, last = found["x.up_proj"]  # Of "../../x" and of "c".
     last.read()
-    assert opened == [("000000.safetensors", f"x.up_proj.{side}") for side in "ba"]
+    assert read == [(0, f"x.up_proj.{side}") for side in "ba"]
     # Each time anew: nothing is kept.
     last.trained, first.update()
-    assert [file for file, _ in opened] == ["000000.safetensors"] * 4 + ["000001.safetensors"] * 2
+    assert [number for number, _ in read] == [0] * 4 + [1] * 2
 
 
 def test_only_the_clients_with_a_weight_are_read(plain: Plain):

@@ -11,6 +11,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from safetensors.torch import save
 
 from flexlora.adapters import Adapter, Factors, Payload, factors_payload, payload_adapter
 from flexlora.errors import AdapterError
@@ -21,9 +22,10 @@ from flexlora.formats.payloads import (
     save_tensors,
     to_bytes,
 )
+from flexlora.formats.tensor_file import NAMES
 
 LIMIT = 1 << 20
-DTYPES = [torch.float32, torch.float64, torch.float16, torch.bfloat16, torch.int64, torch.bool]
+DTYPES = list(NAMES)
 quick = settings(
     max_examples=60,
     deadline=None,
@@ -67,6 +69,27 @@ def test_round_trip_is_bit_for_bit(payload: Payload):
     assert (back.schema, dict(back.meta), back.version) == (payload.schema, payload.meta, 1)
     assert sorted(back.tensors) == sorted(payload.tensors)
     assert all(same(back.tensors[name], payload.tensors[name]) for name in payload.tensors)
+
+
+@quick
+@given(payloads)
+def test_the_bytes_are_those_of_the_format_s_own_library(payload: Payload):
+    wire = to_bytes(payload)
+    header = json.loads(wire[8 : 8 + int.from_bytes(wire[:8], "little")])
+    tensors = {name: tensor.contiguous() for name, tensor in payload.tensors.items()}
+    assert wire == save(tensors, header["__metadata__"])
+
+
+def test_one_tensor_under_two_names_travels_twice():
+    one = torch.randn(4, 3)
+    back = from_bytes(to_bytes(Payload("x", {"a": one, "b": one[1:]})), limit_bytes=LIMIT)
+    assert same(back.tensors["a"], one)
+    assert same(back.tensors["b"], one[1:])
+
+
+def test_a_dtype_that_is_no_payload_s_is_not_written():
+    with pytest.raises(AdapterError, match=r"tensor t has dtype torch\.complex64"):
+        to_bytes(Payload("x", {"t": torch.ones(2, dtype=torch.complex64)}))
 
 
 def test_not_a_number_and_negative_zero_survive():

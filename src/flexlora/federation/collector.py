@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -15,8 +14,7 @@ from flexlora.adapters import Adapter, Factors
 from flexlora.errors import AdapterError
 from flexlora.federation.guard import checked
 from flexlora.federation.jobs import Failure, Job, Outcome, Reply, Scored
-from flexlora.formats.atomic import atomic_write
-from flexlora.formats.payloads import PayloadReader, open_payload
+from flexlora.federation.spool import Spool
 from flexlora.rules import Contribution, Rule, Summary
 
 
@@ -41,8 +39,10 @@ class Plain:
     def __init__(self, folder: Path, rule: Rule) -> None:
         self.folder = folder
         self.rule = rule
-        self._readers: dict[str, PayloadReader] = {}
+        self._spool = Spool(folder)
+        self._numbers: dict[str, int] = {}
         self._ranks: dict[str, dict[str, int]] = {}
+        self._patterns: dict[tuple[tuple[str, int], ...], dict[str, int]] = {}
 
     def collect(
         self,
@@ -87,8 +87,9 @@ class Plain:
         """This layer's contributions, in order of client id; each is read when it is asked for."""
 
         def read(client: str) -> Factors:
-            file, scale = self._readers[client], sent[client][layer].scale
-            return Factors(file.tensor(f"{layer}.b"), file.tensor(f"{layer}.a"), scale)
+            number, scale = self._numbers[client], sent[client][layer].scale
+            b, a = self._spool.tensors(number, (f"{layer}.b", f"{layer}.a"))
+            return Factors(b, a, scale)
 
         return [
             Contribution(
@@ -103,11 +104,10 @@ class Plain:
 
     def clear(self) -> None:
         """Remove the spool, of this round or of one that was cut short."""
-        for reader in self._readers.values():
-            reader.close()
-        self._readers.clear()
+        self._numbers.clear()
         self._ranks.clear()
-        shutil.rmtree(self.folder, ignore_errors=True)
+        self._patterns.clear()
+        self._spool.clear()
 
     def _keep(
         self, index: int, job: Job, reply: Reply, sent: Adapter, collected: Collected
@@ -117,13 +117,13 @@ class Plain:
             norm = _update_norm(adapter, sent if self.rule.origin else None)
         except AdapterError as error:
             return Failure(job.id, job.client, str(error))
-        path = self.folder / f"{index:06d}.safetensors"
-        atomic_write(path, reply.payload)
-        self._readers[job.client] = open_payload(path)
+        self._spool.put(index, reply.payload)
+        self._numbers[job.client] = index
         # Its bytes are on disk now; what is kept of it in memory is the rest.
         collected.replies[job.client] = replace(reply, payload=b"")
         collected.summaries[job.client] = Summary(job.client, reply.examples, norm)
-        collected.ranks[job.client] = self._ranks[job.client] = adapter.ranks
+        ranks = self._patterns.setdefault(tuple(adapter.ranks.items()), adapter.ranks)
+        collected.ranks[job.client] = self._ranks[job.client] = ranks
         return reply
 
 

@@ -72,6 +72,7 @@ class InProcess:
                 continue
             del waiting[0]
             yield from outcomes
+            del outcomes  # Replies of two cohorts are not held at once.
 
     def _train(self, jobs: Sequence[Job]) -> list[Outcome] | None:
         """Train these jobs' clients in one forward pass; None: that takes too much memory."""

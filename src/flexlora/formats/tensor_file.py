@@ -16,19 +16,19 @@ from torch import Tensor
 from flexlora.errors import AdapterError
 from flexlora.formats.closing import Closing
 
-_NAMES = {
+NAMES = {  # In the order in which safetensors lays tensors out: the widest first.
+    torch.int64: "I64",
     torch.float64: "F64",
     torch.float32: "F32",
-    torch.float16: "F16",
-    torch.bfloat16: "BF16",
-    torch.int64: "I64",
     torch.int32: "I32",
+    torch.bfloat16: "BF16",
+    torch.float16: "F16",
     torch.int16: "I16",
     torch.int8: "I8",
     torch.uint8: "U8",
     torch.bool: "BOOL",
 }
-DTYPES = {name: dtype for dtype, name in _NAMES.items()}  # By the format's names for them.
+DTYPES = {name: dtype for dtype, name in NAMES.items()}  # By the format's names for them.
 _ENTRY_BYTES = 160  # Of one tensor's dtype, shape (≤ 5 numbers) and offsets in the header.
 _CHUNK_BYTES = 1 << 24
 
@@ -56,11 +56,10 @@ class TensorFile:
         """Write one tensor. Raises AdapterError for a dtype that the format lacks."""
         assert name in self._names, name
         assert name not in self._header, name
-        if tensor.dtype not in _NAMES:
-            raise AdapterError(f"tensor {name} has dtype {tensor.dtype}; save it as floats")
+        require_dtype(name, tensor)
         size = tensor.numel() * tensor.element_size()
         self._header[name] = {
-            "dtype": _NAMES[tensor.dtype],
+            "dtype": NAMES[tensor.dtype],
             "shape": list(tensor.shape),
             "data_offsets": [self._written, self._written + size],
         }
@@ -88,6 +87,12 @@ class TensorFile:
                 self._file.write(header.ljust(self._reserved))
         finally:
             self._file.close()
+
+
+def require_dtype(name: str, tensor: Tensor) -> None:
+    """Raise AdapterError for a dtype that the format lacks."""
+    if tensor.dtype not in NAMES:
+        raise AdapterError(f"tensor {name} has dtype {tensor.dtype}; save it as floats")
 
 
 @dataclass(frozen=True)

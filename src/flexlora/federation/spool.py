@@ -1,0 +1,73 @@
+"""A round's replies on disk, read tensor by tensor: what a reply takes in memory is its number."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from flexlora.errors import RunError
+from flexlora.formats.atomic import atomic_file
+from flexlora.formats.tensor_file import DTYPES, Stored
+
+Layout = Mapping[str, Stored]
+
+
+class Spool:
+    """Payloads in `folder`, one file each, under the numbers that they are given.
+
+    Nothing here outlives a stop, so files are not synced. They are read, not mapped (see
+    `TensorReader`), and open only while they are read: a process may hold fewer files open than a
+    round has clients. Where the tensors lie is noted once for all payloads that are laid out alike.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._layouts: dict[bytes, Layout] = {}
+        self._held: dict[int, Layout] = {}
+
+    def put(self, number: int, payload: bytes) -> None:
+        """Write a payload that `from_bytes` has read. Raises FlexLoRAError as `atomic_file`."""
+        begin = 8 + int.from_bytes(payload[:8], "little")
+        alike = hashlib.sha256(payload[:begin]).digest()
+        if alike not in self._layouts:
+            self._layouts[alike] = _layout(payload[8:begin], begin)
+        with atomic_file(self._path(number), synced=False) as aside:
+            aside.write_bytes(payload)
+        self._held[number] = self._layouts[alike]
+
+    def tensors(self, number: int, names: Sequence[str]) -> list[Tensor]:
+        """These tensors of a payload, in memory of their own."""
+        layout, found = self._held[number], []
+        with open(self._path(number), "rb", buffering=0) as file:
+            for name in names:
+                stored = layout[name]
+                raw = torch.empty(stored.end - stored.begin, dtype=torch.uint8)
+                file.seek(stored.begin)
+                if file.readinto(raw.numpy().data) != raw.numel():
+                    raise RunError(f"{file.name} was cut short while in use; resume the run")
+                found.append(raw.view(DTYPES[stored.dtype]).view(stored.shape))
+        return found
+
+    def clear(self) -> None:
+        """Remove all, also what another process left."""
+        self._layouts.clear()
+        self._held.clear()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _path(self, number: int) -> str:
+        return f"{self.folder}/{number:06d}.safetensors"
+
+
+def _layout(header: bytes, begin: int) -> Layout:
+    tensors = json.loads(header)
+    tensors.pop("__metadata__", None)
+    return {
+        name: Stored(x["dtype"], tuple(x["shape"]), *(begin + at for at in x["data_offsets"]))
+        for name, x in tensors.items()
+    }
