@@ -13,7 +13,7 @@ import torch
 from commands import Flexlora, caller
 from federation.odd_rules import short_of
 from flexlora.errors import RunError
-from flexlora.federation import Setup, at_once, prepare, resume, run, session
+from flexlora.federation import Setup, at_once, engine, prepare, resume, run, session
 from flexlora.federation.jobs import Failure, Reply
 from flexlora.federation.observers import Silent
 from flexlora.federation.run_directory import Run
@@ -128,7 +128,11 @@ def test_it_is_measured_once_for_a_setup_and_what_it_depends_on(setup: Setup):
     assert torch.get_num_threads() == threads
 
 
-def test_little_memory_is_one_at_a_time(flexlora: Flexlora, tmp_path: Path):
+def test_little_memory_is_one_at_a_time(
+    flexlora: Flexlora, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    asked: list[bool] = []  # Not of this process, which goes on after the test.
+    monkeypatch.setattr(engine, "return_what_is_freed", lambda: asked.append(True))
     config = write(small(**QUICK, run={"clients_at_once": "auto"}), tmp_path / "c.toml")
     done = flexlora("run", config, "--set", "run.memory_gb=1e-9", "--out", tmp_path / "r")
     assert done.code == 0, done.err
@@ -137,6 +141,10 @@ def test_little_memory_is_one_at_a_time(flexlora: Flexlora, tmp_path: Path):
         pytest.skip("this system does not tell the peak of a process")
     assert written["clients_at_once"] == 1
     assert [x["clients"] for x in written["clients_at_once_tried"]] == [1]
+    resume(tmp_path / "r")
+    assert asked == [True, True]
+    run(small(**QUICK), tmp_path / "plenty")
+    assert asked == [True, True]
 
 
 # --- out of memory in spite of it ----------------------------------------------------------------

@@ -48,5 +48,31 @@ def test_the_peak_is_what_was_taken_also_where_it_lay_free_before():
     assert nothing < 1e6
 
 
+HOLES = """
+import sys
+import torch
+from flexlora.training.memory import return_what_is_freed
+
+def resident():
+    text = open("/proc/self/status").read()
+    return 1024 * int(text[text.index("VmRSS:"):].split()[1])
+
+if sys.argv[1] == "returned":
+    return_what_is_freed()
+parts = [torch.ones(2**15) for _ in range(512)]  # 128 KiB each
+before = resident()
+del parts[::2]  # What is left lies between the holes.
+print(before - resident())
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only glibc's malloc can be told")
+@pytest.mark.parametrize(("how", "returned"), [("returned", True), ("kept", False)])
+def test_what_is_freed_goes_back_at_once_where_asked(how: str, returned: bool):
+    command = [sys.executable, "-c", HOLES, how]
+    freed = int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+    assert (freed > 30e6) == returned, freed
+
+
 def test_free_memory_is_some_of_this_machine():
     assert 1e6 < free_bytes(CPU) < 1e15

@@ -357,7 +357,7 @@ class RunConfig(Table):
     memory_gb: PositiveFloat | None = Field(
         default=None,
         description="memory that auto may plan for training, beside the model; none: four fifths "
-        "of what is free",
+        "of what is free; given, freed memory is returned at once, which takes time",
     )
     trackers: Annotated[tuple[Text, ...], BeforeValidator(_as_tuple)] = Field(
         default=(), description="experiment trackers: tensorboard, mlflow, wandb, trackio"

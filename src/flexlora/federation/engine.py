@@ -14,6 +14,7 @@ from flexlora.federation.transport import InProcess
 from flexlora.federation.worker import Equipment
 from flexlora.federation.workers import Workers
 from flexlora.rules import Rule
+from flexlora.training.memory import return_what_is_freed
 
 
 def require_begun() -> None:
@@ -23,6 +24,12 @@ def require_begun() -> None:
             "this process is a worker and imports the script anew; put what trains under "
             "if __name__ == '__main__'"
         )
+
+
+def spare_memory(config: Config) -> None:
+    """Have this process return what it frees at once, where memory is limited by the config."""
+    if config.run.memory_gb is not None:
+        return_what_is_freed()
 
 
 def workers_of(config: Config, setup: Setup) -> int:
@@ -58,6 +65,7 @@ def make_engine(
             rule,
             settings,
             threads_of(config, setup),
+            frugal=config.run.memory_gb is not None,
         )
         for place in range(count)
     ]

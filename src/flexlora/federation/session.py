@@ -14,7 +14,13 @@ from flexlora.evaluation.metrics import resolve_metrics
 from flexlora.federation.at_once import choose, note_halved, resolved
 from flexlora.federation.at_once import read as at_once_of
 from flexlora.federation.config import Config
-from flexlora.federation.engine import make_engine, require_begun, threads_of, workers_of
+from flexlora.federation.engine import (
+    make_engine,
+    require_begun,
+    spare_memory,
+    threads_of,
+    workers_of,
+)
 from flexlora.federation.loop import Federation, Observer, Record
 from flexlora.federation.observers import Observers, Silent
 from flexlora.federation.on_clients import decide
@@ -49,6 +55,7 @@ def run(
     Raises InputErrors before anything is written, RoundError if no client of a round replies.
     """
     require_begun()
+    spare_memory(config)
     require_trackers(config.run.trackers)
     rule = make_rule(config.rule.name, config.rule.options)
     if setup is None:
@@ -75,6 +82,7 @@ def resume(folder: Path | str, *, observer: Observer | None = None) -> Result:
     """
     opened = Run.open(folder)
     config = opened.config
+    spare_memory(config)
     rule = make_rule(config.rule.name, config.rule.options)
     with opened.undamaged("resolved.toml"):
         threads, device = int(opened.resolved["threads"]), str(opened.resolved["device"])

@@ -22,17 +22,19 @@ from flexlora.formats.payloads import from_bytes, to_bytes
 from flexlora.lowrank import LowRank
 from flexlora.models import AdaptedModel
 from flexlora.rules import Rule
+from flexlora.training.memory import return_what_is_freed
 
 
 @dataclass(frozen=True, eq=False)
 class Equipment:
-    """What a worker is made with. threads: CPU threads of each worker."""
+    """What a worker is made with. threads: CPU threads of each; frugal: memory before speed."""
 
     model: ModelConfig
     device: str
     rule: Rule
     settings: EvalSettings
     threads: int
+    frugal: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,6 +70,8 @@ def work(pipe: Connection, equipment: Equipment) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # The parent decides when it is over.
     threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(equipment.threads)
+    if equipment.frugal:
+        return_what_is_freed()
     try:
         pipe.send(Begun())
         model = AdaptedModel(load_base(equipment.model, equipment.device), equipment.model.targets)
