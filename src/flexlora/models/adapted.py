@@ -71,21 +71,13 @@ class AdaptedModel:
     @cached_property
     def packs(self) -> bool:
         """Whether sequences can share a row without padding; found out on first use."""
-        carried = self._carried
-        self._carry(None)
-        try:
+        with self._alone():
             return can_pack(self.base.model)
-        finally:
-            self._carry(carried)
 
     @cached_property
     def _rowwise(self) -> list[nn.Module]:
-        carried = self._carried
-        self._carry(None)
-        try:
+        with self._alone():
             return find_rowwise(self.base.model)
-        finally:
-            self._carry(carried)
 
     @contextmanager
     def reading(self, read: ReadRows) -> Iterator[None]:
@@ -171,6 +163,16 @@ class AdaptedModel:
         self._carried = carried
         for wrapped in self._wrapped.values():
             wrapped.carry(carried)
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Base + Δ while the block runs."""
+        carried = self._carried
+        self._carry(None)
+        try:
+            yield
+        finally:
+            self._carry(carried)
 
     def _spec(self, name: str, what: str) -> LayerSpec:
         if name not in self._wrapped:
