@@ -57,8 +57,7 @@ class Factors:
 
     def finite(self) -> bool:
         """True if neither factor nor the scale holds NaN or infinity."""
-        factors = torch.isfinite(self.b).all() and torch.isfinite(self.a).all()
-        return bool(factors) and math.isfinite(self.scale)
+        return math.isfinite(self.scale) and _all_finite(self.b) and _all_finite(self.a)
 
 
 class Adapter(Mapping[str, Factors]):
@@ -116,3 +115,8 @@ class Adapter(Mapping[str, Factors]):
                     f"layer {name} of the adapter holds NaN or infinity; "
                     "train again with a lower learning rate or with gradient clipping"
                 )
+
+
+def _all_finite(x: Tensor) -> bool:
+    """Terms of a finite sum are finite: each is looked at only where the sum, read once, is not."""
+    return math.isfinite(x.sum()) or bool(torch.isfinite(x).all())

@@ -110,7 +110,9 @@ class LowRank:
 
     def norm(self) -> float:
         """Frobenius norm from the factors, in float64."""
-        return math.sqrt(max(self.inner(self), 0.0))
+        left, right = self.left.double(), self.right.double()
+        squared = ((left.T @ left) * (right @ right.T)).sum()
+        return math.sqrt(max(float(squared), 0.0))
 
 
 @dataclass(frozen=True, eq=False)

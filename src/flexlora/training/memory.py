@@ -59,7 +59,7 @@ def return_what_is_freed() -> None:
     """From now on this process hands freed memory back at once, where it has glibc's malloc.
 
     Its peak is then what is in use, without the holes between: a quarter less with 110M parameters.
-    Pages that come anew are cleared each time, which takes small models up to half of their speed.
+    Pages that come anew are cleared each time, which takes a third of the speed.
     """
     if sys.platform == "linux" and (set_option := _glibc("mallopt")) is not None:
         for option in (_TRIM_THRESHOLD, _MMAP_THRESHOLD):
