@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from flexlora.adapters import Adapter, Delta, factors_payload
-from flexlora.evaluation import METRICS, ClientScore, EvalClient, Metric, evaluate
+from flexlora.evaluation import METRICS, ClientScore, EvalClient, Metric, evaluate, evaluate_each
 from flexlora.federation import own_scores, prepare
 from flexlora.federation.jobs import Failure, Job, Outcome, Reply, Scored
 from flexlora.federation.setup import Setup
@@ -129,6 +129,25 @@ def test_a_cohort_scores_what_each_tuned_as_by_hand(case: Case):
         if score is not None and isinstance(outcome, Reply):
             assert_same(score, case.by_hand(job, outcome))
             assert_same(score, alone)
+
+
+def test_long_prompts_score_alone_beside_short_ones(case: Case, monkeypatch: pytest.MonkeyPatch):
+    jobs = case.jobs()
+    held_out = case.setup.held_out
+    prompts = {c: sum(len(x.prompt) for x in held_out[c]) for c in held_out}
+    monkeypatch.setattr(own_scores, "_ENOUGH", sorted(prompts.values())[1])
+    calls: list[int] = []
+
+    def counted(model, clients, updates, settings):  # type: ignore[no-untyped-def]
+        calls.append(len(clients))
+        return evaluate_each(model, clients, updates, settings)
+
+    monkeypatch.setattr(own_scores, "evaluate_each", counted)
+    outcomes = case.exchange(jobs)
+    assert calls == [1]  # Of three who hold something out, the one with the shortest prompts.
+    for job, outcome, score in zip(jobs, outcomes, scores_of(outcomes), strict=True):
+        if score is not None and isinstance(outcome, Reply):
+            assert_same(score, case.by_hand(job, outcome))
 
 
 def test_nobody_scores_where_nothing_is_asked(plain: Case, monkeypatch: pytest.MonkeyPatch):

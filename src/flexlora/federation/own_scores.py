@@ -20,6 +20,8 @@ from flexlora.lowrank import LowRank
 from flexlora.models import AdaptedModel
 from flexlora.tasks.prompts import Encoded
 
+_ENOUGH = 512  # Prompts' tokens of one client, from which on a CPU is busy with it alone.
+
 
 class OwnScores:
     """held_out: client id → its examples; settings: how, but for the metrics, which jobs name.
@@ -57,29 +59,47 @@ class OwnScores:
         """Each client's score of what it has in hand after its training, W₀ + Δ + trained − origin.
 
         trained: job → (what it was sent, what it trained), all for the Δ that the model stands on.
-        Jobs that ask for no metric, and clients without held-out examples, have no score.
+        Jobs that ask for no metric, and clients without held-out examples, have no score. Whose
+        prompts are enough for a pass of their own is scored alone, with its update merged: past
+        that a CPU is no faster with more rows, and each row costs a branch.
         """
         wanted = [job for job in trained if job.metrics and self._held_out.get(job.client)]
 
         def score(jobs: Sequence[Job]) -> Iterable[ClientScore]:
             updates = [_update(job, *trained[job]) for job in jobs]
+            if self._fills_a_pass(jobs[0]):
+                return self._score_with(updates[0], jobs)
+            self._model.set_delta(jobs[0].delta.layers)
             return evaluate_each(
                 self._model, self._clients(jobs), updates, self._settings_of(jobs[0])
             ).clients
 
+        def together(job: Job) -> object:
+            return job.metrics, job.client if self._fills_a_pass(job) else None
+
         scores: dict[Job, ClientScore | Failure] = {}
-        for group in _groups(wanted, lambda job: job.metrics):
+        for group in _groups(wanted, together):
             scores |= attempt_all(group, score)
         return scores
 
     def _score_sent(self, jobs: Sequence[Job]) -> Iterable[ClientScore]:
-        payload, delta = jobs[0].payload, jobs[0].delta
+        payload = jobs[0].payload
         sent = payload_adapter(from_bytes(payload, limit_bytes=len(payload)))
-        update = {name: factors.product() for name, factors in sent.items()}
-        for name, part in delta.layers.items():
-            update[name] = part + update[name] if name in update else part
-        self._model.set_delta(update)
+        return self._score_with({name: f.product() for name, f in sent.items()}, jobs)
+
+    def _score_with(
+        self, update: Mapping[str, LowRank], jobs: Sequence[Job]
+    ) -> Iterable[ClientScore]:
+        """All on W₀ + Δ + update, on which the model is left."""
+        whole = dict(update)
+        for name, part in jobs[0].delta.layers.items():
+            whole[name] = part + whole[name] if name in whole else part
+        self._model.set_delta(whole)
         return evaluate(self._model, self._clients(jobs), self._settings_of(jobs[0])).clients
+
+    def _fills_a_pass(self, job: Job) -> bool:
+        tokens = sum(len(x.prompt) for x in self._held_out[job.client])
+        return self._model.device.type == "cpu" and tokens >= _ENOUGH
 
     def _clients(self, jobs: Sequence[Job]) -> list[EvalClient]:
         return [EvalClient(job.client, tuple(self._held_out[job.client])) for job in jobs]
