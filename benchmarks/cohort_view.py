@@ -97,8 +97,8 @@ def plot(out: Path) -> None:
     cases = json.loads(out.read_text())["cases"].values()
     values = [
         {
-            "model": f"{case['model']}, {case['device']}",
-            "batch": f"micro-batch {case['batch']}",
+            "panel": f"{case['model']} on {case['device']}, micro-batch {case['batch']}",
+            "processes": "several" if "workers" in row["procedure"] else "one",
             "tokens": case["lengths"] + (" tokens" if case["lengths"].isdecimal() else ""),
             "clients": row["at_once"],
             "speed": row["faster"],
@@ -114,31 +114,36 @@ def plot(out: Path) -> None:
     lines = alt.Chart().encode(
         alt.X(
             "clients:Q",
-            title="clients at once",
+            title="clients at once in each process",
             scale=alt.Scale(type="log", base=2, domain=[1, 64]),
             axis=alt.Axis(values=powers, grid=False),
         ),
         alt.Y("speed:Q", title="speed over the usual loop's", scale=alt.Scale(zero=True)),
         alt.Color("tokens:N", title="lengths"),
     )
+    dashes = alt.StrokeDash(
+        "processes:N",
+        scale=alt.Scale(domain=["one", "several"], range=[[1, 0], [5, 3]]),
+        legend=None,
+    )
     level = alt.Chart().mark_rule(color="#999999", strokeDash=[4, 3]).encode(y=alt.datum(1.0))
     best = lines.transform_filter("datum.best").mark_point(filled=True, size=80, opacity=1)
     chart = (
         alt.layer(
             level,
-            lines.mark_line(point=alt.OverlayMarkDef(size=18)),
+            lines.mark_line(point=alt.OverlayMarkDef(size=18)).encode(dashes),
             best,
             data=alt.Data(values=values),
         )
         .properties(width=260, height=180)
-        .facet(
-            row=alt.Row("batch:N", title=None),
-            column=alt.Column("model:N", title=None),
-        )
+        .facet(alt.Facet("panel:N", title=None), columns=2)
         .properties(
             title=alt.Title(
                 "Training a cohort in one forward pass, against one client after another",
-                subtitle="Median speed, tokens a second without padding; the best of each is large",
+                subtitle=[
+                    "Median speed, tokens a second without padding; the best of each is large",
+                    "Dashed: several processes that share the threads",
+                ],
                 anchor="start",
             )
         )
