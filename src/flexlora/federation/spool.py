@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
 from flexlora.errors import RunError
 from flexlora.formats.atomic import atomic_file
-from flexlora.formats.tensor_file import DTYPES, Stored
+from flexlora.formats.tensor_file import Stored, layout
 
 Layout = Mapping[str, Stored]
 
@@ -36,22 +34,20 @@ class Spool:
         begin = 8 + int.from_bytes(payload[:8], "little")
         alike = hashlib.sha256(payload[:begin]).digest()
         if alike not in self._layouts:
-            self._layouts[alike] = _layout(payload[8:begin], begin)
+            self._layouts[alike] = layout(payload[8:begin], begin)
         with atomic_file(self._path(number), synced=False) as aside:
             aside.write_bytes(payload)
         self._held[number] = self._layouts[alike]
 
     def tensors(self, number: int, names: Sequence[str]) -> list[Tensor]:
         """These tensors of a payload, in memory of their own."""
-        layout, found = self._held[number], []
+        held, found = self._held[number], []
         with open(self._path(number), "rb", buffering=0) as file:
             for name in names:
-                stored = layout[name]
-                raw = torch.empty(stored.end - stored.begin, dtype=torch.uint8)
-                file.seek(stored.begin)
-                if file.readinto(raw.numpy().data) != raw.numel():
+                tensor = held[name].read(file)
+                if tensor is None:
                     raise RunError(f"{file.name} was cut short while in use; resume the run")
-                found.append(raw.view(DTYPES[stored.dtype]).view(stored.shape))
+                found.append(tensor)
         return found
 
     def clear(self) -> None:
@@ -62,12 +58,3 @@ class Spool:
 
     def _path(self, number: int) -> str:
         return f"{self.folder}/{number:06d}.safetensors"
-
-
-def _layout(header: bytes, begin: int) -> Layout:
-    tensors = json.loads(header)
-    tensors.pop("__metadata__", None)
-    return {
-        name: Stored(x["dtype"], tuple(x["shape"]), *(begin + at for at in x["data_offsets"]))
-        for name, x in tensors.items()
-    }

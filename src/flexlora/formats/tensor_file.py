@@ -104,6 +104,27 @@ class Stored:
     begin: int
     end: int
 
+    def read(self, file: Any) -> Tensor | None:
+        """The tensor, in memory of its own, of a dtype in `NAMES`; None where the file is shorter.
+
+        file: open for reading bytes.
+        """
+        raw = torch.empty(self.end - self.begin, dtype=torch.uint8)
+        file.seek(self.begin)
+        if file.readinto(raw.numpy().data) != raw.numel():
+            return None
+        return raw.view(DTYPES[self.dtype]).reshape(self.shape)
+
+
+def layout(header: bytes, begin: int) -> dict[str, Stored]:
+    """Where the tensors of this header lie, in a file whose tensors begin at byte `begin`."""
+    tensors = json.loads(header)
+    tensors.pop("__metadata__", None)
+    return {
+        name: Stored(x["dtype"], tuple(x["shape"]), *(begin + at for at in x["data_offsets"]))
+        for name, x in tensors.items()
+    }
+
 
 @final
 class TensorReader(Closing):
@@ -123,12 +144,7 @@ class TensorReader(Closing):
         except (SafetensorError, OSError, ValueError, KeyError, RuntimeError) as error:
             raise self._broken() from error
         begin = 8 + int.from_bytes(self._file.read(8), "little")
-        header = json.loads(self._file.read(begin - 8))
-        header.pop("__metadata__", None)
-        self.stored = {
-            name: Stored(x["dtype"], tuple(x["shape"]), *(begin + at for at in x["data_offsets"]))
-            for name, x in header.items()
-        }
+        self.stored = layout(self._file.read(begin - 8), begin)
 
     def read(self, name: str) -> Tensor:
         """One tensor, in memory of its own. Raises AdapterError for a dtype that torch lacks."""
@@ -137,11 +153,10 @@ class TensorReader(Closing):
             raise AdapterError(
                 f"tensor {name} in {self._path} is stored as {stored.dtype}; save it as floats"
             )
-        raw = torch.empty(stored.end - stored.begin, dtype=torch.uint8)
-        self._file.seek(stored.begin)
-        if self._file.readinto(raw.numpy().data) != raw.numel():
+        found = stored.read(self._file)
+        if found is None:
             raise self._broken()
-        return raw.view(DTYPES[stored.dtype]).reshape(stored.shape)
+        return found
 
     def close(self) -> None:
         self._file.close()
