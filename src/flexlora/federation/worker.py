@@ -7,6 +7,7 @@ import os
 import signal
 import threading
 import traceback
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
 
@@ -93,10 +94,9 @@ def work(pipe: Connection, equipment: Equipment) -> None:
             pipe.send(Done(outcomes, engine.cohort))
     except EOFError:
         return
-    except OSError:
-        return  # The parent is gone.
     except Exception:
-        pipe.send(Done((), 0, traceback.format_exc()))
+        with suppress(OSError):  # The parent may be gone.
+            pipe.send(Done((), 0, traceback.format_exc()))
 
 
 def _end_with_parent() -> None:

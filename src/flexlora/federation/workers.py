@@ -12,7 +12,7 @@ from multiprocessing.process import BaseProcess
 from flexlora.adapters import Delta
 from flexlora.errors import RunError
 from flexlora.federation.jobs import Failure, Job, Outcome
-from flexlora.federation.transport import Examples, cohorts
+from flexlora.federation.transport import Examples, cohorts, cut
 from flexlora.federation.worker import Begun, Done, Equipment, Order, pack_delta, work
 
 _NEVER_BEGAN = (
@@ -135,8 +135,7 @@ class _Batch:
     tries: int = 0
 
     def cut(self, size: int) -> list[_Batch]:
-        begins = range(0, len(self.jobs), size)
-        return [replace(self, jobs=self.jobs[begin : begin + size]) for begin in begins]
+        return [replace(self, jobs=tuple(part)) for part in cut(self.jobs, size)]
 
 
 def _again(batch: _Batch, exit_code: int | None) -> tuple[list[_Batch], list[Failure]]:
