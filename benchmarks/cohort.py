@@ -14,7 +14,9 @@ of which the prompt's template takes 50 to 70; `plain`, with the same bands, lea
 All sides train the same clients on the same batches, from the same adapters, each with a fresh
 AdamW; they take turns in one process; medians. A side whose mean loss is not the usual loop's
 within 1e-3 gets no row, and the script fails. Tokens are those of the examples, padding not
-counted.
+counted. Beside the numbers asked for, ours trains one by one, and as many at once as
+`choose_cohort_size` picks before anything is timed, as a run would: the time that its choice takes
+is told over that of one by one.
 
 Memory is that of a fresh process for each side (on a GPU: of its allocator), above what the base
 model holds: three steps on the batch of the most tokens that any client has, by as many copies of
@@ -42,7 +44,8 @@ from cohort_view import plot, show, update
 from cohort_workers import Team
 from flexlora.federation.run_directory import environment
 from flexlora.models import AdaptedModel, BaseModel
-from flexlora.training import Trained, train_cohort
+from flexlora.training import CohortSize, Trained, choose_cohort_size, train_cohort
+from flexlora.training.memory import free_bytes
 from measuring import begin, gpu, in_child, peak_of, product_rate, seconds
 
 OUT = Path(__file__).parents[1] / "results" / "benchmarks" / "cohort.json"
@@ -172,34 +175,25 @@ def parsed(arguments: list[str] | None) -> argparse.Namespace:
 
 def measure(case: Case, options: argparse.Namespace) -> Row:
     """Every side's row, and what they have in common."""
-    known = procedures(options.cohorts, options.workers)
+    clients, chosen = prepared(case, options)
+    at_once = sorted({1, chosen.clients, *options.cohorts})
+    known = procedures(at_once, options.workers)
     trainers = {
         trainer: trainer(MODELS[case.model](options.device), options.rank)
         for trainer in dict.fromkeys(procedure.trainer for procedure in known.values())
     }
-    model: AdaptedModel = trainers[adapted]
-    config: Any = model.model.config
-    clients = clients_of(
-        case,
-        model.layers,
-        config.vocab_size,
-        clients=options.clients,
-        examples=options.examples,
-        rank=options.rank,
-        steps=options.steps,
-    )
     tokens = sum(client.tokens for client in clients)
     took, losses, rates = alternate(known, trainers, clients, options)
-    del model, trainers
+    del trainers
     rows, refused = sorted_out(losses)
-    measurable = {*RIVALS, *cohorts(options.cohorts)}  # Workers' memory is not this process's.
+    measurable = {*RIVALS, *cohorts(at_once)}  # Workers' memory is not this process's.
     for row in rows:
         name = row["procedure"]
         row["at_once"] = known[name].at_once
         row["seconds"], row["each"] = statistics.median(took[name]), took[name]
         row["tokens_per_second"] = tokens / row["seconds"]
         unknown = options.skip_memory or name not in measurable
-        row["extra_bytes"] = None if unknown else memory(case, name, clients, options)
+        row["extra_bytes"] = None if unknown else memory(case, row, clients, options)
     compare(rows)
     return {
         "name": case.name,
@@ -214,9 +208,27 @@ def measure(case: Case, options: argparse.Namespace) -> Row:
         "product_rates": rates,
         "rows": rows,
         "refused": refused,
+        "chosen": asdict(chosen) | {"over_one_by_one": over_one_by_one(rows, chosen.clients)},
         "one_more": one_more(rows, clients[0].adapter.parameters),
         "environment": environment() | gpu(options.device) | {"peft": version("peft")},
     }
+
+
+def prepared(case: Case, options: argparse.Namespace) -> tuple[list[Client], CohortSize]:
+    """The clients, and how many of them a run would train at once, chosen on a model of its own."""
+    model = adapted(MODELS[case.model](options.device), options.rank)
+    config: Any = model.model.config
+    clients = clients_of(
+        case,
+        model.layers,
+        config.vocab_size,
+        clients=options.clients,
+        examples=options.examples,
+        rank=options.rank,
+        steps=options.steps,
+    )
+    visits = [client.visit() for client in clients]
+    return clients, choose_cohort_size(model, visits, budget_bytes=free_bytes(model.device))
 
 
 def alternate(
@@ -271,19 +283,26 @@ def compare(rows: Sequence[Row]) -> None:
         row["best"] = row is best
 
 
+def over_one_by_one(rows: Sequence[Row], at_once: int) -> float | None:
+    """Time of so many at once over that of one by one; None where one of them has no row."""
+    took = {row["procedure"]: row["seconds"] for row in rows}
+    together, alone = took.get(ours(at_once)), took.get(ours(1))
+    return together / alone if together and alone else None
+
+
 # --- memory --------------------------------------------------------------------------------------
 
 
-def memory(case: Case, name: str, clients: Sequence[Client], options: argparse.Namespace) -> int:
-    """Extra bytes at the peak; on the CPU in a process of its own."""
-    given = (case.model, options.device, name, options.cohorts, heaviest(clients))
+def memory(case: Case, side: Row, clients: Sequence[Client], options: argparse.Namespace) -> int:
+    """Extra bytes at the side's peak; on the CPU in a process of its own."""
+    given = (case.model, options.device, side["procedure"], side["at_once"], heaviest(clients))
     if options.device != "cpu":
         return peak(*given)
     return in_child(peak, *given, threads=options.threads)
 
 
-def peak(model: str, device: str, name: str, at_once: Sequence[int], client: Client) -> int:
-    procedure = (rivals() if name in RIVALS else cohorts(at_once))[name]
+def peak(model: str, device: str, name: str, at_once: int, client: Client) -> int:
+    procedure = (rivals() if name in RIVALS else cohorts([at_once]))[name]
     run_once(procedure, device)
     base = MODELS[model](device)
     rank = next(iter(client.adapter.values())).rank

@@ -40,6 +40,12 @@ def show(measured: Row) -> None:
         f"{statistics.median(rates) / 1e9:,.0f} GFLOP/s, from {min(rates) / 1e9:,.0f} to "
         f"{max(rates) / 1e9:,.0f}."
     )
+    chosen = measured["chosen"]
+    if (over := chosen["over_one_by_one"]) is not None:
+        console.print(
+            f"Chosen before the runs: {chosen['clients']} at once, in {over:.2f} × the time of one "
+            "by one."
+        )
     if more := measured["one_more"]:
         console.print(
             f"One client more, from {more['between'][0]} to {more['between'][1]} at once: "

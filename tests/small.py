@@ -12,6 +12,8 @@ from flexlora.adapters import Adapter, Factors, LayerSpec, factors_payload, payl
 from flexlora.federation.config import Config
 from flexlora.federation.config_file import parse_config
 from flexlora.federation.jobs import Failure, Job, Reply
+from flexlora.federation.setup import Setup
+from flexlora.federation.streams import Streams
 from flexlora.formats.payloads import from_bytes, to_bytes
 from flexlora.rules import Rule, Spec
 
@@ -49,6 +51,20 @@ def small(**tables: Mapping[str, Any]) -> Config:
 def write(config: Config, path: Path) -> Path:
     path.write_text(config.to_toml())
     return path
+
+
+def first_jobs(setup: Setup, rule: Rule) -> list[Job]:
+    """Of all clients in round 1, in order of their ids."""
+    streams = Streams(0)
+    state = rule.init(setup.spec, streams.generator("init"))
+    made = []
+    for index, client in enumerate(sorted(setup.train)):
+        ranks = setup.ranks[setup.types[client]]
+        sent = rule.send(state, ranks, streams.generator("send", 1))
+        payload = to_bytes(factors_payload(sent))
+        recipe = setup.schedule().recipe_for(1)
+        made.append(Job(f"1-{index}", 1, client, recipe, payload, False, state.delta, 9, index))
+    return made
 
 
 def spec(*ranks: int) -> Spec:

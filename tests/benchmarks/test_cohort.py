@@ -19,6 +19,7 @@ import cohort_view
 import usual_loop
 from flexlora.models import AdaptedModel
 from flexlora.training import train
+from flexlora.training.cohort_size import Measured
 
 CASE = cohort_case.Case("tiny", 2, "12")
 
@@ -74,6 +75,29 @@ def test_a_case_has_a_row_for_each_side(tmp_path: Path, capsys: pytest.CaptureFi
     shown = capsys.readouterr().out
     assert all(name in shown for name in names)
     assert shown.count("★") == 1
+
+
+def test_what_a_run_would_choose_is_timed_against_one_by_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    chosen = cohort.CohortSize(3, (Measured(1, 1.0, None), Measured(2, 1.5, 7)))
+    monkeypatch.setattr(cohort, "choose_cohort_size", lambda *_, **__: chosen)
+    (case,) = ran(tmp_path, "tiny:2:12", "--cohorts", "2").values()
+    took = {x["procedure"]: x["seconds"] for x in case["rows"]}
+    assert [*took][2:] == ["ours, 1 at once", "ours, 2 at once", "ours, 3 at once"]
+    over = took["ours, 3 at once"] / took["ours, 1 at once"]
+    assert case["chosen"]["clients"] == 3
+    assert case["chosen"]["tried"][1] == {"clients": 2, "speed": 1.5, "peak_bytes": 7}
+    assert case["chosen"]["over_one_by_one"] == pytest.approx(over)
+    told = f"Chosen before the runs: 3 at once, in {over:.2f} × the time of one by one."
+    assert told in capsys.readouterr().out
+
+
+def test_a_choice_without_a_row_is_compared_with_nothing() -> None:
+    rows = [row(cohort.ours(k), 3.0 / k, None) for k in (1, 2)]
+    assert cohort.over_one_by_one(rows, 2) == 0.5
+    assert cohort.over_one_by_one(rows, 4) is None
+    assert cohort.over_one_by_one(rows[1:], 2) is None
 
 
 def test_a_side_that_trains_otherwise_has_no_row(
@@ -137,7 +161,8 @@ def test_memory_is_that_of_the_heaviest_batch(model: AdaptedModel) -> None:
 def test_peak_memory_covers_weights_gradient_and_moments(model: AdaptedModel) -> None:
     clients = clients_of(model, clients=1, rank=48)
     options = cohort.parsed(["tiny:2:12", "--clients", "2", "--threads", "1"])
-    found = cohort.memory(CASE, cohort.ours(2), clients, options)
+    side = {"procedure": cohort.ours(2), "at_once": 2}
+    found = cohort.memory(CASE, side, clients, options)
     states = 2 * 16 * clients[0].adapter.parameters
     assert states < found < 2 * states
 

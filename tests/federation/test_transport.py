@@ -11,11 +11,10 @@ from flexlora.adapters import Adapter, Delta, Factors, factors_payload
 from flexlora.federation import prepare
 from flexlora.federation.jobs import Failure, Job, Reply
 from flexlora.federation.setup import Setup
-from flexlora.federation.streams import Streams
 from flexlora.federation.transport import InProcess
 from flexlora.formats.payloads import to_bytes
 from flexlora.rules import make_rule
-from small import read, small
+from small import first_jobs, read, small
 
 RULE = make_rule("flexlora")
 
@@ -27,16 +26,7 @@ def setup() -> Setup:
 
 @pytest.fixture(scope="module")
 def jobs(setup: Setup) -> list[Job]:
-    streams = Streams(0)
-    state = RULE.init(setup.spec, streams.generator("init"))
-    made = []
-    for index, client in enumerate(sorted(setup.train)):
-        ranks = setup.ranks[setup.types[client]]
-        sent = RULE.send(state, ranks, streams.generator("send", 1))
-        payload = to_bytes(factors_payload(sent))
-        recipe = setup.schedule().recipe_for(1)
-        made.append(Job(f"1-{index}", 1, client, recipe, payload, False, state.delta, 9, index))
-    return made
+    return first_jobs(setup, RULE)
 
 
 def exchange(

@@ -11,20 +11,18 @@ from dataclasses import replace
 import pytest
 import torch
 
-from flexlora.adapters import Adapter, Delta, factors_payload
+from flexlora.adapters import Adapter, Delta
 from flexlora.errors import TrainingError
 from flexlora.federation import prepare
 from flexlora.federation.jobs import Failure, Job, Outcome, Reply
 from flexlora.federation.setup import Setup
-from flexlora.federation.streams import Streams
 from flexlora.federation.transport import InProcess
 from flexlora.federation.worker import Equipment, pack_delta, unpack_delta
 from flexlora.federation.workers import Workers
-from flexlora.formats.payloads import to_bytes
 from flexlora.lowrank import LowRank
 from flexlora.rules import Rule, make_rule
 from flexlora.rules.flexlora import FlexLoRA
-from small import small
+from small import first_jobs, small
 
 RULE = make_rule("flexlora")
 
@@ -43,6 +41,13 @@ class Broken(FlexLoRA):
         raise RuntimeError("a fault of ours")
 
 
+class Unwritable(FlexLoRA):
+    """An error of the kind that a pipe gives whose other end is gone."""
+
+    def encode(self, trained: Adapter, sent: Adapter) -> Adapter:
+        raise BrokenPipeError("a fault of ours")
+
+
 class Refusing(FlexLoRA):
     def encode(self, trained: Adapter, sent: Adapter) -> Adapter:
         raise TrainingError("this client gives nothing")
@@ -55,16 +60,7 @@ def setup() -> Setup:
 
 @pytest.fixture(scope="module")
 def jobs(setup: Setup) -> list[Job]:
-    streams = Streams(0)
-    state = RULE.init(setup.spec, streams.generator("init"))
-    made = []
-    for index, client in enumerate(sorted(setup.train)):
-        ranks = setup.ranks[setup.types[client]]
-        sent = RULE.send(state, ranks, streams.generator("send", 1))
-        payload = to_bytes(factors_payload(sent))
-        recipe = setup.schedule().recipe_for(1)
-        made.append(Job(f"1-{index}", 1, client, recipe, payload, False, state.delta, 9, index))
-    return made
+    return first_jobs(setup, RULE)
 
 
 def workers(setup: Setup, rule: Rule = RULE, count: int = 2, cohort: int = 1) -> Workers:
@@ -128,12 +124,16 @@ def test_a_client_that_kills_its_worker_is_a_failure_and_no_other(setup: Setup, 
     )
 
 
-def test_a_fault_of_ours_is_told_and_a_failure_comes_back(setup: Setup, jobs: list[Job]):
+@pytest.mark.parametrize("rule", [Broken(), Unwritable()])
+def test_a_fault_of_ours_is_told(setup: Setup, jobs: list[Job], rule: Rule):
     with (
-        closing(workers(setup, Broken(), count=1)) as engine,
+        closing(workers(setup, rule, count=1)) as engine,
         pytest.raises(RuntimeError, match=r"(?s)a worker process failed:.*a fault of ours"),
     ):
         list(engine.exchange(jobs))
+
+
+def test_a_failure_comes_back(setup: Setup, jobs: list[Job]):
     with closing(workers(setup, Refusing(), count=1)) as engine:
         found = by_job(engine.exchange(jobs))
     assert {outcome.reason for outcome in found.values() if isinstance(outcome, Failure)} == {

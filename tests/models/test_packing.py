@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import pytest
@@ -77,10 +78,39 @@ def test_side_by_side_equals_one_by_one(window: int | None, heads: int) -> None:
     options = {"scale": 0.3, "enable_gqa": heads != 4}
     found = []
     for call in (packing._one_by_one, packing._side_by_side):
-        out = call(*leaves, LENGTHS, window, options)
+        out = call(leaves, LENGTHS, partial(packing._causal, window=window, options=options))
         found.append((out, *torch.autograd.grad(out.square().sum(), leaves)))
     for one, other in zip(*found, strict=True):
         assert torch.allclose(one, other, atol=1e-12)
+
+
+@pytest.mark.parametrize("window", [None, 3])
+@pytest.mark.parametrize("heads", [4, 2])
+@pytest.mark.parametrize("places", [(2, 3, 5, 6, 12, 14, 19), (13,), (4, 19), ()])
+def test_what_is_asked_is_answered_and_nothing_else(
+    window: int | None, heads: int, places: tuple[int, ...]
+) -> None:
+    """Some sequences are asked nothing, some at their first or last place."""
+    generator = torch.Generator().manual_seed(0)
+    shape = (1, sum(LENGTHS), 6)
+    leaves = [
+        torch.randn(1, n, *shape[1:], generator=generator, dtype=torch.float64).requires_grad_()
+        for n in (4, heads, heads)
+    ]
+    options = {"scale": 0.3, "enable_gqa": heads != 4}
+    attend = partial(packing._causal, window=window, options=options)
+    asked = torch.tensor(places, dtype=torch.long)
+    silent = torch.ones(sum(LENGTHS), dtype=torch.bool)
+    silent[asked] = False
+    few = packing._asked(leaves, LENGTHS, attend, asked)
+    whole = packing._one_by_one(leaves, LENGTHS, attend)
+    assert torch.allclose(few[:, :, asked], whole[:, :, asked], atol=1e-12)
+    assert not few[:, :, silent].any()
+    if places:
+        got = torch.autograd.grad(few.square().sum(), leaves)
+        wanted = torch.autograd.grad(whole[:, :, asked].square().sum(), leaves)
+        for one, other in zip(got, wanted, strict=True):
+            assert torch.allclose(one, other, atol=1e-12)
 
 
 @pytest.mark.parametrize("call", [packing._one_by_one, packing._side_by_side])
@@ -93,6 +123,7 @@ def test_a_sequence_of_nan_spoils_no_other(call: Any, window: int | None, bad: i
         for _ in range(3)
     ]
     options = {"scale": 0.3, "enable_gqa": False}
+    attend = partial(packing._causal, window=window, options=options)
     spoilt = [x.clone() for x in leaves]
     begin = sum(LENGTHS[:bad])
     mine = torch.zeros(sum(LENGTHS), dtype=torch.bool)
@@ -100,7 +131,7 @@ def test_a_sequence_of_nan_spoils_no_other(call: Any, window: int | None, bad: i
     for x in spoilt:
         x[:, :, mine] = float("nan")
         x.requires_grad_()
-    out, wanted = call(*spoilt, LENGTHS, window, options), call(*leaves, LENGTHS, window, options)
+    out, wanted = call(spoilt, LENGTHS, attend), call(leaves, LENGTHS, attend)
     assert torch.allclose(out[:, :, ~mine], wanted[:, :, ~mine])
     assert out[:, :, mine].isnan().all()
     for gradient in torch.autograd.grad(out.sum(), spoilt):

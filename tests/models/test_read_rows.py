@@ -9,12 +9,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from flexlora.models import AdaptedModel
+from flexlora.models import AdaptedModel, packing
 from flexlora.models.carried import Carried
 from flexlora.models.lora import LoRALinear
 from flexlora.models.packing import packed
 from flexlora.models.read_rows import ReadRows
-from flexlora.models.rowwise import find_rowwise
+from flexlora.models.rowwise import find_asking, find_rowwise
 from flexlora.training.batches import Batch, collate
 from models.layers import KERNELS
 from models.oracle import encoded, random_adapter, random_model
@@ -68,6 +68,23 @@ def test_a_module_that_mixes_tokens_is_left_whole(share: float) -> None:
     layer: Any = base.model.get_submodule("model.layers.1")
     layer.mlp = _Mixes(layer.mlp, share)
     assert names_of(base.model, find_rowwise(base.model)) == set()  # Nor what comes before it.
+
+
+@pytest.mark.parametrize("family", FOUND)
+def test_the_last_attention_answers_what_is_read_alone(family: str) -> None:
+    base = random_model(family)
+    found = names_of(base.model, find_asking(base.model, find_rowwise(base.model)))
+    assert {"self_attn", "attn", "attention"} & {name.rpartition(".")[2] for name in found}
+    assert all(".1" in name for name in found)  # The second of two layers.
+
+
+def test_an_attention_all_of_whose_answers_matter_is_left_whole() -> None:
+    base = random_model("llama")
+    layer: Any = base.model.get_submodule("model.layers.1")
+    within = [layer.self_attn.q_proj]
+    assert layer.self_attn in find_asking(base.model, within)
+    layer.mlp = _Mixes(layer.mlp, 1.0)
+    assert layer.self_attn not in find_asking(base.model, within)
 
 
 class _CountsRows(nn.Module):
@@ -141,7 +158,7 @@ def test_what_is_read_and_learnt_stays_the_same(
         assert torch.allclose(one, two, rtol=1e-10, atol=1e-12 * float(one.abs().max()))
 
 
-def test_no_more_rows_than_needed_are_computed() -> None:
+def test_no_more_rows_than_needed_are_computed(monkeypatch: pytest.MonkeyPatch) -> None:
     ours = AdaptedModel(random_model("llama", torch.float64))
     batch = collate([encoded(2, seed=k, longest=30) for k in range(3)], 0, packed=True)
     rows: dict[str, int] = {}
@@ -150,8 +167,20 @@ def test_no_more_rows_than_needed_are_computed() -> None:
             base = module.base
             base.forward = _counting(base.forward, rows, name)  # type: ignore[method-assign]
             module._plain = lambda: None  # type: ignore[method-assign]
+    assert ours._asking  # Found now, not below.
+    asked: list[int] = []
+    causal = packing._causal
+
+    def attended(query: Tensor, *given: Any, **named: Any) -> Tensor:
+        asked.append(query.shape[2])
+        return causal(query, *given, **named)
+
+    monkeypatch.setattr(packing, "_causal", attended)
     learnt_logits(ours, started(ours, 0.0, stacked=False), batch, narrow=True)
     learnt, total = sum(batch.learnt), batch.input_ids.numel()
+    sequences = len(batch.lengths)
+    assert sum(asked[:sequences]) == total
+    assert sum(asked[sequences:]) == learnt
     assert learnt < 0.75 * total
     last = {name: n for name, n in rows.items() if ".1." in name}
     assert {name.rpartition(".")[2] for name, n in last.items() if n == learnt} == {

@@ -16,9 +16,9 @@ from flexlora.lowrank import LowRank
 from flexlora.models.base import BaseModel
 from flexlora.models.carried import Carried
 from flexlora.models.lora import LoRALinear
-from flexlora.models.packing import can_pack
+from flexlora.models.packing import asking, can_pack
 from flexlora.models.read_rows import ReadRows, narrowed
-from flexlora.models.rowwise import find_rowwise
+from flexlora.models.rowwise import find_asking, find_rowwise
 from flexlora.models.targets import find_layers
 from flexlora.models.trainable import Trainable
 
@@ -79,6 +79,13 @@ class AdaptedModel:
         with self._alone():
             return find_rowwise(self.base.model)
 
+    @cached_property
+    def _asking(self) -> list[nn.Module]:
+        if not self.packs:
+            return []
+        with self._alone():
+            return find_asking(self.base.model, self._rowwise)
+
     @contextmanager
     def reading(self, read: ReadRows) -> Iterator[None]:
         """While the block runs (backward pass included), no other rows' logits are right.
@@ -88,7 +95,9 @@ class AdaptedModel:
         if self._carried is None or len(read.places) > _WORTH * read.total:
             yield
             return
-        with narrowed(self._rowwise, read, self._carried.narrow):
+        # Found on first use, by trials that must see the model whole.
+        rowwise, ask = self._rowwise, self._asking
+        with narrowed(rowwise, read, self._carried.narrow), asking(ask, read.places):
             yield
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:

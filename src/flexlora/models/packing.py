@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor
+from jaxtyping import Int
+from torch import Tensor, nn
 from torch.nn import functional
 
+Attend = Callable[..., Tensor]  # (query, key, value[, places of the queries]) → what they see.
 PACKED = "flexlora_packed"  # The name under which transformers knows this attention.
 _UNDERSTOOD = {"full_attention", "sliding_attention"}
 
 # Of the row that a model is at, by its config's id. Not a context variable: activations that are
 # made anew in the backward pass may be made by another thread.
 _lengths: dict[int, tuple[int, ...]] = {}
+_asking: dict[int, Tensor] = {}  # Places in the row, by attention module; of others: all.
 
 
 def can_pack(model: Any) -> bool:
@@ -65,6 +69,22 @@ def packed(model: Any, lengths: Sequence[int]) -> Iterator[None]:
             _lengths.pop(id(config), None)
 
 
+@contextmanager
+def asking(modules: Sequence[nn.Module], places: Int[Tensor, " p"]) -> Iterator[None]:
+    """While the block runs, these modules' attention is right at these places of the row alone.
+
+    It is zero in others where each sequence is attended to by itself; elsewhere it stays whole.
+    """
+    rising = places.sort().values
+    for module in modules:
+        _asking[id(module)] = rising
+    try:
+        yield
+    finally:
+        for module in modules:
+            _asking.pop(id(module), None)
+
+
 def _attention(
     module: Any,
     query: Tensor,
@@ -78,52 +98,72 @@ def _attention(
     """Causal attention inside each sequence; (1, heads, tokens, d) → (1, tokens, heads, d)."""
     lengths = _lengths[id(module.config)]
     apart = query.device.type == "cpu" or len(lengths) == 1
-    call = _one_by_one if apart else _side_by_side
+    over = _one_by_one if apart else _side_by_side
     options = {"scale": scaling, "enable_gqa": query.shape[1] != key.shape[1]}
-    return call(query, key, value, lengths, sliding_window, options).transpose(1, 2), None
+    attend = partial(_causal, window=sliding_window, options=options)
+    if apart and (places := _asking.get(id(module))) is not None:
+        over = partial(_asked, places=places)
+    return over((query, key, value), lengths, attend).transpose(1, 2), None
 
 
-def _one_by_one(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    lengths: Sequence[int],
-    window: int | None,
-    options: dict[str, Any],
-) -> Tensor:
+def _one_by_one(row: Sequence[Tensor], lengths: Sequence[int], attend: Attend) -> Tensor:
     """A call for each sequence: nothing is padded, nothing copied but the results."""
-    parts = zip(*(torch.split(x, list(lengths), dim=2) for x in (query, key, value)), strict=True)
-    found = [_causal(q, k, v, window, options) for q, k, v in parts]
+    parts = zip(*(torch.split(x, list(lengths), dim=2) for x in row), strict=True)
+    found = [attend(*part) for part in parts]
     return torch.cat(found, dim=2) if len(found) > 1 else found[0]
 
 
-def _side_by_side(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    lengths: Sequence[int],
-    window: int | None,
-    options: dict[str, Any],
-) -> Tensor:
+def _asked(row: Sequence[Tensor], lengths: Sequence[int], attend: Attend, places: Tensor) -> Tensor:
+    """A call for each sequence with the queries at these places, rising; zero elsewhere."""
+    query, key, value = row
+    ends = torch.tensor(lengths, device=places.device).cumsum(0)
+    counts = torch.searchsorted(places, ends).diff(prepend=ends.new_zeros(1)).tolist()
+    begins = (ends - torch.tensor(lengths, device=ends.device)).tolist()
+    parts = zip(
+        torch.split(places, counts),
+        torch.split(key, list(lengths), dim=2),
+        torch.split(value, list(lengths), dim=2),
+        begins,
+        strict=True,
+    )
+    found = [
+        attend(query.index_select(2, mine), k, v, mine - begin)
+        for mine, k, v, begin in parts
+        if len(mine)
+    ]
+    out = torch.zeros_like(query)
+    return out.index_copy(2, places, torch.cat(found, dim=2)) if found else out
+
+
+def _side_by_side(row: Sequence[Tensor], lengths: Sequence[int], attend: Attend) -> Tensor:
     """One call for all sequences, padded on the right for it alone."""
-    device, longest = query.device, max(lengths)
+    device, longest = row[0].device, max(lengths)
     counts = torch.tensor(lengths, device=device)
     ends = counts.cumsum(0)
     inside = torch.arange(longest, device=device)
     real = inside < counts[:, None]
     # Padded with its own last token: another's would let one sequence's NaN into the others.
     places = (ends - counts)[:, None] + inside.minimum(counts[:, None] - 1)
-    q, k, v = (x[0][:, places].transpose(0, 1) for x in (query, key, value))
-    found = _causal(q, k, v, window, options)
+    found = attend(*(x[0][:, places].transpose(0, 1) for x in row))
     return found.transpose(0, 1)[:, real][None]
 
 
 def _causal(
-    query: Tensor, key: Tensor, value: Tensor, window: int | None, options: dict[str, Any]
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    places: Tensor | None = None,
+    *,
+    window: int | None,
+    options: dict[str, Any],
 ) -> Tensor:
-    length = query.shape[2]
-    if window is None or length <= window:
+    """places: of the queries among the keys; None: there are as many of both."""
+    length = key.shape[2]
+    if places is None and (window is None or length <= window):
         return functional.scaled_dot_product_attention(query, key, value, is_causal=True, **options)
     at = torch.arange(length, device=query.device)
-    seen = (at <= at[:, None]) & (at > at[:, None] - window)
+    own = (at if places is None else places)[:, None]
+    seen = at <= own
+    if window is not None:
+        seen &= at > own - window
     return functional.scaled_dot_product_attention(query, key, value, attn_mask=seen, **options)

@@ -1,15 +1,16 @@
-"""Which modules of a model's last layer may compute the read rows alone: found by trial."""
+"""What of a model's last layer may be left out for rows that are not read: found by trial."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, ExitStack
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from flexlora.models.lora import LoRALinear, linear_shape
+from flexlora.models.packing import asking, packed
 from flexlora.models.read_rows import ReadRows, narrowed
 
 _TOKENS, _READ = 6, (2, 5)  # Rows that are not read lie on both sides of one that is.
@@ -23,26 +24,15 @@ def find_rowwise(model: nn.Module) -> list[nn.Module]:
     """
     getter: Any = getattr(model, "get_output_embeddings", None)
     head = getter() if getter is not None else None
-    config: Any = getattr(model, "config", None)
-    device = next(model.parameters()).device
-    vocabulary = int(config.get_text_config().vocab_size)
-    ids = torch.arange(1, _TOKENS + 1, device=device)[None] % vocabulary
-    places = torch.tensor(_READ, device=device)
-
-    def logits() -> Tensor:
-        found: Tensor = model(input_ids=ids, use_cache=False).logits[0, places]
-        return found
-
     found: list[nn.Module] = []
     waiting = [model]
     with torch.no_grad():
-        wanted = logits()
-        read = ReadRows(places, (len(places),), _TOKENS)
+        trial = _Trial(model)
         while waiting:
             module = waiting.pop()
             if module is head or not any(map(linear_shape, module.modules())):
                 continue
-            if not _has_layers(module) and _stands_alone(module, read, logits, wanted):
+            if not _has_layers(module) and _stands_alone(module, trial):
                 found.append(module)
             elif isinstance(module, nn.ModuleList):
                 waiting.append(module[-1])
@@ -51,15 +41,50 @@ def find_rowwise(model: nn.Module) -> list[nn.Module]:
     return found
 
 
+def find_asking(model: nn.Module, rowwise: Sequence[nn.Module]) -> list[nn.Module]:
+    """The modules right around `rowwise` whose attention need not answer rows that are not read.
+
+    Found by trial too: without those answers, what is read must stay as it is. For a model that
+    can pack; a module without attention changes nothing and is among them.
+    """
+    inner = set(map(id, rowwise))
+    around = [x for x in model.modules() if not inner.isdisjoint(map(id, x.children()))]
+    with torch.no_grad(), packed(model, (_TOKENS,)):
+        trial = _Trial(model)
+        return [x for x in around if trial.same_within(asking([x], trial.read.places))]
+
+
+class _Trial:
+    """A few tokens through a model; some rows of its logits are read."""
+
+    def __init__(self, model: nn.Module) -> None:
+        config: Any = getattr(model, "config", None)
+        device = next(model.parameters()).device
+        vocabulary = int(config.get_text_config().vocab_size)
+        self.model = model
+        self.ids = torch.arange(1, _TOKENS + 1, device=device)[None] % vocabulary
+        self.read = ReadRows(torch.tensor(_READ, device=device), (len(_READ),), _TOKENS)
+        self.wanted = self.logits()
+
+    def logits(self) -> Tensor:
+        found: Tensor = self.model(input_ids=self.ids, use_cache=False).logits[0, self.read.places]
+        return found
+
+    def same_within(self, block: AbstractContextManager[None]) -> bool:
+        """Whether what is read is the same, but for rounding, while the block runs."""
+        tolerance = 0.05 if self.wanted.dtype in (torch.bfloat16, torch.float16) else 1e-4
+        with block:
+            off = (self.logits() - self.wanted).abs().max()
+        return bool(off <= tolerance * self.wanted.abs().max())
+
+
 def _has_layers(module: nn.Module) -> bool:
     """Whether these are many layers: they mix tokens, and to try them would take time."""
     return any(isinstance(x, nn.ModuleList) and len(x) > 0 for x in module.modules())
 
 
-def _stands_alone(
-    module: nn.Module, read: ReadRows, logits: Callable[[], Tensor], wanted: Tensor
-) -> bool:
-    calls = []
+def _stands_alone(module: nn.Module, trial: _Trial) -> bool:
+    calls, read = [], trial.read
 
     def spoil(x: Tensor) -> Tensor:
         rows = x.reshape(-1, x.shape[-1])
@@ -74,16 +99,13 @@ def _stands_alone(
     def after(_module: nn.Module, _args: tuple[Any, ...], y: Tensor) -> Tensor:
         return spoil(y)
 
-    tolerance = 0.05 if wanted.dtype in (torch.bfloat16, torch.float16) else 1e-4
     try:
         with ExitStack() as hooks:
             hooks.callback(module.register_forward_pre_hook(before).remove)
             hooks.callback(module.register_forward_hook(after).remove)
-            if not torch.equal(logits(), wanted) or calls != [read.total] * 2:
+            if not torch.equal(trial.logits(), trial.wanted) or calls != [read.total] * 2:
                 return False
-        with narrowed([module], read, lambda _: None):
-            off = (logits() - wanted).abs().max()
+        return trial.same_within(narrowed([module], read, lambda _: None))
     # Whatever a module cannot do with its arguments, it is then left as it is.
     except (RuntimeError, TypeError, ValueError, IndexError, AttributeError):
         return False
-    return bool(off <= tolerance * wanted.abs().max())
