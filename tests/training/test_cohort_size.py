@@ -82,13 +82,26 @@ def test_it_doubles_as_long_as_it_pays_and_clients_are_left(
 
 # Seconds of so many clients together → the number chosen, and the speeds of all that were tried.
 COSTS: dict[str, tuple[Callable[[int], float], int, dict[int, float]]] = {
-    "one fills the machine": (lambda n: 0.1 * n, 1, {1: 1, 2: 1}),
-    "two are hardly faster": ({1: 0.1, 2: 0.196}.__getitem__, 1, {1: 1, 2: 2 / 1.96}),
-    "four are slower": ({1: 0.1, 2: 0.1, 4: 0.3}.__getitem__, 2, {1: 1, 2: 2, 4: 4 / 3}),
+    "one fills the machine": (lambda n: 0.1 * n, 1, {1: 1, 2: 1, 4: 1}),
+    "two are hardly faster": (
+        {1: 0.1, 2: 0.196, 4: 0.4}.__getitem__,
+        1,
+        {1: 1, 2: 2 / 1.96, 4: 1},
+    ),
+    "four are slower": (
+        {1: 0.1, 2: 0.1, 4: 0.3, 8: 0.6}.__getitem__,
+        2,
+        {1: 1, 2: 2, 4: 4 / 3, 8: 4 / 3},
+    ),
     "four are hardly faster": (
-        {1: 0.1, 2: 0.1, 4: 0.196}.__getitem__,
+        {1: 0.1, 2: 0.1, 4: 0.196, 8: 0.4}.__getitem__,
         4,
-        {1: 1, 2: 2, 4: 4 / 1.96},
+        {1: 1, 2: 2, 4: 4 / 1.96, 8: 2},
+    ),
+    "four had bad luck": (
+        {1: 0.1, 2: 0.1, 4: 0.3, 8: 0.2}.__getitem__,
+        8,
+        {1: 1, 2: 2, 4: 4 / 3, 8: 4},
     ),
     "two take long": ({1: 3.0, 2: 2.0}.__getitem__, 2, {1: 1, 2: 3}),
 }

@@ -15,7 +15,8 @@ from flexlora.training.visit import Visit
 
 LARGEST = 64  # Clients at once that are tried.
 _STEPS = 4
-_WORTH = 1.03  # A cohort twice as large must be so many times as fast.
+_WORTH = 1.03  # A larger cohort must be so many times as fast as the best smaller one.
+_PATIENCE = 2  # Numbers in a row that are not: one alone may have been bad luck.
 _LONG_ENOUGH = 10.0  # Seconds after which nothing larger is tried.
 
 
@@ -50,9 +51,9 @@ def choose_cohort_size(
     """The fastest number of clients, a power of two, that fits; 1 where no number is faster.
 
     visits: of the run's clients; a few steps of each are trained and thrown away, and the visits
-    themselves stay as they are. budget_bytes: for training, on top of the model. Doubles while it
-    pays: every number is timed against the same clients one by one, right before. Where memory
-    runs out, nothing larger is tried.
+    themselves stay as they are. budget_bytes: for training, on top of the model. Doubles until two
+    numbers in a row do not pay: each is timed against the same clients one by one, right before.
+    Where memory or ten seconds run out, nothing larger is tried.
     """
     tried: list[Measured] = []
     try:
@@ -72,6 +73,7 @@ def _measure(
     budget_bytes: int,
 ) -> None:
     """Add one client, two, four, …, up to the last that fits and that was worth trying."""
+    best, in_vain = 1.0, 0
     longest = sorted(visits, key=lambda visit: max(_lengths(visit), default=0), reverse=True)
     began = time.perf_counter()
     _seconds(model, visits[:1], origin)  # Whatever is done once is done here.
@@ -88,7 +90,9 @@ def _measure(
             return
         together = _seconds(model, visits[:clients], origin)
         tried.append(Measured(clients, sum(alone) / together, peak))
-        if tried[-1].speed < _WORTH * last.speed:
+        in_vain = 0 if tried[-1].speed >= _WORTH * best else in_vain + 1
+        best = max(best, tried[-1].speed)
+        if in_vain == _PATIENCE:
             return
 
 
