@@ -257,14 +257,28 @@ def logits(ours: AdaptedModel) -> Tensor:
     return found
 
 
-def test_few_steps_of_each_are_trained(machine: Machine):
-    given = some(machine, 1)
+@pytest.mark.parametrize(("steps", "most"), [(1, 1), (20, 2)])
+def test_few_steps_of_each_are_trained(machine: Machine, steps: int, most: int):
+    given = [replace(x, recipe=replace(ADAMW, max_steps=steps)) for x in some(machine, 2)]
     train_cohort(machine, given)  # What is found out once is found out.
     passes: list[None] = []
     machine.model.register_forward_hook(lambda *_: passes.append(None))
-    for steps, most in ((1, 1), (20, 4)):
-        passes.clear()
-        visit = replace(some(machine, 1)[0], recipe=replace(ADAMW, max_steps=steps))
-        choose_cohort_size(machine, [visit], budget_bytes=PLENTY)
-        # To begin with, for its memory, for its time.
-        assert len(passes) == most + 1 + most
+    choose_cohort_size(machine, given[:1], budget_bytes=PLENTY)
+    assert len(passes) == most + 1  # To begin with, and for its memory.
+    passes.clear()
+    choose_cohort_size(machine, given, budget_bytes=PLENTY)
+    # Then for the memory of two; and three times each alone, and both together.
+    assert len(passes) == most + 1 + 1 + 3 * 3 * most
+
+
+def test_the_quickest_turns_are_compared(monkeypatch: pytest.MonkeyPatch, machine: Machine):
+    """Somebody else uses the machine in every second pass."""
+    passes: list[None] = []
+
+    def cost(clients: int) -> float:
+        passes.append(None)
+        return 0.1 * clients * (3.0 if len(passes) % 2 else 1.0)
+
+    monkeypatch.setattr(machine, "cost", cost)
+    chosen = choose_cohort_size(machine, some(machine, 2), budget_bytes=PLENTY)
+    assert tried(chosen) == {1: 1, 2: 1}

@@ -14,10 +14,11 @@ from flexlora.training.memory import out_of_memory, peak_bytes
 from flexlora.training.visit import Visit
 
 LARGEST = 64  # Clients at once that are tried.
-_STEPS = 4
+_STEPS = 2
+_TURNS = 3  # Of which the quickest counts: whoever else uses the machine only slows it down.
 _WORTH = 1.03  # A larger cohort must be so many times as fast as the best smaller one.
 _PATIENCE = 2  # Numbers in a row that are not: one alone may have been bad luck.
-_LONG_ENOUGH = 10.0  # Seconds after which nothing larger is tried.
+_LONG_ENOUGH = 15.0  # Seconds after which nothing larger is tried.
 
 
 @dataclass(frozen=True)
@@ -52,8 +53,8 @@ def choose_cohort_size(
 
     visits: of the run's clients; a few steps of each are trained and thrown away, and the visits
     themselves stay as they are. budget_bytes: for training, on top of the model. Doubles until two
-    numbers in a row do not pay: each is timed against the same clients one by one, right before.
-    Where memory or ten seconds run out, nothing larger is tried.
+    numbers in a row do not pay: each is timed in turns with clients one by one, and the quickest
+    turns are compared. Where memory or a quarter of a minute runs out, nothing larger is tried.
     """
     tried: list[Measured] = []
     try:
@@ -78,22 +79,32 @@ def _measure(
     began = time.perf_counter()
     _seconds(model, visits[:1], origin)  # Whatever is done once is done here.
     tried.append(Measured(1, 1.0, _peak(model, longest[:1], origin)))
-    alone = [_seconds(model, visits[:1], origin)]
+    alone: list[float] = []
     while (clients := 2 * tried[-1].clients) <= min(len(visits), LARGEST):
         last = tried[-1]
         too_large = last.peak_bytes is not None and 2 * last.peak_bytes > budget_bytes
         if too_large or time.perf_counter() - began > _LONG_ENOUGH:
             return
-        alone += [_seconds(model, [visit], origin) for visit in visits[len(alone) : clients]]
         peak = _peak(model, longest[:clients], origin)
         if peak is not None and peak > budget_bytes:
             return
-        together = _seconds(model, visits[:clients], origin)
-        tried.append(Measured(clients, sum(alone) / together, peak))
+        tried.append(Measured(clients, _speed(alone, model, visits[:clients], origin), peak))
         in_vain = 0 if tried[-1].speed >= _WORTH * best else in_vain + 1
         best = max(best, tried[-1].speed)
         if in_vain == _PATIENCE:
             return
+
+
+def _speed(alone: list[float], model: AdaptedModel, visits: Sequence[Visit], origin: bool) -> float:
+    """Of these together, over one by one. alone: seconds of the first few; of all, afterwards."""
+    new = visits[len(alone) :]
+    by_turn: list[list[float]] = []
+    together: list[float] = []
+    for _ in range(_TURNS):
+        by_turn.append([_seconds(model, [visit], origin) for visit in new])
+        together.append(_seconds(model, visits, origin))
+    alone += map(min, zip(*by_turn, strict=True))
+    return sum(alone) / min(together)
 
 
 def _seconds(model: AdaptedModel, visits: Sequence[Visit], origin: bool) -> float:
