@@ -16,7 +16,8 @@ from flexlora.training.visit import Visit
 LARGEST = 64  # Clients at once that are tried.
 _STEPS = 2
 _TURNS = 3  # Of which the quickest counts: whoever else uses the machine only slows it down.
-_WORTH = 1.03  # A larger cohort must be so many times as fast as the best smaller one.
+_WORTH = 1.03  # A larger cohort must be so many times as fast as the best smaller one,
+_SURE = 1.1  # and so many times as fast as one by one: less may be chance, and costs memory.
 _PATIENCE = 2  # Numbers in a row that are not: one alone may have been bad luck.
 _LONG_ENOUGH = 15.0  # Seconds after which nothing larger is tried.
 
@@ -49,7 +50,7 @@ def choose_cohort_size(
     origin: bool = False,
     budget_bytes: int,
 ) -> CohortSize:
-    """The fastest number of clients, a power of two, that fits; 1 where no number is faster.
+    """The fastest number of clients, a power of two, that fits; 1 where none is a tenth faster.
 
     visits: of the run's clients; a few steps of each are trained and thrown away, and the visits
     themselves stay as they are. budget_bytes: for training, on top of the model. Doubles until two
@@ -63,7 +64,7 @@ def choose_cohort_size(
         if not out_of_memory(error):
             raise
     best = max(tried, key=lambda measured: measured.speed, default=Measured(1, 1.0, None))
-    return CohortSize(best.clients if best.speed >= _WORTH else 1, tuple(tried))
+    return CohortSize(best.clients if best.speed >= _SURE else 1, tuple(tried))
 
 
 def _measure(
