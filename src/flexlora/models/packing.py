@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -116,14 +117,13 @@ def _one_by_one(row: Sequence[Tensor], lengths: Sequence[int], attend: Attend) -
 def _asked(row: Sequence[Tensor], lengths: Sequence[int], attend: Attend, places: Tensor) -> Tensor:
     """A call for each sequence with the queries at these places, rising; zero elsewhere."""
     query, key, value = row
-    ends = torch.tensor(lengths, device=places.device).cumsum(0)
-    counts = torch.searchsorted(places, ends).diff(prepend=ends.new_zeros(1)).tolist()
-    begins = (ends - torch.tensor(lengths, device=ends.device)).tolist()
+    begins = [0, *accumulate(lengths)]
+    cuts = torch.searchsorted(places, torch.tensor(begins, device=places.device))
     parts = zip(
-        torch.split(places, counts),
+        torch.split(places, cuts.diff().tolist()),
         torch.split(key, list(lengths), dim=2),
         torch.split(value, list(lengths), dim=2),
-        begins,
+        begins[:-1],
         strict=True,
     )
     found = [
