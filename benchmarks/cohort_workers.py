@@ -8,11 +8,11 @@ import torch
 
 from cohort_case import Client
 from flexlora.adapters import Delta, factors_payload
+from flexlora.config.config import ModelConfig
+from flexlora.engines.jobs import Job, Reply
+from flexlora.engines.worker import Equipment
+from flexlora.engines.workers import Workers
 from flexlora.evaluation import EvalSettings
-from flexlora.federation.config import ModelConfig
-from flexlora.federation.jobs import Job, Reply
-from flexlora.federation.worker import Equipment
-from flexlora.federation.workers import Workers
 from flexlora.formats.payloads import to_bytes
 from flexlora.models import BaseModel
 from flexlora.rules import make_rule

@@ -35,10 +35,10 @@ from torch import Tensor, nn
 
 from flexlora import merge
 from flexlora.adapters import Factors
-from flexlora.federation.run_directory import environment
 from flexlora.formats.peft_reader import PeftReader
 from flexlora.formats.peft_writer import pair_keys, peft_folder
 from flexlora.lowrank import best, total
+from flexlora.runs.run_directory import environment
 from merge_view import ALGEBRA, PEFT, WHOLE, draw, table
 
 OUT = Path(__file__).parents[1] / "results" / "benchmarks" / "merge.json"

@@ -15,8 +15,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
-from flexlora.federation.run_directory import environment
 from flexlora.report import write_report
+from flexlora.runs.run_directory import environment
 from report.browser import Browser
 from report.synthetic import synthetic_run
 

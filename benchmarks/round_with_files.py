@@ -20,8 +20,8 @@ from pathlib import Path
 import torch
 
 from flexlora.adapters import Adapter, Delta, Factors, LayerSpec, factors_payload
+from flexlora.engines.jobs import Failure, Job, Reply
 from flexlora.federation.collector import Collected, Plain
-from flexlora.federation.jobs import Failure, Job, Reply
 from flexlora.formats.payloads import load_tensors, open_payload, save_tensors, to_bytes
 from flexlora.lowrank import Spectrum
 from flexlora.training import Recipe

@@ -42,14 +42,14 @@ from unittest.mock import patch
 from rich.console import Console
 from rich.table import Table
 
-from flexlora.federation import transport
-from flexlora.federation.config import Config
-from flexlora.federation.config_file import parse_config
+from flexlora.config.config import Config
+from flexlora.config.config_file import parse_config
+from flexlora.engines import in_process as transport
 from flexlora.federation.observers import Silent
-from flexlora.federation.run_directory import Run, environment
 from flexlora.federation.session import run
 from flexlora.federation.setup import prepare
 from flexlora.formats.atomic import atomic_write
+from flexlora.runs.run_directory import Run, environment
 from measuring import begin, in_child, own_memory, peak_of, product_rate
 
 ROOT = Path(__file__).parents[1]

@@ -18,9 +18,9 @@ import torch
 from torch import Tensor
 
 from flexlora.adapters import Factors, LayerSpec
-from flexlora.federation.run_directory import environment
 from flexlora.federation.streams import Streams
 from flexlora.rules import Spec
+from flexlora.runs.run_directory import environment
 from measuring import gpu
 from one_layer import clients_of, examples_of, ranks_of, train
 

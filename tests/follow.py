@@ -18,7 +18,7 @@ import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 
-from flexlora.federation.config_file import parse_config
+from flexlora.config.config_file import parse_config
 from warm import Warm
 
 ROOT = Path(__file__).parents[1]

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from flexlora.federation.run_directory import Run
+from flexlora.runs.run_directory import Run
 
 
 def timeless(value: Any) -> Any:

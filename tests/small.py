@@ -9,9 +9,9 @@ from typing import Any
 import torch
 
 from flexlora.adapters import Adapter, Factors, LayerSpec, factors_payload, payload_adapter
-from flexlora.federation.config import Config
-from flexlora.federation.config_file import parse_config
-from flexlora.federation.jobs import Failure, Job, Reply
+from flexlora.config.config import Config
+from flexlora.config.config_file import parse_config
+from flexlora.engines.jobs import Failure, Job, Reply
 from flexlora.federation.setup import Setup
 from flexlora.federation.streams import Streams
 from flexlora.formats.payloads import from_bytes, to_bytes

@@ -13,7 +13,7 @@ from urllib.parse import unquote, urlsplit
 import pytest
 
 import flexlora
-from flexlora.federation.config import Config
+from flexlora.config.config import Config
 from follow import ROOT
 
 DOCS = ROOT / "docs"

@@ -113,7 +113,7 @@ class ConfigTables(Directive):
     """One section a table of the config: what it is, its keys with defaults and meanings."""
 
     def run(self) -> list[nodes.Node]:
-        from flexlora.federation import Config
+        from flexlora.config import Config
 
         sections = []
         for name, field in Config.model_fields.items():
@@ -182,7 +182,7 @@ def _first_line(kind: type) -> str:
 
 
 def _shown(value: object) -> str:
-    from flexlora.federation.config import describe
+    from flexlora.config.config import describe
 
     return "none" if value is None else f"`{describe(value)}`"
 

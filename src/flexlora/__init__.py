@@ -13,12 +13,10 @@ if TYPE_CHECKING:
     from flexlora.adapters import Factors as Factors
     from flexlora.adapters import Ranks as Ranks
     from flexlora.allocation import Mix as Mix
-    from flexlora.federation import Config as Config
-    from flexlora.federation import Result as Result
+    from flexlora.config import Config as Config
+    from flexlora.config import load_config as load_config
+    from flexlora.config import make_config as make_config
     from flexlora.federation import continue_run as continue_run
-    from flexlora.federation import load_adapter as load_adapter
-    from flexlora.federation import load_config as load_config
-    from flexlora.federation import make_config as make_config
     from flexlora.federation import prepare as prepare
     from flexlora.federation import resume as resume
     from flexlora.federation import run as run
@@ -35,24 +33,17 @@ if TYPE_CHECKING:
     from flexlora.rules import Rule as Rule
     from flexlora.rules import make_rule as make_rule
     from flexlora.rules import register as register
+    from flexlora.runs import Result as Result
+    from flexlora.runs import load_adapter as load_adapter
 
 __version__ = "0.1.0"
 
 _HOMES = {
     "flexlora.adapters": ("Adapter", "Factors", "Ranks"),
     "flexlora.allocation": ("Mix",),
-    "flexlora.federation": (
-        "Config",
-        "Result",
-        "continue_run",
-        "load_adapter",
-        "load_config",
-        "make_config",
-        "prepare",
-        "resume",
-        "run",
-        "score_model",
-    ),
+    "flexlora.config": ("Config", "load_config", "make_config"),
+    "flexlora.federation": ("continue_run", "prepare", "resume", "run", "score_model"),
+    "flexlora.runs": ("Result", "load_adapter"),
     "flexlora.formats.peft": ("load_peft", "save_peft"),
     "flexlora.lowrank": ("LowRank", "svd"),
     "flexlora.merging": ("Merged", "merge"),

@@ -18,9 +18,9 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from commands import Flexlora, assert_one_sentence
 from flexlora import errors
 from flexlora.adapters import Adapter, Factors
-from flexlora.federation.run_directory import Run
 from flexlora.formats.peft import save_peft
 from flexlora.models import AdaptedModel, load_model
+from flexlora.runs.run_directory import Run
 from small import small, write
 from wrong_input import Arguments, Cases, contents
 

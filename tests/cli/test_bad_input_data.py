@@ -14,7 +14,7 @@ import pyarrow.parquet
 import pytest
 
 from commands import Flexlora, assert_one_sentence
-from flexlora.federation.config_file import parse_config
+from flexlora.config.config_file import parse_config
 from flexlora.models import load_model
 from small import SMALL, write
 from wrong_input import Cases

@@ -15,9 +15,9 @@ from safetensors.torch import load_file, save_file
 from commands import Flexlora
 from flexlora.adapters import Adapter, Factors
 from flexlora.federation import run
-from flexlora.federation.run_directory import Run
 from flexlora.formats.peft import save_peft
 from flexlora.models import AdaptedModel, load_model
+from flexlora.runs.run_directory import Run
 from small import small, write
 from wrong_input import Arguments, Cases
 

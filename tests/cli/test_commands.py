@@ -16,9 +16,10 @@ from commands import PROCESS, Flexlora, assert_one_sentence
 from flexlora.cli.arguments import command_line
 from flexlora.cli.main import app
 from flexlora.errors import RoundError
-from flexlora.federation import load_adapter, prepare, run
-from flexlora.federation.run_directory import Run
+from flexlora.federation import prepare, run
 from flexlora.formats.peft import load_peft
+from flexlora.runs import load_adapter
+from flexlora.runs.run_directory import Run
 from small import small, write
 
 CONFIG = small(federation={"rounds": 2})

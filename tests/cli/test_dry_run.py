@@ -14,13 +14,13 @@ from rich.console import Console
 from commands import Flexlora
 from flexlora.cli import partition_view
 from flexlora.cli.partition_view import Legend, draw_partition
+from flexlora.config.config import Config
+from flexlora.config.config_file import parse_config
 from flexlora.federation import prepare, run
 from flexlora.federation.census import Census, Holding
-from flexlora.federation.config import Config
-from flexlora.federation.config_file import parse_config
 from flexlora.federation.forecast import forecast
-from flexlora.federation.run_directory import Run
 from flexlora.rules import RULES, make_rule
+from flexlora.runs.run_directory import Run
 from small import SMALL, small, write
 
 

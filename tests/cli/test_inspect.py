@@ -14,8 +14,8 @@ from flexlora.adapters import Adapter, Factors, dissect
 from flexlora.cli.adapter_view import bars
 from flexlora.cli.words import count, size, span
 from flexlora.federation import run
-from flexlora.federation.run_directory import Run
 from flexlora.formats.peft import load_peft, save_peft
+from flexlora.runs.run_directory import Run
 from reference import gaussian
 from small import small
 from terminal import lines_on_a_terminal

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from commands import PROCESS, Done, Flexlora
-from flexlora.federation.run_directory import Run
+from flexlora.runs.run_directory import Run
 from small import small, write
 
 FEW = ("--tasks", 1, "--examples", 1, "--max-new-tokens", 1, "--max-tokens", 250)

@@ -14,8 +14,8 @@ from commands import Flexlora
 from flexlora.cli.live import LiveView
 from flexlora.cli.progress import Lines
 from flexlora.cli.standing import Standing, best_words, clock, score_words, time_left
-from flexlora.federation.jobs import Failure
-from flexlora.federation.run_directory import Run
+from flexlora.engines.jobs import Failure
+from flexlora.runs.run_directory import Run
 from small import SMALL, small, write
 from terminal import ESCAPE, on_a_terminal
 

@@ -11,9 +11,10 @@ import torch
 
 import flexlora as package
 from commands import Flexlora
-from flexlora.federation import load_adapter, resume
-from flexlora.federation.run_directory import Run
+from flexlora.federation import resume
 from flexlora.formats.peft import load_peft, save_peft
+from flexlora.runs import load_adapter
+from flexlora.runs.run_directory import Run
 from small import small, write
 
 TINY_FOLDER = Path(package.__file__).parent / "models" / "tiny"

@@ -12,13 +12,13 @@ import torch
 
 from commands import Flexlora, caller
 from federation.odd_rules import short_of
+from flexlora.engines.jobs import Failure, Reply
 from flexlora.errors import RunError
 from flexlora.federation import Setup, at_once, engine, prepare, resume, run, session
-from flexlora.federation.jobs import Failure, Reply
 from flexlora.federation.observers import Silent
-from flexlora.federation.run_directory import Run
 from flexlora.models import AdaptedModel
 from flexlora.rules import make_rule
+from flexlora.runs.run_directory import Run
 from flexlora.training import CohortSize
 from same_run import assert_same_run
 from small import small, write

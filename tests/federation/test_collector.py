@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from flexlora.adapters import Adapter, Factors, factors_payload
+from flexlora.engines.jobs import Failure, Job, Reply
 from flexlora.federation.collector import Collected, Plain
-from flexlora.federation.jobs import Failure, Job, Reply
 from flexlora.federation.spool import Spool
 from flexlora.formats.payloads import to_bytes
 from flexlora.rules import Rule, make_rule

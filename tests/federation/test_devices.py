@@ -9,8 +9,9 @@ import torch
 
 from flexlora.adapters import Adapter
 from flexlora.errors import AdapterError, RunError
-from flexlora.federation import load_adapter, resume, run, score_model
-from flexlora.federation.run_directory import Run
+from flexlora.federation import resume, run, score_model
+from flexlora.runs import load_adapter
+from flexlora.runs.run_directory import Run
 from reference import product
 from small import small
 

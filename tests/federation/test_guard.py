@@ -12,10 +12,10 @@ import torch
 from safetensors.torch import load, save
 
 from flexlora.adapters import Adapter, Factors, Payload, factors_payload
+from flexlora.engines.jobs import Reply
 from flexlora.errors import AdapterError
 from flexlora.evaluation import ClientScore
 from flexlora.federation import guard
-from flexlora.federation.jobs import Reply
 from flexlora.formats.payloads import to_bytes
 from reference import as_in_production, generator
 from small import LAYERS, moved

@@ -10,18 +10,18 @@ from typing import Any
 import pytest
 import torch
 
+from flexlora.config.config import Config
+from flexlora.engines.jobs import Job
 from flexlora.errors import RoundError
-from flexlora.federation.checkpoint import pack
-from flexlora.federation.config import Config
-from flexlora.federation.jobs import Job
 from flexlora.federation.loop import Federation, Record
 from flexlora.federation.observers import Silent
-from flexlora.federation.run_directory import Run
 from flexlora.federation.schedule import Schedule
-from flexlora.federation.store import ClientStore
 from flexlora.federation.streams import Streams
 from flexlora.formats.payloads import to_bytes
 from flexlora.rules import RULES, State, make_rule
+from flexlora.runs.checkpoint import pack
+from flexlora.runs.run_directory import Run
+from flexlora.runs.store import ClientStore
 from flexlora.training import Recipe
 from reference import dense
 from small import LAYERS, Noise, moved, read, spec

@@ -9,15 +9,17 @@ from pathlib import Path
 
 import pytest
 
+from flexlora.engines.in_process import InProcess
+from flexlora.engines.jobs import Failure, Job, Outcome, Scored
 from flexlora.errors import ConfigError, DataError, RoundError
 from flexlora.evaluation import ClientScore, EvalClient, evaluate
-from flexlora.federation import Setup, load_adapter, prepare, run
-from flexlora.federation.jobs import Failure, Job, Outcome, Scored
-from flexlora.federation.on_clients import collect_scores, decide, summary
-from flexlora.federation.run_directory import Run
+from flexlora.federation import Setup, prepare, run
+from flexlora.federation.on_clients import collect_scores, summary
 from flexlora.federation.session import load_state
-from flexlora.federation.transport import InProcess
 from flexlora.rules import make_rule
+from flexlora.runs import load_adapter
+from flexlora.runs.deciding import decide
+from flexlora.runs.run_directory import Run
 from reference import assert_close
 from small import read, reply_to, small
 
@@ -67,7 +69,7 @@ def folder(setup: Setup, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def jobs(folder: Path) -> list[Job]:
     from flexlora.federation.on_clients import evaluation_jobs
-    from flexlora.federation.store import ClientStore
+    from flexlora.runs.store import ClientStore
 
     opened = Run.open(folder)
     _, meta = opened.load_checkpoint("last") or pytest.fail("no checkpoint")

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from flexlora.config.config_file import parse_config
 from flexlora.errors import ConfigError, DataError
 from flexlora.federation import prepare, resume, run
-from flexlora.federation.config_file import parse_config
-from flexlora.federation.run_directory import Run
+from flexlora.runs.run_directory import Run
 from small import SMALL, small
 
 

@@ -5,7 +5,8 @@ import math
 
 import pytest
 
-from flexlora.federation.schedule import Progress, Schedule
+from flexlora.federation.schedule import Schedule
+from flexlora.runs.progress import Progress
 from flexlora.training import Recipe
 
 

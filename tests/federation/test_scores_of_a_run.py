@@ -9,8 +9,8 @@ import pytest
 
 from flexlora.evaluation import METRICS
 from flexlora.federation import run
-from flexlora.federation.on_clients import decide
-from flexlora.federation.run_directory import Run
+from flexlora.runs.deciding import decide
+from flexlora.runs.run_directory import Run
 from small import small
 
 OWN = """

@@ -17,20 +17,13 @@ import torch
 
 import flexlora
 from flexlora.errors import ConfigError, DataError, RankError, RunError
-from flexlora.federation import (
-    Result,
-    Setup,
-    load_adapter,
-    prepare,
-    resume,
-    run,
-    score_model,
-)
-from flexlora.federation.run_directory import Run
+from flexlora.federation import Setup, prepare, resume, run, score_model
 from flexlora.federation.session import load_state
 from flexlora.formats.peft import load_peft, save_peft
 from flexlora.models import AdaptedModel, load_model
 from flexlora.rules import RULES, make_rule
+from flexlora.runs import Result, load_adapter
+from flexlora.runs.run_directory import Run
 from reference import assert_close, dense, product
 from same_run import assert_same_run
 from small import small, write

@@ -14,24 +14,17 @@ import torch
 from torch import Tensor
 
 from flexlora.adapters import Adapter, Factors
+from flexlora.config import Config
 from flexlora.errors import AdapterError, ConfigError, RunError
-from flexlora.federation import (
-    Config,
-    Result,
-    Setup,
-    continue_run,
-    load_adapter,
-    prepare,
-    resume,
-    run,
-)
-from flexlora.federation.checkpoint import pack
-from flexlora.federation.readout import load_state
-from flexlora.federation.run_directory import Run
+from flexlora.federation import Setup, continue_run, prepare, resume, run
 from flexlora.federation.starts import Parent, Start, kind_of, warm_start
 from flexlora.formats.fingerprint import fingerprint
 from flexlora.formats.peft import load_peft, save_peft
 from flexlora.rules import RULES, make_rule
+from flexlora.runs import Result, load_adapter
+from flexlora.runs.checkpoint import pack
+from flexlora.runs.readout import load_state
+from flexlora.runs.run_directory import Run
 from reference import assert_close, best, dense, gaussian, product
 from small import small
 

@@ -19,8 +19,8 @@ from flexlora.federation import resume, run
 from flexlora.federation import trackers as module
 from flexlora.federation.loop import Record
 from flexlora.federation.observers import Silent
-from flexlora.federation.run_directory import Run
 from flexlora.federation.trackers import TRACKERS, require_trackers, scalars
+from flexlora.runs.run_directory import Run
 from small import small, write
 
 Steps = dict[str, list[tuple[int, float]]]

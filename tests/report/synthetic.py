@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from flexlora.federation.run_directory import Run
+from flexlora.runs.run_directory import Run
 from small import small
 
 TYPES = {"phone": "2", "laptop": "8", "server": "32"}

@@ -30,7 +30,8 @@ def demo(
 
     --json: the events of each run, as of run.
     """
-    from flexlora.federation import load_config, prepare, run
+    from flexlora.config import load_config
+    from flexlora.federation import prepare, run
 
     words = output(quiet=quiet, json=json_)
     config_file = Path(__file__).with_name("demo.toml")

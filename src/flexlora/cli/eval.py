@@ -52,8 +52,8 @@ def evaluate(
     """Scores on the test tasks (default: loss, ROUGE-L, exact match), by client and category."""
     from flexlora.cli.output import print_json, scores_json
     from flexlora.cli.tables import scores_table
+    from flexlora.config.config_file import parse_config
     from flexlora.federation import score_model
-    from flexlora.federation.config_file import parse_config
 
     tables = _tables(data)
     given: dict[str, dict[str, object]] = {
@@ -85,7 +85,7 @@ def evaluate(
 
 def _tables(data: str) -> dict[str, dict[str, Any]]:
     """What to score on, as tables of a config: of one that the user has, or of a source."""
-    from flexlora.federation import load_config
+    from flexlora.config import load_config
 
     if data.endswith(".toml"):
         document = load_config(data).document()

@@ -23,8 +23,8 @@ def export(
 ) -> None:
     """Write a PEFT adapter; it loads with PeftModel.from_pretrained."""
     from flexlora.cli.tables import say
-    from flexlora.federation import load_adapter
     from flexlora.formats.peft import save_peft
+    from flexlora.runs import load_adapter
 
     kept = int(round_) if re.fullmatch(r"[0-9]+", round_) else round_
     adapter = load_adapter(folder, rank, kept, energy=energy)

@@ -36,7 +36,7 @@ def _adapter(path: Path, everything: bool, as_json: bool) -> None:
 
 def _run(path: Path, everything: bool, as_json: bool) -> None:
     from flexlora.cli.run_view import show_run
-    from flexlora.federation.overview import overview
+    from flexlora.runs.overview import overview
 
     found = overview(path)
     if as_json:

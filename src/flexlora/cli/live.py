@@ -18,10 +18,10 @@ from flexlora.cli.standing import (
     time_left,
 )
 from flexlora.cli.words import count, size
-from flexlora.federation.jobs import Failure, Reply
+from flexlora.engines.jobs import Failure, Reply
 from flexlora.federation.loop import Record
-from flexlora.federation.results import Result
-from flexlora.federation.run_directory import Run
+from flexlora.runs.results import Result
+from flexlora.runs.run_directory import Run
 
 WIDE = 96  # columns from which on a bar and its words stand side by side
 

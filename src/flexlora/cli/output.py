@@ -12,14 +12,14 @@ import typer
 from flexlora.errors import ConfigError
 
 if TYPE_CHECKING:
+    from flexlora.engines.jobs import Failure, Reply
     from flexlora.evaluation import Scores
     from flexlora.federation.forecast import Forecast
-    from flexlora.federation.jobs import Failure, Reply
     from flexlora.federation.loop import Observer, Record
-    from flexlora.federation.results import Result
-    from flexlora.federation.run_directory import Run
     from flexlora.federation.setup import Setup
     from flexlora.federation.starts import Start
+    from flexlora.runs.results import Result
+    from flexlora.runs.run_directory import Run
 
 QuietOption = Annotated[
     bool,

@@ -17,10 +17,10 @@ from flexlora.cli.standing import (
     state_words,
     time_left,
 )
-from flexlora.federation.jobs import Failure, Reply
+from flexlora.engines.jobs import Failure, Reply
 from flexlora.federation.loop import Observer, Record
-from flexlora.federation.results import Result
-from flexlora.federation.run_directory import Run
+from flexlora.runs.results import Result
+from flexlora.runs.run_directory import Run
 
 
 @contextmanager

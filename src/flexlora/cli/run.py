@@ -32,8 +32,9 @@ def run(
 ) -> None:
     """Run one federation; ends with a table and the run directory."""
     from flexlora.cli.tables import origin
+    from flexlora.config import load_config
     from flexlora.errors import RunError
-    from flexlora.federation import load_config, prepare
+    from flexlora.federation import prepare
     from flexlora.federation import run as run_federation
     from flexlora.federation.forecast import forecast
     from flexlora.federation.starts import warm_start

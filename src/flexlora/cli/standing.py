@@ -7,9 +7,9 @@ from collections import Counter
 from collections.abc import Callable
 from statistics import fmean
 
-from flexlora.federation.jobs import Failure, Reply
-from flexlora.federation.on_clients import decide
-from flexlora.federation.run_directory import Record, Run
+from flexlora.engines.jobs import Failure, Reply
+from flexlora.runs.deciding import decide
+from flexlora.runs.run_directory import Record, Run
 
 RECENT = 5  # rounds that an estimate of the time left rests on
 _SCORING = ("validate", "evaluate_on_clients", "spectra")

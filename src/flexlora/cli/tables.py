@@ -12,8 +12,8 @@ from rich.table import Table
 from flexlora.cli.partition_view import forecast_table
 from flexlora.evaluation import MeanScore, Scores, get_metric
 from flexlora.federation.forecast import Forecast
-from flexlora.federation.results import Result, Row
 from flexlora.federation.setup import Setup
+from flexlora.runs.results import Result, Row
 
 _STATES = {"start": "starting state", "full": "full state"}
 

@@ -7,13 +7,13 @@ from typing import Any
 
 import torch
 
-from flexlora.federation.config import Config
+from flexlora.config.config import Config
 from flexlora.federation.engine import threads_of, workers_of
-from flexlora.federation.run_directory import Run
 from flexlora.federation.sampling import sample
 from flexlora.federation.setup import Setup
 from flexlora.federation.streams import Streams
 from flexlora.rules import Rule
+from flexlora.runs.run_directory import Run
 from flexlora.training import CohortSize, Visit, choose_cohort_size
 from flexlora.training.cohort_size import LARGEST
 from flexlora.training.memory import free_bytes

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from flexlora.federation.config import PartitionConfig
+from flexlora.config.config import PartitionConfig
 from flexlora.tasks.clients import Client
 from flexlora.tasks.partition import count_labels
 

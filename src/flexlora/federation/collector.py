@@ -11,9 +11,9 @@ from pathlib import Path
 import torch
 
 from flexlora.adapters import Adapter, Factors
+from flexlora.engines.jobs import Failure, Job, Outcome, Reply, Scored
 from flexlora.errors import AdapterError
 from flexlora.federation.guard import checked
-from flexlora.federation.jobs import Failure, Job, Outcome, Reply, Scored
 from flexlora.federation.spool import Spool
 from flexlora.rules import Contribution, Rule, Summary
 

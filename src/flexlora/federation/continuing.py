@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from flexlora.federation.loop import Observer
-from flexlora.federation.results import Result
 from flexlora.federation.session import run
 from flexlora.federation.setup import prepare
 from flexlora.federation.starts import Parent
 from flexlora.rules import make_rule
+from flexlora.runs.results import Result
 
 
 def continue_run(

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 import torch
 
+from flexlora.config.config import Config
 from flexlora.errors import ConfigError, DataError
 from flexlora.evaluation import EvalClient
-from flexlora.federation.config import Config
 from flexlora.federation.streams import Streams
 from flexlora.models import AdaptedModel
 from flexlora.tasks.clients import Client, Part, as_clients

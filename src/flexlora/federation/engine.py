@@ -7,12 +7,12 @@ from collections.abc import Callable
 
 import torch
 
+from flexlora.config.config import Config
+from flexlora.engines.in_process import InProcess
+from flexlora.engines.worker import Equipment
+from flexlora.engines.workers import Workers
 from flexlora.errors import RunError
-from flexlora.federation.config import Config
 from flexlora.federation.setup import Setup
-from flexlora.federation.transport import InProcess
-from flexlora.federation.worker import Equipment
-from flexlora.federation.workers import Workers
 from flexlora.rules import Rule
 from flexlora.training.memory import return_what_is_freed
 

@@ -6,9 +6,9 @@ import math
 from collections.abc import Sequence
 
 from flexlora.adapters import Adapter, Factors, payload_adapter
+from flexlora.engines.jobs import Reply
 from flexlora.errors import AdapterError
 from flexlora.evaluation import ClientScore
-from flexlora.federation.jobs import Reply
 from flexlora.formats.payloads import from_bytes
 
 HEADER_ALLOWANCE_BYTES = 1 << 20

@@ -10,21 +10,22 @@ from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from flexlora.adapters import Adapter, Payload, factors_payload
+from flexlora.engines.jobs import Failure, Job, Reply, Transport
 from flexlora.errors import RoundError
-from flexlora.federation.checkpoint import pack, unpack, unpack_layers
 from flexlora.federation.collector import Collected, Plain
-from flexlora.federation.jobs import Failure, Job, Reply, Transport
 from flexlora.federation.on_clients import collect_scores, evaluation_jobs, summary
-from flexlora.federation.results import Result
-from flexlora.federation.run_directory import Run
 from flexlora.federation.sampling import sample
-from flexlora.federation.schedule import Progress, Schedule
-from flexlora.federation.spectra import spectra_record
-from flexlora.federation.store import ClientStore
+from flexlora.federation.schedule import Schedule
 from flexlora.federation.streams import Streams
 from flexlora.formats.payloads import load_tensors, save_tensors, to_bytes
 from flexlora.lowrank import Certificate
 from flexlora.rules import Rule, State
+from flexlora.runs.checkpoint import pack, unpack, unpack_layers
+from flexlora.runs.progress import Progress
+from flexlora.runs.results import Result
+from flexlora.runs.run_directory import Run
+from flexlora.runs.spectra import spectra_record
+from flexlora.runs.store import ClientStore
 
 Record = dict[str, Any]
 Validate = Callable[[State], Record]

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from flexlora.federation.jobs import Failure, Reply
+from flexlora.engines.jobs import Failure, Reply
 from flexlora.federation.loop import Observer, Record
-from flexlora.federation.results import Result
-from flexlora.federation.run_directory import Run
+from flexlora.runs.results import Result
+from flexlora.runs.run_directory import Run
 
 
 class Silent:

@@ -7,15 +7,14 @@ import statistics
 from collections.abc import Iterable, Sequence
 
 from flexlora.adapters import Delta, factors_payload
-from flexlora.errors import AdapterError, RoundError
+from flexlora.engines.jobs import Failure, Job, Outcome, Scored
+from flexlora.errors import AdapterError
 from flexlora.evaluation import ClientScore, Scores, get_metric
-from flexlora.federation.config import Config
 from flexlora.federation.guard import checked_score
-from flexlora.federation.jobs import Failure, Job, Outcome, Scored
-from flexlora.federation.run_directory import Record
-from flexlora.federation.store import ClientStore
 from flexlora.formats.payloads import to_bytes
 from flexlora.rules import Rule, State
+from flexlora.runs.run_directory import Record
+from flexlora.runs.store import ClientStore
 from flexlora.training import Recipe
 
 WORST_SHARE = 0.1
@@ -109,23 +108,3 @@ def summary(scores: Sequence[ClientScore]) -> Record:
         "examples": sum(score.examples for score in scores),
         "metrics": metrics,
     }
-
-
-def decide(config: Config, record: Record) -> float:
-    """What the best round minimises: the chosen metric of the server's or the clients' validation.
-
-    Raises RoundError where the clients decide and none gave a score.
-    """
-    metric = get_metric(config.evaluation.metric)
-    chosen = metric.name
-    if config.evaluation.decide_by == "server":
-        value = record["validation"][chosen]
-    else:
-        found = record["on_clients"]["global"]["metrics"].get(chosen)
-        if found is None:
-            raise RoundError(
-                f"round {record['round']}: no client gave a usable score, but "
-                "evaluation.decide_by is 'clients'; see the reasons in events.jsonl"
-            )
-        value = found["mean"]
-    return -float(value) if metric.higher_is_better else float(value)

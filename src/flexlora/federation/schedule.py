@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from dataclasses import asdict, dataclass, replace
-from typing import Any
+from dataclasses import dataclass, replace
 
 from flexlora.training.recipe import Recipe
 
@@ -42,26 +40,3 @@ class Schedule:
         if self.evaluate_every == 0:
             return False
         return round % self.evaluate_every == 0 or round == self.rounds
-
-
-@dataclass(frozen=True)
-class Progress:
-    """The best validation so far (lower is better), its round, and how many came without gain."""
-
-    best: float = math.inf
-    best_round: int = 0
-    stale: int = 0
-
-    def after(self, round: int, value: float) -> Progress:
-        if value < self.best:
-            return Progress(value, round, 0)
-        return replace(self, stale=self.stale + 1)
-
-    def to_json(self) -> dict[str, Any]:
-        # JSON has no infinity; before the first validation there is no best.
-        return asdict(self) | {"best": self.best if math.isfinite(self.best) else None}
-
-    @staticmethod
-    def from_json(data: dict[str, Any]) -> Progress:
-        best = math.inf if data["best"] is None else data["best"]
-        return Progress(best, data["best_round"], data["stale"])

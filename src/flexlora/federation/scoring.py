@@ -6,17 +6,17 @@ from dataclasses import replace
 from pathlib import Path
 
 from flexlora.adapters import Adapter
+from flexlora.config.base import load_base
+from flexlora.config.config import Config
+from flexlora.config.settings import eval_settings
 from flexlora.errors import AdapterError, DataError, ModelError
 from flexlora.evaluation import Scores, evaluate
-from flexlora.federation.base import load_base
-from flexlora.federation.config import Config
 from flexlora.federation.data import (
     eval_clients,
     read_corpus,
     require_context,
     require_unseen,
 )
-from flexlora.federation.setup import eval_settings
 from flexlora.federation.streams import Streams
 from flexlora.formats.peft import load_peft
 from flexlora.models import (

@@ -9,11 +9,12 @@ from typing import Any
 
 import torch
 
+from flexlora.config.config import Config
+from flexlora.config.settings import final_settings
 from flexlora.errors import ConfigError, ModelError, RunError
 from flexlora.evaluation.metrics import resolve_metrics
 from flexlora.federation.at_once import choose, note_halved, resolved
 from flexlora.federation.at_once import read as at_once_of
-from flexlora.federation.config import Config
 from flexlora.federation.engine import (
     make_engine,
     require_begun,
@@ -23,17 +24,17 @@ from flexlora.federation.engine import (
 )
 from flexlora.federation.loop import Federation, Observer, Record
 from flexlora.federation.observers import Observers, Silent
-from flexlora.federation.on_clients import decide
-from flexlora.federation.readout import load_state
-from flexlora.federation.results import Result, Row
-from flexlora.federation.run_directory import Run
-from flexlora.federation.setup import Setup, final_settings, prepare
+from flexlora.federation.setup import Setup, prepare
 from flexlora.federation.starts import Start, warm_start
-from flexlora.federation.store import ClientStore
 from flexlora.federation.streams import Streams
 from flexlora.federation.trackers import Trackers, require_trackers
 from flexlora.models import devices, find_device
 from flexlora.rules import Rule, State, make_rule
+from flexlora.runs.deciding import decide
+from flexlora.runs.readout import load_state
+from flexlora.runs.results import Result, Row
+from flexlora.runs.run_directory import Run
+from flexlora.runs.store import ClientStore
 from flexlora.training import CohortSize
 
 

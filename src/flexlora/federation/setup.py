@@ -5,17 +5,18 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence, Sized
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 import torch
 
 from flexlora.allocation import Mix, draw
+from flexlora.config.base import load_base
+from flexlora.config.config import Config
+from flexlora.config.settings import final_settings, recipe_of, validation_settings
 from flexlora.errors import DataError, ModelError
 from flexlora.evaluation import EvalClient, EvalSettings, Scores, evaluate, require_scorable
 from flexlora.evaluation.metrics import resolve_metrics
-from flexlora.federation.base import load_base
 from flexlora.federation.census import Census
-from flexlora.federation.config import Config
 from flexlora.federation.data import (
     deal_clients,
     encode_part,
@@ -35,10 +36,7 @@ from flexlora.rules import Spec
 from flexlora.tasks.clients import Client, as_clients
 from flexlora.tasks.prompts import Encoded
 from flexlora.tasks.source import Corpus
-from flexlora.training import CohortSize, Recipe
-
-# Host method → the client's optimiser (arXiv 2402.11505: FedAvg trains by SGD, FedIT by AdamW).
-HOSTS: Mapping[str, Literal["adamw", "sgd"]] = {"fedavg": "sgd", "fedit": "adamw"}
+from flexlora.training import CohortSize
 
 
 @dataclass(frozen=True, eq=False)
@@ -300,34 +298,3 @@ def _require_scorable(
     if config.evaluation.unseen:
         for part in filter(None, scored):
             require_scorable(part, final_settings(config))
-
-
-def eval_settings(config: Config, metrics: Sequence[str], predictions: int = 0) -> EvalSettings:
-    """How [evaluation] scores by these metrics. Raises ConfigError for one that is unknown."""
-    settings = config.evaluation
-    return EvalSettings(settings.batch_size, settings.max_new_tokens, tuple(metrics), predictions)
-
-
-def validation_settings(config: Config) -> EvalSettings:
-    return eval_settings(config, ("loss", config.evaluation.metric))
-
-
-def final_settings(config: Config) -> EvalSettings:
-    settings = config.evaluation
-    return eval_settings(config, (*settings.metrics, settings.metric), settings.predictions)
-
-
-def recipe_of(config: Config) -> Recipe:
-    """The client's recipe: the host method fixes the optimiser, the rest is the config's."""
-    training = config.training
-    return Recipe(
-        optimiser=HOSTS[training.host],
-        learning_rate=training.learning_rate,
-        batch_size=training.batch_size,
-        epochs=training.epochs,
-        max_steps=training.max_steps,
-        weight_decay=training.weight_decay,
-        clip_norm=training.clip_norm or None,
-        dropout=training.dropout,
-        loss_on=training.loss_on,
-    )

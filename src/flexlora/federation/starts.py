@@ -11,21 +11,21 @@ import torch
 from torch import Tensor
 
 from flexlora.adapters import Adapter, Delta, factors_payload
+from flexlora.config.config import Config
+from flexlora.config.config_file import override, parse_config
 from flexlora.errors import AdapterError, ConfigError, RunError
 from flexlora.federation.at_once import read as at_once_of
-from flexlora.federation.checkpoint import pack, unpack
-from flexlora.federation.config import Config
-from flexlora.federation.config_file import override, parse_config
-from flexlora.federation.readout import adapter_of, load_state, require_checkpoint
-from flexlora.federation.run_directory import Checkpoint, Record, Run
-from flexlora.federation.schedule import Progress
 from flexlora.federation.setup import Setup
-from flexlora.federation.store import ClientStore
 from flexlora.federation.streams import Streams
 from flexlora.formats.fingerprint import fingerprint
 from flexlora.formats.peft import is_peft, load_peft
 from flexlora.models import base_fingerprint, require_made_for
 from flexlora.rules import Rule, Spec, State, make_rule
+from flexlora.runs.checkpoint import pack, unpack
+from flexlora.runs.progress import Progress
+from flexlora.runs.readout import adapter_of, load_state, require_checkpoint
+from flexlora.runs.run_directory import Checkpoint, Record, Run
+from flexlora.runs.store import ClientStore
 from flexlora.training import CohortSize
 
 

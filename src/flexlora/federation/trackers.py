@@ -24,11 +24,11 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Any, Protocol, final
 
+from flexlora.engines.jobs import Failure, Reply
 from flexlora.errors import ConfigError, nearest
-from flexlora.federation.jobs import Failure, Reply
-from flexlora.federation.results import Result
-from flexlora.federation.run_directory import Record, Run
 from flexlora.formats.atomic import atomic_write
+from flexlora.runs.results import Result
+from flexlora.runs.run_directory import Record, Run
 
 PROJECT = "flexlora"
 BOOK = "trackers.json"  # In the run directory: tracker → {id, round logged last, ended}.

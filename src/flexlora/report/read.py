@@ -9,7 +9,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from flexlora.federation.run_directory import Record, Run
 from flexlora.report.runs import (
     SCOPES,
     ClientRow,
@@ -23,6 +22,7 @@ from flexlora.report.runs import (
     Spectrum,
     State,
 )
+from flexlora.runs.run_directory import Record, Run
 
 _COUNTS = ("client", "clients", "category", "examples")
 

@@ -9,7 +9,7 @@ from types import MappingProxyType
 from typing import Any
 
 from flexlora.evaluation.metrics import METRICS
-from flexlora.federation.run_directory import Record
+from flexlora.runs.run_directory import Record
 
 SCOPES = ("unseen", "own")
 _FINGERPRINTS = ("fingerprint", "model_fingerprint", "encoding_fingerprint")

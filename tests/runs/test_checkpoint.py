@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from flexlora.federation.checkpoint import pack, unpack
-from flexlora.federation.config import Config
-from flexlora.federation.run_directory import Run
+from flexlora.config.config import Config
 from flexlora.rules import RULES, State, make_rule
+from flexlora.runs.checkpoint import pack, unpack
+from flexlora.runs.run_directory import Run
 from reference import generator, play, random_training
 from small import LAYERS, spec
 

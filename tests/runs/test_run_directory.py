@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from flexlora.config.config import Config, FederationConfig, RunConfig
 from flexlora.errors import RunError
-from flexlora.federation.config import Config, FederationConfig, RunConfig
-from flexlora.federation.run_directory import Run, fresh_folder
+from flexlora.runs.run_directory import Run, fresh_folder
 
 
 @pytest.fixture

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import TypeVar
 
+from flexlora.engines.jobs import Failure, Job
 from flexlora.errors import FlexLoRAError
-from flexlora.federation.jobs import Failure, Job
 from flexlora.training.memory import out_of_memory
 
 T = TypeVar("T")

@@ -10,10 +10,10 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 
 from flexlora.adapters import Delta
+from flexlora.engines.cohorts import Examples, cohorts, cut
+from flexlora.engines.jobs import Failure, Job, Outcome
+from flexlora.engines.worker import Begun, Done, Equipment, Order, pack_delta, work
 from flexlora.errors import RunError
-from flexlora.federation.jobs import Failure, Job, Outcome
-from flexlora.federation.transport import Examples, cohorts, cut
-from flexlora.federation.worker import Begun, Done, Equipment, Order, pack_delta, work
 
 _NEVER_BEGAN = (
     "a worker process ended with an error before it began; in a script, put what trains under "

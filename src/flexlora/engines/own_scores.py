@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from flexlora.adapters import Adapter, payload_adapter
+from flexlora.engines.attempts import attempt_all
+from flexlora.engines.jobs import Failure, Job, Outcome, Scored
 from flexlora.evaluation import (
     ClientScore,
     EvalClient,
@@ -13,8 +15,6 @@ from flexlora.evaluation import (
     evaluate,
     evaluate_each,
 )
-from flexlora.federation.attempts import attempt_all
-from flexlora.federation.jobs import Failure, Job, Outcome, Scored
 from flexlora.formats.payloads import from_bytes
 from flexlora.lowrank import LowRank
 from flexlora.models import AdaptedModel

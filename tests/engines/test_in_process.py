@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from flexlora.adapters import Adapter, Delta, Factors, factors_payload
+from flexlora.engines.in_process import InProcess
+from flexlora.engines.jobs import Failure, Job, Reply
 from flexlora.federation import prepare
-from flexlora.federation.jobs import Failure, Job, Reply
 from flexlora.federation.setup import Setup
-from flexlora.federation.transport import InProcess
 from flexlora.formats.payloads import to_bytes
 from flexlora.rules import make_rule
 from small import first_jobs, read, small
@@ -104,7 +104,7 @@ def test_a_client_without_data_fails_alone(setup: Setup, jobs: list[Job]):
 def test_a_client_out_of_memory_fails_alone(
     setup: Setup, jobs: list[Job], monkeypatch: pytest.MonkeyPatch, error: Exception
 ):
-    from flexlora.federation import transport
+    from flexlora.engines import in_process as transport
 
     train = transport.train_cohort
 
@@ -122,7 +122,7 @@ def test_a_client_out_of_memory_fails_alone(
 def test_a_fault_of_ours_is_no_failure_of_the_client(
     setup: Setup, jobs: list[Job], monkeypatch: pytest.MonkeyPatch
 ):
-    from flexlora.federation import transport
+    from flexlora.engines import in_process as transport
 
     def broken(*_, **__):  # type: ignore[no-untyped-def]
         raise RuntimeError("shapes cannot be multiplied")

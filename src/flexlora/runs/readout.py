@@ -8,12 +8,12 @@ from pathlib import Path
 from flexlora.adapters import Adapter, Factors, Ranks
 from flexlora.adapters.kept import parsed_rank, require_rank_or_energy
 from flexlora.errors import RunError
-from flexlora.federation.checkpoint import unpack
-from flexlora.federation.run_directory import Checkpoint, Run
 from flexlora.lowrank import svd
 from flexlora.models import base_fingerprint
 from flexlora.rules import Rule, State, make_rule
 from flexlora.rules.spectral import factors_of
+from flexlora.runs.checkpoint import unpack
+from flexlora.runs.run_directory import Checkpoint, Run
 
 
 def load_adapter(

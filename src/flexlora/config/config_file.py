@@ -9,8 +9,8 @@ from typing import Any, get_args
 
 from pydantic import ValidationError
 
+from flexlora.config.config import Config, Table, describe
 from flexlora.errors import ConfigError, nearest
-from flexlora.federation.config import Config, Table, describe
 
 Document = dict[str, dict[str, Any]]
 

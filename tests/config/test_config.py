@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from flexlora.config.config import Config
+from flexlora.config.config_file import load_config, override, parse_config
 from flexlora.errors import ConfigError
-from flexlora.federation.config import Config
-from flexlora.federation.config_file import load_config, override, parse_config
 
 quick = settings(max_examples=80, deadline=None, derandomize=True)
 

@@ -9,12 +9,13 @@ import pytest
 import torch
 
 from flexlora.adapters import Adapter, Delta, factors_payload
+from flexlora.engines import own_scores
+from flexlora.engines.in_process import InProcess
+from flexlora.engines.jobs import Failure, Job, Outcome, Reply, Scored
 from flexlora.evaluation import METRICS, ClientScore, EvalClient, Metric, evaluate, evaluate_each
-from flexlora.federation import own_scores, prepare
-from flexlora.federation.jobs import Failure, Job, Outcome, Reply, Scored
+from flexlora.federation import prepare
 from flexlora.federation.setup import Setup
 from flexlora.federation.streams import Streams
-from flexlora.federation.transport import InProcess
 from flexlora.formats.payloads import to_bytes
 from flexlora.rules import make_rule
 from small import moved, read, small

@@ -7,8 +7,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from flexlora.federation.run_directory import Record, Run
-from flexlora.federation.schedule import Progress
+from flexlora.runs.progress import Progress
+from flexlora.runs.run_directory import Record, Run
 
 
 def overview(folder: Path | str) -> Record:

@@ -14,11 +14,12 @@ from multiprocessing.connection import Connection
 import torch
 
 from flexlora.adapters import Delta, Payload
+from flexlora.config.base import load_base
+from flexlora.config.config import ModelConfig
+from flexlora.engines.cohorts import Examples
+from flexlora.engines.in_process import InProcess
+from flexlora.engines.jobs import Job, Outcome
 from flexlora.evaluation import EvalSettings
-from flexlora.federation.base import load_base
-from flexlora.federation.config import ModelConfig
-from flexlora.federation.jobs import Job, Outcome
-from flexlora.federation.transport import Examples, InProcess
 from flexlora.formats.payloads import from_bytes, to_bytes
 from flexlora.lowrank import LowRank
 from flexlora.models import AdaptedModel

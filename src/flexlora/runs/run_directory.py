@@ -28,9 +28,9 @@ import tomli_w
 import torch
 from torch import Tensor
 
+from flexlora.config.config import Config
+from flexlora.config.config_file import load_config
 from flexlora.errors import AdapterError, ConfigError, RunError
-from flexlora.federation.config import Config
-from flexlora.federation.config_file import load_config
 from flexlora.formats.atomic import atomic_folder, atomic_write, leftovers
 from flexlora.formats.json_text import json_text
 from flexlora.formats.payloads import load_tensors, save_tensors

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from flexlora.federation.config import ModelConfig
+from flexlora.config.config import ModelConfig
 from flexlora.models import BaseModel, load_model
 
 

@@ -12,13 +12,13 @@ import pytest
 import torch
 
 from flexlora.adapters import Adapter, Delta
+from flexlora.engines.in_process import InProcess
+from flexlora.engines.jobs import Failure, Job, Outcome, Reply
+from flexlora.engines.worker import Equipment, pack_delta, unpack_delta
+from flexlora.engines.workers import Workers
 from flexlora.errors import TrainingError
 from flexlora.federation import prepare
-from flexlora.federation.jobs import Failure, Job, Outcome, Reply
 from flexlora.federation.setup import Setup
-from flexlora.federation.transport import InProcess
-from flexlora.federation.worker import Equipment, pack_delta, unpack_delta
-from flexlora.federation.workers import Workers
 from flexlora.lowrank import LowRank
 from flexlora.rules import Rule, make_rule
 from flexlora.rules.flexlora import FlexLoRA

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from flexlora.adapters import Factors
-from flexlora.federation.jobs import Job, Outcome, Reply
+from flexlora.engines.in_process import InProcess
+from flexlora.engines.jobs import Job, Outcome, Reply
 from flexlora.federation.session import run
-from flexlora.federation.transport import InProcess
 from small import small
 
 FEW, MANY, AT_ONCE = 8, 64, 4

@@ -18,16 +18,16 @@ import torch
 
 from federation.odd_rules import Scarce
 from flexlora.adapters import Delta
+from flexlora.engines.in_process import InProcess
+from flexlora.engines.jobs import Failure, Job, Reply
+from flexlora.engines.workers import Workers
 from flexlora.errors import RunError
 from flexlora.federation import Setup, prepare, resume, run
 from flexlora.federation.engine import make_engine, threads_of, workers_of
-from flexlora.federation.jobs import Failure, Job, Reply
 from flexlora.federation.observers import Silent
-from flexlora.federation.run_directory import Run
-from flexlora.federation.transport import InProcess
-from flexlora.federation.workers import Workers
 from flexlora.rules import RULES, make_rule
 from flexlora.rules.flexlora import FlexLoRA
+from flexlora.runs.run_directory import Run
 from flexlora.training import Recipe
 from same_run import assert_same_run
 from small import small, write

@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 
 from flexlora.errors import RunError
-from flexlora.federation import Result, run
-from flexlora.federation.overview import overview
-from flexlora.federation.run_directory import Run
+from flexlora.federation import run
+from flexlora.runs import Result
+from flexlora.runs.overview import overview
+from flexlora.runs.run_directory import Run
 from small import small
 
 
