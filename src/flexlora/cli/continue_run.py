@@ -32,16 +32,16 @@ def continue_run(
     --json: as of run.
     """
     from flexlora.cli.tables import origin
+    from flexlora.config.settings import rule_of
     from flexlora.errors import RunError
     from flexlora.federation import prepare
     from flexlora.federation import run as run_federation
     from flexlora.federation.starts import Parent
-    from flexlora.rules import make_rule
 
     words = output(quiet=quiet, json=json)
     opened = Parent.open(parent, int(round_) if re.fullmatch(r"[0-9]+", round_) else round_)
     config = opened.config_with({}, set_ or [])
-    rule = make_rule(config.rule.name, config.rule.options)
+    rule = rule_of(config.rule)
     if out is not None and os.path.lexists(out):
         raise RunError(f"{out} exists; choose another --out or remove it")
     setup = prepare(config, threads=config.run.threads or opened.threads)

@@ -33,16 +33,16 @@ def run(
     """Run one federation; ends with a table and the run directory."""
     from flexlora.cli.tables import origin
     from flexlora.config import load_config
+    from flexlora.config.settings import rule_of
     from flexlora.errors import RunError
     from flexlora.federation import prepare
     from flexlora.federation import run as run_federation
     from flexlora.federation.forecast import forecast
     from flexlora.federation.starts import warm_start
-    from flexlora.rules import make_rule
 
     words = output(quiet=quiet, json=json)
     loaded = load_config(config, [*(set_ or []), *(["model.init_force=true"] if force else [])])
-    rule = make_rule(loaded.rule.name, loaded.rule.options)
+    rule = rule_of(loaded.rule)
     if out is not None and os.path.lexists(out):
         raise RunError(f"{out} exists; choose another --out or remove it")
     setup = prepare(loaded)

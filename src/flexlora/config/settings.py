@@ -5,12 +5,18 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
-from flexlora.config.config import Config
+from flexlora.config.config import Config, RuleConfig
 from flexlora.evaluation import EvalSettings
+from flexlora.rules import Rule, make_rule
 from flexlora.training import Recipe
 
 # Host method → the client's optimiser (arXiv 2402.11505: FedAvg trains by SGD, FedIT by AdamW).
 HOSTS: Mapping[str, Literal["adamw", "sgd"]] = {"fedavg": "sgd", "fedit": "adamw"}
+
+
+def rule_of(chosen: RuleConfig) -> Rule:
+    """The rule that [rule] names, with its options. Raises ConfigError as `make_rule` does."""
+    return make_rule(chosen.name, chosen.options)
 
 
 def eval_settings(config: Config, metrics: Sequence[str], predictions: int = 0) -> EvalSettings:

@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from flexlora.config.settings import rule_of
 from flexlora.federation.loop import Observer
 from flexlora.federation.session import run
 from flexlora.federation.setup import prepare
 from flexlora.federation.starts import Parent
-from flexlora.rules import make_rule
 from flexlora.runs.results import Result
 
 
@@ -34,7 +34,7 @@ def continue_run(
     """
     opened = Parent.open(parent, round)
     config = opened.config_with(changes)
-    rule = make_rule(config.rule.name, config.rule.options)
+    rule = rule_of(config.rule)
     setup = prepare(config, threads=config.run.threads or opened.threads)
     start = opened.start(config, rule, setup)
     at_once = opened.at_once(config)

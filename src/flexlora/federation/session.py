@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from flexlora.config.config import Config
-from flexlora.config.settings import final_settings
+from flexlora.config.settings import final_settings, rule_of
 from flexlora.errors import ConfigError, ModelError, RunError
 from flexlora.evaluation.metrics import resolve_metrics
 from flexlora.federation.at_once import choose, note_halved, resolved
@@ -29,7 +29,7 @@ from flexlora.federation.starts import Start, warm_start
 from flexlora.federation.streams import Streams
 from flexlora.federation.trackers import Trackers, require_trackers
 from flexlora.models import devices, find_device
-from flexlora.rules import Rule, State, make_rule
+from flexlora.rules import Rule, State
 from flexlora.runs.deciding import decide
 from flexlora.runs.readout import load_state
 from flexlora.runs.results import Result, Row
@@ -58,7 +58,7 @@ def run(
     require_begun()
     spare_memory(config)
     require_trackers(config.run.trackers)
-    rule = make_rule(config.rule.name, config.rule.options)
+    rule = rule_of(config.rule)
     if setup is None:
         setup = prepare(config)
     _require_same_setting(config, setup.config)
@@ -84,7 +84,7 @@ def resume(folder: Path | str, *, observer: Observer | None = None) -> Result:
     opened = Run.open(folder)
     config = opened.config
     spare_memory(config)
-    rule = make_rule(config.rule.name, config.rule.options)
+    rule = rule_of(config.rule)
     with opened.undamaged("resolved.toml"):
         threads, device = int(opened.resolved["threads"]), str(opened.resolved["device"])
     _require_here(opened, device)

@@ -13,6 +13,7 @@ from torch import Tensor
 from flexlora.adapters import Adapter, Delta, factors_payload
 from flexlora.config.config import Config
 from flexlora.config.config_file import override, parse_config
+from flexlora.config.settings import rule_of
 from flexlora.errors import AdapterError, ConfigError, RunError
 from flexlora.federation.at_once import read as at_once_of
 from flexlora.federation.setup import Setup
@@ -20,7 +21,7 @@ from flexlora.federation.streams import Streams
 from flexlora.formats.fingerprint import fingerprint
 from flexlora.formats.peft import is_peft, load_peft
 from flexlora.models import base_fingerprint, require_made_for
-from flexlora.rules import Rule, Spec, State, make_rule
+from flexlora.rules import Rule, Spec, State
 from flexlora.runs.checkpoint import pack, unpack
 from flexlora.runs.progress import Progress
 from flexlora.runs.readout import adapter_of, load_state, require_checkpoint
@@ -220,7 +221,7 @@ def _read(path: str) -> tuple[Adapter, Record]:
             "fingerprint": fingerprint(_tensors(adapter).items()),
         }
     opened = Run.open(folder)
-    rule = make_rule(opened.config.rule.name, opened.config.rule.options)
+    rule = rule_of(opened.config.rule)
     state = load_state(opened, "best")
     return adapter_of(opened, rule, state, "full"), _run_record(opened, state) | {"path": path}
 

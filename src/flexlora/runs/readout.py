@@ -7,10 +7,11 @@ from pathlib import Path
 
 from flexlora.adapters import Adapter, Factors, Ranks
 from flexlora.adapters.kept import parsed_rank, require_rank_or_energy
+from flexlora.config.settings import rule_of
 from flexlora.errors import RunError
 from flexlora.lowrank import svd
 from flexlora.models import base_fingerprint
-from flexlora.rules import Rule, State, make_rule
+from flexlora.rules import Rule, State
 from flexlora.rules.spectral import factors_of
 from flexlora.runs.checkpoint import unpack
 from flexlora.runs.run_directory import Checkpoint, Run
@@ -32,7 +33,7 @@ def load_adapter(
     neither or both of rank and energy, or an energy out of its range.
     """
     opened = Run.open(folder)
-    rule = make_rule(opened.config.rule.name, opened.config.rule.options)
+    rule = rule_of(opened.config.rule)
     require_rank_or_energy(rank, energy, "what the adapter is to hold")
     state = load_state(opened, round)
     if energy is not None:
