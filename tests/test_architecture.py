@@ -143,6 +143,8 @@ PUBLIC = [
     "Ranks",
     "Result",
     "Rule",
+    "Session",
+    "Setup",
     "continue_run",
     "load_adapter",
     "load_config",

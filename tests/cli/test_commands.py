@@ -176,10 +176,10 @@ def test_a_run_that_fails_is_code_1(
     assert done.err.count("\n") == 1
     assert len(Run.open(tmp_path / "r").read_events()) == 2
 
-    def broken(*_: object) -> None:
+    def broken(*_: object, **__: object) -> None:
         raise ZeroDivisionError("by\nzero" + "!" * 1000)
 
-    monkeypatch.setattr("flexlora.federation.prepare", broken)
+    monkeypatch.setattr("flexlora.federation.session.prepare", broken)
     done = flexlora("run", config, "--out", tmp_path / "s")
     assert done.code == 1
     assert done.err.startswith("flexlora: unexpected ZeroDivisionError: by zero!!!")
@@ -198,10 +198,10 @@ def test_debug_adds_the_traceback_and_keeps_the_code(
     assert "Traceback (most recent call last):" in rest
     assert_one_sentence(flexlora("run", tmp_path / "none.toml"), "does not exist")
 
-    def failing(*_: object) -> None:
+    def failing(*_: object, **__: object) -> None:
         raise RoundError("round 1: no")
 
-    monkeypatch.setattr("flexlora.federation.prepare", failing)
+    monkeypatch.setattr("flexlora.federation.session.prepare", failing)
     done = flexlora("--debug", "run", config)
     assert done.code == 1
     assert "RoundError: round 1: no" in done.err

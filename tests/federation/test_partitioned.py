@@ -27,12 +27,12 @@ from small import SMALL, small
 def test_embedded_tasks_are_dealt_anew(partition: dict[str, object], clients: int):
     config = small(partition=partition)
     setup = prepare(config)
-    assert len(setup.census.clients) == len(setup.train) == clients
+    assert len(setup.census.clients) == len(setup.examples.train) == clients
     assert sum(held.examples for held in setup.census.clients) == 4 * 6
     assert sum(setup.census.labels().values()) == 4 * 6
     again = prepare(config)
     assert again.describe() == setup.describe()
-    assert again.types == setup.types
+    assert again.roster.types == setup.roster.types
 
 
 def test_what_was_moved_to_small_clients_is_noted():

@@ -3,6 +3,7 @@
 from flexlora.adapters.anatomy import LayerAnatomy as LayerAnatomy
 from flexlora.adapters.anatomy import dissect as dissect
 from flexlora.adapters.delta import Delta as Delta
+from flexlora.adapters.delta import DeltaUpdate as DeltaUpdate
 from flexlora.adapters.delta import Patch as Patch
 from flexlora.adapters.factors import Adapter as Adapter
 from flexlora.adapters.factors import Factors as Factors

@@ -3,15 +3,53 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Literal
 
 from flexlora.config.config import Config, RuleConfig
+from flexlora.config.schedule import Schedule, clients_per_round
 from flexlora.evaluation import EvalSettings
+from flexlora.evaluation.metrics import resolve_metrics
 from flexlora.rules import Rule, make_rule
 from flexlora.training import Recipe
 
 # Host method → the client's optimiser (arXiv 2402.11505: FedAvg trains by SGD, FedIT by AdamW).
 HOSTS: Mapping[str, Literal["adamw", "sgd"]] = {"fedavg": "sgd", "fedit": "adamw"}
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How a federation of so many clients trains and is scored.
+
+    validation: each validated round; by loss and the metric that decides, which may need
+    generation. final: the unseen clients, once.
+    """
+
+    schedule: Schedule
+    validation: EvalSettings
+    final: EvalSettings
+
+    @staticmethod
+    def of(config: Config, clients: int) -> Settings:
+        """Raises ConfigError for unknown metrics, and for more clients than there are."""
+        federation, training = config.federation, config.training
+        evaluation, validation = config.evaluation, validation_settings(config)
+        evaluating = 0
+        if evaluation.on_clients != "off":
+            evaluating = clients_per_round(evaluation.clients, clients, "evaluation.clients")
+        schedule = Schedule(
+            rounds=federation.rounds,
+            clients=clients_per_round(federation.clients_per_round, clients),
+            recipe=recipe_of(config),
+            decay_factor=training.decay_factor,
+            decay_rounds=tuple(training.decay_rounds),
+            evaluate_every=evaluation.every,
+            patience=federation.patience,
+            evaluating_clients=evaluating,
+            score_trained=evaluation.on_clients == "tuned",
+            metrics=tuple(m.name for m in resolve_metrics(validation.metrics)),
+        )
+        return Settings(schedule, validation, final_settings(config))
 
 
 def rule_of(chosen: RuleConfig) -> Rule:
