@@ -14,6 +14,8 @@ SOURCE = Path(__file__).parents[1] / "src" / "flexlora"
 # In order: a folder may import from any folder before it, and from itself.
 ORDER = [
     "errors",
+    "options",
+    "registry",
     "lowrank",
     "adapters",
     "rules",
@@ -33,7 +35,7 @@ ORDER = [
     "cli",
 ]
 # Floors 0 and 1: torch, numpy and jaxtyping alone, and no I/O.
-PURE = {"lowrank", "adapters", "rules", "allocation", "partition"}
+PURE = {"errors", "options", "registry", "lowrank", "adapters", "rules", "allocation", "partition"}
 PURE_IMPORTS = {"torch", "numpy", "jaxtyping", "flexlora"}
 IO_MODULES = {"os", "io", "pathlib", "shutil", "logging", "subprocess", "socket", "tempfile"}
 
