@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import graphlib
 import subprocess
 import sys
 from pathlib import Path
@@ -80,6 +81,15 @@ def test_floors_0_and_1_are_pure(file: Path) -> None:
         top = module.split(".")[0]
         assert top in PURE_IMPORTS or top in sys.stdlib_module_names, f"{file} imports {module}"
         assert top not in IO_MODULES, f"{file} does I/O through {module}"
+
+
+def test_no_files_import_each_other_in_a_circle() -> None:
+    """Anywhere in them, also inside functions; imports of a whole package are not followed."""
+    modules = {
+        ".".join(("flexlora", *f.relative_to(SOURCE).with_suffix("").parts)): f for f in files()
+    }
+    needed = {name: imports(f) & modules.keys() for name, f in modules.items()}
+    list(graphlib.TopologicalSorter(needed).static_order())  # Raises CycleError with the circle.
 
 
 def test_every_folder_has_a_floor() -> None:

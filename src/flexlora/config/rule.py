@@ -19,6 +19,11 @@ class RuleConfig(Choice):
     options: dict[str, Any] = Field(default={}, description="options of the rule: see below")
 
     @property
+    def in_file(self) -> bool:
+        """Whether a file of the user's own holds the rule."""
+        return ":" in self.name or self.name.endswith(".py")
+
+    @property
     def label(self) -> str:
         """A short name without slashes: the rule's, or its class's in a file."""
         return self.name.rpartition(":")[2]
