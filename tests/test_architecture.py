@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import graphlib
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +15,8 @@ SOURCE = Path(__file__).parents[1] / "src" / "flexlora"
 # In order: a folder may import from any folder before it, and from itself.
 ORDER = [
     "errors",
+    "options",
+    "registry",
     "lowrank",
     "adapters",
     "rules",
@@ -33,7 +36,7 @@ ORDER = [
     "cli",
 ]
 # Floors 0 and 1: torch, numpy and jaxtyping alone, and no I/O.
-PURE = {"lowrank", "adapters", "rules", "allocation", "partition"}
+PURE = {"errors", "options", "registry", "lowrank", "adapters", "rules", "allocation", "partition"}
 PURE_IMPORTS = {"torch", "numpy", "jaxtyping", "flexlora"}
 IO_MODULES = {"os", "io", "pathlib", "shutil", "logging", "subprocess", "socket", "tempfile"}
 
@@ -78,6 +81,15 @@ def test_floors_0_and_1_are_pure(file: Path) -> None:
         top = module.split(".")[0]
         assert top in PURE_IMPORTS or top in sys.stdlib_module_names, f"{file} imports {module}"
         assert top not in IO_MODULES, f"{file} does I/O through {module}"
+
+
+def test_no_files_import_each_other_in_a_circle() -> None:
+    """Anywhere in them, also inside functions; imports of a whole package are not followed."""
+    modules = {
+        ".".join(("flexlora", *f.relative_to(SOURCE).with_suffix("").parts)): f for f in files()
+    }
+    needed = {name: imports(f) & modules.keys() for name, f in modules.items()}
+    list(graphlib.TopologicalSorter(needed).static_order())  # Raises CycleError with the circle.
 
 
 def test_every_folder_has_a_floor() -> None:

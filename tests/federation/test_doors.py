@@ -42,7 +42,8 @@ def no_weights(monkeypatch: pytest.MonkeyPatch) -> None:
 # --- looking ahead -------------------------------------------------------------------------------
 
 
-def test_a_preview_is_what_the_setup_says_without_weights(no_weights: None):
+@pytest.mark.usefixtures("no_weights")
+def test_a_preview_is_what_the_setup_says_without_weights():
     preview = Session.of(small()).preview()
     assert {p.device.type for p in preview.setup.model.model.parameters()} == {"meta"}
     assert preview.parent is None
@@ -57,7 +58,8 @@ def test_a_preview_tells_what_a_whole_setup_does():
     assert ahead.setup.describe() == {k: v for k, v in told.items() if k != "model_fingerprint"}
 
 
-def test_a_dry_run_loads_no_weights(no_weights: None, flexlora: Flexlora, tmp_path: Path):
+@pytest.mark.usefixtures("no_weights")
+def test_a_dry_run_loads_no_weights(flexlora: Flexlora, tmp_path: Path):
     done = flexlora("run", write(small(), tmp_path / "c.toml"), "--dry-run")
     assert done.code == 0, done.err
     assert "layers of tiny adapted" in done.out
@@ -69,7 +71,8 @@ def folder(tmp_path: Path) -> Path:
     return Path(shutil.copytree(TINY, tmp_path / "model"))
 
 
-def test_weights_of_other_shapes_are_seen_by_their_headers(folder: Path, no_weights: None):
+@pytest.mark.usefixtures("no_weights")
+def test_weights_of_other_shapes_are_seen_by_their_headers(folder: Path):
     Session.of(small(model={"name": str(folder)})).preview()
     weights = load_file(folder / "model.safetensors")
     name = next(name for name in sorted(weights) if "q_proj" in name)
@@ -78,10 +81,13 @@ def test_weights_of_other_shapes_are_seen_by_their_headers(folder: Path, no_weig
         Session.of(small(model={"name": str(folder)})).preview()
 
 
-def test_weights_that_were_cut_short_are_seen_too(folder: Path, no_weights: None):
+@pytest.mark.usefixtures("no_weights")
+def test_weights_that_were_cut_short_are_seen_too(folder: Path):
     file = folder / "model.safetensors"
     file.write_bytes(file.read_bytes()[:-100])
-    with pytest.raises(ModelError, match="model.safetensors is truncated or not safetensors: copy"):
+    with pytest.raises(
+        ModelError, match=r"model\.safetensors is truncated or not safetensors: copy"
+    ):
         Session.of(small(model={"name": str(folder)})).preview()
 
 

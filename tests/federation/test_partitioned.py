@@ -76,15 +76,14 @@ def test_no_unseen_examples_is_told_before_the_model_is_loaded(tmp_path: Path):
 
 
 def test_a_partition_that_cannot_be_is_refused_with_its_config():
-    with pytest.raises(ConfigError, match=r"partition\.clients means nothing where partition.by"):
+    with pytest.raises(ConfigError, match=r"partition\.clients is not an option of .task."):
         small(partition={"by": "task", "clients": 3})
     with pytest.raises(ConfigError, match="name the column that says whose a row is"):
         prepare(small(partition={"by": "client"}))
 
 
 def test_the_config_survives_the_way_to_a_file():
-    config = small(
-        data={"prompt": ["a", "b"], "test_share": 0.25},
-        partition={"by": "dirichlet", "clients": 3, "alpha": 0.5, "label": "response"},
-    )
+    data = {"source": "csv", "path": "x", "prompt": ["a", "b"], "test_share": 0.25}
+    partition = {"by": "dirichlet", "clients": 3, "alpha": 0.5, "label": "response"}
+    config = parse_config({**SMALL, "data": data, "partition": partition})
     assert parse_config(tomllib.loads(config.to_toml())) == config

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from flexlora.config.config import Config, RuleConfig
+from flexlora.config.rule_file import load_rule, read_rule_file
 from flexlora.config.schedule import Schedule, clients_per_round
 from flexlora.evaluation import EvalSettings
 from flexlora.evaluation.metrics import resolve_metrics
@@ -53,8 +54,20 @@ class Settings:
 
 
 def rule_of(chosen: RuleConfig) -> Rule:
-    """The rule that [rule] names, with its options. Raises ConfigError as `make_rule` does."""
-    return make_rule(chosen.name, chosen.options)
+    """The rule that [rule] names, with its options; of a file: see `load_rule`.
+
+    Raises ConfigError as `make_rule` and `load_rule` do.
+    """
+    make = load_rule if chosen.in_file else make_rule
+    return make(chosen.name, chosen.options)
+
+
+def rule_fingerprint(chosen: RuleConfig) -> str:
+    """sha256 of the file that the rule is in, as it is now; "" for a registered rule.
+
+    Raises ConfigError for a file that cannot be read.
+    """
+    return read_rule_file(chosen.name).fingerprint if chosen.in_file else ""
 
 
 def eval_settings(config: Config, metrics: Sequence[str], predictions: int = 0) -> EvalSettings:

@@ -99,7 +99,7 @@ class Parent:
         differing = [
             f"{words} is {mine}, not {theirs} as in {self.run.folder}"
             for words, mine, theirs in (
-                ("rule.name", rule.name, self.run.config.rule.name),
+                ("rule.name", setup.config.rule.name, self.run.config.rule.name),
                 ("training.alpha", now.alpha, was.alpha),
                 ("training.scaling", now.scaling, was.scaling),
             )

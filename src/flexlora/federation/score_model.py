@@ -51,7 +51,7 @@ def score_model(
     )
     require_context(config, model)
     streams = Streams(config.federation.seed)
-    data = config.data.model_copy(update={"train_tasks": 0})  # They are not scored.
+    data = config.data.without_training()
     corpus = read_corpus(config.model_copy(update={"data": data}), streams)
     require_unseen(config, corpus)
     tasks = corpus.unseen

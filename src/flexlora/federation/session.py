@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from flexlora.config.config import Config
-from flexlora.config.settings import rule_of
+from flexlora.config.settings import rule_fingerprint, rule_of
 from flexlora.errors import ModelError, RunError
 from flexlora.evaluation.metrics import resolve_metrics
 from flexlora.federation.at_once import choose, note_halved, resolved
@@ -158,7 +158,7 @@ class Session:
             self.config,
             folder,
             resolved=_resolved(self.setup) | resolved(at_once),
-            data=self.setup.describe(),
+            data=described(self.setup),
             parent=start.parent if start else None,
             start=start.checkpoint() if start else None,
         )
@@ -256,6 +256,11 @@ def continue_run(
     return session.play(folder, observer=observer)
 
 
+def described(setup: Setup) -> dict[str, Any]:
+    """For data.json: what was read, and of which content the rule's file is ("" without one)."""
+    return {**setup.describe(), "rule_fingerprint": rule_fingerprint(setup.config.rule)}
+
+
 def _require_here(opened: Run, device: str) -> None:
     try:
         find_device(device)
@@ -268,8 +273,9 @@ def _require_here(opened: Run, device: str) -> None:
 
 
 def _require_unchanged(opened: Run, setup: Setup) -> None:
-    now = setup.describe()
+    now = described(setup)
     for key, thing in (
+        ("rule_fingerprint", "file of the rule"),
         ("fingerprint", "data"),
         ("model_fingerprint", "base model"),
         ("encoding_fingerprint", "tokenizer, prompt or partition"),
