@@ -50,8 +50,8 @@ def test_what_is_no_run_is_refused(run: Run, tmp_path: Path):
         Run.create(run.config, run.folder)
     with pytest.raises(RunError, match=r"none is no run: it has no config\.toml"):
         Run.open(tmp_path / "none")
-    (run.folder / "format.json").write_text('{"version": 2}')
-    with pytest.raises(RunError, match="run format 2, this FlexLoRA reads up to 1; update"):
+    (run.folder / "format.json").write_text('{"version": 3}')
+    with pytest.raises(RunError, match="run format 3, this FlexLoRA reads up to 2; update"):
         Run.open(run.folder)
     (run.folder / "format.json").write_text("{")
     with pytest.raises(RunError, match=r"format\.json is missing or damaged"):

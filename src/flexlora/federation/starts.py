@@ -251,6 +251,5 @@ def _made_anew(rule: Rule, spec: Spec, state: State, generator: torch.Generator)
 
 
 def _fresh_store(setup: Setup) -> ClientStore:
-    return ClientStore(
-        dict(setup.types), {c: dict(setup.ranks[name]) for c, name in setup.types.items()}
-    )
+    ranks = {name: dict(found) for name, found in setup.ranks.items()}  # One for all of a type.
+    return ClientStore(dict(setup.types), {c: ranks[name] for c, name in setup.types.items()})

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 from flexlora.runs.progress import Progress
 from flexlora.runs.run_directory import Record, Run
+from flexlora.runs.store import ClientStore
 
 
 def overview(folder: Path | str) -> Record:
@@ -26,7 +26,7 @@ def overview(folder: Path | str) -> Record:
     config, best = run.config, last.get("progress", {}).get("best_round")
     with run.undamaged("metrics.jsonl"):
         round = metrics[-1]["round"] if metrics else run.start_round or 0
-        clients = _clients(last.get("store", {}), metrics, failures)
+        clients = _clients(last.get("store"), metrics, failures)
         return {
             "kind": "run",
             "path": str(folder),
@@ -86,11 +86,12 @@ def _scores(record: Record) -> Record:
 
 
 def _clients(
-    store: Mapping[str, Any], metrics: Sequence[Record], failures: Sequence[Record]
+    kept: Record | None, metrics: Sequence[Record], failures: Sequence[Record]
 ) -> dict[str, Record]:
+    store = ClientStore({}, {}) if kept is None else ClientStore.from_json(kept)
     found: dict[str, Record] = {
-        client: {"type": kind, "ranks": store["ranks"][client], "rounds": [], "failures": 0}
-        for client, kind in sorted(store.get("types", {}).items())
+        client: {"type": kind, "ranks": store.ranks[client], "rounds": [], "failures": 0}
+        for client, kind in sorted(store.types.items())
     }
     for record in metrics:
         for client in record["clients"]:

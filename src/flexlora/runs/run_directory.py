@@ -35,7 +35,7 @@ from flexlora.formats.atomic import atomic_folder, atomic_write, leftovers
 from flexlora.formats.json_text import json_text
 from flexlora.formats.payloads import load_tensors, save_tensors
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2  # 1: checkpoints name ranks by client and layer.
 Record = dict[str, Any]
 Checkpoint = tuple[Mapping[str, Tensor], Record]
 _LOGS = ("events.jsonl", "metrics.jsonl", "spectra.jsonl")
