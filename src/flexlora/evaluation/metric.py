@@ -1,7 +1,6 @@
-"""Every metric that evaluation knows, in one table; a user's own comes from a file of theirs.
+"""What a metric is, and the table of those that evaluation knows.
 
-To add one here: write a `Metric` below `METRICS`' other entries. To use one without touching the
-package: name it "path/to/file.py:function" wherever a metric is named (see `metric_file`).
+To add one here: write a `Metric` below `METRICS`' other entries.
 """
 
 from __future__ import annotations
@@ -11,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from flexlora.errors import ConfigError, nearest
+from flexlora.errors import ConfigError
 from flexlora.evaluation.loss import ExampleLoss
 from flexlora.evaluation.scores import exact_match, rouge_l
 from flexlora.tasks.prompts import Encoded
@@ -19,8 +18,8 @@ from flexlora.tasks.prompts import Encoded
 Need = Literal["loss", "text", "choices"]
 NEEDS: tuple[Need, ...] = ("loss", "text", "choices")
 
-# Keys that stand beside the metrics in a table of scores.
-_TAKEN = ("client", "clients", "category", "example", "examples", "text", "reference")
+# Keys that stand beside the metrics in scores as JSON: no metric has one of these names.
+BESIDE = ("client", "clients", "category", "example", "examples", "text", "reference")
 
 
 @dataclass(frozen=True)
@@ -66,10 +65,10 @@ class Metric:
     digits: int = 3
 
     def __post_init__(self) -> None:
-        if not self.name.isidentifier() or self.name in _TAKEN:
+        if not self.name.isidentifier() or self.name in BESIDE:
             raise ConfigError(
                 f"{self.name!r} cannot name a metric; give letters, digits and underscores, and "
-                f"none of {', '.join(_TAKEN)}"
+                f"none of {', '.join(BESIDE)}"
             )
         if self.needs not in NEEDS:
             raise ConfigError(
@@ -105,29 +104,6 @@ def register_metric(metric: Metric) -> Metric:
         raise ConfigError(f"metric {metric.name!r} is registered already; choose another name")
     METRICS[metric.name] = metric
     return metric
-
-
-def get_metric(name: str) -> Metric:
-    """The metric of this name, or of a file: "path/to/file.py:function" (see `load_metric`).
-
-    Raises ConfigError with the nearest known name, or saying what is wrong with the file.
-    """
-    if ":" in name:
-        from flexlora.evaluation.metric_file import load_metric
-
-        return load_metric(name)
-    if name not in METRICS:
-        raise ConfigError(
-            f"metric {name!r} is unknown (one of your own is path/to/file.py:function); "
-            f"{nearest(name, METRICS)}"
-        )
-    return METRICS[name]
-
-
-def resolve_metrics(names: Sequence[str | Metric]) -> tuple[Metric, ...]:
-    """These metrics in order, each once. Raises ConfigError as `get_metric` does."""
-    found = [get_metric(name) if isinstance(name, str) else name for name in names]
-    return tuple({metric.name: metric for metric in found}.values())
 
 
 def finished(means: Mapping[str, float]) -> dict[str, float]:

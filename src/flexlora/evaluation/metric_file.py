@@ -8,7 +8,7 @@ from pathlib import Path
 from types import ModuleType
 
 from flexlora.errors import ConfigError, nearest
-from flexlora.evaluation.metrics import METRICS, Metric, register_metric, text_metric
+from flexlora.evaluation.metric import METRICS, Metric, register_metric, text_metric
 
 # What each file gave, by path, time of change and size: a file that has not changed runs once.
 _LOADED: dict[tuple[Path, int, int], ModuleType] = {}
