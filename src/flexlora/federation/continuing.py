@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from flexlora.config.settings import rule_of
-from flexlora.federation.loop import Observer
+from flexlora.federation.observers import Observer
 from flexlora.federation.session import run
 from flexlora.federation.setup import prepare
 from flexlora.federation.starts import Parent

@@ -13,7 +13,7 @@ from flexlora.config.config import Config
 from flexlora.config.settings import final_settings, rule_of
 from flexlora.errors import ConfigError, ModelError, RunError
 from flexlora.evaluation.metrics import resolve_metrics
-from flexlora.federation.at_once import choose, note_halved, resolved
+from flexlora.federation.at_once import choose, resolved
 from flexlora.federation.at_once import read as at_once_of
 from flexlora.federation.engine import (
     make_engine,
@@ -22,8 +22,8 @@ from flexlora.federation.engine import (
     threads_of,
     workers_of,
 )
-from flexlora.federation.loop import Federation, Observer, Record
-from flexlora.federation.observers import Observers, Silent
+from flexlora.federation.loop import Federation, Record
+from flexlora.federation.observers import Observer, Observers, Recorder, Silent, started
 from flexlora.federation.setup import Setup, prepare
 from flexlora.federation.starts import Start, warm_start
 from flexlora.federation.streams import Streams
@@ -31,8 +31,9 @@ from flexlora.federation.trackers import Trackers, require_trackers
 from flexlora.models import devices, find_device
 from flexlora.rules import Rule, State
 from flexlora.runs.deciding import decide
+from flexlora.runs.events import Ended, Halved, Scoring
 from flexlora.runs.readout import load_state
-from flexlora.runs.results import Result, Row
+from flexlora.runs.results import BASE, FULL, START, Result, Row
 from flexlora.runs.run_directory import Run
 from flexlora.runs.store import ClientStore
 from flexlora.training import CohortSize
@@ -132,8 +133,9 @@ def _require_same_setting(config: Config, prepared: Config) -> None:
 
 def _play(opened: Run, config: Config, rule: Rule, setup: Setup, observer: Observer) -> Result:
     streams = Streams(config.federation.seed)
-    trackers = Trackers(config.run.trackers, observer.noted)
-    observer = Observers(observer, trackers)
+    recorder = Recorder(opened, observer)
+    trackers = Trackers(config.run.trackers, recorder.told)
+    observer = Observers(recorder, trackers)
 
     def validate(state: State) -> Record:
         scores = setup.validate(rule.learned(state))
@@ -143,7 +145,7 @@ def _play(opened: Run, config: Config, rule: Rule, setup: Setup, observer: Obser
     store = ClientStore(dict(setup.types), {c: ranks[name] for c, name in setup.types.items()})
 
     def halved(clients: int) -> None:
-        observer.noted(note_halved(opened, federation.state.round + 1, clients))
+        observer.told(Halved(federation.state.round + 1, clients))
 
     engine = make_engine(config, setup, rule, cohort=at_once_of(opened), halved=halved)
     federation = Federation(
@@ -161,12 +163,12 @@ def _play(opened: Run, config: Config, rule: Rule, setup: Setup, observer: Obser
     with opened.locked(), closing(trackers), closing(engine):
         federation.restore()
         engine.cohort = at_once_of(opened)
-        observer.started(opened)
+        observer.told(started(opened))
         for _ in federation.rounds():
             pass
         result = _score(opened, rule, setup, federation, observer)
         opened.write_results(result.to_json())
-        observer.ended(result)
+        observer.told(Ended.of(result))
     return result
 
 
@@ -177,21 +179,21 @@ def _score(
     best = federation.progress.best_round
     state = load_state(opened, best) if best else federation.state
     if not setup.config.evaluation.unseen:
-        return Result.of(opened.folder, rule.name, state.round, [], opened.read_metrics())
-    observer.scoring("base")
-    rows = [Row("base", "", *setup.score_base())]
+        return Result.of(opened.folder, rule.name, state.round, [], opened.records())
+    observer.told(Scoring(BASE))
+    rows = [Row(BASE, "", *setup.score_base())]
     if opened.start_round is not None:
-        observer.scoring("start")
+        observer.told(Scoring(START))
         began = rule.learned(load_state(opened, opened.start_round))
-        rows.append(Row("start", "full", *setup.score(began)))
-    observer.scoring("full")
-    rows.append(Row("full", "full", *setup.score(rule.learned(state))))
+        rows.append(Row(START, "full", *setup.score(began)))
+    observer.told(Scoring(FULL))
+    rows.append(Row(FULL, "full", *setup.score(rule.learned(state))))
     if setup.config.evaluation.types_at_end and rule.traits.mixed_ranks:
         for name, ranks in setup.ranks.items():
-            observer.scoring(name)
+            observer.told(Scoring(name))
             update = {n: f.product() for n, f in rule.readout(state, ranks).items()}
             rows.append(Row(name, str(setup.mix.types[name]), *setup.score(update)))
-    return Result.of(opened.folder, rule.name, state.round, rows, opened.read_metrics())
+    return Result.of(opened.folder, rule.name, state.round, rows, opened.records())
 
 
 def _resolved(config: Config, setup: Setup) -> dict[str, Any]:
