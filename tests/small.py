@@ -17,6 +17,7 @@ from flexlora.federation.setup import Setup
 from flexlora.federation.streams import Streams
 from flexlora.formats.payloads import from_bytes, to_bytes
 from flexlora.rules import Rule, Spec
+from flexlora.runs.records import RoundRecord
 from flexlora.training import Recipe
 
 LAYERS = (LayerSpec("x.q_proj", 6, 5), LayerSpec("x.up_proj", 4, 7))
@@ -53,6 +54,24 @@ def small(**tables: Mapping[str, Any]) -> Config:
 def write(config: Config, path: Path) -> Path:
     path.write_text(config.to_toml())
     return path
+
+
+def round_record(round: int, **changes: Any) -> RoundRecord:
+    """A round that was played in 10 s, and not validated."""
+    given: dict[str, Any] = {
+        "round": round,
+        "learning_rate": 0.5,
+        "clients": ("a", "b"),
+        "types": {"low": 1, "high": 1},
+        "failures": 0,
+        "train_loss": 1.25,
+        "examples": 4,
+        "tokens": 90,
+        "bytes_down": 1_000_000,
+        "bytes_up": 2_000_000,
+        "seconds": {"clients": 9.0, "combine": 1.0},
+    }
+    return RoundRecord(**{**given, **changes})
 
 
 def first_jobs(setup: Setup, rule: Rule) -> list[Train]:

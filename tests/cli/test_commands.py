@@ -19,6 +19,7 @@ from flexlora.errors import RoundError
 from flexlora.federation import prepare, run
 from flexlora.formats.peft import load_peft
 from flexlora.runs import load_adapter
+from flexlora.runs.events import Failed
 from flexlora.runs.run_directory import Run
 from small import small, write
 
@@ -174,7 +175,7 @@ def test_a_run_that_fails_is_code_1(
     assert done.err.startswith("flexlora: round 1: none of 2 clients gave a usable reply")
     assert "lower learning_rate" in done.err
     assert done.err.count("\n") == 1
-    assert len(Run.open(tmp_path / "r").read_events()) == 2
+    assert len(Run.open(tmp_path / "r").events(Failed)) == 2
 
     def broken(*_: object, **__: object) -> None:
         raise ZeroDivisionError("by\nzero" + "!" * 1000)

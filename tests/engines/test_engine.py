@@ -20,7 +20,6 @@ import torch
 from federation.odd_rules import Scarce
 from flexlora.engines.cohorts import ignore_halved
 from flexlora.engines.in_process import InProcess
-from flexlora.engines.jobs import Failure, Reply
 from flexlora.engines.workers import Workers
 from flexlora.errors import RunError
 from flexlora.federation import Setup, prepare, resume, run
@@ -28,6 +27,7 @@ from flexlora.federation.engine import make_engine, threads_of, workers_of
 from flexlora.federation.observers import Silent
 from flexlora.rules import RULES, make_rule
 from flexlora.rules.flexlora import FlexLoRA
+from flexlora.runs.events import Event, Failed, Halved, Replied, RoundEnded
 from flexlora.runs.run_directory import Run
 from same_run import assert_same_run
 from small import small, train_job, write
@@ -67,16 +67,15 @@ class Kills(Silent):
         self.last: set[int] = set()
         self.killed: int | None = None
 
-    def replied(self, outcome: Reply | Failure) -> None:
-        assert isinstance(outcome, Reply)
-        if self.killed is None:
+    def told(self, event: Event) -> None:
+        assert not isinstance(event, Failed)
+        if isinstance(event, RoundEnded):
+            self.last = children()
+        if isinstance(event, Replied) and self.killed is None:
             self.first = children()
             self.killed, other = sorted(self.first)
             os.kill(self.killed, signal.SIGKILL)
             os.kill(other, signal.SIGINT)  # The terminal sends it to all; this process decides.
-
-    def round_ended(self, record: object) -> None:
-        self.last = children()
 
 
 def descendants(parent: int) -> set[int]:
@@ -126,8 +125,9 @@ def test_whatever_is_killed_no_worker_is_left_and_the_bits_are_those_of_one_proc
     (begun := tmp_path / "begun").mkdir()
     config = write(small(**RUN, **TWO), tmp_path / "c.toml")
     command = [sys.executable, script, "run", config, "--out", tmp_path / "r", "--quiet"]
-    tests = str(Path(__file__).parents[1])
-    environment = {"OMP_NUM_THREADS": "1", "BEGUN": str(begun), "PYTHONPATH": tests}
+    paths = [str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")]
+    path = os.pathsep.join(filter(None, paths))
+    environment = {"OMP_NUM_THREADS": "1", "BEGUN": str(begun), "PYTHONPATH": path}
     with subprocess.Popen(list(map(str, command)), env={**os.environ, **environment}) as process:
         until(lambda: len(list(begun.iterdir())) >= 10, process)
         orphans = descendants(process.pid)
@@ -153,14 +153,10 @@ class Stops(Silent):
     """Ctrl-C at the first outcome of round 3, when others are on their way."""
 
     def __init__(self) -> None:
-        self.round = 0
         self.workers: set[int] = set()
 
-    def round_started(self, round: int, clients: int) -> None:
-        self.round = round
-
-    def replied(self, outcome: Reply | Failure) -> None:
-        if self.round == 3:
+    def told(self, event: Event) -> None:
+        if isinstance(event, Replied | Failed) and event.round == 3:
             self.workers = children()
             raise KeyboardInterrupt
 
@@ -185,16 +181,12 @@ def test_workers_out_of_memory_halve_for_good_and_end_with_their_run(
     made = Run.open(tmp_path / "r")
     high = {client for client in setup.examples.train if setup.roster.types[client] == "high"}
     assert 0 < len(high) < 4
-    events = made.read_events()
-    halved = [x for x in events if x["event"] == "clients_at_once_halved"]
-    assert {x["round"] for x in halved} == {1}
-    assert [x["clients"] for x in halved] in ([1], [2, 1])
-    assert {x["bit_identity"] for x in halved} == {"waived"}
-    failures = [
-        (x["round"], x["client"]) for x in events if x["event"] == "failure" and x["round"] < 3
-    ]
+    halved = made.events(Halved)
+    assert {x.round for x in halved} == {1}
+    assert [x.clients for x in halved] in ([1], [2, 1])
+    failures = [(x.round, x.client) for x in made.events(Failed) if x.round < 3]
     assert sorted(failures) == sorted((r, client) for r in (1, 2) for client in high)
-    reasons = {x["reason"] for x in events if x["event"] == "failure"}
+    reasons = {x.reason for x in made.events(Failed)}
     assert all("DefaultCPUAllocator: can't allocate memory" in reason for reason in reasons)
     assert len(made.read_metrics()) == 2
     for record in made.read_metrics():

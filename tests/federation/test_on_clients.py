@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -12,7 +12,7 @@ import pytest
 from flexlora.engines.in_process import InProcess
 from flexlora.engines.jobs import Evaluate, Failure, Job, Outcome, Scored
 from flexlora.errors import ConfigError, DataError, RoundError
-from flexlora.evaluation import ClientScore, EvalClient, evaluate
+from flexlora.evaluation import ClientScore, EvalClient, MeanScore, evaluate
 from flexlora.federation import Setup, prepare, run
 from flexlora.federation.on_clients import collect_scores, summary
 from flexlora.federation.sending import Sender
@@ -21,10 +21,12 @@ from flexlora.rules import make_rule
 from flexlora.runs import load_adapter
 from flexlora.runs.committed import Committed
 from flexlora.runs.deciding import decide
+from flexlora.runs.events import Failed
 from flexlora.runs.readout import load_state
+from flexlora.runs.records import ClientScores, OnClients, Spread
 from flexlora.runs.run_directory import Run
 from reference import assert_close
-from small import read, reply_to, small, train_job
+from small import read, reply_to, round_record, small, train_job
 
 
 def score(client: str, loss: float, examples: int = 1, **values: float) -> ClientScore:
@@ -39,21 +41,21 @@ def test_mean_worst_and_spread_by_hand():
         score(f"c{i:02}", float(i), examples=1 + (i == 0), rouge_l=10.0 * i) for i in range(20)
     ]
     found = summary(scores)
-    assert (found["clients"], found["examples"]) == (20, 21)
-    loss, rouge = found["metrics"]["loss"], found["metrics"]["rouge_l"]
-    assert loss["mean"] == pytest.approx(sum(range(20)) / 21)  # by examples
-    assert loss["worst"] == pytest.approx(18.5)  # the two highest losses
-    assert rouge["worst"] == pytest.approx(5.0)  # the two lowest ROUGE-L
-    assert loss["spread"] == pytest.approx(math.sqrt((20**2 - 1) / 12))
+    assert (found.clients, found.examples) == (20, 21)
+    loss, rouge = found.metrics["loss"], found.metrics["rouge_l"]
+    assert loss.mean == pytest.approx(sum(range(20)) / 21)  # by examples
+    assert loss.worst == pytest.approx(18.5)  # the two highest losses
+    assert rouge.worst == pytest.approx(5.0)  # the two lowest ROUGE-L
+    assert loss.spread == pytest.approx(math.sqrt((20**2 - 1) / 12))
 
 
 def test_one_client_is_its_own_worst():
     found = summary([score("a", 2.0)])
-    assert found["metrics"]["loss"] == {"mean": 2.0, "worst": 2.0, "spread": 0.0}
+    assert found.metrics["loss"] == Spread(mean=2.0, worst=2.0, spread=0.0)
 
 
 def test_nobody_has_no_metric():
-    assert summary([]) == {"clients": 0, "examples": 0, "metrics": {}}
+    assert summary([]) == ClientScores(0, 0, {})
 
 
 # --- the answers ---------------------------------------------------------------------------------
@@ -142,7 +144,7 @@ def test_each_client_scores_the_adapter_of_its_own_rank(
     wanted = summary(own)
     found = last["on_clients"]["global"]
     assert found["clients"] == len(setup.examples.train)
-    for key, value in wanted["metrics"]["loss"].items():
+    for key, value in asdict(wanted.metrics["loss"]).items():
         assert found["metrics"]["loss"][key] == pytest.approx(value, rel=1e-5)
     assert last["on_clients"]["bytes_down"] == sum(job.bytes_down for job in jobs)
 
@@ -244,15 +246,14 @@ def test_clients_decide_when_to_stop_and_which_round_is_best(setup: Setup, tmp_p
 def test_patience_counts_the_deciders_rounds():
     config = small(evaluation={"decide_by": "clients"})
     by_server = small()
-    record = {
-        "round": 1,
-        "validation": {"loss": 3.0},
-        "on_clients": {"global": {"metrics": {"loss": {"mean": 2.0}}}},
-    }
+    shared = ClientScores(1, 1, {"loss": Spread(2.0, 2.0, 0.0)})
+    record = round_record(
+        1, validation=MeanScore(1, 1, {"loss": 3.0}), on_clients=OnClients(shared, None, 0, 9)
+    )
     assert (decide(config, record), decide(by_server, record)) == (2.0, 3.0)
-    record["on_clients"] = {"global": {"metrics": {}}}
-    with pytest.raises(RoundError, match="no client gave a usable score"):
-        decide(config, record)
+    nobody = replace(record, on_clients=OnClients(ClientScores(0, 0, {}), None, 1, 9))
+    with pytest.raises(RoundError, match="round 1: no client gave a usable score"):
+        decide(config, nobody)
 
 
 def test_a_failed_evaluation_is_recorded_with_its_reason(
@@ -266,8 +267,8 @@ def test_a_failed_evaluation_is_recorded_with_its_reason(
     (record,) = Run.open(done.folder).read_metrics()
     assert record["on_clients"]["global"]["clients"] == 0
     assert record["on_clients"]["failures"] == len(setup.examples.train)
-    events = Run.open(done.folder).read_events()
-    assert {(e["kind"], e["reason"]) for e in events} == {("evaluate", "it is asleep")}
+    events = Run.open(done.folder).events(Failed)
+    assert {(e.kind, e.reason) for e in events} == {("evaluate", "it is asleep")}
 
 
 # --- clients on which the server validates -------------------------------------------------------

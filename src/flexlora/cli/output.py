@@ -14,13 +14,12 @@ import typer
 from flexlora.errors import ConfigError, RunError
 
 if TYPE_CHECKING:
-    from flexlora.engines.jobs import Failure, Reply
     from flexlora.evaluation import Scores
-    from flexlora.federation.loop import Observer, Record
+    from flexlora.federation.observers import Observer
     from flexlora.federation.preview import Preview
     from flexlora.federation.setup import Setup
+    from flexlora.runs.events import Event
     from flexlora.runs.results import Result
-    from flexlora.runs.run_directory import Run
 
 QuietOption = Annotated[
     bool,
@@ -30,15 +29,20 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON lines, one 
 
 EVENTS = "\n\n".join(
     (
-        'With --json, stdout has one JSON object a line; "event" says what it tells:',
+        "With --json, stdout has one JSON object a line, as in events.jsonl of the run directory; "
+        '"event" says what it tells, "time" when, in seconds since 1970:',
         "started: run (the directory), rule, model, rounds, round (the last one already played), "
-        "clients (type: count), trackers.",
+        "clients (type: count), trackers, schema (1).",
+        "round_begun: round, clients (those drawn).",
+        "reply: round, client, type, examples, tokens, loss, seconds, bytes_up.",
+        "failure: round, client, reason, kind (train or evaluate).",
         "round: a line of metrics.jsonl, as soon as the round is committed.",
-        "failure: round, client, reason.",
+        "clients_at_once_halved: round, clients, bit_identity: memory ran out.",
+        "note: text.",
         "scoring: state (base, start, full or a client type), which is scored next.",
-        "result: run, and what results.json holds.",
-        "Notes and errors go to stderr; with --quiet, errors alone. A dry run with --json prints "
-        "one document: config, data, forecast, layers, parent.",
+        "result: run, and results.json with the means alone.",
+        "Errors go to stderr, as what is known of the data before a run does; with --quiet, errors "
+        "alone. A dry run with --json prints one document: config, data, forecast, layers, parent.",
     )
 )
 
@@ -123,7 +127,7 @@ class Quiet:
 
 @final
 class Json:
-    """Events (`EVENTS`) on stdout, notes on stderr."""
+    """Events (`EVENTS`) on stdout, all other words on stderr."""
 
     def describe(self, setup: Setup) -> None:
         for note in setup.examples.notes:
@@ -145,46 +149,8 @@ class Json:
 class Events:
     """An observer that prints every event as a line of JSON, at once."""
 
-    def __init__(self) -> None:
-        self.run = ""
-        self.round = 0
-
-    def started(self, run: Run) -> None:
-        played = run.read_metrics()
-        self.run = str(run.folder)
-        self._print(
-            "started",
-            run=self.run,
-            rule=run.config.rule.name,
-            model=run.config.model.name,
-            rounds=run.config.federation.rounds,
-            round=played[-1]["round"] if played else run.start_round or 0,
-            clients=run.resolved.get("clients", {}),
-            trackers=list(run.config.run.trackers),
-        )
-
-    def round_started(self, round: int, clients: int) -> None:
-        self.round = round
-
-    def replied(self, outcome: Reply | Failure) -> None:
-        reason = getattr(outcome, "reason", None)
-        if reason is not None:
-            self._print("failure", round=self.round, client=outcome.client, reason=reason)
-
-    def round_ended(self, record: Record) -> None:
-        self._print("round", **record)
-
-    def scoring(self, state: str) -> None:
-        self._print("scoring", state=state)
-
-    def noted(self, text: str) -> None:
-        print(text, file=sys.stderr, flush=True)
-
-    def ended(self, result: Result) -> None:
-        self._print("result", run=self.run, **result.to_json())
-
-    def _print(self, event: str, **values: Any) -> None:
-        print_json({"event": event, **values})
+    def told(self, event: Event) -> None:
+        print_json(event.to_json())
 
 
 def print_json(value: object, *, indent: int | None = None) -> None:

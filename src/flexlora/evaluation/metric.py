@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -13,8 +13,8 @@ from flexlora.tasks.prompts import Encoded
 Need = Literal["loss", "text", "choices"]
 NEEDS: tuple[Need, ...] = ("loss", "text", "choices")
 
-# Keys that stand beside the metrics in a table of scores.
-_TAKEN = ("client", "clients", "category", "example", "examples", "text", "reference")
+# Keys that stand beside the metrics in scores as JSON: no metric has one of these names.
+BESIDE = ("client", "clients", "category", "example", "examples", "text", "reference")
 
 
 @dataclass(frozen=True)
@@ -60,10 +60,10 @@ class Metric:
     digits: int = 3
 
     def __post_init__(self) -> None:
-        if not self.name.isidentifier() or self.name in _TAKEN:
+        if not self.name.isidentifier() or self.name in BESIDE:
             raise ConfigError(
                 f"{self.name!r} cannot name a metric; give letters, digits and underscores, and "
-                f"none of {', '.join(_TAKEN)}"
+                f"none of {', '.join(BESIDE)}"
             )
         if self.needs not in NEEDS:
             raise ConfigError(
@@ -101,3 +101,11 @@ def text_metric(
 def register_metric(metric: Metric) -> Metric:
     """Add a metric under its name. Raises ConfigError if another has that name."""
     return METRICS.add(metric.name, metric)
+
+
+def finished(means: Mapping[str, float]) -> dict[str, float]:
+    """What is shown of these means. A name that is not registered here keeps its mean."""
+    return {
+        name: METRICS[name].finish(mean) if name in METRICS else mean
+        for name, mean in means.items()
+    }

@@ -7,13 +7,14 @@ name it "path/to/file.py:function" wherever a metric is named (see `metric_file`
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from flexlora.evaluation.loss import ExampleLoss
 from flexlora.evaluation.metric import METRICS as METRICS
 from flexlora.evaluation.metric import ChoiceLoss as ChoiceLoss
 from flexlora.evaluation.metric import Metric as Metric
 from flexlora.evaluation.metric import Need as Need
+from flexlora.evaluation.metric import finished as finished
 from flexlora.evaluation.metric import register_metric as register_metric
 from flexlora.evaluation.metric import text_metric as text_metric
 from flexlora.evaluation.metric_file import load_metric
@@ -33,14 +34,6 @@ def resolve_metrics(names: Sequence[str | Metric]) -> tuple[Metric, ...]:
     """These metrics in order, each once. Raises ConfigError as `get_metric` does."""
     found = [get_metric(name) if isinstance(name, str) else name for name in names]
     return tuple({metric.name: metric for metric in found}.values())
-
-
-def finished(means: Mapping[str, float]) -> dict[str, float]:
-    """What is shown of these means. A name that is not registered here keeps its mean."""
-    return {
-        name: METRICS[name].finish(mean) if name in METRICS else mean
-        for name, mean in means.items()
-    }
 
 
 def _per_token(_example: Encoded, loss: ExampleLoss) -> float:

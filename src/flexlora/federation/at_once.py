@@ -11,13 +11,13 @@ from flexlora.federation.engine import threads_of, workers_of
 from flexlora.federation.sending import Sender
 from flexlora.federation.setup import Setup
 from flexlora.rules import Rule
+from flexlora.runs.events import Halved
 from flexlora.runs.run_directory import Run
 from flexlora.training import CohortSize, Visit, choose_cohort_size
 from flexlora.training.cohort_size import LARGEST
 from flexlora.training.memory import free_bytes
 
 _SHARE = 0.8  # Of the free memory.
-_HALVED = "clients_at_once_halved"
 
 
 def choose(setup: Setup, rule: Rule) -> CohortSize:
@@ -80,16 +80,5 @@ def read(run: Run) -> int:
         began = int(run.resolved["clients_at_once"])
         if began < 1:
             raise ValueError(began)
-    halved = [event["clients"] for event in run.read_events() if event.get("event") == _HALVED]
-    return int(halved[-1]) if halved else began
-
-
-def note_halved(run: Run, round: int, clients: int) -> str:
-    """Write down that bit-identity ends here; the sentence for whoever watches."""
-    run.append_event(
-        {"event": _HALVED, "round": round, "clients": clients, "bit_identity": "waived"}
-    )
-    return (
-        f"out of memory in round {round}: {clients} clients train at once from here on; the same "
-        "config no longer gives the same bits"
-    )
+    halved = run.events(Halved)
+    return halved[-1].clients if halved else began

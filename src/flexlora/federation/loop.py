@@ -7,11 +7,13 @@ import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Protocol
+from typing import Any
 
 from flexlora.engines.jobs import Failure, Reply, Transport
 from flexlora.errors import RoundError
+from flexlora.evaluation import MeanScore
 from flexlora.federation.collector import Collected, Plain
+from flexlora.federation.observers import Observer
 from flexlora.federation.on_clients import collect_scores, summary
 from flexlora.federation.sending import Sender, Sending
 from flexlora.formats.payloads import load_tensors, save_tensors
@@ -19,29 +21,14 @@ from flexlora.lowrank import Certificate
 from flexlora.rules import State
 from flexlora.runs.checkpoint import unpack_layers
 from flexlora.runs.committed import Committed
-from flexlora.runs.results import Result
+from flexlora.runs.events import Event, Failed, Replied, RoundBegun, RoundEnded
+from flexlora.runs.records import Cut, OnClients, RoundRecord
 from flexlora.runs.run_directory import Run
 from flexlora.runs.spectra import spectra_record
 
 Record = dict[str, Any]
 Validate = Callable[[State], Record]
-Decide = Callable[[Record], float]
-
-
-class Observer(Protocol):
-    """Who is told what happens; it cannot change anything.
-
-    started: once, before the first round that is played, also on resume (the run tells what came
-    before); ended: once, after the final scores; noted: what a person may want to know.
-    """
-
-    def started(self, run: Run) -> None: ...
-    def round_started(self, round: int, clients: int) -> None: ...
-    def replied(self, outcome: Reply | Failure) -> None: ...
-    def round_ended(self, record: Record) -> None: ...
-    def scoring(self, state: str) -> None: ...
-    def noted(self, text: str) -> None: ...
-    def ended(self, result: Result) -> None: ...
+Decide = Callable[[RoundRecord], float]
 
 
 def last(run: Run) -> Committed | None:
@@ -98,75 +85,81 @@ class Federation:
         exhausted = patience > 0 and self.progress.stale >= patience
         return self.state.round >= self.schedule.rounds or exhausted
 
-    def rounds(self) -> Iterator[Record]:
+    def rounds(self) -> Iterator[RoundRecord]:
         """Play the rounds that are left; yield each one's record after it is committed."""
         while not self.finished:
             yield self.play()
 
-    def play(self) -> Record:
+    def play(self) -> RoundRecord:
         """One round. Raises RoundError when no client gave a usable reply."""
         round = self.state.round + 1
         started = time.perf_counter()
         sending = self.sender.training(self.state, self.store)
-        self.observer.round_started(round, len(sending.jobs))
+        self.observer.told(RoundBegun(round, tuple(job.client for job in sending.jobs)))
         collected = self._collect(round, sending)
         trained = time.perf_counter()
         state, cut = self._combine(round, sending, collected)
         self._remember(collected)
         combined = time.perf_counter()
-        record = self._record(round, sending, collected) | cut
         seconds = {"clients": trained - started, "combine": combined - trained}
+        record = self._record(round, sending, collected, cut, seconds)
         if self.schedule.validates(round):
-            self._validate(state, collected, record, seconds)
-        record["seconds"] = seconds
+            record = self._validate(state, collected, record)
         self.state = state
         self._commit(record)
-        self.observer.round_ended(record)
+        self.observer.told(RoundEnded(record))
         return record
 
-    def _validate(
-        self, state: State, collected: Collected, record: Record, seconds: dict[str, float]
-    ) -> None:
+    def _validate(self, state: State, collected: Collected, record: RoundRecord) -> RoundRecord:
         """Score the new state at the server and on clients, and log its spectra."""
         started = time.perf_counter()
         if scores := self.validate(state):
-            record["validation"] = scores
+            record = replace(record, validation=MeanScore.from_json(scores))
         validated = time.perf_counter()
+        seconds = {"validate": validated - started}
         if self.schedule.evaluating_clients:
-            record["on_clients"] = self._evaluate_on_clients(state, collected)
+            record = replace(record, on_clients=self._evaluate_on_clients(state, collected))
+            seconds["evaluate_on_clients"] = time.perf_counter() - validated
         evaluated = time.perf_counter()
         self.run.append_spectra(spectra_record(self.rule, state))
         self.progress = self.progress.after(state.round, self.decide(record))
-        seconds["validate"] = validated - started
-        if self.schedule.evaluating_clients:
-            seconds["evaluate_on_clients"] = evaluated - validated
         seconds["spectra"] = time.perf_counter() - evaluated
+        return replace(record, seconds={**record.seconds, **seconds})
 
-    def _evaluate_on_clients(self, state: State, collected: Collected) -> Record:
+    def _evaluate_on_clients(self, state: State, collected: Collected) -> OnClients:
         round = state.round
         jobs = self.sender.evaluation(state, self.store)
         scores, failures = collect_scores(jobs, self.transport.exchange(jobs))
         for failure in failures:
-            self._log_failure(round, failure, "evaluate")
-            self.observer.replied(failure)
-        record = {"global": summary(scores), "failures": len(failures)}
+            self.observer.told(Failed(round, failure.client, failure.reason, "evaluate"))
+        tuned = None
         if self.schedule.score_trained:
             replies = (collected.replies[client] for client in sorted(collected.replies))
-            record["tuned"] = summary([r.score for r in replies if r.score is not None])
-        return record | {"bytes_down": sum(job.bytes_down for job in jobs)}
+            tuned = summary([r.score for r in replies if r.score is not None])
+        bytes_down = sum(job.bytes_down for job in jobs)
+        return OnClients(summary(scores), tuned, len(failures), bytes_down)
 
-    def _log_failure(self, round: int, failure: Failure, kind: str) -> None:
-        event = {"round": round, "event": "failure", "kind": kind}
-        self.run.append_event(event | {"client": failure.client, "reason": failure.reason})
+    def _came(self, round: int, outcome: Reply | Failure) -> Event:
+        """What is told of an answer: never the update itself."""
+        if isinstance(outcome, Failure):
+            return Failed(round, outcome.client, outcome.reason)
+        return Replied(
+            round=round,
+            client=outcome.client,
+            type=self.store.types[outcome.client],
+            examples=outcome.examples,
+            tokens=outcome.tokens,
+            loss=outcome.loss,
+            seconds=outcome.seconds,
+            bytes_up=len(outcome.payload),
+        )
 
     def _collect(self, round: int, sending: Sending) -> Collected:
         collected = Collected()
         replies = self.transport.exchange(sending.jobs)
         for outcome, so_far in self.collector.collect(sending.jobs, replies, sending.sent):
             collected = so_far
-            if isinstance(outcome, Failure):
-                self._log_failure(round, outcome, "train")
-            self.observer.replied(outcome)
+            self.observer.told(self._came(round, outcome))
         if not collected.summaries:
             first = collected.failures[0]
             raise RoundError(
@@ -210,26 +203,35 @@ class Federation:
             if self.rule.traits.prunes:
                 self.store.ranks[client] = ranks
 
-    def _record(self, round: int, sending: Sending, collected: Collected) -> Record:
+    def _record(
+        self,
+        round: int,
+        sending: Sending,
+        collected: Collected,
+        cut: Record,
+        seconds: Mapping[str, float],
+    ) -> RoundRecord:
         replies = collected.replies
         examples = sum(reply.examples for reply in replies.values())
         # In one order, whoever was first: sums of floats depend on it.
         ordered = [replies[client] for client in sorted(replies)]
         loss = sum(reply.loss * reply.examples for reply in ordered) / max(examples, 1)
-        return {
-            "round": round,
-            "learning_rate": self.schedule.recipe_for(round).learning_rate,
-            "clients": sorted(replies),
-            "types": _count(self.store.types[client] for client in replies),
-            "failures": len(collected.failures),
-            "train_loss": loss,
-            "examples": examples,
-            "tokens": sum(reply.tokens for reply in replies.values()),
-            "bytes_down": sum(job.bytes_down for job in sending.jobs),
-            "bytes_up": collected.bytes_up,
-        }
+        return RoundRecord(
+            round=round,
+            learning_rate=self.schedule.recipe_for(round).learning_rate,
+            clients=tuple(sorted(replies)),
+            types=_count(self.store.types[client] for client in replies),
+            failures=len(collected.failures),
+            train_loss=loss,
+            examples=examples,
+            tokens=sum(reply.tokens for reply in replies.values()),
+            bytes_down=sum(job.bytes_down for job in sending.jobs),
+            bytes_up=collected.bytes_up,
+            seconds=seconds,
+            cut=Cut.from_json(cut["cut"]) if cut else None,
+        )
 
-    def _commit(self, record: Record) -> None:
+    def _commit(self, record: RoundRecord) -> None:
         self.run.append_metrics(record)
         stands = Committed(self.state, self.store, self.progress)
         self.run.write_checkpoint(

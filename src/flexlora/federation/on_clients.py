@@ -10,7 +10,7 @@ from flexlora.engines.jobs import Evaluate, Failure, Outcome, Scored
 from flexlora.errors import AdapterError
 from flexlora.evaluation import ClientScore, Scores, get_metric
 from flexlora.federation.guard import checked_score
-from flexlora.runs.run_directory import Record
+from flexlora.runs.records import ClientScores, Spread
 
 WORST_SHARE = 0.1
 
@@ -42,25 +42,17 @@ def collect_scores(
     return [scores[client] for client in sorted(scores)], failures
 
 
-def summary(scores: Sequence[ClientScore]) -> Record:
-    """{clients, examples, metrics: {name: {mean, worst, spread}}} over these clients.
+def summary(scores: Sequence[ClientScore]) -> ClientScores:
+    """Each metric over these clients.
 
     mean: weighted by the clients' examples, as everywhere. worst: the plain mean over the worst
     10 % of the clients (at least one). spread: the standard deviation over the clients. The scores
     are of the same metrics.
     """
-    metrics: Record = {}
+    metrics = {}
     for name, mean in Scores(tuple(scores)).mean().values.items() if scores else ():
         values = [score.values[name] for score in scores]
         ranked = sorted(values, reverse=not get_metric(name).higher_is_better)
         worst = ranked[: max(1, math.ceil(WORST_SHARE * len(ranked)))]
-        metrics[name] = {
-            "mean": mean,
-            "worst": statistics.fmean(worst),
-            "spread": statistics.pstdev(values),
-        }
-    return {
-        "clients": len(scores),
-        "examples": sum(score.examples for score in scores),
-        "metrics": metrics,
-    }
+        metrics[name] = Spread(mean, statistics.fmean(worst), statistics.pstdev(values))
+    return ClientScores(len(scores), sum(score.examples for score in scores), metrics)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 from flexlora.evaluation import Scores, evaluate
+from flexlora.federation.observers import Observer
 from flexlora.federation.setup import Setup
 from flexlora.lowrank import LowRank
 from flexlora.rules import Rule, State
-from flexlora.runs.results import Row
+from flexlora.runs.events import Scoring
+from flexlora.runs.results import BASE, FULL, START, Row
 
 Update = Mapping[str, LowRank]
 
@@ -35,23 +37,23 @@ def score_base(setup: Setup) -> tuple[Scores, Scores | None]:
 
 
 def final_rows(
-    setup: Setup, rule: Rule, state: State, start: State | None, told: Callable[[str], None]
+    setup: Setup, rule: Rule, state: State, start: State | None, observer: Observer
 ) -> list[Row]:
     """The final evaluation, the only one that touches the unseen clients.
 
     Of the base, of what the run began from if it began from anything, of all that was learned, and
-    of what each client type is handed. told: of the name of each before it is scored.
+    of what each client type is handed. observer: told of each before it is scored.
     """
-    told("base")
-    rows = [Row("base", "", *score_base(setup))]
+    observer.told(Scoring(BASE))
+    rows = [Row(BASE, "", *score_base(setup))]
     if start is not None:
-        told("start")
-        rows.append(Row("start", "full", *score(setup, rule.learned(start))))
-    told("full")
-    rows.append(Row("full", "full", *score(setup, rule.learned(state))))
+        observer.told(Scoring(START))
+        rows.append(Row(START, "full", *score(setup, rule.learned(start))))
+    observer.told(Scoring(FULL))
+    rows.append(Row(FULL, "full", *score(setup, rule.learned(state))))
     if setup.config.evaluation.types_at_end and rule.traits.mixed_ranks:
         for name, ranks in setup.roster.ranks.items():
-            told(name)
+            observer.told(Scoring(name))
             update = {n: f.product() for n, f in rule.readout(state, ranks).items()}
             rows.append(Row(name, str(setup.roster.mix.types[name]), *score(setup, update)))
     return rows

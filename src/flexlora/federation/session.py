@@ -14,7 +14,7 @@ from flexlora.config.config import Config
 from flexlora.config.settings import rule_fingerprint, rule_of
 from flexlora.errors import ModelError, RunError
 from flexlora.evaluation.metrics import resolve_metrics
-from flexlora.federation.at_once import choose, note_halved, resolved
+from flexlora.federation.at_once import choose, resolved
 from flexlora.federation.at_once import read as at_once_of
 from flexlora.federation.continuing import Parent
 from flexlora.federation.engine import (
@@ -24,8 +24,8 @@ from flexlora.federation.engine import (
     threads_of,
     workers_of,
 )
-from flexlora.federation.loop import Federation, Observer, last
-from flexlora.federation.observers import Observers, Silent
+from flexlora.federation.loop import Federation, last
+from flexlora.federation.observers import Observer, Observers, Recorder, Silent, started
 from flexlora.federation.preview import Preview, forecast
 from flexlora.federation.scoring import final_rows, validate
 from flexlora.federation.sending import Sender
@@ -36,6 +36,7 @@ from flexlora.models import devices, find_device
 from flexlora.rules import State
 from flexlora.runs.committed import Committed
 from flexlora.runs.deciding import decide
+from flexlora.runs.events import Ended, Halved
 from flexlora.runs.progress import Progress
 from flexlora.runs.readout import load_state
 from flexlora.runs.results import Result
@@ -146,9 +147,9 @@ class Session:
         require_begun()
         spare_memory(self.config)
         run = self._resumed or self._made(folder)
-        listening = observer or Silent()
-        trackers = Trackers(self.config.run.trackers, listening.noted)
-        watching = Observers(listening, trackers)
+        recorder = Recorder(run, observer or Silent())
+        trackers = Trackers(self.config.run.trackers, recorder.told)
+        watching = Observers(recorder, trackers)
         with run.locked(), closing(trackers):
             return self._play(run, watching)
 
@@ -175,7 +176,7 @@ class Session:
         stands = last(run) or Committed(begin, setup.roster.fresh_store(), Progress())
 
         def halved(round: int, clients: int) -> None:
-            observer.noted(note_halved(run, round, clients))
+            observer.told(Halved(round, clients))
 
         def validated(state: State) -> Record:
             scores = validate(setup, rule.learned(state))
@@ -191,12 +192,12 @@ class Session:
                 decide=partial(decide, setup.config),
                 observer=observer,
             )
-            observer.started(run)
+            observer.told(started(run))
             for _ in federation.rounds():
                 pass
             result = self._scored(run, federation, observer)
             run.write_results(result.to_json())
-            observer.ended(result)
+            observer.told(Ended.of(result))
         return result
 
     def _scored(self, run: Run, federation: Federation, observer: Observer) -> Result:
@@ -205,8 +206,8 @@ class Session:
         rows = []
         if self.config.evaluation.unseen:
             began = None if run.start_round is None else load_state(run, run.start_round)
-            rows = final_rows(self.setup, self.rule, state, began, observer.scoring)
-        return Result.of(run.folder, self.rule.name, state.round, rows, run.read_metrics())
+            rows = final_rows(self.setup, self.rule, state, began, observer)
+        return Result.of(run.folder, self.rule.name, state.round, rows, run.records())
 
 
 def run(
