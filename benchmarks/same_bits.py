@@ -27,6 +27,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -64,7 +65,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     print(table(wanted["runs"], got["runs"]))
     for title, document in (("wanted", wanted), ("got", got)):
-        print(f"{title}: {document['environment']['commit']}, {document['seconds']:.0f} s")
+        print(f"{title}: {document['environment']['commit']}")
     if other := other_machine(wanted["environment"], got["environment"]):
         print(f"The kept fingerprints are of another machine ({other}): different bits prove")
         print("nothing. Play both versions here, with --against COMMIT.")
@@ -99,8 +100,8 @@ def worktree(commit: str) -> Iterator[Path]:
 
 
 def play(checkout: Path, names: Sequence[str]) -> Document:
-    """Environment, seconds, and run → fingerprint of these runs, played with this source."""
-    began, runs = time.perf_counter(), {}
+    """Environment, and run → fingerprint of these runs, played with this source."""
+    began, runs = (time.perf_counter(), _busy()), {}
     environment = {"commit": commit_of(checkout), **machine()}
     with tempfile.TemporaryDirectory(prefix="same-bits-") as scratch:
         player = Player(checkout / "src", Path(scratch).resolve())
@@ -115,8 +116,15 @@ def play(checkout: Path, names: Sequence[str]) -> Document:
                 runs[name] = found
             took = time.perf_counter() - started
             print(f"{environment['commit'][:8]} {name}: {took:.1f} s", file=sys.stderr)
-    seconds = round(time.perf_counter() - began, 1)
-    return {"environment": environment, "seconds": seconds, "runs": runs}
+    took, busy = time.perf_counter() - began[0], _busy() - began[1]
+    print(f"all: {took:.0f} s, on a core for {busy:.0f} of them", file=sys.stderr)
+    return {"environment": environment, "runs": runs}
+
+
+def _busy() -> float:
+    """CPU seconds of all processes that were started and have ended."""
+    used = os.times()
+    return used.children_user + used.children_system
 
 
 def commit_of(checkout: Path) -> str:

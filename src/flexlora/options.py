@@ -98,7 +98,7 @@ def arguments_of(made: Any) -> Mapping[str, Argument]:
     source = made if is_dataclass(made) else made.__init__
     try:
         hints = get_type_hints(source, include_extras=True)
-    except NameError:  # Names that were imported for a type checker alone.
+    except (NameError, AttributeError, TypeError):  # Names for a type checker alone.
         hints = {}
     named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
     return {

@@ -120,7 +120,7 @@ def test_eval_prints_scores_by_category(flexlora: Flexlora, folder: Path, tmp_pa
 @pytest.mark.parametrize("option", ["--tasks", "--examples"])
 def test_eval_takes_zero_for_a_mistake(flexlora: Flexlora, option: str):
     done = flexlora("eval", "tiny", "--data", "embedded", option, 0)
-    assert_one_sentence(done, "is 0, expected 1 or more")
+    assert_one_sentence(done, "is 0, expected a whole number of 1 or more")
 
 
 def test_resume_of_a_finished_run(flexlora: Flexlora, folder: Path):

@@ -162,6 +162,7 @@ WRONG = [
     ("[evaluation]\ntypes_at_end = 1", "types_at_end is 1, expected true or false"),
     ("[data]\nsource = 'csv'\npath = 'x'\nshare = 2", "data.share is 2, expected a number above 0"),
     ("[clients]\nmix = 'unifrom'", "mix 'unifrom' is unknown; did you mean 'uniform'?"),
+    ("[clients]\nscale = 0", "config [clients]: scale of the mix is 0.0; give a number above 0"),
     ("[clients]\nmix = {type1 = 0.5}", "shares of the mix sum to 0.5"),
     ("[clients]\nmix = {typ1 = 1}", "client type 'typ1' of the mix is unknown"),
     ("[clients]\nmix = {a = 1}\ntypes = {a = 0}", "rank 0 for 'all' of client type 'a'"),

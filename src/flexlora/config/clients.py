@@ -5,7 +5,7 @@ from __future__ import annotations
 from pydantic import Field
 
 from flexlora.allocation.mixes import Mix, build_mix
-from flexlora.config.table import PositiveFloat, Table
+from flexlora.config.table import Table
 
 
 class ClientsConfig(Table):
@@ -14,7 +14,7 @@ class ClientsConfig(Table):
     mix: str | dict[str, float] = Field(
         default="uniform", description="name of a mix, or type name → share, summing to 1"
     )
-    scale: PositiveFloat = Field(default=1.0, description="factor on every rank of the mix")
+    scale: float = Field(default=1.0, description="factor above 0 on every rank of the mix")
     types: dict[str, int | dict[str, int]] = Field(
         default={}, description="types of one's own: name → rank, or → {pattern = rank}"
     )

@@ -31,8 +31,8 @@ def gram(tall: Float[Tensor, "m r"]) -> Float[Tensor, "r r"]:
         for begin, end in pairwise(edges):
             found[begin:, begin:end].addmm_(exact[:, begin:].T, exact[:, begin:end])
     for begin, end in pairwise(edges):
-        own = found[begin:end, begin:end]
-        own.copy_(own.tril() + own.tril(-1).T)
+        own = found[begin:end, begin:end].tril_()
+        own.add_(own.tril(-1).T)
         found[begin:end, end:] = found[end:, begin:end].T
     return found
 
