@@ -156,9 +156,9 @@ def test_without_validation_few_examples_are_enough():
 KILLED = """
 import importlib, os, signal, sys
 
-main, collector, engine, loop, run, scoring = (
+main, checkpoints, collector, engine, loop, run, scoring = (
     importlib.import_module("flexlora." + name)
-    for name in ("cli.main", "federation.collector", "engines.in_process", "federation.loop",
+    for name in ("cli.main", "runs.checkpoints", "federation.collector", "engines.in_process", "federation.loop",
                  "runs.run_directory", "federation.scoring")
 )
 
@@ -184,8 +184,8 @@ on_call(*{
     "after a client of round 2": (engine.InProcess, "_reply", 3, True),
     "while combining round 2": (collector.Plain, "contributions", 10, True),
     "right after the line of round 2": (run.Run, "append_metrics", 2, True),
-    "before round 2 gets its name": (run, "save_tensors", 2, True),
-    "before round 1 is removed": (run.Run, "checkpoints", 4, False),
+    "before round 2 gets its name": (checkpoints, "save_tensors", 2, True),
+    "before round 1 is removed": (checkpoints.Checkpoints, "rounds", 4, False),
     "while scoring": (scoring, "score", 2, True),
     "before the results": (run.Run, "write_results", 1, False),
 }[moment])
