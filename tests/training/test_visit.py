@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -175,12 +176,11 @@ def test_data_that_cannot_be_trained_on() -> None:
     with pytest.raises(DataError, match="the client has no training examples"):
         train(ours, visit(adapter, [], recipe))
     long = encoded(2)
-    long[1].prompt = tuple(range(3, 60)) * 2
+    long[1] = replace(long[1], prompt=tuple(range(3, 60)) * 2)
     with pytest.raises(DataError, match=r"example e1 has 1.. tokens, expected at most 64"):
         train(ours, visit(adapter, long, recipe))
     for part in ("prompt", "response"):
-        empty = encoded(1)
-        setattr(empty[0], part, ())
+        empty = [replace(encoded(1)[0], **{part: ()})]
         with pytest.raises(DataError, match=f"example e0 has an empty {part}"):
             train(ours, visit(adapter, empty, recipe))
 
