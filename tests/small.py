@@ -8,15 +8,17 @@ from typing import Any
 
 import torch
 
-from flexlora.adapters import Adapter, Factors, LayerSpec, factors_payload, payload_adapter
+from flexlora.adapters import Adapter, Delta, Factors, LayerSpec, factors_payload, payload_adapter
 from flexlora.config.config import Config
 from flexlora.config.config_file import parse_config
-from flexlora.engines.jobs import Failure, Job, Reply
+from flexlora.engines.jobs import Failure, Job, Reply, Train
+from flexlora.federation.sending import Sender
 from flexlora.federation.setup import Setup
 from flexlora.federation.streams import Streams
 from flexlora.formats.payloads import from_bytes, to_bytes
 from flexlora.rules import Rule, Spec
 from flexlora.runs.records import RoundRecord
+from flexlora.training import Recipe
 
 LAYERS = (LayerSpec("x.q_proj", 6, 5), LayerSpec("x.up_proj", 4, 7))
 
@@ -72,18 +74,27 @@ def round_record(round: int, **changes: Any) -> RoundRecord:
     return RoundRecord(**{**given, **changes})
 
 
-def first_jobs(setup: Setup, rule: Rule) -> list[Job]:
+def first_jobs(setup: Setup, rule: Rule) -> list[Train]:
     """Of all clients in round 1, in order of their ids."""
-    streams = Streams(0)
-    state = rule.init(setup.spec, streams.generator("init"))
-    made = []
-    for index, client in enumerate(sorted(setup.train)):
-        ranks = setup.ranks[setup.types[client]]
-        sent = rule.send(state, ranks, streams.generator("send", 1))
-        payload = to_bytes(factors_payload(sent))
-        recipe = setup.schedule().recipe_for(1)
-        made.append(Job(f"1-{index}", 1, client, recipe, payload, False, state.delta, 9, index))
-    return made
+    sender = Sender(rule, setup.settings.schedule, Streams(0))
+    clients = sorted(setup.examples.train)
+    return sender.training(sender.begin(setup.spec), setup.roster.fresh_store(), clients).jobs
+
+
+def train_job(client: str, payload: bytes = b"", /, **changes: Any) -> Train:
+    """A job of round 1, on a base without Δ."""
+    given = {
+        "id": "1-0",
+        "round": 1,
+        "delta": Delta(),
+        "held": None,
+        "origin": False,
+        "recipe": Recipe("adamw", 1e-2, 2, max_steps=1),
+        "seed": 0,
+        "metrics": (),
+        "bytes_down": len(payload),
+    }
+    return Train(client=client, payload=payload, **{**given, **changes})
 
 
 def spec(*ranks: int) -> Spec:
@@ -133,9 +144,9 @@ class Noise:
         self.rule = rule
         self.fails = fails
         self.backwards = backwards
-        self.jobs: list[Job] = []
+        self.jobs: list[Train] = []
 
-    def exchange(self, jobs: Sequence[Job]) -> Iterator[Reply | Failure]:
+    def exchange(self, jobs: Sequence[Train]) -> Iterator[Reply | Failure]:
         self.jobs += jobs
         for job in reversed(jobs) if self.backwards else jobs:
             if job.client in self.fails:
@@ -143,3 +154,5 @@ class Noise:
                 continue
             sent = read(job.payload)
             yield reply_to(job, self.rule.encode(moved(sent, job.seed), sent))
+
+    def close(self) -> None: ...

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import graphlib
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -15,6 +16,8 @@ SOURCE = Path(__file__).parents[1] / "src" / "flexlora"
 # In order: a folder may import from any folder before it, and from itself.
 ORDER = [
     "errors",
+    "options",
+    "registry",
     "lowrank",
     "adapters",
     "rules",
@@ -40,7 +43,7 @@ BANS = {
     "report": {"engines", "federation"},
 }
 # Floors 0 and 1: torch, numpy and jaxtyping alone, and no I/O.
-PURE = {"lowrank", "adapters", "rules", "allocation", "partition"}
+PURE = {"errors", "options", "registry", "lowrank", "adapters", "rules", "allocation", "partition"}
 PURE_IMPORTS = {"torch", "numpy", "jaxtyping", "flexlora"}
 IO_MODULES = {"os", "io", "pathlib", "shutil", "logging", "subprocess", "socket", "tempfile"}
 
@@ -179,6 +182,15 @@ def test_floors_0_and_1_are_pure(file: Path) -> None:
         assert top not in IO_MODULES, f"{file} does I/O through {module}"
 
 
+def test_no_files_import_each_other_in_a_circle() -> None:
+    """Anywhere in them, also inside functions; imports of a whole package are not followed."""
+    modules = {
+        ".".join(("flexlora", *f.relative_to(SOURCE).with_suffix("").parts)): f for f in files()
+    }
+    needed = {name: imports(f) & modules.keys() for name, f in modules.items()}
+    list(graphlib.TopologicalSorter(needed).static_order())  # Raises CycleError with the circle.
+
+
 def test_every_folder_has_a_floor() -> None:
     assert {folder(f) for f in files()} - {"__init__"} == set(ORDER)
 
@@ -242,6 +254,8 @@ PUBLIC = [
     "Ranks",
     "Result",
     "Rule",
+    "Session",
+    "Setup",
     "continue_run",
     "load_adapter",
     "load_config",

@@ -13,7 +13,7 @@ import torch
 
 from flexlora.adapters import Adapter, Delta
 from flexlora.engines.in_process import InProcess
-from flexlora.engines.jobs import Failure, Job, Outcome, Reply
+from flexlora.engines.jobs import Failure, Outcome, Reply, Train
 from flexlora.engines.worker import Equipment, pack_delta, unpack_delta
 from flexlora.engines.workers import Workers
 from flexlora.errors import TrainingError
@@ -59,14 +59,16 @@ def setup() -> Setup:
 
 
 @pytest.fixture(scope="module")
-def jobs(setup: Setup) -> list[Job]:
+def jobs(setup: Setup) -> list[Train]:
     return first_jobs(setup, RULE)
 
 
 def workers(setup: Setup, rule: Rule = RULE, count: int = 2, cohort: int = 1) -> Workers:
     model = setup.config.model
-    equipment = Equipment(model, "cpu", rule, setup.validation_settings, threads=1)
-    return Workers([equipment] * count, setup.train, setup.held_out, cohort=cohort)
+    equipment = Equipment(model, "cpu", rule, setup.settings.validation, threads=1)
+    return Workers(
+        [equipment] * count, setup.examples.train, setup.examples.held_out, cohort=cohort
+    )
 
 
 def by_job(outcomes: Iterator[Outcome]) -> dict[str, Outcome]:
@@ -87,10 +89,12 @@ def same(one: Outcome, other: Outcome) -> bool:
 
 
 def test_two_processes_give_the_bits_of_one_and_a_dead_one_is_replaced(
-    setup: Setup, jobs: list[Job]
+    setup: Setup, jobs: list[Train]
 ):
     jobs = [replace(job, metrics=("loss",)) for job in jobs]
-    alone = InProcess(setup.model, setup.train, RULE, setup.held_out, setup.validation_settings)
+    alone = InProcess(
+        setup.model, setup.examples.train, RULE, setup.examples.held_out, setup.settings.validation
+    )
     wanted = by_job(alone.exchange(jobs))
     with closing(workers(setup)) as engine:
         found = by_job(engine.exchange(jobs))
@@ -112,8 +116,8 @@ def test_two_processes_give_the_bits_of_one_and_a_dead_one_is_replaced(
             os.kill(process, 0)
 
 
-def test_a_client_that_kills_its_worker_is_a_failure_and_no_other(setup: Setup, jobs: list[Job]):
-    rank = {job: set(setup.ranks[setup.types[job.client]].values()) for job in jobs}
+def test_a_client_that_kills_its_worker_is_a_failure_and_no_other(setup: Setup, jobs: list[Train]):
+    rank = {job: set(setup.roster.ranks[setup.roster.types[job.client]].values()) for job in jobs}
     deadly = next(job for job in jobs if rank[job] == {4})
     harmless = next(job for job in jobs if rank[job] == {2})
     with closing(workers(setup, Deadly(), count=1, cohort=2)) as engine:
@@ -125,7 +129,7 @@ def test_a_client_that_kills_its_worker_is_a_failure_and_no_other(setup: Setup, 
 
 
 @pytest.mark.parametrize("rule", [Broken(), Unwritable()])
-def test_a_fault_of_ours_is_told(setup: Setup, jobs: list[Job], rule: Rule):
+def test_a_fault_of_ours_is_told(setup: Setup, jobs: list[Train], rule: Rule):
     with (
         closing(workers(setup, rule, count=1)) as engine,
         pytest.raises(RuntimeError, match=r"(?s)a worker process failed:.*a fault of ours"),
@@ -133,7 +137,7 @@ def test_a_fault_of_ours_is_told(setup: Setup, jobs: list[Job], rule: Rule):
         list(engine.exchange(jobs))
 
 
-def test_a_failure_comes_back(setup: Setup, jobs: list[Job]):
+def test_a_failure_comes_back(setup: Setup, jobs: list[Train]):
     with closing(workers(setup, Refusing(), count=1)) as engine:
         found = by_job(engine.exchange(jobs))
     assert {outcome.reason for outcome in found.values() if isinstance(outcome, Failure)} == {

@@ -116,16 +116,17 @@ def test_a_number_that_is_none_is_a_damaged_file(tmp_path: Path, damage: str):
 def test_it_is_measured_once_for_a_setup_and_what_it_depends_on(setup: Setup):
     threads = torch.get_num_threads()
     plain, origin = make_rule("flexlora"), make_rule("flexlora-increment")
-    auto = small(**QUICK, run={"clients_at_once": "auto"})
-    first = at_once.choose(auto, setup, plain)
-    assert at_once.choose(auto, setup, plain) is first
-    assert at_once.choose(auto, setup, make_rule("hetlora")) is first
-    assert at_once.choose(auto, setup, origin) is not first
+    auto = prepare(small(**QUICK, run={"clients_at_once": "auto"}), setup)
+    first = at_once.choose(auto, plain)
+    assert at_once.choose(auto, plain) is first
+    assert at_once.choose(auto, make_rule("hetlora")) is first
+    assert at_once.choose(auto, origin) is not first
     # Another budget is another question.
     little = small(**QUICK, run={"clients_at_once": "auto", "memory_gb": 1e-9})
-    assert at_once.choose(little, setup, plain).clients == 1
-    assert at_once.choose(auto, setup, plain) is first
-    assert at_once.choose(small(**QUICK), setup, plain) == CohortSize(2, ())
+    little = prepare(little, setup)
+    assert at_once.choose(little, plain).clients == 1
+    assert at_once.choose(auto, plain) is first
+    assert at_once.choose(setup, plain) == CohortSize(2, ())
     assert torch.get_num_threads() == threads
 
 
@@ -171,8 +172,8 @@ def test_out_of_memory_halves_the_number_for_good(
     assert (line["clients"], line["bit_identity"]) == (2, "waived")
     assert listens.outcomes == {(r, client, Replied): 1 for r in (1, 2) for client in setup.train}
     for record in made.read_metrics():
-        assert record["clients"] == sorted(setup.train)
-        assert record["examples"] == sum(map(len, setup.train.values()))
+        assert record["clients"] == sorted(setup.examples.train)
+        assert record["examples"] == sum(map(len, setup.examples.train.values()))
         assert record["failures"] == 0
     assert made.resolved["clients_at_once"] == 4
     assert at_once.read(made) == 2
@@ -210,7 +211,7 @@ def test_a_client_without_room_of_its_own_fails_and_the_round_goes_on(
     listens = Listens()
     run(small(**FOUR), tmp_path / "r", setup=setup, observer=listens)
     made = Run.open(tmp_path / "r")
-    low = sorted(client for client in setup.train if setup.types[client] == "low")
+    low = sorted(client for client in setup.examples.train if setup.roster.types[client] == "low")
     assert 0 < len(low) < 4
     assert made.events(Halved) == [HALVED, Halved(1, 1)]
     for record in made.read_metrics():

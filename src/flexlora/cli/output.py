@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Protocol, final
 
 import typer
 
-from flexlora.errors import ConfigError
+from flexlora.errors import ConfigError, RunError
 
 if TYPE_CHECKING:
     from flexlora.evaluation import Scores
-    from flexlora.federation.forecast import Forecast
     from flexlora.federation.observers import Observer
+    from flexlora.federation.preview import Preview
     from flexlora.federation.setup import Setup
-    from flexlora.federation.starts import Start
     from flexlora.runs.events import Event
     from flexlora.runs.results import Result
 
@@ -50,7 +51,7 @@ class Output(Protocol):
     """Everything that a command that trains has to say."""
 
     def describe(self, setup: Setup) -> None: ...
-    def plan(self, setup: Setup, forecast: Forecast, start: Start | None) -> None: ...
+    def plan(self, preview: Preview) -> None: ...
     def say(self, text: str) -> None: ...
     def observer(self) -> AbstractContextManager[Observer]: ...
     def results(self, results: Sequence[Result]) -> None: ...
@@ -65,6 +66,12 @@ def output(*, quiet: bool, json: bool) -> Output:
     return Json() if json else People()
 
 
+def require_free(out: Path | None) -> None:
+    """Raise RunError, before anything is loaded, for a run directory that is there already."""
+    if out is not None and os.path.lexists(out):
+        raise RunError(f"{out} exists; choose another --out or remove it")
+
+
 @final
 class People:
     """Tables and a live view, or plain lines where stdout is no terminal."""
@@ -74,14 +81,14 @@ class People:
 
         describe(setup)
 
-    def plan(self, setup: Setup, forecast: Forecast, start: Start | None) -> None:
+    def plan(self, preview: Preview) -> None:
         from flexlora.cli.partition_view import draw_partition
         from flexlora.cli.tables import describe, origin
 
-        describe(setup, forecast)
-        if start is not None:
-            self.say(f"starts from {origin(start.parent)}")
-        draw_partition(setup.census)
+        describe(preview.setup, preview.forecast)
+        if preview.parent is not None:
+            self.say(f"starts from {origin(preview.parent)}")
+        draw_partition(preview.setup.census)
 
     def say(self, text: str) -> None:
         print(text, flush=True)
@@ -105,7 +112,7 @@ class Quiet:
     """Nothing, then the path of each run directory."""
 
     def describe(self, setup: Setup) -> None: ...
-    def plan(self, setup: Setup, forecast: Forecast, start: Start | None) -> None: ...
+    def plan(self, preview: Preview) -> None: ...
     def say(self, text: str) -> None: ...
 
     def observer(self) -> AbstractContextManager[Observer]:
@@ -123,11 +130,11 @@ class Json:
     """Events (`EVENTS`) on stdout, all other words on stderr."""
 
     def describe(self, setup: Setup) -> None:
-        for note in setup.notes:
+        for note in setup.examples.notes:
             self.say(f"note: {note}")
 
-    def plan(self, setup: Setup, forecast: Forecast, start: Start | None) -> None:
-        print_json(plan_json(setup, forecast, start), indent=2)
+    def plan(self, preview: Preview) -> None:
+        print_json(plan_json(preview), indent=2)
 
     def say(self, text: str) -> None:
         print(text.strip(), file=sys.stderr, flush=True)
@@ -153,14 +160,15 @@ def print_json(value: object, *, indent: int | None = None) -> None:
     print(json_text(value, indent=indent), flush=True)
 
 
-def plan_json(setup: Setup, forecast: Forecast, start: Start | None) -> dict[str, Any]:
+def plan_json(preview: Preview) -> dict[str, Any]:
     """What a dry run finds out: config, data as in data.json, types and bytes, the start."""
+    setup, parent = preview.setup, preview.parent
     return {
         "config": setup.config.document(),
         "data": setup.describe(),
-        "forecast": forecast.to_json(),
+        "forecast": preview.forecast.to_json(),
         "layers": len(setup.model.layers),
-        "parent": None if start is None else dict(start.parent),
+        "parent": None if parent is None else dict(parent),
     }
 
 

@@ -11,7 +11,7 @@ from rich.table import Table
 
 from flexlora.cli.partition_view import forecast_table
 from flexlora.evaluation import MeanScore, Scores, get_metric
-from flexlora.federation.forecast import Forecast
+from flexlora.federation.preview import Forecast
 from flexlora.federation.setup import Setup
 from flexlora.runs.results import BASE, FULL, STATE_WORDS, Result, Row
 
@@ -51,10 +51,10 @@ def _types_table(setup: Setup) -> None:
     table = Table(title="clients", title_justify="left")
     for column in ("type", "clients", "rank", "training examples"):
         table.add_column(column, justify="left" if column == "type" else "right")
-    for name in setup.ranks:
-        members = [client for client, kind in setup.types.items() if kind == name]
-        examples = sum(len(setup.train[client]) for client in members)
-        table.add_row(escape(name), str(len(members)), str(setup.mix.types[name]), f"{examples:,}")
+    roster, train = setup.roster, setup.examples.train
+    for name, clients in roster.counts().items():
+        examples = sum(len(train[client]) for client, kind in roster.types.items() if kind == name)
+        table.add_row(escape(name), str(clients), str(roster.mix.types[name]), f"{examples:,}")
     Console().print(table)
 
 

@@ -9,7 +9,9 @@ from typing import Any, get_args
 
 from pydantic import ValidationError
 
-from flexlora.config.config import Config, Table, describe
+from flexlora.config.config import Config
+from flexlora.config.table import Choice, Table
+from flexlora.config.toml import describe
 from flexlora.errors import ConfigError, nearest
 
 Document = dict[str, dict[str, Any]]
@@ -86,22 +88,29 @@ def parse_config(document: Mapping[str, Any]) -> Config:
             raise ConfigError(f"config {thing} is unknown; {nearest(name, known)}")
         if not isinstance(table, Mapping):
             raise ConfigError(f"config {name} is {describe(table)}, expected a table [{name}]")
-    tables = {name: dict(table) for name, table in document.items()}
-    rule = tables.pop("rule", {})
-    chosen = {"name": rule.pop("name")} if "name" in rule else {}
-    for key, value in rule.items():
-        if isinstance(value, Mapping):
-            raise _nested("rule", key)
+    tables = {name: _with_options(name, table) for name, table in document.items()}
     try:
-        config = Config.model_validate({**tables, "rule": {**chosen, "options": rule}})
+        config = Config.model_validate(tables)
     except ValidationError as error:
         raise ConfigError(_sentence(error)) from error
     try:
         config.clients.build_mix()
     except ConfigError as error:
         raise ConfigError(f"config [clients]: {error}") from error
-    config.partition.build()
     return config
+
+
+def _with_options(name: str, table: Mapping[str, Any]) -> dict[str, Any]:
+    """A table of the document as the config holds it: options apart from the table's own keys."""
+    kind = _kind(name)
+    if not issubclass(kind, Choice):
+        return dict(table)
+    own = {key: value for key, value in table.items() if key in kind.own_keys()}
+    options = {key: value for key, value in table.items() if key not in own}
+    for key, value in options.items():
+        if isinstance(value, Mapping):
+            raise _nested(name, key)
+    return {**own, "options": options}
 
 
 def _override_value(item: str, text: str) -> Any:
@@ -123,7 +132,7 @@ def _sentence(error: ValidationError) -> str:
     problems = error.errors(include_url=False)
     first = problems[0]
     table, key = (*map(str, first["loc"]), "")[:2]
-    fields = _fields(table)
+    fields = _kind(table).model_fields
     if first["type"] == "extra_forbidden":
         if isinstance(first["input"], Mapping):
             return str(_nested(table, key))
@@ -146,11 +155,11 @@ def _sentence(error: ValidationError) -> str:
     )
 
 
-def _fields(table: str) -> dict[str, Any]:
+def _kind(table: str) -> type[Table]:
     kind = Config.model_fields[table].annotation
     assert isinstance(kind, type)
     assert issubclass(kind, Table)
-    return dict(kind.model_fields)
+    return kind
 
 
 def _nested(table: str, key: str) -> ConfigError:

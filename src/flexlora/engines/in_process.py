@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 
 import torch
 
 from flexlora.adapters import Adapter, factors_payload, payload_adapter
 from flexlora.engines.attempts import attempt, failure
-from flexlora.engines.cohorts import cohorts, cut
-from flexlora.engines.jobs import Failure, Job, Outcome, Reply
+from flexlora.engines.cohorts import Examples, Halved, cohorts, cut, ignore_halved
+from flexlora.engines.jobs import Evaluate, Failure, Job, Outcome, Reply, Train
 from flexlora.engines.own_scores import OwnScores
 from flexlora.errors import FlexLoRAError
 from flexlora.evaluation import ClientScore, EvalSettings
 from flexlora.formats.payloads import from_bytes, to_bytes
 from flexlora.models import AdaptedModel
 from flexlora.rules import Rule
-from flexlora.tasks.prompts import Encoded
 from flexlora.training import Trained, Visit, train_cohort
 from flexlora.training.memory import out_of_memory
 
@@ -28,7 +27,7 @@ class InProcess:
 
     held_out: client id → what it scores on; a client without has nothing to score. settings: how,
     but for the metrics, which every job names. cohort: clients that train in one forward pass;
-    where their memory does not suffice it is halved, for good, and `halved` is told the number.
+    where their memory does not suffice it is halved, for good, and `halved` is told.
 
     What is sent and what comes back passes through its serialised form, as it would on a network.
     A client whose training fails, or runs out of memory alone, is a `Failure` with the reason.
@@ -37,13 +36,13 @@ class InProcess:
     def __init__(
         self,
         model: AdaptedModel,
-        data: Mapping[str, Sequence[Encoded]],
+        data: Examples,
         rule: Rule,
-        held_out: Mapping[str, Sequence[Encoded]] | None = None,
+        held_out: Examples | None = None,
         settings: EvalSettings | None = None,
         *,
         cohort: int = 1,
-        halved: Callable[[int], None] = lambda _: None,
+        halved: Halved = ignore_halved,
     ) -> None:
         self.model = model
         self.data = data
@@ -56,29 +55,29 @@ class InProcess:
         """Nothing outlives an exchange."""
 
     def exchange(self, jobs: Sequence[Job]) -> Iterator[Outcome]:
-        yield from self._train_all([job for job in jobs if job.kind == "train"])
-        yield from self._own.of_sent([job for job in jobs if job.kind == "evaluate"])
+        yield from self._train_all([job for job in jobs if isinstance(job, Train)])
+        yield from self._own.of_sent([job for job in jobs if isinstance(job, Evaluate)])
 
-    def _train_all(self, jobs: Sequence[Job]) -> Iterator[Outcome]:
+    def _train_all(self, jobs: Sequence[Train]) -> Iterator[Outcome]:
         """Cohort after cohort; clients of about as many steps, and of like ranks, share one."""
         waiting = cohorts(jobs, self.data, self.cohort)
         while waiting:
             outcomes = self._train(waiting[0])
             if outcomes is None:
                 self.cohort = len(waiting[0]) // 2
-                self.halved(self.cohort)
+                self.halved(jobs[0].round, self.cohort)
                 waiting = [part for together in waiting for part in cut(together, self.cohort)]
                 continue
             del waiting[0]
             yield from outcomes
             del outcomes  # Replies of two cohorts are not held at once.
 
-    def _train(self, jobs: Sequence[Job]) -> list[Outcome] | None:
+    def _train(self, jobs: Sequence[Train]) -> list[Outcome] | None:
         """Train these jobs' clients in one forward pass; None: that takes too much memory."""
         start = time.perf_counter()
         outcomes: list[Outcome] = []
         sent: dict[bytes, Adapter] = {}
-        visits: dict[Job, Visit] = {}
+        visits: dict[Train, Visit] = {}
         for job in jobs:
             try:
                 if job.payload not in sent:
@@ -103,7 +102,7 @@ class InProcess:
                 raise
             return None if len(jobs) > 1 else [failure(jobs[0], error)]
         seconds = time.perf_counter() - start
-        trained: dict[Job, Trained] = {}
+        trained: dict[Train, Trained] = {}
         for job, result in zip(visits, found, strict=True):
             if isinstance(result, Trained):
                 trained[job] = result
@@ -124,7 +123,7 @@ class InProcess:
         return outcomes
 
     def _reply(
-        self, job: Job, sent: Adapter, trained: Trained, seconds: float, score: ClientScore | None
+        self, job: Train, sent: Adapter, trained: Trained, seconds: float, score: ClientScore | None
     ) -> Reply:
         returned = self.rule.encode(trained.adapter, sent)
         return Reply(

@@ -1,18 +1,13 @@
-"""What a metric is, and the table of those that evaluation knows.
-
-To add one here: write a `Metric` below `METRICS`' other entries.
-"""
+"""What a metric is, and the table of all that this process knows."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from flexlora.errors import ConfigError
-from flexlora.evaluation.loss import ExampleLoss
-from flexlora.evaluation.scores import exact_match, rouge_l
+from flexlora.registry import Registry
 from flexlora.tasks.prompts import Encoded
 
 Need = Literal["loss", "text", "choices"]
@@ -81,6 +76,11 @@ class Metric:
         return f"{self.label or self.name} {'↑' if self.higher_is_better else '↓'}"
 
 
+METRICS: Registry[Metric] = Registry(
+    "metric", hint=" (one of your own is path/to/file.py:function)"
+)
+
+
 def text_metric(
     function: Callable[[str, tuple[str, ...]], float],
     *,
@@ -100,10 +100,7 @@ def text_metric(
 
 def register_metric(metric: Metric) -> Metric:
     """Add a metric under its name. Raises ConfigError if another has that name."""
-    if METRICS.get(metric.name, metric) is not metric:
-        raise ConfigError(f"metric {metric.name!r} is registered already; choose another name")
-    METRICS[metric.name] = metric
-    return metric
+    return METRICS.add(metric.name, metric)
 
 
 def finished(means: Mapping[str, float]) -> dict[str, float]:
@@ -112,59 +109,3 @@ def finished(means: Mapping[str, float]) -> dict[str, float]:
         name: METRICS[name].finish(mean) if name in METRICS else mean
         for name, mean in means.items()
     }
-
-
-def _per_token(_example: Encoded, loss: ExampleLoss) -> float:
-    return loss.total / loss.tokens
-
-
-def _tokens(_example: Encoded, loss: ExampleLoss) -> float:
-    return loss.tokens
-
-
-def _exp(mean: float) -> float:
-    try:
-        return math.exp(mean)
-    except OverflowError:
-        return math.inf
-
-
-def _chosen(example: Encoded, likelihoods: Sequence[float]) -> float:
-    """100 if the right choice is strictly above every other: a tie counts as wrong."""
-    right = likelihoods[example.answer]
-    others = (x for i, x in enumerate(likelihoods) if i != example.answer)
-    return 100.0 * all(right > other for other in others)
-
-
-def _choice(example: Encoded, choices: Sequence[ChoiceLoss]) -> float:
-    return _chosen(example, [-choice.total for choice in choices])
-
-
-def _choice_norm(example: Encoded, choices: Sequence[ChoiceLoss]) -> float:
-    return _chosen(example, [-choice.total / choice.bytes for choice in choices])
-
-
-def _rouge_l(example: Encoded, text: str) -> float:
-    return rouge_l(text, example.references)
-
-
-def _exact_match(example: Encoded, text: str) -> float:
-    return exact_match(text, example.references)
-
-
-METRICS: dict[str, Metric] = {
-    metric.name: metric
-    for metric in (
-        # Nats per response token, EOS included, over all of a client's response tokens.
-        Metric("loss", "loss", False, _per_token, _tokens),
-        # exp of that mean loss, of a client or over clients: never a mean of perplexities.
-        Metric("perplexity", "loss", False, _per_token, _tokens, _exp, digits=2),
-        Metric("rouge_l", "text", True, _rouge_l, label="ROUGE-L", digits=1),
-        Metric("exact_match", "text", True, _exact_match, label="exact %", digits=1),
-        # Right where the right choice has the highest log-likelihood, as lm-evaluation-harness's
-        # `acc`; per byte of its text, as `acc_bytes` there (`acc_norm` there: per character).
-        # Unlike there, EOS is part of a choice, and no blank is put before it.
-        Metric("choice", "choices", True, _choice, label="choice %", digits=1),
-        Metric("choice_norm", "choices", True, _choice_norm, label="choice/byte %", digits=1),
-    )
-}

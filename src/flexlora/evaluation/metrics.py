@@ -1,15 +1,15 @@
-"""Metrics by name: those of the table, and a user's own out of a file of theirs.
+"""The metrics that evaluation knows; a user's own comes from a file of theirs.
 
-To use one without touching the package: name it "path/to/file.py:function" wherever a metric is
-named (see `metric_file`).
+To add one here: write a `Metric` among the others below. To use one without touching the package:
+name it "path/to/file.py:function" wherever a metric is named (see `metric_file`).
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
-from flexlora.errors import ConfigError, nearest
-from flexlora.evaluation.metric import BESIDE as BESIDE
+from flexlora.evaluation.loss import ExampleLoss
 from flexlora.evaluation.metric import METRICS as METRICS
 from flexlora.evaluation.metric import ChoiceLoss as ChoiceLoss
 from flexlora.evaluation.metric import Metric as Metric
@@ -18,6 +18,8 @@ from flexlora.evaluation.metric import finished as finished
 from flexlora.evaluation.metric import register_metric as register_metric
 from flexlora.evaluation.metric import text_metric as text_metric
 from flexlora.evaluation.metric_file import load_metric
+from flexlora.evaluation.scores import exact_match, rouge_l
+from flexlora.tasks.prompts import Encoded
 
 
 def get_metric(name: str) -> Metric:
@@ -25,17 +27,64 @@ def get_metric(name: str) -> Metric:
 
     Raises ConfigError with the nearest known name, or saying what is wrong with the file.
     """
-    if ":" in name:
-        return load_metric(name)
-    if name not in METRICS:
-        raise ConfigError(
-            f"metric {name!r} is unknown (one of your own is path/to/file.py:function); "
-            f"{nearest(name, METRICS)}"
-        )
-    return METRICS[name]
+    return load_metric(name) if ":" in name else METRICS.named(name)
 
 
 def resolve_metrics(names: Sequence[str | Metric]) -> tuple[Metric, ...]:
     """These metrics in order, each once. Raises ConfigError as `get_metric` does."""
     found = [get_metric(name) if isinstance(name, str) else name for name in names]
     return tuple({metric.name: metric for metric in found}.values())
+
+
+def _per_token(_example: Encoded, loss: ExampleLoss) -> float:
+    return loss.total / loss.tokens
+
+
+def _tokens(_example: Encoded, loss: ExampleLoss) -> float:
+    return loss.tokens
+
+
+def _exp(mean: float) -> float:
+    try:
+        return math.exp(mean)
+    except OverflowError:
+        return math.inf
+
+
+def _chosen(example: Encoded, likelihoods: Sequence[float]) -> float:
+    """100 if the right choice is strictly above every other: a tie counts as wrong."""
+    right = likelihoods[example.answer]
+    others = (x for i, x in enumerate(likelihoods) if i != example.answer)
+    return 100.0 * all(right > other for other in others)
+
+
+def _choice(example: Encoded, choices: Sequence[ChoiceLoss]) -> float:
+    return _chosen(example, [-choice.total for choice in choices])
+
+
+def _choice_norm(example: Encoded, choices: Sequence[ChoiceLoss]) -> float:
+    return _chosen(example, [-choice.total / choice.bytes for choice in choices])
+
+
+def _rouge_l(example: Encoded, text: str) -> float:
+    return rouge_l(text, example.references)
+
+
+def _exact_match(example: Encoded, text: str) -> float:
+    return exact_match(text, example.references)
+
+
+for _metric in (
+    # Nats per response token, EOS included, over all of a client's response tokens.
+    Metric("loss", "loss", False, _per_token, _tokens),
+    # exp of that mean loss, of a client or over clients: never a mean of perplexities.
+    Metric("perplexity", "loss", False, _per_token, _tokens, _exp, digits=2),
+    Metric("rouge_l", "text", True, _rouge_l, label="ROUGE-L", digits=1),
+    Metric("exact_match", "text", True, _exact_match, label="exact %", digits=1),
+    # Right where the right choice has the highest log-likelihood, as lm-evaluation-harness's
+    # `acc`; per byte of its text, as `acc_bytes` there (`acc_norm` there: per character).
+    # Unlike there, EOS is part of a choice, and no blank is put before it.
+    Metric("choice", "choices", True, _choice, label="choice %", digits=1),
+    Metric("choice_norm", "choices", True, _choice_norm, label="choice/byte %", digits=1),
+):
+    register_metric(_metric)

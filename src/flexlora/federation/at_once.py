@@ -7,11 +7,9 @@ from typing import Any
 
 import torch
 
-from flexlora.config.config import Config
 from flexlora.federation.engine import threads_of, workers_of
-from flexlora.federation.sampling import sample
+from flexlora.federation.sending import Sender
 from flexlora.federation.setup import Setup
-from flexlora.federation.streams import Streams
 from flexlora.rules import Rule
 from flexlora.runs.events import Halved
 from flexlora.runs.run_directory import Run
@@ -22,50 +20,51 @@ from flexlora.training.memory import free_bytes
 _SHARE = 0.8  # Of the free memory.
 
 
-def choose(config: Config, setup: Setup, rule: Rule) -> CohortSize:
+def choose(setup: Setup, rule: Rule) -> CohortSize:
     """The number for these clients and this rule; measured once for all that it depends on.
 
     What the first clients of the first round would be sent is trained for a few steps, and thrown
     away.
     """
+    config = setup.config
     if config.run.clients_at_once != "auto":
         return CohortSize(config.run.clients_at_once, ())
-    asked = (rule.origin, config.run.memory_gb, workers_of(config, setup))
-    if asked not in setup.at_once:
-        streams, schedule = Streams(config.federation.seed), setup.schedule()
-        state = rule.init(setup.spec, streams.generator("init"))
-        clients = sample(sorted(setup.train), schedule.clients, streams.generator("sample", 1))
-        sent = {
-            name: rule.send(state, rule.ranks_for(setup.spec, ranks), streams.generator("send", 1))
-            for name, ranks in setup.ranks.items()
-        }
-        visits = [
-            Visit(
-                sent[setup.types[client]],
-                setup.train[client],
-                schedule.recipe_for(1),
-                torch.Generator().manual_seed(streams.derive("train", 1, client)),
-            )
-            for client in clients[:LARGEST]
-        ]
-        setup.model.set_delta(state.delta.layers)
-        threads = torch.get_num_threads()
-        torch.set_num_threads(threads_of(config, setup))
-        try:
-            setup.at_once[asked] = choose_cohort_size(
-                setup.model, visits, origin=rule.origin, budget_bytes=_budget(config, setup)
-            )
-        finally:
-            torch.set_num_threads(threads)
-    return setup.at_once[asked]
+    asked = (rule.origin, config.run.memory_gb, workers_of(setup), setup.settings.schedule.recipe)
+    ranks = tuple(sorted(setup.roster.types.items())), str(setup.roster.mix)
+    return setup.ground.once(("at once", *asked, *ranks), lambda: _measure(setup, rule))
 
 
-def _budget(config: Config, setup: Setup) -> int:
+def _measure(setup: Setup, rule: Rule) -> CohortSize:
+    sender = Sender(rule, setup.settings.schedule, setup.streams)
+    state, store = sender.begin(setup.spec), setup.roster.fresh_store()
+    sending = sender.training(state, store)
+    visits = [
+        Visit(
+            sending.sent[job.client],
+            setup.examples.train[job.client],
+            job.recipe,
+            torch.Generator().manual_seed(job.seed),
+        )
+        for job in sending.jobs[:LARGEST]
+    ]
+    setup.model.set_delta(state.delta.layers)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(threads_of(setup))
+    try:
+        return choose_cohort_size(
+            setup.model, visits, origin=rule.origin, budget_bytes=_budget(setup)
+        )
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _budget(setup: Setup) -> int:
     """Bytes that a process may train with: as the config says, or a share of what is free."""
+    config = setup.config
     if config.run.memory_gb is not None:
         return int(config.run.memory_gb * 1e9)
     device = setup.model.device
-    shared = 1 if device.type == "cuda" else workers_of(config, setup)
+    shared = 1 if device.type == "cuda" else workers_of(setup)
     return int(_SHARE * free_bytes(device)) // shared
 
 

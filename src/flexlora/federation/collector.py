@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 from flexlora.adapters import Adapter, Factors
-from flexlora.engines.jobs import Failure, Job, Outcome, Reply, Scored
+from flexlora.engines.jobs import Failure, Outcome, Reply, Scored, Train
 from flexlora.errors import AdapterError
 from flexlora.federation.guard import checked
 from flexlora.federation.spool import Spool
@@ -46,7 +46,7 @@ class Plain:
 
     def collect(
         self,
-        jobs: Sequence[Job],
+        jobs: Sequence[Train],
         replies: Iterable[Outcome],
         sent: Mapping[str, Adapter],
     ) -> Iterator[tuple[Reply | Failure, Collected]]:
@@ -110,7 +110,7 @@ class Plain:
         self._spool.clear()
 
     def _keep(
-        self, index: int, job: Job, reply: Reply, sent: Adapter, collected: Collected
+        self, index: int, job: Train, reply: Reply, sent: Adapter, collected: Collected
     ) -> Reply | Failure:
         try:
             adapter = checked(reply, sent, prunes=self.rule.traits.prunes, metrics=job.metrics)

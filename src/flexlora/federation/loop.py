@@ -6,41 +6,41 @@ import math
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
-from flexlora.adapters import Adapter, Payload, factors_payload
-from flexlora.engines.jobs import Failure, Job, Reply, Transport
+from flexlora.engines.jobs import Failure, Reply, Transport
 from flexlora.errors import RoundError
 from flexlora.evaluation import MeanScore
 from flexlora.federation.collector import Collected, Plain
 from flexlora.federation.observers import Observer
-from flexlora.federation.on_clients import collect_scores, evaluation_jobs, summary
-from flexlora.federation.sampling import sample
-from flexlora.federation.schedule import Schedule
-from flexlora.federation.streams import Streams
-from flexlora.formats.payloads import load_tensors, save_tensors, to_bytes
+from flexlora.federation.on_clients import collect_scores, summary
+from flexlora.federation.sending import Sender, Sending
+from flexlora.formats.payloads import load_tensors, save_tensors
 from flexlora.lowrank import Certificate
-from flexlora.rules import Rule, State
-from flexlora.runs.checkpoint import pack, unpack, unpack_layers
+from flexlora.rules import State
+from flexlora.runs.checkpoint import unpack_layers
+from flexlora.runs.committed import Committed
 from flexlora.runs.events import Event, Failed, Replied, RoundBegun, RoundEnded
-from flexlora.runs.progress import Progress
 from flexlora.runs.records import Cut, OnClients, RoundRecord
 from flexlora.runs.run_directory import Run
 from flexlora.runs.spectra import spectra_record
-from flexlora.runs.store import ClientStore
 
 Record = dict[str, Any]
 Validate = Callable[[State], Record]
 Decide = Callable[[RoundRecord], float]
 
 
-@dataclass(frozen=True, eq=False)
-class Sending:
-    """A round's jobs, and what each client was sent, as adapters."""
-
-    jobs: list[Job]
-    sent: dict[str, Adapter]
+def last(run: Run) -> Committed | None:
+    """Where a run stands: at its last checkpoint, if it has one; what was logged after it goes."""
+    shutil.rmtree(run.next, ignore_errors=True)
+    checkpoint = run.load_checkpoint()
+    if checkpoint is None:
+        run.truncate_log(0)
+        return None
+    stands = Committed.of(run, checkpoint)
+    run.truncate_log(stands.state.round)
+    return stands
 
 
 class Federation:
@@ -49,56 +49,41 @@ class Federation:
     validate: the server's own scores of a state, or nothing; decide: from a validated round's
     record to the value that the best round minimises.
 
-    Every random draw comes from a stream named by its round, and everything else that outlives a
-    round is in the checkpoint: `restore` and going on gives the bits of an unbroken run.
+    stands: where it goes on from: the beginning, or what `last` found in the run. Every random draw
+    comes from a stream named by its round, and everything else that outlives a round is in the
+    checkpoint: going on from there gives the bits of an unbroken run.
     """
 
     def __init__(
         self,
         *,
-        rule: Rule,
-        state: State,
-        store: ClientStore,
-        schedule: Schedule,
-        streams: Streams,
+        sender: Sender,
+        stands: Committed,
         transport: Transport,
         run: Run,
         validate: Validate,
         decide: Decide,
         observer: Observer,
     ) -> None:
-        self.rule = rule
-        self.state = state
-        self.store = store
-        self.schedule = schedule
-        self.streams = streams
+        self.sender = sender
+        self.rule = sender.rule
+        self.schedule = sender.schedule
+        self.streams = sender.streams
+        self.state = stands.state
+        self.store = stands.store
+        self.progress = stands.progress
         self.transport = transport
         self.run = run
         self.validate = validate
         self.decide = decide
         self.observer = observer
-        self.progress = Progress()
-        self.collector = Plain(run.spool, rule)
+        self.collector = Plain(run.spool, self.rule)
 
     @property
     def finished(self) -> bool:
         patience = self.schedule.patience
         exhausted = patience > 0 and self.progress.stale >= patience
         return self.state.round >= self.schedule.rounds or exhausted
-
-    def restore(self) -> None:
-        """Go back to the last checkpoint (if there is one), and forget what was logged after it."""
-        shutil.rmtree(self.run.next, ignore_errors=True)
-        checkpoint = self.run.load_checkpoint()
-        if checkpoint is None:
-            self.run.truncate_log(0)
-            return
-        tensors, meta = checkpoint
-        with self.run.undamaged("checkpoints"):
-            self.state = unpack(tensors, meta["state"])
-            self.store = ClientStore.from_json(meta["store"])
-            self.progress = Progress.from_json(meta["progress"])
-        self.run.truncate_log(self.state.round)
 
     def rounds(self) -> Iterator[RoundRecord]:
         """Play the rounds that are left; yield each one's record after it is committed."""
@@ -109,7 +94,7 @@ class Federation:
         """One round. Raises RoundError when no client gave a usable reply."""
         round = self.state.round + 1
         started = time.perf_counter()
-        sending = self._send(round)
+        sending = self.sender.training(self.state, self.store)
         self.observer.told(RoundBegun(round, tuple(job.client for job in sending.jobs)))
         collected = self._collect(round, sending)
         trained = time.perf_counter()
@@ -124,41 +109,6 @@ class Federation:
         self._commit(record)
         self.observer.told(RoundEnded(record))
         return record
-
-    def _send(self, round: int) -> Sending:
-        clients = sample(
-            self.store.clients, self.schedule.clients, self.streams.generator("sample", round)
-        )
-        # Clients of equal ranks are sent the same bytes: made once per distinct pattern.
-        made: dict[tuple[tuple[str, int], ...], tuple[Adapter, bytes]] = {}
-        missing: dict[int | None, int] = {}
-        jobs, sent = [], {}
-        scored = self.schedule.score_trained and self.schedule.validates(round)
-        for index, client in enumerate(clients):
-            ranks = self.rule.ranks_for(self.state.spec, self.store.ranks[client])
-            pattern = tuple(sorted(ranks.items()))
-            if pattern not in made:
-                adapter = self.rule.send(self.state, ranks, self.streams.generator("send", round))
-                made[pattern] = adapter, to_bytes(factors_payload(adapter))
-            held = self.store.held.get(client)
-            if held not in missing:
-                missing[held] = self._delta_bytes(held)
-            sent[client], payload = made[pattern]
-            jobs.append(
-                Job(
-                    id=f"{round}-{index}",
-                    round=round,
-                    client=client,
-                    recipe=self.schedule.recipe_for(round),
-                    payload=payload,
-                    origin=self.rule.origin,
-                    delta=self.state.delta,
-                    bytes_down=len(payload) + missing[held],
-                    seed=self.streams.derive("train", round, client),
-                    metrics=self.schedule.metrics if scored else (),
-                )
-            )
-        return Sending(jobs, sent)
 
     def _validate(self, state: State, collected: Collected, record: RoundRecord) -> RoundRecord:
         """Score the new state at the server and on clients, and log its spectra."""
@@ -178,10 +128,7 @@ class Federation:
 
     def _evaluate_on_clients(self, state: State, collected: Collected) -> OnClients:
         round = state.round
-        generator = self.streams.generator("evaluate", round)
-        clients = sample(self.store.clients, self.schedule.evaluating_clients, generator)
-        recipe, metrics = self.schedule.recipe_for(round), self.schedule.metrics
-        jobs = evaluation_jobs(self.rule, state, self.store, clients, recipe, metrics)
+        jobs = self.sender.evaluation(state, self.store)
         scores, failures = collect_scores(jobs, self.transport.exchange(jobs))
         for failure in failures:
             self.observer.told(Failed(round, failure.client, failure.reason, "evaluate"))
@@ -206,15 +153,6 @@ class Federation:
             seconds=outcome.seconds,
             bytes_up=len(outcome.payload),
         )
-
-    def _delta_bytes(self, held: int | None) -> int:
-        """Serialised bytes of what a client that holds this version lacks of Δ."""
-        total = 0
-        for part in self.state.delta.since(held):
-            tensors = {f"{name}.left": matrix.left for name, matrix in part.items()}
-            tensors |= {f"{name}.right": matrix.right for name, matrix in part.items()}
-            total += len(to_bytes(Payload("delta", tensors)))
-        return total
 
     def _collect(self, round: int, sending: Sending) -> Collected:
         collected = Collected()
@@ -295,16 +233,9 @@ class Federation:
 
     def _commit(self, record: RoundRecord) -> None:
         self.run.append_metrics(record)
-        tensors, meta = pack(self.state)
+        stands = Committed(self.state, self.store, self.progress)
         self.run.write_checkpoint(
-            self.state.round,
-            tensors,
-            {
-                "state": meta,
-                "store": self.store.to_json(),
-                "progress": self.progress.to_json(),
-            },
-            best=self.progress.best_round or None,
+            self.state.round, *stands.checkpoint(), best=self.progress.best_round or None
         )
         kept = self.run.load_checkpoint(self.state.round)
         assert kept is not None

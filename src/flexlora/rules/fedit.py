@@ -7,10 +7,10 @@ from typing import final
 
 import torch
 
-from flexlora.adapters import Factors, LayerSpec
+from flexlora.adapters import Factors, LayerSpec, best_factors
 from flexlora.lowrank import LowRank
 from flexlora.rules.base import Combined, Contribution, LayerState, Rule, Spec, Traits
-from flexlora.rules.spectral import best_factors, fresh_rows, warm_factors
+from flexlora.rules.spectral import fresh_rows, warm_factors
 
 
 @final

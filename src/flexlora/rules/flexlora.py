@@ -8,13 +8,11 @@ from typing import final
 import torch
 from torch import Tensor
 
-from flexlora.adapters import Factors, LayerSpec
+from flexlora.adapters import Factors, LayerSpec, checked_split, factors_of
 from flexlora.lowrank import LowRank, total, truncate
 from flexlora.rules.base import Combined, Contribution, LayerState, Rule, Spec, Traits
 from flexlora.rules.spectral import (
-    checked_split,
     empty_state,
-    factors_of,
     spectral_state,
     spectrum_of,
     warm_state,

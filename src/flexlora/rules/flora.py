@@ -8,11 +8,10 @@ from typing import final
 import torch
 from torch import Tensor
 
-from flexlora.adapters import Factors, LayerSpec
+from flexlora.adapters import Factors, LayerSpec, best_factors
 from flexlora.lowrank import LowRank, total
 from flexlora.rules.base import Combined, Contribution, LayerState, Rule, Spec, Traits
 from flexlora.rules.spectral import (
-    best_factors,
     empty_state,
     exact_state,
     fresh_rows,

@@ -8,16 +8,13 @@ from typing import final
 import torch
 from torch import Tensor
 
-from flexlora.adapters import Factors, LayerSpec
+from flexlora.adapters import Factors, LayerSpec, best_factors, checked_split, factors_of
 from flexlora.errors import ConfigError
 from flexlora.lowrank import Dense, LowRank, Spectrum, total, truncate
 from flexlora.rules.base import Combined, Contribution, LayerState, Rule, Spec, Traits
 from flexlora.rules.spectral import (
-    best_factors,
-    checked_split,
     empty_state,
     exact_state,
-    factors_of,
     held_in,
     plus,
     spectrum_of,

@@ -263,7 +263,7 @@ class Run:
 
 def fresh_folder(config: Config) -> Path:
     """`<run.out>/<name>-<n>`: the run's name (or its rule's), and one above the largest n there."""
-    out, name = Path(config.run.out), config.run.name or config.rule.name
+    out, name = Path(config.run.out), config.run.name or config.rule.label
     pattern = re.compile(re.escape(name) + r"-(\d+)")
     names = (pattern.fullmatch(path.name) for path in out.iterdir()) if out.is_dir() else ()
     used = [int(match[1]) for match in names if match]
