@@ -97,6 +97,19 @@ def _errors() -> Rows:
             yield (f"`{name}`", str(kind.exit_code), _first_line(kind))
 
 
+def _events() -> Rows:
+    from dataclasses import fields
+
+    from flexlora.runs.events import EVENTS, RoundEnded
+    from flexlora.runs.records import RoundRecord
+
+    yield ("event", "class", "what it tells", "fields")
+    for name, kind in EVENTS.items():
+        own = RoundRecord if kind is RoundEnded else kind
+        names = ", ".join(f"`{f.name}`" for f in fields(own) if f.name != "time")
+        yield (f"`{name}`", f"`{kind.__name__}`", _first_line(kind), names)
+
+
 TABLES: dict[str, Callable[[], Rows]] = {
     "rules": _rules,
     "metrics": _metrics,
@@ -105,6 +118,7 @@ TABLES: dict[str, Callable[[], Rows]] = {
     "partitions": _partitions,
     "partition-options": _partition_options,
     "errors": _errors,
+    "events": _events,
 }
 
 

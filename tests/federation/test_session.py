@@ -158,8 +158,10 @@ import importlib, os, signal, sys
 
 main, checkpoints, collector, engine, loop, run, scoring = (
     importlib.import_module("flexlora." + name)
-    for name in ("cli.main", "runs.checkpoints", "federation.collector", "engines.in_process",
-                 "federation.loop", "runs.run_directory", "federation.scoring")
+    for name in (
+        "cli.main", "runs.checkpoints", "federation.collector", "engines.in_process",
+        "federation.loop", "runs.run_directory", "federation.scoring",
+    )
 )
 
 def die(*_, **__):
