@@ -12,7 +12,7 @@ set -uo pipefail
 cd "$(dirname "$0")/.."
 python=${PYTHON:-.venv/bin/python}
 part="tests/lowrank tests/properties tests/rules tests/contracts tests/training tests/models
-  tests/adapters tests/merging tests/evaluation"
+  tests/adapters tests/merging tests/evaluation tests/benchmarks"
 short=${KERNELS:-}
 if [ "$short" = short ]; then
   # Tests that hold a bound, rather than move values or refuse input.
