@@ -13,8 +13,6 @@ from jaxtyping import install_import_hook
 # them, but not where the code itself says what is wrong with a value (training.recipe).
 CHECKED = ("lowrank", "adapters", "rules", "models")
 CHECKED += ("training.batches", "training.cohort", "training.loss", "training.visit")
-    f"training.{name}" for name in ("batches", "cohort", "cohort_size", "loss", "visit")
-)
 install_import_hook([f"flexlora.{name}" for name in CHECKED], "beartype.beartype")
 
 settings.register_profile("flexlora", derandomize=True, deadline=None, max_examples=50)
