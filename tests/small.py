@@ -15,7 +15,7 @@ from flexlora.engines.jobs import Failure, Job, Reply
 from flexlora.federation.setup import Setup
 from flexlora.federation.streams import Streams
 from flexlora.formats.payloads import from_bytes, to_bytes
-from flexlora.rules import Rule, Spec
+from flexlora.rules import Memory, Rule, Spec
 
 LAYERS = (LayerSpec("x.q_proj", 6, 5), LayerSpec("x.up_proj", 4, 7))
 
@@ -115,6 +115,7 @@ class Noise:
         self.fails = fails
         self.backwards = backwards
         self.jobs: list[Job] = []
+        self.memories: dict[str, Memory] = {}
 
     def exchange(self, jobs: Sequence[Job]) -> Iterator[Reply | Failure]:
         self.jobs += jobs
@@ -122,5 +123,9 @@ class Noise:
             if job.client in self.fails:
                 yield Failure(job.id, job.client, "its disk is full")
                 continue
-            sent = read(job.payload)
-            yield reply_to(job, self.rule.encode(moved(sent, job.seed), sent))
+            received = self.rule.receive(read(job.payload), self.memories.get(job.client, {}))
+            trained = moved(received, job.seed).only(job.sides).filled(received)
+            memory = self.memories.get(job.client, {})
+            encoded = self.rule.reply(job.round, trained, received, memory)
+            self.memories[job.client] = encoded.memory
+            yield reply_to(job, encoded.adapter)

@@ -18,6 +18,7 @@ import torch
 
 from federation.odd_rules import Scarce
 from flexlora.adapters import Delta
+from flexlora.config.config import RuleConfig
 from flexlora.engines.in_process import InProcess
 from flexlora.engines.jobs import Failure, Job, Reply
 from flexlora.engines.workers import Workers
@@ -26,7 +27,6 @@ from flexlora.federation import Setup, prepare, resume, run
 from flexlora.federation.engine import make_engine, threads_of, workers_of
 from flexlora.federation.observers import Silent
 from flexlora.rules import RULES, make_rule
-from flexlora.rules.flexlora import FlexLoRA
 from flexlora.runs.run_directory import Run
 from flexlora.training import Recipe
 from same_run import assert_same_run
@@ -109,8 +109,9 @@ from federation.odd_rules import Endless
 from flexlora.cli.main import main
 from flexlora.rules import RULES
 
+RULES["flexlora-increment"] = Endless  # Workers import this script.
+
 if __name__ == "__main__":
-    RULES["flexlora-increment"] = Endless
     main()
 """
 
@@ -126,8 +127,9 @@ def test_whatever_is_killed_no_worker_is_left_and_the_bits_are_those_of_one_proc
     (begun := tmp_path / "begun").mkdir()
     config = write(small(**RUN, **TWO), tmp_path / "c.toml")
     command = [sys.executable, script, "run", config, "--out", tmp_path / "r", "--quiet"]
-    tests = str(Path(__file__).parents[1])
-    environment = {"OMP_NUM_THREADS": "1", "BEGUN": str(begun), "PYTHONPATH": tests}
+    tests = Path(__file__).parents[1]
+    path = os.pathsep.join(map(str, (tests, tests.parent / "src")))
+    environment = {"OMP_NUM_THREADS": "1", "BEGUN": str(begun), "PYTHONPATH": path}
     with subprocess.Popen(list(map(str, command)), env={**os.environ, **environment}) as process:
         until(lambda: len(list(begun.iterdir())) >= 10, process)
         orphans = descendants(process.pid)
@@ -203,15 +205,16 @@ def test_workers_out_of_memory_halve_for_good_and_end_with_their_run(
         assert record["failures"] == len(high)
 
 
-class Unreadable(FlexLoRA):
+class Unreadable(RuleConfig):
     def __reduce__(self) -> tuple[Any, ...]:
         return int, ("no number",)
 
 
 def test_a_worker_that_cannot_begin_is_no_clients_doing(setup: Setup):
     """As it is in a script without `if __name__ == "__main__"`, which its workers run again."""
-    config = small(**RUN, **TWO)
-    engine = make_engine(config, setup, Unreadable(), cohort=4, halved=lambda _: None)
+    config = small(**RUN, **TWO).model_copy(update={"rule": Unreadable()})
+    rule = make_rule("flexlora")
+    engine = make_engine(config, setup, rule, cohort=4, halved=lambda _: None)
     jobs = [job_of(client) for client in sorted(setup.train)[:1]]
     with closing(engine), pytest.raises(RunError, match=r"before it began; in a script, put what"):
         list(engine.exchange(jobs))

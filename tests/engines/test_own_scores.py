@@ -44,7 +44,7 @@ class Case:
         state = rule.init(self.setup.spec, streams.generator("init"))
         full = rule.send(state, self.setup.ranks["high"], streams.generator("send"))
         trained = moved(full, 3, 0.05)
-        layers = {name: f.product() for name, f in trained.items()} if rule.origin else {}
+        layers = {name: f.product() for name, f in trained.items()} if rule.traits.origin else {}
         delta, sent = Delta(1, layers), {}
         for name in self.setup.ranks:
             rank = self.setup.ranks[name][self.setup.spec.layers[0].name]
@@ -58,7 +58,7 @@ class Case:
                 client,
                 recipe,
                 sent[self.setup.types[client]],
-                rule.origin,
+                rule.traits.origin,
                 delta,
                 0,
                 k,

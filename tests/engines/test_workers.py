@@ -7,11 +7,13 @@ import signal
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
 
 from flexlora.adapters import Adapter, Delta
+from flexlora.config.config import RuleConfig
 from flexlora.engines.in_process import InProcess
 from flexlora.engines.jobs import Failure, Job, Outcome, Reply
 from flexlora.engines.worker import Equipment, pack_delta, unpack_delta
@@ -20,7 +22,7 @@ from flexlora.errors import TrainingError
 from flexlora.federation import prepare
 from flexlora.federation.setup import Setup
 from flexlora.lowrank import LowRank
-from flexlora.rules import Rule, make_rule
+from flexlora.rules import RULES, Encoded, Memory, Rule, make_rule
 from flexlora.rules.flexlora import FlexLoRA
 from small import first_jobs, small
 
@@ -30,26 +32,26 @@ RULE = make_rule("flexlora")
 class Deadly(FlexLoRA):
     """Kills the process that trained a client of rank 4."""
 
-    def encode(self, trained: Adapter, sent: Adapter) -> Adapter:
+    def encode(self, trained: Adapter, sent: Adapter, memory: Memory) -> Encoded:
         if max(trained.ranks.values()) == 4:
             os.kill(os.getpid(), signal.SIGKILL)
-        return super().encode(trained, sent)
+        return super().encode(trained, sent, memory)
 
 
 class Broken(FlexLoRA):
-    def encode(self, trained: Adapter, sent: Adapter) -> Adapter:
+    def encode(self, trained: Adapter, sent: Adapter, memory: Memory) -> Encoded:
         raise RuntimeError("a fault of ours")
 
 
 class Unwritable(FlexLoRA):
     """An error of the kind that a pipe gives whose other end is gone."""
 
-    def encode(self, trained: Adapter, sent: Adapter) -> Adapter:
+    def encode(self, trained: Adapter, sent: Adapter, memory: Memory) -> Encoded:
         raise BrokenPipeError("a fault of ours")
 
 
 class Refusing(FlexLoRA):
-    def encode(self, trained: Adapter, sent: Adapter) -> Adapter:
+    def encode(self, trained: Adapter, sent: Adapter, memory: Memory) -> Encoded:
         raise TrainingError("this client gives nothing")
 
 
@@ -63,9 +65,23 @@ def jobs(setup: Setup) -> list[Job]:
     return first_jobs(setup, RULE)
 
 
-def workers(setup: Setup, rule: Rule = RULE, count: int = 2, cohort: int = 1) -> Workers:
-    model = setup.config.model
-    equipment = Equipment(model, "cpu", rule, setup.validation_settings, threads=1)
+class Brought(RuleConfig):
+    """The name of a rule that whoever is told it has, from then on."""
+
+    rule: type[Rule]
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _bring, (self.rule,)
+
+
+def _bring(rule: type[Rule]) -> RuleConfig:
+    RULES["brought"] = rule
+    return RuleConfig(name="brought")
+
+
+def workers(setup: Setup, rule: type[Rule] = FlexLoRA, count: int = 2, cohort: int = 1) -> Workers:
+    model, brought = setup.config.model, Brought(rule=rule)
+    equipment = Equipment(model, "cpu", brought, setup.validation_settings, threads=1)
     return Workers([equipment] * count, setup.train, setup.held_out, cohort=cohort)
 
 
@@ -116,7 +132,7 @@ def test_a_client_that_kills_its_worker_is_a_failure_and_no_other(setup: Setup, 
     rank = {job: set(setup.ranks[setup.types[job.client]].values()) for job in jobs}
     deadly = next(job for job in jobs if rank[job] == {4})
     harmless = next(job for job in jobs if rank[job] == {2})
-    with closing(workers(setup, Deadly(), count=1, cohort=2)) as engine:
+    with closing(workers(setup, Deadly, count=1, cohort=2)) as engine:
         found = by_job(engine.exchange([deadly, harmless]))
     assert isinstance(found[harmless.id], Reply)
     assert found[deadly.id] == Failure(
@@ -124,8 +140,8 @@ def test_a_client_that_kills_its_worker_is_a_failure_and_no_other(setup: Setup, 
     )
 
 
-@pytest.mark.parametrize("rule", [Broken(), Unwritable()])
-def test_a_fault_of_ours_is_told(setup: Setup, jobs: list[Job], rule: Rule):
+@pytest.mark.parametrize("rule", [Broken, Unwritable])
+def test_a_fault_of_ours_is_told(setup: Setup, jobs: list[Job], rule: type[Rule]):
     with (
         closing(workers(setup, rule, count=1)) as engine,
         pytest.raises(RuntimeError, match=r"(?s)a worker process failed:.*a fault of ours"),
@@ -134,7 +150,7 @@ def test_a_fault_of_ours_is_told(setup: Setup, jobs: list[Job], rule: Rule):
 
 
 def test_a_failure_comes_back(setup: Setup, jobs: list[Job]):
-    with closing(workers(setup, Refusing(), count=1)) as engine:
+    with closing(workers(setup, Refusing, count=1)) as engine:
         found = by_job(engine.exchange(jobs))
     assert {outcome.reason for outcome in found.values() if isinstance(outcome, Failure)} == {
         "this client gives nothing"

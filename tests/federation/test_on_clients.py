@@ -164,13 +164,15 @@ def test_what_a_client_fine_tuned_is_scored_with_its_base(setup: Setup, tmp_path
     sent = made.send(state, setup.ranks[setup.types[client]], Streams(0).generator("x"))
     payload = to_bytes(factors_payload(sent))
     recipe = setup.schedule().recipe_for(1)
-    job = Job("1", 4, client, recipe, payload, made.origin, state.delta, 0, 1, metrics=("loss",))
+    job = Job(
+        "1", 4, client, recipe, payload, made.traits.origin, state.delta, 0, 1, metrics=("loss",)
+    )
     transport = InProcess(setup.model, setup.train, made, setup.held_out, setup.validation_settings)
     (reply,) = transport.exchange([job])
     trained = read(reply.payload)  # type: ignore[union-attr]
     update = {
         name: f.product()
-        if not made.origin
+        if not made.traits.origin
         else state.delta.layers[name] + f.product() - sent[name].product()
         for name, f in trained.items()
     }

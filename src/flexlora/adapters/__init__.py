@@ -6,6 +6,7 @@ from flexlora.adapters.delta import Delta as Delta
 from flexlora.adapters.delta import Patch as Patch
 from flexlora.adapters.factors import Adapter as Adapter
 from flexlora.adapters.factors import Factors as Factors
+from flexlora.adapters.factors import Sides as Sides
 from flexlora.adapters.payload import FORMAT_VERSION as FORMAT_VERSION
 from flexlora.adapters.payload import Payload as Payload
 from flexlora.adapters.payload import factors_payload as factors_payload

@@ -30,7 +30,14 @@ def cohorts(jobs: Sequence[Job], data: Examples, size: int) -> list[list[Job]]:
     kinds: dict[tuple[object, ...], list[Job]] = {}
     for job in sorted(jobs, key=like, reverse=True):
         recipe = job.recipe
-        kind = (job.kind, id(job.delta), job.origin, recipe.dropout, recipe.loss_on)
+        kind = (
+            job.kind,
+            id(job.delta),
+            job.origin,
+            job.sides,
+            recipe.dropout,
+            recipe.loss_on,
+        )
         kinds.setdefault(kind, []).append(job)
     found = [part for mine in kinds.values() for part in cut(mine, size)]
     return sorted(found, key=lambda part: sum(tokens[job] for job in part), reverse=True)

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
-from flexlora.adapters import Delta
+from flexlora.adapters import Delta, Sides
 from flexlora.evaluation import ClientScore
 from flexlora.training.recipe import Recipe
 
@@ -19,6 +19,7 @@ class Job:
     base must hold; bytes_down: what this client is sent, payload and missing part of Δ, as
     serialised. metrics: what the client measures on its own held-out part, of the adapter it is to
     evaluate or of what it trained; none: nothing. An evaluation has no use for recipe and seed.
+    sides: those of the adapter that are to be trained.
     """
 
     id: str
@@ -32,6 +33,7 @@ class Job:
     seed: int
     kind: Literal["train", "evaluate"] = "train"
     metrics: tuple[str, ...] = ()
+    sides: Sides = "both"
 
 
 @dataclass(frozen=True, eq=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import multiprocessing
 import os
 import signal
@@ -10,12 +11,14 @@ import traceback
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
+from pathlib import Path
 
 import torch
 
 from flexlora.adapters import Delta, Payload
 from flexlora.config.base import load_base
-from flexlora.config.config import ModelConfig
+from flexlora.config.config import ModelConfig, RuleConfig
+from flexlora.config.settings import rule_of
 from flexlora.engines.cohorts import Examples
 from flexlora.engines.in_process import InProcess
 from flexlora.engines.jobs import Job, Outcome
@@ -23,20 +26,26 @@ from flexlora.evaluation import EvalSettings
 from flexlora.formats.payloads import from_bytes, to_bytes
 from flexlora.lowrank import LowRank
 from flexlora.models import AdaptedModel
-from flexlora.rules import Rule
 from flexlora.training.memory import return_what_is_freed
 
 
 @dataclass(frozen=True, eq=False)
 class Equipment:
-    """What a worker is made with. threads: CPU threads of each; frugal: memory before speed."""
+    """What a worker is made with: names and options, of which it makes its own model and rule.
+
+    threads: CPU threads of each; frugal: memory before speed; memory: the folder for what clients
+    remember, the same for all workers; module: where the rule is from, imported if it can be, since
+    a rule of the user's own is registered there.
+    """
 
     model: ModelConfig
     device: str
-    rule: Rule
+    rule: RuleConfig
     settings: EvalSettings
     threads: int
     frugal: bool = False
+    memory: Path | None = None
+    module: str = "flexlora.rules"
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,6 +85,9 @@ def work(pipe: Connection, equipment: Equipment) -> None:
         return_what_is_freed()
     try:
         pipe.send(Begun())
+        with suppress(ImportError):
+            importlib.import_module(equipment.module)
+        rule = rule_of(equipment.rule)
         model = AdaptedModel(load_base(equipment.model, equipment.device), equipment.model.targets)
         delta = Delta()
         while True:
@@ -85,10 +97,11 @@ def work(pipe: Connection, equipment: Equipment) -> None:
             engine = InProcess(
                 model,
                 order.train,
-                equipment.rule,
+                rule,
                 order.held_out,
                 equipment.settings,
                 cohort=order.cohort,
+                memory=equipment.memory,
             )
             jobs = [replace(job, delta=delta) for job in order.jobs]
             outcomes = tuple(engine.exchange(jobs))

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from flexlora.adapters import Adapter
 from flexlora.config.config import Config
 from flexlora.federation.engine import threads_of, workers_of
 from flexlora.federation.sampling import sample
@@ -30,18 +31,24 @@ def choose(config: Config, setup: Setup, rule: Rule) -> CohortSize:
     """
     if config.run.clients_at_once != "auto":
         return CohortSize(config.run.clients_at_once, ())
-    asked = (rule.origin, config.run.memory_gb, workers_of(config, setup))
+    asked = (rule.traits.origin, config.run.memory_gb, workers_of(config, setup))
     if asked not in setup.at_once:
         streams, schedule = Streams(config.federation.seed), setup.schedule()
         state = rule.init(setup.spec, streams.generator("init"))
         clients = sample(sorted(setup.train), schedule.clients, streams.generator("sample", 1))
-        sent = {
-            name: rule.send(state, rule.ranks_for(setup.spec, ranks), streams.generator("send", 1))
-            for name, ranks in setup.ranks.items()
-        }
+        sent: dict[str, Adapter] = {}
+
+        def received(client: str) -> Adapter:
+            by_client, kind = rule.traits.sends == "client", setup.types[client]
+            if by_client or kind not in sent:
+                draws = streams.generator("send", 1, *([client] if by_client else []))
+                ranks = rule.ranks_for(setup.spec, setup.ranks[kind])
+                sent[kind] = rule.receive(rule.send(state, ranks, draws, client), {})
+            return sent[kind]
+
         visits = [
             Visit(
-                sent[setup.types[client]],
+                received(client),
                 setup.train[client],
                 schedule.recipe_for(1),
                 torch.Generator().manual_seed(streams.derive("train", 1, client)),
@@ -53,7 +60,7 @@ def choose(config: Config, setup: Setup, rule: Rule) -> CohortSize:
         torch.set_num_threads(threads_of(config, setup))
         try:
             setup.at_once[asked] = choose_cohort_size(
-                setup.model, visits, origin=rule.origin, budget_bytes=_budget(config, setup)
+                setup.model, visits, origin=rule.traits.origin, budget_bytes=_budget(config, setup)
             )
         finally:
             torch.set_num_threads(threads)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 
@@ -47,14 +48,30 @@ def threads_of(config: Config, setup: Setup) -> int:
 
 
 def make_engine(
-    config: Config, setup: Setup, rule: Rule, *, cohort: int, halved: Callable[[int], None]
+    config: Config,
+    setup: Setup,
+    rule: Rule,
+    *,
+    cohort: int,
+    halved: Callable[[int], None],
+    memory: Path | None = None,
 ) -> InProcess | Workers:
-    """The engine of a run, not begun yet; close it in the end."""
+    """The engine of a run, not begun yet; close it in the end.
+
+    memory: the folder for what clients remember. Workers make the config's rule themselves.
+    """
     count = workers_of(config, setup)
     settings = setup.validation_settings
     if count == 1:
         return InProcess(
-            setup.model, setup.train, rule, setup.held_out, settings, cohort=cohort, halved=halved
+            setup.model,
+            setup.train,
+            rule,
+            setup.held_out,
+            settings,
+            cohort=cohort,
+            halved=halved,
+            memory=memory,
         )
     device = setup.model.device
     devices = max(1, torch.cuda.device_count())
@@ -62,10 +79,12 @@ def make_engine(
         Equipment(
             config.model,
             f"cuda:{place % devices}" if device.type == "cuda" else str(device),
-            rule,
+            config.rule,
             settings,
             threads_of(config, setup),
             frugal=config.run.memory_gb is not None,
+            memory=memory,
+            module=type(rule).__module__,
         )
         for place in range(count)
     ]

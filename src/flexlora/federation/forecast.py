@@ -61,7 +61,10 @@ def forecast(setup: Setup, rule: Rule) -> Forecast:
     types = []
     for name in setup.ranks:
         ranks = rule.ranks_for(setup.spec, setup.ranks[name])
-        sent = rule.send(state, ranks, streams.generator("send", 1))
+        client = next(client for client, kind in setup.types.items() if kind == name)
+        by_client = [client] if rule.traits.sends == "client" else []
+        sent = rule.send(state, ranks, streams.generator("send", 1, *by_client), client)
+        received = rule.receive(sent, {})
         sizes = [len(setup.train[client]) for client, kind in setup.types.items() if kind == name]
         types.append(
             TypeForecast(
@@ -73,7 +76,9 @@ def forecast(setup: Setup, rule: Rule) -> Forecast:
                 median=median(sizes),
                 largest=max(sizes),
                 bytes_down=len(to_bytes(factors_payload(sent))),
-                bytes_up=len(to_bytes(factors_payload(rule.encode(sent, sent)))),
+                bytes_up=len(
+                    to_bytes(factors_payload(rule.reply(1, received, received, {}).adapter))
+                ),
             )
         )
     down, up = (
@@ -86,7 +91,7 @@ def forecast(setup: Setup, rule: Rule) -> Forecast:
         rounds=schedule.rounds,
         bytes_down_per_round=down,
         bytes_up_per_round=up,
-        delta=rule.origin or rule.traits.restarts,
+        delta=rule.traits.delta != "none",
         prunes=rule.traits.prunes,
     )
 

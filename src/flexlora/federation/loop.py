@@ -12,7 +12,7 @@ from typing import Any, Protocol
 from flexlora.adapters import Adapter, Payload, factors_payload
 from flexlora.engines.jobs import Failure, Job, Reply, Transport
 from flexlora.errors import RoundError
-from flexlora.federation.collector import Collected, Plain
+from flexlora.federation.collector import Collected, Collector, require_collectable
 from flexlora.federation.on_clients import collect_scores, evaluation_jobs, summary
 from flexlora.federation.sampling import sample
 from flexlora.federation.schedule import Schedule
@@ -59,8 +59,9 @@ class Sending:
 class Federation:
     """One federation, from round to round.
 
-    validate: the server's own scores of a state, or nothing; decide: from a validated round's
-    record to the value that the best round minimises.
+    collector: what makes contributions of replies; validate: the server's own scores of a state, or
+    nothing; decide: from a validated round's record to the value that the best round minimises.
+    Raises ConfigError for a rule that needs more than this collector gives.
 
     Every random draw comes from a stream named by its round, and everything else that outlives a
     round is in the checkpoint: `restore` and going on gives the bits of an unbroken run.
@@ -75,6 +76,7 @@ class Federation:
         schedule: Schedule,
         streams: Streams,
         transport: Transport,
+        collector: Collector,
         run: Run,
         validate: Validate,
         decide: Decide,
@@ -86,12 +88,13 @@ class Federation:
         self.schedule = schedule
         self.streams = streams
         self.transport = transport
+        self.collector = collector
         self.run = run
         self.validate = validate
         self.decide = decide
         self.observer = observer
         self.progress = Progress()
-        self.collector = Plain(run.spool, rule)
+        require_collectable(rule, collector)
 
     @property
     def finished(self) -> bool:
@@ -143,16 +146,19 @@ class Federation:
         clients = sample(
             self.store.clients, self.schedule.clients, self.streams.generator("sample", round)
         )
-        # Clients of equal ranks are sent the same bytes: made once per distinct pattern.
-        made: dict[tuple[tuple[str, int], ...], tuple[Adapter, bytes]] = {}
+        # Clients of equal ranks are sent the same bytes: made once per distinct pattern, unless
+        # the rule tells clients apart, each of which then has a stream of its own.
+        by_client = self.rule.traits.sends == "client"
+        made: dict[tuple[str, tuple[tuple[str, int], ...]], tuple[Adapter, bytes]] = {}
         missing: dict[int | None, int] = {}
         jobs, sent = [], {}
         scored = self.schedule.score_trained and self.schedule.validates(round)
         for index, client in enumerate(clients):
             ranks = self.rule.ranks_for(self.state.spec, self.store.ranks[client])
-            pattern = tuple(sorted(ranks.items()))
+            pattern = client if by_client else "", tuple(sorted(ranks.items()))
             if pattern not in made:
-                adapter = self.rule.send(self.state, ranks, self.streams.generator("send", round))
+                draws = self.streams.generator("send", round, *([client] if by_client else []))
+                adapter = self.rule.send(self.state, ranks, draws, client)
                 made[pattern] = adapter, to_bytes(factors_payload(adapter))
             held = self.store.held.get(client)
             if held not in missing:
@@ -165,7 +171,8 @@ class Federation:
                     client=client,
                     recipe=self.schedule.recipe_for(round),
                     payload=payload,
-                    origin=self.rule.origin,
+                    origin=self.rule.traits.origin,
+                    sides=self.rule.trains(round),
                     delta=self.state.delta,
                     bytes_down=len(payload) + missing[held],
                     seed=self.streams.derive("train", round, client),
@@ -245,11 +252,9 @@ class Federation:
         generator = self.streams.generator("combine", round)
         layers, frozen, steps, certificates = {}, {}, {}, []
         shutil.rmtree(self.run.next, ignore_errors=True)
-        for index, layer in enumerate(spec.layers):
+        for index, layer in enumerate(spec.at(round, generator)):
             contributions = self.collector.contributions(layer.name, weights, sending.sent)
-            combined = self.rule.combine_layer(
-                spec, layer, self.state.layers[layer.name], contributions, generator
-            )
+            combined = self.rule.combine(layer, self.state.layers[layer.name], contributions)
             # A layer that is done waits on disk: memory is one layer's, whatever the model.
             done = self.run.next / f"{index:06d}.safetensors"
             save_tensors(done, combined.state, synced=False)

@@ -11,10 +11,12 @@ import torch
 
 from flexlora.config.config import Config
 from flexlora.config.settings import final_settings, rule_of
+from flexlora.engines.memories import Memories
 from flexlora.errors import ConfigError, ModelError, RunError
 from flexlora.evaluation.metrics import resolve_metrics
 from flexlora.federation.at_once import choose, note_halved, resolved
 from flexlora.federation.at_once import read as at_once_of
+from flexlora.federation.collector import Plain
 from flexlora.federation.engine import (
     make_engine,
     require_begun,
@@ -36,6 +38,8 @@ from flexlora.runs.results import Result, Row
 from flexlora.runs.run_directory import Run
 from flexlora.runs.store import ClientStore
 from flexlora.training import CohortSize
+
+MEMORY = "memory"  # Of the clients, in a run's folder; only where a rule has them remember.
 
 
 def run(
@@ -72,6 +76,10 @@ def run(
         parent=start.parent if start else None,
         start=start.checkpoint() if start else None,
     )
+    if rule.traits.memory and start and start.state.round:
+        Memories(made.folder / MEMORY).take_over(
+            Path(start.parent["path"]) / MEMORY, start.state.round
+        )
     return _play(made, config, rule, setup, observer or Silent())
 
 
@@ -145,7 +153,14 @@ def _play(opened: Run, config: Config, rule: Rule, setup: Setup, observer: Obser
     def halved(clients: int) -> None:
         observer.noted(note_halved(opened, federation.state.round + 1, clients))
 
-    engine = make_engine(config, setup, rule, cohort=at_once_of(opened), halved=halved)
+    engine = make_engine(
+        config,
+        setup,
+        rule,
+        cohort=at_once_of(opened),
+        halved=halved,
+        memory=opened.folder / MEMORY,
+    )
     federation = Federation(
         rule=rule,
         state=rule.init(setup.spec, streams.generator("init")),
@@ -153,6 +168,7 @@ def _play(opened: Run, config: Config, rule: Rule, setup: Setup, observer: Obser
         schedule=setup.schedule(),
         streams=streams,
         transport=engine,
+        collector=Plain(opened.spool, rule),
         run=opened,
         validate=validate,
         decide=partial(decide, config),

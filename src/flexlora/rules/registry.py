@@ -7,12 +7,12 @@ from collections.abc import Mapping
 from typing import Any, get_args, get_type_hints
 
 from flexlora.errors import ConfigError, nearest
-from flexlora.rules.base import Rule
 from flexlora.rules.fedit import FedIT
 from flexlora.rules.flexlora import FlexLoRA
 from flexlora.rules.flora import FLoRA
 from flexlora.rules.hetlora import HetLoRA
 from flexlora.rules.increment import FlexLoRAIncrement
+from flexlora.rules.rule import Rule
 
 RULES: dict[str, type[Rule]] = {}
 
