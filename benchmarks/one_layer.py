@@ -27,7 +27,7 @@ from torch import Tensor
 from flexlora.adapters import Factors, LayerSpec
 from flexlora.allocation.mixes import MIXES, TYPES, Mix
 from flexlora.federation.streams import Streams
-from flexlora.rules import Contribution, LayerState, Spec, make_rule
+from flexlora.rules import ClientView, Contribution, LayerState, Listed, Spec, make_rule
 
 RULE = make_rule("flexlora")
 # A draw of ten from the uniform mix: their ranks on attention add up to 722.
@@ -135,6 +135,17 @@ def spec_of(layer: LayerSpec, ranks: Sequence[int]) -> Spec:
     return Spec.of([layer], [{layer.name: rank} for rank in ranks])
 
 
+def first_state(spec: Spec, generator: torch.Generator) -> LayerState:
+    (layer,) = spec.at(0, generator)
+    return RULE.init_layer(layer)
+
+
+def sent_to(spec: Spec, state: LayerState, rank: int, generator: torch.Generator) -> Factors:
+    """What a client of this rank is sent of the one layer."""
+    (layer,) = spec.at(1, generator)
+    return RULE.send_layer(layer, state, ClientView("", {layer.name: rank}))
+
+
 def train(
     folder: Path, layer: LayerSpec, ranks: Sequence[int], seed: int, how: Training | None = None
 ) -> Replies:
@@ -142,7 +153,7 @@ def train(
     how = how or Training()
     generator = torch.Generator().manual_seed(seed)
     spec, task = spec_of(layer, ranks), _Task(layer, how, seed)
-    state = RULE.init_layer(spec, layer, generator)
+    state = first_state(spec, generator)
     examples = examples_of(len(ranks))
     for number in range(1, how.rounds):
         count = min(how.cohort, len(ranks))
@@ -154,10 +165,12 @@ def train(
                 examples[client] / everyone,
                 ranks[client],
                 partial(task.trained, spec, state, ranks[client], client, number),
+                sent_to(spec, state, ranks[client], generator),
             )
             for client in cohort
         ]
-        state = RULE.combine_layer(spec, layer, state, contributions, generator).state
+        (seen,) = spec.at(number, generator)
+        state = RULE.combine(seen, state, Listed(contributions)).state
     trained = (
         task.trained(spec, state, rank, client, how.rounds) for client, rank in enumerate(ranks)
     )
@@ -174,7 +187,7 @@ def draw(folder: Path, layer: LayerSpec, ranks: Sequence[int], seed: int) -> Rep
         a = torch.randn(rank, layer.n, generator=generator) / math.sqrt(layer.n)
         return Factors(b / spec.scale(rank), a, spec.scale(rank))
 
-    state = RULE.init_layer(spec, layer, generator)
+    state = first_state(spec, generator)
     return _written(folder, layer, ranks, [1] * len(ranks), state, map(drawn, ranks))
 
 
@@ -218,7 +231,7 @@ class _Task:
     ) -> Factors:
         """What a client makes, in round `number`, of what it is sent from this state."""
         how, generator = self._how, self._streams.generator("train", number, client)
-        sent = RULE.send_layer(spec, state, rank, generator)
+        sent = sent_to(spec, state, rank, generator)
         own = self._own(client)
         b, a = sent.b.clone().requires_grad_(), sent.a.clone().requires_grad_()
         optimiser = torch.optim.AdamW((b, a), lr=how.learning_rate, weight_decay=0.0, fused=True)

@@ -24,6 +24,7 @@ from flexlora.engines.jobs import Failure, Reply, Train
 from flexlora.federation.collector import Collected, Plain
 from flexlora.formats.payloads import load_tensors, open_payload, save_tensors, to_bytes
 from flexlora.lowrank import Spectrum
+from flexlora.rules import ClientView
 from flexlora.training import Recipe
 from measuring import in_child, own_memory, seconds
 from one_layer import RULE, Replies
@@ -75,10 +76,10 @@ def play(plan: Plan) -> Row:
     generator, errors, kinds = torch.Generator().manual_seed(plan.seed), [], Counter[str]()
     began = time.perf_counter()
     with own_memory() as combining:
-        for index, layer in enumerate(plan.layers):
+        for index, layer in enumerate(plan.spec.at(1, generator)):
             before, _ = load_tensors(states / f"{index:06d}.safetensors")
             contributions = plain.contributions(layer.name, weights, sent)
-            combined = RULE.combine_layer(plan.spec, layer, before, contributions, generator)
+            combined = RULE.combine(layer, before, contributions)
             save_tensors(
                 plan.folder / "next" / f"{index:06d}.safetensors", combined.state, synced=False
             )
@@ -87,11 +88,11 @@ def play(plan: Plan) -> Row:
                 kinds[combined.certificate.kind] += 1
     combined_at = time.perf_counter()
     with own_memory() as reading:
-        for index, layer in enumerate(plan.layers):
+        for index, layer in enumerate(plan.spec.at(1, generator)):
             after, _ = load_tensors(plan.folder / "next" / f"{index:06d}.safetensors")
             held = {name: after[name] for name in after}
-            for rank in plan.distinct(layer):
-                RULE.send_layer(plan.spec, held, rank, generator)
+            for rank in plan.distinct(plan.layers[index]):
+                RULE.send_layer(layer, held, ClientView("", {layer.name: rank}))
     return {
         "collect_seconds": collect_seconds,
         "combine_seconds": combined_at - began,

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from flexlora.adapters import Adapter, Factors
+from flexlora.federation.admission import update_norm
 from flexlora.lowrank import LowRank
-from flexlora.rules import Contribution, Rule, State, Summary
+from flexlora.rules import Contribution, Layer, Listed, Memory, Rule, Spec, State, Summary
 
 Train = Callable[[str, Adapter], Adapter]
 
@@ -33,6 +34,11 @@ def generator(seed: int = 0) -> torch.Generator:
 
 def gaussian(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(*shape, generator=generator(seed))
+
+
+def at(spec: Spec, name: str = "", round: int = 1, seed: int = 0) -> Layer:
+    """A layer of this spec (default: the first), as a rule sees it, with a generator of its own."""
+    return next(x for x in spec.at(round, generator(seed)) if name in ("", x.name))
 
 
 def dense(matrix: LowRank) -> Tensor:
@@ -85,6 +91,13 @@ def learned(rule: Rule, state: State) -> dict[str, Tensor]:
     return {name: dense(matrix) for name, matrix in rule.learned(state).items()}
 
 
+def held_rank(rule: Rule, lowest: int, highest: int, full: int) -> int:
+    """The rank that a rule's state holds, where clients have these lowest and highest ranks."""
+    if rule.traits.compares == "product":
+        return full
+    return highest if rule.traits.mixed_ranks else lowest
+
+
 def products(adapter: Adapter) -> dict[str, Tensor]:
     return {name: product(factors) for name, factors in adapter.items()}
 
@@ -114,7 +127,10 @@ def random_training(seed: int, size: float = 0.2) -> Train:
 
 
 class Round:
-    """One round up to combining: what each client was sent and returned, and its weight."""
+    """One round up to combining: what each client was sent and returned, and its weight.
+
+    memories: client → what it remembers of earlier rounds; `remembered`: of this one, too.
+    """
 
     def __init__(
         self,
@@ -124,16 +140,25 @@ class Round:
         train: Train,
         examples: Mapping[str, int] | None = None,
         seed: int = 0,
+        memories: Mapping[str, Memory] | None = None,
     ) -> None:
         self.rule, self.state = rule, state
         # As in the loop: every client's draw starts from the same named stream.
         self.sent = {
-            client: rule.send(state, rule.ranks_for(state.spec, ranks), generator(seed))
+            client: rule.send(state, rule.ranks_for(state.spec, ranks), generator(seed), client)
             for client, ranks in cohort.items()
         }
-        self.replies = {
-            client: rule.encode(train(client, sent), sent) for client, sent in self.sent.items()
-        }
+        self.remembered = dict(memories or {})
+        self.received: dict[str, Adapter] = {}
+        self.replies: dict[str, Adapter] = {}
+        for client, sent in self.sent.items():
+            memory = self.remembered.get(client, {})
+            self.received[client] = received = rule.receive(sent, memory)
+            sides = rule.trains(state.round + 1)
+            trained = train(client, received).only(sides).filled(received)
+            encoded = rule.reply(state.round + 1, trained, received, memory)
+            self.replies[client] = encoded.adapter.filled(sent)
+            self.remembered[client] = encoded.memory
         counts = examples or {client: 10 * (i + 1) for i, client in enumerate(sorted(cohort))}
         self.weights = rule.weigh(
             [Summary(client, counts[client], self._norm(client)) for client in sorted(cohort)]
@@ -141,37 +166,33 @@ class Round:
 
     def _norm(self, client: str) -> float:
         reply, sent = self.replies[client], self.sent[client]
-        start = {n: product(f) if self.rule.origin else 0.0 for n, f in sent.items()}
-        return float(
-            sum(float((product(f) - start[n]).square().sum()) for n, f in reply.items()) ** 0.5
-        )
+        return update_norm(reply, sent, origin=self.rule.traits.origin)
 
-    def contributions(self, layer: str, clients: Iterable[str] | None = None) -> list[Contribution]:
+    def contributions(self, layer: str, clients: Iterable[str] | None = None) -> Listed:
         """Of these clients (all, in order of id), their weights summing to 1."""
         chosen = list(sorted(self.replies) if clients is None else clients)
         total = sum(self.weights[client] for client in chosen)
-        return [
-            Contribution.of(
-                client,
-                self.weights[client] / total,
-                self.replies[client][layer],
-                self.sent[client][layer] if self.rule.origin else None,
-            )
-            for client in chosen
-        ]
+        return Listed(
+            [
+                Contribution.of(
+                    client,
+                    self.weights[client] / total,
+                    self.replies[client][layer],
+                    self.sent[client][layer] if self.rule.traits.origin else None,
+                    self.sent[client][layer],
+                )
+                for client in chosen
+            ]
+        )
 
     def combined(self, clients: Iterable[str] | None = None) -> State:
         """The state after the round, Δ included."""
         state, chosen = self.state, None if clients is None else list(clients)
         layers, frozen, steps = {}, {}, {}
-        for layer in state.spec.layers:
-            result = self.rule.combine_layer(
-                state.spec,
-                layer,
-                state.layers[layer.name],
-                self.contributions(layer.name, chosen),
-                generator(),
-            )
+        for spec in state.spec.layers:
+            layer = at(state.spec, spec.name, state.round + 1)
+            contributions = self.contributions(layer.name, chosen)
+            result = self.rule.combine(layer, state.layers[layer.name], contributions)
             layers[layer.name] = result.state
             if result.frozen is not None:
                 frozen[layer.name] = result.frozen

@@ -16,7 +16,7 @@ from flexlora.federation.sending import Sender
 from flexlora.federation.setup import Setup
 from flexlora.federation.streams import Streams
 from flexlora.formats.payloads import from_bytes, to_bytes
-from flexlora.rules import Rule, Spec
+from flexlora.rules import Memory, Rule, Spec
 from flexlora.runs.records import RoundRecord
 from flexlora.training import Recipe
 
@@ -89,6 +89,7 @@ def train_job(client: str, payload: bytes = b"", /, **changes: Any) -> Train:
         "delta": Delta(),
         "held": None,
         "origin": False,
+        "sides": "both",
         "recipe": Recipe("adamw", 1e-2, 2, max_steps=1),
         "seed": 0,
         "metrics": (),
@@ -145,6 +146,7 @@ class Noise:
         self.fails = fails
         self.backwards = backwards
         self.jobs: list[Train] = []
+        self.memories: dict[str, Memory] = {}
 
     def exchange(self, jobs: Sequence[Train]) -> Iterator[Reply | Failure]:
         self.jobs += jobs
@@ -152,7 +154,11 @@ class Noise:
             if job.client in self.fails:
                 yield Failure(job.id, job.client, "its disk is full")
                 continue
-            sent = read(job.payload)
-            yield reply_to(job, self.rule.encode(moved(sent, job.seed), sent))
+            received = self.rule.receive(read(job.payload), self.memories.get(job.client, {}))
+            trained = moved(received, job.seed).only(job.sides).filled(received)
+            memory = self.memories.get(job.client, {})
+            encoded = self.rule.reply(job.round, trained, received, memory)
+            self.memories[job.client] = encoded.memory
+            yield reply_to(job, encoded.adapter)
 
     def close(self) -> None: ...

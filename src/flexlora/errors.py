@@ -52,6 +52,10 @@ class RoundError(FlexLoRAError):
     """A round cannot go on: no client gave a usable reply, or all weights are zero."""
 
 
+class RuleError(FlexLoRAError):
+    """A rule does what its traits do not declare."""
+
+
 class TrainingError(FlexLoRAError):
     """Local training diverged: the loss or the adapter is no longer finite."""
 

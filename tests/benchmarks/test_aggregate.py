@@ -74,7 +74,7 @@ def test_the_same_seed_gives_the_same_replies(tmp_path: Path):
 
 def test_training_moves_what_was_sent_and_starts_near_it(round: procedures.Round):
     replies, state = round.replies, round.replies.state()
-    sent = one_layer.RULE.send_layer(replies.spec, state, replies.ranks[0], torch.Generator())
+    sent = one_layer.sent_to(replies.spec, state, replies.ranks[0], torch.Generator())
     trained = replies.factors(0)
     assert not torch.equal(trained.b, sent.b)
     kept = procedures.original(round).spectrum

@@ -1,7 +1,12 @@
-"""Every registered rule against the laws that its traits select. A new rule needs no line here."""
+"""Every registered rule, and the seam's examples, against the laws that their traits select.
+
+A new rule needs no line here. Where some of its options are worth a trial of their own, the test of
+what is special about it names them: `OPTIONS` in tests/rules/test_<file of the rule>_rule.py.
+"""
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
@@ -10,19 +15,33 @@ import pytest
 import torch
 
 from flexlora.adapters import Adapter, Factors, LayerSpec, Ranks
-from flexlora.errors import AdapterError, ConfigError, RoundError
+from flexlora.errors import AdapterError, ConfigError, RoundError, RuleError
 from flexlora.lowrank import LowRank
-from flexlora.rules import RULES, Contribution, Rule, Spec, State, Summary, make_rule, register
+from flexlora.rules import (
+    RULES,
+    Contribution,
+    Contributions,
+    Listed,
+    Rule,
+    Spec,
+    State,
+    Summary,
+    Traits,
+    make_rule,
+    register,
+)
 from flexlora.rules.flexlora import FlexLoRA
 from reference import (
     Round,
     as_in_production,
     assert_all_close,
     assert_close,
+    at,
     best,
     dense,
     gaussian,
     generator,
+    held_rank,
     learned,
     map_factors,
     nothing,
@@ -32,6 +51,7 @@ from reference import (
     random_training,
     tail_norm,
 )
+from seam.examples import EXAMPLES
 
 LAYERS = (
     LayerSpec("model.layers.0.mlp.up_proj", 20, 10),
@@ -39,21 +59,34 @@ LAYERS = (
 )
 FULL = {layer.name: layer.largest_rank for layer in LAYERS}
 LOW, HIGH = 2, 8
-OPTIONS: dict[str, list[dict[str, Any]]] = {
-    "flexlora-increment": [{"frozen_rank": 3}],
-    "hetlora": [{"gamma": 0.5, "regulariser": 0.1}],
-}
-CASES = [(name, options) for name in sorted(RULES) for options in [{}, *OPTIONS.get(name, [])]]
+
+
+def worth_a_trial(rule: type[Rule]) -> list[dict[str, Any]]:
+    """Options beside the default ones."""
+    try:
+        special = importlib.import_module(f"rules.test_{rule.__module__.split('.')[-1]}_rule")
+    except ModuleNotFoundError:
+        return []
+    return list(getattr(special, "OPTIONS", []))
+
+
+UNDER_TEST = [*(RULES[name] for name in sorted(RULES)), *EXAMPLES]
+CASES = [(rule, options) for rule in UNDER_TEST for options in [{}, *worth_a_trial(rule)]]
 
 
 def every(condition: Callable[[type[Rule]], bool] = lambda _: True) -> pytest.MarkDecorator:
     """Parametrise over the rules (and their options) of which the condition holds."""
     chosen = [
-        pytest.param(make_rule(name, options), id="-".join([name, *options]))
-        for name, options in CASES
-        if condition(RULES[name])
+        pytest.param(rule(**options), id="-".join([rule.name, *options]))
+        for rule, options in CASES
+        if condition(rule)
     ]
     return pytest.mark.parametrize("rule", chosen)
+
+
+def shared(rule: type[Rule]) -> bool:
+    """Whether the server holds all that is learned: nothing of it stays with clients."""
+    return not rule.traits.memory
 
 
 def by_product(rule: type[Rule]) -> bool:
@@ -122,12 +155,12 @@ def test_the_order_of_clients_changes_nothing_beyond_rounding(rule: Rule) -> Non
 def test_every_client_counts(rule: Rule) -> None:
     """The laws below would hold of a rule that ignores its clients, too."""
     round = Round(rule, trained(rule), MIXED, random_training(7), seed=7)
-    everybody = learned(rule, round.combined())
+    everybody = outcome(rule, round.combined())
     for absent in MIXED:
-        others = learned(rule, round.combined([c for c in MIXED if c != absent]))
+        others = outcome(rule, round.combined([c for c in MIXED if c != absent]))
         assert any(
             float((others[n] - everybody[n]).norm()) > 1e-3 * float(everybody[n].norm())
-            for n in FULL
+            for n in everybody
         )
 
 
@@ -150,6 +183,47 @@ def test_no_weight_at_all_is_an_error(rule: Rule) -> None:
         rule.weigh([])
     with pytest.raises(RoundError, match="client ann has weight -"):
         rule.weigh([Summary("ann", -1, -1.0), Summary("bob", 2, 2.0)])
+
+
+@every(lambda rule: rule.traits.needs == "sum")
+def test_what_needs_sums_alone_weighs_by_examples_alone(rule: Rule) -> None:
+    """Who adds up as replies come knows no norm before the sum is there."""
+    examples = {"ann": 3, "bob": 5, "cyd": 0}
+    for norms in ((0.4, 1.2, 9.0), (0.0, 0.0, 1.0)):
+        given = zip(examples.items(), norms, strict=True)
+        weights = rule.weigh([Summary(client, count, norm) for (client, count), norm in given])
+        assert weights == pytest.approx({"ann": 3 / 8, "bob": 5 / 8, "cyd": 0.0})
+
+
+@every()
+def test_no_more_is_asked_for_than_the_traits_say(rule: Rule) -> None:
+    """`combine` hands out no more than that; what a rule is given is told here."""
+    given: list[Contributions] = []
+
+    class Told(type(rule)):  # type: ignore[misc]
+        def combine_layer(self, layer, state, contributions):  # type: ignore[no-untyped-def]
+            given.append(contributions)
+            return super().combine_layer(layer, state, contributions)
+
+    told = object.__new__(Told)
+    told.__dict__.update(rule.__dict__)
+    Round(told, trained(rule), MIXED, random_training(5), seed=5).combined()
+    assert len(given) == len(LAYERS)
+    for contributions in given:
+        if rule.traits.needs == "each":
+            assert len(contributions.each()) == len(MIXED)
+            continue
+        with pytest.raises(RuleError, match=r"its traits say needs='sum'; declare needs='each'"):
+            contributions.each()
+
+
+def test_a_rule_that_asks_for_what_it_did_not_declare_fails() -> None:
+    class Nosy(FlexLoRA):
+        def combine_layer(self, layer, state, contributions):  # type: ignore[no-untyped-def]
+            assert contributions.each()
+
+    with pytest.raises(RuleError, match="rule flexlora asked for every client's contribution"):
+        play(Nosy(), begun(Nosy()), MIXED, nothing)
 
 
 @every(lambda rule: by_product(rule) and rule.traits.needs == "sum")
@@ -207,13 +281,13 @@ def test_nothing_trained_before_the_first_round_leaves_the_base(rule: Rule) -> N
 def test_nothing_trained_at_full_rank_leaves_what_is_learned(rule: Rule) -> None:
     state = trained(rule, WHOLE)
     before = learned(rule, state)
-    assert all(float(matrix.norm()) > 0.1 for matrix in before.values())
+    assert rule.traits.memory or all(float(matrix.norm()) > 0.1 for matrix in before.values())
     for seed in range(3):
         state = play(rule, state, WHOLE, nothing, seed)
     assert_all_close(learned(rule, state), before)
 
 
-@every(lambda rule: rule.origin or rule.traits.restarts)
+@every(lambda rule: rule.traits.delta != "none")
 def test_nothing_trained_at_any_rank_leaves_what_is_learned(rule: Rule) -> None:
     state = trained(rule)
     before = learned(rule, state)
@@ -222,14 +296,17 @@ def test_nothing_trained_at_any_rank_leaves_what_is_learned(rule: Rule) -> None:
     assert_all_close(learned(rule, state), before)
 
 
-@every()
+@every(shared)
 def test_identical_clients_at_full_rank_get_back_what_they_sent(rule: Rule) -> None:
     state = trained(rule, WHOLE)
     same = random_training(9)
     round = Round(rule, state, WHOLE, lambda _, sent: same("all", sent), seed=9)
     sent = products(round.replies["ann"])
-    if rule.traits.restarts:
+    if rule.traits.delta == "restart":
         sent = {name: sent[name] + matrix for name, matrix in learned(rule, state).items()}
+    elif rule.traits.delta == "residual":
+        held = state.delta.layers
+        sent = {name: sent[name] + dense(held[name]) for name in sent}
     assert_all_close(learned(rule, round.combined()), sent)
 
 
@@ -251,16 +328,18 @@ def test_contributions_of_zero_leave_finite_numbers(rule: Rule) -> None:
 def test_half_precision_replies_are_combined_in_float32(rule: Rule) -> None:
     """A thousand equal replies average to one of them, not to what bf16 sums round to."""
     state = begun(rule, CUT)
-    spec, layer = state.spec, LAYERS[0]
+    spec, layer = state.spec, at(state.spec)
     sent = rule.send(state, rule.ranks_for(spec, uniform(LOW)), generator())[layer.name]
     b, a = gaussian(layer.m, sent.rank).bfloat16(), gaussian(sent.rank, layer.n, seed=1).bfloat16()
-    reply = Factors(b, a, sent.scale)
-    contributions = [
-        Contribution.of(f"{i:04d}", 1e-3, reply, sent if rule.origin else None) for i in range(1000)
-    ]
-    result = rule.combine_layer(spec, layer, state.layers[layer.name], contributions, generator())
-    assert_close(dense(rule.learned_layer(spec, layer, result.state)), product(reply), 1e-4)
-    assert all(tensor.dtype == torch.float32 for tensor in result.state.values())
+    reply = Factors(b, a, sent.scale).only(rule.returns(1)).filled(sent)
+    origin = sent if rule.traits.origin else None
+    contributions = Listed(
+        [Contribution.of(f"{i:04d}", 1e-3, reply, origin, sent) for i in range(1000)]
+    )
+    result = rule.combine(layer, state.layers[layer.name], contributions)
+    assert_close(dense(rule.learned_layer(layer, result.state)), product(reply), 1e-4)
+    floats = [tensor for tensor in result.state.values() if tensor.is_floating_point()]
+    assert all(tensor.dtype == torch.float32 for tensor in floats)
 
 
 # --- Δ ---------------------------------------------------------------------------------------
@@ -271,8 +350,7 @@ def test_a_step_is_what_was_added_to_delta(rule: Rule) -> None:
     before = trained(rule)
     after = play(rule, before, MIXED, random_training(4), seed=4)
     if not after.delta.layers:
-        assert not rule.origin
-        assert not rule.traits.restarts
+        assert rule.traits.delta == "none"
         return
     assert after.delta.version == before.delta.version + 1
     for patch in (p for p in after.delta.patches if p.version == after.delta.version):
@@ -281,7 +359,7 @@ def test_a_step_is_what_was_added_to_delta(rule: Rule) -> None:
             assert_close(dense(after.delta.layers[name]), total)
 
 
-@every(lambda rule: rule.traits.restarts)
+@every(lambda rule: rule.traits.delta == "restart")
 def test_a_restart_puts_all_that_is_learned_into_delta(rule: Rule) -> None:
     state = trained(rule)
     for name, matrix in learned(rule, state).items():
@@ -291,7 +369,7 @@ def test_a_restart_puts_all_that_is_learned_into_delta(rule: Rule) -> None:
             assert float(product(factors).norm()) == 0.0
 
 
-@every(lambda rule: rule.origin)
+@every(lambda rule: rule.traits.origin)
 def test_an_origin_rule_starts_every_client_from_what_is_learned(rule: Rule) -> None:
     """W₀ + Δ + trainable − origin is W₀ + learned, or its best part of the rank Δ is bounded to."""
     state = begun(rule)
@@ -332,13 +410,6 @@ def warm(rule: Rule, start: Mapping[str, LowRank], seed: int = 0) -> State:
     return rule.warm_start(begun(rule).spec, start, generator(seed))
 
 
-def held_rank(rule: Rule) -> int:
-    """The rank that a rule's state holds in the federation of MIXED."""
-    if by_product(type(rule)):
-        return min(min(x.m, x.n) for x in LAYERS)
-    return HIGH if rule.traits.mixed_ranks else LOW
-
-
 @every()
 @pytest.mark.parametrize("rank", [1, LOW, HIGH, 10])
 def test_a_warm_start_is_its_start_or_the_best_part_that_the_state_holds(
@@ -348,17 +419,17 @@ def test_a_warm_start_is_its_start_or_the_best_part_that_the_state_holds(
     state = warm(rule, start)
     assert state.round == 0
     for name, matrix in learned(rule, state).items():
-        wanted = best(dense(start[name]), held_rank(rule))
+        wanted = best(dense(start[name]), held_rank(rule, LOW, HIGH, min(FULL.values())))
         assert float(wanted.norm()) > 1.0
         assert_close(matrix, wanted)
 
 
-@every()
+@every(lambda rule: rule.traits.sends == "pattern" and rule.traits.delta != "residual")
 @pytest.mark.parametrize("rank", [1, 5, 10])
 def test_clients_of_a_warm_start_begin_at_what_is_learned(rule: Rule, rank: int) -> None:
     """W₀ + Δ + sent (− sent where Δ holds it) is the best part of the start that each affords."""
     state = warm(rule, start_of(rank))
-    uses_delta = rule.origin or rule.traits.restarts
+    uses_delta = rule.traits.delta != "none"
     assert state.delta.version == int(uses_delta)
     assert set(state.delta.layers) == (set(FULL) if uses_delta else set())
     bound = getattr(rule, "frozen_rank", None)
@@ -372,7 +443,7 @@ def test_clients_of_a_warm_start_begin_at_what_is_learned(rule: Rule, rank: int)
         assert_trainable(sent)
         for name, factors in sent.items():
             wanted = best(learned(rule, state)[name], asked[name])
-            if rule.traits.restarts:
+            if rule.traits.delta == "restart":
                 wanted = torch.zeros_like(wanted)
             assert_close(product(factors), wanted, 1e-4)
 
@@ -438,15 +509,85 @@ def test_what_is_sent_has_the_clients_ranks_and_can_be_trained(rule: Rule, histo
         "low ranks only": lambda: play(rule, begun(rule), CUT, random_training(1)),
         "nothing learned": lambda: play(rule, begun(rule), CUT, nothing),
     }[history]()
-    for ranks in MIXED.values():
+    for client, ranks in MIXED.items():
         asked = rule.ranks_for(state.spec, ranks)
-        sent = rule.send(state, asked, generator(1))
+        sent = rule.send(state, asked, generator(1), client)
         assert sent.ranks == asked
         assert {name: f.shape for name, f in sent.items()} == {x.name: (x.m, x.n) for x in LAYERS}
-        assert_trainable(sent)
+        received = rule.receive(sent, {})
+        assert received.ranks == asked
+        assert all(factors.sides == "both" for factors in received.values())
+        assert_trainable(received)
 
 
-@every(lambda rule: by_product(rule) and not rule.traits.restarts)
+@every()
+def test_sends_differ_by_client_where_the_traits_say_so_and_else_by_ranks_alone(rule: Rule) -> None:
+    state, ranks = trained(rule), uniform(LOW)
+    one, other = (rule.send(state, ranks, generator(1), client) for client in ("ann", "bob"))
+    same = all(torch.equal(x, y) for x, y in zip(tensors_of(one), tensors_of(other), strict=True))
+    assert same == (rule.traits.sends == "pattern")
+    again = rule.send(state, ranks, generator(1), "ann")
+    assert all(map(torch.equal, tensors_of(again), tensors_of(one)))
+
+
+# --- at the client ---------------------------------------------------------------------------
+
+
+@every()
+def test_a_client_returns_the_sides_that_it_is_asked_for(rule: Rule) -> None:
+    for round_ in (1, 2, 3, 4):
+        sent = rule.send(trained(rule, rounds=round_ - 1), uniform(LOW), generator(1), "ann")
+        received = rule.receive(sent, {})
+        encoded = rule.reply(round_, random_training(1)("ann", received), received, {})
+        for name, factors in encoded.adapter.items():
+            assert factors.sides == rule.returns(round_)
+            assert factors.shape == sent[name].shape
+
+
+@every(lambda rule: rule.traits.origin)
+def test_an_origin_rule_trains_what_it_was_sent(rule: Rule) -> None:
+    """Δ holds that, and nothing else is subtracted."""
+    sent = rule.send(trained(rule), uniform(3), generator(1))
+    received = rule.receive(sent, {})
+    assert all(map(torch.equal, tensors_of(received), tensors_of(sent)))
+
+
+@every(shared)
+def test_without_the_trait_nothing_is_remembered(rule: Rule) -> None:
+    round = Round(rule, trained(rule), MIXED, random_training(5), seed=5)
+    assert not any(round.remembered.values())
+
+
+@every(lambda rule: rule.traits.memory)
+def test_what_is_remembered_is_ones_own_and_never_leaves(rule: Rule) -> None:
+    state = trained(rule)
+    round = Round(rule, state, MIXED, random_training(5), seed=5)
+    own = list(round.remembered["ann"].values())
+    assert own
+    for reply in round.replies.values():
+        for tensor in tensors_of(reply):
+            assert not any(tensor.shape == x.shape and torch.equal(tensor, x) for x in own)
+    # Coming again, it goes on from there, and nobody else does.
+    after, sent = round.combined(), round.sent["ann"]
+    sent = rule.send(after, rule.ranks_for(after.spec, MIXED["ann"]), generator(6), "ann")
+    new, again = rule.receive(sent, {}), rule.receive(sent, round.remembered["ann"])
+    other = rule.receive(sent, round.remembered["bob"])
+    assert not all(map(torch.equal, tensors_of(new), tensors_of(again)))
+    assert not all(map(torch.equal, tensors_of(other), tensors_of(again)))
+
+
+@every(lambda rule: rule.traits.memory)
+def test_a_memory_of_other_ranks_does_no_harm(rule: Rule) -> None:
+    """As it is in a continued run whose ranks were changed."""
+    wide = Round(rule, begun(rule, WHOLE), WHOLE, random_training(1))
+    state = begun(rule)
+    sent = rule.send(state, rule.ranks_for(state.spec, MIXED["ann"]), generator(), "ann")
+    received = rule.receive(sent, wide.remembered["ann"])
+    assert received.ranks == sent.ranks
+    assert {name: f.shape for name, f in received.items()} == {x.name: (x.m, x.n) for x in LAYERS}
+
+
+@every(lambda rule: by_product(rule) and rule.traits.delta in ("none", "origin"))
 def test_ranks_above_what_has_been_learned_are_filled(rule: Rule) -> None:
     """The sent product is all that has been learned, and the rest of the rank can be trained."""
     state = play(rule, begun(rule), {"ann": uniform(LOW)}, random_training(1))
@@ -457,7 +598,7 @@ def test_ranks_above_what_has_been_learned_are_filled(rule: Rule) -> None:
         assert bool((factors.a.norm(dim=1) > 1e-3).all())
 
 
-@every(lambda rule: by_product(rule) and not rule.traits.restarts)
+@every(lambda rule: by_product(rule) and rule.traits.delta in ("none", "origin"))
 def test_what_is_sent_is_the_best_part_of_its_rank(rule: Rule) -> None:
     state = trained(rule)
     for ranks in MIXED.values():
@@ -534,14 +675,18 @@ def test_ranks_may_differ_by_layer(rule: Rule) -> None:
 def test_no_input_is_changed_in_place(rule: Rule) -> None:
     state = trained(rule)
     round = Round(rule, state, MIXED, random_training(3), seed=3)
-    held = list(tensors_of(state, *round.sent.values(), *round.replies.values()))
+    remembered = [tensor for own in round.remembered.values() for tensor in own.values()]
+    held = [*tensors_of(state, *round.sent.values(), *round.replies.values()), *remembered]
     copies = [tensor.clone() for tensor in held]
     round.combined()
     rule.readout(state, uniform(3))
     rule.send(state, rule.ranks_for(state.spec, uniform(3)), generator(1))
-    rule.penalty({name: (f.b, f.a) for name, f in round.replies["dan"].items()})
-    for client, sent in round.sent.items():
-        rule.encode(round.replies[client], sent)
+    live = {name: (f.b, f.a) for name, f in round.received["dan"].items()}
+    rule.penalty(live, live)
+    for client, received in round.received.items():
+        memory = round.remembered[client]
+        rule.receive(round.sent[client], memory)
+        rule.encode(random_training(4)(client, received), received, memory)
     assert all(torch.equal(tensor, copy) for tensor, copy in zip(held, copies, strict=True))
 
 
@@ -568,11 +713,12 @@ def test_training_may_be_penalised_but_never_with_nonsense(rule: Rule) -> None:
     """At the start (b = 0) and later, the penalty and its gradient are finite, the value ≥ 0."""
     for state in (begun(rule), trained(rule)):
         sent = rule.send(state, rule.ranks_for(state.spec, uniform(HIGH)), generator())
+        received = rule.receive(sent, {})
         live = {
             name: (f.b.clone().requires_grad_(), f.a.clone().requires_grad_())
-            for name, f in sent.items()
+            for name, f in received.items()
         }
-        penalty = rule.penalty(live)
+        penalty = rule.penalty(live, {name: (f.b, f.a) for name, f in received.items()})
         if penalty is None:
             continue
         assert float(penalty.detach()) >= 0.0
@@ -586,9 +732,14 @@ def test_training_may_be_penalised_but_never_with_nonsense(rule: Rule) -> None:
 
 @every()
 def test_a_rule_names_itself_and_its_source(rule: Rule) -> None:
-    assert RULES[rule.name] is type(rule)
+    assert type(rule) in EXAMPLES or RULES[rule.name] is type(rule)
     assert rule.source
     assert type(rule).__doc__
+
+
+def test_a_memory_beside_an_origin_is_refused() -> None:
+    with pytest.raises(RuleError, match=r"delta='origin' and memory=True: .* choose one of them"):
+        Traits(delta="origin", memory=True)
 
 
 def test_a_taken_name_is_refused() -> None:

@@ -26,7 +26,6 @@ from flexlora.federation import Setup, prepare, resume, run
 from flexlora.federation.engine import make_engine, threads_of, workers_of
 from flexlora.federation.observers import Silent
 from flexlora.rules import RULES, make_rule
-from flexlora.rules.flexlora import FlexLoRA
 from flexlora.runs.events import Event, Failed, Halved, Replied, RoundEnded
 from flexlora.runs.run_directory import Run
 from same_run import assert_same_run
@@ -108,8 +107,9 @@ from federation.odd_rules import Endless
 from flexlora.cli.main import main
 from flexlora.rules import RULES
 
+RULES["flexlora-increment"] = Endless  # Workers import this script.
+
 if __name__ == "__main__":
-    RULES["flexlora-increment"] = Endless
     main()
 """
 
@@ -197,7 +197,7 @@ def test_workers_out_of_memory_halve_for_good_and_end_with_their_run(
         assert record["failures"] == len(high)
 
 
-class Unreadable(FlexLoRA):
+class Unreadable(RuleConfig):
     def __reduce__(self) -> tuple[Any, ...]:
         return int, ("no number",)
 

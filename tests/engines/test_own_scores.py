@@ -48,7 +48,7 @@ class Case:
         ranks = self.setup.roster.ranks
         full = rule.send(state, ranks["high"], streams.generator("send"))
         trained = moved(full, 3, 0.05)
-        layers = {name: f.product() for name, f in trained.items()} if rule.origin else {}
+        layers = {name: f.product() for name, f in trained.items()} if rule.traits.origin else {}
         delta, sent = Delta(1, layers), {}
         for name in ranks:
             rank = ranks[name][self.setup.spec.layers[0].name]
@@ -61,7 +61,7 @@ class Case:
                 sent[self.setup.roster.types[client]],
                 id=str(k),
                 recipe=recipe,
-                origin=rule.origin,
+                origin=rule.traits.origin,
                 delta=delta,
                 seed=k,
                 metrics=TUNED,

@@ -20,7 +20,7 @@ from flexlora.errors import TrainingError
 from flexlora.federation import prepare
 from flexlora.federation.setup import Setup
 from flexlora.lowrank import LowRank
-from flexlora.rules import Rule, make_rule
+from flexlora.rules import Encoded, Memory, Rule, make_rule
 from flexlora.rules.flexlora import FlexLoRA
 from small import first_jobs, small
 
@@ -30,26 +30,26 @@ RULE = make_rule("flexlora")
 class Deadly(FlexLoRA):
     """Kills the process that trained a client of rank 4."""
 
-    def encode(self, trained: Adapter, sent: Adapter) -> Adapter:
+    def encode(self, trained: Adapter, sent: Adapter, memory: Memory) -> Encoded:
         if max(trained.ranks.values()) == 4:
             os.kill(os.getpid(), signal.SIGKILL)
-        return super().encode(trained, sent)
+        return super().encode(trained, sent, memory)
 
 
 class Broken(FlexLoRA):
-    def encode(self, trained: Adapter, sent: Adapter) -> Adapter:
+    def encode(self, trained: Adapter, sent: Adapter, memory: Memory) -> Encoded:
         raise RuntimeError("a fault of ours")
 
 
 class Unwritable(FlexLoRA):
     """An error of the kind that a pipe gives whose other end is gone."""
 
-    def encode(self, trained: Adapter, sent: Adapter) -> Adapter:
+    def encode(self, trained: Adapter, sent: Adapter, memory: Memory) -> Encoded:
         raise BrokenPipeError("a fault of ours")
 
 
 class Refusing(FlexLoRA):
-    def encode(self, trained: Adapter, sent: Adapter) -> Adapter:
+    def encode(self, trained: Adapter, sent: Adapter, memory: Memory) -> Encoded:
         raise TrainingError("this client gives nothing")
 
 
@@ -120,7 +120,7 @@ def test_a_client_that_kills_its_worker_is_a_failure_and_no_other(setup: Setup, 
     rank = {job: set(setup.roster.ranks[setup.roster.types[job.client]].values()) for job in jobs}
     deadly = next(job for job in jobs if rank[job] == {4})
     harmless = next(job for job in jobs if rank[job] == {2})
-    with closing(workers(setup, Deadly(), count=1, cohort=2)) as engine:
+    with closing(workers(setup, Deadly, count=1, cohort=2)) as engine:
         found = by_job(engine.exchange([deadly, harmless]))
     assert isinstance(found[harmless.id], Reply)
     assert found[deadly.id] == Failure(

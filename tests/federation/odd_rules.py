@@ -1,7 +1,11 @@
-"""Rules that make a machine short of memory, or a client that never ends; workers can load them."""
+"""Rules that make a machine short of memory, or a client that never ends.
+
+A worker that imports this file has them under their names.
+"""
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import time
 from collections.abc import Callable, Sequence
@@ -12,10 +16,12 @@ import torch
 
 from flexlora.adapters import Adapter
 from flexlora.models import AdaptedModel
+from flexlora.rules import RULES, Encoded, Memory
 from flexlora.rules.flexlora import FlexLoRA
 from flexlora.rules.increment import FlexLoRAIncrement
 
 Start = Callable[..., Any]
+IN_A_WORKER = multiprocessing.parent_process() is not None
 
 
 def short_of(room: int) -> Start:
@@ -31,25 +37,26 @@ def short_of(room: int) -> Start:
 
 
 class Scarce(FlexLoRA):
-    """Whichever process it is sent to has room for adapters of three ranks."""
+    """Whichever worker makes it has room for adapters of three ranks."""
 
     name = "scarce"
 
-    def __reduce__(self) -> tuple[Callable[[], Scarce], tuple[()]]:
-        return _arrive, ()
-
-
-def _arrive() -> Scarce:
-    AdaptedModel.start = short_of(3)  # type: ignore[method-assign]
-    return Scarce()
+    def __init__(self) -> None:
+        super().__init__()
+        if IN_A_WORKER:
+            AdaptedModel.start = short_of(3)  # type: ignore[method-assign]
 
 
 class Endless(FlexLoRAIncrement):
     """From its tenth client on, no client ends. What has been begun is in the folder $BEGUN."""
 
-    def encode(self, trained: Adapter, sent: Adapter) -> Adapter:
+    def encode(self, trained: Adapter, sent: Adapter, memory: Memory) -> Encoded:
         begun = Path(os.environ["BEGUN"])
         (begun / f"{os.getpid()}-{time.monotonic_ns()}").touch()
         while len(list(begun.iterdir())) >= 10:
             time.sleep(0.05)
-        return super().encode(trained, sent)
+        return super().encode(trained, sent, memory)
+
+
+if IN_A_WORKER:
+    RULES[Scarce.name] = Scarce

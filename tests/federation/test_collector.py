@@ -69,7 +69,7 @@ def test_contributions_come_in_order_of_client_whatever_arrived_first(plain: Pla
     seen = []
     for order in ((0, 1, 2), (2, 0, 1), (1, 2, 0)):
         collect(plain, [GOOD[i] for i in order])
-        seen.append(plain.contributions(LAYERS[0].name, weights, SENT))
+        seen.append(plain.contributions(LAYERS[0].name, weights, SENT).each())
     for contributions in seen:
         assert [c.client for c in contributions] == sorted(CLIENTS)
         for one, first in zip(contributions, seen[0], strict=True):
@@ -91,7 +91,7 @@ def test_nothing_is_read_until_it_is_asked_for(plain: Plain, monkeypatch: pytest
     monkeypatch.setattr(Spool, "tensors", told)
     _, collected = collect(plain, GOOD)
     weights = RULE.weigh(list(collected.summaries.values()))
-    found = {x.name: plain.contributions(x.name, weights, SENT) for x in LAYERS}
+    found = {x.name: plain.contributions(x.name, weights, SENT).each() for x in LAYERS}
     assert [(c.rank, c.width) for c in found["x.q_proj"]] == [(3, 6)] * 3
     assert read == []
     first, _, last = found["x.up_proj"]  # Of "../../x" and of "c".
@@ -105,7 +105,7 @@ def test_nothing_is_read_until_it_is_asked_for(plain: Plain, monkeypatch: pytest
 def test_only_the_clients_with_a_weight_are_read(plain: Plain):
     collect(plain, GOOD)
     contributions = plain.contributions(LAYERS[1].name, {"c": 1.0}, SENT)
-    assert [c.client for c in contributions] == ["c"]
+    assert [c.client for c in contributions.each()] == ["c"]
 
 
 def test_a_client_never_names_a_path(plain: Plain, tmp_path: Path):
@@ -125,7 +125,7 @@ def test_a_second_reply_changes_nothing(plain: Plain):
     ]
     assert vars(collected.replies["c"]) == vars(replace(GOOD[0], payload=b""))  # those lie on disk
     assert collected.bytes_up == sum(len(reply.payload) for reply in GOOD)
-    kept = plain.contributions(LAYERS[0].name, {"c": 1.0}, SENT)[0].trained
+    kept = plain.contributions(LAYERS[0].name, {"c": 1.0}, SENT).each()[0].trained
     assert torch.equal(kept.b, moved(SENT["c"], 0)[LAYERS[0].name].b)
 
 

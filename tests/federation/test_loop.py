@@ -15,13 +15,14 @@ from flexlora.config.config import Config
 from flexlora.config.schedule import Schedule
 from flexlora.engines.jobs import Train
 from flexlora.errors import RoundError
+from flexlora.federation.collector import Plain
 from flexlora.federation.loop import Federation, Record, last
 from flexlora.federation.observers import Recorder
 from flexlora.federation.sending import Sender
 from flexlora.federation.streams import Streams
 from flexlora.formats.delta import update_payload
 from flexlora.formats.payloads import to_bytes
-from flexlora.rules import RULES, State, make_rule
+from flexlora.rules import RULES, Combined, State, make_rule
 from flexlora.runs.checkpoint import pack
 from flexlora.runs.committed import Committed
 from flexlora.runs.events import Event, Failed, Replied, RoundBegun, RoundEnded
@@ -36,6 +37,7 @@ from small import LAYERS, Noise, moved, read, spec
 
 RANKS = {"a": 2, "b": 4, "c": 3, "d": 2, "e": 4}
 RECIPE = Recipe("adamw", 0.8, 4)
+NAMES = sorted(RULES)
 
 
 def sent_ranks(job: Train) -> dict[str, int]:
@@ -82,6 +84,7 @@ def federation(
         sender=sender,
         stands=last(run) or Committed(sender.begin(spec(*ranks.values())), store, Progress()),
         transport=Noise(rule, fails, backwards=backwards),
+        collector=Plain(run.spool, rule),
         run=run,
         validate=validate,
         decide=lambda record: record.scores["loss"],
@@ -107,7 +110,7 @@ def logged(run: Run) -> list[Record]:
     return [{k: v for k, v in record.items() if k != "seconds"} for record in run.read_metrics()]
 
 
-@pytest.mark.parametrize("name", sorted(RULES))
+@pytest.mark.parametrize("name", NAMES)
 def test_every_rule_runs_and_is_the_same_after_a_stop_at_any_round(tmp_path: Path, name: str):
     whole = federation(tmp_path / "whole", name)
     records = play(whole)
@@ -134,7 +137,7 @@ def test_every_rule_runs_and_is_the_same_after_a_stop_at_any_round(tmp_path: Pat
         assert second.run.events(Failed) == []
 
 
-@pytest.mark.parametrize("name", sorted(RULES))
+@pytest.mark.parametrize("name", NAMES)
 def test_the_order_of_arrival_changes_nothing(tmp_path: Path, name: str):
     one = federation(tmp_path / "one", name, rounds=2)
     other = federation(tmp_path / "other", name, rounds=2, backwards=True)
@@ -163,10 +166,21 @@ def test_a_record_says_what_was_cut_off_the_sum(tmp_path: Path):
     assert logged(made.run)[0]["cut"] == asdict(record.cut)
 
 
-@pytest.mark.parametrize("name", sorted(set(RULES) - {"flexlora"}))
-def test_a_rule_that_cuts_nothing_records_no_cut(tmp_path: Path, name: str):
+@pytest.mark.parametrize("name", NAMES)
+def test_a_rule_that_cuts_nothing_records_no_cut(
+    tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+):
+    given: list[Combined] = []
+    combine = RULES[name].combine_layer
+
+    def told(*arguments: Any) -> Combined:
+        given.append(combine(*arguments))
+        return given[-1]
+
+    monkeypatch.setattr(RULES[name], "combine_layer", told)
     (record,) = play(federation(tmp_path / "r", name, rounds=1))
-    assert record.cut is None
+    assert len(given) == len(LAYERS)
+    assert (record.cut is not None) == any(x.certificate is not None for x in given)
 
 
 def test_seeds_are_told_apart(tmp_path: Path):
@@ -250,7 +264,7 @@ def test_a_round_without_a_good_reply_leaves_the_last_checkpoint(tmp_path: Path)
     assert happened(again.run) == happened(whole.run)
 
 
-@pytest.mark.parametrize("name", ["flexlora", "hetlora", "fedit"])
+@pytest.mark.parametrize("name", [x for x in NAMES if RULES[x].traits.delta == "none"])
 def test_without_delta_bytes_down_are_the_payloads(tmp_path: Path, name: str):
     made = federation(tmp_path / "r", name)
     records = play(made)
@@ -260,7 +274,7 @@ def test_without_delta_bytes_down_are_the_payloads(tmp_path: Path, name: str):
     assert all(record.bytes_up > 0 for record in records)
 
 
-@pytest.mark.parametrize("name", ["flexlora-increment", "flora"])
+@pytest.mark.parametrize("name", [x for x in NAMES if RULES[x].traits.delta != "none"])
 def test_delta_counts_and_costs_less_for_a_client_that_is_up_to_date(tmp_path: Path, name: str):
     # One wide client and two narrow ones, whose steps are smaller than all of Δ.
     ranks = {"a": 4, "b": 1, "c": 1}
@@ -316,7 +330,7 @@ def test_a_pruned_rank_stays_pruned(tmp_path: Path):
                 trained = Adapter(
                     {name: Factors(f.b * factor + grown, f.a, f.scale) for name, f in sent.items()}
                 )
-                yield reply_to(job, self.rule.encode(trained, sent))
+                yield reply_to(job, self.rule.reply(job.round, trained, sent, {}).adapter)
 
     made.transport = Shrinks(made.rule)
     made.play()

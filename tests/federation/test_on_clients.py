@@ -168,7 +168,7 @@ def test_what_a_client_fine_tuned_is_scored_with_its_base(setup: Setup, tmp_path
         payload,
         round=4,
         recipe=setup.settings.schedule.recipe_for(1),
-        origin=made.origin,
+        origin=made.traits.origin,
         delta=state.delta,
         metrics=("loss",),
     )
@@ -179,7 +179,7 @@ def test_what_a_client_fine_tuned_is_scored_with_its_base(setup: Setup, tmp_path
     trained = read(reply.payload)  # type: ignore[union-attr]
     update = {
         name: f.product()
-        if not made.origin
+        if not made.traits.origin
         else state.delta.layers[name] + f.product() - sent[name].product()
         for name, f in trained.items()
     }

@@ -27,11 +27,10 @@ from flexlora.runs import Result, load_adapter
 from flexlora.runs.checkpoint import pack
 from flexlora.runs.readout import load_state
 from flexlora.runs.run_directory import Run
-from reference import assert_close, best, dense, gaussian, product
+from reference import assert_close, best, dense, gaussian, held_rank, product
 from small import small
 
 NAMES = sorted(RULES)
-DELTA_RULES = {"flexlora-increment", "flora"}
 
 
 @pytest.fixture(scope="module")
@@ -89,14 +88,15 @@ def test_a_run_begins_at_the_adapter_or_its_best_part(
     setup: Setup, adapter: Adapter, peft: Path, name: str
 ):
     start = begun(setup, name, peft)
-    held = {"fedit": 2, "hetlora": 4}.get(name, 6)
-    for layer, matrix in make_rule(name).learned(start.state).items():
+    rule = make_rule(name)
+    held = held_rank(rule, 2, 4, 6)
+    for layer, matrix in rule.learned(start.state).items():
         if layer in adapter:
             assert_close(dense(matrix), best(product(adapter[layer]), held))
         else:
             assert matrix.norm() == 0.0
     assert start.state.round == 0
-    assert start.state.delta.version == int(name in DELTA_RULES)
+    assert start.state.delta.version == int(rule.traits.delta != "none")
     assert start.store.held == {}
     assert start.store.types == dict(setup.roster.types)
 
@@ -367,11 +367,11 @@ def test_other_bounds_of_the_ranks_keep_what_was_learned(setup: Setup, tmp_path:
         assert_close(dense(matrix), dense(before[layer]))
     for held in {opened.state.delta.version, *start.store.held.values()}:
         update = start.state.delta.since(held)
-        if name in DELTA_RULES:
+        if rule.traits.delta == "none":
+            assert update is None
+        else:
             assert update is not None
             assert (update.start, update.layers) == (None, start.state.delta.layers)
-        else:
-            assert update is None
     for kind in ranks.values():
         asked = rule.ranks_for(made.spec, kind)
         assert rule.send(start.state, asked, torch.Generator()).ranks == asked

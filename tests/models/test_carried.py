@@ -47,9 +47,10 @@ def test_a_penalty_adds_its_gradient_at_the_clients_own_rank(stacked: bool) -> N
     one.gradient.fill_(1.0)
     seen = []
 
-    def penalty(live: Live) -> torch.Tensor:
+    def penalty(live: Live, sent: Live) -> torch.Tensor:
         (b, a) = live["layer"]
         seen.append((b.shape, a.shape))
+        assert all(map(torch.equal, live["layer"], sent["layer"]))
         return (b**2).sum() + 3.0 * a.sum()
 
     one.add_gradient_of(penalty)
@@ -59,10 +60,10 @@ def test_a_penalty_adds_its_gradient_at_the_clients_own_rank(stacked: bool) -> N
     assert torch.allclose(pair.grad_a[:1], torch.full_like(client.a, 4.0))
     assert bool((pair.grad_a[1:] == 1.0).all())
     before = one.gradient.clone()
-    one.add_gradient_of(lambda _: None)
-    one.add_gradient_of(lambda _: torch.tensor(3.0))
+    one.add_gradient_of(lambda *_: None)
+    one.add_gradient_of(lambda *_: torch.tensor(3.0))
     assert torch.equal(one.gradient, before)
-    one.add_gradient_of(lambda live: live["layer"][0].sum())  # `a` is not in it.
+    one.add_gradient_of(lambda live, _: live["layer"][0].sum())  # `a` is not in it.
     assert torch.allclose(pair.grad_bt[:1], 2.0 + 2.0 * client.b.T)
 
 

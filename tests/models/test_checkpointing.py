@@ -59,7 +59,7 @@ def test_so_it_is_with_delta_origin_and_penalty() -> None:
     models = pair("llama")
     delta = random_adapter(models[0].layers, 2, seed=7, scale=0.5)
 
-    def shrink(live: Any) -> torch.Tensor:
+    def shrink(live: Any, _: Any) -> torch.Tensor:
         return 0.1 * sum((b**2).sum() for b, _ in live.values())
 
     found = []

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 
 from flexlora.adapters import Factors, LayerSpec
-from flexlora.rules import Contribution, Spec, make_rule
-from reference import assert_close, dense, gaussian, generator, product, tail_norm
+from flexlora.rules import ClientView, Contribution, Listed, Spec, make_rule
+from reference import assert_close, at, dense, gaussian, generator, product, tail_norm
 
 LAYER = LayerSpec("q_proj", 12, 10)
 SPEC = Spec.of([LAYER], [{LAYER.name: 3}, {LAYER.name: 8}], alpha=6.0)
@@ -28,7 +28,7 @@ def contributions() -> list[Contribution]:
 
 def combined() -> dict[str, torch.Tensor]:
     start = RULE.init(SPEC, generator()).layers[LAYER.name]
-    result = RULE.combine_layer(SPEC, LAYER, start, contributions(), generator())
+    result = RULE.combine(at(SPEC), start, Listed(contributions()))
     assert result.frozen is None
     assert result.step is None
     return dict(result.state)
@@ -41,7 +41,7 @@ def test_both_factors_are_averaged() -> None:
 
 
 def test_the_mean_of_factors_is_not_the_mean_of_products() -> None:
-    got = dense(RULE.learned_layer(SPEC, LAYER, combined()))
+    got = dense(RULE.learned_layer(at(SPEC), combined()))
     exact = sum(c.weight * product(c.trained) for c in contributions())
     assert float((got - exact).norm()) > 0.2 * float(exact.norm())
     by_hand = 2.0 * combined()["b"].double() @ combined()["a"].double()
@@ -58,16 +58,16 @@ def test_the_weakest_client_sets_the_rank_for_all() -> None:
 
 def test_clients_train_exactly_what_the_server_holds() -> None:
     state = combined()
-    sent = RULE.send_layer(SPEC, state, 3, generator())
+    sent = RULE.send_layer(at(SPEC), state, ClientView("", {LAYER.name: 3}))
     assert torch.equal(sent.b, state["b"])
     assert torch.equal(sent.a, state["a"])
 
 
 def test_reading_out_at_a_lower_rank_is_the_best_approximation() -> None:
     state = combined()
-    whole = dense(RULE.learned_layer(SPEC, LAYER, state))
+    whole = dense(RULE.learned_layer(at(SPEC), state))
     for rank in (1, 2, 3, 6):
-        read = RULE.readout_layer(SPEC, LAYER, state, rank)
+        read = RULE.readout_layer(at(SPEC), state, rank)
         assert read.rank == rank
         assert read.scale == 6.0 / rank
         assert abs(float((whole - product(read)).norm()) - tail_norm(whole, rank)) < 1e-4

@@ -7,8 +7,18 @@ import torch
 from torch import Tensor
 
 from flexlora.adapters import Adapter, Factors, LayerSpec
-from flexlora.rules import Contribution, Spec, State, make_rule
-from reference import Round, assert_close, best, gaussian, generator, learned, map_factors, product
+from flexlora.rules import ClientView, Contribution, Listed, Spec, State, make_rule
+from reference import (
+    Round,
+    assert_close,
+    at,
+    best,
+    gaussian,
+    generator,
+    learned,
+    map_factors,
+    product,
+)
 
 LAYER = LayerSpec("q_proj", 24, 18)
 RANKS = {"ann": 2, "bob": 4, "cyd": 7, "dan": 12}
@@ -119,11 +129,10 @@ def test_what_fills_missing_directions_is_new(name: str) -> None:
     contributions = [
         Contribution.of(client, 1 / 3, adapter[LAYER.name]) for client, adapter in returned.items()
     ]
-    combined = rule.combine_layer(
-        state.spec, LAYER, state.layers[LAYER.name], contributions, generator()
-    )
+    combined = rule.combine(at(state.spec), state.layers[LAYER.name], Listed(contributions))
     learned_rank = combined.state["s"].shape[0]
-    filled = rule.send_layer(state.spec, combined.state, 12, generator(0)).a[learned_rank:]
+    filled = rule.send_layer(at(state.spec), combined.state, ClientView("", cohort["dan"]))
+    filled = filled.a[learned_rank:]
     assert 0 < learned_rank < 12
     basis = combined.state["vh"]
     outside = filled - filled @ basis.T @ basis

@@ -9,6 +9,7 @@ from flexlora.rules import Spec, State, make_rule
 from reference import (
     Round,
     assert_close,
+    at,
     dense,
     generator,
     learned,
@@ -31,13 +32,8 @@ def test_the_stack_is_the_exact_weighted_sum_of_products() -> None:
     for seed in range(3):
         round = Round(RULE, state, COHORT, random_training(seed), seed=seed)
         summed = sum(w * product(round.replies[c][LAYER.name]) for c, w in round.weights.items())
-        result = RULE.combine_layer(
-            state.spec,
-            LAYER,
-            state.layers[LAYER.name],
-            round.contributions(LAYER.name),
-            generator(),
-        )
+        layer = at(state.spec)
+        result = RULE.combine(layer, state.layers[LAYER.name], round.contributions(LAYER.name))
         assert result.step is not None
         assert result.step.width == 2 + 5 + 8
         assert_close(dense(result.step), summed, 1e-6)

@@ -7,16 +7,25 @@ import torch
 
 from flexlora.adapters import Adapter, Factors, LayerSpec
 from flexlora.errors import RoundError
-from flexlora.rules import Contribution, Spec, Summary
+from flexlora.rules import ClientView, Contribution, LayerState, Listed, Spec, Summary
 from flexlora.rules.hetlora import HetLoRA
-from reference import assert_close, gaussian, generator, product
+from reference import assert_close, at, gaussian, generator, product
 
 LAYER = LayerSpec("q_proj", 9, 7)
 SPEC = Spec((LAYER,), {LAYER.name: 5}, {LAYER.name: 2}, alpha=10.0)
+OPTIONS = [{"gamma": 0.5, "regulariser": 0.1}]  # For the contract tests, beside the default.
 
 
 def factors(rank: int, seed: int) -> Factors:
     return Factors(gaussian(9, rank, seed=seed), gaussian(rank, 7, seed=seed + 50), SPEC.scale(5))
+
+
+def combined(rule: HetLoRA, state: LayerState, *parts: Contribution) -> LayerState:
+    return rule.combine(at(SPEC), state, Listed(parts)).state
+
+
+def encoded(rule: HetLoRA, trained: Adapter, sent: Adapter) -> Adapter:
+    return rule.encode(trained, sent, {}).adapter
 
 
 def adapter(*ranks: int) -> Adapter:
@@ -38,7 +47,7 @@ def test_factors_are_padded_with_zeros_to_the_highest_rank() -> None:
     start = rule.init(SPEC, generator()).layers[LAYER.name]
     small, large = factors(2, 1), factors(5, 2)
     parts = [Contribution.of("a", 0.25, small), Contribution.of("b", 0.75, large)]
-    state = rule.combine_layer(SPEC, LAYER, start, parts, generator()).state
+    state = combined(rule, start, *parts)
     assert_close(state["b"][:, :2], 0.25 * small.b + 0.75 * large.b[:, :2], 1e-6)
     assert_close(state["a"][:2], 0.25 * small.a + 0.75 * large.a[:2], 1e-6)
     assert_close(state["b"][:, 2:], 0.75 * large.b[:, 2:], 1e-6)
@@ -48,12 +57,8 @@ def test_factors_are_padded_with_zeros_to_the_highest_rank() -> None:
 def test_directions_that_no_client_of_the_round_owns_stay_as_they_are() -> None:
     rule = HetLoRA()
     start = rule.init(SPEC, generator()).layers[LAYER.name]
-    first = rule.combine_layer(
-        SPEC, LAYER, start, [Contribution.of("b", 1.0, factors(5, 2))], generator()
-    ).state
-    after = rule.combine_layer(
-        SPEC, LAYER, first, [Contribution.of("a", 1.0, factors(2, 1))], generator()
-    ).state
+    first = combined(rule, start, Contribution.of("b", 1.0, factors(5, 2)))
+    after = combined(rule, first, Contribution.of("a", 1.0, factors(2, 1)))
     assert torch.equal(after["b"][:, 2:], first["b"][:, 2:])
     assert torch.equal(after["a"][2:], first["a"][2:])
     assert torch.equal(after["a"][:2], factors(2, 1).a)
@@ -62,14 +67,13 @@ def test_directions_that_no_client_of_the_round_owns_stay_as_they_are() -> None:
 def test_a_client_is_sent_the_first_directions_at_one_common_scale() -> None:
     rule = HetLoRA()
     state = rule.init(SPEC, generator()).layers[LAYER.name]
-    taught = [Contribution.of("b", 1.0, factors(5, 2))]
-    state = rule.combine_layer(SPEC, LAYER, state, taught, generator()).state
+    state = combined(rule, state, Contribution.of("b", 1.0, factors(5, 2)))
     for rank in (1, 2, 5):
-        sent = rule.send_layer(SPEC, state, rank, generator())
+        sent = rule.send_layer(at(SPEC), state, ClientView("", {LAYER.name: rank}))
         assert torch.equal(sent.b, state["b"][:, :rank])
         assert torch.equal(sent.a, state["a"][:rank])
         assert sent.scale == 10.0 / 5
-        assert_close(product(rule.readout_layer(SPEC, LAYER, state, rank)), product(sent), 1e-12)
+        assert_close(product(rule.readout_layer(at(SPEC), state, rank)), product(sent), 1e-12)
 
 
 def test_weights_follow_the_norm_of_the_whole_update() -> None:
@@ -91,7 +95,7 @@ def test_a_norm_that_is_not_finite_is_refused(norm: float) -> None:
 def test_a_tail_that_shrank_is_pruned_in_all_layers() -> None:
     rule, sent = HetLoRA(gamma=0.5), adapter(4, 5)
     kept = {"layer0": 2, "layer1": 2}
-    pruned = rule.encode(tails_times(sent, kept, 0.9), sent)
+    pruned = encoded(rule, tails_times(sent, kept, 0.9), sent)
     assert pruned.ranks == kept
     for name, f in pruned.items():
         assert torch.equal(f.b, sent[name].b[:, :2])
@@ -103,24 +107,24 @@ def test_a_tail_that_shrank_is_pruned_in_all_layers() -> None:
 def test_a_tail_that_did_not_shrink_is_kept(factor: float) -> None:
     rule, sent = HetLoRA(gamma=0.5), adapter(4, 5)
     trained = tails_times(sent, {"layer0": 2, "layer1": 2}, factor)
-    assert rule.encode(trained, sent) is trained
+    assert encoded(rule, trained, sent) is trained
 
 
 def test_the_tails_of_all_layers_decide_together() -> None:
     rule, sent = HetLoRA(gamma=0.5), adapter(4, 4)
     shrunk = tails_times(sent, {"layer0": 2, "layer1": 4}, 0.1)
     both = Adapter({"layer0": shrunk["layer0"], "layer1": sent["layer1"]})
-    assert rule.encode(both, sent).ranks == {"layer0": 2, "layer1": 2}
+    assert encoded(rule, both, sent).ranks == {"layer0": 2, "layer1": 2}
     grown = tails_times(sent, {"layer0": 4, "layer1": 2}, 10.0)
     mixed = Adapter({"layer0": shrunk["layer0"], "layer1": grown["layer1"]})
-    assert rule.encode(mixed, sent).ranks == sent.ranks
+    assert encoded(rule, mixed, sent).ranks == sent.ranks
 
 
 def test_a_smaller_head_alone_is_no_reason_to_prune() -> None:
     rule, sent = HetLoRA(gamma=0.5), adapter(4)
     f = sent["layer0"]
     b = torch.cat([0.01 * f.b[:, :2], f.b[:, 2:]], dim=1)
-    assert rule.encode(Adapter({"layer0": Factors(b, f.a, f.scale)}), sent).ranks == {"layer0": 4}
+    assert encoded(rule, Adapter({"layer0": Factors(b, f.a, f.scale)}), sent).ranks == {"layer0": 4}
 
 
 @pytest.mark.parametrize(
@@ -132,27 +136,28 @@ def test_pruning_keeps_gamma_of_the_rank_but_at_least_one(
 ) -> None:
     rule, sent = HetLoRA(gamma=gamma), adapter(rank)
     shrunk = tails_times(sent, {"layer0": 0}, 0.5)
-    assert rule.encode(shrunk, sent).ranks == {"layer0": kept}
+    assert encoded(rule, shrunk, sent).ranks == {"layer0": kept}
 
 
 def test_gamma_of_a_rank_is_not_spoilt_by_binary_fractions() -> None:
     """0.29 · 100 is 28.999999999999996 in floating point."""
     wide = Factors(gaussian(100, 100), gaussian(100, 100, seed=1), 1.0)
     half = Factors(0.5 * wide.b, wide.a, 1.0)
-    assert HetLoRA(gamma=0.29).encode(Adapter({"x": half}), Adapter({"x": wide})).ranks == {"x": 29}
+    assert encoded(HetLoRA(gamma=0.29), Adapter({"x": half}), Adapter({"x": wide})).ranks == {
+        "x": 29
+    }
 
 
 def test_a_pruned_client_goes_on_at_its_lower_rank() -> None:
     rule = HetLoRA(gamma=0.5)
     start = rule.init(SPEC, generator()).layers[LAYER.name]
-    state = rule.combine_layer(
-        SPEC, LAYER, start, [Contribution.of("b", 1.0, factors(5, 2))], generator()
-    ).state
+    state = combined(rule, start, Contribution.of("b", 1.0, factors(5, 2)))
     ranks = []
     rank = 5
     for _ in range(4):
-        sent = Adapter({LAYER.name: rule.send_layer(SPEC, state, rank, generator())})
-        reply = rule.encode(tails_times(sent, {LAYER.name: 0}, 0.9), sent)
+        view = ClientView("", {LAYER.name: rank})
+        sent = Adapter({LAYER.name: rule.send_layer(at(SPEC), state, view)})
+        reply = encoded(rule, tails_times(sent, {LAYER.name: 0}, 0.9), sent)
         rank = reply.ranks[LAYER.name]
         ranks.append(rank)
     assert ranks == [2, 1, 1, 1]
@@ -164,7 +169,7 @@ def test_the_penalty_is_the_product_of_the_tails_norms() -> None:
     live = {
         n: (f.b.clone().requires_grad_(), f.a.clone().requires_grad_()) for n, f in whole.items()
     }
-    penalty = rule.penalty(live)
+    penalty = rule.penalty(live, live)
     assert penalty is not None
     wanted = sum(
         0.3 * float(f.b[:, 2:].double().norm()) * float(f.a[2:].double().norm())
@@ -182,7 +187,7 @@ def test_the_penalty_is_the_product_of_the_tails_norms() -> None:
 
 def test_the_penalty_is_smooth_enough_to_start_from_zero() -> None:
     b, a = torch.zeros(9, 4, requires_grad=True), gaussian(4, 7).requires_grad_()
-    penalty = HetLoRA(gamma=0.5).penalty({"x": (b, a)})
+    penalty = HetLoRA(gamma=0.5).penalty({"x": (b, a)}, {})
     assert penalty is not None
     penalty.backward()
     assert not b.grad.any()
@@ -191,5 +196,5 @@ def test_the_penalty_is_smooth_enough_to_start_from_zero() -> None:
 
 def test_without_a_tail_there_is_no_penalty() -> None:
     live = {"x": (gaussian(9, 4), gaussian(4, 7))}
-    assert HetLoRA(gamma=1.0).penalty(live) is None
-    assert HetLoRA(gamma=0.5).penalty({"x": (gaussian(9, 1), gaussian(1, 7))}) is None
+    assert HetLoRA(gamma=1.0).penalty(live, live) is None
+    assert HetLoRA(gamma=0.5).penalty({"x": (gaussian(9, 1), gaussian(1, 7))}, {}) is None

@@ -7,10 +7,11 @@ import torch
 from torch import Tensor
 
 from flexlora.adapters import Adapter, Factors, LayerSpec
-from flexlora.rules import Contribution, Rule, Spec, State, make_rule
+from flexlora.rules import ClientView, Contribution, Listed, Rule, Spec, State, make_rule
 from reference import (
     Round,
     assert_close,
+    at,
     dense,
     gaussian,
     generator,
@@ -25,6 +26,7 @@ LAYER = LayerSpec("q_proj", SIZE, SIZE)
 RANKS = (4, 4, 8, 8, 16, 16, 32, 64)
 COHORT = {f"client{i}": {LAYER.name: rank} for i, rank in enumerate(RANKS)}
 EQUAL = dict.fromkeys(COHORT, 10)
+OPTIONS = [{"frozen_rank": 3}]  # For the contract tests, beside the default.
 
 
 def orthogonal(rows: int, columns: int, seed: int) -> Tensor:
@@ -87,16 +89,14 @@ def test_steps_smaller_than_what_is_sent_add_up(step: float) -> None:
     spec = Spec.of([layer], [{layer.name: 4}])
     state = rule.init(spec, generator()).layers[layer.name]
     taught = Factors(u[:, :4] * values, v[:4], 1.0)
-    state = rule.combine_layer(
-        spec, layer, state, [Contribution.of("k", 1.0, taught)], generator()
-    ).state
+    state = rule.combine(at(spec), state, Listed([Contribution.of("k", 1.0, taught)])).state
     for _ in range(50):
-        sent = rule.send_layer(spec, state, 4, generator())
+        sent = rule.send_layer(at(spec), state, ClientView("", {layer.name: 4}))
         b = torch.cat([sent.b, u[:, 4:] * step / sent.scale], dim=1)
         moved = Factors(b, torch.cat([sent.a, v[4:]]), sent.scale)
-        moves = [Contribution.of("k", 1.0, moved, sent)]
-        state = rule.combine_layer(spec, layer, state, moves, generator()).state
-    whole = dense(rule.learned_layer(spec, layer, state))
+        moves = Listed([Contribution.of("k", 1.0, moved, sent)])
+        state = rule.combine(at(spec), state, moves).state
+    whole = dense(rule.learned_layer(at(spec), state))
     assert float(u[:, 4].double() @ whole @ v[4].double()) == pytest.approx(50 * step, rel=0.01)
     assert state["s"][:4].tolist() == pytest.approx(values.tolist(), rel=1e-4)
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from flexlora.models import AdaptedModel, packing
+from flexlora.models.trainable import Live
 from flexlora.training import Trained, Visit, train, train_cohort
 from models.layers import KERNELS
 from models.oracle import FAMILIES, apart, encoded, random_adapter
@@ -79,8 +80,10 @@ def test_so_it_does_with_dropout_origin_delta_and_penalty(
     ours = model(attention=attention)
     delta = random_adapter(ours.layers, 2, seed=77, scale=0.5)
 
-    def proximal(live: Mapping[str, tuple[Tensor, Tensor]]) -> Tensor:
-        return 0.1 * sum((b**2).sum() + (a**2).sum() for b, a in live.values())
+    def proximal(live: Live, sent: Live) -> Tensor:
+        return 0.1 * sum(
+            ((b - sent[name][0]) ** 2).sum() + (a**2).sum() for name, (b, a) in live.items()
+        )
 
     options = {"origin": True, "penalty": proximal, "changes": {"dropout": dropout}}
     ours.set_delta({name: factors.product() for name, factors in delta.items()})

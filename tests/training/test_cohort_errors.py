@@ -105,7 +105,7 @@ def test_a_step_that_fails_leaves_the_model_whole() -> None:
     ids = torch.tensor([[3, 4]])
     before = ours(input_ids=ids).logits
 
-    def exhausted(_: object) -> None:
+    def exhausted(*_: object) -> None:
         raise torch.OutOfMemoryError("tried to allocate 3 GiB")
 
     with pytest.raises(torch.OutOfMemoryError):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from torch import Tensor, nn
 from flexlora.adapters import Adapter, Factors
 from flexlora.errors import DataError, TrainingError
 from flexlora.models import AdaptedModel, BaseModel, load_model
+from flexlora.models.trainable import Live
 from flexlora.training import Recipe, Visit, plan, train
 from models.oracle import FAMILIES, Peft, apart, encoded, plain_loss, random_adapter, random_model
 from training.clients import allowed
@@ -133,16 +133,19 @@ def test_a_penalty_pulls_and_is_not_reported() -> None:
     recipe = Recipe("sgd", 0.1, 4, epochs=5, clip_norm=None)
     seen: list[set[str]] = []
 
-    def proximal(live: Mapping[str, tuple[Tensor, Tensor]]) -> Tensor:
+    def proximal(live: Live, sent: Live) -> Tensor:
         seen.append(set(live))
+        for name, (b, a) in sent.items():
+            assert torch.equal(b, adapter[name].b)
+            assert torch.equal(a, adapter[name].a)
         return 0.5 * sum(
-            ((b - adapter[name].b) ** 2).sum() + ((a - adapter[name].a) ** 2).sum()
+            ((b - sent[name][0]) ** 2).sum() + ((a - sent[name][1]) ** 2).sum()
             for name, (b, a) in live.items()
         )
 
     plain = train(ours, visit(adapter, data, recipe))
     pulled = train(ours, visit(adapter, data, recipe), penalty=proximal)
-    nothing = train(ours, visit(adapter, data, recipe), penalty=lambda _: None)
+    nothing = train(ours, visit(adapter, data, recipe), penalty=lambda *_: None)
     assert len(seen) == 5
     assert seen[0] == set(adapter)
     assert pulled.first_loss == plain.first_loss
@@ -164,7 +167,7 @@ def test_divergence_is_an_error_and_leaves_the_model_whole() -> None:
         train(ours, visit(adapter, encoded(4), recipe))
     assert torch.isfinite(ours(input_ids=torch.tensor([[3, 4]])).logits).all()
 
-    def infinite(live: Mapping[str, tuple[Tensor, Tensor]]) -> Tensor:
+    def infinite(live: Live, _: Live) -> Tensor:
         return sum((1e38 * b.sum() for b, _ in live.values()), torch.zeros(()))
 
     recipe = Recipe("sgd", 1e3, 4, clip_norm=None)  # One step: no later loss can tell.

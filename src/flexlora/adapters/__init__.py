@@ -7,6 +7,7 @@ from flexlora.adapters.delta import DeltaUpdate as DeltaUpdate
 from flexlora.adapters.delta import Patch as Patch
 from flexlora.adapters.factors import Adapter as Adapter
 from flexlora.adapters.factors import Factors as Factors
+from flexlora.adapters.factors import Sides as Sides
 from flexlora.adapters.from_spectrum import best_factors as best_factors
 from flexlora.adapters.from_spectrum import checked_split as checked_split
 from flexlora.adapters.from_spectrum import factors_of as factors_of

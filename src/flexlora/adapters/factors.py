@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from jaxtyping import Float
@@ -13,6 +14,8 @@ from torch import Tensor
 from flexlora.errors import AdapterError
 from flexlora.lowrank import LowRank
 
+Sides = Literal["both", "a", "b"]
+
 
 @dataclass(frozen=True, eq=False)
 class Factors:
@@ -20,6 +23,9 @@ class Factors:
 
     b: (m, r), zero at the start of training; a: (r, n); scale: α/r, or α/√r for rsLoRA. The scale
     is never folded into what is trained: that would change the training.
+
+    A side may be absent, where only the other one travels (`only`): it has a shape then and no
+    numbers, a tensor on torch's "meta" device, so that rank and shape stay what they are.
     """
 
     b: Float[Tensor, "m r"]
@@ -32,6 +38,20 @@ class Factors:
                 f"factors need b (m, r) and a (r, n) of one rank; got {tuple(self.b.shape)} "
                 f"and {tuple(self.a.shape)}"
             )
+        if self.b.is_meta and self.a.is_meta:
+            raise AdapterError("factors lack both sides; give b, a or both")
+
+    @property
+    def sides(self) -> Sides:
+        """Which sides are there."""
+        if self.a.is_meta:
+            return "b"
+        return "a" if self.b.is_meta else "both"
+
+    @property
+    def numbers(self) -> int:
+        """How many numbers the sides that are there hold."""
+        return sum(side.numel() for side in (self.b, self.a) if not side.is_meta)
 
     @property
     def rank(self) -> int:
@@ -43,21 +63,49 @@ class Factors:
         return self.b.shape[0], self.a.shape[1]
 
     def product(self) -> LowRank:
-        """`scale · b @ a` as a factored matrix, the scale folded into the left side."""
+        """`scale · b @ a` as a factored matrix, the scale folded into the left side.
+
+        Raises AdapterError where a side is absent.
+        """
+        self._require_both()
         left = self.b.to(torch.promote_types(self.b.dtype, torch.float32)) * self.scale
         return LowRank(left, self.a)
 
     def unscaled(self) -> LowRank:
         """`b @ a` alone: for sums, which can take the scale into a weight."""
+        self._require_both()
         return LowRank(self.b, self.a)
 
     def cut(self, rank: int) -> Factors:
         """The first `rank` directions at the same scale (all of them when there are fewer)."""
         return Factors(self.b[:, :rank], self.a[:rank], self.scale)
 
+    def only(self, sides: Sides) -> Factors:
+        """The same with these sides alone. Raises AdapterError where none of them is there."""
+        if sides == "both" or sides == self.sides:
+            return self
+        b = self.b if sides == "b" else self.b.to("meta")
+        return Factors(b, self.a if sides == "a" else self.a.to("meta"), self.scale)
+
+    def filled(self, other: Factors) -> Factors:
+        """The same with an absent side from the first directions of `other`, if it is there."""
+        if self.sides == "both":
+            return self
+        if self.sides == "b":
+            return Factors(self.b, other.a[: self.rank], self.scale)
+        return Factors(other.b[:, : self.rank], self.a, self.scale)
+
     def finite(self) -> bool:
-        """True if neither factor nor the scale holds NaN or infinity."""
-        return math.isfinite(self.scale) and _all_finite(self.b) and _all_finite(self.a)
+        """True if neither the sides that are there nor the scale hold NaN or infinity."""
+        sides = (side for side in (self.b, self.a) if not side.is_meta)
+        return math.isfinite(self.scale) and all(map(_all_finite, sides))
+
+    def _require_both(self) -> None:
+        if self.sides != "both":
+            raise AdapterError(
+                f"factors of {self.shape[0]} × {self.shape[1]} hold {self.sides} alone, which is "
+                "no update; fill the other side first"
+            )
 
 
 class Adapter(Mapping[str, Factors]):
@@ -100,8 +148,26 @@ class Adapter(Mapping[str, Factors]):
 
     @property
     def parameters(self) -> int:
-        """Number of trained numbers: Σ (m + n) · r."""
-        return sum(f.a.numel() + f.b.numel() for f in self.values())
+        """Number of trained numbers: Σ (m + n) · r, of the sides that are there."""
+        return sum(f.numbers for f in self.values())
+
+    def only(self, sides: Sides) -> Adapter:
+        """The same with these sides of every layer alone; see `Factors.only`."""
+        return (
+            self if sides == "both" else self._mapped({n: f.only(sides) for n, f in self.items()})
+        )
+
+    def filled(self, other: Mapping[str, Factors]) -> Adapter:
+        """The same with absent sides from `other`, layer by layer, where it has them."""
+        return self._mapped({name: f.filled(other[name]) for name, f in self.items()})
+
+    def _mapped(self, layers: Mapping[str, Factors]) -> Adapter:
+        return Adapter(
+            layers,
+            self.base,
+            base_fingerprint=self.base_fingerprint,
+            fan_in_fan_out=self.fan_in_fan_out,
+        )
 
     def norm(self) -> float:
         """Frobenius norm of the whole update, over all layers."""

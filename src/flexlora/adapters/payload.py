@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+import torch
 from torch import Tensor
 
 from flexlora.adapters.factors import Adapter, Factors
@@ -12,6 +13,7 @@ from flexlora.errors import AdapterError
 
 FORMAT_VERSION = 1
 Schema = str
+_LARGEST = 1 << 30  # Of what a stranger may claim; the guard compares it with what was sent.
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,12 +30,22 @@ class Payload:
 
 
 def factors_payload(adapter: Adapter) -> Payload:
-    """An adapter as a payload: tensors `<layer>.b`, `<layer>.a`, scales as metadata."""
+    """An adapter as a payload: tensors `<layer>.b`, `<layer>.a`, scales as metadata.
+
+    A side that is absent is left out: `<layer>.m` or `<layer>.n` among the metadata says how large
+    it is.
+    """
     tensors: dict[str, Tensor] = {}
     meta: dict[str, str] = {}
     for name, factors in adapter.items():
-        tensors[f"{name}.b"] = factors.b
-        tensors[f"{name}.a"] = factors.a
+        if factors.sides == "a":
+            meta[f"{name}.m"] = str(factors.shape[0])
+        else:
+            tensors[f"{name}.b"] = factors.b
+        if factors.sides == "b":
+            meta[f"{name}.n"] = str(factors.shape[1])
+        else:
+            tensors[f"{name}.a"] = factors.a
         meta[f"{name}.scale"] = repr(float(factors.scale))
     return Payload("factors", tensors, meta)
 
@@ -41,8 +53,8 @@ def factors_payload(adapter: Adapter) -> Payload:
 def payload_adapter(payload: Payload) -> Adapter:
     """Read an adapter back from a payload, bit for bit.
 
-    Raises AdapterError for another schema or version, half of a pair, a scale that is missing, or
-    a tensor that belongs to no pair.
+    Raises AdapterError for another schema or version, half of a pair that does not say how large
+    the other half is, a scale that is missing, or a tensor that belongs to no pair.
     """
     if payload.schema != "factors" or payload.version != FORMAT_VERSION:
         raise AdapterError(
@@ -56,7 +68,7 @@ def payload_adapter(payload: Payload) -> Adapter:
     layers: dict[str, Factors] = {}
     for name in names:
         try:
-            b, a = payload.tensors[f"{name}.b"], payload.tensors[f"{name}.a"]
+            b, a = _pair(payload, name)
             scale = float(payload.meta[f"{name}.scale"])
         except (KeyError, ValueError) as error:
             raise AdapterError(
@@ -64,3 +76,19 @@ def payload_adapter(payload: Payload) -> Adapter:
             ) from error
         layers[name] = Factors(b, a, scale)
     return Adapter(layers)
+
+
+def _pair(payload: Payload, name: str) -> tuple[Tensor, Tensor]:
+    """(b, a), the absent one of them without numbers. KeyError or ValueError where half is lost."""
+    b, a = payload.tensors.get(f"{name}.b"), payload.tensors.get(f"{name}.a")
+    if b is not None and a is not None:
+        return b, a
+    held = b if a is None else a
+    assert held is not None
+    size = int(payload.meta[f"{name}.n" if a is None else f"{name}.m"])
+    rank = held.shape[-1 if a is None else 0] if held.ndim == 2 else -1
+    if not (0 <= rank <= _LARGEST and 1 <= size <= _LARGEST):
+        raise ValueError(size)
+    shape = (rank, size) if a is None else (size, rank)
+    absent = torch.empty(shape, dtype=held.dtype, device="meta")
+    return (held, absent) if a is None else (absent, held)

@@ -44,7 +44,8 @@ def _work(job: Job, data: Sequence[Encoded]) -> tuple[int, int, int]:
 
 def _kind(job: Job) -> tuple[object, ...]:
     if isinstance(job, Train):
-        return Train, id(job.delta), job.origin, job.recipe.dropout, job.recipe.loss_on
+        recipe = job.recipe
+        return Train, id(job.delta), job.origin, job.sides, recipe.dropout, recipe.loss_on
     return Evaluate, job.payload, job.metrics
 
 

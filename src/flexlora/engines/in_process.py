@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from functools import partial
+from pathlib import Path
 
 import torch
 
@@ -12,12 +13,13 @@ from flexlora.adapters import Adapter, factors_payload, payload_adapter
 from flexlora.engines.attempts import attempt, failure
 from flexlora.engines.cohorts import Examples, Halved, cohorts, cut, ignore_halved
 from flexlora.engines.jobs import Evaluate, Failure, Job, Outcome, Reply, Train
+from flexlora.engines.memories import Memories
 from flexlora.engines.own_scores import OwnScores
-from flexlora.errors import FlexLoRAError
+from flexlora.errors import ConfigError, FlexLoRAError
 from flexlora.evaluation import ClientScore, EvalSettings
 from flexlora.formats.payloads import from_bytes, to_bytes
 from flexlora.models import AdaptedModel
-from flexlora.rules import Rule
+from flexlora.rules import Memory, Rule
 from flexlora.training import Trained, Visit, train_cohort
 from flexlora.training.memory import out_of_memory
 
@@ -28,6 +30,8 @@ class InProcess:
     held_out: client id → what it scores on; a client without has nothing to score. settings: how,
     but for the metrics, which every job names. cohort: clients that train in one forward pass;
     where their memory does not suffice it is halved, for good, and `halved` is told.
+    memory: the folder for what clients remember, where the rule has them remember anything; else
+    nothing is written. ConfigError where there is none.
 
     What is sent and what comes back passes through its serialised form, as it would on a network.
     A client whose training fails, or runs out of memory alone, is a `Failure` with the reason.
@@ -43,11 +47,14 @@ class InProcess:
         *,
         cohort: int = 1,
         halved: Halved = ignore_halved,
+        memory: Path | None = None,
     ) -> None:
         self.model = model
         self.data = data
         self.rule = rule
-        self._own = OwnScores(model, held_out or {}, settings or EvalSettings())
+        self._memories = _memories(rule, memory)
+        settings = settings or EvalSettings()
+        self._own = OwnScores(model, held_out or {}, settings, rule, self._memories)
         self.cohort = cohort
         self.halved = halved
 
@@ -74,34 +81,38 @@ class InProcess:
 
     def _train(self, jobs: Sequence[Train]) -> list[Outcome] | None:
         """Train these jobs' clients in one forward pass; None: that takes too much memory."""
-        start = time.perf_counter()
+        began = time.perf_counter()
         outcomes: list[Outcome] = []
         sent: dict[bytes, Adapter] = {}
+        remembered: dict[Train, Memory] = {}
         visits: dict[Train, Visit] = {}
         for job in jobs:
             try:
                 if job.payload not in sent:
                     read = from_bytes(job.payload, limit_bytes=len(job.payload))
                     sent[job.payload] = payload_adapter(read)
+                remembered[job] = self._remembered(job)
+                received = self.rule.receive(sent[job.payload], remembered[job])
             except FlexLoRAError as error:
                 outcomes.append(failure(job, error))
                 continue
             data = self.data.get(job.client, ())
             generator = torch.Generator().manual_seed(job.seed)
-            visits[job] = Visit(sent[job.payload], data, job.recipe, generator)
+            visits[job] = Visit(received, data, job.recipe, generator)
         try:
             self.model.set_delta(jobs[0].delta.layers)
             found = train_cohort(
                 self.model,
                 list(visits.values()),
                 origin=jobs[0].origin,
+                sides=jobs[0].sides,
                 penalty=self.rule.penalty,
             )
         except (RuntimeError, MemoryError) as error:
             if not out_of_memory(error):
                 raise
             return None if len(jobs) > 1 else [failure(jobs[0], error)]
-        seconds = time.perf_counter() - start
+        seconds = time.perf_counter() - began
         trained: dict[Train, Trained] = {}
         for job, result in zip(visits, found, strict=True):
             if isinstance(result, Trained):
@@ -110,7 +121,7 @@ class InProcess:
                 outcomes.append(failure(job, result))
         tokens = sum(result.tokens for result in trained.values())
         scores = self._own.of_trained(
-            {job: (sent[job.payload], result.adapter) for job, result in trained.items()}
+            {job: (visits[job].adapter, result.adapter) for job, result in trained.items()}
         )
         for job, result in trained.items():
             score = scores.get(job)
@@ -118,18 +129,31 @@ class InProcess:
                 outcomes.append(score)
                 continue
             share = seconds * result.tokens / tokens
-            reply = partial(self._reply, job, sent[job.payload], result, share, score)
+            start = visits[job].adapter
+            reply = partial(self._reply, job, start, remembered[job], result, share, score)
             outcomes.append(attempt(job, reply))
         return outcomes
 
+    def _remembered(self, job: Train) -> Memory:
+        """What the client remembers of earlier rounds."""
+        return {} if self._memories is None else self._memories.before(job.client, job.round)
+
     def _reply(
-        self, job: Train, sent: Adapter, trained: Trained, seconds: float, score: ClientScore | None
+        self,
+        job: Train,
+        start: Adapter,
+        memory: Memory,
+        trained: Trained,
+        seconds: float,
+        score: ClientScore | None,
     ) -> Reply:
-        returned = self.rule.encode(trained.adapter, sent)
+        encoded = self.rule.reply(job.round, trained.adapter, start, memory)
+        if self._memories is not None:
+            self._memories.keep(job.client, job.round, encoded.memory)
         return Reply(
             job=job.id,
             client=job.client,
-            payload=to_bytes(factors_payload(returned)),
+            payload=to_bytes(factors_payload(encoded.adapter)),
             examples=trained.examples,
             loss=trained.loss,
             steps=trained.steps,
@@ -137,3 +161,14 @@ class InProcess:
             seconds=seconds,
             score=score,
         )
+
+
+def _memories(rule: Rule, folder: Path | None) -> Memories | None:
+    if not rule.traits.memory:
+        return None
+    if folder is None:
+        raise ConfigError(
+            f"the clients of rule {rule.name} remember what is their own; give the engine a folder "
+            "for it"
+        )
+    return Memories(folder)

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from flexlora.adapters import Delta
+from flexlora.adapters import Delta, Sides
 from flexlora.evaluation import ClientScore
 from flexlora.training.recipe import Recipe
 
@@ -16,9 +16,10 @@ class Train:
     """One client, one round: to train an adapter on its data and send it back.
 
     payload: the adapter, serialised; delta: Δ, on which its base must stand, and held: the version
-    of it that the client holds (None: none); origin: whether Δ already holds the payload; seed: of
-    its batches and dropout; metrics: what it measures, of what it trained, on its own held-out part
-    (none: nothing); bytes_down: what it is sent, as serialised, payload and what it lacks of Δ.
+    of it that the client holds (None: none); origin: whether Δ already holds the payload; sides:
+    those of the adapter that are to be trained; seed: of its batches and dropout; metrics: what it
+    measures, of what it trained, on its own held-out part (none: nothing); bytes_down: what it is
+    sent, as serialised, payload and what it lacks of Δ.
     """
 
     id: str
@@ -28,6 +29,7 @@ class Train:
     delta: Delta
     held: int | None
     origin: bool
+    sides: Sides
     recipe: Recipe
     seed: int
     metrics: tuple[str, ...]

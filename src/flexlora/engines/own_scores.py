@@ -8,6 +8,7 @@ from dataclasses import replace
 from flexlora.adapters import Adapter, payload_adapter
 from flexlora.engines.attempts import J, attempt_all
 from flexlora.engines.jobs import Evaluate, Failure, Job, Outcome, Scored, Train
+from flexlora.engines.memories import Memories
 from flexlora.evaluation import (
     ClientScore,
     EvalClient,
@@ -18,6 +19,7 @@ from flexlora.evaluation import (
 from flexlora.formats.payloads import from_bytes
 from flexlora.lowrank import LowRank
 from flexlora.models import AdaptedModel
+from flexlora.rules import Rule
 from flexlora.tasks.prompts import Encoded
 
 _ENOUGH = 512  # Prompts' tokens of one client, from which on a CPU is busy with it alone.
@@ -25,6 +27,8 @@ _ENOUGH = 512  # Prompts' tokens of one client, from which on a CPU is busy with
 
 class OwnScores:
     """held_out: client id → its examples; settings: how, but for the metrics, which jobs name.
+
+    rule, memories: what makes of the adapter that is sent the one that this client would use.
 
     Clients that cannot be scored together, for want of memory or because one of them fails, are
     scored one by one, so that a failure is one client's alone.
@@ -35,14 +39,26 @@ class OwnScores:
         model: AdaptedModel,
         held_out: Mapping[str, Sequence[Encoded]],
         settings: EvalSettings,
+        rule: Rule,
+        memories: Memories | None = None,
     ) -> None:
+        self._rule = rule
+        self._memories = memories
         self._model = model
         self._held_out = held_out
         self._settings = settings
 
     def of_sent(self, jobs: Iterable[Evaluate]) -> Iterator[Outcome]:
-        """Each client's score of W₀ + what it was sent; the same bytes are scored together."""
-        for group in _groups(jobs, lambda job: (job.payload, job.metrics)):
+        """Each client's score of W₀ + what it was sent; the same bytes are scored together.
+
+        But for clients that remember something: what they make of the same bytes is their own.
+        """
+        alone = self._memories is not None
+
+        def alike(job: Evaluate) -> object:
+            return job.payload, job.metrics, job.client if alone else ""
+
+        for group in _groups(jobs, alike):
             some = [job for job in group if self._held_out.get(job.client)]
             for job in group:
                 if job not in some:
@@ -58,7 +74,7 @@ class OwnScores:
     ) -> dict[Train, ClientScore | Failure]:
         """Each client's score of what it has in hand after its training, W₀ + Δ + trained − origin.
 
-        trained: job → (what it was sent, what it trained), all for the Δ that the model stands on.
+        trained: job → (what it began from, and trained), all for the Δ that the model stands on.
         Jobs that ask for no metric, and clients without held-out examples, have no score. Whose
         prompts are enough for a pass of their own is scored alone, with its update merged: past
         that a CPU is no faster with more rows, and each row costs a branch.
@@ -83,9 +99,11 @@ class OwnScores:
         return scores
 
     def _score_sent(self, jobs: Sequence[Evaluate]) -> Iterable[ClientScore]:
-        payload = jobs[0].payload
-        sent = payload_adapter(from_bytes(payload, limit_bytes=len(payload)))
-        return self._score_with({name: f.product() for name, f in sent.items()}, jobs)
+        job = jobs[0]
+        sent = payload_adapter(from_bytes(job.payload, limit_bytes=len(job.payload)))
+        memory = {} if self._memories is None else self._memories.after(job.client, job.round)
+        received = self._rule.receive(sent, memory)
+        return self._score_with({name: f.product() for name, f in received.items()}, jobs)
 
     def _score_with(
         self, update: Mapping[str, LowRank], jobs: Sequence[Job]

@@ -10,6 +10,7 @@ import traceback
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
+from pathlib import Path
 
 import torch
 
@@ -29,7 +30,9 @@ from flexlora.training.memory import return_what_is_freed
 
 @dataclass(frozen=True, eq=False)
 class Equipment:
-    """What a worker is made with. threads: CPU threads of each; frugal: memory before speed."""
+    """What a worker is made with. threads: CPU threads of each; frugal: memory before speed;
+    memory: the folder for what clients remember, the same for all workers.
+    """
 
     model: ModelConfig
     device: str
@@ -37,6 +40,7 @@ class Equipment:
     settings: EvalSettings
     threads: int
     frugal: bool = False
+    memory: Path | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,6 +93,7 @@ def work(pipe: Connection, equipment: Equipment) -> None:
                 order.held_out,
                 equipment.settings,
                 cohort=order.cohort,
+                memory=equipment.memory,
             )
             jobs = [replace(x, delta=delta) if isinstance(x, Train) else x for x in order.jobs]
             outcomes = tuple(engine.exchange(jobs))

@@ -29,7 +29,13 @@ def choose(setup: Setup, rule: Rule) -> CohortSize:
     config = setup.config
     if config.run.clients_at_once != "auto":
         return CohortSize(config.run.clients_at_once, ())
-    asked = (rule.origin, config.run.memory_gb, workers_of(setup), setup.settings.schedule.recipe)
+    asked = (
+        rule.traits.origin,
+        rule.trains(1),
+        config.run.memory_gb,
+        workers_of(setup),
+        setup.settings.schedule.recipe,
+    )
     ranks = tuple(sorted(setup.roster.types.items())), str(setup.roster.mix)
     return setup.ground.once(("at once", *asked, *ranks), lambda: _measure(setup, rule))
 
@@ -40,7 +46,7 @@ def _measure(setup: Setup, rule: Rule) -> CohortSize:
     sending = sender.training(state, store)
     visits = [
         Visit(
-            sending.sent[job.client],
+            rule.receive(sending.sent[job.client], {}),
             setup.examples.train[job.client],
             job.recipe,
             torch.Generator().manual_seed(job.seed),
@@ -52,7 +58,7 @@ def _measure(setup: Setup, rule: Rule) -> CohortSize:
     torch.set_num_threads(threads_of(setup))
     try:
         return choose_cohort_size(
-            setup.model, visits, origin=rule.origin, budget_bytes=_budget(setup)
+            setup.model, visits, origin=rule.traits.origin, budget_bytes=_budget(setup)
         )
     finally:
         torch.set_num_threads(threads)

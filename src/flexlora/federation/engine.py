@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+from pathlib import Path
 
 import torch
 
@@ -48,8 +49,13 @@ def threads_of(setup: Setup) -> int:
     return max(1, torch.get_num_threads() // workers_of(setup))
 
 
-def make_engine(setup: Setup, rule: Rule, *, cohort: int, halved: Halved) -> InProcess | Workers:
-    """The engine of a run, not begun yet; close it in the end."""
+def make_engine(
+    setup: Setup, rule: Rule, *, cohort: int, halved: Halved, memory: Path | None = None
+) -> InProcess | Workers:
+    """The engine of a run, not begun yet; close it in the end.
+
+    memory: the folder for what clients remember, where the rule has them remember anything.
+    """
     config, count = setup.config, workers_of(setup)
     examples, settings = setup.examples, setup.settings.validation
     if count == 1:
@@ -61,6 +67,7 @@ def make_engine(setup: Setup, rule: Rule, *, cohort: int, halved: Halved) -> InP
             settings,
             cohort=cohort,
             halved=halved,
+            memory=memory,
         )
     device = setup.model.device
     devices = max(1, torch.cuda.device_count())
@@ -72,6 +79,7 @@ def make_engine(setup: Setup, rule: Rule, *, cohort: int, halved: Halved) -> InP
             settings,
             threads_of(setup),
             frugal=config.run.memory_gb is not None,
+            memory=memory,
         )
         for place in range(count)
     ]

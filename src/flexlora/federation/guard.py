@@ -5,21 +5,30 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from flexlora.adapters import Adapter, Factors, payload_adapter
+from flexlora.adapters import Adapter, Factors, Sides, payload_adapter
 from flexlora.engines.jobs import Reply
 from flexlora.errors import AdapterError
 from flexlora.evaluation import ClientScore
 from flexlora.formats.payloads import from_bytes
 
 HEADER_ALLOWANCE_BYTES = 1 << 20
+_SIDES = {"both": "both sides", "a": "a alone", "b": "b alone"}
 
 
-def checked(reply: Reply, sent: Adapter, *, prunes: bool, metrics: Sequence[str] = ()) -> Adapter:
+def checked(
+    reply: Reply,
+    sent: Adapter,
+    *,
+    prunes: bool,
+    sides: Sides = "both",
+    metrics: Sequence[str] = (),
+) -> Adapter:
     """The reply's adapter, if it is a trained form of what was `sent`.
 
-    Checks, in this order: its size in bytes (before parsing), the layers, each layer's shape,
-    rank, dtypes and scale, finite values, and the reported numbers. Where the rule `prunes`, a
-    rank may be lower than sent. Raises AdapterError that says what is wrong.
+    Checks, in this order: its size in bytes (before parsing), the layers, each layer's sides,
+    shape, rank, dtypes and scale, finite values, and the reported numbers. Where the rule `prunes`,
+    a rank may be lower than sent. `sides`: those that were asked for; the other one is filled from
+    what was sent. Raises AdapterError that says what is wrong.
     """
     largest = 2 * sum(8 * (f.a.numel() + f.b.numel()) for f in sent.values())
     adapter = payload_adapter(
@@ -31,6 +40,9 @@ def checked(reply: Reply, sent: Adapter, *, prunes: bool, metrics: Sequence[str]
             f"the reply has {len(adapter)} layers, expected {len(sent)}; differing: {odd[0]}"
         )
     for name, factors in adapter.items():
+        if factors.sides != sides:
+            found, expected = _SIDES[factors.sides], _SIDES[sides]
+            raise AdapterError(f"layer {name} carries {found}, expected {expected}")
         if factors.shape != sent[name].shape:
             raise AdapterError(
                 f"layer {name} has shape {factors.shape}, expected {sent[name].shape}"
@@ -55,7 +67,7 @@ def checked(reply: Reply, sent: Adapter, *, prunes: bool, metrics: Sequence[str]
             f"steps and {reply.tokens} tokens; expected a finite loss and whole numbers of 0 or "
             "more"
         )
-    return adapter
+    return adapter.filled(sent)
 
 
 def checked_score(score: ClientScore, client: str, metrics: Sequence[str]) -> ClientScore:

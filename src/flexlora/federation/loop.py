@@ -12,7 +12,7 @@ from typing import Any
 from flexlora.engines.jobs import Failure, Reply, Transport
 from flexlora.errors import RoundError
 from flexlora.evaluation import MeanScore
-from flexlora.federation.collector import Collected, Plain
+from flexlora.federation.collector import Collected, Collector, require_collectable
 from flexlora.federation.observers import Observer
 from flexlora.federation.on_clients import collect_scores, summary
 from flexlora.federation.sending import Sender, Sending
@@ -46,8 +46,9 @@ def last(run: Run) -> Committed | None:
 class Federation:
     """One federation, from round to round.
 
-    validate: the server's own scores of a state, or nothing; decide: from a validated round's
-    record to the value that the best round minimises.
+    collector: what makes contributions of replies; validate: the server's own scores of a state, or
+    nothing; decide: from a validated round's record to the value that the best round minimises.
+    Raises ConfigError for a rule that needs more than this collector gives.
 
     stands: where it goes on from: the beginning, or what `last` found in the run. Every random draw
     comes from a stream named by its round, and everything else that outlives a round is in the
@@ -60,6 +61,7 @@ class Federation:
         sender: Sender,
         stands: Committed,
         transport: Transport,
+        collector: Collector,
         run: Run,
         validate: Validate,
         decide: Decide,
@@ -73,11 +75,12 @@ class Federation:
         self.store = stands.store
         self.progress = stands.progress
         self.transport = transport
+        self.collector = collector
         self.run = run
         self.validate = validate
         self.decide = decide
         self.observer = observer
-        self.collector = Plain(run.spool, self.rule)
+        require_collectable(self.rule, collector)
 
     @property
     def finished(self) -> bool:
@@ -176,11 +179,9 @@ class Federation:
         generator = self.streams.generator("combine", round)
         layers, frozen, steps, certificates = {}, {}, {}, []
         shutil.rmtree(self.run.next, ignore_errors=True)
-        for index, layer in enumerate(spec.layers):
+        for index, layer in enumerate(spec.at(round, generator)):
             contributions = self.collector.contributions(layer.name, weights, sending.sent)
-            combined = self.rule.combine_layer(
-                spec, layer, self.state.layers[layer.name], contributions, generator
-            )
+            combined = self.rule.combine(layer, self.state.layers[layer.name], contributions)
             # A layer that is done waits on disk: memory is one layer's, whatever the model.
             done = self.run.next / f"{index:06d}.safetensors"
             save_tensors(done, combined.state, synced=False)

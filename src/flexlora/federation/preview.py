@@ -77,7 +77,7 @@ def forecast(setup: Setup, rule: Rule) -> Forecast:
     sending = sender.training(sender.begin(setup.spec), roster.fresh_store(), one_each)
     types = []
     for job, (name, clients) in zip(sending.jobs, members.items(), strict=True):
-        sent = sending.sent[job.client]
+        received = rule.receive(sending.sent[job.client], {})
         sizes = [len(setup.examples.train[client]) for client in clients]
         types.append(
             TypeForecast(
@@ -89,7 +89,9 @@ def forecast(setup: Setup, rule: Rule) -> Forecast:
                 median=median(sizes),
                 largest=max(sizes),
                 bytes_down=len(job.payload),
-                bytes_up=len(to_bytes(factors_payload(rule.encode(sent, sent)))),
+                bytes_up=len(
+                    to_bytes(factors_payload(rule.reply(1, received, received, {}).adapter))
+                ),
             )
         )
     down, up = (
@@ -102,7 +104,7 @@ def forecast(setup: Setup, rule: Rule) -> Forecast:
         rounds=schedule.rounds,
         bytes_down_per_round=down,
         bytes_up_per_round=up,
-        delta=rule.origin or rule.traits.restarts,
+        delta=rule.traits.delta != "none",
         prunes=rule.traits.prunes,
     )
 

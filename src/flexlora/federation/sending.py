@@ -45,21 +45,24 @@ class Sender:
         """The jobs of the round after `state`, in order of client.
 
         clients: instead of those that the round draws. Clients of equal ranks are sent the same
-        bytes, made once.
+        bytes, made once, unless the rule tells clients apart, each of which then has a stream of
+        its own.
         """
         round = state.round + 1
         if clients is None:
             draw = self.streams.generator("sample", round)
             clients = sample(store.clients, self.schedule.clients, draw)
-        made: dict[tuple[tuple[str, int], ...], tuple[Adapter, bytes]] = {}
+        by_client = self.rule.traits.sends == "client"
+        made: dict[tuple[str, tuple[tuple[str, int], ...]], tuple[Adapter, bytes]] = {}
         missing: dict[int | None, int] = {}
         asks = self.schedule.score_trained and self.schedule.validates(round)
         jobs, sent = [], {}
         for index, client in enumerate(clients):
             ranks = self.rule.ranks_for(state.spec, store.ranks[client])
-            pattern = tuple(sorted(ranks.items()))
+            pattern = client if by_client else "", tuple(sorted(ranks.items()))
             if pattern not in made:
-                adapter = self.rule.send(state, ranks, self.streams.generator("send", round))
+                draws = self.streams.generator("send", round, *([client] if by_client else []))
+                adapter = self.rule.send(state, ranks, draws, client)
                 made[pattern] = adapter, to_bytes(factors_payload(adapter))
             sent[client], payload = made[pattern]
             held = store.held.get(client)
@@ -73,7 +76,8 @@ class Sender:
                     payload=payload,
                     delta=state.delta,
                     held=held,
-                    origin=self.rule.origin,
+                    origin=self.rule.traits.origin,
+                    sides=self.rule.trains(round),
                     recipe=self.schedule.recipe_for(round),
                     seed=self.streams.derive("train", round, client),
                     metrics=self.schedule.metrics if asks else (),

@@ -12,10 +12,12 @@ import torch
 
 from flexlora.config.config import Config
 from flexlora.config.settings import rule_fingerprint, rule_of
+from flexlora.engines.memories import Memories
 from flexlora.errors import ModelError, RunError
 from flexlora.evaluation.metrics import resolve_metrics
 from flexlora.federation.at_once import choose, resolved
 from flexlora.federation.at_once import read as at_once_of
+from flexlora.federation.collector import Plain
 from flexlora.federation.continuing import Parent
 from flexlora.federation.engine import (
     make_engine,
@@ -42,6 +44,8 @@ from flexlora.runs.readout import load_state
 from flexlora.runs.results import Result
 from flexlora.runs.run_directory import Record, Run
 from flexlora.training import CohortSize
+
+MEMORY = "memory"  # Of the clients, in a run's folder; only where a rule has them remember.
 
 
 class Session:
@@ -155,7 +159,7 @@ class Session:
 
     def _made(self, folder: Path | str | None) -> Run:
         start, at_once = self.start, self._at_once()
-        return Run.create(
+        made = Run.create(
             self.config,
             folder,
             resolved=_resolved(self.setup) | resolved(at_once),
@@ -163,6 +167,10 @@ class Session:
             parent=start.parent if start else None,
             start=start.checkpoint() if start else None,
         )
+        if self.rule.traits.memory and self._parent is not None:
+            before = self._parent.run.folder / MEMORY
+            Memories(made.folder / MEMORY).take_over(before, self._parent.state.round)
+        return made
 
     def _at_once(self) -> CohortSize:
         if self._parent is not None and self.config.run.clients_at_once == "auto":
@@ -182,11 +190,15 @@ class Session:
             scores = validate(setup, rule.learned(state))
             return {} if scores is None else scores.mean().to_json()
 
-        with closing(make_engine(setup, rule, cohort=at_once_of(run), halved=halved)) as engine:
+        engine = make_engine(
+            setup, rule, cohort=at_once_of(run), halved=halved, memory=run.folder / MEMORY
+        )
+        with closing(engine):
             federation = Federation(
                 sender=sender,
                 stands=stands,
                 transport=engine,
+                collector=Plain(run.spool, rule),
                 run=run,
                 validate=validated,
                 decide=partial(decide, setup.config),

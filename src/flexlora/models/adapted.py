@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from flexlora.adapters import Adapter, LayerSpec
+from flexlora.adapters import Adapter, LayerSpec, Sides
 from flexlora.errors import AdapterError, ModelError, nearest
 from flexlora.lowrank import LowRank
 from flexlora.models.base import BaseModel
@@ -129,12 +129,14 @@ class AdaptedModel:
         origin: bool = False,
         dropout: float = 0.0,
         stacked: bool | None = None,
+        sides: Sides = "both",
     ) -> Carried:
         """Carry copies of these K adapters: client k's rows get its branch, and no other's.
 
         origin: subtract the starting factors, frozen. dropout: on the input of the trained branch
         alone, inverted (PEFT's), drawn from `Carried.sow`. stacked: pad ranks to the largest and
-        batch products (default: off the CPU, where each call costs more than the padding).
+        batch products (default: off the CPU, where each call costs more than the padding). sides:
+        those that get gradients.
         A loss that is the sum of the clients' own losses gives every client its own gradient.
         Whatever was started before is dropped. Raises AdapterError for an adapter that does not
         name exactly the adapted layers.
@@ -155,6 +157,7 @@ class AdaptedModel:
                     device=first.weight.device,
                     pad=pad if stacked else None,
                     origin=origin,
+                    sides=sides,
                 )
                 for adapter in adapters
             ],
@@ -200,6 +203,11 @@ class AdaptedModel:
                 raise AdapterError(
                     f"{what}, layer {name}: is for {factors.shape[0]} × {factors.shape[1]}, "
                     f"expected {spec.m} × {spec.n}; it was made for another base model"
+                )
+            if factors.sides != "both":
+                raise AdapterError(
+                    f"{what}, layer {name}: holds {factors.sides} alone, expected both sides; fill "
+                    "the other one first"
                 )
         for name in self._wrapped:
             if name not in adapter:

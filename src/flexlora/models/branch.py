@@ -3,7 +3,8 @@
 y = base(x) + x Δᵀ + scale_k · drop(x) A_kᵀ B_kᵀ − scale_k · x A⁰_kᵀ B⁰_kᵀ, rows of client k alone.
 
 One node in place of a dozen: for a small model their bookkeeping costs more than the products.
-Gradients of the factors are added where the optimiser looks for them, `Pair.grad_a` and `grad_bt`.
+Gradients of the factors are added where the optimiser looks for them, `Pair.grad_a` and `grad_bt`;
+a side that is not trained has no such place, and none is made for it.
 """
 
 from __future__ import annotations
@@ -132,10 +133,14 @@ def _add_gradients(
         stack, clients, rank = work.stack, len(work.rows), work.stack.a.shape[1]
         a, bt = _wide(stack.a, stack.bt, stack.origin)
         above = outer.view(clients, -1, outer.shape[1])
+        if stack.grad_bt is not None:
+            stack.grad_bt.baddbmm_(middles[0][:, :, :rank].mT, above)
+        if stack.grad_a is None and back is None:
+            return
         down = torch.bmm(above, bt.mT).mul_(stack.scales)
-        stack.grad_bt.baddbmm_(middles[0][:, :, :rank].mT, above)
         seen = dropped.view(clients, -1, dropped.shape[1])
-        stack.grad_a.baddbmm_(down[:, :, :rank].mT, seen)
+        if stack.grad_a is not None:
+            stack.grad_a.baddbmm_(down[:, :, :rank].mT, seen)
         if back is not None and drop is None:
             back.view_as(seen).baddbmm_(down, a)
         elif back is not None and drop is not None:
@@ -147,10 +152,14 @@ def _add_gradients(
     for place, (pair, _, seen, above) in enumerate(_by_client(work, inner, dropped, outer)):
         rank, rows = pair.a.shape[0], slice(begin, begin + work.rows[place])
         begin = rows.stop
+        if pair.grad_bt is not None:
+            pair.grad_bt.addmm_(middles[place][:, :rank].T, above, alpha=pair.scale)
+        if pair.grad_a is None and back is None:
+            continue
         a, bt = _wide(pair.a, pair.bt, pair.origin)
         down = above @ bt.T
-        pair.grad_bt.addmm_(middles[place][:, :rank].T, above, alpha=pair.scale)
-        pair.grad_a.addmm_(down[:, :rank].T, seen, alpha=pair.scale)
+        if pair.grad_a is not None:
+            pair.grad_a.addmm_(down[:, :rank].T, seen, alpha=pair.scale)
         if back is not None and drop is None:
             back[rows].addmm_(down, a, alpha=pair.scale)
         elif back is not None and drop is not None:

@@ -21,8 +21,8 @@ class Stacked:
 
     a: Float[Tensor, "k r n"]
     bt: Float[Tensor, "k r m"]
-    grad_a: Float[Tensor, "k r n"]
-    grad_bt: Float[Tensor, "k r m"]
+    grad_a: Float[Tensor, "k r n"] | None
+    grad_bt: Float[Tensor, "k r m"] | None
     scales: Float[Tensor, "k 1 1"]
     origin: tuple[Tensor, Tensor] | None
 
@@ -48,7 +48,7 @@ class Carried:
         self.own: tuple[int, ...] = ()
         self.seeds: tuple[int, ...] = ()
         self.read: ReadRows | None = None
-        self._rows: tuple[Tensor, Tensor] | None = None
+        self._rows: tuple[Tensor, Tensor, Tensor] | None = None
         self._views: dict[str, Stacked] = {}
         self._joiner: Joiner | None = None
         self._set(list(trainables))
@@ -130,26 +130,27 @@ class Carried:
         if self.stacked and trainables:
             values = torch.stack([x.vector.detach() for x in trainables])
             gradients = torch.stack([x.gradient for x in trainables])
-            self._rows = values, gradients
+            frozen = torch.stack([x.frozen for x in trainables])
+            self._rows = values, gradients, frozen
             for k, trainable in enumerate(trainables):
-                trainable.place(values[k], gradients[k])
+                trainable.place(values[k], gradients[k], frozen[k])
 
-    def _view(self, layer: str, values: Tensor, gradients: Tensor) -> Stacked:
+    def _view(self, layer: str, values: Tensor, gradients: Tensor, frozen: Tensor) -> Stacked:
         pairs = self.pairs(layer)
         first = pairs[0]
-        begin = first.a.storage_offset() - values.storage_offset()
-        middle, end = begin + first.a.numel(), begin + first.a.numel() + first.bt.numel()
         origins = [pair.origin for pair in pairs if pair.origin is not None]
 
-        def view(matrix: Tensor, place: slice, like: Tensor) -> Tensor:
-            return matrix[:, place].view(len(pairs), *like.shape)
+        def view(matrix: Tensor, of_first: Tensor) -> Tensor:
+            """All rows, at the places that this view of the first row has there."""
+            begin = of_first.storage_offset() - matrix.storage_offset()
+            place = slice(begin, begin + of_first.numel())
+            return matrix[:, place].view(len(pairs), *of_first.shape)
 
-        one, two = slice(begin, middle), slice(middle, end)
         return Stacked(
-            a=view(values, one, first.a),
-            bt=view(values, two, first.bt),
-            grad_a=view(gradients, one, first.a),
-            grad_bt=view(gradients, two, first.bt),
+            a=view(frozen if first.grad_a is None else values, first.a),
+            bt=view(frozen if first.grad_bt is None else values, first.bt),
+            grad_a=None if first.grad_a is None else view(gradients, first.grad_a),
+            grad_bt=None if first.grad_bt is None else view(gradients, first.grad_bt),
             scales=values.new_tensor([pair.scale for pair in pairs]).view(-1, 1, 1),
             origin=(
                 (torch.stack([x for x, _ in origins]), torch.stack([x for _, x in origins]))

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import final
 
-import torch
-
-from flexlora.adapters import Factors, LayerSpec, best_factors
+from flexlora.adapters import Factors, best_factors
 from flexlora.lowrank import LowRank
-from flexlora.rules.base import Combined, Contribution, LayerState, Rule, Spec, Traits
-from flexlora.rules.spectral import fresh_rows, warm_factors
+from flexlora.rules.contributions import Contributions
+from flexlora.rules.layer import ClientView, Combined, Layer, LayerState
+from flexlora.rules.rule import Rule
+from flexlora.rules.spectral import empty_factors, warm_factors
+from flexlora.rules.traits import Traits
 
 
 @final
@@ -25,39 +25,27 @@ class FedIT(Rule):
     source = "Zhang et al., ICASSP 2024, arXiv 2305.05644"
     traits = Traits(mixed_ranks=False, compares="factors")
 
-    def init_layer(self, spec: Spec, layer: LayerSpec, generator: torch.Generator) -> LayerState:
-        rank = spec.lowest[layer.name]
-        return {"b": torch.zeros(layer.m, rank), "a": fresh_rows(rank, layer.n, generator)}
+    def init_layer(self, layer: Layer) -> LayerState:
+        return empty_factors(layer, layer.lowest)
 
-    def warm_start_layer(
-        self, spec: Spec, layer: LayerSpec, start: LowRank, generator: torch.Generator
-    ) -> Combined:
-        rank = spec.lowest[layer.name]
-        return Combined(warm_factors(start, rank, spec.scale(rank), generator))
+    def warm_start_layer(self, layer: Layer, start: LowRank) -> Combined:
+        return Combined(warm_factors(layer, layer.lowest, start))
 
-    def send_layer(
-        self, spec: Spec, state: LayerState, rank: int, generator: torch.Generator
-    ) -> Factors:
-        return Factors(state["b"], state["a"], spec.scale(state["a"].shape[0]))
+    def send_layer(self, layer: Layer, state: LayerState, client: ClientView) -> Factors:
+        return _held(layer, state)
 
     def combine_layer(
-        self,
-        spec: Spec,
-        layer: LayerSpec,
-        state: LayerState,
-        contributions: Sequence[Contribution],
-        generator: torch.Generator,
+        self, layer: Layer, state: LayerState, contributions: Contributions
     ) -> Combined:
-        b, a = torch.zeros_like(state["b"]), torch.zeros_like(state["a"])
-        for c in contributions:
-            trained = c.trained
-            b += c.weight * trained.b.float()
-            a += c.weight * trained.a.float()
-        return Combined({"b": b, "a": a})
+        mean = contributions.mean_factors()
+        return Combined({"b": mean.b, "a": mean.a})
 
-    def learned_layer(self, spec: Spec, layer: LayerSpec, state: LayerState) -> LowRank:
-        return Factors(state["b"], state["a"], spec.scale(state["a"].shape[0])).product()
+    def learned_layer(self, layer: Layer, state: LayerState) -> LowRank:
+        return _held(layer, state).product()
 
-    def readout_layer(self, spec: Spec, layer: LayerSpec, state: LayerState, rank: int) -> Factors:
-        learned = self.learned_layer(spec, layer, state)
-        return best_factors(learned, rank, spec.scale(rank))
+    def readout_layer(self, layer: Layer, state: LayerState, rank: int) -> Factors:
+        return best_factors(self.learned_layer(layer, state), rank, layer.scale(rank))
+
+
+def _held(layer: Layer, state: LayerState) -> Factors:
+    return Factors(state["b"], state["a"], layer.scale(state["a"].shape[0]))

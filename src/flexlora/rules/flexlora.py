@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import final
 
-import torch
 from torch import Tensor
 
-from flexlora.adapters import Factors, LayerSpec, checked_split, factors_of
-from flexlora.lowrank import LowRank, total, truncate
-from flexlora.rules.base import Combined, Contribution, LayerState, Rule, Spec, Traits
+from flexlora.adapters import Factors, checked_split, factors_of
+from flexlora.lowrank import LowRank, truncate
+from flexlora.rules.contributions import Contributions
+from flexlora.rules.layer import ClientView, Combined, Layer, LayerState
+from flexlora.rules.rule import Rule
 from flexlora.rules.spectral import (
     empty_state,
     spectral_state,
     spectrum_of,
     warm_state,
 )
+from flexlora.rules.traits import Traits
 
 
 @final
@@ -39,43 +40,29 @@ class FlexLoRA(Rule):
         """`split`: singular values all in what is sent as B ("left", the paper), or "balanced"."""
         self.split = checked_split(split)
 
-    def init_layer(self, spec: Spec, layer: LayerSpec, generator: torch.Generator) -> LayerState:
-        return empty_state(spec, layer, generator)
+    def init_layer(self, layer: Layer) -> LayerState:
+        return empty_state(layer)
 
-    def warm_start_layer(
-        self, spec: Spec, layer: LayerSpec, start: LowRank, generator: torch.Generator
-    ) -> Combined:
-        return Combined(warm_state(spec, layer, start, generator))
+    def warm_start_layer(self, layer: Layer, start: LowRank) -> Combined:
+        return Combined(warm_state(layer, start))
 
-    def send_layer(
-        self, spec: Spec, state: LayerState, rank: int, generator: torch.Generator
-    ) -> Factors:
-        return factors_of(
-            spectrum_of(state), rank, spec.scale(rank), fill=state["fresh"], split=self.split
-        )
+    def send_layer(self, layer: Layer, state: LayerState, client: ClientView) -> Factors:
+        rank, fresh = client.rank(layer), state["fresh"]
+        return factors_of(spectrum_of(state), rank, layer.scale(rank), fill=fresh, split=self.split)
 
     def combine_layer(
-        self,
-        spec: Spec,
-        layer: LayerSpec,
-        state: LayerState,
-        contributions: Sequence[Contribution],
-        generator: torch.Generator,
+        self, layer: Layer, state: LayerState, contributions: Contributions
     ) -> Combined:
-        rank = spec.highest[layer.name]
-        trained = ((c.weight, c.trained) for c in contributions)
-        products = ((weight * f.scale, f.unscaled()) for weight, f in trained)
-        width = sum(c.width for c in contributions)
-        cut = truncate(
-            total(products, (layer.m, layer.n), width, rank), rank, generator, start=state["vh"]
-        )
+        rank = layer.highest
+        whole = contributions.sum(rank)
+        cut = truncate(whole, rank, layer.generator, start=state["vh"])
         return Combined(spectral_state(state["fresh"], cut.kept), certificate=cut.certificate)
 
-    def learned_layer(self, spec: Spec, layer: LayerSpec, state: LayerState) -> LowRank:
+    def learned_layer(self, layer: Layer, state: LayerState) -> LowRank:
         return spectrum_of(state).low_rank()
 
-    def singular_values_layer(self, spec: Spec, layer: LayerSpec, state: LayerState) -> Tensor:
+    def singular_values_layer(self, layer: Layer, state: LayerState) -> Tensor:
         return state["s"]
 
-    def readout_layer(self, spec: Spec, layer: LayerSpec, state: LayerState, rank: int) -> Factors:
-        return factors_of(spectrum_of(state), rank, spec.scale(rank))
+    def readout_layer(self, layer: Layer, state: LayerState, rank: int) -> Factors:
+        return factors_of(spectrum_of(state), rank, layer.scale(rank))

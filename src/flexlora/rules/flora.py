@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import final
 
 import torch
 from torch import Tensor
 
-from flexlora.adapters import Factors, LayerSpec, best_factors
-from flexlora.lowrank import LowRank, total
-from flexlora.rules.base import Combined, Contribution, LayerState, Rule, Spec, Traits
+from flexlora.adapters import Factors, best_factors
+from flexlora.lowrank import LowRank
+from flexlora.rules.contributions import Contributions
+from flexlora.rules.layer import ClientView, Combined, Layer, LayerState
+from flexlora.rules.rule import Rule
 from flexlora.rules.spectral import (
     empty_state,
     exact_state,
@@ -20,6 +21,7 @@ from flexlora.rules.spectral import (
     values_of,
     warm_state,
 )
+from flexlora.rules.traits import Traits
 
 
 @final
@@ -35,36 +37,25 @@ class FLoRA(Rule):
 
     name = "flora"
     source = "Wang et al., NeurIPS 2024, arXiv 2409.05976"
-    traits = Traits(restarts=True)
+    traits = Traits(delta="restart")
 
-    def init_layer(self, spec: Spec, layer: LayerSpec, generator: torch.Generator) -> LayerState:
-        return empty_state(spec, layer, generator)
+    def init_layer(self, layer: Layer) -> LayerState:
+        return empty_state(layer)
 
-    def warm_start_layer(
-        self, spec: Spec, layer: LayerSpec, start: LowRank, generator: torch.Generator
-    ) -> Combined:
-        state = warm_state(spec, layer, start, generator)
+    def warm_start_layer(self, layer: Layer, start: LowRank) -> Combined:
+        state = warm_state(layer, start)
         return Combined(state, frozen=held_in(state).low_rank())
 
-    def send_layer(
-        self, spec: Spec, state: LayerState, rank: int, generator: torch.Generator
-    ) -> Factors:
+    def send_layer(self, layer: Layer, state: LayerState, client: ClientView) -> Factors:
         # Drawn at full height and cut, so that clients of all ranks share their first rows.
-        highest, n = state["fresh"].shape
-        rows = fresh_rows(highest, n, generator)
-        m = held_in(state).shape[0]
-        return Factors(torch.zeros(m, rank), rows[:rank], spec.scale(rank))
+        rank, highest = client.rank(layer), state["fresh"].shape[0]
+        rows = fresh_rows(highest, layer.n, layer.generator)
+        return Factors(torch.zeros(layer.m, rank), rows[:rank], layer.scale(rank))
 
     def combine_layer(
-        self,
-        spec: Spec,
-        layer: LayerSpec,
-        state: LayerState,
-        contributions: Sequence[Contribution],
-        generator: torch.Generator,
+        self, layer: Layer, state: LayerState, contributions: Contributions
     ) -> Combined:
-        shape, width = (layer.m, layer.n), sum(c.width for c in contributions)
-        stack = total(((c.weight, c.update()) for c in contributions), shape, width)
+        stack = contributions.sum()
         held = plus(held_in(state), stack)
         return Combined(
             exact_state(state["fresh"], held),
@@ -72,11 +63,11 @@ class FLoRA(Rule):
             step=stack if isinstance(stack, LowRank) else None,
         )
 
-    def learned_layer(self, spec: Spec, layer: LayerSpec, state: LayerState) -> LowRank:
+    def learned_layer(self, layer: Layer, state: LayerState) -> LowRank:
         return held_in(state).low_rank()
 
-    def singular_values_layer(self, spec: Spec, layer: LayerSpec, state: LayerState) -> Tensor:
+    def singular_values_layer(self, layer: Layer, state: LayerState) -> Tensor:
         return values_of(held_in(state))
 
-    def readout_layer(self, spec: Spec, layer: LayerSpec, state: LayerState, rank: int) -> Factors:
-        return best_factors(held_in(state), rank, spec.scale(rank))
+    def readout_layer(self, layer: Layer, state: LayerState, rank: int) -> Factors:
+        return best_factors(held_in(state), rank, layer.scale(rank))

@@ -9,21 +9,15 @@ from typing import final
 import torch
 from torch import Tensor
 
-from flexlora.adapters import Adapter, Factors, LayerSpec
+from flexlora.adapters import Adapter, Factors
 from flexlora.errors import ConfigError
 from flexlora.lowrank import LowRank
-from flexlora.rules.base import (
-    Combined,
-    Contribution,
-    LayerState,
-    Live,
-    Rule,
-    Spec,
-    Summary,
-    Traits,
-    normalised,
-)
-from flexlora.rules.spectral import fresh_rows, warm_factors
+from flexlora.rules.client import Encoded, Live, Memory
+from flexlora.rules.contributions import Contributions, Summary, normalised
+from flexlora.rules.layer import ClientView, Combined, Layer, LayerState
+from flexlora.rules.rule import Rule
+from flexlora.rules.spectral import empty_factors, warm_factors
+from flexlora.rules.traits import Traits
 
 
 @final
@@ -57,20 +51,14 @@ class HetLoRA(Rule):
         self.gamma = gamma
         self.regulariser = regulariser
 
-    def init_layer(self, spec: Spec, layer: LayerSpec, generator: torch.Generator) -> LayerState:
-        rank = spec.highest[layer.name]
-        return {"b": torch.zeros(layer.m, rank), "a": fresh_rows(rank, layer.n, generator)}
+    def init_layer(self, layer: Layer) -> LayerState:
+        return empty_factors(layer, layer.highest)
 
-    def warm_start_layer(
-        self, spec: Spec, layer: LayerSpec, start: LowRank, generator: torch.Generator
-    ) -> Combined:
-        rank = spec.highest[layer.name]
-        return Combined(warm_factors(start, rank, spec.scale(rank), generator))
+    def warm_start_layer(self, layer: Layer, start: LowRank) -> Combined:
+        return Combined(warm_factors(layer, layer.highest, start))
 
-    def send_layer(
-        self, spec: Spec, state: LayerState, rank: int, generator: torch.Generator
-    ) -> Factors:
-        return self._factors(spec, state).cut(rank)
+    def send_layer(self, layer: Layer, state: LayerState, client: ClientView) -> Factors:
+        return _held(layer, state).cut(client.rank(layer))
 
     def weigh(self, summaries: Sequence[Summary]) -> dict[str, float]:
         if all(s.norm == 0.0 for s in summaries):
@@ -78,34 +66,29 @@ class HetLoRA(Rule):
         return normalised({s.client: s.norm for s in summaries})
 
     def combine_layer(
-        self,
-        spec: Spec,
-        layer: LayerSpec,
-        state: LayerState,
-        contributions: Sequence[Contribution],
-        generator: torch.Generator,
+        self, layer: Layer, state: LayerState, contributions: Contributions
     ) -> Combined:
-        owned = max(c.rank for c in contributions)
+        owned = max(c.rank for c in contributions.each())
         b, a = state["b"].clone(), state["a"].clone()
         b[:, :owned], a[:owned] = 0.0, 0.0
-        for c in contributions:
+        for c in contributions.each():
             trained = c.trained
             b[:, : c.rank] += c.weight * trained.b.float()
             a[: c.rank] += c.weight * trained.a.float()
         return Combined({"b": b, "a": a})
 
-    def learned_layer(self, spec: Spec, layer: LayerSpec, state: LayerState) -> LowRank:
-        return self._factors(spec, state).product()
+    def learned_layer(self, layer: Layer, state: LayerState) -> LowRank:
+        return _held(layer, state).product()
 
-    def readout_layer(self, spec: Spec, layer: LayerSpec, state: LayerState, rank: int) -> Factors:
+    def readout_layer(self, layer: Layer, state: LayerState, rank: int) -> Factors:
         """The method's own cut (the first directions), not the best approximation."""
-        whole = self._factors(spec, state)
+        whole = _held(layer, state)
         kept = whole.cut(rank)
         pad = rank - kept.rank
         b = torch.cat([kept.b, kept.b.new_zeros(layer.m, pad)], dim=1)
         return Factors(b, torch.cat([kept.a, kept.a.new_zeros(pad, layer.n)]), whole.scale)
 
-    def penalty(self, live: Live) -> Tensor | None:
+    def penalty(self, live: Live, sent: Live) -> Tensor | None:
         tails = [
             b[:, self._kept(b.shape[1]) :].norm() * a[self._kept(a.shape[0]) :].norm()
             for b, a in live.values()
@@ -113,13 +96,10 @@ class HetLoRA(Rule):
         ]
         return self.regulariser * torch.stack(tails).sum() if tails else None
 
-    def encode(self, trained: Adapter, sent: Adapter) -> Adapter:
+    def encode(self, trained: Adapter, sent: Adapter, memory: Memory) -> Encoded:
         if self._tail_norm(trained) >= self._tail_norm(sent):
-            return trained
-        return Adapter({name: f.cut(self._kept(f.rank)) for name, f in trained.items()})
-
-    def _factors(self, spec: Spec, state: LayerState) -> Factors:
-        return Factors(state["b"], state["a"], spec.scale(state["a"].shape[0]))
+            return Encoded(trained)
+        return Encoded(Adapter({name: f.cut(self._kept(f.rank)) for name, f in trained.items()}))
 
     def _kept(self, rank: int) -> int:
         """⌊γ r⌋, but at least 1: a client never prunes itself out of a layer."""
@@ -131,3 +111,7 @@ class HetLoRA(Rule):
             for f in adapter.values()
         )
         return math.sqrt(sum(tail.product().norm() ** 2 for tail in tails))
+
+
+def _held(layer: Layer, state: LayerState) -> Factors:
+    return Factors(state["b"], state["a"], layer.scale(state["a"].shape[0]))

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import final
 
-import torch
 from torch import Tensor
 
-from flexlora.adapters import Factors, LayerSpec, best_factors, checked_split, factors_of
+from flexlora.adapters import Factors, best_factors, checked_split, factors_of
 from flexlora.errors import ConfigError
-from flexlora.lowrank import Dense, LowRank, Spectrum, total, truncate
-from flexlora.rules.base import Combined, Contribution, LayerState, Rule, Spec, Traits
+from flexlora.lowrank import Dense, LowRank, Spectrum, truncate
+from flexlora.rules.contributions import Contributions
+from flexlora.rules.layer import ClientView, Combined, Layer, LayerState
+from flexlora.rules.rule import Rule
 from flexlora.rules.spectral import (
     empty_state,
     exact_state,
@@ -21,6 +21,7 @@ from flexlora.rules.spectral import (
     values_of,
     warm_state,
 )
+from flexlora.rules.traits import Traits
 
 
 @final
@@ -39,8 +40,7 @@ class FlexLoRAIncrement(Rule):
 
     name = "flexlora-increment"
     source = "this project; nearest: FedHL, arXiv 2505.18494"
-    traits = Traits()
-    origin = True
+    traits = Traits(delta="origin")
 
     def __init__(self, frozen_rank: int | None = None, split: str = "left") -> None:
         """`split`: singular values all in what is sent as B ("left", the paper), or "balanced".
@@ -58,60 +58,49 @@ class FlexLoRAIncrement(Rule):
         self.frozen_rank = frozen_rank
         self.split = checked_split(split)
 
-    def init_layer(self, spec: Spec, layer: LayerSpec, generator: torch.Generator) -> LayerState:
-        return empty_state(spec, layer, generator)
+    def init_layer(self, layer: Layer) -> LayerState:
+        return empty_state(layer)
 
-    def warm_start_layer(
-        self, spec: Spec, layer: LayerSpec, start: LowRank, generator: torch.Generator
-    ) -> Combined:
-        state = warm_state(spec, layer, start, generator)
-        return Combined(state, frozen=self._frozen(spec, layer, state))
+    def warm_start_layer(self, layer: Layer, start: LowRank) -> Combined:
+        state = warm_state(layer, start)
+        return Combined(state, frozen=self._frozen(layer, state))
 
-    def send_layer(
-        self, spec: Spec, state: LayerState, rank: int, generator: torch.Generator
-    ) -> Factors:
-        kept, fresh = _sendable(state), state["fresh"]
-        return factors_of(kept, rank, spec.scale(rank), fill=fresh, split=self.split)
+    def send_layer(self, layer: Layer, state: LayerState, client: ClientView) -> Factors:
+        rank, kept, fresh = client.rank(layer), _sendable(state), state["fresh"]
+        return factors_of(kept, rank, layer.scale(rank), fill=fresh, split=self.split)
 
     def combine_layer(
-        self,
-        spec: Spec,
-        layer: LayerSpec,
-        state: LayerState,
-        contributions: Sequence[Contribution],
-        generator: torch.Generator,
+        self, layer: Layer, state: LayerState, contributions: Contributions
     ) -> Combined:
-        shape, width = (layer.m, layer.n), sum(c.width for c in contributions)
-        step = total(((c.weight, c.update()) for c in contributions), shape, width)
+        step = contributions.sum()
         held = plus(held_in(state), step)
         after = exact_state(state["fresh"], held)
         if isinstance(held, Dense):
-            cut = truncate(
-                held, self._largest_sent(spec, layer), generator, start=_sendable(state).vh
-            )
+            largest, start = self._largest_sent(layer), _sendable(state).vh
+            cut = truncate(held, largest, layer.generator, start=start)
             after = {**after, **_top(cut.kept)}
         patch = step if self.frozen_rank is None and isinstance(step, LowRank) else None
-        return Combined(after, self._frozen(spec, layer, after), patch)
+        return Combined(after, self._frozen(layer, after), patch)
 
-    def learned_layer(self, spec: Spec, layer: LayerSpec, state: LayerState) -> LowRank:
+    def learned_layer(self, layer: Layer, state: LayerState) -> LowRank:
         return held_in(state).low_rank()
 
-    def singular_values_layer(self, spec: Spec, layer: LayerSpec, state: LayerState) -> Tensor:
+    def singular_values_layer(self, layer: Layer, state: LayerState) -> Tensor:
         return values_of(held_in(state))
 
-    def readout_layer(self, spec: Spec, layer: LayerSpec, state: LayerState, rank: int) -> Factors:
+    def readout_layer(self, layer: Layer, state: LayerState, rank: int) -> Factors:
         ready = _sendable(state)
         held = ready if "dense" not in state or rank <= ready.rank else held_in(state)
-        return best_factors(held, rank, spec.scale(rank))
+        return best_factors(held, rank, layer.scale(rank))
 
-    def _largest_sent(self, spec: Spec, layer: LayerSpec) -> int:
+    def _largest_sent(self, layer: Layer) -> int:
         """The highest rank per layer that is ever cut out of the state to be sent."""
-        return max(self.frozen_rank or 0, spec.highest[layer.name])
+        return max(self.frozen_rank or 0, layer.highest)
 
-    def _frozen(self, spec: Spec, layer: LayerSpec, state: LayerState) -> LowRank:
+    def _frozen(self, layer: Layer, state: LayerState) -> LowRank:
         if self.frozen_rank is None:
             return held_in(state).low_rank()
-        return _sendable(state).truncate(self._largest_sent(spec, layer)).kept.low_rank()
+        return _sendable(state).truncate(self._largest_sent(layer)).kept.low_rank()
 
 
 def _top(spectrum: Spectrum) -> LayerState:

@@ -7,12 +7,12 @@ from typing import Any, cast
 
 from flexlora.errors import ConfigError
 from flexlora.registry import Registry
-from flexlora.rules.base import Rule
 from flexlora.rules.fedit import FedIT
 from flexlora.rules.flexlora import FlexLoRA
 from flexlora.rules.flora import FLoRA
 from flexlora.rules.hetlora import HetLoRA
 from flexlora.rules.increment import FlexLoRAIncrement
+from flexlora.rules.rule import Rule
 
 RULES: Registry[type[Rule]] = Registry("rule", "rule.name")
 

@@ -7,9 +7,9 @@ import math
 import torch
 from torch import Tensor
 
-from flexlora.adapters import LayerSpec, factors_of
+from flexlora.adapters import factors_of
 from flexlora.lowrank import Dense, LowRank, Matrix, Spectrum, best, singular_values, svd
-from flexlora.rules.base import LayerState, Spec
+from flexlora.rules.layer import Layer, LayerState
 
 
 def fresh_rows(rank: int, n: int, generator: torch.Generator) -> Tensor:
@@ -34,23 +34,26 @@ def spectrum_of(state: LayerState) -> Spectrum:
     return Spectrum(state["u"], state["s"], state["vh"])
 
 
-def empty_state(spec: Spec, layer: LayerSpec, generator: torch.Generator) -> LayerState:
+def empty_state(layer: Layer) -> LayerState:
     """Nothing learned yet; shared initial rows for the highest rank of the federation."""
-    rows = fresh_rows(spec.highest[layer.name], layer.n, generator)
+    rows = fresh_rows(layer.highest, layer.n, layer.generator)
     return spectral_state(rows, Spectrum.zero(layer.m, layer.n))
 
 
-def warm_state(
-    spec: Spec, layer: LayerSpec, start: LowRank, generator: torch.Generator
-) -> LayerState:
+def warm_state(layer: Layer, start: LowRank) -> LayerState:
     """`empty_state`, but with `start` as what has been learned."""
-    return {**empty_state(spec, layer, generator), **_learned(svd(start))}
+    return {**empty_state(layer), **_learned(svd(start))}
 
 
-def warm_factors(start: LowRank, rank: int, scale: float, generator: torch.Generator) -> LayerState:
-    """The state (b, a) of a factor rule: the best part of `start`, the rest drawn as at first."""
-    rows = fresh_rows(rank, start.shape[1], generator)
-    factors = factors_of(best(start, rank).kept, rank, scale, fill=rows)
+def empty_factors(layer: Layer, rank: int) -> LayerState:
+    """The state (b, a) of a factor rule at this rank: b is zero, a drawn."""
+    return {"b": torch.zeros(layer.m, rank), "a": fresh_rows(rank, layer.n, layer.generator)}
+
+
+def warm_factors(layer: Layer, rank: int, start: LowRank) -> LayerState:
+    """The same with the best part of `start`, the rest drawn as at first."""
+    rows = fresh_rows(rank, layer.n, layer.generator)
+    factors = factors_of(best(start, rank).kept, rank, layer.scale(rank), fill=rows)
     return {"b": factors.b, "a": factors.a}
 
 

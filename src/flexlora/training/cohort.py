@@ -7,6 +7,7 @@ from contextlib import nullcontext
 
 from torch import Tensor
 
+from flexlora.adapters import Sides
 from flexlora.errors import AdapterError, DataError, FlexLoRAError, TrainingError
 from flexlora.models import AdaptedModel
 from flexlora.models.carried import Carried
@@ -19,13 +20,18 @@ from flexlora.training.visit import Student, Trained, Visit
 
 
 def train(
-    model: AdaptedModel, visit: Visit, *, origin: bool = False, penalty: Penalty | None = None
+    model: AdaptedModel,
+    visit: Visit,
+    *,
+    origin: bool = False,
+    sides: Sides = "both",
+    penalty: Penalty | None = None,
 ) -> Trained:
     """Train one client; the model is base + Δ again afterwards.
 
     As `train_cohort` of one, but raises what that returns in place of a result.
     """
-    (outcome,) = train_cohort(model, [visit], origin=origin, penalty=penalty)
+    (outcome,) = train_cohort(model, [visit], origin=origin, sides=sides, penalty=penalty)
     if not isinstance(outcome, Trained):
         raise outcome
     return outcome
@@ -36,6 +42,7 @@ def train_cohort(
     visits: Sequence[Visit],
     *,
     origin: bool = False,
+    sides: Sides = "both",
     penalty: Penalty | None = None,
     stacked: bool | None = None,
 ) -> list[Trained | FlexLoRAError]:
@@ -47,8 +54,10 @@ def train_cohort(
     infinite, has the error as its outcome, and the others go on. Afterwards the model is base + Δ
     again.
 
-    origin: compute with W₀ + Δ + trained − adapter. penalty: layer → (b, a) of one client → a
-    scalar added to its loss, or None. stacked: see `AdaptedModel.start`.
+    origin: compute with W₀ + Δ + trained − adapter. sides: those that are trained; the other one
+    has no gradient, no step and no decay, and is no part of a gradient's norm. penalty: layer →
+    (b, a) of one client as it is, and as it was → a scalar added to its loss, or None. stacked: see
+    `AdaptedModel.start`.
     Raises ValueError for visits that differ in dropout or in what is learnt.
     """
     recipes = {(visit.recipe.dropout, visit.recipe.loss_on) for visit in visits}
@@ -71,6 +80,7 @@ def train_cohort(
             origin=origin,
             dropout=visits[fit[0]].recipe.dropout,
             stacked=stacked,
+            sides=sides,
         )
         students = {
             place: Student(visits[place], trainable)

@@ -1,0 +1,111 @@
+"""A round's replies, one by one: each answers an open job and passes the guard, or is a failure."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import torch
+
+from flexlora.adapters import Adapter, Factors
+from flexlora.engines.jobs import Failure, Job, Outcome, Reply, Scored
+from flexlora.errors import AdapterError
+from flexlora.federation.guard import checked
+from flexlora.rules import Rule, Summary
+
+# What a collector does with a good reply: the number of its job, the reply, its adapter.
+Keep = Callable[[int, Reply, Adapter], None]
+
+
+@dataclass
+class Collected:
+    """What a round brought: good replies by client, without what they trained; and failures."""
+
+    replies: dict[str, Reply] = field(default_factory=dict)
+    summaries: dict[str, Summary] = field(default_factory=dict)
+    ranks: dict[str, dict[str, int]] = field(default_factory=dict)
+    failures: list[Failure] = field(default_factory=list)
+    bytes_up: int = 0
+
+
+def admitted(
+    jobs: Sequence[Job],
+    replies: Iterable[Outcome],
+    sent: Mapping[str, Adapter],
+    rule: Rule,
+    keep: Keep,
+) -> Iterator[tuple[Reply | Failure, Collected]]:
+    """Yield after every reply what has come so far; at the end, missing jobs are failures.
+
+    `sent`: client → the adapter it was sent. A second reply to a job, or one to no job of this
+    round, is a failure too and changes nothing. A good one is handed to `keep`, a side that it
+    does not carry filled from what was sent, and then forgotten.
+    """
+    open_jobs = {job.id: (index, job) for index, job in enumerate(jobs)}
+    patterns: dict[tuple[tuple[str, int], ...], dict[str, int]] = {}
+    collected = Collected()
+
+    def admit(index: int, job: Job, reply: Reply) -> Reply | Failure:
+        given = sent[job.client]
+        try:
+            adapter = checked(
+                reply,
+                given,
+                prunes=rule.traits.prunes,
+                sides=rule.returns(job.round),
+                metrics=job.metrics,
+            )
+            norm = update_norm(adapter, given, origin=rule.traits.origin)
+        except AdapterError as error:
+            return Failure(job.id, job.client, str(error))
+        keep(index, reply, adapter)
+        collected.replies[job.client] = replace(reply, payload=b"")
+        collected.summaries[job.client] = Summary(job.client, reply.examples, norm)
+        ranks = patterns.setdefault(tuple(adapter.ranks.items()), adapter.ranks)
+        collected.ranks[job.client] = ranks
+        return reply
+
+    for reply in replies:
+        index, job = open_jobs.get(reply.job, (-1, None))
+        if job is None or job.client != reply.client or isinstance(reply, Scored):
+            reason = f"a reply to job {reply.job!r}, which is not open for this client"
+            outcome: Reply | Failure = Failure(reply.job, reply.client, reason)
+        else:
+            del open_jobs[job.id]
+            outcome = reply
+            if isinstance(reply, Reply):
+                collected.bytes_up += len(reply.payload)
+                outcome = admit(index, job, reply)
+        if isinstance(outcome, Failure):
+            collected.failures.append(outcome)
+        yield outcome, collected
+    for _, job in open_jobs.values():
+        lost = Failure(job.id, job.client, "no reply")
+        collected.failures.append(lost)
+        yield lost, collected
+
+
+def update_norm(adapter: Adapter, sent: Adapter, *, origin: bool) -> float:
+    """‖update‖_F over all layers: of what was trained, less what was sent where Δ holds that.
+
+    Of a layer of which one side alone is known, the norm of that side's change. Raises AdapterError
+    where finite factors overflow in it.
+    """
+    if not origin and all(f.sides == "both" for f in adapter.values()):
+        norm = adapter.norm()
+    else:
+        steps = (_step_norm(f, sent[name], origin) for name, f in adapter.items())
+        norm = math.sqrt(sum(step**2 for step in steps))
+    if not norm <= torch.finfo(torch.float32).max:
+        raise AdapterError(f"the update has norm {norm:g}, expected one that float32 can hold")
+    return norm
+
+
+def _step_norm(trained: Factors, sent: Factors, origin: bool) -> float:
+    if trained.sides == "both":
+        product = trained.product()
+        return (product - sent.product()).norm() if origin else product.norm()
+    if trained.sides == "b":
+        return float((trained.b.double() - sent.b[:, : trained.rank].double()).norm())
+    return float((trained.a.double() - sent.a[: trained.rank].double()).norm())

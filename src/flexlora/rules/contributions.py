@@ -1,0 +1,189 @@
+"""What came of a round, as a rule may see it: weighted sums, or every client's part."""
+
+from __future__ import annotations
+
+import abc
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import final
+
+import torch
+
+from flexlora.adapters import Factors
+from flexlora.errors import RoundError, RuleError
+from flexlora.lowrank import LowRank, Matrix, total
+
+
+@dataclass(frozen=True, eq=False)
+class Contribution:
+    """One client's part of one layer: its normalised weight, what it trained, what it was sent.
+
+    `read` fetches what it trained, of this rank, each time anew: whoever combines many holds one
+    at a time. `sent` is what the client was sent. `origin` is the same where Δ already holds that
+    (else None): its contribution is trained − origin.
+    """
+
+    client: str
+    weight: float
+    rank: int
+    read: Callable[[], Factors]
+    sent: Factors
+    origin: Factors | None = None
+
+    @staticmethod
+    def of(
+        client: str,
+        weight: float,
+        trained: Factors,
+        origin: Factors | None = None,
+        sent: Factors | None = None,
+    ) -> Contribution:
+        """A contribution that is in memory already; sent: by default its origin, or trained."""
+        sent = sent or origin or trained
+        return Contribution(client, weight, trained.rank, lambda: trained, sent, origin)
+
+    @property
+    def trained(self) -> Factors:
+        return self.read()
+
+    @property
+    def width(self) -> int:
+        """Inner width of `update`."""
+        return self.rank + (self.origin.rank if self.origin is not None else 0)
+
+    def update(self) -> LowRank:
+        """trained − origin, of inner width at most 2r."""
+        product = self.trained.product()
+        return product if self.origin is None else product - self.origin.product()
+
+    def parts(self) -> Iterator[tuple[float, LowRank]]:
+        """What weight · update is the sum of: each scale in its weight, the factors as they are."""
+        trained = self.trained
+        yield self.weight * trained.scale, trained.unscaled()
+        if self.origin is not None:
+            yield -self.weight * self.origin.scale, self.origin.unscaled()
+
+
+class Contributions(abc.ABC):
+    """One layer's contributions of a round, as a collector tells them; weights sum to 1.
+
+    shape: (m, n) of the layer. width: the inner widths of all updates together.
+    """
+
+    shape: tuple[int, int]
+    width: int
+
+    @abc.abstractmethod
+    def sum(self, rank: int | None = None) -> Matrix:
+        """Σ w_k · update_k, in the form from which `truncate` to this rank is cheapest.
+
+        rank: None for the form that is smaller: the sum is kept as it is.
+        """
+
+    @abc.abstractmethod
+    def mean_factors(self) -> Factors:
+        """Σ w_k B_k and Σ w_k A_k in float32: for rules that compare factors, at one rank for all.
+
+        A side that no client returned is absent. Raises RuleError for different ranks.
+        """
+
+    @abc.abstractmethod
+    def each(self) -> Sequence[Contribution]:
+        """Every client's part, in order of client; for rules whose traits say needs="each" alone.
+
+        What a client trained is read when it is asked for: go through them once and hold none, and
+        memory does not grow with their number.
+        """
+
+
+@final
+class Listed(Contributions):
+    """Contributions that can be read one by one."""
+
+    def __init__(self, contributions: Sequence[Contribution]) -> None:
+        """At least one, all of one layer."""
+        self._each = tuple(contributions)
+        self.shape = self._each[0].sent.shape
+        self.width = sum(c.width for c in self._each)
+
+    def sum(self, rank: int | None = None) -> Matrix:
+        if rank is None:
+            whole = ((c.weight, c.update()) for c in self._each)
+            return total(whole, self.shape, self.width)
+        parts = (part for c in self._each for part in c.parts())
+        return total(parts, self.shape, self.width, rank)
+
+    def mean_factors(self) -> Factors:
+        (m, n), first = self.shape, self._each[0]
+        ranks = {c.rank for c in self._each}
+        if len(ranks) > 1:
+            raise RuleError(
+                f"the mean of factors was asked for at ranks {', '.join(map(str, sorted(ranks)))}; "
+                "declare mixed_ranks=False, or go through each()"
+            )
+        b, a = torch.zeros(m, first.rank), torch.zeros(first.rank, n)
+        for c in self._each:
+            trained = c.trained
+            if trained.sides != "a":
+                b += c.weight * trained.b.float()
+            if trained.sides != "b":
+                a += c.weight * trained.a.float()
+        return Factors(b, a, trained.scale).only(trained.sides)
+
+    def each(self) -> Sequence[Contribution]:
+        return self._each
+
+
+@final
+class SumsOf(Contributions):
+    """Contributions of which sums alone may be asked: what a rule with needs="sum" is given."""
+
+    def __init__(self, whole: Contributions, rule: str) -> None:
+        self._whole = whole
+        self._rule = rule
+        self.shape = whole.shape
+        self.width = whole.width
+
+    def sum(self, rank: int | None = None) -> Matrix:
+        return self._whole.sum(rank)
+
+    def mean_factors(self) -> Factors:
+        return self._whole.mean_factors()
+
+    def each(self) -> Sequence[Contribution]:
+        raise RuleError(
+            f"rule {self._rule} asked for every client's contribution, but its traits say "
+            "needs='sum'; declare needs='each'"
+        )
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What a rule may weigh a reply by: training examples, and ‖update‖_F over all layers.
+
+    A rule with needs="sum" weighs by examples alone: a sum is made before any norm is known. Where
+    one side alone is ever returned, norm is that of its change.
+    """
+
+    client: str
+    examples: int
+    norm: float
+
+
+def normalised(weights: Mapping[str, float]) -> dict[str, float]:
+    """Weights divided by their sum.
+
+    Raises RoundError for a negative or non-finite one, and for a zero sum.
+    """
+    whole = sum(weights.values())
+    for client, weight in weights.items():
+        if not 0.0 <= weight < math.inf:
+            raise RoundError(
+                f"client {client} has weight {weight}; weights are finite and never negative"
+            )
+    if whole <= 0.0:
+        raise RoundError(
+            f"the weights of all {len(weights)} clients are zero; at least one client needs data"
+        )
+    return {client: weight / whole for client, weight in weights.items()}

@@ -1,0 +1,217 @@
+"""The seam of a rule: pure maths in two halves, the server's and the client's.
+
+A rule sees one layer at a time. It does no I/O, knows no model, and draws random numbers only from
+the generator it is given. What a rule keeps per layer is a mapping of named tensors, so that any
+rule's state can be checkpointed without knowing the rule.
+"""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Mapping, Sequence
+from typing import ClassVar, final
+
+import torch
+from torch import Tensor
+
+from flexlora.adapters import Adapter, Delta, Factors, Sides
+from flexlora.errors import AdapterError
+from flexlora.lowrank import LowRank, singular_values
+from flexlora.rules.client import Encoded, Live, Memory
+from flexlora.rules.contributions import Contributions, Summary, SumsOf, normalised
+from flexlora.rules.layer import ClientView, Combined, Layer, LayerState, Spec, State
+from flexlora.rules.traits import Traits
+
+_NAMED = 5  # Layers that an error lists at most.
+
+
+class Rule(abc.ABC):
+    """How clients' adapters of different ranks become one update, and what each client is sent."""
+
+    name: ClassVar[str]
+    source: ClassVar[str]
+    traits: ClassVar[Traits]
+
+    # --- the server's half -------------------------------------------------------------------
+
+    @abc.abstractmethod
+    def init_layer(self, layer: Layer) -> LayerState:
+        """The layer's state before round 1. A client that trains nothing must leave the base."""
+
+    @abc.abstractmethod
+    def warm_start_layer(self, layer: Layer, start: LowRank) -> Combined:
+        """The layer before round 1 of a federation that begins at W₀ + start.
+
+        Afterwards `learned_layer` is `start` itself where the state holds any rank, else the best
+        approximation of the rank that it holds. A rule that uses Δ has it frozen here already. A
+        start of zero gives the state of `init_layer`. `start` is finite and float32.
+        """
+
+    @abc.abstractmethod
+    def send_layer(self, layer: Layer, state: LayerState, client: ClientView) -> Factors:
+        """What this client is sent to train, at its rank of this layer. A side may be absent, where
+        `receive` fills it."""
+
+    @abc.abstractmethod
+    def combine_layer(
+        self, layer: Layer, state: LayerState, contributions: Contributions
+    ) -> Combined:
+        """The layer after a round. The traits say what may be asked of the contributions."""
+
+    @abc.abstractmethod
+    def learned_layer(self, layer: Layer, state: LayerState) -> LowRank:
+        """All that the federation has learned for this layer: the server's full update."""
+
+    @abc.abstractmethod
+    def readout_layer(self, layer: Layer, state: LayerState, rank: int) -> Factors:
+        """The adapter of exactly this rank that the rule hands out for use (not for training)."""
+
+    def singular_values_layer(self, layer: Layer, state: LayerState) -> Tensor:
+        """The singular values (k,) of all that was learned for this layer, descending."""
+        return singular_values(self.learned_layer(layer, state))
+
+    def weigh(self, summaries: Sequence[Summary]) -> dict[str, float]:
+        """Client → weight, non-negative, summing to 1: by training examples (FedAvg).
+
+        Raises RoundError where all weights are zero.
+        """
+        return normalised({s.client: float(s.examples) for s in summaries})
+
+    def trains(self, round: int) -> Sides:
+        """The sides that clients train in this round; the other one stays as it was received."""
+        return "both"
+
+    def returns(self, round: int) -> Sides:
+        """The sides that clients return: those that they train.
+
+        What is not returned is, to the server, what it sent (or absent, where it sent none).
+        """
+        return self.trains(round)
+
+    # --- the client's half -------------------------------------------------------------------
+
+    def receive(self, sent: Adapter, memory: Memory) -> Adapter:
+        """What the client trains, or evaluates, both sides of it, given what came.
+
+        memory: what its last `encode` left, in an earlier round; empty at first.
+        """
+        return sent
+
+    def penalty(self, live: Live, sent: Live) -> Tensor | None:
+        """A term added to the client's loss, or None for none.
+
+        live: layer → (b, a) as they are trained; sent: as they were received, at the same rank,
+        dtype and device. A side that is not trained has no gradient.
+        """
+        return None
+
+    def encode(self, trained: Adapter, sent: Adapter, memory: Memory) -> Encoded:
+        """What the client returns and remembers, given what it trained and what it received.
+
+        Of what it returns, the sides that `returns` names travel.
+        """
+        return Encoded(trained, memory)
+
+    # --- whole models, from the layers above -------------------------------------------------
+
+    @final
+    def init(self, spec: Spec, generator: torch.Generator) -> State:
+        """The state before round 1."""
+        return State(spec, 0, {x.name: self.init_layer(x) for x in spec.at(0, generator)})
+
+    @final
+    def warm_start(
+        self, spec: Spec, start: Mapping[str, LowRank], generator: torch.Generator
+    ) -> State:
+        """The state before round 1 at W₀ + start; layers that `start` lacks begin at zero.
+
+        Δ is at version 1 for rules that use it. Raises AdapterError for a layer that the spec
+        lacks, another shape, and values that float32 does not hold.
+        """
+        _require_fit(spec, start)
+        layers, frozen = {}, {}
+        for x in spec.at(0, generator):
+            given = start.get(x.name, LowRank.zero(x.m, x.n))
+            begun = self.warm_start_layer(x, LowRank(given.left.float(), given.right.float()))
+            layers[x.name] = begun.state
+            if begun.frozen is not None:
+                frozen[x.name] = begun.frozen
+        return State(spec, 0, layers, Delta().advanced(frozen, None) if frozen else Delta())
+
+    @final
+    def send(
+        self,
+        state: State,
+        ranks: Mapping[str, int],
+        generator: torch.Generator,
+        client: str = "",
+    ) -> Adapter:
+        """What a client of these ranks (layer → rank) is sent to train in the round that comes.
+
+        client: its id, which only a rule that sends by client gets to see.
+        """
+        view = ClientView(client if self.traits.sends == "client" else "", ranks)
+        layers = state.spec.at(state.round + 1, generator)
+        return Adapter({x.name: self.send_layer(x, state.layers[x.name], view) for x in layers})
+
+    @final
+    def combine(self, layer: Layer, state: LayerState, contributions: Contributions) -> Combined:
+        """`combine_layer`, with no more in reach than the traits say. RuleError for asking more."""
+        if self.traits.needs == "sum":
+            contributions = SumsOf(contributions, self.name)
+        return self.combine_layer(layer, state, contributions)
+
+    @final
+    def reply(self, round: int, trained: Adapter, sent: Adapter, memory: Memory) -> Encoded:
+        """`encode`, with the sides that travel alone."""
+        encoded = self.encode(trained, sent, memory)
+        return Encoded(encoded.adapter.only(self.returns(round)), encoded.memory)
+
+    @final
+    def ranks_for(self, spec: Spec, ranks: Mapping[str, int]) -> dict[str, int]:
+        """The ranks a client trains at under this rule: its own, or the federation's lowest."""
+        return dict(ranks if self.traits.mixed_ranks else spec.lowest)
+
+    @final
+    def learned(self, state: State) -> dict[str, LowRank]:
+        """Layer → the server's full update, to be added to the pristine base."""
+        layers = state.spec.at(state.round)
+        return {x.name: self.learned_layer(x, state.layers[x.name]) for x in layers}
+
+    @final
+    def singular_values(self, state: State) -> dict[str, Tensor]:
+        """Layer → the singular values of all that was learned, descending."""
+        layers = state.spec.at(state.round)
+        return {x.name: self.singular_values_layer(x, state.layers[x.name]) for x in layers}
+
+    @final
+    def readout(self, state: State, ranks: Mapping[str, int]) -> Adapter:
+        """The adapter of these ranks (layer → rank) that stands for the whole learned update."""
+        layers = state.spec.at(state.round)
+        return Adapter(
+            {x.name: self.readout_layer(x, state.layers[x.name], ranks[x.name]) for x in layers}
+        )
+
+
+def _require_fit(spec: Spec, start: Mapping[str, LowRank]) -> None:
+    shapes = {x.name: (x.m, x.n) for x in spec.layers}
+    odd = [name for name in start if name not in shapes]
+    if odd:
+        named = ", ".join(odd[:_NAMED]) + (f", … ({len(odd)} in all)" if len(odd) > _NAMED else "")
+        raise AdapterError(
+            f"the start has layers that are not adapted: {named}; add them to model.targets, or "
+            "start from an adapter without them"
+        )
+    for name, matrix in start.items():
+        if matrix.shape != shapes[name]:
+            (m, n), (wanted_m, wanted_n) = matrix.shape, shapes[name]
+            raise AdapterError(
+                f"layer {name} of the start is {m} × {n}, expected {wanted_m} × {wanted_n}; "
+                "it was made for another base model"
+            )
+        finite = all(bool(torch.isfinite(x.float()).all()) for x in (matrix.left, matrix.right))
+        if not finite or not matrix.norm() <= torch.finfo(torch.float32).max:
+            raise AdapterError(
+                f"layer {name} of the start holds NaN or infinity in float32; give an adapter of "
+                "finite values"
+            )

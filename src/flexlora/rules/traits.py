@@ -1,0 +1,48 @@
+"""What is true of a rule, declared: the contract tests choose their laws by it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from flexlora.errors import RuleError
+
+
+@dataclass(frozen=True)
+class Traits:
+    """What a rule needs, sends and keeps; whoever plays it relies on nothing else.
+
+    needs: "sum" if weighted sums of the contributions are enough for it, "each" if it must see
+    every one. Only the former can be collected by what adds up as replies come.
+    delta: what Δ holds, which every client's base stands on. "none": nothing; "origin": what is
+    sent to be trained, too, so that the client computes with W₀ + Δ + trainable − origin;
+    "restart": all that was learned, and every round trains a fresh adapter on top; "residual": what
+    the factors that are sent do not hold, so that the client trains on top of it.
+    sends: whether what a client is sent depends on its ranks alone ("pattern": it is made once for
+    all clients of equal ranks) or on who it is ("client").
+    mixed_ranks: clients of different ranks are combined as they are; else all are cut to the
+    lowest rank of the federation (the bucket effect).
+    prunes: a client may return a lower rank than it was sent, and keeps it.
+    memory: clients keep named tensors of their own from round to round, which never leave them.
+    compares: whether equal products or only equal factors give equal results.
+    """
+
+    needs: Literal["sum", "each"] = "sum"
+    delta: Literal["none", "origin", "restart", "residual"] = "none"
+    sends: Literal["pattern", "client"] = "pattern"
+    mixed_ranks: bool = True
+    prunes: bool = False
+    memory: bool = False
+    compares: Literal["product", "factors"] = "product"
+
+    def __post_init__(self) -> None:
+        if self.memory and self.origin:
+            raise RuleError(
+                "traits say delta='origin' and memory=True: what a client takes from its memory is "
+                "not in Δ; choose one of them"
+            )
+
+    @property
+    def origin(self) -> bool:
+        """Whether Δ holds what is sent, which the client then subtracts."""
+        return self.delta == "origin"

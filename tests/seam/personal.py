@@ -1,0 +1,71 @@
+"""FedSA-LoRA: A is shared and averaged, B stays with the client that trained it."""
+
+from __future__ import annotations
+
+from typing import final
+
+from flexlora.adapters import Adapter, Factors, Sides
+from flexlora.lowrank import LowRank
+from flexlora.rules import (
+    ClientView,
+    Combined,
+    Contributions,
+    Encoded,
+    Layer,
+    LayerState,
+    Memory,
+    Rule,
+    Traits,
+)
+from flexlora.adapters import best_factors
+from flexlora.rules.spectral import empty_factors, warm_factors
+
+
+@final
+class OwnB(Rule):
+    """A ← Σ w_k A_k; client k trains its own B_k on top, and nobody else ever sees it.
+
+    Source: Guo et al., ICLR 2025 (arXiv 2410.01463). All at the lowest rank of the federation. The
+    server keeps the B that everybody begins with: zero, or that of the adapter begun from.
+    """
+
+    name = "own-b"
+    source = "Guo et al., ICLR 2025, arXiv 2410.01463"
+    traits = Traits(mixed_ranks=False, memory=True, compares="factors")
+
+    def returns(self, round: int) -> Sides:
+        return "a"
+
+    def receive(self, sent: Adapter, memory: Memory) -> Adapter:
+        def own(name: str, f: Factors) -> Factors:
+            b = memory.get(name)
+            if b is None or b.shape != f.b.shape:  # Its first round, or another rank than before.
+                return f
+            return Factors(b, f.a, f.scale)
+
+        return Adapter({name: own(name, f) for name, f in sent.items()})
+
+    def encode(self, trained: Adapter, sent: Adapter, memory: Memory) -> Encoded:
+        return Encoded(trained, {name: f.b for name, f in trained.items()})
+
+    def init_layer(self, layer: Layer) -> LayerState:
+        return empty_factors(layer, layer.lowest)
+
+    def warm_start_layer(self, layer: Layer, start: LowRank) -> Combined:
+        return Combined(warm_factors(layer, layer.lowest, start))
+
+    def send_layer(self, layer: Layer, state: LayerState, client: ClientView) -> Factors:
+        return Factors(state["b"], state["a"], layer.scale(layer.lowest))
+
+    def combine_layer(
+        self, layer: Layer, state: LayerState, contributions: Contributions
+    ) -> Combined:
+        return Combined({"b": state["b"], "a": contributions.mean_factors().a})
+
+    def learned_layer(self, layer: Layer, state: LayerState) -> LowRank:
+        return Factors(state["b"], state["a"], layer.scale(state["a"].shape[0])).product()
+
+    def readout_layer(self, layer: Layer, state: LayerState, rank: int) -> Factors:
+        if rank == layer.lowest:
+            return Factors(state["b"], state["a"], layer.scale(rank))
+        return best_factors(self.learned_layer(layer, state), rank, layer.scale(rank))
