@@ -12,7 +12,8 @@ from jaxtyping import install_import_hook
 # Shapes are checked at run time in the tests. Only where shapes are written: elsewhere annotations
 # name types that are imported for the type checker alone, which beartype cannot resolve.
 install_import_hook(
-    ["flexlora.lowrank", "flexlora.adapters", "flexlora.rules"], "beartype.beartype"
+    ["flexlora.lowrank", "flexlora.adapters", "flexlora.rules", "flexlora.screens"],
+    "beartype.beartype",
 )
 
 settings.register_profile("flexlora", derandomize=True, deadline=None, max_examples=50)

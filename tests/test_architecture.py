@@ -17,6 +17,7 @@ ORDER = [
     "lowrank",
     "adapters",
     "rules",
+    "screens",
     "allocation",
     "partition",
     "formats",
@@ -33,7 +34,7 @@ ORDER = [
     "cli",
 ]
 # Floors 0 and 1: torch, numpy and jaxtyping alone, and no I/O.
-PURE = {"lowrank", "adapters", "rules", "allocation", "partition"}
+PURE = {"lowrank", "adapters", "rules", "screens", "allocation", "partition"}
 PURE_IMPORTS = {"torch", "numpy", "jaxtyping", "flexlora"}
 IO_MODULES = {"os", "io", "pathlib", "shutil", "logging", "subprocess", "socket", "tempfile"}
 

@@ -33,7 +33,7 @@ def run(
     """Run one federation; ends with a table and the run directory."""
     from flexlora.cli.tables import origin
     from flexlora.config import load_config
-    from flexlora.config.settings import rule_of
+    from flexlora.config.settings import rule_of, screens_of
     from flexlora.errors import RunError
     from flexlora.federation import prepare
     from flexlora.federation import run as run_federation
@@ -43,6 +43,7 @@ def run(
     words = output(quiet=quiet, json=json)
     loaded = load_config(config, [*(set_ or []), *(["model.init_force=true"] if force else [])])
     rule = rule_of(loaded.rule)
+    screens_of(loaded.screens)  # In a dry run, too, a wrong one is told.
     if out is not None and os.path.lexists(out):
         raise RunError(f"{out} exists; choose another --out or remove it")
     setup = prepare(loaded)

@@ -205,6 +205,14 @@ class RuleConfig(Table):
         return {k: list(v) if isinstance(v, tuple) else v for k, v in options.items()}
 
 
+class ScreensConfig(Table):
+    """[screens]: what updates pass before they are weighed, in this order: name → its options."""
+
+    chosen: dict[str, dict[str, Any]] = Field(
+        default={}, description="screens by name, each with an inline table of its options"
+    )
+
+
 class TrainingConfig(Table):
     """[training]: what a sampled client does with its examples."""
 
@@ -372,17 +380,21 @@ class Config(Table):
     partition: PartitionConfig = PartitionConfig()
     clients: ClientsConfig = ClientsConfig()
     rule: RuleConfig = RuleConfig()
+    screens: ScreensConfig = ScreensConfig()
     training: TrainingConfig = TrainingConfig()
     federation: FederationConfig = FederationConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     run: RunConfig = RunConfig()
 
     def document(self) -> dict[str, dict[str, Any]]:
-        """Table → key → value as in the TOML file: rule options inline, nothing that is none."""
+        """Table → key → value as in the TOML file: options as keys, nothing that is none."""
         tables: dict[str, dict[str, Any]] = {}
         for name, table in self.model_dump().items():
             table |= table.pop("options", {})
+            table |= table.pop("chosen", {})
             tables[name] = {key: value for key, value in table.items() if value is not None}
+        if not tables["screens"]:
+            del tables["screens"]
         return tables
 
     def to_toml(self) -> str:

@@ -92,8 +92,16 @@ def parse_config(document: Mapping[str, Any]) -> Config:
     for key, value in rule.items():
         if isinstance(value, Mapping):
             raise _nested("rule", key)
+    screens = tables.pop("screens", {})
+    for name, options in screens.items():
+        if not isinstance(options, Mapping):
+            raise ConfigError(
+                f"config screens.{name} is {describe(options)}, expected an inline table of "
+                f"options; write {name} = {{}}"
+            )
+    tables |= {"rule": {**chosen, "options": rule}, "screens": {"chosen": screens}}
     try:
-        config = Config.model_validate({**tables, "rule": {**chosen, "options": rule}})
+        config = Config.model_validate(tables)
     except ValidationError as error:
         raise ConfigError(_sentence(error)) from error
     try:

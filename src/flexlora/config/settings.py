@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
-from flexlora.config.config import Config, RuleConfig
+from flexlora.config.config import Config, RuleConfig, ScreensConfig
 from flexlora.evaluation import EvalSettings
 from flexlora.rules import Rule, make_rule
+from flexlora.screens import Screen, make_screen
 from flexlora.training import Recipe
 
 # Host method → the client's optimiser (arXiv 2402.11505: FedAvg trains by SGD, FedIT by AdamW).
@@ -17,6 +18,11 @@ HOSTS: Mapping[str, Literal["adamw", "sgd"]] = {"fedavg": "sgd", "fedit": "adamw
 def rule_of(chosen: RuleConfig) -> Rule:
     """The rule that [rule] names, with its options. Raises ConfigError as `make_rule` does."""
     return make_rule(chosen.name, chosen.options)
+
+
+def screens_of(chosen: ScreensConfig) -> tuple[Screen, ...]:
+    """The screens of [screens], in their order. Raises ConfigError as `make_screen` does."""
+    return tuple(make_screen(name, options) for name, options in chosen.chosen.items())
 
 
 def eval_settings(config: Config, metrics: Sequence[str], predictions: int = 0) -> EvalSettings:

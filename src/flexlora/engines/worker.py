@@ -9,7 +9,7 @@ import signal
 import threading
 import traceback
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from multiprocessing.connection import Connection
 from pathlib import Path
 
@@ -17,8 +17,8 @@ import torch
 
 from flexlora.adapters import Delta, Payload
 from flexlora.config.base import load_base
-from flexlora.config.config import ModelConfig, RuleConfig
-from flexlora.config.settings import rule_of
+from flexlora.config.config import ModelConfig, RuleConfig, ScreensConfig
+from flexlora.config.settings import rule_of, screens_of
 from flexlora.engines.cohorts import Examples
 from flexlora.engines.in_process import InProcess
 from flexlora.engines.jobs import Job, Outcome
@@ -46,6 +46,7 @@ class Equipment:
     frugal: bool = False
     memory: Path | None = None
     module: str = "flexlora.rules"
+    screens: ScreensConfig = field(default_factory=ScreensConfig)
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,7 +88,7 @@ def work(pipe: Connection, equipment: Equipment) -> None:
         pipe.send(Begun())
         with suppress(ImportError):
             importlib.import_module(equipment.module)
-        rule = rule_of(equipment.rule)
+        rule, screens = rule_of(equipment.rule), screens_of(equipment.screens)
         model = AdaptedModel(load_base(equipment.model, equipment.device), equipment.model.targets)
         delta = Delta()
         while True:
@@ -102,6 +103,7 @@ def work(pipe: Connection, equipment: Equipment) -> None:
                 equipment.settings,
                 cohort=order.cohort,
                 memory=equipment.memory,
+                screens=screens,
             )
             jobs = [replace(job, delta=delta) for job in order.jobs]
             outcomes = tuple(engine.exchange(jobs))

@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 from flexlora.config.config import Config
+from flexlora.config.settings import screens_of
 from flexlora.engines.in_process import InProcess
 from flexlora.engines.worker import Equipment
 from flexlora.engines.workers import Workers
@@ -58,7 +59,8 @@ def make_engine(
 ) -> InProcess | Workers:
     """The engine of a run, not begun yet; close it in the end.
 
-    memory: the folder for what clients remember. Workers make the config's rule themselves.
+    memory: the folder for what clients remember. Workers make the config's rule and screens
+    themselves.
     """
     count = workers_of(config, setup)
     settings = setup.validation_settings
@@ -72,6 +74,7 @@ def make_engine(
             cohort=cohort,
             halved=halved,
             memory=memory,
+            screens=screens_of(config.screens),
         )
     device = setup.model.device
     devices = max(1, torch.cuda.device_count())
@@ -85,6 +88,7 @@ def make_engine(
             frugal=config.run.memory_gb is not None,
             memory=memory,
             module=type(rule).__module__,
+            screens=config.screens,
         )
         for place in range(count)
     ]

@@ -16,6 +16,7 @@ from flexlora.federation.collector import Collected, Collector, require_collecta
 from flexlora.federation.on_clients import collect_scores, evaluation_jobs, summary
 from flexlora.federation.sampling import sample
 from flexlora.federation.schedule import Schedule
+from flexlora.federation.screening import Passed, screened
 from flexlora.federation.streams import Streams
 from flexlora.formats.payloads import load_tensors, save_tensors, to_bytes
 from flexlora.lowrank import Certificate
@@ -26,6 +27,7 @@ from flexlora.runs.results import Result
 from flexlora.runs.run_directory import Run
 from flexlora.runs.spectra import spectra_record
 from flexlora.runs.store import ClientStore
+from flexlora.screens import Screen
 
 Record = dict[str, Any]
 Validate = Callable[[State], Record]
@@ -61,7 +63,8 @@ class Federation:
 
     collector: what makes contributions of replies; validate: the server's own scores of a state, or
     nothing; decide: from a validated round's record to the value that the best round minimises.
-    Raises ConfigError for a rule that needs more than this collector gives.
+    screens: what updates pass between collecting and weighing, in order.
+    Raises ConfigError for a rule or screen that needs more than this collector gives.
 
     Every random draw comes from a stream named by its round, and everything else that outlives a
     round is in the checkpoint: `restore` and going on gives the bits of an unbroken run.
@@ -77,6 +80,7 @@ class Federation:
         streams: Streams,
         transport: Transport,
         collector: Collector,
+        screens: Sequence[Screen] = (),
         run: Run,
         validate: Validate,
         decide: Decide,
@@ -89,12 +93,13 @@ class Federation:
         self.streams = streams
         self.transport = transport
         self.collector = collector
+        self.screens = screens
         self.run = run
         self.validate = validate
         self.decide = decide
         self.observer = observer
         self.progress = Progress()
-        require_collectable(rule, collector)
+        require_collectable(rule, collector, screens)
 
     @property
     def finished(self) -> bool:
@@ -129,10 +134,11 @@ class Federation:
         self.observer.round_started(round, len(sending.jobs))
         collected = self._collect(round, sending)
         trained = time.perf_counter()
-        state, cut = self._combine(round, sending, collected)
+        passed = self._screen(round, sending, collected)
+        state, cut = self._combine(round, sending, passed)
         self._remember(collected)
         combined = time.perf_counter()
-        record = self._record(round, sending, collected) | cut
+        record = self._record(round, sending, collected) | passed.record | cut
         seconds = {"clients": trained - started, "combine": combined - trained}
         if self.schedule.validates(round):
             self._validate(state, collected, record, seconds)
@@ -244,16 +250,29 @@ class Federation:
             )
         return collected
 
-    def _combine(self, round: int, sending: Sending, collected: Collected) -> tuple[State, Record]:
+    def _screen(self, round: int, sending: Sending, collected: Collected) -> Passed:
+        """Who passes with what weight; whom a screen leaves out is a failure of this round."""
+        layers = [layer.name for layer in self.state.spec.layers]
+        passed = screened(self.screens, self.rule, self.collector, collected, sending.sent, layers)
+        jobs = {job.client: job.id for job in sending.jobs}
+        for client, reason in passed.left_out.items():
+            failure = Failure(jobs[client], client, reason)
+            collected.leave_out(failure)
+            self._log_failure(round, failure, "train")
+        if not passed.weights:
+            raise RoundError(f"round {round}: the screens left no client; loosen [screens]")
+        return passed
+
+    def _combine(self, round: int, sending: Sending, passed: Passed) -> tuple[State, Record]:
         """The state after the round, layer by layer, and the record of what was cut off it."""
         spec, delta = self.state.spec, self.state.delta
-        ordered = [collected.summaries[client] for client in sorted(collected.summaries)]
-        weights = self.rule.weigh(ordered)
         generator = self.streams.generator("combine", round)
         layers, frozen, steps, certificates = {}, {}, {}, []
         shutil.rmtree(self.run.next, ignore_errors=True)
         for index, layer in enumerate(spec.at(round, generator)):
-            contributions = self.collector.contributions(layer.name, weights, sending.sent)
+            contributions = self.collector.contributions(
+                layer.name, passed.weights, sending.sent, passed.shrinks
+            )
             combined = self.rule.combine(layer, self.state.layers[layer.name], contributions)
             # A layer that is done waits on disk: memory is one layer's, whatever the model.
             done = self.run.next / f"{index:06d}.safetensors"

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from flexlora.config.config import Config
-from flexlora.config.settings import final_settings, rule_of
+from flexlora.config.settings import final_settings, rule_of, screens_of
 from flexlora.engines.memories import Memories
 from flexlora.errors import ConfigError, ModelError, RunError
 from flexlora.evaluation.metrics import resolve_metrics
@@ -55,14 +55,15 @@ def run(
 
     folder: the run directory to make (default: a new one under `run.out`); setup: a `prepare`d
     setup to reuse when several rules are compared on the same data; its config may differ in
-    [rule] and [run] alone; start: what to begin from, if not from what the config says; at_once:
-    clients to train at once, if not as the config says.
+    [rule], [screens] and [run] alone; start: what to begin from, if not from what the config says;
+    at_once: clients to train at once, if not as the config says.
     Raises InputErrors before anything is written, RoundError if no client of a round replies.
     """
     require_begun()
     spare_memory(config)
     require_trackers(config.run.trackers)
     rule = rule_of(config.rule)
+    screens_of(config.screens)  # A wrong one is told before the data is read.
     if setup is None:
         setup = prepare(config)
     _require_same_setting(config, setup.config)
@@ -132,7 +133,8 @@ def _require_same_setting(config: Config, prepared: Config) -> None:
     if config.run.threads not in (None, prepared.run.threads):
         raise ConfigError("run.threads differs from that of the setup; prepare the config anew")
     for name in type(config).model_fields:
-        if name not in ("rule", "run") and getattr(config, name) != getattr(prepared, name):
+        apart = name in ("rule", "screens", "run")
+        if not apart and getattr(config, name) != getattr(prepared, name):
             raise ConfigError(
                 f"[{name}] of the config differs from that of the setup; prepare the config anew"
             )
@@ -169,6 +171,7 @@ def _play(opened: Run, config: Config, rule: Rule, setup: Setup, observer: Obser
         streams=streams,
         transport=engine,
         collector=Plain(opened.spool, rule),
+        screens=screens_of(config.screens),
         run=opened,
         validate=validate,
         decide=partial(decide, config),

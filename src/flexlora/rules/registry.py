@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, get_args, get_type_hints
 
 from flexlora.errors import ConfigError, nearest
@@ -32,23 +32,29 @@ def make_rule(name: str, options: Mapping[str, Any] | None = None) -> Rule:
     """The rule of this name with its options. Raises ConfigError for an unknown name or option."""
     if name not in RULES:
         raise ConfigError(f"rule '{name}' is unknown; {nearest(name, RULES)}")
-    known = [p for p in inspect.signature(RULES[name]).parameters if p not in ("args", "kwargs")]
-    for option in options or {}:
-        if option not in known:
-            hint = nearest(option, known) if known else "it takes no options"
-            raise ConfigError(f"rule.{option} is not an option of '{name}'; {hint}")
-        _require_type(name, option, (options or {})[option])
+    require_options(RULES[name], "rule", name, options or {})
     return RULES[name](**(options or {}))
 
 
-def _require_type(name: str, option: str, value: Any) -> None:
-    """Hold an option to its annotation; a whole number is taken for a float, true for nothing."""
-    wanted = get_type_hints(RULES[name].__init__)[option]
-    kinds = get_args(wanted) or (wanted,)
-    fits = type(value) in kinds or (float in kinds and type(value) is int)
-    if not fits:
-        words = " or ".join(k.__name__ for k in kinds if k is not type(None))
-        raise ConfigError(f"rule.{option} of '{name}' is {value!r}; give a value of type {words}")
+def require_options(
+    made: Callable[..., object], table: str, name: str, options: Mapping[str, Any]
+) -> None:
+    """Hold options to the arguments of what they make; `table` is where the config has them.
+
+    A whole number is taken for a float, true for nothing. Raises ConfigError.
+    """
+    known = [p for p in inspect.signature(made).parameters if p not in ("args", "kwargs")]
+    for option, value in options.items():
+        if option not in known:
+            hint = nearest(option, known) if known else "it takes no options"
+            raise ConfigError(f"{table}.{option} is not an option of '{name}'; {hint}")
+        wanted = get_type_hints(made.__init__)[option]
+        kinds = get_args(wanted) or (wanted,)
+        if type(value) not in kinds and not (float in kinds and type(value) is int):
+            words = " or ".join(k.__name__ for k in kinds if k is not type(None))
+            raise ConfigError(
+                f"{table}.{option} of '{name}' is {value!r}; give a value of type {words}"
+            )
 
 
 register(FedIT)
