@@ -13,7 +13,7 @@ from torch import Tensor
 from flexlora.adapters import Adapter, Factors
 from flexlora.federation.admission import update_norm
 from flexlora.lowrank import LowRank
-from flexlora.rules import Contribution, Layer, Listed, Memory, Rule, Spec, State, Summary
+from flexlora.rules import RULES, Contribution, Layer, Listed, Memory, Rule, Spec, State, Summary
 
 Train = Callable[[str, Adapter], Adapter]
 
@@ -91,9 +91,18 @@ def learned(rule: Rule, state: State) -> dict[str, Tensor]:
     return {name: dense(matrix) for name, matrix in rule.learned(state).items()}
 
 
+def rule_with(**traits: object) -> str:
+    """The name of the first registered rule with these traits: for a test of what they bring."""
+    return next(
+        name
+        for name in sorted(RULES)
+        if all(getattr(RULES[name].traits, key) == value for key, value in traits.items())
+    )
+
+
 def held_rank(rule: Rule, lowest: int, highest: int, full: int) -> int:
     """The rank that a rule's state holds, where clients have these lowest and highest ranks."""
-    if rule.traits.compares == "product":
+    if rule.traits.compares == "product" or rule.traits.delta == "residual":
         return full
     return highest if rule.traits.mixed_ranks else lowest
 
@@ -157,7 +166,8 @@ class Round:
             sides = rule.trains(state.round + 1)
             trained = train(client, received).only(sides).filled(received)
             encoded = rule.reply(state.round + 1, trained, received, memory)
-            self.replies[client] = encoded.adapter.filled(sent)
+            rest = sent if rule.leaves_the_rest(state.round + 1) else encoded.adapter
+            self.replies[client] = encoded.adapter.filled(rest)
             self.remembered[client] = encoded.memory
         counts = examples or {client: 10 * (i + 1) for i, client in enumerate(sorted(cohort))}
         self.weights = rule.weigh(

@@ -21,6 +21,7 @@ ORDER = [
     "lowrank",
     "adapters",
     "rules",
+    "screens",
     "allocation",
     "partition",
     "formats",
@@ -43,7 +44,8 @@ BANS = {
     "report": {"engines", "federation"},
 }
 # Floors 0 and 1: torch, numpy and jaxtyping alone, and no I/O.
-PURE = {"errors", "options", "registry", "lowrank", "adapters", "rules", "allocation", "partition"}
+PURE = {"errors", "options", "registry", "lowrank", "adapters", "rules", "screens"}
+PURE |= {"allocation", "partition"}
 PURE_IMPORTS = {"torch", "numpy", "jaxtyping", "flexlora"}
 IO_MODULES = {"os", "io", "pathlib", "shutil", "logging", "subprocess", "socket", "tempfile"}
 

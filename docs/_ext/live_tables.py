@@ -32,6 +32,18 @@ def _rules() -> Rows:
         yield (f"`{name}`", _first_line(rule), ranks, options, rule.source)
 
 
+def _screens() -> Rows:
+    import inspect
+
+    from flexlora.screens import SCREENS
+
+    yield ("name", "what it does", "options", "source")
+    for name, screen in SCREENS.items():
+        given = inspect.signature(screen).parameters.values()
+        options = ", ".join(f"`{p.name} = {_shown(p.default).strip('`')}`" for p in given)
+        yield (f"`{name}`", _first_line(screen), options, screen.source)
+
+
 def _metrics() -> Rows:
     from flexlora.evaluation.metrics import METRICS
 
@@ -112,6 +124,7 @@ def _events() -> Rows:
 
 TABLES: dict[str, Callable[[], Rows]] = {
     "rules": _rules,
+    "screens": _screens,
     "metrics": _metrics,
     "sources": _sources,
     "source-options": _source_options,
@@ -175,8 +188,8 @@ class ConfigTables(Directive):
 def _keys(table: Any) -> Rows:
     for key, entry in table.model_fields.items():
         said = entry.description or ""
-        if key == "options":
-            yield ("any other", "", said)
+        if key in ("options", "chosen"):
+            yield ("any other" if key == "options" else "any", "", said)
         else:
             yield (f"`{key}`", _shown(entry.default), f"{_words(entry.annotation)}: {said}")
 

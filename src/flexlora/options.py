@@ -117,16 +117,17 @@ def checked(
     others: Mapping[str, Callable[..., Any]] | None = None,
     beside: Iterable[str] = (),
     hidden: Iterable[str] = (),
+    table: str = "",
 ) -> dict[str, Any]:
     """The options as `made` takes them.
 
     chooser, name: the key of the config that chose it, and its value ("rule.name", "hetlora").
     others: what could have been chosen instead; beside: keys of that table that are no options;
-    hidden: arguments that are none either.
+    hidden: arguments that are none either; table: where the options are, if not beside `chooser`.
     Raises ConfigError for an option that it lacks (with the nearest, or who has it), one that it
     needs but was not given, and as `Argument.take`.
     """
-    table = chooser.partition(".")[0]
+    table = table or chooser.partition(".")[0]
     known = {key: x for key, x in arguments_of(made).items() if key not in hidden}
     for key in options:
         if key not in known:

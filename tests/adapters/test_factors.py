@@ -94,3 +94,38 @@ def test_the_first_layer_that_is_not_finite_is_named(bad: float, where: str) -> 
     Adapter({"w": good}).require_finite()
     with pytest.raises(AdapterError, match="layer x of the adapter holds NaN or infinity"):
         Adapter({"w": good, "y": odd, "x": odd}).require_finite()
+
+
+def test_an_absent_side_has_a_shape_and_no_numbers() -> None:
+    whole = Factors(torch.ones(5, 2), torch.ones(2, 3), 0.5)
+    for sides, other, numbers in (("b", "a", 10), ("a", "b", 6)):
+        half = whole.only(sides)
+        assert (half.sides, half.numbers) == (sides, numbers)
+        assert (half.shape, half.rank, half.scale) == ((5, 3), 2, 0.5)
+        assert half.only(sides) is half
+        assert half.cut(1).sides == sides
+        assert half.cut(1).shape == (5, 3)
+        assert half.finite()
+        for multiplied in (half.product, half.unscaled):
+            with pytest.raises(AdapterError, match=f"of 5 × 3 hold {sides} alone, which is no upd"):
+                multiplied()
+        with pytest.raises(AdapterError, match="factors lack both sides"):
+            half.only(other)
+        held = Adapter({"x": whole}, "tiny").only(sides)
+        assert (held.parameters, held.ranks, held.base) == (numbers, {"x": 2}, "tiny")
+        held.require_finite()
+    assert whole.only("both") is whole
+    assert whole.sides == "both"
+
+
+def test_an_absent_side_is_filled_with_the_first_directions_of_another() -> None:
+    whole = Factors(torch.randn(5, 3), torch.randn(3, 4), 0.5)
+    other = Factors(torch.zeros(5, 3), torch.zeros(3, 4), 0.5)
+    filled = whole.cut(2).only("b").filled(other)
+    assert torch.equal(filled.b, whole.b[:, :2])
+    assert filled.a.shape == (2, 4)
+    assert not filled.a.any()
+    assert torch.equal(whole.only("a").filled(whole).b, whole.b)
+    assert whole.filled(other) is whole
+    assert whole.only("b").filled(other.only("b")).sides == "b"
+    assert Adapter({"x": whole.only("a")}).filled({"x": other})["x"].sides == "both"

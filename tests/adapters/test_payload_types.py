@@ -13,6 +13,7 @@ from flexlora.adapters import (
     Adapter,
     Factors,
     Payload,
+    Sides,
     factors_payload,
     payload_adapter,
 )
@@ -51,6 +52,27 @@ def test_a_scale_computed_with_numpy_crosses_too() -> None:
 
 def test_an_empty_adapter_crosses() -> None:
     assert len(payload_adapter(factors_payload(Adapter({})))) == 0
+
+
+@pytest.mark.parametrize("sides", ["a", "b"])
+def test_one_side_crosses_alone_and_says_how_large_the_other_is(sides: Sides) -> None:
+    whole = adapter()
+    payload = factors_payload(whole.only(sides))
+    assert {key.rpartition(".")[2] for key in payload.tensors} == {sides}
+    got = payload_adapter(payload)
+    assert got.ranks == whole.ranks
+    for name, factors in whole.items():
+        assert got[name].sides == sides
+        assert got[name].shape == factors.shape
+        assert torch.equal(getattr(got[name], sides), getattr(factors, sides))
+
+
+@pytest.mark.parametrize("size", ["", "two", "0", "-3", str(2**62)])
+def test_a_size_that_is_none_is_refused(size: str) -> None:
+    for tensors in ({"x.b": torch.zeros(2, 1)}, {"x.b": torch.zeros(2)}):
+        payload = Payload("factors", tensors, {"x.scale": "1.0", "x.n": size})
+        with pytest.raises(AdapterError, match="layer x is incomplete"):
+            payload_adapter(payload)
 
 
 @pytest.mark.parametrize("lost", ["x.b", "x.a"])

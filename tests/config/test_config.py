@@ -208,3 +208,23 @@ def test_wrong_files_are_said(tmp_path: Path):
     (tmp_path / "x").write_text("a = 1\nb = = 2")
     with pytest.raises(ConfigError, match="line 2"):
         load_config(tmp_path / "x")
+
+
+def test_screens_keep_their_order_and_options(load):
+    config = load("[screens]\nnorm_clip = {factor = 2.0}\nanother = {}", "screens.third={n = 1}")
+    assert list(config.screens.chosen) == ["norm_clip", "another", "third"]
+    assert config.screens.chosen["norm_clip"] == {"factor": 2.0}
+    assert config.document()["screens"] == config.screens.chosen
+    again = load(config.to_toml())
+    assert again == config
+    assert list(again.screens.chosen) == list(config.screens.chosen)
+    assert "screens" not in load("").document()
+    assert load(load("").to_toml()) == Config()
+
+
+def test_a_screen_without_a_table_of_options_is_refused(load):
+    with pytest.raises(ConfigError) as error:
+        load("[screens]\nnorm_clip = 3.0")
+    assert str(error.value) == (
+        "config screens.norm_clip is 3.0, expected an inline table of options; write norm_clip = {}"
+    )

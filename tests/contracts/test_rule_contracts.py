@@ -116,9 +116,17 @@ def trained(rule: Rule, cohort: Mapping[str, Mapping[str, int]] = MIXED, rounds:
 
 
 def outcome(rule: Rule, state: State) -> dict[str, torch.Tensor]:
-    """What the rule says is to be compared: the learned products, or the factors it keeps."""
+    """What the rule says is to be compared: the learned products, or the factors it keeps.
+
+    Beside a residual those are the ones that it sends.
+    """
     if rule.traits.compares == "product":
         return learned(rule, state)
+    if rule.traits.delta == "residual":
+        sent = rule.send(state, state.spec.lowest, generator())
+        factors = {f"{layer}.b": f.b for layer, f in sent.items()}
+        factors |= {f"{layer}.a": f.a for layer, f in sent.items()}
+        return {**learned(rule, state), **factors}
     return {
         f"{layer}.{key}": tensor.double()
         for layer, tensors in state.layers.items()
@@ -129,7 +137,8 @@ def outcome(rule: Rule, state: State) -> dict[str, torch.Tensor]:
 def tensors_of(*holders: State | Adapter) -> Iterator[torch.Tensor]:
     for holder in holders:
         if isinstance(holder, Adapter):
-            yield from (t for factors in holder.values() for t in (factors.b, factors.a))
+            sides = (t for factors in holder.values() for t in (factors.b, factors.a))
+            yield from (t for t in sides if not t.is_meta)
             continue
         yield from (t for layer in holder.layers.values() for t in layer.values())
         yield from (t for x in holder.delta.layers.values() for t in (x.left, x.right))
@@ -242,7 +251,7 @@ def test_combining_is_linear_in_the_contributions(rule: Rule) -> None:
     assert_all_close(learned(rule, round.combined()), wanted)
 
 
-@every(lambda rule: not by_product(rule) and rule.traits.needs == "sum")
+@every(lambda r: not by_product(r) and r.traits.needs == "sum" and r.traits.delta != "residual")
 def test_combining_is_linear_in_the_factors(rule: Rule) -> None:
     round = Round(rule, trained(rule), MIXED, random_training(5), seed=5)
     groups = (["ann", "dan"], ["bob", "cyd"])
@@ -331,13 +340,15 @@ def test_half_precision_replies_are_combined_in_float32(rule: Rule) -> None:
     spec, layer = state.spec, at(state.spec)
     sent = rule.send(state, rule.ranks_for(spec, uniform(LOW)), generator())[layer.name]
     b, a = gaussian(layer.m, sent.rank).bfloat16(), gaussian(sent.rank, layer.n, seed=1).bfloat16()
-    reply = Factors(b, a, sent.scale).only(rule.returns(1)).filled(sent)
+    reply = Factors(b, a, sent.scale).only(rule.returns(1))
+    reply = reply.filled(sent) if rule.leaves_the_rest(1) else reply
     origin = sent if rule.traits.origin else None
     contributions = Listed(
         [Contribution.of(f"{i:04d}", 1e-3, reply, origin, sent) for i in range(1000)]
     )
     result = rule.combine(layer, state.layers[layer.name], contributions)
-    assert_close(dense(rule.learned_layer(layer, result.state)), product(reply), 1e-4)
+    learned_ = dense(rule.learned_layer(layer, result.state))
+    assert_close(learned_, product(reply.filled(sent)), 1e-4)
     floats = [tensor for tensor in result.state.values() if tensor.is_floating_point()]
     assert all(tensor.dtype == torch.float32 for tensor in floats)
 
@@ -367,6 +378,24 @@ def test_a_restart_puts_all_that_is_learned_into_delta(rule: Rule) -> None:
     for ranks in MIXED.values():
         for factors in rule.send(state, ranks, generator(3)).values():
             assert float(product(factors).norm()) == 0.0
+
+
+@every(lambda rule: rule.traits.delta == "residual")
+def test_beside_a_residual_clients_begin_at_what_is_learned(rule: Rule) -> None:
+    """W₀ + Δ + sent is W₀ + learned, and what they learn is added to it exactly."""
+    state = trained(rule)
+    for ranks in MIXED.values():
+        sent = rule.send(state, rule.ranks_for(state.spec, ranks), generator())
+        for name, matrix in learned(rule, state).items():
+            assert_close(dense(state.delta.layers[name]) + product(sent[name]), matrix)
+    round = Round(rule, state, MIXED, random_training(9), seed=9)
+    moved = learned(rule, round.combined())
+    for name, matrix in learned(rule, state).items():
+        steps = [
+            round.weights[client] * (product(reply[name]) - product(round.sent[client][name]))
+            for client, reply in round.replies.items()
+        ]
+        assert_close(moved[name], matrix + sum(steps))
 
 
 @every(lambda rule: rule.traits.origin)

@@ -19,8 +19,10 @@ from flexlora.federation.setup import Setup
 from flexlora.federation.streams import Streams
 from flexlora.formats.payloads import to_bytes
 from flexlora.rules import make_rule
+from reference import rule_with
 from small import moved, read, small, train_job
 
+PLAIN = rule_with(delta="none", compares="product")
 TUNED = ("loss", "rouge_l")
 CONFIG = small(evaluation={"metric": "rouge_l"})
 
@@ -102,14 +104,14 @@ class Case:
         return evaluate(self.setup.model, [EvalClient(job.client, examples)], settings).clients[0]
 
 
-@pytest.fixture(params=["flexlora", "flexlora-increment"])
+@pytest.fixture(params=[PLAIN, rule_with(delta="origin")])
 def case(setup: Setup, request: pytest.FixtureRequest) -> Case:
     return Case(setup, request.param)
 
 
 @pytest.fixture
 def plain(setup: Setup) -> Case:
-    return Case(setup, "flexlora")
+    return Case(setup, PLAIN)
 
 
 def assert_same(found: ClientScore | None, wanted: ClientScore | None) -> None:

@@ -16,11 +16,11 @@ from flexlora.federation.collector import Collected, Plain
 from flexlora.federation.spool import Spool
 from flexlora.formats.payloads import to_bytes
 from flexlora.rules import Rule, make_rule
-from reference import generator
+from reference import generator, rule_with
 from small import LAYERS, moved, reply_to, spec, train_job
 
 CLIENTS = ("c", "../../x", "a")
-RULE = make_rule("flexlora-increment")
+RULE = make_rule(rule_with(delta="origin"))
 STATE = RULE.init(spec(3), generator(1))
 SENT = {
     client: RULE.send(STATE, {layer.name: 3 for layer in LAYERS}, generator(2))
@@ -177,7 +177,9 @@ def test_a_refused_reply_is_a_failure_whose_bytes_count(plain: Plain):
     assert len(list(plain.folder.iterdir())) == 2
 
 
-@pytest.mark.parametrize("rule", [RULE, make_rule("hetlora")], ids=lambda rule: rule.name)
+@pytest.mark.parametrize(
+    "rule", [RULE, make_rule(rule_with(needs="each"))], ids=lambda rule: rule.name
+)
 def test_finite_factors_whose_product_overflows_are_refused(tmp_path: Path, rule: Rule):
     """One client could else end the run (weights) or make the state infinite (sums)."""
     huge = {name: Factors(f.b + 1e30, f.a + 1e30, f.scale) for name, f in SENT["c"].items()}

@@ -178,3 +178,21 @@ def test_a_false_score_beside_a_good_adapter_is_refused(false: ClientScore):
         guard.checked(reply(WHOLE, score=false), SENT, prunes=False, metrics=["loss"])
     with pytest.raises(AdapterError, match="of no metric"):
         guard.checked(reply(WHOLE, score=good), SENT, prunes=False)
+
+
+def test_one_side_alone_only_where_it_was_asked_for():
+    half = to_bytes(factors_payload(GOOD.only("b")))
+    got = guard.checked(reply(half), SENT, prunes=False, sides="b")
+    assert {factors.sides for factors in got.values()} == {"b"}
+    assert torch.equal(got[NAME].b, GOOD[NAME].b)
+    for payload, sides, message in (
+        (half, "both", "x.q_proj carries b alone, expected both sides"),
+        (half, "a", "x.q_proj carries b alone, expected a alone"),
+        (WHOLE, "b", "x.q_proj carries both sides, expected b alone"),
+    ):
+        with pytest.raises(AdapterError, match=message):
+            guard.checked(reply(payload), SENT, prunes=False, sides=sides)
+    wide = Factors(GOOD[NAME].b, torch.zeros(3, 9), 4.0).only("b")
+    payload = to_bytes(factors_payload(Adapter({**GOOD.only("b"), NAME: wide})))
+    with pytest.raises(AdapterError, match=r"x.q_proj has shape \(6, 9\), expected \(6, 5\)"):
+        guard.checked(reply(payload), SENT, prunes=False, sides="b")

@@ -25,7 +25,7 @@ from flexlora.runs.events import Failed
 from flexlora.runs.readout import load_state
 from flexlora.runs.records import ClientScores, OnClients, Spread
 from flexlora.runs.run_directory import Run
-from reference import assert_close
+from reference import assert_close, rule_with
 from small import read, reply_to, round_record, small, train_job
 
 
@@ -149,9 +149,10 @@ def test_each_client_scores_the_adapter_of_its_own_rank(
     assert last["on_clients"]["bytes_down"] == sum(job.bytes_down for job in jobs)
 
 
-@pytest.mark.parametrize("rule", ["flexlora", "flexlora-increment"])
-def test_what_a_client_fine_tuned_is_scored_with_its_base(setup: Setup, tmp_path: Path, rule: str):
+@pytest.mark.parametrize("delta", ["none", "origin"])
+def test_what_a_client_fine_tuned_is_scored_with_its_base(setup: Setup, tmp_path: Path, delta: str):
     """A job that asks for it is scored as W₀ + Δ + trained − origin, by hand."""
+    rule = rule_with(delta=delta, compares="product")
     config = small(rule={"name": rule})
     folder = run(config, tmp_path / "r", setup=setup).folder
     state, made = load_state(Run.open(folder), "last"), make_rule(rule)

@@ -8,10 +8,9 @@ from typing import final
 import torch
 from torch import Tensor
 
-from flexlora.adapters import Factors
+from flexlora.adapters import Factors, best_factors
 from flexlora.lowrank import LowRank
 from flexlora.rules import ClientView, Combined, Contributions, Layer, LayerState, Rule, Traits
-from flexlora.adapters import best_factors
 from flexlora.rules.spectral import empty_factors, warm_factors
 
 

@@ -11,6 +11,7 @@ from flexlora.config.evaluation import EvaluationConfig as EvaluationConfig
 from flexlora.config.model import ModelConfig as ModelConfig
 from flexlora.config.rule import RuleConfig as RuleConfig
 from flexlora.config.run import RunConfig as RunConfig
+from flexlora.config.screens import ScreensConfig as ScreensConfig
 from flexlora.config.table import Table
 from flexlora.config.toml import to_toml
 from flexlora.config.training import FederationConfig as FederationConfig
@@ -25,17 +26,21 @@ class Config(Table):
     partition: PartitionConfig = PartitionConfig()
     clients: ClientsConfig = ClientsConfig()
     rule: RuleConfig = RuleConfig()
+    screens: ScreensConfig = ScreensConfig()
     training: TrainingConfig = TrainingConfig()
     federation: FederationConfig = FederationConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     run: RunConfig = RunConfig()
 
     def document(self) -> dict[str, dict[str, Any]]:
-        """Table → key → value as in the TOML file: options inline, nothing that is none."""
+        """Table → key → value as in the TOML file: options as keys, nothing that is none."""
         tables: dict[str, dict[str, Any]] = {}
         for name, table in self.model_dump().items():
             table |= table.pop("options", {})
+            table |= table.pop("chosen", {})
             tables[name] = {key: value for key, value in table.items() if value is not None}
+        if not tables["screens"]:
+            del tables["screens"]
         return tables
 
     def to_toml(self) -> str:

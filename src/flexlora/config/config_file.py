@@ -9,7 +9,7 @@ from typing import Any, get_args
 
 from pydantic import ValidationError
 
-from flexlora.config.config import Config
+from flexlora.config.config import Config, ScreensConfig
 from flexlora.config.table import Choice, Table
 from flexlora.config.toml import describe
 from flexlora.errors import ConfigError, nearest
@@ -103,6 +103,14 @@ def parse_config(document: Mapping[str, Any]) -> Config:
 def _with_options(name: str, table: Mapping[str, Any]) -> dict[str, Any]:
     """A table of the document as the config holds it: options apart from the table's own keys."""
     kind = _kind(name)
+    if issubclass(kind, ScreensConfig):
+        for screen, options in table.items():
+            if not isinstance(options, Mapping):
+                raise ConfigError(
+                    f"config screens.{screen} is {describe(options)}, expected an inline table of "
+                    f"options; write {screen} = {{}}"
+                )
+        return {"chosen": dict(table)}
     if not issubclass(kind, Choice):
         return dict(table)
     own = {key: value for key, value in table.items() if key in kind.own_keys()}

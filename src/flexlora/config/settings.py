@@ -6,12 +6,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from flexlora.config.config import Config, RuleConfig
+from flexlora.config.config import Config, RuleConfig, ScreensConfig
 from flexlora.config.rule_file import load_rule, read_rule_file
 from flexlora.config.schedule import Schedule, clients_per_round
 from flexlora.evaluation import EvalSettings
 from flexlora.evaluation.metrics import resolve_metrics
 from flexlora.rules import Rule, make_rule
+from flexlora.screens import Screen, make_screen
 from flexlora.training import Recipe
 
 # Host method → the client's optimiser (arXiv 2402.11505: FedAvg trains by SGD, FedIT by AdamW).
@@ -68,6 +69,11 @@ def rule_fingerprint(chosen: RuleConfig) -> str:
     Raises ConfigError for a file that cannot be read.
     """
     return read_rule_file(chosen.name).fingerprint if chosen.in_file else ""
+
+
+def screens_of(chosen: ScreensConfig) -> tuple[Screen, ...]:
+    """The screens of [screens], in their order. Raises ConfigError as `make_screen` does."""
+    return tuple(make_screen(name, options) for name, options in chosen.chosen.items())
 
 
 def eval_settings(config: Config, metrics: Sequence[str], predictions: int = 0) -> EvalSettings:

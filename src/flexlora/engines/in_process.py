@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Iterator, Sequence
 from functools import partial
@@ -20,6 +21,7 @@ from flexlora.evaluation import ClientScore, EvalSettings
 from flexlora.formats.payloads import from_bytes, to_bytes
 from flexlora.models import AdaptedModel
 from flexlora.rules import Memory, Rule
+from flexlora.screens import Screen
 from flexlora.training import Trained, Visit, train_cohort
 from flexlora.training.memory import out_of_memory
 
@@ -31,7 +33,8 @@ class InProcess:
     but for the metrics, which every job names. cohort: clients that train in one forward pass;
     where their memory does not suffice it is halved, for good, and `halved` is told.
     memory: the folder for what clients remember, where the rule has them remember anything; else
-    nothing is written. ConfigError where there is none.
+    nothing is written. ConfigError where there is none. screens: whose clients' half is applied to
+    what was trained.
 
     What is sent and what comes back passes through its serialised form, as it would on a network.
     A client whose training fails, or runs out of memory alone, is a `Failure` with the reason.
@@ -48,7 +51,9 @@ class InProcess:
         cohort: int = 1,
         halved: Halved = ignore_halved,
         memory: Path | None = None,
+        screens: Sequence[Screen] = (),
     ) -> None:
+        self.screens = screens
         self.model = model
         self.data = data
         self.rule = rule
@@ -106,7 +111,7 @@ class InProcess:
                 list(visits.values()),
                 origin=jobs[0].origin,
                 sides=jobs[0].sides,
-                penalty=self.rule.penalty,
+                penalty=self.rule.penalty if self.rule.penalises else None,
             )
         except (RuntimeError, MemoryError) as error:
             if not out_of_memory(error):
@@ -147,7 +152,11 @@ class InProcess:
         seconds: float,
         score: ClientScore | None,
     ) -> Reply:
-        encoded = self.rule.reply(job.round, trained.adapter, start, memory)
+        screened = trained.adapter
+        for screen in self.screens:
+            draws = _generator(f"{job.seed}/screen/{screen.name}")
+            screened = screen.at_client(screened, start, draws).only(job.sides).filled(start)
+        encoded = self.rule.reply(job.round, screened, start, memory)
         if self._memories is not None:
             self._memories.keep(job.client, job.round, encoded.memory)
         return Reply(
@@ -161,6 +170,11 @@ class InProcess:
             seconds=seconds,
             score=score,
         )
+
+
+def _generator(name: str) -> torch.Generator:
+    seed = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big") >> 1
+    return torch.Generator().manual_seed(seed)
 
 
 def _memories(rule: Rule, folder: Path | None) -> Memories | None:

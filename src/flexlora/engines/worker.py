@@ -7,6 +7,7 @@ import os
 import signal
 import threading
 import traceback
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
@@ -25,6 +26,7 @@ from flexlora.formats.delta import payload_update, update_payload
 from flexlora.formats.payloads import from_bytes, to_bytes
 from flexlora.models import AdaptedModel
 from flexlora.rules import Rule
+from flexlora.screens import Screen
 from flexlora.training.memory import return_what_is_freed
 
 
@@ -41,6 +43,7 @@ class Equipment:
     threads: int
     frugal: bool = False
     memory: Path | None = None
+    screens: Sequence[Screen] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,6 +97,7 @@ def work(pipe: Connection, equipment: Equipment) -> None:
                 equipment.settings,
                 cohort=order.cohort,
                 memory=equipment.memory,
+                screens=equipment.screens,
             )
             jobs = [replace(x, delta=delta) if isinstance(x, Train) else x for x in order.jobs]
             outcomes = tuple(engine.exchange(jobs))

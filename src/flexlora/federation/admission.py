@@ -28,6 +28,12 @@ class Collected:
     failures: list[Failure] = field(default_factory=list)
     bytes_up: int = 0
 
+    def leave_out(self, failure: Failure) -> None:
+        """Take a good reply for a failure after all."""
+        for held in (self.replies, self.summaries, self.ranks):
+            held.pop(failure.client, None)
+        self.failures.append(failure)
+
 
 def admitted(
     jobs: Sequence[Job],
@@ -40,7 +46,7 @@ def admitted(
 
     `sent`: client → the adapter it was sent. A second reply to a job, or one to no job of this
     round, is a failure too and changes nothing. A good one is handed to `keep`, a side that it
-    does not carry filled from what was sent, and then forgotten.
+    does not carry filled from what was sent if it is that still, and then forgotten.
     """
     open_jobs = {job.id: (index, job) for index, job in enumerate(jobs)}
     patterns: dict[tuple[tuple[str, int], ...], dict[str, int]] = {}
@@ -56,6 +62,7 @@ def admitted(
                 sides=rule.returns(job.round),
                 metrics=job.metrics,
             )
+            adapter = adapter.filled(given) if rule.leaves_the_rest(job.round) else adapter
             norm = update_norm(adapter, given, origin=rule.traits.origin)
         except AdapterError as error:
             return Failure(job.id, job.client, str(error))

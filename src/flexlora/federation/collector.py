@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Literal, Protocol, final
 
 from flexlora.adapters import Adapter, Factors
@@ -14,6 +15,7 @@ from flexlora.federation.admission import Collected as Collected
 from flexlora.federation.admission import admitted
 from flexlora.federation.spool import Spool
 from flexlora.rules import Contribution, Contributions, Listed, Rule
+from flexlora.screens import Screen, shrunk
 
 
 class Collector(Protocol):
@@ -35,11 +37,16 @@ class Collector(Protocol):
         ...
 
     def contributions(
-        self, layer: str, weights: Mapping[str, float], sent: Mapping[str, Adapter]
+        self,
+        layer: str,
+        weights: Mapping[str, float],
+        sent: Mapping[str, Adapter],
+        shrinks: Mapping[str, float],
     ) -> Contributions:
         """This layer's, of the clients with a weight; weights sum to 1.
 
-        What gives sums alone is asked for the weights of clients' examples, and no others.
+        shrinks: client → share of its change that a screen leaves of it. What gives sums alone is
+        asked for the weights of all clients' examples, and for no shares.
         """
         ...
 
@@ -48,13 +55,21 @@ class Collector(Protocol):
         ...
 
 
-def require_collectable(rule: Rule, collector: Collector) -> None:
-    """Raise ConfigError, before anything trains, where the rule needs more than there will be."""
-    if rule.traits.needs == "each" and collector.gives == "sum":
+def require_collectable(rule: Rule, collector: Collector, screens: Sequence[Screen] = ()) -> None:
+    """Raise ConfigError, before anything trains, where they need more than there will be."""
+    if collector.gives == "each":
+        return
+    if rule.traits.needs == "each":
         raise ConfigError(
             f"rule {rule.name} needs every client's contribution, and these are collected in a way "
             'that gives their sum alone; choose a rule whose traits say needs="sum"'
         )
+    for screen in screens:
+        if screen.judges:
+            raise ConfigError(
+                f"screen {screen.name} judges every client's update, and these are collected in a "
+                f"way that gives their sum alone; leave screens.{screen.name} out"
+            )
 
 
 @final
@@ -74,6 +89,7 @@ class Plain:
         self._numbers: dict[str, int] = {}
         self._ranks: Mapping[str, Mapping[str, int]] = {}
         self._sides: tuple[str, ...] = ("b", "a")
+        self._filled = True
 
     def collect(
         self,
@@ -85,6 +101,7 @@ class Plain:
         self.folder.mkdir(parents=True)
         returned = self.rule.returns(jobs[0].round) if jobs else "both"
         self._sides = ("b", "a") if returned == "both" else (returned,)
+        self._filled = bool(jobs) and self.rule.leaves_the_rest(jobs[0].round)
 
         def keep(index: int, reply: Reply, _adapter: Adapter) -> None:
             self._spool.put(index, reply.payload)
@@ -95,27 +112,43 @@ class Plain:
             yield outcome, collected
 
     def contributions(
-        self, layer: str, weights: Mapping[str, float], sent: Mapping[str, Adapter]
+        self,
+        layer: str,
+        weights: Mapping[str, float],
+        sent: Mapping[str, Adapter],
+        shrinks: Mapping[str, float] = MappingProxyType({}),
     ) -> Listed:
         """In order of client id; each is read when it is asked for."""
+        traits = self.rule.traits
+        as_factors = traits.compares == "factors"
 
         def read(client: str) -> Factors:
             given, names = sent[client][layer], [f"{layer}.{side}" for side in self._sides]
             tensors = self._spool.tensors(self._numbers[client], names)
             found = dict(zip(self._sides, tensors, strict=True))
+            b, a = found.get("b", given.b), found.get("a", given.a)
+            if len(found) == 1 and not self._filled:
+                b, a = (b, a.to("meta")) if "b" in found else (b.to("meta"), a)
             rank = self._ranks[client][layer]
-            b, a = found.get("b", given.b[:, :rank]), found.get("a", given.a[:rank])
-            return Factors(b, a, given.scale)
+            b, a = b[:, :rank], a[:rank]
+            trained = Factors(b, a, given.scale)
+            if client not in shrinks:
+                return trained
+            return shrunk(trained, given, shrinks[client], as_factors=as_factors)
+
+        def rank(client: str) -> int:
+            stacked = client in shrinks and not as_factors and self._filled
+            return self._ranks[client][layer] + (sent[client][layer].rank if stacked else 0)
 
         return Listed(
             [
                 Contribution(
                     client,
                     weights[client],
-                    self._ranks[client][layer],
+                    rank(client),
                     partial(read, client),
                     sent[client][layer],
-                    sent[client][layer] if self.rule.traits.origin else None,
+                    sent[client][layer] if traits.origin else None,
                 )
                 for client in sorted(weights)
             ]

@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 
 from flexlora.config.config import Config
+from flexlora.config.settings import screens_of
 from flexlora.engines.cohorts import Halved
 from flexlora.engines.in_process import InProcess
 from flexlora.engines.worker import Equipment
@@ -68,6 +69,7 @@ def make_engine(
             cohort=cohort,
             halved=halved,
             memory=memory,
+            screens=screens_of(config.screens),
         )
     device = setup.model.device
     devices = max(1, torch.cuda.device_count())
@@ -80,6 +82,7 @@ def make_engine(
             threads_of(setup),
             frugal=config.run.memory_gb is not None,
             memory=memory,
+            screens=screens_of(config.screens),
         )
         for place in range(count)
     ]

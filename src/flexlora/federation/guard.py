@@ -27,8 +27,8 @@ def checked(
 
     Checks, in this order: its size in bytes (before parsing), the layers, each layer's sides,
     shape, rank, dtypes and scale, finite values, and the reported numbers. Where the rule `prunes`,
-    a rank may be lower than sent. `sides`: those that were asked for; the other one is filled from
-    what was sent. Raises AdapterError that says what is wrong.
+    a rank may be lower than sent. `sides`: those that were asked for, and no others. Raises
+    AdapterError that says what is wrong.
     """
     largest = 2 * sum(8 * (f.a.numel() + f.b.numel()) for f in sent.values())
     adapter = payload_adapter(
@@ -67,7 +67,7 @@ def checked(
             f"steps and {reply.tokens} tokens; expected a finite loss and whole numbers of 0 or "
             "more"
         )
-    return adapter.filled(sent)
+    return adapter
 
 
 def checked_score(score: ClientScore, client: str, metrics: Sequence[str]) -> ClientScore:

@@ -15,6 +15,7 @@ from flexlora.evaluation import MeanScore
 from flexlora.federation.collector import Collected, Collector, require_collectable
 from flexlora.federation.observers import Observer
 from flexlora.federation.on_clients import collect_scores, summary
+from flexlora.federation.screening import Passed, screened
 from flexlora.federation.sending import Sender, Sending
 from flexlora.formats.payloads import load_tensors, save_tensors
 from flexlora.lowrank import Certificate
@@ -25,6 +26,7 @@ from flexlora.runs.events import Event, Failed, Replied, RoundBegun, RoundEnded
 from flexlora.runs.records import Cut, OnClients, RoundRecord
 from flexlora.runs.run_directory import Run
 from flexlora.runs.spectra import spectra_record
+from flexlora.screens import Screen
 
 Record = dict[str, Any]
 Validate = Callable[[State], Record]
@@ -48,7 +50,8 @@ class Federation:
 
     collector: what makes contributions of replies; validate: the server's own scores of a state, or
     nothing; decide: from a validated round's record to the value that the best round minimises.
-    Raises ConfigError for a rule that needs more than this collector gives.
+    screens: what updates pass between collecting and weighing, in order.
+    Raises ConfigError for a rule or screen that needs more than this collector gives.
 
     stands: where it goes on from: the beginning, or what `last` found in the run. Every random draw
     comes from a stream named by its round, and everything else that outlives a round is in the
@@ -62,6 +65,7 @@ class Federation:
         stands: Committed,
         transport: Transport,
         collector: Collector,
+        screens: Sequence[Screen] = (),
         run: Run,
         validate: Validate,
         decide: Decide,
@@ -76,11 +80,12 @@ class Federation:
         self.progress = stands.progress
         self.transport = transport
         self.collector = collector
+        self.screens = screens
         self.run = run
         self.validate = validate
         self.decide = decide
         self.observer = observer
-        require_collectable(self.rule, collector)
+        require_collectable(self.rule, collector, screens)
 
     @property
     def finished(self) -> bool:
@@ -101,11 +106,13 @@ class Federation:
         self.observer.told(RoundBegun(round, tuple(job.client for job in sending.jobs)))
         collected = self._collect(round, sending)
         trained = time.perf_counter()
-        state, cut = self._combine(round, sending, collected)
+        passed = self._screen(round, sending, collected)
+        state, cut = self._combine(round, sending, passed)
         self._remember(collected)
         combined = time.perf_counter()
         seconds = {"clients": trained - started, "combine": combined - trained}
         record = self._record(round, sending, collected, cut, seconds)
+        record = replace(record, screened=passed.judged)
         if self.schedule.validates(round):
             record = self._validate(state, collected, record)
         self.state = state
@@ -171,16 +178,29 @@ class Federation:
             )
         return collected
 
-    def _combine(self, round: int, sending: Sending, collected: Collected) -> tuple[State, Record]:
+    def _screen(self, round: int, sending: Sending, collected: Collected) -> Passed:
+        """Who passes with what weight; whom a screen leaves out is a failure of this round."""
+        layers = [layer.name for layer in self.state.spec.layers]
+        passed = screened(self.screens, self.rule, self.collector, collected, sending.sent, layers)
+        jobs = {job.client: job.id for job in sending.jobs}
+        for client, reason in passed.left_out.items():
+            failure = Failure(jobs[client], client, reason)
+            collected.leave_out(failure)
+            self.observer.told(self._came(round, failure))
+        if not passed.weights:
+            raise RoundError(f"round {round}: the screens left no client; loosen [screens]")
+        return passed
+
+    def _combine(self, round: int, sending: Sending, passed: Passed) -> tuple[State, Record]:
         """The state after the round, layer by layer, and the record of what was cut off it."""
         spec, delta = self.state.spec, self.state.delta
-        ordered = [collected.summaries[client] for client in sorted(collected.summaries)]
-        weights = self.rule.weigh(ordered)
         generator = self.streams.generator("combine", round)
         layers, frozen, steps, certificates = {}, {}, {}, []
         shutil.rmtree(self.run.next, ignore_errors=True)
         for index, layer in enumerate(spec.at(round, generator)):
-            contributions = self.collector.contributions(layer.name, weights, sending.sent)
+            contributions = self.collector.contributions(
+                layer.name, passed.weights, sending.sent, passed.shrinks
+            )
             combined = self.rule.combine(layer, self.state.layers[layer.name], contributions)
             # A layer that is done waits on disk: memory is one layer's, whatever the model.
             done = self.run.next / f"{index:06d}.safetensors"

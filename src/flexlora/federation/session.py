@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from flexlora.config.config import Config
-from flexlora.config.settings import rule_fingerprint, rule_of
+from flexlora.config.settings import rule_fingerprint, rule_of, screens_of
 from flexlora.engines.memories import Memories
 from flexlora.errors import ModelError, RunError
 from flexlora.evaluation.metrics import resolve_metrics
@@ -70,6 +70,7 @@ class Session:
         self._parent = parent
         self._resumed = resumed
         self.rule = rule_of(config.rule)
+        self.screens = screens_of(config.screens)
         require_trackers(config.run.trackers)
 
     @staticmethod
@@ -199,6 +200,7 @@ class Session:
                 stands=stands,
                 transport=engine,
                 collector=Plain(run.spool, rule),
+                screens=self.screens,
                 run=run,
                 validate=validated,
                 decide=partial(decide, setup.config),

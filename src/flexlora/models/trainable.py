@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -13,6 +13,8 @@ from flexlora.adapters import Adapter, Factors, Sides
 
 Live = Mapping[str, tuple[Tensor, Tensor]]
 Penalty = Callable[[Live, Live], Tensor | None]
+# (Layer, side), first and last number, and the shape that they have.
+_Place = tuple[tuple[str, str], int, int, tuple[int, int]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,7 +60,8 @@ class Trainable:
         self.received = Received(adapter, dtype, device)
         self._held = {name: max(f.rank, (pad or {}).get(name, 0)) for name, f in adapter.items()}
         self._origin: dict[str, tuple[Tensor, Tensor]] = {}
-        size, rest = (sum(size for *_, size in self._layout(trained)) for trained in (True, False))
+        self._trained, size = self._layout(trained=True)
+        self._rest, rest = ([], 0) if sides == "both" else self._layout(trained=False)
         self.vector = nn.Parameter(torch.zeros(size, dtype=dtype, device=device))
         self.frozen = torch.zeros(rest, dtype=dtype, device=device)
         self.pairs: dict[str, Pair] = {}
@@ -81,8 +84,9 @@ class Trainable:
         """Live in these (numbers,) from now on: they hold what vector and `frozen` held."""
         self.vector.data, self.vector.grad = values, gradient
         self.frozen = self.frozen if frozen is None else frozen
-        gradients = self._cut(gradient)
-        held = {**self._cut(values), **self._cut(self.frozen, trained=False)}
+        held, gradients = _cut(values, self._trained), _cut(gradient, self._trained)
+        if self._rest:
+            held |= _cut(self.frozen, self._rest)
         for name, factors in self._adapter.items():
             self.pairs[name] = Pair(
                 a=held[name, "a"],
@@ -94,52 +98,49 @@ class Trainable:
                 origin=self._origin.get(name),
             )
 
-    def _layout(self, trained: bool) -> Iterator[tuple[str, str, int, int, int]]:
-        """(layer, side, rows, columns, numbers) of what is trained, or of what is not, in order."""
+    def _layout(self, *, trained: bool) -> tuple[list[_Place], int]:
+        """Where what is trained lies in the vector, or the rest in `frozen`; how much it is."""
+        places: list[_Place] = []
+        begin = 0
         for name, factors in self._adapter.items():
             held, (m, n) = self._held[name], factors.shape
             for side, width in (("a", n), ("b", m)):
                 if (self.sides in ("both", side)) == trained:
-                    yield name, side, held, width, held * width
-
-    def _cut(self, values: Tensor, *, trained: bool = True) -> dict[tuple[str, str], Tensor]:
-        """(Layer, side) → its view (`a`, or b transposed) of (numbers,), as they are laid out."""
-        views, begin = {}, 0
-        for name, side, rows, columns, size in self._layout(trained):
-            views[name, side] = values[begin : begin + size].view(rows, columns)
-            begin += size
-        return views
+                    end = begin + held * width
+                    places.append(((name, side), begin, end, (held, width)))
+                    begin = end
+        return places, begin
 
     def add_gradient_of(self, penalty: Penalty) -> None:
         """Add the gradient of a scalar function of layer → (b, a), live and as received.
 
         Both at the client's own ranks.
         """
-        live, leaves, gradients = {}, [], []
+        a_too, b_too = self.sides != "b", self.sides != "a"
+        live, leaves = {}, []
         for name, p in self.pairs.items():
             b, a = p.bt[: p.rank].T.detach(), p.a[: p.rank].detach()
-            if p.grad_bt is not None:
-                leaves.append(b.requires_grad_())
-                gradients.append(p.grad_bt[: p.rank].T)
-            if p.grad_a is not None:
-                leaves.append(a.requires_grad_())
-                gradients.append(p.grad_a[: p.rank])
+            leaves += [b.requires_grad_()] if b_too else []
+            leaves += [a.requires_grad_()] if a_too else []
             live[name] = b, a
         with torch.enable_grad():
             value = penalty(live, self.received)
         if value is None or not value.requires_grad:
             return
-        found = torch.autograd.grad(value, leaves, allow_unused=True)
-        for gradient, more in zip(gradients, found, strict=True):
-            if more is not None:
-                gradient += more
+        found = iter(torch.autograd.grad(value, leaves, allow_unused=True))
+        for p in self.pairs.values():
+            if p.grad_bt is not None and (more := next(found)) is not None:
+                p.grad_bt[: p.rank] += more.T
+            if p.grad_a is not None and (more := next(found)) is not None:
+                p.grad_a[: p.rank] += more
 
     def trained(self, base: str) -> Adapter:
         """What was trained so far, copied to the CPU, at its own ranks and scales.
 
         A side that is not trained is the one that was given.
         """
-        cut = self._cut(self.vector.detach().cpu())  # In one piece: each transfer takes its time.
+        whole = self.vector.detach().cpu()  # In one piece: each transfer takes its time.
+        cut = _cut(whole, self._trained)
 
         def of(name: str, f: Factors) -> Factors:
             b = f.b if self.sides == "a" else cut[name, "b"][: f.rank].T.clone()
@@ -147,6 +148,11 @@ class Trainable:
             return Factors(b, a, f.scale)
 
         return Adapter({name: of(name, f) for name, f in self._adapter.items()}, base)
+
+
+def _cut(values: Tensor, places: Sequence[_Place]) -> dict[tuple[str, str], Tensor]:
+    """(Layer, side) → its view (`a`, or b transposed) of (numbers,)."""
+    return {key: values[begin:end].view(shape) for key, begin, end, shape in places}
 
 
 class Received(Mapping[str, tuple[Tensor, Tensor]]):

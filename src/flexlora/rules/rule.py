@@ -84,7 +84,7 @@ class Rule(abc.ABC):
     def returns(self, round: int) -> Sides:
         """The sides that clients return: those that they train.
 
-        What is not returned is, to the server, what it sent (or absent, where it sent none).
+        To the server, what is not returned is what it sent where nobody changed that, else absent.
         """
         return self.trains(round)
 
@@ -166,6 +166,17 @@ class Rule(abc.ABC):
         """`encode`, with the sides that travel alone."""
         encoded = self.encode(trained, sent, memory)
         return Encoded(encoded.adapter.only(self.returns(round)), encoded.memory)
+
+    @final
+    @property
+    def penalises(self) -> bool:
+        """Whether it adds anything to a client's loss."""
+        return type(self).penalty is not Rule.penalty
+
+    @final
+    def leaves_the_rest(self, round: int) -> bool:
+        """Whether what clients do not return is still as it was sent."""
+        return not self.traits.memory and self.trains(round) == self.returns(round)
 
     @final
     def ranks_for(self, spec: Spec, ranks: Mapping[str, int]) -> dict[str, int]:

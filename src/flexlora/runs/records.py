@@ -12,6 +12,7 @@ from typing import Any
 
 from flexlora.evaluation import MeanScore
 from flexlora.formats.json_fields import counts, number, numbers, table, texts, whole
+from flexlora.screens import Verdict
 
 SCORING = ("validate", "evaluate_on_clients", "spectra")  # Phases of `seconds` that score.
 
@@ -96,7 +97,8 @@ class RoundRecord:
     clients: those whose replies counted, by id; types: how many of them of each type; train_loss:
     their mean, by examples; tokens: non-pad tokens seen; bytes: as serialised; seconds: by phase;
     cut: where the rule cuts something off; validation: the server's scores, on_clients: the
-    clients', in rounds that have them.
+    clients', in rounds that have them; screened: whom the screens shrank, weighed less or left out,
+    where there are screens that judge.
     """
 
     round: int
@@ -113,6 +115,7 @@ class RoundRecord:
     cut: Cut | None = None
     validation: MeanScore | None = None
     on_clients: OnClients | None = None
+    screened: Mapping[str, Verdict] | None = None
 
     @property
     def validated(self) -> bool:
@@ -148,6 +151,8 @@ class RoundRecord:
         }
         if self.cut is not None:
             found["cut"] = asdict(self.cut)
+        if self.screened is not None:
+            found["screened"] = {client: x.to_json() for client, x in self.screened.items()}
         if self.validation is not None:
             found["validation"] = self.validation.to_json()
         if self.on_clients is not None:
@@ -170,6 +175,7 @@ class RoundRecord:
             bytes_up=whole(record, "bytes_up"),
             seconds=numbers(record, "seconds"),
             cut=Cut.from_json(table(record, "cut")) if "cut" in record else None,
+            screened=_screened(table(record, "screened")) if "screened" in record else None,
             validation=(
                 MeanScore.from_json(table(record, "validation")) if "validation" in record else None
             ),
@@ -177,6 +183,16 @@ class RoundRecord:
                 OnClients.from_json(table(record, "on_clients")) if "on_clients" in record else None
             ),
         )
+
+
+def _screened(record: Mapping[str, Any]) -> dict[str, Verdict]:
+    def verdict(told: Mapping[str, Any]) -> Verdict:
+        reason = told.get("reason", "")
+        if not isinstance(reason, str):
+            raise ValueError(f"reason is {reason!r}")
+        return Verdict(number(told, "weight"), number(told, "shrink"), reason)
+
+    return {client: verdict(table(record, client)) for client in record}
 
 
 def _spread(record: Mapping[str, Any]) -> Spread:

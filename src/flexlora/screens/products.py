@@ -1,0 +1,162 @@
+"""A round's updates by their inner products alone: lengths, angles and distances, nothing dense."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import cached_property
+from typing import final
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from flexlora.lowrank import LowRank
+from flexlora.rules import Contribution
+from flexlora.screens.verdict import Verdict
+
+# Layer after layer, every client's contribution, clients always in one order.
+Layers = Callable[[], Iterable[Sequence[Contribution]]]
+_WIDE = 2048  # Of inner width that is held at once, on each side of a product.
+
+
+@final
+class Products:
+    """Every client's update: trained − sent as products, over all layers together.
+
+    clients: in order. examples and weights: of each; the weights sum to 1. Where a client returns
+    one side alone and the other is not known, its update is the change of that side. Lengths and
+    inner products are computed when they are first asked for, from the factors, block by block of
+    clients and layer by layer: memory is that of two blocks of one layer's factors.
+    """
+
+    def __init__(
+        self,
+        examples: Mapping[str, int],
+        weights: Mapping[str, float],
+        layers: Layers,
+    ) -> None:
+        self.clients = tuple(weights)
+        self.examples = {client: examples[client] for client in self.clients}
+        self.weights = dict(weights)
+        self._measured = _Measured(layers)
+        self._places = list(range(len(self.clients)))
+        self._shrinks = [1.0] * len(self.clients)
+
+    @property
+    def norms(self) -> dict[str, float]:
+        """Client → ‖update‖_F."""
+        found = self._measured.norms
+        pairs = zip(self._places, self._shrinks, strict=True)
+        return dict(zip(self.clients, (found[x] * s for x, s in pairs), strict=True))
+
+    @property
+    def gram(self) -> Float[Tensor, "k k"]:
+        """⟨update_i, update_j⟩ of clients i and j in order, float64."""
+        shrinks = torch.tensor(self._shrinks, dtype=torch.float64)
+        places = torch.tensor(self._places, dtype=torch.long)
+        found = self._measured.gram[places][:, places]
+        return found * shrinks[:, None] * shrinks
+
+    @property
+    def distances(self) -> Float[Tensor, "k k"]:
+        """‖update_i − update_j‖² of clients i and j in order, float64, never negative."""
+        gram = self.gram
+        squares = gram.diagonal()
+        return (squares[:, None] + squares - 2.0 * gram).clamp_(min=0.0)
+
+    def after(self, verdicts: Mapping[str, Verdict]) -> Products:
+        """The round once these are carried out; what was computed already stays known."""
+        kept = [k for k, c in enumerate(self.clients) if c not in verdicts or verdicts[c].weight]
+        weights = {
+            c: self.weights[c] * (verdicts[c].weight if c in verdicts else 1.0)
+            for c in (self.clients[k] for k in kept)
+        }
+        whole = sum(weights.values()) or 1.0
+        left = object.__new__(Products)
+        left.clients = tuple(weights)
+        left.examples = {client: self.examples[client] for client in left.clients}
+        left.weights = {client: weight / whole for client, weight in weights.items()}
+        left._measured = self._measured
+        left._places = [self._places[k] for k in kept]
+        left._shrinks = [
+            self._shrinks[k] * (verdicts[c].shrink if (c := self.clients[k]) in verdicts else 1.0)
+            for k in kept
+        ]
+        return left
+
+
+class _Measured:
+    """What is known of the updates as they came."""
+
+    def __init__(self, layers: Layers) -> None:
+        self._layers = layers
+
+    @cached_property
+    def norms(self) -> list[float]:
+        if "gram" in self.__dict__:
+            return [math.sqrt(max(square, 0.0)) for square in self.gram.diagonal().tolist()]
+        squares: list[float] = []
+        for layer in self._layers():
+            squares = squares or [0.0] * len(layer)
+            for k, contribution in enumerate(layer):
+                squares[k] += _moved(contribution).norm() ** 2
+        return [math.sqrt(square) for square in squares]
+
+    @cached_property
+    def gram(self) -> Tensor:
+        found = torch.zeros(0, 0, dtype=torch.float64)
+        for layer in self._layers():
+            if not len(found):
+                found = torch.zeros(len(layer), len(layer), dtype=torch.float64)
+            blocks = list(_blocks(layer))
+            for at, rows in enumerate(blocks):
+                one = _Block(layer, rows)
+                for columns in blocks[at:]:
+                    other = one if columns is rows else _Block(layer, columns)
+                    part = one.inner(other)
+                    found[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1] += part
+                    if columns is not rows:
+                        found[columns[0] : columns[-1] + 1, rows[0] : rows[-1] + 1] += part.T
+        return found
+
+
+class _Block:
+    """Some clients' updates of one layer side by side. owners: of each column of the left sides."""
+
+    def __init__(self, layer: Sequence[Contribution], clients: range) -> None:
+        moved = [_moved(layer[k]) for k in clients]
+        self._clients = len(clients)
+        self._left = torch.cat([x.left.double() for x in moved], dim=1)
+        self._right = torch.cat([x.right.double() for x in moved])
+        widths = torch.tensor([x.width for x in moved])
+        self._owners = torch.arange(len(clients)).repeat_interleave(widths)
+
+    def inner(self, other: _Block) -> Tensor:
+        """⟨L_i R_i, L_j R_j⟩ = Σ (L_iᵀ L_j) ∘ (R_i R_jᵀ), for all clients i here and j there."""
+        parts = (self._left.T @ other._left) * (self._right @ other._right.T)
+        rows = parts.new_zeros(self._clients, parts.shape[1]).index_add_(0, self._owners, parts)
+        return rows.new_zeros(self._clients, other._clients).index_add_(1, other._owners, rows)
+
+
+def _blocks(layer: Sequence[Contribution]) -> Iterator[range]:
+    """Clients in order, as many together as are not too wide; at least one."""
+    begin, width = 0, 0
+    for k, contribution in enumerate(layer):
+        mine = contribution.rank + contribution.sent.rank
+        if k > begin and width + mine > _WIDE:
+            yield range(begin, k)
+            begin, width = k, 0
+        width += mine
+    yield range(begin, len(layer))
+
+
+def _moved(contribution: Contribution) -> LowRank:
+    """trained − sent, as products where both sides are known."""
+    trained, sent = contribution.trained, contribution.sent
+    if trained.sides == "both":
+        return trained.product() - sent.product()
+    one = torch.eye(trained.rank)
+    if trained.sides == "b":
+        return LowRank(trained.b.float() - sent.b[:, : trained.rank].float(), one)
+    return LowRank(one, trained.a.float() - sent.a[: trained.rank].float())

@@ -1,0 +1,31 @@
+"""The registry of screens: one line each. A name is taken once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from flexlora.options import checked
+from flexlora.registry import Registry
+from flexlora.screens.base import Screen
+from flexlora.screens.norm_clip import NormClip
+
+SCREENS: Registry[type[Screen]] = Registry("screen")
+
+
+def register(screen: type[Screen]) -> type[Screen]:
+    """Add a screen under its `name`; usable as a decorator. ConfigError for a taken name."""
+    return SCREENS.add(screen.name, screen)
+
+
+def make_screen(name: str, options: Mapping[str, Any] | None = None) -> Screen:
+    """The screen of this name with its options.
+
+    Raises ConfigError for an unknown name and for an option that is unknown, missing or wrong.
+    """
+    kind = SCREENS.named(name)
+    table = f"screens.{name}"
+    return kind(**checked(kind, options or {}, chooser="screens", name=name, table=table))
+
+
+register(NormClip)

@@ -1,0 +1,36 @@
+"""Multi-Krum on products: the clients whose update lies closest to others' are kept."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import final
+
+from flexlora.errors import ConfigError
+from flexlora.screens import Products, Screen, Verdict
+
+
+@final
+class MultiKrum(Screen):
+    """Keeps all but `outliers` clients: those with the lowest sum of squared distances to their
+    K − outliers − 2 nearest.
+
+    Source: Blanchard et al., NeurIPS 2017 (arXiv 1703.02757). Distances are those of products over
+    all layers; those that are kept keep their weights.
+    """
+
+    name = "multi_krum"
+    source = "Blanchard et al., NeurIPS 2017, arXiv 1703.02757"
+
+    def __init__(self, outliers: int = 1) -> None:
+        if outliers < 0:
+            raise ConfigError(f"screens.multi_krum.outliers is {outliers}; give 0 or more")
+        self.outliers = outliers
+
+    def verdicts(self, products: Products) -> Mapping[str, Verdict]:
+        clients = products.clients
+        near = max(1, len(clients) - self.outliers - 2)
+        distances = products.distances.sort(dim=1).values[:, 1 : near + 1]
+        order = distances.sum(dim=1).argsort(descending=True, stable=True).tolist()
+        reason = "its update lies far from those of the others"
+        gone = [clients[k] for k in order[: min(self.outliers, len(clients) - 1)]]
+        return {client: Verdict(weight=0.0, reason=reason) for client in gone}

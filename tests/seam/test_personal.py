@@ -1,0 +1,251 @@
+"""What a client keeps for itself: its own, by round, on its own machine."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from flexlora.engines.in_process import InProcess
+from flexlora.engines.memories import Memories
+from flexlora.errors import AdapterError, ConfigError
+from flexlora.evaluation import EvalClient, evaluate
+from flexlora.federation import Setup, continue_run, resume, run
+from flexlora.federation.observers import Silent
+from flexlora.formats.payloads import load_tensors
+from flexlora.rules import RULES, make_rule
+from flexlora.runs.events import Event, Replied
+from flexlora.runs.readout import load_state
+from flexlora.runs.run_directory import Run
+from same_run import assert_same_run
+from seam.in_workers import Known
+from seam.personal import OwnB
+from small import small, write
+
+CONFIG = small(rule={"name": "own-b"}, federation={"rounds": 3, "clients_per_round": 3})
+
+
+def remembered(folder: Path) -> Mapping[str, dict[str, Tensor]]:
+    found = {}
+    for path in sorted((folder / "memory").rglob("*.safetensors")):
+        tensors, _ = load_tensors(path)
+        found[str(path.relative_to(folder))] = {name: tensors[name] for name in tensors}
+    return found
+
+
+def assert_same_memories(one: Path, other: Path) -> None:
+    ours, theirs = remembered(one), remembered(other)
+    assert ours.keys() == theirs.keys()
+    assert ours
+    for file, tensors in ours.items():
+        assert tensors.keys() == theirs[file].keys()
+        assert all(torch.equal(tensor, theirs[file][name]) for name, tensor in tensors.items())
+
+
+@pytest.fixture(scope="module")
+def whole(setup: Setup, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An unbroken run."""
+    RULES["own-b"] = OwnB
+    try:
+        return run(CONFIG, tmp_path_factory.mktemp("personal") / "whole", setup=setup).folder
+    finally:
+        del RULES["own-b"]
+
+
+def test_every_client_remembers_its_own_and_no_more_than_two_rounds(
+    setup: Setup, whole: Path
+) -> None:
+    memories = Memories(whole / "memory")
+    trained = [record["clients"] for record in Run.open(whole).read_metrics()]
+    for client in setup.examples.train:
+        rounds = [k for k, clients in enumerate(trained, 1) if client in clients]
+        folder = memories._of(client)
+        kept = sorted(int(path.stem) for path in folder.glob("*")) if folder.exists() else []
+        assert kept == rounds[-2:]
+        for k in rounds[-2:]:
+            assert bool(memories.after(client, k)["model.layers.0.mlp.down_proj"].any())
+    one, other, *_ = (next(iter(tensors.values())) for tensors in remembered(whole).values())
+    assert not torch.equal(one, other)
+
+
+def test_what_is_remembered_is_in_no_checkpoint_and_no_client_names_a_path(
+    setup: Setup, whole: Path
+) -> None:
+    state = load_state(Run.open(whole), "last")
+    for layer in state.layers.values():
+        assert not bool(layer["b"].any())
+    names = "".join(str(path.relative_to(whole)) for path in (whole / "memory").rglob("*"))
+    assert not any(client in names for client in setup.examples.train)
+
+
+class StopsIn(Silent):
+    """In the middle of a round, when one client has written its memory of it."""
+
+    def __init__(self, round: int) -> None:
+        self.round = round
+
+    def told(self, event: Event) -> None:
+        if isinstance(event, Replied) and event.round == self.round:
+            raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("stop", [2, 3])
+def test_a_run_that_is_stopped_and_resumed_ends_at_the_same_bits(
+    setup: Setup, whole: Path, tmp_path: Path, stop: int
+) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        run(CONFIG, tmp_path / "r", setup=setup, observer=StopsIn(stop))
+    assert max(int(Path(file).stem) for file in remembered(tmp_path / "r")) == stop
+    resume(tmp_path / "r")
+    assert_same_run(tmp_path / "r", whole)
+    assert_same_memories(tmp_path / "r", whole)
+
+
+KILLED = """
+import os, signal
+import seam.personal
+from flexlora.cli.main import main
+from flexlora.engines.memories import Memories
+from flexlora.rules import register
+
+register(seam.personal.OwnB)
+keep, calls = Memories.keep, []
+
+def dies(*arguments):
+    keep(*arguments)
+    calls.append(1)
+    if len(calls) == 5:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+Memories.keep = dies
+if __name__ == "__main__":
+    main()
+"""
+
+
+def test_a_killed_process_is_resumed_to_the_same_bits(whole: Path, tmp_path: Path) -> None:
+    """Right after the second client of round 2 has written what it remembers."""
+    (script := tmp_path / "killed.py").write_text(KILLED)
+    tests = Path(__file__).parents[1]
+    path = os.pathsep.join(map(str, (tests, tests.parent / "src")))
+    command = [sys.executable, script, "run", write(CONFIG, tmp_path / "c.toml")]
+    done = subprocess.run(
+        [*map(str, command), "--out", str(tmp_path / "r")],
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": path},
+        capture_output=True,
+    )
+    assert done.returncode == -signal.SIGKILL, done.stderr.decode()
+    assert Run.open(tmp_path / "r").checkpoints() == [1]
+    resume(tmp_path / "r")
+    assert_same_run(tmp_path / "r", whole)
+    assert_same_memories(tmp_path / "r", whole)
+
+
+def test_workers_share_the_memory(
+    setup: Setup, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same bits as in one process: whichever worker trains a client finds what it left."""
+    quick = {
+        "rule": {"name": "own-b"},
+        "federation": {"rounds": 2, "clients_per_round": 4},
+        "evaluation": {"unseen": False},
+    }
+    monkeypatch.setitem(RULES, "own-b", Known)
+    config, both = small(**quick), small(**quick, run={"workers": 2})
+    alone = run(config, tmp_path / "alone", setup=setup).folder
+    two = run(both, tmp_path / "two", setup=setup).folder
+    assert_same_run(two, alone)
+    assert_same_memories(two, alone)
+
+
+def test_an_evaluation_is_of_what_the_client_would_use(setup: Setup, whole: Path) -> None:
+    """The shared A with its own B, by hand; who never trained has the B that all begin with."""
+    state, rule = load_state(Run.open(whole), "last"), make_rule("own-b")
+    memories, scores = Memories(whole / "memory"), []
+    for client in sorted(setup.examples.train):
+        readout = rule.readout(state, rule.ranks_for(setup.spec, setup.roster.ranks["low"]))
+        received = rule.receive(readout, memories.after(client, 3))
+        setup.model.set_delta({name: f.product() for name, f in received.items()})
+        own = [EvalClient(client, tuple(setup.examples.held_out[client]))]
+        scores += evaluate(setup.model, own, setup.settings.validation).clients
+    setup.model.set_delta({})
+    counts = [score.examples for score in scores]
+    means = [score.means["loss"] for score in scores]
+    wanted = sum(n * x for n, x in zip(counts, means, strict=True)) / sum(counts)
+    found = Run.open(whole).read_metrics()[-1]["on_clients"]["global"]["metrics"]["loss"]
+    assert found["mean"] == pytest.approx(wanted, rel=1e-4)
+    assert found["spread"] > 0.0
+
+
+def test_a_continued_run_goes_on_with_what_clients_remember(
+    setup: Setup, whole: Path, tmp_path: Path
+) -> None:
+    config = small(rule={"name": "own-b"}, federation={"rounds": 2, "clients_per_round": 3})
+    short = run(config, tmp_path / "short", setup=setup).folder
+    more = continue_run(short, {"federation": {"rounds": 3}}, tmp_path / "more").folder
+    one, other = (load_state(Run.open(folder), "last") for folder in (more, whole))
+    for name, layer in one.layers.items():
+        assert torch.equal(layer["a"], other.layers[name]["a"])
+    assert_same_memories(more, whole)
+
+
+def test_a_rule_without_memory_writes_nothing(setup: Setup, tmp_path: Path) -> None:
+    config = small(federation={"rounds": 1}, evaluation={"unseen": False})
+    folder = run(config, tmp_path / "r", setup=setup).folder
+    assert not (folder / "memory").exists()
+
+
+def test_an_engine_without_a_folder_refuses_a_rule_with_memory(setup: Setup) -> None:
+    with pytest.raises(ConfigError, match="clients of rule own-b remember what is their own; give"):
+        InProcess(setup.model, setup.examples.train, make_rule("own-b"))
+
+
+# --- on the disk ---------------------------------------------------------------------------------
+
+
+def memory(value: float) -> dict[str, Tensor]:
+    return {"x": torch.full((2,), value)}
+
+
+def test_a_repeated_round_begins_from_what_stood_before_it(tmp_path: Path) -> None:
+    memories = Memories(tmp_path / "m")
+    assert memories.before("../a", 1) == {}
+    memories.keep("../a", 1, memory(1.0))
+    memories.keep("../a", 4, memory(4.0))
+    memories.keep("../a", 6, memory(6.0))
+    assert float(memories.after("../a", 5)["x"][0]) == 4.0
+    assert float(memories.after("../a", 9)["x"][0]) == 6.0
+    assert memories.after("../a", 3) == {}  # The two newest are kept.
+    # Round 6 is played again: what it left is gone, for whoever asks.
+    assert float(memories.before("../a", 6)["x"][0]) == 4.0
+    assert float(memories.after("../a", 9)["x"][0]) == 4.0
+    memories.keep("../a", 6, memory(7.0))
+    assert float(memories.before("../a", 7)["x"][0]) == 7.0
+    assert memories.before("b", 7) == {}
+    assert {path.parent.parent for path in tmp_path.rglob("*.safetensors")} == {tmp_path / "m"}
+
+
+def test_nothing_remembered_is_nothing_written_until_something_is_forgotten(tmp_path: Path) -> None:
+    memories = Memories(tmp_path / "m")
+    memories.keep("a", 1, {})
+    assert not (tmp_path / "m").exists()
+    memories.keep("a", 2, memory(2.0))
+    memories.keep("a", 3, {})
+    assert memories.after("a", 3) == {}
+    assert float(memories.after("a", 2)["x"][0]) == 2.0
+
+
+def test_a_damaged_memory_is_told(tmp_path: Path) -> None:
+    memories = Memories(tmp_path / "m")
+    memories.keep("a", 1, memory(1.0))
+    (path,) = tmp_path.rglob("*.safetensors")
+    path.write_bytes(path.read_bytes()[:-3])
+    with pytest.raises(AdapterError, match="truncated or was not written by FlexLoRA"):
+        memories.before("a", 2)

@@ -1,0 +1,244 @@
+"""Screens in a whole federation: who is clipped, who is left out, and what that changes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from federation.test_loop import RANKS, federation, play
+from flexlora.adapters import Adapter, Factors
+from flexlora.engines.jobs import Job, Outcome
+from flexlora.errors import ConfigError, RoundError
+from flexlora.federation import Setup, run
+from flexlora.federation.loop import Federation
+from flexlora.rules import RULES, Rule
+from flexlora.runs.events import Failed
+from flexlora.runs.readout import load_state
+from flexlora.runs.run_directory import Run
+from flexlora.screens import SCREENS, Products, Screen, Verdict, make_screen
+from reference import assert_all_close, learned, product
+from seam.examples import EXAMPLES
+from small import Noise, moved, read, reply_to, small
+
+RULES_UNDER_TEST = [*RULES.values(), *EXAMPLES]
+NAMES = sorted(rule.name for rule in RULES_UNDER_TEST)
+LOUD = "c"
+
+
+class Poisoned(Noise):
+    """One client returns a change a hundred times as large as the others'."""
+
+    def exchange(self, jobs: Sequence[Job]) -> Iterator[Outcome]:  # type: ignore[override]
+        self.jobs += jobs
+        for job in jobs:
+            received = self.rule.receive(read(job.payload), {})
+            size = 10.0 if job.client == LOUD else 0.1
+            trained = moved(received, job.seed, size).only(job.sides).filled(received)
+            yield reply_to(job, self.rule.reply(job.round, trained, received, {}).adapter)
+
+
+def made(
+    folder: Path, name: str, *screens: Screen, poisoned: bool = True, **options: Any
+) -> Federation:
+    found = federation(folder, name, clients=5, rounds=1, **options)
+    found.screens = screens
+    if poisoned:
+        found.transport = Poisoned(found.rule)
+    return found
+
+
+def change(made: Federation) -> float:
+    """‖what the round changed‖_F, in what was learned or in the factors that are kept."""
+    if made.rule.traits.compares == "product":
+        return sum(float(x.norm()) for x in learned(made.rule, made.state).values())
+    begun = made.rule.init(made.state.spec, made.streams.generator("init"))
+    steps = (
+        (tensors[side] - begun.layers[name][side]).norm()
+        for name, tensors in made.state.layers.items()
+        for side in "ba"
+    )
+    return sum(map(float, steps))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_loud_client_is_clipped_under_every_rule(tmp_path: Path, name: str) -> None:
+    loud, clipped = (
+        made(tmp_path / "l", name),
+        made(tmp_path / "c", name, make_screen("norm_clip", {"factor": 2.0})),
+    )
+    (without,), (record,) = play(loud), play(clipped)
+    assert without.screened is None
+    assert record.screened is not None
+    assert set(record.screened) == {LOUD}
+    verdict = record.screened[LOUD]
+    assert verdict.weight == 1.0
+    assert 0.0 < verdict.shrink < 0.5
+    assert record.clients == tuple(sorted(RANKS))
+    assert record.failures == 0
+    assert clipped.run.records() == [record]
+    # What it moved is in the learned product, or in the factors of a rule that keeps those.
+    assert change(clipped) < 0.7 * change(loud)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_whom_nothing_is_done_to_the_bits_stay(tmp_path: Path, name: str) -> None:
+    plain = made(tmp_path / "p", name, poisoned=False)
+    screened = made(
+        tmp_path / "s", name, make_screen("norm_clip", {"factor": 50.0}), poisoned=False
+    )
+    play(plain)
+    (record,) = play(screened)
+    assert record.screened == {}
+    for layer, tensors in plain.state.layers.items():
+        for key, tensor in tensors.items():
+            assert torch.equal(tensor, screened.state.layers[layer][key])
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_far_client_is_left_out_as_a_failure_and_the_rest_is_a_round_without_it(
+    tmp_path: Path, name: str
+) -> None:
+    krum = made(tmp_path / "k", name, make_screen("multi_krum", {"outliers": 1}))
+    (record,) = play(krum)
+    reason = "screen multi_krum: its update lies far from those of the others"
+    assert record.screened == {LOUD: Verdict(0.0, 1.0, reason)}
+    assert record.clients == tuple(sorted(set(RANKS) - {LOUD}))
+    assert record.failures == 1
+    assert krum.run.events(Failed) == [Failed(1, LOUD, reason)]
+    assert krum.run.records() == [record]
+    without = made(tmp_path / "w", name, poisoned=False, fails=(LOUD,))
+    play(without)
+    for layer, tensors in without.state.layers.items():
+        for key, tensor in tensors.items():
+            assert torch.equal(tensor, krum.state.layers[layer][key])
+
+
+class Halves(Screen):
+    """Half of everybody's weight and of everybody's change."""
+
+    name, source = "halves", "this test"
+
+    def verdicts(self, products: Products) -> dict[str, Verdict]:
+        return {client: Verdict(0.5, 0.5) for client in products.clients}
+
+
+def test_screens_follow_on_each_other(tmp_path: Path) -> None:
+    """A quarter of every change, by hand: the increment form adds Σ w c (trained − origin)."""
+    name = next(rule.name for rule in RULES.values() if rule.traits.origin)
+    quarter = made(tmp_path / "q", name, Halves(), Halves(), poisoned=False)
+    whole = made(tmp_path / "w", name, poisoned=False)
+    (record,) = play(quarter)
+    play(whole)
+    assert record.screened is not None
+    assert record.screened["a"] == Verdict(0.25, 0.25)
+    wanted = {n: 0.25 * x for n, x in learned(whole.rule, whole.state).items()}
+    assert_all_close(learned(quarter.rule, quarter.state), wanted)
+
+
+def test_a_clipped_update_is_what_it_says_by_hand(tmp_path: Path) -> None:
+    """FlexLoRA's sum with sent + c (trained − sent), in dense float64."""
+    clipped = made(tmp_path / "c", "flexlora", make_screen("norm_clip", {"factor": 2.0}))
+    (record,) = play(clipped)
+    assert record.screened is not None
+    share = {LOUD: record.screened[LOUD].shrink}
+    wanted: dict[str, Tensor] = {}
+    for job in clipped.transport.jobs:
+        sent = read(job.payload)
+        trained = moved(sent, job.seed, 10.0 if job.client == LOUD else 0.1)
+        c = share.get(job.client, 1.0)
+        for layer, f in trained.items():
+            update = product(sent[layer]) + c * (product(f) - product(sent[layer]))
+            wanted[layer] = wanted.get(layer, 0.0) + update / len(RANKS)
+    for layer, matrix in learned(clipped.rule, clipped.state).items():
+        rest = torch.linalg.svdvals(wanted[layer])[max(RANKS.values()) :].norm()
+        assert float((matrix - wanted[layer]).norm()) == pytest.approx(
+            float(rest), rel=1e-3, abs=1e-5
+        )
+
+
+class Nobody(Screen):
+    name, source = "nobody", "this test"
+
+    def verdicts(self, products: Products) -> dict[str, Verdict]:
+        return {client: Verdict(0.0, 1.0, "no") for client in products.clients}
+
+
+def test_screens_that_leave_nobody_end_the_round(tmp_path: Path) -> None:
+    with pytest.raises(
+        RoundError, match=r"round 1: the screens left no client; loosen \[screens\]"
+    ):
+        play(made(tmp_path / "r", "flexlora", Nobody(), Halves()))
+
+
+# --- a whole run, by its config ------------------------------------------------------------------
+
+
+class Signs(Screen):
+    """The client's half alone: every entry keeps its sign, and noise of its own."""
+
+    name, source = "signs", "this test"
+
+    def at_client(self, trained: Adapter, sent: Adapter, generator: torch.Generator) -> Adapter:
+        def noisy(f: Factors, start: Factors) -> Factors:
+            noise = 1e-3 * torch.randn(f.b.shape, generator=generator)
+            return Factors(start.b + 1e-2 * (f.b - start.b).sign() + noise, f.a, f.scale)
+
+        return Adapter({name: noisy(f, sent[name]) for name, f in trained.items()})
+
+
+@pytest.mark.parametrize("rule", ["flexlora", "freeze-a"])
+def test_both_halves_are_run_where_they_belong(
+    setup: Setup, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rule: str
+) -> None:
+    """The clients' half draws from the client's own seed: cohorts change nothing."""
+    monkeypatch.setitem(SCREENS, "signs", Signs)
+    states = []
+    for at_once in (1, 4):
+        config = small(
+            rule={"name": rule},
+            screens={"signs": {}, "multi_krum": {"outliers": 1}},
+            federation={"rounds": 1, "clients_per_round": 4},
+            evaluation={"unseen": False, "on_clients": "off"},
+            run={"clients_at_once": at_once},
+        )
+        folder = run(config, tmp_path / f"{rule}-{at_once}", setup=setup).folder
+        opened = Run.open(folder)
+        (record,) = opened.read_metrics()
+        assert len(record["screened"]) == 1
+        assert len(record["clients"]) == 3
+        assert list(opened.config.screens.chosen) == ["signs", "multi_krum"]
+        states.append(load_state(opened, "last"))
+    one, other = (learned(_rule(rule), state) for state in states)
+    assert_all_close(one, other, 1e-4)
+
+
+def _rule(name: str) -> Rule:
+    return RULES[name]()
+
+
+@pytest.mark.parametrize(
+    ("screens", "message"),
+    [
+        ({"norm_clop": {}}, "screen 'norm_clop' is unknown; did you mean 'norm_clip'?"),
+        (
+            {"norm_clip": 3.0},
+            "config screens.norm_clip is 3.0, expected an inline table of options",
+        ),
+        (
+            {"norm_clip": {"factor": -1.0}},
+            "screens.norm_clip.factor is -1.0; give a number above 0",
+        ),
+    ],
+)
+def test_a_wrong_screen_is_told_before_anything_is_read(
+    tmp_path: Path, screens: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ConfigError) as error:
+        run(small(screens=screens), tmp_path / "r")
+    assert str(error.value).startswith(message)
+    assert not (tmp_path / "r").exists()
