@@ -26,6 +26,7 @@ from flexlora.federation import Setup, prepare, resume, run
 from flexlora.federation.engine import make_engine, threads_of, workers_of
 from flexlora.federation.observers import Silent
 from flexlora.rules import RULES, make_rule
+from flexlora.rules.flexlora import FlexLoRA
 from flexlora.runs.events import Event, Failed, Halved, Replied, RoundEnded
 from flexlora.runs.run_directory import Run
 from same_run import assert_same_run

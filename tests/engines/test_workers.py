@@ -120,7 +120,7 @@ def test_a_client_that_kills_its_worker_is_a_failure_and_no_other(setup: Setup, 
     rank = {job: set(setup.roster.ranks[setup.roster.types[job.client]].values()) for job in jobs}
     deadly = next(job for job in jobs if rank[job] == {4})
     harmless = next(job for job in jobs if rank[job] == {2})
-    with closing(workers(setup, Deadly, count=1, cohort=2)) as engine:
+    with closing(workers(setup, Deadly(), count=1, cohort=2)) as engine:
         found = by_job(engine.exchange([deadly, harmless]))
     assert isinstance(found[harmless.id], Reply)
     assert found[deadly.id] == Failure(
