@@ -5,7 +5,6 @@ A worker that imports this file has them under their names.
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import time
 from collections.abc import Callable, Sequence
@@ -16,12 +15,11 @@ import torch
 
 from flexlora.adapters import Adapter
 from flexlora.models import AdaptedModel
-from flexlora.rules import RULES, Encoded, Memory
+from flexlora.rules import Encoded, Memory
 from flexlora.rules.flexlora import FlexLoRA
 from flexlora.rules.increment import FlexLoRAIncrement
 
 Start = Callable[..., Any]
-IN_A_WORKER = multiprocessing.parent_process() is not None
 
 
 def short_of(room: int) -> Start:
@@ -37,14 +35,17 @@ def short_of(room: int) -> Start:
 
 
 class Scarce(FlexLoRA):
-    """Whichever worker makes it has room for adapters of three ranks."""
+    """Whichever process it is sent to has room for adapters of three ranks."""
 
     name = "scarce"
 
-    def __init__(self) -> None:
-        super().__init__()
-        if IN_A_WORKER:
-            AdaptedModel.start = short_of(3)  # type: ignore[method-assign]
+    def __reduce__(self) -> tuple[Callable[[], Scarce], tuple[()]]:
+        return _arrive, ()
+
+
+def _arrive() -> Scarce:
+    AdaptedModel.start = short_of(3)  # type: ignore[method-assign]
+    return Scarce()
 
 
 class Endless(FlexLoRAIncrement):
@@ -56,7 +57,3 @@ class Endless(FlexLoRAIncrement):
         while len(list(begun.iterdir())) >= 10:
             time.sleep(0.05)
         return super().encode(trained, sent, memory)
-
-
-if IN_A_WORKER:
-    RULES[Scarce.name] = Scarce

@@ -25,7 +25,6 @@ from flexlora.runs.events import Event, Replied
 from flexlora.runs.readout import load_state
 from flexlora.runs.run_directory import Run
 from same_run import assert_same_run
-from seam.in_workers import Known
 from seam.personal import OwnB
 from small import small, write
 
@@ -148,16 +147,13 @@ def test_a_killed_process_is_resumed_to_the_same_bits(whole: Path, tmp_path: Pat
     assert_same_memories(tmp_path / "r", whole)
 
 
-def test_workers_share_the_memory(
-    setup: Setup, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_workers_share_the_memory(setup: Setup, tmp_path: Path) -> None:
     """The same bits as in one process: whichever worker trains a client finds what it left."""
     quick = {
         "rule": {"name": "own-b"},
         "federation": {"rounds": 2, "clients_per_round": 4},
         "evaluation": {"unseen": False},
     }
-    monkeypatch.setitem(RULES, "own-b", Known)
     config, both = small(**quick), small(**quick, run={"workers": 2})
     alone = run(config, tmp_path / "alone", setup=setup).folder
     two = run(both, tmp_path / "two", setup=setup).folder
