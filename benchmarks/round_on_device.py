@@ -15,8 +15,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from batched import truncate_all
 from flexlora.adapters import Factors, LayerSpec, factors_of
-from flexlora.lowrank import LowRank, truncate_all
+from flexlora.lowrank import LowRank
 from measuring import peak_of, seconds
 from one_layer import Replies, examples_of
 from procedures import moved

@@ -45,8 +45,8 @@ from rich.table import Table
 from flexlora.config.config import Config
 from flexlora.config.config_file import parse_config
 from flexlora.engines import in_process as transport
+from flexlora.federation.doors import run
 from flexlora.federation.observers import Silent
-from flexlora.federation.session import run
 from flexlora.federation.setup import prepare
 from flexlora.formats.atomic import atomic_write
 from flexlora.runs.environment import environment

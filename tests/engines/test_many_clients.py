@@ -12,7 +12,7 @@ import pytest
 from flexlora.adapters import Factors
 from flexlora.engines.in_process import InProcess
 from flexlora.engines.jobs import Job, Outcome, Reply
-from flexlora.federation.session import run
+from flexlora.federation.doors import run
 from small import small
 
 FEW, MANY, AT_ONCE = 8, 64, 4

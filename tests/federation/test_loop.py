@@ -23,9 +23,9 @@ from flexlora.federation.streams import Streams
 from flexlora.formats.delta import update_payload
 from flexlora.formats.payloads import to_bytes
 from flexlora.rules import RULES, Combined, State, make_rule
-from flexlora.runs.checkpoint import pack
 from flexlora.runs.committed import Committed
 from flexlora.runs.events import Event, Failed, Replied, RoundBegun, RoundEnded
+from flexlora.runs.packed_state import pack
 from flexlora.runs.progress import Progress
 from flexlora.runs.records import RoundRecord
 from flexlora.runs.run_directory import Run

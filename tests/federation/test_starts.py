@@ -24,7 +24,7 @@ from flexlora.formats.fingerprint import fingerprint
 from flexlora.formats.peft import load_peft, save_peft
 from flexlora.rules import RULES, make_rule
 from flexlora.runs import Result, load_adapter
-from flexlora.runs.checkpoint import pack
+from flexlora.runs.packed_state import pack
 from flexlora.runs.readout import load_state
 from flexlora.runs.run_directory import Run
 from reference import assert_close, best, dense, gaussian, held_rank, product

@@ -12,7 +12,7 @@ from flexlora.adapters import LayerSpec
 from flexlora.config.config import Config
 from flexlora.formats.json_text import json_text
 from flexlora.rules import Spec, make_rule
-from flexlora.runs.checkpoint import pack
+from flexlora.runs.packed_state import pack
 from flexlora.runs.progress import Progress
 from flexlora.runs.run_directory import Run
 from flexlora.runs.store import ClientStore

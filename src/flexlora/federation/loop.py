@@ -20,9 +20,9 @@ from flexlora.federation.sending import Sender, Sending
 from flexlora.formats.payloads import load_tensors, save_tensors
 from flexlora.lowrank import Certificate
 from flexlora.rules import State
-from flexlora.runs.checkpoint import unpack_layers
 from flexlora.runs.committed import Committed
 from flexlora.runs.events import Event, Failed, Replied, RoundBegun, RoundEnded
+from flexlora.runs.packed_state import unpack_layers
 from flexlora.runs.records import Cut, OnClients, RoundRecord
 from flexlora.runs.run_directory import Run
 from flexlora.runs.spectra import spectra_record

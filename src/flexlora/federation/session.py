@@ -8,13 +8,10 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from flexlora.config.config import Config
-from flexlora.config.settings import rule_fingerprint, rule_of, screens_of
+from flexlora.config.settings import rule_of, screens_of
 from flexlora.engines.memories import Memories
-from flexlora.errors import ModelError, RunError
-from flexlora.evaluation.metrics import resolve_metrics
+from flexlora.federation.as_it_was import derived, described, require_here, require_unchanged
 from flexlora.federation.at_once import choose, resolved
 from flexlora.federation.at_once import read as at_once_of
 from flexlora.federation.collector import Plain
@@ -23,8 +20,6 @@ from flexlora.federation.engine import (
     make_engine,
     require_begun,
     spare_memory,
-    threads_of,
-    workers_of,
 )
 from flexlora.federation.loop import Federation, last
 from flexlora.federation.observers import Observer, Observers, Recorder, Silent, started
@@ -34,7 +29,6 @@ from flexlora.federation.sending import Sender
 from flexlora.federation.setup import Setup, prepare
 from flexlora.federation.starts import Start, warm_start
 from flexlora.federation.trackers import Trackers, require_trackers
-from flexlora.models import devices, find_device
 from flexlora.rules import State
 from flexlora.runs.committed import Committed
 from flexlora.runs.deciding import decide
@@ -112,9 +106,9 @@ class Session:
             with self._resumed.undamaged("resolved.toml"):
                 resolved = self._resumed.resolved
                 threads, device = int(resolved["threads"]), str(resolved["device"])
-            _require_here(self._resumed, device)
+            require_here(self._resumed, device)
             setup = prepare(self.config, threads=threads, device=device)
-            _require_unchanged(self._resumed, setup)
+            require_unchanged(self._resumed, setup)
             return setup
         # Other numbers of threads round differently.
         threads_before = None if self._parent is None else self._parent.threads
@@ -163,7 +157,7 @@ class Session:
         made = Run.create(
             self.config,
             folder,
-            resolved=_resolved(self.setup) | resolved(at_once),
+            resolved=derived(self.setup) | resolved(at_once),
             data=described(self.setup),
             parent=start.parent if start else None,
             start=start.checkpoint() if start else None,
@@ -222,104 +216,3 @@ class Session:
             began = None if run.start_round is None else load_state(run, run.start_round)
             rows = final_rows(self.setup, self.rule, state, began, observer)
         return Result.of(run.folder, self.rule.name, state.round, rows, run.records())
-
-
-def run(
-    config: Config,
-    folder: Path | str | None = None,
-    *,
-    observer: Observer | None = None,
-    setup: Setup | None = None,
-) -> Result:
-    """Run one federation and score it on the unseen clients.
-
-    folder: the run directory to make (default: a new one under `run.out`); setup: one that was
-    `prepare`d before, perhaps from another config: what this one says the same of is not made anew.
-    Raises InputErrors before anything is written, RoundError if no client of a round replies.
-    """
-    return Session.of(config, setup).play(folder, observer=observer)
-
-
-def resume(folder: Path | str, *, observer: Observer | None = None) -> Result:
-    """Go on after any stop: the same bits, in process on the CPU, as if there had been none.
-
-    The model runs where it ran. Raises RunError for a folder that is no run, for data that has
-    changed since, and on a machine without that device.
-    """
-    return Session.resuming(folder).play(observer=observer)
-
-
-def continue_run(
-    parent: Path | str,
-    changes: Mapping[str, Mapping[str, Any]],
-    folder: Path | str | None = None,
-    *,
-    round: int | str = "last",
-    observer: Observer | None = None,
-) -> Result:
-    """A new run that goes on where `parent` stood after a round; the parent stays as it is.
-
-    changes: tables of the parent's config, as for `make_config`: {"federation": {"rounds": 80}};
-    federation.rounds counts from the first round of all and must exceed the round that is
-    continued. folder: as for `run`; round: "last", "best" or the number of a kept checkpoint.
-    State, Δ, client ranks and held versions are the parent's; the best round so far and patience
-    begin anew. With nothing but federation.rounds raised, the last state equals that of one long
-    run, bit for bit (in process, on the CPU). Another federation.seed splits the data anew: what
-    was trained on may then be held out. Raises as `Parent` says, and as `run` does.
-    """
-    session = Session.continuing(parent, changes, round=round)
-    return session.play(folder, observer=observer)
-
-
-def described(setup: Setup) -> dict[str, Any]:
-    """For data.json: what was read, and of which content the rule's file is ("" without one)."""
-    return {**setup.describe(), "rule_fingerprint": rule_fingerprint(setup.config.rule)}
-
-
-def _require_here(opened: Run, device: str) -> None:
-    try:
-        find_device(device)
-    except ModelError as error:
-        raise RunError(
-            f"{opened.folder} ran on {device}, and this machine has {', '.join(devices())}; resume "
-            f"it where there is one, or go on here with flexlora continue {opened.folder} "
-            "--set model.device=auto"
-        ) from error
-
-
-def _require_unchanged(opened: Run, setup: Setup) -> None:
-    now = described(setup)
-    for key, thing in (
-        ("rule_fingerprint", "file of the rule"),
-        ("fingerprint", "data"),
-        ("model_fingerprint", "base model"),
-        ("encoding_fingerprint", "tokenizer, prompt or partition"),
-    ):
-        with opened.undamaged("data.json"):
-            was = str(opened.data[key])
-        if was != now[key]:
-            raise RunError(
-                f"the {thing} of {opened.folder} has changed since the run began (fingerprint "
-                f"{now[key][:12]}, was {was[:12]}); restore it, or start a new run"
-            )
-
-
-def _resolved(setup: Setup) -> dict[str, Any]:
-    """What was derived rather than written in the config."""
-    roster = setup.roster
-    return {
-        "device": str(setup.model.device),
-        "threads": torch.get_num_threads(),
-        "workers": workers_of(setup),
-        "worker_threads": threads_of(setup),
-        "clients_per_round": setup.settings.schedule.clients,
-        "layers": len(setup.model.layers),
-        "fan_in_fan_out": setup.model.fan_in_fan_out,
-        "clients": roster.counts(),
-        "ranks": {name: str(roster.mix.types[name]) for name in roster.ranks},
-        # Of metrics out of files, too: nobody who reads the run has to have those.
-        "higher_is_better": {
-            metric.name: metric.higher_is_better
-            for metric in resolve_metrics(setup.settings.final.metrics)
-        },
-    }

@@ -17,8 +17,8 @@ from flexlora.formats.fingerprint import fingerprint
 from flexlora.formats.peft import is_peft, load_peft
 from flexlora.models import base_fingerprint, require_made_for
 from flexlora.rules import Rule, State
-from flexlora.runs.checkpoint import pack
 from flexlora.runs.committed import Committed
+from flexlora.runs.packed_state import pack
 from flexlora.runs.progress import Progress
 from flexlora.runs.readout import adapter_of, load_state
 from flexlora.runs.run_directory import Checkpoint, Record, Run

@@ -16,4 +16,3 @@ from flexlora.lowrank.total import total as total
 from flexlora.lowrank.truncate import TOLERANCE as TOLERANCE
 from flexlora.lowrank.truncate import choose_path as choose_path
 from flexlora.lowrank.truncate import truncate as truncate
-from flexlora.lowrank.truncate import truncate_all as truncate_all

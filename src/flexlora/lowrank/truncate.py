@@ -9,7 +9,6 @@ exact again   where Lanczos did not settle: a flat spectrum has no few largest d
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -102,72 +101,10 @@ def _iterated(
     )
     if settled is None:
         return best(matrix, rank)
-    return _certified(matrix, settled[0], exact_energy=exact_energy)
+    return certified(matrix, settled[0], exact_energy=exact_energy)
 
 
-def truncate_all(
-    matrices: Sequence[LowRank],
-    rank: int,
-    generator: torch.Generator,
-    *,
-    starts: Sequence[Tensor | None] | None = None,
-    tolerance: float = TOLERANCE,
-) -> list[Truncation]:
-    """`truncate` for layers of one shape, in one batched call on a GPU; one by one on a CPU.
-
-    On a GPU a kernel for one layer leaves most of it idle, on a CPU batches only cost memory. In a
-    batch, widths are padded with zeros to the widest, wide sums are multiplied out, and passes go
-    on until every layer has settled. starts: one per matrix; used where all have one of one height.
-    Raises ValueError for matrices of different shapes, and as `truncate`.
-    """
-    shapes = {matrix.shape for matrix in matrices}
-    if len(shapes) > 1:
-        raise ValueError(f"truncate_all got matrices of different shapes: {sorted(shapes)}")
-    given = list(starts) if starts is not None else [None] * len(matrices)
-    if len(matrices) > 1 and all(matrix.left.is_cuda for matrix in matrices):
-        found = _batched(matrices, rank, generator, given, tolerance)
-        if found is not None:
-            return found
-    return [
-        truncate(matrix, rank, generator, start=start, tolerance=tolerance)
-        for matrix, start in zip(matrices, given, strict=True)
-    ]
-
-
-def _batched(
-    matrices: Sequence[LowRank],
-    rank: int,
-    generator: torch.Generator,
-    starts: Sequence[Tensor | None],
-    tolerance: float,
-) -> list[Truncation] | None:
-    """None where they are exact by shape, did not settle, or leave the range of the dtype."""
-    (m, n), widest = matrices[0].shape, max(matrix.width for matrix in matrices)
-    if choose_path((m, n), widest, rank, tolerance) == "exact":
-        return None
-    formed = torch.stack([matrix.dense() for matrix in matrices])
-    known = [start for start in starts if start is not None]
-    stacked = len(known) == len(matrices) and len({start.shape for start in known}) == 1
-    try:
-        settled = lanczos(
-            Operator(lambda x: formed @ x, lambda y: formed.mT @ y, tuple(formed.shape), formed),
-            rank,
-            generator,
-            torch.stack(known) if stacked else None,
-            tolerance=tolerance,
-            largest_basis=max(1, min(m, n) // 2),
-        )
-    except ArithmeticError:
-        return None
-    if settled is None:
-        return None
-    return [
-        _certified(Dense(dense, matrix.magnitude()), found, exact_energy=True)
-        for dense, matrix, found in zip(formed, matrices, settled, strict=True)
-    ]
-
-
-def _certified(matrix: Matrix, found: Found, *, exact_energy: bool) -> Truncation:
+def certified(matrix: Matrix, found: Found, *, exact_energy: bool) -> Truncation:
     """What settled, less what is rounding, with what is known of the rest."""
     magnitude = matrix.magnitude() if isinstance(matrix, LowRank) else matrix.magnitude
     kept = found.spectrum.truncate(count_above_rounding(found.spectrum.s, magnitude)).kept

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from flexlora.rules import State
-from flexlora.runs.checkpoint import pack, unpack
+from flexlora.runs.packed_state import pack, unpack
 from flexlora.runs.progress import Progress
 from flexlora.runs.run_directory import Checkpoint, Run
 from flexlora.runs.store import ClientStore

@@ -12,7 +12,7 @@ from flexlora.errors import RunError
 from flexlora.lowrank import svd
 from flexlora.models import base_fingerprint
 from flexlora.rules import Rule, State
-from flexlora.runs.checkpoint import unpack
+from flexlora.runs.packed_state import unpack
 from flexlora.runs.run_directory import Checkpoint, Run
 
 

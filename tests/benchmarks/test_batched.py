@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from flexlora.lowrank import LowRank, truncate, truncate_all
-from flexlora.lowrank.truncate import _batched
+from batched import batched, truncate_all
+from flexlora.lowrank import LowRank, truncate
 from matrices import skew, values_of, with_values
 from reference import assert_close, dense, gaussian, generator, tail_norm
 
@@ -27,7 +27,7 @@ LAYERS = [layer(spectrum, seed) for seed, spectrum in enumerate(("fast", "slow",
 @pytest.mark.parametrize("warm", [False, True])
 def test_a_batch_is_as_good_as_one_by_one(warm: bool) -> None:
     starts = [truncate(x, RANK, generator()).kept.vh if warm else None for x in LAYERS]
-    found = _batched(LAYERS, RANK, generator(), starts, 1e-5)
+    found = batched(LAYERS, RANK, generator(), starts, 1e-5)
     assert found is not None
     for matrix, cut in zip(LAYERS, found, strict=True):
         optimum = tail_norm(dense(matrix), RANK)
@@ -40,8 +40,8 @@ def test_a_batch_is_as_good_as_one_by_one(warm: bool) -> None:
 
 def test_starts_of_different_heights_are_left_out() -> None:
     starts = [gaussian(RANK + i, N, seed=i) for i in range(3)]
-    found = _batched(LAYERS, RANK, generator(), starts, 1e-5)
-    without = _batched(LAYERS, RANK, generator(), [None] * 3, 1e-5)
+    found = batched(LAYERS, RANK, generator(), starts, 1e-5)
+    without = batched(LAYERS, RANK, generator(), [None] * 3, 1e-5)
     assert found is not None
     assert without is not None
     for one, other in zip(found, without, strict=True):
@@ -50,9 +50,9 @@ def test_starts_of_different_heights_are_left_out() -> None:
 
 def test_what_a_batch_leaves_to_one_by_one() -> None:
     small = [LowRank(gaussian(40, 9, seed=i), gaussian(9, 30, seed=i)) for i in range(2)]
-    assert _batched(small, 4, generator(), [None] * 2, 1e-5) is None  # exact, by shape
+    assert batched(small, 4, generator(), [None] * 2, 1e-5) is None  # exact, by shape
     nothing = [LAYERS[0], LAYERS[1] - LAYERS[1]]
-    assert _batched(nothing, RANK, generator(), [None] * 2, 1e-5) is None
+    assert batched(nothing, RANK, generator(), [None] * 2, 1e-5) is None
 
 
 def test_on_a_cpu_it_is_one_by_one() -> None:

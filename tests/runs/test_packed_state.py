@@ -10,7 +10,7 @@ import torch
 
 from flexlora.config.config import Config
 from flexlora.rules import RULES, State, make_rule
-from flexlora.runs.checkpoint import pack, unpack
+from flexlora.runs.packed_state import pack, unpack
 from flexlora.runs.run_directory import Run
 from reference import generator, play, random_training
 from small import LAYERS, spec
