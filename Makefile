@@ -4,11 +4,12 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test lint check soak docs clean help
+.PHONY: demo test test-kernels lint check soak docs clean help
 
 help:
 	@echo "make demo   set up and run the demonstration (minutes on two cores, no network after set-up)"
 	@echo "make test   set up and run the tests"
+	@echo "make test-kernels  the numeric tests under other kernels and threads (KERNELS=short: two)"
 	@echo "make check  ruff, mypy --strict and the tests"
 	@echo "make soak   the long tests"
 	@echo "make docs   the user's guide and the reference, in docs/_build/html"
@@ -19,6 +20,10 @@ demo: $(VENV)/.run
 # Two workers of one thread each: torch's own threads would fight over the cores.
 test: $(VENV)/.dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 -m "not soak"
+
+# `make test` has the kernels that this processor gets; these stand in for other processors.
+test-kernels: $(VENV)/.dev
+	PYTHON=$(BIN)/python tests/kernels.sh
 
 soak: $(VENV)/.dev
 	$(BIN)/python -m pytest -q -m soak

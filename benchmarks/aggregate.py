@@ -29,7 +29,7 @@ from typing import Any
 
 from aggregate_view import plot, show, update
 from flexlora.adapters import LayerSpec
-from flexlora.runs.run_directory import environment
+from flexlora.runs.environment import environment
 from measuring import begin, gpu, in_child, peak_of, product_rate, seconds
 from one_layer import Replies, draw, ranks_of, train
 from procedures import PATHS, Float64, Kept, Procedure, Round, procedures, readout, readouts

@@ -43,7 +43,7 @@ from cohort_case import MODELS, Case, Client, clients_of, heaviest
 from cohort_view import plot, show, update
 from cohort_workers import Team
 from flexlora.models import AdaptedModel, BaseModel
-from flexlora.runs.run_directory import environment
+from flexlora.runs.environment import environment
 from flexlora.training import CohortSize, Trained, choose_cohort_size, train_cohort
 from flexlora.training.memory import free_bytes
 from measuring import begin, gpu, in_child, peak_of, product_rate, seconds

@@ -9,7 +9,7 @@ import torch
 from cohort_case import Client
 from flexlora.adapters import Delta, factors_payload
 from flexlora.config.config import ModelConfig
-from flexlora.engines.jobs import Job, Reply
+from flexlora.engines.jobs import Reply, Train
 from flexlora.engines.worker import Equipment
 from flexlora.engines.workers import Workers
 from flexlora.evaluation import EvalSettings
@@ -38,16 +38,18 @@ class Team:
         self._workers.data = {str(place): client.data for place, client in enumerate(clients)}
         delta = Delta()
         jobs = [
-            Job(
-                str(place),
-                1,
-                str(place),
-                client.recipe,
-                to_bytes(factors_payload(client.adapter)),
-                False,
-                delta,
-                0,
-                client.seed,
+            Train(
+                id=str(place),
+                round=1,
+                client=str(place),
+                payload=to_bytes(factors_payload(client.adapter)),
+                delta=delta,
+                held=None,
+                origin=False,
+                recipe=client.recipe,
+                seed=client.seed,
+                metrics=(),
+                bytes_down=0,
             )
             for place, client in enumerate(clients)
         ]

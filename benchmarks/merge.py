@@ -38,7 +38,7 @@ from flexlora.adapters import Factors
 from flexlora.formats.peft_reader import PeftReader
 from flexlora.formats.peft_writer import pair_keys, peft_folder
 from flexlora.lowrank import best, total
-from flexlora.runs.run_directory import environment
+from flexlora.runs.environment import environment
 from merge_view import ALGEBRA, PEFT, WHOLE, draw, table
 
 OUT = Path(__file__).parents[1] / "results" / "benchmarks" / "merge.json"

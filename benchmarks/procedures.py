@@ -13,10 +13,9 @@ from typing import get_args
 
 import torch
 
-from flexlora.adapters import Factors
+from flexlora.adapters import Factors, factors_of
 from flexlora.lowrank import Certificate, LowRank, Matrix, Spectrum, choose_path, total, truncate
 from flexlora.lowrank.truncate import Path
-from flexlora.rules.spectral import factors_of
 from measuring import seconds
 from one_layer import Replies
 

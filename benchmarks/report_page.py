@@ -16,7 +16,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
 from flexlora.report import write_report
-from flexlora.runs.run_directory import environment
+from flexlora.runs.environment import environment
 from report.browser import Browser
 from report.synthetic import synthetic_run
 

@@ -15,9 +15,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from flexlora.adapters import Factors, LayerSpec
+from flexlora.adapters import Factors, LayerSpec, factors_of
 from flexlora.lowrank import LowRank, truncate_all
-from flexlora.rules.spectral import factors_of
 from measuring import peak_of, seconds
 from one_layer import Replies, examples_of
 from procedures import moved

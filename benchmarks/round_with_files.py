@@ -20,7 +20,7 @@ from pathlib import Path
 import torch
 
 from flexlora.adapters import Adapter, Delta, Factors, LayerSpec, factors_payload
-from flexlora.engines.jobs import Failure, Job, Reply
+from flexlora.engines.jobs import Failure, Reply, Train
 from flexlora.federation.collector import Collected, Plain
 from flexlora.formats.payloads import load_tensors, open_payload, save_tensors, to_bytes
 from flexlora.lowrank import Spectrum
@@ -140,10 +140,21 @@ def _cuts(plan: Plan, layer: LayerSpec, spectrum: Spectrum) -> list[Factors]:
     return [readout(spectrum, rank, plan.spec.scale(rank)) for rank in plan.distinct(layer)]
 
 
-def _jobs(plan: Plan) -> list[Job]:
-    recipe = Recipe("adamw", 2e-4, 4)
+def _jobs(plan: Plan) -> list[Train]:
     return [
-        Job(f"1-{index}", 1, name, recipe, b"", origin=False, delta=Delta(), bytes_down=0, seed=0)
+        Train(
+            id=f"1-{index}",
+            round=1,
+            client=name,
+            payload=b"",
+            delta=Delta(),
+            held=None,
+            origin=False,
+            recipe=Recipe("adamw", 2e-4, 4),
+            seed=0,
+            metrics=(),
+            bytes_down=0,
+        )
         for index, name in enumerate(plan.names)
     ]
 
@@ -170,7 +181,7 @@ def _sent(plan: Plan) -> dict[str, Adapter]:
     return sent
 
 
-def _replies(plan: Plan, jobs: list[Job], making: list[float]) -> Iterator[Reply]:
+def _replies(plan: Plan, jobs: list[Train], making: list[float]) -> Iterator[Reply]:
     """Replies client by client, as they would arrive; `making` adds up the seconds that took."""
     turned = [plan.turned(index) for index in range(len(plan.layers))]
     samples = [Replies(plan.sample(index)) for index in range(len(plan.layers))]

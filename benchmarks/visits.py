@@ -49,7 +49,9 @@ from flexlora.federation.observers import Silent
 from flexlora.federation.session import run
 from flexlora.federation.setup import prepare
 from flexlora.formats.atomic import atomic_write
-from flexlora.runs.run_directory import Run, environment
+from flexlora.runs.environment import environment
+from flexlora.runs.events import Event, RoundBegun, RoundEnded, Started
+from flexlora.runs.records import RoundRecord
 from measuring import begin, in_child, own_memory, peak_of, product_rate
 
 ROOT = Path(__file__).parents[1]
@@ -90,16 +92,18 @@ class Watch(Silent):
         self.training = 0.0
         self._marks = [0.0]
 
-    def started(self, run: Run) -> None:
-        self._marks = [time.perf_counter()]
+    def told(self, event: Event) -> None:
+        if isinstance(event, Started):
+            self._marks = [time.perf_counter()]
+        elif isinstance(event, RoundBegun):
+            self._marks.append(time.perf_counter())
+            self.training = 0.0
+        elif isinstance(event, RoundEnded):
+            self._ended(event.record)
 
-    def round_started(self, round: int, clients: int) -> None:
-        self._marks.append(time.perf_counter())
-        self.training = 0.0
-
-    def round_ended(self, record: Row) -> None:
+    def _ended(self, record: RoundRecord) -> None:
         began, sent = self._marks
-        ended, seconds = time.perf_counter(), record["seconds"]
+        ended, seconds = time.perf_counter(), record.seconds
         parts = {
             "train": self.training,
             "send": sent - began,
@@ -107,7 +111,7 @@ class Watch(Silent):
             "combine": seconds["combine"],
             "commit": ended - began - seconds["clients"] - seconds["combine"],
         }
-        traffic = {name: record[name] for name in ("tokens", "bytes_down", "bytes_up")}
+        traffic = {name: getattr(record, name) for name in ("tokens", "bytes_down", "bytes_up")}
         self.rounds.append({"seconds": ended - began, "parts": parts, **traffic})
         self._marks = [time.perf_counter()]
 

@@ -20,7 +20,7 @@ from torch import Tensor
 from flexlora.adapters import Factors, LayerSpec
 from flexlora.federation.streams import Streams
 from flexlora.rules import Spec
-from flexlora.runs.run_directory import environment
+from flexlora.runs.environment import environment
 from measuring import gpu
 from one_layer import clients_of, examples_of, ranks_of, train
 

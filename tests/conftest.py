@@ -9,12 +9,11 @@ import pytest
 from hypothesis import settings
 from jaxtyping import install_import_hook
 
-# Shapes are checked at run time in the tests. Only where shapes are written: elsewhere annotations
-# name types that are imported for the type checker alone, which beartype cannot resolve.
-install_import_hook(
-    ["flexlora.lowrank", "flexlora.adapters", "flexlora.rules", "flexlora.screens"],
-    "beartype.beartype",
-)
+# Shapes are checked at run time in the tests, wherever they are written; other annotations with
+# them, but not where the code itself says what is wrong with a value (training.recipe).
+CHECKED = ("lowrank", "adapters", "rules", "screens", "models")
+CHECKED += ("training.batches", "training.cohort", "training.loss", "training.visit")
+install_import_hook([f"flexlora.{name}" for name in CHECKED], "beartype.beartype")
 
 settings.register_profile("flexlora", derandomize=True, deadline=None, max_examples=50)
 settings.load_profile("flexlora")

@@ -8,14 +8,17 @@ from typing import Any
 
 import torch
 
-from flexlora.adapters import Adapter, Factors, LayerSpec, factors_payload, payload_adapter
+from flexlora.adapters import Adapter, Delta, Factors, LayerSpec, factors_payload, payload_adapter
 from flexlora.config.config import Config
 from flexlora.config.config_file import parse_config
-from flexlora.engines.jobs import Failure, Job, Reply
+from flexlora.engines.jobs import Failure, Job, Reply, Train
+from flexlora.federation.sending import Sender
 from flexlora.federation.setup import Setup
 from flexlora.federation.streams import Streams
 from flexlora.formats.payloads import from_bytes, to_bytes
 from flexlora.rules import Memory, Rule, Spec
+from flexlora.runs.records import RoundRecord
+from flexlora.training import Recipe
 
 LAYERS = (LayerSpec("x.q_proj", 6, 5), LayerSpec("x.up_proj", 4, 7))
 
@@ -53,18 +56,45 @@ def write(config: Config, path: Path) -> Path:
     return path
 
 
-def first_jobs(setup: Setup, rule: Rule) -> list[Job]:
+def round_record(round: int, **changes: Any) -> RoundRecord:
+    """A round that was played in 10 s, and not validated."""
+    given: dict[str, Any] = {
+        "round": round,
+        "learning_rate": 0.5,
+        "clients": ("a", "b"),
+        "types": {"low": 1, "high": 1},
+        "failures": 0,
+        "train_loss": 1.25,
+        "examples": 4,
+        "tokens": 90,
+        "bytes_down": 1_000_000,
+        "bytes_up": 2_000_000,
+        "seconds": {"clients": 9.0, "combine": 1.0},
+    }
+    return RoundRecord(**{**given, **changes})
+
+
+def first_jobs(setup: Setup, rule: Rule) -> list[Train]:
     """Of all clients in round 1, in order of their ids."""
-    streams = Streams(0)
-    state = rule.init(setup.spec, streams.generator("init"))
-    made = []
-    for index, client in enumerate(sorted(setup.train)):
-        ranks = setup.ranks[setup.types[client]]
-        sent = rule.send(state, ranks, streams.generator("send", 1))
-        payload = to_bytes(factors_payload(sent))
-        recipe = setup.schedule().recipe_for(1)
-        made.append(Job(f"1-{index}", 1, client, recipe, payload, False, state.delta, 9, index))
-    return made
+    sender = Sender(rule, setup.settings.schedule, Streams(0))
+    clients = sorted(setup.examples.train)
+    return sender.training(sender.begin(setup.spec), setup.roster.fresh_store(), clients).jobs
+
+
+def train_job(client: str, payload: bytes = b"", /, **changes: Any) -> Train:
+    """A job of round 1, on a base without Δ."""
+    given = {
+        "id": "1-0",
+        "round": 1,
+        "delta": Delta(),
+        "held": None,
+        "origin": False,
+        "recipe": Recipe("adamw", 1e-2, 2, max_steps=1),
+        "seed": 0,
+        "metrics": (),
+        "bytes_down": len(payload),
+    }
+    return Train(client=client, payload=payload, **{**given, **changes})
 
 
 def spec(*ranks: int) -> Spec:
@@ -114,18 +144,20 @@ class Noise:
         self.rule = rule
         self.fails = fails
         self.backwards = backwards
-        self.jobs: list[Job] = []
+        self.jobs: list[Train] = []
         self.memories: dict[str, Memory] = {}
 
-    def exchange(self, jobs: Sequence[Job]) -> Iterator[Reply | Failure]:
+    def exchange(self, jobs: Sequence[Train]) -> Iterator[Reply | Failure]:
         self.jobs += jobs
         for job in reversed(jobs) if self.backwards else jobs:
             if job.client in self.fails:
                 yield Failure(job.id, job.client, "its disk is full")
                 continue
-            received = self.rule.receive(read(job.payload), self.memories.get(job.client, {}))
-            trained = moved(received, job.seed).only(job.sides).filled(received)
             memory = self.memories.get(job.client, {})
+            received = self.rule.receive(read(job.payload), memory)
+            trained = moved(received, job.seed).only(job.sides).filled(received)
             encoded = self.rule.reply(job.round, trained, received, memory)
             self.memories[job.client] = encoded.memory
             yield reply_to(job, encoded.adapter)
+
+    def close(self) -> None: ...

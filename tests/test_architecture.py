@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import ast
+import graphlib
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -14,6 +16,8 @@ SOURCE = Path(__file__).parents[1] / "src" / "flexlora"
 # In order: a folder may import from any folder before it, and from itself.
 ORDER = [
     "errors",
+    "options",
+    "registry",
     "lowrank",
     "adapters",
     "rules",
@@ -33,8 +37,15 @@ ORDER = [
     "report",
     "cli",
 ]
+# What the order alone would allow: neither knows the other, and a report knows run directories.
+BANS = {
+    "runs": {"engines"},
+    "engines": {"runs"},
+    "report": {"engines", "federation"},
+}
 # Floors 0 and 1: torch, numpy and jaxtyping alone, and no I/O.
-PURE = {"lowrank", "adapters", "rules", "screens", "allocation", "partition"}
+PURE = {"errors", "options", "registry", "lowrank", "adapters", "rules", "screens"}
+PURE |= {"allocation", "partition"}
 PURE_IMPORTS = {"torch", "numpy", "jaxtyping", "flexlora"}
 IO_MODULES = {"os", "io", "pathlib", "shutil", "logging", "subprocess", "socket", "tempfile"}
 
@@ -69,6 +80,98 @@ def test_imports_come_from_lower_floors(file: Path) -> None:
             assert module.split(".")[1] in allowed, f"{file} imports {module}"
 
 
+def module_of(file: Path) -> str:
+    parts = file.relative_to(SOURCE.parent).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def graph(of: Mapping[str, str]) -> dict[str, set[str]]:
+    """Module → those of these modules that its text imports anywhere: in functions and for types.
+
+    What `from package import name` takes is the module of that name, or else the package.
+    """
+    found: dict[str, set[str]] = {}
+    for module, text in of.items():
+        named: set[str] = set()
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.Import):
+                named |= {alias.name for alias in node.names}
+            elif isinstance(node, ast.ImportFrom):
+                inner = {alias.name: f"{node.module}.{alias.name}" for alias in node.names}
+                named |= {x if x in of else str(node.module) for x in inner.values()}
+        found[module] = (named & of.keys()) - {module}
+    return found
+
+
+def circle(edges: Mapping[str, set[str]]) -> list[str]:
+    """The names on one circle, the first again at the end; [] where there is none."""
+    done: set[str] = set()
+
+    def follow(path: list[str]) -> list[str]:
+        for name in sorted(edges[path[-1]]):
+            if name in path:
+                return [*path[path.index(name) :], name]
+            if name not in done and (found := follow([*path, name])):
+                return found
+        done.add(path[-1])
+        return []
+
+    return next((found for name in sorted(edges) if (found := follow([name]))), [])
+
+
+def by_folder(edges: Mapping[str, set[str]]) -> dict[str, set[str]]:
+    """The same between folders; the package itself, whose names load on first use, is none."""
+    found: dict[str, set[str]] = {}
+    for module, imported in edges.items():
+        if "." in module:
+            mine = module.split(".")[1]
+            theirs = {name.split(".")[1] for name in imported if "." in name}
+            found.setdefault(mine, set()).update(theirs - {mine})
+    return found
+
+
+@pytest.fixture(scope="module")
+def edges() -> dict[str, set[str]]:
+    return graph({module_of(file): file.read_text() for file in files()})
+
+
+def test_no_folder_imports_what_it_must_not_know(edges: dict[str, set[str]]) -> None:
+    for module, imported in edges.items():
+        banned = BANS.get(module.split(".")[1], set()) if "." in module else set()
+        for name in imported:
+            assert name.split(".")[1:2] == [] or name.split(".")[1] not in banned, (
+                f"{module} imports {name}"
+            )
+
+
+def test_no_modules_import_each_other_in_a_circle(edges: dict[str, set[str]]) -> None:
+    found = circle(edges)
+    assert not found, " imports ".join(found)
+
+
+def test_no_folders_import_each_other_in_a_circle(edges: dict[str, set[str]]) -> None:
+    found = circle(by_folder(edges))
+    assert not found, " imports ".join(found)
+
+
+def test_a_circle_is_found_and_named() -> None:
+    """Through a function's import, an import for types, and a package; and none where none is."""
+    made = {
+        "p": "",
+        "p.a": "def f():\n    from p.b import x",
+        "p.b": "if TYPE_CHECKING:\n    from p.sub import deep",
+        "p.sub": "",
+        "p.sub.deep": "import p.a",
+        "p.out": "import os\nfrom p import a",
+    }
+    edges = graph(made)
+    assert circle(edges) == ["p.a", "p.b", "p.sub.deep", "p.a"]
+    assert circle(by_folder(edges)) == ["a", "b", "sub", "a"]
+    without = graph({**made, "p.b": "import p.sub"})
+    assert without["p.b"] == {"p.sub"}
+    assert circle(without) == []
+
+
 @pytest.mark.parametrize(
     "file",
     [f for f in files() if folder(f) in PURE],
@@ -79,6 +182,15 @@ def test_floors_0_and_1_are_pure(file: Path) -> None:
         top = module.split(".")[0]
         assert top in PURE_IMPORTS or top in sys.stdlib_module_names, f"{file} imports {module}"
         assert top not in IO_MODULES, f"{file} does I/O through {module}"
+
+
+def test_no_files_import_each_other_in_a_circle() -> None:
+    """Anywhere in them, also inside functions; imports of a whole package are not followed."""
+    modules = {
+        ".".join(("flexlora", *f.relative_to(SOURCE).with_suffix("").parts)): f for f in files()
+    }
+    needed = {name: imports(f) & modules.keys() for name, f in modules.items()}
+    list(graphlib.TopologicalSorter(needed).static_order())  # Raises CycleError with the circle.
 
 
 def test_every_folder_has_a_floor() -> None:
@@ -144,6 +256,8 @@ PUBLIC = [
     "Ranks",
     "Result",
     "Rule",
+    "Session",
+    "Setup",
     "continue_run",
     "load_adapter",
     "load_config",

@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 import types
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Literal, Union, get_args, get_origin
 
 from docutils import nodes
@@ -55,11 +55,17 @@ def _metrics() -> Rows:
 
 
 def _sources() -> Rows:
-    from flexlora.tasks.source import _SOURCES, get_source
+    from flexlora.tasks.source import SOURCES
 
-    yield ("name", "what it reads")
-    for name in _SOURCES:
-        yield (f"`{name}`", _first_line(get_source(name)))
+    yield ("`data.source`", "what it reads")
+    for name, source in SOURCES.items():
+        yield (f"`{name}`", _first_line(source))
+
+
+def _source_options() -> Rows:
+    from flexlora.tasks.source import SEED, SOURCES
+
+    return _options("sources", SOURCES, hidden=SEED)
 
 
 def _partitions() -> Rows:
@@ -68,6 +74,30 @@ def _partitions() -> Rows:
     yield ("`partition.by`", "clients")
     for name, scheme in SCHEMES.items():
         yield (f"`{name}`", _first_line(scheme))
+
+
+def _partition_options() -> Rows:
+    from flexlora.partition.registry import SCHEMES
+
+    return _options("`partition.by`", SCHEMES)
+
+
+def _options(who: str, registry: Mapping[str, Any], hidden: str = "") -> Rows:
+    """One line an option, with all that take it so."""
+    from flexlora.options import arguments_of
+
+    takers: dict[tuple[str, str, str], list[str]] = {}
+    for name, made in registry.items():
+        for key, argument in arguments_of(made).items():
+            if key != hidden:
+                default = "needed" if argument.required else _shown(argument.default)
+                default = "none" if argument.default in ("", ()) else default
+                meaning = f"{argument.words}: {argument.option.meaning}"
+                takers.setdefault((f"`{key}`", default, meaning), []).append(f"`{name}`")
+    order = {key: place for place, (key, *_) in reversed(list(enumerate(takers)))}
+    yield ("key", "default", "meaning", who)
+    for row, names in sorted(takers.items(), key=lambda item: order[item[0][0]]):
+        yield (*row, "all" if len(names) == len(registry) else ", ".join(names))
 
 
 def _errors() -> Rows:
@@ -79,13 +109,29 @@ def _errors() -> Rows:
             yield (f"`{name}`", str(kind.exit_code), _first_line(kind))
 
 
+def _events() -> Rows:
+    from dataclasses import fields
+
+    from flexlora.runs.events import EVENTS, RoundEnded
+    from flexlora.runs.records import RoundRecord
+
+    yield ("event", "class", "what it tells", "fields")
+    for name, kind in EVENTS.items():
+        own = RoundRecord if kind is RoundEnded else kind
+        names = ", ".join(f"`{f.name}`" for f in fields(own) if f.name != "time")
+        yield (f"`{name}`", f"`{kind.__name__}`", _first_line(kind), names)
+
+
 TABLES: dict[str, Callable[[], Rows]] = {
     "rules": _rules,
     "screens": _screens,
     "metrics": _metrics,
     "sources": _sources,
+    "source-options": _source_options,
     "partitions": _partitions,
+    "partition-options": _partition_options,
     "errors": _errors,
+    "events": _events,
 }
 
 
@@ -195,7 +241,7 @@ def _first_line(kind: type) -> str:
 
 
 def _shown(value: object) -> str:
-    from flexlora.config.config import describe
+    from flexlora.config.toml import describe
 
     return "none" if value is None else f"`{describe(value)}`"
 

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from flexlora.config import Config as Config
     from flexlora.config import load_config as load_config
     from flexlora.config import make_config as make_config
+    from flexlora.federation import Session as Session
+    from flexlora.federation import Setup as Setup
     from flexlora.federation import continue_run as continue_run
     from flexlora.federation import prepare as prepare
     from flexlora.federation import resume as resume
@@ -42,7 +44,15 @@ _HOMES = {
     "flexlora.adapters": ("Adapter", "Factors", "Ranks"),
     "flexlora.allocation": ("Mix",),
     "flexlora.config": ("Config", "load_config", "make_config"),
-    "flexlora.federation": ("continue_run", "prepare", "resume", "run", "score_model"),
+    "flexlora.federation": (
+        "Session",
+        "Setup",
+        "continue_run",
+        "prepare",
+        "resume",
+        "run",
+        "score_model",
+    ),
     "flexlora.runs": ("Result", "load_adapter"),
     "flexlora.formats.peft": ("load_peft", "save_peft"),
     "flexlora.lowrank": ("LowRank", "svd"),
@@ -64,6 +74,8 @@ __all__ = [
     "Ranks",
     "Result",
     "Rule",
+    "Session",
+    "Setup",
     "continue_run",
     "load_adapter",
     "load_config",

@@ -20,6 +20,7 @@ import usual_loop
 from flexlora.models import AdaptedModel
 from flexlora.training import train
 from flexlora.training.cohort_size import Measured
+from training.clients import allowed
 
 CASE = cohort_case.Case("tiny", 2, "12")
 
@@ -126,11 +127,15 @@ def test_the_rivals_train_the_same_adapters(model: AdaptedModel, loop: Any) -> N
     outcomes = [train(model, client.visit()) for client in clients]
     assert losses == pytest.approx([x.loss for x in outcomes], rel=1e-5)
     assert len(set(losses)) == len(clients)
+    away, way = 0.0, 0.0
     for name, factors in outcomes[-1].adapter.items():  # Theirs are still in the tensors.
         for key, ours in zip(usual_loop.pair_keys(name), (factors.a, factors.b), strict=True):
             sent = usual_loop._state(clients[-1].adapter)[key]
             assert not torch.equal(sent, ours)
-            assert torch.allclose(peft.factors[key], ours, atol=1e-5)
+            away += float((peft.factors[key] - ours).square().sum())
+            way += float((ours - sent).square().sum())
+    # In all: one number whose gradient is rounding takes another step by AdamW.
+    assert away**0.5 <= allowed(torch.float32, None) * way**0.5
 
 
 def test_rows_of_unequal_length_are_padded_and_masked() -> None:

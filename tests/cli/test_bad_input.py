@@ -139,16 +139,16 @@ case("malformed --set", "--set rounds=3 is not of the form table.key=value")(
 case("more clients than there are", "clients_per_round is 5 but there are 4 clients; lower it")(
     lambda p: p.run("federation.clients_per_round=5")
 )
-case("unknown rule", "rule 'flexlorra' is unknown; did you mean 'flexlora'?")(
+case("unknown rule", "rule.name is 'flexlorra'; did you mean 'flexlora'?")(
     lambda p: p.run("rule.name=flexlorra")
 )
 case("unknown rule option", "rule.gama is not an option of 'hetlora'; did you mean 'gamma'?")(
     lambda p: p.run("rule.name=hetlora", "rule.gama=0.5")
 )
-case("option of a rule without any", "rule.gamma is not an option of 'fedit'; it takes no options")(
-    lambda p: p.run("rule.name=fedit", "rule.gamma=0.5")
-)
-case("rule option of a wrong type", "rule.gamma of 'hetlora' is", "type float")(
+case(
+    "option of a rule without any", "rule.gamma is not an option of 'fedit'", "or set rule.name to"
+)(lambda p: p.run("rule.name=fedit", "rule.gamma=0.5"))
+case("rule option of a wrong type", 'rule.gamma is "high", expected a number')(
     lambda p: p.run("rule.name=hetlora", "rule.gamma=high")
 )
 case("rule option out of range", "rule.gamma is 2; give a share above 0")(
@@ -160,7 +160,7 @@ case("unknown mix", "mix 'unifrom' is unknown; did you mean 'uniform'?")(
 case("unknown prompt", "'alpacca' is unknown; did you mean 'alpaca'?")(
     lambda p: p.run("model.prompt=alpacca")
 )
-case("unknown source", "data source 'embeded' is unknown; did you mean 'embedded'?")(
+case("unknown source", "data.source is 'embeded'; did you mean 'embedded'?")(
     lambda p: p.run("data.source=embeded")
 )
 
@@ -170,9 +170,11 @@ case("data folder missing", "gone is no folder; set path to one")(
     lambda p: p.data(p.folder / "gone")
 )
 case("data folder empty", "holds no Natural Instructions: looked for")(lambda p: p.data(p.folder))
-case("embedded tasks have no path", "'embedded' has no option 'path'")(
-    lambda p: p.run("data.path=x")
-)
+case(
+    "embedded tasks have no path",
+    "data.path is not an option of 'embedded'",
+    "or set data.source to 'jsonl'",
+)(lambda p: p.run("data.path=x"))
 case("more tasks than there are", "train_tasks is 9999, but there are", "lower train_tasks")(
     lambda p: p.run("data.train_tasks=9999")
 )

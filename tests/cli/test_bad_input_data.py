@@ -12,11 +12,11 @@ import datasets
 import pyarrow
 import pyarrow.parquet
 import pytest
+import tomli_w
 
 from commands import Flexlora, assert_one_sentence
-from flexlora.config.config_file import parse_config
 from flexlora.models import load_model
-from small import SMALL, write
+from small import SMALL
 from wrong_input import Cases
 
 ROWS = [
@@ -47,7 +47,8 @@ class Place:
         where = {} if path is None else {"path": str(path)}
         table = {"source": source, **where, **NAMED, **data}
         table = {key: value for key, value in table.items() if value is not None}
-        config = write(parse_config({**SMALL, "data": table}), self.folder / "c.toml")
+        config = self.folder / "c.toml"
+        config.write_text(tomli_w.dumps({**SMALL, "data": table}))
         flags = [flag for setting in settings for flag in ("--set", setting)]
         return ["run", config, "--out", self.folder / "out", *flags]
 
@@ -58,7 +59,7 @@ case = CASES.add
 
 # --- files ---------------------------------------------------------------------------------------
 
-case("no path", "data source 'jsonl' needs the option 'path'; give it")(lambda p: p.run(None))
+case("no path", "data.source is 'jsonl', which needs data.path; give it")(lambda p: p.run(None))
 case("path missing", "gone.jsonl does not exist; set the path to a file or a folder")(
     lambda p: p.run(p.folder / "gone.jsonl")
 )
@@ -129,9 +130,10 @@ case("a column that is not there", "column 'answer' is not in", "which has q, a,
 case("no prompt named", "data.prompt names no column of", "or data.messages to a chat's")(
     lambda p: p.run(p.rows(), prompt=None)
 )
-case("prompt of a wrong type", "config data.prompt is 3, expected text in quotes or a list")(
-    lambda p: p.run(p.rows(), "jsonl", "data.prompt=3")
-)
+case(
+    "prompt of a wrong type",
+    "data.prompt is 3, expected text in quotes or a list of text (columns of the prompt",
+)(lambda p: p.run(p.rows(), "jsonl", "data.prompt=3"))
 case("mixed types", "d.jsonl, line 25: a is a whole number (1), but text in", "line 1; write the")(
     lambda p: p.run(p.rows({**ROWS[0], "a": 1}))
 )
@@ -159,9 +161,11 @@ case("chat and columns", "data.messages and data.prompt are both given")(
 case("chat style without a template", "has no chat template; use the prompt style 'alpaca'")(
     lambda p: p.run(p.rows(), "jsonl", "model.prompt=chat")
 )
-case("an option of another source", "data source 'jsonl' has no option 'subset'; known:")(
-    lambda p: p.run(p.rows(), subset="x")
-)
+case(
+    "an option of another source",
+    "data.subset is not an option of 'jsonl'",
+    "or set data.source to 'huggingface'",
+)(lambda p: p.run(p.rows(), subset="x"))
 
 # --- what is kept unseen -------------------------------------------------------------------------
 
@@ -171,9 +175,10 @@ case("nothing kept unseen", "source 'jsonl' keeps nothing apart", "set evaluatio
 case("two ways", "data.test_share and data.unseen_tasks both say what is kept unseen")(
     lambda p: p.run(p.rows(), unseen_tasks=1)
 )
-case("a share of 1", "config data.test_share is 1.0, expected below 1")(
-    lambda p: p.run(p.rows(), "jsonl", "data.test_share=1.0")
-)
+case(
+    "a share of 1",
+    "data.test_share is 1.0, expected a number above 0 and below 1 (share of every category",
+)(lambda p: p.run(p.rows(), "jsonl", "data.test_share=1.0"))
 case("the same file to train and test", "is both what trains and what is kept unseen; name")(
     lambda p: p.run(p.rows(), test_share=None, test_path=str(p.rows()))
 )
@@ -201,21 +206,23 @@ KIND = {"category": "kind"}
 case("unknown partition", "partition.by is 'dirichlett'; did you mean 'dirichlet'?")(
     partition("dirichlett")
 )
-case("α = 0", "config partition.alpha is 0.0, expected above 0")(
+case("α = 0", "partition.alpha is 0.0, expected a number above 0 and at most 1e+06 (α: how alike")(
     partition("dirichlet", "clients=3", "alpha=0.0", **KIND)
 )
-case("α < 0", "config partition.alpha is -1.0, expected above 0")(
+case("α < 0", "partition.alpha is -1.0, expected a number above 0 and at most 1e+06")(
     partition("dirichlet", "clients=3", "alpha=-1.0", **KIND)
 )
-case("α beyond sense", "partition.alpha is 1e+09; give a number above 0 and at most 1e+06")(
-    partition("dirichlet", "clients=3", "alpha=1e9", **KIND)
-)
+case(
+    "α beyond sense", "partition.alpha is 1000000000.0, expected a number above 0 and at most 1e+06"
+)(partition("dirichlet", "clients=3", "alpha=1e9", **KIND))
 case("no α", "partition.by is 'dirichlet', which needs partition.alpha; give it")(
     partition("dirichlet", "clients=3", **KIND)
 )
-case("α without Dirichlet", "partition.alpha means nothing where partition.by is 'iid'")(
-    partition("iid", "clients=3", "alpha=1.0")
-)
+case(
+    "α without Dirichlet",
+    "partition.alpha is not an option of 'iid'",
+    "or set partition.by to 'dirichlet'",
+)(partition("iid", "clients=3", "alpha=1.0"))
 case("more clients than examples", "99 clients with an example", "19 training", "clients to 19 or")(
     partition("iid", "clients=99")
 )

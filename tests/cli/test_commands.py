@@ -19,6 +19,7 @@ from flexlora.errors import RoundError
 from flexlora.federation import prepare, run
 from flexlora.formats.peft import load_peft
 from flexlora.runs import load_adapter
+from flexlora.runs.events import Failed
 from flexlora.runs.run_directory import Run
 from small import small, write
 
@@ -119,7 +120,7 @@ def test_eval_prints_scores_by_category(flexlora: Flexlora, folder: Path, tmp_pa
 @pytest.mark.parametrize("option", ["--tasks", "--examples"])
 def test_eval_takes_zero_for_a_mistake(flexlora: Flexlora, option: str):
     done = flexlora("eval", "tiny", "--data", "embedded", option, 0)
-    assert_one_sentence(done, "is 0, expected 1 or more")
+    assert_one_sentence(done, "is 0, expected a whole number of 1 or more")
 
 
 def test_resume_of_a_finished_run(flexlora: Flexlora, folder: Path):
@@ -174,12 +175,12 @@ def test_a_run_that_fails_is_code_1(
     assert done.err.startswith("flexlora: round 1: none of 2 clients gave a usable reply")
     assert "lower learning_rate" in done.err
     assert done.err.count("\n") == 1
-    assert len(Run.open(tmp_path / "r").read_events()) == 2
+    assert len(Run.open(tmp_path / "r").events(Failed)) == 2
 
-    def broken(*_: object) -> None:
+    def broken(*_: object, **__: object) -> None:
         raise ZeroDivisionError("by\nzero" + "!" * 1000)
 
-    monkeypatch.setattr("flexlora.federation.prepare", broken)
+    monkeypatch.setattr("flexlora.federation.session.prepare", broken)
     done = flexlora("run", config, "--out", tmp_path / "s")
     assert done.code == 1
     assert done.err.startswith("flexlora: unexpected ZeroDivisionError: by zero!!!")
@@ -198,10 +199,10 @@ def test_debug_adds_the_traceback_and_keeps_the_code(
     assert "Traceback (most recent call last):" in rest
     assert_one_sentence(flexlora("run", tmp_path / "none.toml"), "does not exist")
 
-    def failing(*_: object) -> None:
+    def failing(*_: object, **__: object) -> None:
         raise RoundError("round 1: no")
 
-    monkeypatch.setattr("flexlora.federation.prepare", failing)
+    monkeypatch.setattr("flexlora.federation.session.prepare", failing)
     done = flexlora("--debug", "run", config)
     assert done.code == 1
     assert "RoundError: round 1: no" in done.err

@@ -18,7 +18,7 @@ from flexlora.config.config import Config
 from flexlora.config.config_file import parse_config
 from flexlora.federation import prepare, run
 from flexlora.federation.census import Census, Holding
-from flexlora.federation.forecast import forecast
+from flexlora.federation.preview import forecast
 from flexlora.rules import RULES, make_rule
 from flexlora.runs.run_directory import Run
 from small import SMALL, small, write

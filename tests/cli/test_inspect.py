@@ -15,6 +15,7 @@ from flexlora.cli.adapter_view import bars
 from flexlora.cli.words import count, size, span
 from flexlora.federation import run
 from flexlora.formats.peft import load_peft, save_peft
+from flexlora.runs.events import Failed
 from flexlora.runs.run_directory import Run
 from reference import gaussian
 from small import small
@@ -128,7 +129,7 @@ def test_a_run_is_shown(flexlora: Flexlora, folder: Path):
     assert re.match(r"best round \d: train loss \d", lines[2])
     assert any(line.startswith("2 clients a round; 3 rounds played, 6 replies") for line in lines)
     assert any(re.match(r"high +4 +2 ", line) for line in lines)
-    client = next(iter(Run.open(folder).checkpoint_meta(3)["store"]["types"]))
+    client = next(iter(Run.open(folder).checkpoint_meta(3)["store"]["clients"]))
     assert client not in done.out
     assert client in flexlora("inspect", folder, "--all").out
     found = json.loads(flexlora("inspect", folder, "--json").out)
@@ -141,9 +142,8 @@ def test_failures_are_grouped_by_reason(flexlora: Flexlora, folder: Path, tmp_pa
     copy = Path(shutil.copytree(folder, tmp_path / "r"))
     opened = Run.open(copy)
     for i in range(7):
-        event = {"round": 1 + i % 3, "event": "failure", "client": f"c{i}"}
-        opened.append_event({**event, "reason": "its disk is full"})
-        opened.append_event({**event, "reason": f"reason {i}"})
+        for reason in ("its disk is full", f"reason {i}"):
+            opened.append_event(Failed(1 + i % 3, f"c{i}", reason))
     lines = flexlora("inspect", copy).out.splitlines()
     wanted = "failed 7 ×, rounds 1–3, clients c0, c1, c2 and 4 more: its disk is full"
     assert wanted in lines

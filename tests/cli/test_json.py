@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from commands import PROCESS, Done, Flexlora
+from flexlora.runs.events import EVENTS
 from flexlora.runs.run_directory import Run
 from small import small, write
 
@@ -38,14 +39,16 @@ def events(done: Done) -> list[dict[str, Any]]:
 
 def test_a_run_is_a_line_for_every_event(flexlora: Flexlora, config: Path, tmp_path: Path):
     told = events(flexlora("run", config, "--out", tmp_path / "r", "--json"))
+    run = Run.open(tmp_path / "r")
+    assert told == run.read_events()
     assert [event.pop("event") for event in told] == [
         "started",
-        "round",
-        "round",
+        *["round_begun", "reply", "reply", "round"] * 2,
         *["scoring"] * 4,
         "result",
     ]
-    run = Run.open(tmp_path / "r")
+    times = [event.pop("time") for event in told]
+    assert times == sorted(times)
     assert told[0] == {
         "run": str(tmp_path / "r"),
         "rule": "flexlora",
@@ -54,12 +57,23 @@ def test_a_run_is_a_line_for_every_event(flexlora: Flexlora, config: Path, tmp_p
         "round": 0,
         "clients": run.resolved["clients"],
         "trackers": [],
+        "schema": 1,
     }
-    assert told[1:3] == run.read_metrics()
-    assert [event["state"] for event in told[3:7]] == ["base", "full", "high", "low"]
-    assert told[7] == {"run": str(tmp_path / "r"), **(run.read_results() or {})}
+    assert told[4:9:4] == run.read_metrics()
+    for begun, one, other, ended in (told[1:5], told[5:9]):
+        assert sorted(begun["clients"]) == sorted([one["client"], other["client"]])
+        assert sorted(begun["clients"]) == ended["clients"]
+        assert one["bytes_up"] + other["bytes_up"] == ended["bytes_up"]
+        assert one["examples"] + other["examples"] == ended["examples"]
+    assert [event["state"] for event in told[9:13]] == ["base", "full", "high", "low"]
+    results = run.read_results() or {}
+    for row in results["rows"]:
+        for part in ("unseen", "own"):
+            row[part] = {"mean": row[part]["mean"]}
+    assert told[13] == {"run": str(tmp_path / "r"), **results}
     resumed = events(flexlora("resume", tmp_path / "r", "--json"))
     assert resumed[0]["round"] == 2
+    assert len(run.read_events()) == len(told) + len(resumed)
     assert [event["event"] for event in resumed] == ["started", *["scoring"] * 4, "result"]
 
 
@@ -70,11 +84,9 @@ def test_failures_are_events_and_errors_stay_on_stderr(
     done = flexlora("run", config, "--out", tmp_path / "r", "--json", *wild)
     assert done.code == 1
     told = [strict(line) for line in done.out.splitlines()]
-    assert [event["event"] for event in told] == ["started", "failure", "failure"]
-    for event, logged in zip(told[1:], Run.open(tmp_path / "r").read_events(), strict=True):
-        assert {key: event[key] for key in ("round", "client", "reason")} == {
-            key: logged[key] for key in ("round", "client", "reason")
-        }
+    kinds = [event["event"] for event in told]
+    assert kinds == ["started", "round_begun", "failure", "failure"]
+    assert told == Run.open(tmp_path / "r").read_events()
     assert done.err.startswith("flexlora: round 1: none of 2 clients")
 
 
@@ -88,7 +100,9 @@ def test_a_real_process_keeps_stdout_for_json_though_a_tracker_talks(config: Pat
     )
     told = events(Done(done.returncode, done.stdout, done.stderr))
     assert told[0]["trackers"] == ["tensorboard"]
-    assert done.stderr == "tracker tensorboard: tensorboard --logdir .\n"
+    notes = [event["text"] for event in told if event["event"] == "note"]
+    assert notes == ["tracker tensorboard: tensorboard --logdir ."]
+    assert done.stderr == ""
 
 
 def test_a_dry_run_is_one_document(flexlora: Flexlora, config: Path, tmp_path: Path):
@@ -125,7 +139,8 @@ def test_the_demo_is_three_runs(flexlora: Flexlora, tmp_path: Path):
     }
     settings = [part for key, value in table.items() for part in ("--set", f"{key}={value}")]
     told = events(flexlora("demo", "--out", tmp_path / "json", "--json", *settings))
-    assert [event["event"] for event in told] == ["started", "round", "result"] * 3
+    rounds = ["round_begun", "reply", "reply", "round"]
+    assert [event["event"] for event in told] == ["started", *rounds, "result"] * 3
     quiet = flexlora("demo", "--out", tmp_path / "quiet", "--quiet", *settings)
     assert (quiet.code, quiet.err) == (0, "")
     assert quiet.out.splitlines() == [
@@ -145,5 +160,5 @@ def test_quiet_prints_the_run_directory_alone(flexlora: Flexlora, config: Path, 
 
 def test_help_documents_the_events(flexlora: Flexlora):
     words = " ".join(flexlora("run", "--help").out.split())
-    for event in ("started:", "round:", "failure:", "scoring:", "result:"):
-        assert event in words
+    for event in EVENTS:
+        assert f"{event}:" in words

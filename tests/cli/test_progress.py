@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,70 +14,40 @@ from rich.console import Console
 from commands import Flexlora
 from flexlora.cli.live import LiveView
 from flexlora.cli.progress import Lines
-from flexlora.cli.standing import Standing, best_words, clock, score_words, time_left
-from flexlora.engines.jobs import Failure
+from flexlora.cli.standing_words import best_words, clock, score_words, time_left
+from flexlora.evaluation import MeanScore
+from flexlora.runs.events import Failed, RoundBegun, RoundEnded, Scoring, Started
+from flexlora.runs.records import RoundRecord
 from flexlora.runs.run_directory import Run
-from small import SMALL, small, write
+from flexlora.runs.standing import Standing
+from small import SMALL, round_record, small, write
 from terminal import ESCAPE, on_a_terminal
 
 COLOUR = re.compile(r"\x1b\[(?:\d+;)*(?:3[0-9]|4[0-9]|9[0-7])(?:;\d+)*m")
 
 
-def record(round: int, loss: float | None = None, **changes: Any) -> dict[str, Any]:
+def record(round: int, loss: float | None = None, **changes: Any) -> RoundRecord:
     """A round of 10 s of training, and 4 s of validation where it has a loss."""
-    made: dict[str, Any] = {
-        "round": round,
-        "train_loss": 1.25,
-        "failures": 0,
-        "bytes_down": 1_000_000,
-        "bytes_up": 2_000_000,
-        "seconds": {"clients": 9.0, "combine": 1.0},
-    }
-    if loss is not None:
-        made["validation"] = {"clients": 1, "examples": 2, "loss": loss}
-        made["seconds"] = made["seconds"] | {"validate": 4.0}
-    return made | changes
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.time = 100.0
-
-    def __call__(self) -> float:
-        return self.time
+    made = round_record(round, **changes)
+    if loss is None:
+        return made
+    seconds = {**made.seconds, "validate": 4.0}
+    return replace(made, validation=MeanScore(1, 2, {"loss": loss}), seconds=seconds)
 
 
 def made(folder: Path, **federation: Any) -> Run:
     config = small(federation={"rounds": 4, **federation}, evaluation={"every": 2})
-    holders = [{"id": "a", "type": "low"}, {"id": "b", "type": "high"}]
-    return Run.create(config, folder, data={"partition": {"clients": holders}})
+    return Run.create(config, folder)
 
 
-def test_time_left_before_and_after_the_first_round(tmp_path: Path):
-    now = Clock()
-    standing = Standing(made(tmp_path / "r"), now)
-    standing.started_round(1, 4)
-    assert standing.left() is None
-    assert time_left(standing) == ""
-    now.time += 5.0
-    standing.outcome(Failure("1-0", "a", "no"))
-    # 5 s a client, 4 clients, 4 rounds, 5 s of them gone.
-    assert standing.left() == pytest.approx(75.0)
-    now.time += 5.0
-    standing.ended_round(record(1))
-    assert standing.left() == pytest.approx(30.0)
-    standing.ended_round(record(2, loss=1.0))
-    # Two rounds of 10 s, and one validation of 4 s: after round 4.
-    assert standing.left() == pytest.approx(24.0)
-    assert time_left(standing) == "about 0:24 left"
-    standing.started_round(3, 4)
-    now.time += 60.0
-    assert standing.left() == 0.0
+def started(run: Run) -> Started:
+    return Started(str(run.folder), "flexlora", "tiny", 4, 0, {}, ())
 
 
 def test_patience_makes_the_time_left_a_limit(tmp_path: Path):
     standing = Standing(made(tmp_path / "r", patience=1))
-    standing.ended_round(record(1))
+    assert time_left(standing) == ""
+    standing.told(RoundEnded(record(1)))
     assert time_left(standing) == "at most 0:30 left"
 
 
@@ -90,7 +61,7 @@ def test_the_best_round_and_the_change_against_it(tmp_path: Path):
     ]
     assert score_words(standing, standing.done[-1]) == "loss 1.750"
     better = record(4, 1.0)
-    standing.ended_round(better)
+    standing.told(RoundEnded(better))
     assert best_words(standing, better) == "best so far, 0.500 better than before"
     assert time_left(standing) == ""
 
@@ -106,12 +77,15 @@ def test_a_line_a_round_with_what_failed_and_what_is_left(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
     lines = Lines()
-    lines.started(made(tmp_path / "r"))
-    lines.round_started(1, 2)
-    lines.replied(Failure("1-0", "a", "its disk is full [/x]"))
-    lines.round_ended(record(1, failures=1))
-    lines.round_ended(record(2, 0.5))
-    lines.scoring("full")
+    for event in (
+        started(made(tmp_path / "r")),
+        RoundBegun(1, ("a", "b")),
+        Failed(1, "a", "its disk is full [/x]"),
+        RoundEnded(record(1, failures=1)),
+        RoundEnded(record(2, 0.5)),
+        Scoring("full"),
+    ):
+        lines.told(event)
     assert capsys.readouterr().out.splitlines() == [
         "r: client a left out: its disk is full [/x]",
         "r: round 1/4, train loss 1.250, 1 failed, 0:00 elapsed, about 0:30 left",
@@ -125,10 +99,10 @@ def test_a_line_a_round_with_what_failed_and_what_is_left(
 def test_the_view_fits_its_terminal_and_leaves_a_line(tmp_path: Path, width: int):
     console = Console(file=io.StringIO(), force_terminal=True, width=width, height=30)
     view = LiveView(console)
-    view.started(made(tmp_path / "r"))
-    view.round_ended(record(2, 0.5))
-    view.round_started(3, 3)
-    view.replied(Failure("3-0", "a", "its disk is full [/x] [enforce fail]"))
+    view.told(started(made(tmp_path / "r")))
+    view.told(RoundEnded(record(2, 0.5)))
+    view.told(RoundBegun(3, ("a", "b", "c")))
+    view.told(Failed(3, "a", "its disk is full [/x] [enforce fail]"))
     shown = Console(file=io.StringIO(), width=width, height=30, record=True)
     shown.print(view)
     text = shown.export_text()

@@ -38,7 +38,9 @@ def test_a_damaged_log(flexlora: Flexlora, folder: Path) -> None:
     log.write_bytes(b"{\n" + log.read_bytes())
     assert_one_sentence(flexlora("report", folder), "metrics.jsonl", "line 1 is damaged")
     log.write_bytes(b'{"round": 1, "seconds": 3}\n')
-    assert_one_sentence(flexlora("report", folder), "metrics.jsonl", "missing or damaged")
+    assert_one_sentence(
+        flexlora("report", folder), "metrics.jsonl", "line 1 is damaged (learning_rate is missing)"
+    )
     assert not (folder / "report.html").exists()
 
 

@@ -88,7 +88,12 @@ documents = st.fixed_dictionaries(
             optional={"targets": st.lists(st.text(min_size=1), min_size=1, max_size=3)},
         ),
         "data": st.fixed_dictionaries(
-            {}, optional={"path": st.text(), "train_tasks": st.integers(1, 9), "share": st.just(1)}
+            {"source": st.just("csv"), "path": st.text(min_size=1)},
+            optional={
+                "train_tasks": st.integers(1, 9),
+                "share": st.just(1),
+                "prompt": st.text() | st.lists(st.text(), max_size=3),
+            },
         ),
         "clients": st.fixed_dictionaries(
             {"scale": st.floats(0.01, 2)},
@@ -155,8 +160,9 @@ WRONG = [
     ("[federation]\nclients_per_round = 'x'", "expected a whole number or a number"),
     ("[federation]\nseed = -1", "config federation.seed is -1, expected 0 or more"),
     ("[evaluation]\ntypes_at_end = 1", "types_at_end is 1, expected true or false"),
-    ("[data]\nshare = 2", "config data.share is 2, expected 1 or less"),
+    ("[data]\nsource = 'csv'\npath = 'x'\nshare = 2", "data.share is 2, expected a number above 0"),
     ("[clients]\nmix = 'unifrom'", "mix 'unifrom' is unknown; did you mean 'uniform'?"),
+    ("[clients]\nscale = 0", "config [clients]: scale of the mix is 0.0; give a number above 0"),
     ("[clients]\nmix = {type1 = 0.5}", "shares of the mix sum to 0.5"),
     ("[clients]\nmix = {typ1 = 1}", "client type 'typ1' of the mix is unknown"),
     ("[clients]\nmix = {a = 1}\ntypes = {a = 0}", "rank 0 for 'all' of client type 'a'"),

@@ -784,14 +784,14 @@ def test_a_taken_name_is_refused() -> None:
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
-        ("flexlor", {}, "rule 'flexlor' is unknown; did you mean 'flexlora'?"),
-        ("xyz", {}, "rule 'xyz' is unknown; known: fedit, flexlora"),
+        ("flexlor", {}, "rule.name is 'flexlor'; did you mean 'flexlora'?"),
+        ("xyz", {}, "rule.name is 'xyz'; known: fedit, flexlora"),
         ("hetlora", {"gama": 1.0}, "rule.gama is not an option of 'hetlora'; did you mean 'gamma'"),
-        ("fedit", {"gamma": 1.0}, "rule.gamma is not an option of 'fedit'; it takes no options"),
+        ("fedit", {"gamma": 1.0}, "rule.gamma is not an option of 'fedit'; leave it out"),
         (
             "hetlora",
             {"gamma": "a lot"},
-            "rule.gamma of 'hetlora' is 'a lot'; give a value of type float",
+            "rule.gamma is .a lot., expected a number; correct it",
         ),
         ("hetlora", {"gamma": 0.0}, "rule.gamma is 0.0; give a share above 0 and at most 1"),
         ("hetlora", {"gamma": float("nan")}, "rule.gamma is nan"),
@@ -801,7 +801,7 @@ def test_a_taken_name_is_refused() -> None:
         (
             "flexlora-increment",
             {"frozen_rank": 2.5},
-            "frozen_rank of .* is 2.5; give a value of type int",
+            "rule.frozen_rank is 2.5, expected a whole number",
         ),
     ],
 )

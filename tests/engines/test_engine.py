@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,20 +18,19 @@ import pytest
 import torch
 
 from federation.odd_rules import Scarce
-from flexlora.adapters import Delta
 from flexlora.config.config import RuleConfig
+from flexlora.engines.cohorts import ignore_halved
 from flexlora.engines.in_process import InProcess
-from flexlora.engines.jobs import Failure, Job, Reply
 from flexlora.engines.workers import Workers
 from flexlora.errors import RunError
 from flexlora.federation import Setup, prepare, resume, run
 from flexlora.federation.engine import make_engine, threads_of, workers_of
 from flexlora.federation.observers import Silent
 from flexlora.rules import RULES, make_rule
+from flexlora.runs.events import Event, Failed, Halved, Replied, RoundEnded
 from flexlora.runs.run_directory import Run
-from flexlora.training import Recipe
 from same_run import assert_same_run
-from small import small, write
+from small import small, train_job, write
 
 RUN: dict[str, Any] = {
     "rule": {"name": "flexlora-increment"},
@@ -67,16 +67,15 @@ class Kills(Silent):
         self.last: set[int] = set()
         self.killed: int | None = None
 
-    def replied(self, outcome: Reply | Failure) -> None:
-        assert isinstance(outcome, Reply)
-        if self.killed is None:
+    def told(self, event: Event) -> None:
+        assert not isinstance(event, Failed)
+        if isinstance(event, RoundEnded):
+            self.last = children()
+        if isinstance(event, Replied) and self.killed is None:
             self.first = children()
             self.killed, other = sorted(self.first)
             os.kill(self.killed, signal.SIGKILL)
             os.kill(other, signal.SIGINT)  # The terminal sends it to all; this process decides.
-
-    def round_ended(self, record: object) -> None:
-        self.last = children()
 
 
 def descendants(parent: int) -> set[int]:
@@ -155,14 +154,10 @@ class Stops(Silent):
     """Ctrl-C at the first outcome of round 3, when others are on their way."""
 
     def __init__(self) -> None:
-        self.round = 0
         self.workers: set[int] = set()
 
-    def round_started(self, round: int, clients: int) -> None:
-        self.round = round
-
-    def replied(self, outcome: Reply | Failure) -> None:
-        if self.round == 3:
+    def told(self, event: Event) -> None:
+        if isinstance(event, Replied | Failed) and event.round == 3:
             self.workers = children()
             raise KeyboardInterrupt
 
@@ -185,23 +180,21 @@ def test_workers_out_of_memory_halve_for_good_and_end_with_their_run(
     assert len(stops.workers) == 2
     assert children() == set()
     made = Run.open(tmp_path / "r")
-    high = {client for client in setup.train if setup.types[client] == "high"}
+    high = {client for client in setup.examples.train if setup.roster.types[client] == "high"}
     assert 0 < len(high) < 4
-    events = made.read_events()
-    halved = [x for x in events if x["event"] == "clients_at_once_halved"]
-    assert {x["round"] for x in halved} == {1}
-    assert [x["clients"] for x in halved] in ([1], [2, 1])
-    assert {x["bit_identity"] for x in halved} == {"waived"}
-    failures = [
-        (x["round"], x["client"]) for x in events if x["event"] == "failure" and x["round"] < 3
-    ]
+    halved = made.events(Halved)
+    assert {x.round for x in halved} == {1}
+    assert [x.clients for x in halved] in ([1], [2, 1])
+    failures = [(x.round, x.client) for x in made.events(Failed) if x.round < 3]
     assert sorted(failures) == sorted((r, client) for r in (1, 2) for client in high)
-    reasons = {x["reason"] for x in events if x["event"] == "failure"}
+    reasons = {x.reason for x in made.events(Failed)}
     assert all("DefaultCPUAllocator: can't allocate memory" in reason for reason in reasons)
     assert len(made.read_metrics()) == 2
     for record in made.read_metrics():
-        assert record["examples"] == sum(len(setup.train[client]) for client in record["clients"])
-        assert record["clients"] == sorted(set(setup.train) - high)
+        assert record["examples"] == sum(
+            len(setup.examples.train[client]) for client in record["clients"]
+        )
+        assert record["clients"] == sorted(set(setup.examples.train) - high)
         assert record["failures"] == len(high)
 
 
@@ -212,17 +205,13 @@ class Unreadable(RuleConfig):
 
 def test_a_worker_that_cannot_begin_is_no_clients_doing(setup: Setup):
     """As it is in a script without `if __name__ == "__main__"`, which its workers run again."""
-    config = small(**RUN, **TWO).model_copy(update={"rule": Unreadable()})
-    rule = make_rule("flexlora")
-    engine = make_engine(config, setup, rule, cohort=4, halved=lambda _: None)
-    jobs = [job_of(client) for client in sorted(setup.train)[:1]]
+    config = small(**RUN, **TWO)
+    made = prepare(config, setup)
+    made = replace(made, config=config.model_copy(update={"rule": Unreadable()}))
+    engine = make_engine(made, make_rule("flexlora"), cohort=4, halved=ignore_halved)
+    jobs = [train_job(client) for client in sorted(setup.examples.train)[:1]]
     with closing(engine), pytest.raises(RunError, match=r"before it began; in a script, put what"):
         list(engine.exchange(jobs))
-
-
-def job_of(client: str) -> Job:
-    recipe = Recipe("adamw", 1e-2, 2, max_steps=1)
-    return Job("1-0", 1, client, recipe, b"", False, Delta(), 0, 0)
 
 
 def test_a_worker_that_imports_a_script_begins_no_run_of_it(
@@ -241,8 +230,8 @@ def test_the_config_says_which_engine(setup: Setup):
     rule = make_rule("flexlora")
 
     def engine(**keys: Any) -> InProcess | Workers:
-        config = small(**RUN, run=keys)
-        return make_engine(config, setup, rule, cohort=3, halved=lambda _: None)
+        made = prepare(small(**RUN, run=keys), setup)
+        return make_engine(made, rule, cohort=3, halved=ignore_halved)
 
     for keys, kind in (({}, InProcess), ({"workers": 1}, InProcess), ({"workers": 2}, Workers)):
         made = engine(**keys)
@@ -257,9 +246,9 @@ def test_workers_share_the_threads_that_are_there(setup: Setup):
     try:
         for workers, wanted in (("auto", 5), (1, 5), (2, 2), (9, 1)):
             config = small(**RUN, run={"workers": workers, "threads": None})
-            assert threads_of(config, setup) == wanted
+            assert threads_of(replace(setup, config=config)) == wanted
         config = small(**RUN, run={"workers": 2, "threads": 3})
-        assert threads_of(config, setup) == 3
-        assert workers_of(small(**RUN), setup) == 1
+        assert threads_of(replace(setup, config=config)) == 3
+        assert workers_of(setup) == 1
     finally:
         torch.set_num_threads(threads)

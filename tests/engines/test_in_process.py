@@ -9,7 +9,7 @@ import torch
 
 from flexlora.adapters import Adapter, Delta, Factors, factors_payload
 from flexlora.engines.in_process import InProcess
-from flexlora.engines.jobs import Failure, Job, Reply
+from flexlora.engines.jobs import Failure, Reply, Train
 from flexlora.federation import prepare
 from flexlora.federation.setup import Setup
 from flexlora.formats.payloads import to_bytes
@@ -25,28 +25,28 @@ def setup() -> Setup:
 
 
 @pytest.fixture(scope="module")
-def jobs(setup: Setup) -> list[Job]:
+def jobs(setup: Setup) -> list[Train]:
     return first_jobs(setup, RULE)
 
 
 def exchange(
-    setup: Setup, jobs: list[Job], cohort: int = 1, **data: object
+    setup: Setup, jobs: list[Train], cohort: int = 1, **data: object
 ) -> list[Reply | Failure]:
     """The outcomes in the order of the jobs."""
-    transport = InProcess(setup.model, {**setup.train, **data}, RULE, cohort=cohort)
+    transport = InProcess(setup.model, {**setup.examples.train, **data}, RULE, cohort=cohort)
     found = {outcome.job: outcome for outcome in transport.exchange(jobs)}
     assert len(found) == len(jobs)
     return [found[job.id] for job in jobs]
 
 
-def test_replies_carry_what_was_trained(setup: Setup, jobs: list[Job]):
+def test_replies_carry_what_was_trained(setup: Setup, jobs: list[Train]):
     replies = exchange(setup, jobs)
     for job, reply in zip(jobs, replies, strict=True):
         assert isinstance(reply, Reply)
         assert (reply.job, reply.client) == (job.id, job.client)
-        assert reply.examples == len(setup.train[job.client])
+        assert reply.examples == len(setup.examples.train[job.client])
         assert reply.steps == 2
-        lengths = [len(x.prompt) + len(x.response) for x in setup.train[job.client]]
+        lengths = [len(x.prompt) + len(x.response) for x in setup.examples.train[job.client]]
         assert 0 < reply.tokens <= 2 * sum(lengths)
         sent, trained = read(job.payload), read(reply.payload)
         assert trained.ranks == sent.ranks
@@ -55,11 +55,11 @@ def test_replies_carry_what_was_trained(setup: Setup, jobs: list[Job]):
             assert factors.scale == sent[name].scale
 
 
-def test_payloads_round_trip_bit_for_bit(jobs: list[Job]):
+def test_payloads_round_trip_bit_for_bit(jobs: list[Train]):
     assert to_bytes(factors_payload(read(jobs[0].payload))) == jobs[0].payload
 
 
-def test_a_client_does_not_depend_on_who_trained_before_it(setup: Setup, jobs: list[Job]):
+def test_a_client_does_not_depend_on_who_trained_before_it(setup: Setup, jobs: list[Train]):
     forwards = exchange(setup, jobs)
     backwards = exchange(setup, jobs[::-1])[::-1]
     for one, other in zip(forwards, backwards, strict=True):
@@ -69,7 +69,7 @@ def test_a_client_does_not_depend_on_who_trained_before_it(setup: Setup, jobs: l
         assert one.loss == other.loss
 
 
-def test_a_client_that_diverges_fails_alone(setup: Setup, jobs: list[Job]):
+def test_a_client_that_diverges_fails_alone(setup: Setup, jobs: list[Train]):
     wild = replace(jobs[1], recipe=replace(jobs[1].recipe, learning_rate=1e30, clip_norm=None))
     outcomes = exchange(setup, [jobs[0], wild, *jobs[2:]])
     assert isinstance(outcomes[1], Failure)
@@ -83,7 +83,7 @@ def test_a_client_that_diverges_fails_alone(setup: Setup, jobs: list[Job]):
         assert one.payload == other.payload
 
 
-def test_a_client_without_data_fails_alone(setup: Setup, jobs: list[Job]):
+def test_a_client_without_data_fails_alone(setup: Setup, jobs: list[Train]):
     stranger = replace(jobs[1], client="who")
     outcomes = exchange(setup, [jobs[0], stranger, *jobs[2:]], **{jobs[0].client: ()})
     for outcome in outcomes[:2]:
@@ -102,14 +102,14 @@ def test_a_client_without_data_fails_alone(setup: Setup, jobs: list[Job]):
     ids=["accelerator", "cpu", "python"],
 )
 def test_a_client_out_of_memory_fails_alone(
-    setup: Setup, jobs: list[Job], monkeypatch: pytest.MonkeyPatch, error: Exception
+    setup: Setup, jobs: list[Train], monkeypatch: pytest.MonkeyPatch, error: Exception
 ):
     from flexlora.engines import in_process as transport
 
     train = transport.train_cohort
 
     def short(model, visits, **options):  # type: ignore[no-untyped-def]
-        if any(visit.data is setup.train[jobs[0].client] for visit in visits):
+        if any(visit.data is setup.examples.train[jobs[0].client] for visit in visits):
             raise error
         return train(model, visits, **options)
 
@@ -120,7 +120,7 @@ def test_a_client_out_of_memory_fails_alone(
 
 
 def test_a_fault_of_ours_is_no_failure_of_the_client(
-    setup: Setup, jobs: list[Job], monkeypatch: pytest.MonkeyPatch
+    setup: Setup, jobs: list[Train], monkeypatch: pytest.MonkeyPatch
 ):
     from flexlora.engines import in_process as transport
 
@@ -132,7 +132,7 @@ def test_a_fault_of_ours_is_no_failure_of_the_client(
         exchange(setup, jobs)
 
 
-def test_an_adapter_for_another_model_is_a_failure(setup: Setup, jobs: list[Job]):
+def test_an_adapter_for_another_model_is_a_failure(setup: Setup, jobs: list[Train]):
     other = Adapter({"x.q_proj": Factors(torch.zeros(3, 1), torch.zeros(1, 3), 1.0)})
     strange = replace(jobs[0], payload=to_bytes(factors_payload(other)))
     outcomes = exchange(setup, [strange, jobs[1]])
@@ -141,7 +141,7 @@ def test_an_adapter_for_another_model_is_a_failure(setup: Setup, jobs: list[Job]
     assert isinstance(outcomes[1], Reply)
 
 
-def test_what_delta_holds_already_is_not_counted_twice(setup: Setup, jobs: list[Job]):
+def test_what_delta_holds_already_is_not_counted_twice(setup: Setup, jobs: list[Train]):
     """W₀ + Δ + trainable − origin is W₀ + trainable where Δ is what was sent."""
     (trained,) = exchange(setup, jobs[:1])
     assert isinstance(trained, Reply)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ import torch
 from flexlora.adapters import Adapter, Delta, factors_payload
 from flexlora.engines import own_scores
 from flexlora.engines.in_process import InProcess
-from flexlora.engines.jobs import Failure, Job, Outcome, Reply, Scored
+from flexlora.engines.jobs import Evaluate, Failure, Job, Outcome, Reply, Scored, Train
 from flexlora.evaluation import METRICS, ClientScore, EvalClient, Metric, evaluate, evaluate_each
 from flexlora.federation import prepare
 from flexlora.federation.setup import Setup
@@ -19,7 +20,7 @@ from flexlora.federation.streams import Streams
 from flexlora.formats.payloads import to_bytes
 from flexlora.rules import make_rule
 from reference import rule_with
-from small import moved, read, small
+from small import moved, read, small, train_job
 
 PLAIN = rule_with(delta="none", compares="product")
 TUNED = ("loss", "rouge_l")
@@ -30,8 +31,10 @@ CONFIG = small(evaluation={"metric": "rouge_l"})
 def setup() -> Setup:
     """Four clients of ranks 2 and 4; the third holds nothing out."""
     made = prepare(CONFIG)
-    third = sorted(made.train)[2]
-    return replace(made, held_out={k: v for k, v in made.held_out.items() if k != third})
+    third = sorted(made.examples.train)[2]
+    held_out = {k: v for k, v in made.examples.held_out.items() if k != third}
+    examples = replace(made.examples, held_out=held_out)
+    return replace(made, ground=replace(made.ground, examples=examples))
 
 
 @dataclass(frozen=True)
@@ -41,49 +44,53 @@ class Case:
     setup: Setup
     rule: str
 
-    def jobs(self, kind: str = "train") -> list[Job]:
+    def jobs(self) -> list[Train]:
         rule, streams = make_rule(self.rule), Streams(0)
         state = rule.init(self.setup.spec, streams.generator("init"))
-        full = rule.send(state, self.setup.ranks["high"], streams.generator("send"))
+        ranks = self.setup.roster.ranks
+        full = rule.send(state, ranks["high"], streams.generator("send"))
         trained = moved(full, 3, 0.05)
         layers = {name: f.product() for name, f in trained.items()} if rule.traits.origin else {}
         delta, sent = Delta(1, layers), {}
-        for name in self.setup.ranks:
-            rank = self.setup.ranks[name][self.setup.spec.layers[0].name]
+        for name in ranks:
+            rank = ranks[name][self.setup.spec.layers[0].name]
             cut = {layer: f.cut(rank) for layer, f in trained.items()}
             sent[name] = to_bytes(factors_payload(Adapter(cut)))
-        recipe = self.setup.schedule().recipe_for(1)
+        recipe = self.setup.settings.schedule.recipe_for(1)
         return [
-            Job(
-                str(k),
-                1,
+            train_job(
                 client,
-                recipe,
-                sent[self.setup.types[client]],
-                rule.traits.origin,
-                delta,
-                0,
-                k,
-                kind=kind,  # type: ignore[arg-type]
+                sent[self.setup.roster.types[client]],
+                id=str(k),
+                recipe=recipe,
+                origin=rule.traits.origin,
+                delta=delta,
+                seed=k,
                 metrics=TUNED,
             )
-            for k, client in enumerate(sorted(self.setup.train))
+            for k, client in enumerate(sorted(self.setup.examples.train))
         ]
+
+    def evaluations(self) -> list[Evaluate]:
+        return [Evaluate(x.id, x.round, x.client, x.payload, x.metrics) for x in self.jobs()]
+
+    def asked(self, kind: str) -> list[Any]:
+        return self.jobs() if kind == "train" else self.evaluations()
 
     def exchange(self, jobs: Sequence[Job], cohort: int = 4) -> list[Outcome]:
         engine = InProcess(
             self.setup.model,
-            self.setup.train,
+            self.setup.examples.train,
             make_rule(self.rule),
-            self.setup.held_out,
-            self.setup.validation_settings,
+            self.setup.examples.held_out,
+            self.setup.settings.validation,
             cohort=cohort,
         )
         found = {outcome.job: outcome for outcome in engine.exchange(jobs)}
         assert len(found) == len(jobs)
         return [found[job.id] for job in jobs]
 
-    def by_hand(self, job: Job, reply: Reply) -> ClientScore:
+    def by_hand(self, job: Train, reply: Reply) -> ClientScore:
         """With all merged into the weights."""
         trained, sent = read(reply.payload), read(job.payload)
         whole = {}
@@ -92,8 +99,8 @@ class Case:
             if job.origin:
                 whole[name] = job.delta.layers[name] + whole[name] - sent[name].product()
         self.setup.model.set_delta(whole)
-        examples = tuple(self.setup.held_out[job.client])
-        settings = replace(self.setup.validation_settings, metrics=job.metrics)
+        examples = tuple(self.setup.examples.held_out[job.client])
+        settings = replace(self.setup.settings.validation, metrics=job.metrics)
         return evaluate(self.setup.model, [EvalClient(job.client, examples)], settings).clients[0]
 
 
@@ -136,7 +143,7 @@ def test_a_cohort_scores_what_each_tuned_as_by_hand(case: Case):
 
 def test_long_prompts_score_alone_beside_short_ones(case: Case, monkeypatch: pytest.MonkeyPatch):
     jobs = case.jobs()
-    held_out = case.setup.held_out
+    held_out = case.setup.examples.held_out
     prompts = {c: sum(len(x.prompt) for x in held_out[c]) for c in held_out}
     monkeypatch.setattr(own_scores, "_ENOUGH", sorted(prompts.values())[1])
     calls: list[int] = []
@@ -160,7 +167,7 @@ def test_nobody_scores_where_nothing_is_asked(plain: Case, monkeypatch: pytest.M
 
 
 def test_what_is_sent_to_several_is_scored_at_once(case: Case, monkeypatch: pytest.MonkeyPatch):
-    jobs = case.jobs("evaluate")
+    jobs = case.evaluations()
     alone = [case.exchange([job])[0] for job in jobs]
     calls: list[int] = []
 
@@ -185,8 +192,8 @@ def test_what_is_sent_to_several_is_scored_at_once(case: Case, monkeypatch: pyte
 def test_a_client_whose_score_fails_fails_alone(
     plain: Case, kind: str, monkeypatch: pytest.MonkeyPatch
 ):
-    jobs = [replace(job, payload=plain.jobs()[0].payload) for job in plain.jobs(kind)]
-    wrong = plain.setup.held_out[jobs[1].client][0]
+    jobs = [replace(job, payload=plain.jobs()[0].payload) for job in plain.asked(kind)]
+    wrong = plain.setup.examples.held_out[jobs[1].client][0]
 
     def picky(example, loss):  # type: ignore[no-untyped-def]
         return 1 / (example is not wrong) if loss else 0.0
@@ -207,7 +214,7 @@ def test_out_of_memory_they_score_one_by_one(
     plain: Case, kind: str, alone: bool, monkeypatch: pytest.MonkeyPatch
 ):
     """And one that runs out of memory alone is a failure."""
-    jobs = [replace(job, payload=plain.jobs()[0].payload) for job in plain.jobs(kind)]
+    jobs = [replace(job, payload=plain.jobs()[0].payload) for job in plain.asked(kind)]
     wanted = plain.exchange(jobs)
     inner = own_scores.evaluate_each if kind == "train" else own_scores.evaluate
 
@@ -229,7 +236,7 @@ def test_out_of_memory_they_score_one_by_one(
 
 
 def test_bytes_that_are_no_adapter_fail_those_who_got_them(plain: Case):
-    jobs = plain.jobs("evaluate")
+    jobs = plain.evaluations()
     jobs = [replace(job, payload=b"nonsense") if k < 2 else job for k, job in enumerate(jobs)]
     kinds = [type(outcome) for outcome in plain.exchange(jobs)]
     assert kinds == [Failure, Failure, Failure, Scored]

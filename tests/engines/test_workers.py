@@ -15,7 +15,7 @@ import torch
 from flexlora.adapters import Adapter, Delta
 from flexlora.config.config import RuleConfig
 from flexlora.engines.in_process import InProcess
-from flexlora.engines.jobs import Failure, Job, Outcome, Reply
+from flexlora.engines.jobs import Failure, Outcome, Reply, Train
 from flexlora.engines.worker import Equipment, pack_delta, unpack_delta
 from flexlora.engines.workers import Workers
 from flexlora.errors import TrainingError
@@ -61,7 +61,7 @@ def setup() -> Setup:
 
 
 @pytest.fixture(scope="module")
-def jobs(setup: Setup) -> list[Job]:
+def jobs(setup: Setup) -> list[Train]:
     return first_jobs(setup, RULE)
 
 
@@ -81,8 +81,10 @@ def _bring(rule: type[Rule]) -> RuleConfig:
 
 def workers(setup: Setup, rule: type[Rule] = FlexLoRA, count: int = 2, cohort: int = 1) -> Workers:
     model, brought = setup.config.model, Brought(rule=rule)
-    equipment = Equipment(model, "cpu", brought, setup.validation_settings, threads=1)
-    return Workers([equipment] * count, setup.train, setup.held_out, cohort=cohort)
+    equipment = Equipment(model, "cpu", brought, setup.settings.validation, threads=1)
+    return Workers(
+        [equipment] * count, setup.examples.train, setup.examples.held_out, cohort=cohort
+    )
 
 
 def by_job(outcomes: Iterator[Outcome]) -> dict[str, Outcome]:
@@ -103,10 +105,12 @@ def same(one: Outcome, other: Outcome) -> bool:
 
 
 def test_two_processes_give_the_bits_of_one_and_a_dead_one_is_replaced(
-    setup: Setup, jobs: list[Job]
+    setup: Setup, jobs: list[Train]
 ):
     jobs = [replace(job, metrics=("loss",)) for job in jobs]
-    alone = InProcess(setup.model, setup.train, RULE, setup.held_out, setup.validation_settings)
+    alone = InProcess(
+        setup.model, setup.examples.train, RULE, setup.examples.held_out, setup.settings.validation
+    )
     wanted = by_job(alone.exchange(jobs))
     with closing(workers(setup)) as engine:
         found = by_job(engine.exchange(jobs))
@@ -128,8 +132,8 @@ def test_two_processes_give_the_bits_of_one_and_a_dead_one_is_replaced(
             os.kill(process, 0)
 
 
-def test_a_client_that_kills_its_worker_is_a_failure_and_no_other(setup: Setup, jobs: list[Job]):
-    rank = {job: set(setup.ranks[setup.types[job.client]].values()) for job in jobs}
+def test_a_client_that_kills_its_worker_is_a_failure_and_no_other(setup: Setup, jobs: list[Train]):
+    rank = {job: set(setup.roster.ranks[setup.roster.types[job.client]].values()) for job in jobs}
     deadly = next(job for job in jobs if rank[job] == {4})
     harmless = next(job for job in jobs if rank[job] == {2})
     with closing(workers(setup, Deadly, count=1, cohort=2)) as engine:
@@ -141,7 +145,7 @@ def test_a_client_that_kills_its_worker_is_a_failure_and_no_other(setup: Setup, 
 
 
 @pytest.mark.parametrize("rule", [Broken, Unwritable])
-def test_a_fault_of_ours_is_told(setup: Setup, jobs: list[Job], rule: type[Rule]):
+def test_a_fault_of_ours_is_told(setup: Setup, jobs: list[Train], rule: type[Rule]):
     with (
         closing(workers(setup, rule, count=1)) as engine,
         pytest.raises(RuntimeError, match=r"(?s)a worker process failed:.*a fault of ours"),
@@ -149,7 +153,7 @@ def test_a_fault_of_ours_is_told(setup: Setup, jobs: list[Job], rule: type[Rule]
         list(engine.exchange(jobs))
 
 
-def test_a_failure_comes_back(setup: Setup, jobs: list[Job]):
+def test_a_failure_comes_back(setup: Setup, jobs: list[Train]):
     with closing(workers(setup, Refusing, count=1)) as engine:
         found = by_job(engine.exchange(jobs))
     assert {outcome.reason for outcome in found.values() if isinstance(outcome, Failure)} == {

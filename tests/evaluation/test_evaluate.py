@@ -188,9 +188,9 @@ def test_what_cannot_be_evaluated_is_refused(tiny, clients, message):
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({"batch_size": 0}, "batch_size is 0; give 1 or more"),
+        ({"batch_size": 0}, "batch_size is 0, expected a whole number of 1 or more"),
         ({"max_new_tokens": 0}, "max_new_tokens is 0"),
-        ({"predictions": -1}, "predictions is -1; give 0 or more"),
+        ({"predictions": -1}, "predictions is -1, expected a whole number of 0 or more"),
         ({"metrics": ()}, "metrics is empty"),
         ({"metrics": ("rouge",)}, "did you mean 'rouge_l'"),
     ],

@@ -122,7 +122,7 @@ def test_wrong_names(name: str, message: str):
         ("def f(:\n", "my.py fails with SyntaxError: .*line 1"),
         ("import no_such_module\n", "fails with ModuleNotFoundError: No module named"),
         ("raise SystemExit('stop')\n", "fails with SystemExit: stop; correct it"),
-        ("x = 1\n", "my.py has no 'f'; it holds no function"),
+        ("x = 1\n", "my.py has no 'f'; it holds no metric"),
     ],
 )
 def test_files_that_fail(file: Path, source: str, message: str):

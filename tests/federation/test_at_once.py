@@ -12,12 +12,12 @@ import torch
 
 from commands import Flexlora, caller
 from federation.odd_rules import short_of
-from flexlora.engines.jobs import Failure, Reply
 from flexlora.errors import RunError
 from flexlora.federation import Setup, at_once, engine, prepare, resume, run, session
 from flexlora.federation.observers import Silent
 from flexlora.models import AdaptedModel
 from flexlora.rules import make_rule
+from flexlora.runs.events import Event, Failed, Halved, Replied, RoundEnded
 from flexlora.runs.run_directory import Run
 from flexlora.training import CohortSize
 from same_run import assert_same_run
@@ -43,23 +43,24 @@ def setup() -> Setup:
 class StopsAfterOne(Silent):
     """A run that is stopped by hand as soon as its first round is committed."""
 
-    def round_ended(self, record: dict[str, Any]) -> None:
-        raise KeyboardInterrupt
+    def told(self, event: Event) -> None:
+        if isinstance(event, RoundEnded):
+            raise KeyboardInterrupt
 
 
 class Listens(Silent):
     def __init__(self) -> None:
-        self.outcomes: Counter[tuple[str, type]] = Counter()
-        self.notes: list[str] = []
+        self.outcomes: Counter[tuple[int, str, type]] = Counter()
+        self.halved: list[Halved] = []
         self.reasons: set[str] = set()
 
-    def replied(self, outcome: Reply | Failure) -> None:
-        self.outcomes[outcome.job, type(outcome)] += 1
-        if isinstance(outcome, Failure):
-            self.reasons.add(outcome.reason)
-
-    def noted(self, text: str) -> None:
-        self.notes.append(text)
+    def told(self, event: Event) -> None:
+        if isinstance(event, Replied | Failed):
+            self.outcomes[event.round, event.client, type(event)] += 1
+        if isinstance(event, Failed):
+            self.reasons.add(event.reason)
+        if isinstance(event, Halved):
+            self.halved.append(event)
 
 
 def test_auto_is_measured_once_and_changes_no_bit(setup: Setup, tmp_path: Path):
@@ -115,16 +116,17 @@ def test_a_number_that_is_none_is_a_damaged_file(tmp_path: Path, damage: str):
 def test_it_is_measured_once_for_a_setup_and_what_it_depends_on(setup: Setup):
     threads = torch.get_num_threads()
     plain, origin = make_rule("flexlora"), make_rule("flexlora-increment")
-    auto = small(**QUICK, run={"clients_at_once": "auto"})
-    first = at_once.choose(auto, setup, plain)
-    assert at_once.choose(auto, setup, plain) is first
-    assert at_once.choose(auto, setup, make_rule("hetlora")) is first
-    assert at_once.choose(auto, setup, origin) is not first
+    auto = prepare(small(**QUICK, run={"clients_at_once": "auto"}), setup)
+    first = at_once.choose(auto, plain)
+    assert at_once.choose(auto, plain) is first
+    assert at_once.choose(auto, make_rule("hetlora")) is first
+    assert at_once.choose(auto, origin) is not first
     # Another budget is another question.
     little = small(**QUICK, run={"clients_at_once": "auto", "memory_gb": 1e-9})
-    assert at_once.choose(little, setup, plain).clients == 1
-    assert at_once.choose(auto, setup, plain) is first
-    assert at_once.choose(small(**QUICK), setup, plain) == CohortSize(2, ())
+    little = prepare(little, setup)
+    assert at_once.choose(little, plain).clients == 1
+    assert at_once.choose(auto, plain) is first
+    assert at_once.choose(setup, plain) == CohortSize(2, ())
     assert torch.get_num_threads() == threads
 
 
@@ -150,7 +152,7 @@ def test_little_memory_is_one_at_a_time(
 # --- out of memory in spite of it ----------------------------------------------------------------
 
 FOUR: dict[str, Any] = {**QUICK, "run": {"clients_at_once": 4}}
-HALVED = {"event": "clients_at_once_halved", "round": 1, "clients": 2, "bit_identity": "waived"}
+HALVED = Halved(1, 2)
 SENTENCE = (
     "out of memory in round 1: 2 clients train at once from here on; the same config no longer "
     "gives the same bits"
@@ -165,12 +167,14 @@ def test_out_of_memory_halves_the_number_for_good(
     listens = Listens()
     result = run(small(**FOUR), tmp_path / "r", setup=setup, observer=listens)
     made = Run.open(result.folder)
-    assert made.read_events() == [HALVED]
-    assert listens.notes == [SENTENCE]
-    assert listens.outcomes == {(f"{r}-{k}", Reply): 1 for r in (1, 2) for k in range(4)}
+    assert made.events(Halved) == listens.halved == [HALVED]
+    (line,) = [x for x in made.read_events() if x["event"] == "clients_at_once_halved"]
+    assert (line["clients"], line["bit_identity"]) == (2, "waived")
+    clients = setup.examples.train
+    assert listens.outcomes == {(r, client, Replied): 1 for r in (1, 2) for client in clients}
     for record in made.read_metrics():
-        assert record["clients"] == sorted(setup.train)
-        assert record["examples"] == sum(map(len, setup.train.values()))
+        assert record["clients"] == sorted(setup.examples.train)
+        assert record["examples"] == sum(map(len, setup.examples.train.values()))
         assert record["failures"] == 0
     assert made.resolved["clients_at_once"] == 4
     assert at_once.read(made) == 2
@@ -195,8 +199,8 @@ def test_a_resumed_run_goes_on_with_what_was_left(
     listens = Listens()
     resume(tmp_path / "r", observer=listens)
     # With four it would have run out of memory again.
-    assert Run.open(tmp_path / "r").read_events() == [HALVED]
-    assert listens.notes == []
+    assert Run.open(tmp_path / "r").events(Halved) == [HALVED]
+    assert listens.halved == []
     whole = run(small(**FOUR), tmp_path / "whole", setup=setup)
     assert_same_run(tmp_path / "r", whole.folder)
 
@@ -208,10 +212,9 @@ def test_a_client_without_room_of_its_own_fails_and_the_round_goes_on(
     listens = Listens()
     run(small(**FOUR), tmp_path / "r", setup=setup, observer=listens)
     made = Run.open(tmp_path / "r")
-    low = sorted(client for client in setup.train if setup.types[client] == "low")
+    low = sorted(client for client in setup.examples.train if setup.roster.types[client] == "low")
     assert 0 < len(low) < 4
-    halved = [x for x in made.read_events() if x["event"] == HALVED["event"]]
-    assert halved == [HALVED, {**HALVED, "clients": 1}]
+    assert made.events(Halved) == [HALVED, Halved(1, 1)]
     for record in made.read_metrics():
         assert record["clients"] == low
         assert record["failures"] == 4 - len(low)

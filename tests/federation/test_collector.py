@@ -11,14 +11,13 @@ import torch
 from torch import Tensor
 
 from flexlora.adapters import Adapter, Factors, factors_payload
-from flexlora.engines.jobs import Failure, Job, Reply
+from flexlora.engines.jobs import Failure, Reply
 from flexlora.federation.collector import Collected, Plain
 from flexlora.federation.spool import Spool
 from flexlora.formats.payloads import to_bytes
 from flexlora.rules import Rule, make_rule
-from flexlora.training import Recipe
 from reference import generator, rule_with
-from small import LAYERS, moved, reply_to, spec
+from small import LAYERS, moved, reply_to, spec, train_job
 
 CLIENTS = ("c", "../../x", "a")
 RULE = make_rule(rule_with(delta="origin"))
@@ -28,16 +27,8 @@ SENT = {
     for client in CLIENTS
 }
 JOBS = [
-    Job(
-        id=f"1-{index}",
-        round=1,
-        client=client,
-        recipe=Recipe("adamw", 0.1, 2),
-        payload=to_bytes(factors_payload(SENT[client])),
-        origin=True,
-        delta=STATE.delta,
-        bytes_down=0,
-        seed=index,
+    train_job(
+        client, to_bytes(factors_payload(SENT[client])), id=f"1-{index}", origin=True, seed=index
     )
     for index, client in enumerate(CLIENTS)
 ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,20 +12,27 @@ import pytest
 import torch
 
 from flexlora.config.config import Config
-from flexlora.engines.jobs import Job
+from flexlora.config.schedule import Schedule
+from flexlora.engines.jobs import Train
 from flexlora.errors import RoundError
 from flexlora.federation.collector import Plain
-from flexlora.federation.loop import Federation, Record
-from flexlora.federation.observers import Silent
-from flexlora.federation.schedule import Schedule
+from flexlora.federation.loop import Federation, Record, last
+from flexlora.federation.observers import Recorder
+from flexlora.federation.sending import Sender
 from flexlora.federation.streams import Streams
+from flexlora.formats.delta import update_payload
 from flexlora.formats.payloads import to_bytes
 from flexlora.rules import RULES, Combined, State, make_rule
 from flexlora.runs.checkpoint import pack
+from flexlora.runs.committed import Committed
+from flexlora.runs.events import Event, Failed, Replied, RoundBegun, RoundEnded
+from flexlora.runs.progress import Progress
+from flexlora.runs.records import RoundRecord
 from flexlora.runs.run_directory import Run
 from flexlora.runs.store import ClientStore
 from flexlora.training import Recipe
 from reference import dense
+from same_run import happened
 from small import LAYERS, Noise, moved, read, spec
 
 RANKS = {"a": 2, "b": 4, "c": 3, "d": 2, "e": 4}
@@ -32,24 +40,18 @@ RECIPE = Recipe("adamw", 0.8, 4)
 NAMES = sorted(RULES)
 
 
-def sent_ranks(job: Job) -> dict[str, int]:
+def sent_ranks(job: Train) -> dict[str, int]:
     return read(job.payload).ranks
 
 
-class Told(Silent):
+class Told:
     """An observer that remembers."""
 
     def __init__(self) -> None:
-        self.said: list[tuple[str, Any]] = []
+        self.events: list[Event] = []
 
-    def round_started(self, round: int, clients: int) -> None:
-        self.said.append(("started", clients))
-
-    def replied(self, outcome: Any) -> None:
-        self.said.append((type(outcome).__name__, outcome.client))
-
-    def round_ended(self, record: Record) -> None:
-        self.said.append(("ended", record["round"]))
+    def told(self, event: Event) -> None:
+        self.events.append(event)
 
 
 def federation(
@@ -66,32 +68,31 @@ def federation(
 ) -> Federation:
     """`values`: what the validations return, in order (default: all gain)."""
     rule = make_rule(name, options)
-    streams = Streams(seed)
     given = iter(values or [-float(i) for i in range(100)])
 
     def validate(_: State) -> Record:
-        return {"loss": next(given)}
+        return {"clients": 1, "examples": 1, "loss": next(given)}
 
     run = Run.open(folder) if folder.exists() else Run.create(Config(), folder)
+    store = ClientStore(
+        dict.fromkeys(ranks, "any"),
+        {client: {layer.name: rank for layer in LAYERS} for client, rank in ranks.items()},
+    )
+    asked = Schedule(**{"rounds": 3, "clients": 3, "recipe": RECIPE, **schedule})
+    sender = Sender(rule, asked, Streams(seed))
     return Federation(
-        rule=rule,
-        state=rule.init(spec(*ranks.values()), streams.generator("init")),
-        store=ClientStore(
-            dict.fromkeys(ranks, "any"),
-            {client: {layer.name: rank for layer in LAYERS} for client, rank in ranks.items()},
-        ),
-        schedule=Schedule(**{"rounds": 3, "clients": 3, "recipe": RECIPE, **schedule}),
-        streams=streams,
+        sender=sender,
+        stands=last(run) or Committed(sender.begin(spec(*ranks.values())), store, Progress()),
         transport=Noise(rule, fails, backwards=backwards),
         collector=Plain(run.spool, rule),
         run=run,
         validate=validate,
-        decide=lambda record: float(record["validation"]["loss"]),
-        observer=Told(),
+        decide=lambda record: record.scores["loss"],
+        observer=Recorder(run, Told()),
     )
 
 
-def play(made: Federation) -> list[Record]:
+def play(made: Federation) -> list[RoundRecord]:
     return list(made.rounds())
 
 
@@ -113,8 +114,9 @@ def logged(run: Run) -> list[Record]:
 def test_every_rule_runs_and_is_the_same_after_a_stop_at_any_round(tmp_path: Path, name: str):
     whole = federation(tmp_path / "whole", name)
     records = play(whole)
-    assert [record["round"] for record in records] == [1, 2, 3]
-    assert all(len(record["clients"]) == 3 for record in records)
+    assert [record.round for record in records] == [1, 2, 3]
+    assert records == whole.run.records()
+    assert all(len(record.clients) == 3 for record in records)
     assert whole.state.round == 3
     assert sum(float(m.norm()) for m in whole.rule.learned(whole.state).values()) > 0.0
     assert whole.run.checkpoints() == [3]
@@ -125,14 +127,14 @@ def test_every_rule_runs_and_is_the_same_after_a_stop_at_any_round(tmp_path: Pat
         for _ in range(stop):
             first.play()
         # Stopped after the next round's line was written, and before its checkpoint.
-        first.run.append_metrics({"round": stop + 1, "loss": 0.5})
-        first.run.append_event({"round": stop + 1, "event": "failure"})
+        first.run.append_metrics(replace(records[stop], examples=7))
+        first.run.append_event(Failed(stop + 1, "a", "no"))
         second = federation(folder, name, values=[-float(i) for i in range(stop, 100)])
-        second.restore()
         play(second)
         assert_same(second, whole)
         assert logged(second.run) == logged(whole.run)
-        assert second.run.read_events() == []
+        assert happened(second.run) == happened(whole.run)
+        assert second.run.events(Failed) == []
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -158,11 +160,10 @@ def test_a_record_says_what_was_cut_off_the_sum(tmp_path: Path):
     }
     error = math.hypot(*(float(matrix.norm()) for matrix in lost.values()))
     assert error > 0.01
-    assert record["cut"] == {
-        "error": pytest.approx(error, rel=1e-5),
-        "certificates": {"exact": len(LAYERS)},
-    }
-    assert logged(made.run)[0]["cut"] == record["cut"]
+    assert record.cut is not None
+    assert record.cut.error == pytest.approx(error, rel=1e-5)
+    assert record.cut.certificates == {"exact": len(LAYERS)}
+    assert logged(made.run)[0]["cut"] == asdict(record.cut)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -179,7 +180,7 @@ def test_a_rule_that_cuts_nothing_records_no_cut(
     monkeypatch.setattr(RULES[name], "combine_layer", told)
     (record,) = play(federation(tmp_path / "r", name, rounds=1))
     assert len(given) == len(LAYERS)
-    assert ("cut" in record) == any(x.certificate is not None for x in given)
+    assert (record.cut is not None) == any(x.certificate is not None for x in given)
 
 
 def test_seeds_are_told_apart(tmp_path: Path):
@@ -192,57 +193,53 @@ def test_seeds_are_told_apart(tmp_path: Path):
 def test_the_learning_rate_that_is_sent_decays(tmp_path: Path):
     made = federation(tmp_path / "r", decay_rounds=(2,), decay_factor=0.25)
     records = play(made)
-    assert [record["learning_rate"] for record in records] == [0.8, 0.2, 0.2]
+    assert [record.learning_rate for record in records] == [0.8, 0.2, 0.2]
     assert [job.recipe.learning_rate for job in made.transport.jobs[::3]] == [0.8, 0.2, 0.2]
 
 
 def test_it_ends_when_validation_brings_no_gain(tmp_path: Path):
     values = [3.0, 1.0, 2.0, 2.5, 9.0, 9.0]
     made = federation(tmp_path / "r", rounds=6, patience=2, values=values)
-    assert [record["round"] for record in play(made)] == [1, 2, 3, 4]
+    assert [record.round for record in play(made)] == [1, 2, 3, 4]
     assert made.progress.best_round == 2
     assert made.run.checkpoints() == [2, 4]
     assert made.run.load_checkpoint("best") is not None
     again = federation(tmp_path / "r", rounds=6, patience=2, values=[0.0])
-    again.restore()
     assert again.finished
     assert play(again) == []
 
 
 def test_validation_that_is_never_asked_for(tmp_path: Path):
     made = federation(tmp_path / "r", evaluate_every=0, patience=1)
-    assert all("validation" not in record for record in play(made))
+    assert not any(record.validated for record in play(made))
     assert made.progress.best_round == 0
 
 
 def test_a_failure_is_recorded_with_its_reason_and_the_others_go_on(tmp_path: Path):
     made = federation(tmp_path / "r", rounds=1, clients=5, fails=("b", "d"))
     (record,) = play(made)
-    assert record["clients"] == ["a", "c", "e"]
-    assert record["failures"] == 2
-    assert made.run.read_events() == [
-        {
-            "round": 1,
-            "event": "failure",
-            "kind": "train",
-            "client": client,
-            "reason": "its disk is full",
-        }
-        for client in ("b", "d")
-    ]
+    assert record.clients == ("a", "c", "e")
+    assert record.failures == 2
+    failed = [Failed(1, client, "its disk is full") for client in ("b", "d")]
+    assert made.run.events(Failed) == failed
     assert set(made.store.held) == {"a", "c", "e"}
     without = federation(tmp_path / "w", rounds=1, clients=5, fails=("b", "d"), backwards=True)
     play(without)
     assert_same(made, without)
-    assert made.observer.said == [
-        ("started", 5),
-        ("Reply", "a"),
-        ("Failure", "b"),
-        ("Reply", "c"),
-        ("Failure", "d"),
-        ("Reply", "e"),
-        ("ended", 1),
+    sizes = {job.client: len(job.payload) for job in made.transport.jobs}
+    replied = {
+        client: Replied(1, client, "any", 3, 20, 1.0, 0.1, size) for client, size in sizes.items()
+    }
+    assert made.observer.observer.events == [
+        RoundBegun(1, ("a", "b", "c", "d", "e")),
+        replied["a"],
+        failed[0],
+        replied["c"],
+        failed[1],
+        replied["e"],
+        RoundEnded(record),
     ]
+    assert made.run.events(Event) == made.observer.observer.events
 
 
 def test_a_round_without_a_good_reply_leaves_the_last_checkpoint(tmp_path: Path):
@@ -256,15 +253,15 @@ def test_a_round_without_a_good_reply_leaves_the_last_checkpoint(tmp_path: Path)
     now = {p: p.read_bytes() for p in (tmp_path / "r" / "checkpoints").rglob("*") if p.is_file()}
     assert now == kept
     assert [r["round"] for r in made.run.read_metrics()] == [1]
-    assert [event["round"] for event in made.run.read_events()] == [2, 2, 2]
+    assert [event.round for event in made.run.events(Failed)] == [2, 2, 2]
     # The cause mended, it goes on to where an unbroken run would have ended.
     again = federation(tmp_path / "r", rounds=2, values=[-1.0])
-    again.restore()
     play(again)
     whole = federation(tmp_path / "whole", rounds=2)
     play(whole)
     assert_same(again, whole)
-    assert again.run.read_events() == []
+    assert again.run.events(Failed) == []
+    assert happened(again.run) == happened(whole.run)
 
 
 @pytest.mark.parametrize("name", [x for x in NAMES if RULES[x].traits.delta == "none"])
@@ -273,8 +270,8 @@ def test_without_delta_bytes_down_are_the_payloads(tmp_path: Path, name: str):
     records = play(made)
     sizes = [len(job.payload) for job in made.transport.jobs]
     for index, record in enumerate(records):
-        assert record["bytes_down"] == sum(sizes[3 * index : 3 * index + 3])
-    assert all(record["bytes_up"] > 0 for record in records)
+        assert record.bytes_down == sum(sizes[3 * index : 3 * index + 3])
+    assert all(record.bytes_up > 0 for record in records)
 
 
 @pytest.mark.parametrize("name", [x for x in NAMES if RULES[x].traits.delta != "none"])
@@ -288,25 +285,18 @@ def test_delta_counts_and_costs_less_for_a_client_that_is_up_to_date(tmp_path: P
     for version, job in enumerate(made.transport.jobs):
         assert job.delta.version == version
         extra = job.bytes_down - len(job.payload)
-        parts = job.delta.since(held.get(job.client))
-        assert extra == sum(serialised(part) for part in parts)
+        update = job.delta.since(held.get(job.client))
+        assert job.held == held.get(job.client)
+        assert extra == (0 if update is None else len(to_bytes(update_payload(update))))
         if version and held.get(job.client) != version:
             assert extra > 0
         if job.client in held and held[job.client] < version:
-            whole = serialised(job.delta.layers)
-            assert extra <= whole + 600 * len(parts)
+            whole = len(to_bytes(update_payload(job.delta.since(None))))
+            assert extra <= whole
             cheaper += extra < whole
         held[job.client] = version
     assert cheaper, "no client was ever sent a patch: the test shows nothing"
     assert made.store.held == held
-
-
-def serialised(part: Any) -> int:
-    from flexlora.adapters import Payload
-
-    tensors = {f"{name}.left": matrix.left for name, matrix in part.items()}
-    tensors |= {f"{name}.right": matrix.right for name, matrix in part.items()}
-    return len(to_bytes(Payload("delta", tensors)))
 
 
 def test_what_increment_sends_is_held_by_delta(tmp_path: Path):
@@ -349,7 +339,6 @@ def test_a_pruned_rank_stays_pruned(tmp_path: Path):
     pruned = {"a": 1, "b": 2, "c": 1, "d": 1, "e": 2}
     assert {c: r["x.q_proj"] for c, r in made.store.ranks.items()} == pruned
     again = federation(tmp_path / "r", "hetlora", options=options, clients=5)
-    again.restore()
     again.play()
     assert {job.client: sent_ranks(job)["x.up_proj"] for job in again.transport.jobs} == pruned
 

@@ -4,24 +4,29 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
 
 from flexlora.engines.in_process import InProcess
-from flexlora.engines.jobs import Failure, Job, Outcome, Scored
+from flexlora.engines.jobs import Evaluate, Failure, Job, Outcome, Scored
 from flexlora.errors import ConfigError, DataError, RoundError
-from flexlora.evaluation import ClientScore, EvalClient, evaluate
+from flexlora.evaluation import ClientScore, EvalClient, MeanScore, evaluate
 from flexlora.federation import Setup, prepare, run
 from flexlora.federation.on_clients import collect_scores, summary
-from flexlora.federation.session import load_state
+from flexlora.federation.sending import Sender
+from flexlora.federation.streams import Streams
 from flexlora.rules import make_rule
 from flexlora.runs import load_adapter
+from flexlora.runs.committed import Committed
 from flexlora.runs.deciding import decide
+from flexlora.runs.events import Failed
+from flexlora.runs.readout import load_state
+from flexlora.runs.records import ClientScores, OnClients, Spread
 from flexlora.runs.run_directory import Run
 from reference import assert_close, rule_with
-from small import read, reply_to, small
+from small import read, reply_to, round_record, small, train_job
 
 
 def score(client: str, loss: float, examples: int = 1, **values: float) -> ClientScore:
@@ -36,21 +41,21 @@ def test_mean_worst_and_spread_by_hand():
         score(f"c{i:02}", float(i), examples=1 + (i == 0), rouge_l=10.0 * i) for i in range(20)
     ]
     found = summary(scores)
-    assert (found["clients"], found["examples"]) == (20, 21)
-    loss, rouge = found["metrics"]["loss"], found["metrics"]["rouge_l"]
-    assert loss["mean"] == pytest.approx(sum(range(20)) / 21)  # by examples
-    assert loss["worst"] == pytest.approx(18.5)  # the two highest losses
-    assert rouge["worst"] == pytest.approx(5.0)  # the two lowest ROUGE-L
-    assert loss["spread"] == pytest.approx(math.sqrt((20**2 - 1) / 12))
+    assert (found.clients, found.examples) == (20, 21)
+    loss, rouge = found.metrics["loss"], found.metrics["rouge_l"]
+    assert loss.mean == pytest.approx(sum(range(20)) / 21)  # by examples
+    assert loss.worst == pytest.approx(18.5)  # the two highest losses
+    assert rouge.worst == pytest.approx(5.0)  # the two lowest ROUGE-L
+    assert loss.spread == pytest.approx(math.sqrt((20**2 - 1) / 12))
 
 
 def test_one_client_is_its_own_worst():
     found = summary([score("a", 2.0)])
-    assert found["metrics"]["loss"] == {"mean": 2.0, "worst": 2.0, "spread": 0.0}
+    assert found.metrics["loss"] == Spread(mean=2.0, worst=2.0, spread=0.0)
 
 
 def test_nobody_has_no_metric():
-    assert summary([]) == {"clients": 0, "examples": 0, "metrics": {}}
+    assert summary([]) == ClientScores(0, 0, {})
 
 
 # --- the answers ---------------------------------------------------------------------------------
@@ -67,25 +72,19 @@ def folder(setup: Setup, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def jobs(folder: Path) -> list[Job]:
-    from flexlora.federation.on_clients import evaluation_jobs
-    from flexlora.runs.store import ClientStore
-
+def jobs(setup: Setup, folder: Path) -> list[Evaluate]:
     opened = Run.open(folder)
-    _, meta = opened.load_checkpoint("last") or pytest.fail("no checkpoint")
-    store = ClientStore.from_json(meta["store"])
-    rule = make_rule("flexlora")
-    recipe = prepare(small()).schedule().recipe_for(1)
-    return evaluation_jobs(
-        rule, load_state(opened, "last"), store, store.clients, recipe, ("loss",)
-    )
+    stands = Committed.of(opened, opened.load_checkpoint("last") or pytest.fail("no checkpoint"))
+    schedule = replace(setup.settings.schedule, metrics=("loss",))
+    sender = Sender(make_rule("flexlora"), schedule, Streams(0))
+    return sender.evaluation(stands.state, stands.store, stands.store.clients)
 
 
-def answers(jobs: Sequence[Job]) -> list[Outcome]:
+def answers(jobs: Sequence[Evaluate]) -> list[Outcome]:
     return [Scored(job.id, job.client, score(job.client, 1.0)) for job in jobs]
 
 
-def test_good_answers_count_in_order_of_client(jobs: list[Job]):
+def test_good_answers_count_in_order_of_client(jobs: list[Evaluate]):
     scores, failures = collect_scores(jobs, reversed(answers(jobs)))
     assert [s.client for s in scores] == sorted(job.client for job in jobs)
     assert failures == []
@@ -113,14 +112,14 @@ def test_a_false_answer_is_a_failure_and_changes_nothing_else(jobs, change, reas
     assert any(reason in failure.reason for failure in failures)
 
 
-def test_an_adapter_in_place_of_a_score_is_a_failure(jobs: list[Job]):
+def test_an_adapter_in_place_of_a_score_is_a_failure(jobs: list[Evaluate]):
     given = [reply_to(jobs[0], read(jobs[0].payload)), *answers(jobs)[1:]]
     scores, failures = collect_scores(jobs, given)
     assert len(scores) == len(jobs) - 1
     assert [failure.client for failure in failures] == [jobs[0].client]
 
 
-def test_silence_is_a_failure(jobs: list[Job]):
+def test_silence_is_a_failure(jobs: list[Evaluate]):
     scores, failures = collect_scores(jobs, answers(jobs)[1:])
     assert [failure.reason for failure in failures] == ["no reply"]
     assert len(scores) == len(jobs) - 1
@@ -130,22 +129,22 @@ def test_silence_is_a_failure(jobs: list[Job]):
 
 
 def test_each_client_scores_the_adapter_of_its_own_rank(
-    setup: Setup, folder: Path, jobs: list[Job]
+    setup: Setup, folder: Path, jobs: list[Evaluate]
 ):
     """What the record says is what an export of each client's rank scores on its held-out part."""
     last = Run.open(folder).read_metrics()[-1]
     own = []
-    for client, examples in sorted(setup.held_out.items()):
-        rank = {"low": 2, "high": 4}[setup.types[client]]
+    for client, examples in sorted(setup.examples.held_out.items()):
+        rank = {"low": 2, "high": 4}[setup.roster.types[client]]
         adapter = load_adapter(folder, rank, "last")
         setup.model.set_delta({name: f.product() for name, f in adapter.items()})
         own += evaluate(
-            setup.model, [EvalClient(client, tuple(examples))], setup.validation_settings
+            setup.model, [EvalClient(client, tuple(examples))], setup.settings.validation
         ).clients
     wanted = summary(own)
     found = last["on_clients"]["global"]
-    assert found["clients"] == len(setup.train)
-    for key, value in wanted["metrics"]["loss"].items():
+    assert found["clients"] == len(setup.examples.train)
+    for key, value in asdict(wanted.metrics["loss"]).items():
         assert found["metrics"]["loss"][key] == pytest.approx(value, rel=1e-5)
     assert last["on_clients"]["bytes_down"] == sum(job.bytes_down for job in jobs)
 
@@ -157,18 +156,26 @@ def test_what_a_client_fine_tuned_is_scored_with_its_base(setup: Setup, tmp_path
     config = small(rule={"name": rule})
     folder = run(config, tmp_path / "r", setup=setup).folder
     state, made = load_state(Run.open(folder), "last"), make_rule(rule)
-    client = sorted(setup.train)[0]
+    client = sorted(setup.examples.train)[0]
     from flexlora.adapters import factors_payload
-    from flexlora.federation.streams import Streams
     from flexlora.formats.payloads import to_bytes
 
-    sent = made.send(state, setup.ranks[setup.types[client]], Streams(0).generator("x"))
-    payload = to_bytes(factors_payload(sent))
-    recipe = setup.schedule().recipe_for(1)
-    job = Job(
-        "1", 4, client, recipe, payload, made.traits.origin, state.delta, 0, 1, metrics=("loss",)
+    sent = made.send(
+        state, setup.roster.ranks[setup.roster.types[client]], Streams(0).generator("x")
     )
-    transport = InProcess(setup.model, setup.train, made, setup.held_out, setup.validation_settings)
+    payload = to_bytes(factors_payload(sent))
+    job = train_job(
+        client,
+        payload,
+        round=4,
+        recipe=setup.settings.schedule.recipe_for(1),
+        origin=made.traits.origin,
+        delta=state.delta,
+        metrics=("loss",),
+    )
+    transport = InProcess(
+        setup.model, setup.examples.train, made, setup.examples.held_out, setup.settings.validation
+    )
     (reply,) = transport.exchange([job])
     trained = read(reply.payload)  # type: ignore[union-attr]
     update = {
@@ -180,8 +187,8 @@ def test_what_a_client_fine_tuned_is_scored_with_its_base(setup: Setup, tmp_path
     setup.model.set_delta(update)
     (wanted,) = evaluate(
         setup.model,
-        [EvalClient(client, tuple(setup.held_out[client]))],
-        setup.validation_settings,
+        [EvalClient(client, tuple(setup.examples.held_out[client]))],
+        setup.settings.validation,
     ).clients
     found = reply.score  # type: ignore[union-attr]
     assert found is not None
@@ -197,13 +204,13 @@ def test_those_that_trained_are_those_that_score_what_they_tuned(folder: Path):
 
 def test_clients_are_not_asked_where_the_config_does_not_ask(setup: Setup, tmp_path: Path):
     config = small(evaluation={"on_clients": "off"})
-    done = run(config, tmp_path / "r", setup=replace(setup, config=config))
+    done = run(config, tmp_path / "r", setup=setup)
     assert all("on_clients" not in r for r in Run.open(done.folder).read_metrics())
 
 
 def test_asking_clients_changes_nothing_that_is_trained(setup: Setup, folder: Path, tmp_path: Path):
     config = small(evaluation={"on_clients": "off"})
-    done = run(config, tmp_path / "r", setup=replace(setup, config=config))
+    done = run(config, tmp_path / "r", setup=setup)
     ours, theirs = (load_state(Run.open(f), "last") for f in (folder, done.folder))
     for name, layer in ours.layers.items():
         for key in layer:
@@ -212,7 +219,7 @@ def test_asking_clients_changes_nothing_that_is_trained(setup: Setup, folder: Pa
 
 def test_a_part_of_the_clients_evaluates(setup: Setup, tmp_path: Path):
     config = small(evaluation={"clients": 3, "on_clients": "global"})
-    done = run(config, tmp_path / "r", setup=replace(setup, config=config))
+    done = run(config, tmp_path / "r", setup=setup)
     for record in Run.open(done.folder).read_metrics():
         assert record["on_clients"]["global"]["clients"] == 3
         assert "tuned" not in record["on_clients"]
@@ -223,7 +230,7 @@ class Deaf(InProcess):
 
     def exchange(self, jobs: Sequence[Job]) -> Iterator[Outcome]:
         for job in jobs:
-            if job.kind == "evaluate":
+            if isinstance(job, Evaluate):
                 yield Failure(job.id, job.client, "it is asleep")
             else:
                 yield from super().exchange([job])
@@ -231,7 +238,7 @@ class Deaf(InProcess):
 
 def test_clients_decide_when_to_stop_and_which_round_is_best(setup: Setup, tmp_path: Path):
     config = small(evaluation={"decide_by": "clients"})
-    done = run(config, tmp_path / "r", setup=replace(setup, config=config))
+    done = run(config, tmp_path / "r", setup=setup)
     records = Run.open(done.folder).read_metrics()
     losses = [r["on_clients"]["global"]["metrics"]["loss"]["mean"] for r in records]
     assert done.scored_round == 1 + losses.index(min(losses))
@@ -240,15 +247,14 @@ def test_clients_decide_when_to_stop_and_which_round_is_best(setup: Setup, tmp_p
 def test_patience_counts_the_deciders_rounds():
     config = small(evaluation={"decide_by": "clients"})
     by_server = small()
-    record = {
-        "round": 1,
-        "validation": {"loss": 3.0},
-        "on_clients": {"global": {"metrics": {"loss": {"mean": 2.0}}}},
-    }
+    shared = ClientScores(1, 1, {"loss": Spread(2.0, 2.0, 0.0)})
+    record = round_record(
+        1, validation=MeanScore(1, 1, {"loss": 3.0}), on_clients=OnClients(shared, None, 0, 9)
+    )
     assert (decide(config, record), decide(by_server, record)) == (2.0, 3.0)
-    record["on_clients"] = {"global": {"metrics": {}}}
-    with pytest.raises(RoundError, match="no client gave a usable score"):
-        decide(config, record)
+    nobody = replace(record, on_clients=OnClients(ClientScores(0, 0, {}), None, 1, 9))
+    with pytest.raises(RoundError, match="round 1: no client gave a usable score"):
+        decide(config, nobody)
 
 
 def test_a_failed_evaluation_is_recorded_with_its_reason(
@@ -258,12 +264,12 @@ def test_a_failed_evaluation_is_recorded_with_its_reason(
 
     monkeypatch.setattr(engine, "InProcess", Deaf)
     config = small(federation={"rounds": 1})
-    done = run(config, tmp_path / "r", setup=replace(setup, config=config))
+    done = run(config, tmp_path / "r", setup=setup)
     (record,) = Run.open(done.folder).read_metrics()
     assert record["on_clients"]["global"]["clients"] == 0
-    assert record["on_clients"]["failures"] == len(setup.train)
-    events = Run.open(done.folder).read_events()
-    assert {(e["kind"], e["reason"]) for e in events} == {("evaluate", "it is asleep")}
+    assert record["on_clients"]["failures"] == len(setup.examples.train)
+    events = Run.open(done.folder).events(Failed)
+    assert {(e.kind, e.reason) for e in events} == {("evaluate", "it is asleep")}
 
 
 # --- clients on which the server validates -------------------------------------------------------
@@ -271,11 +277,11 @@ def test_a_failed_evaluation_is_recorded_with_its_reason(
 
 def test_validation_clients_do_not_train(setup: Setup):
     made = prepare(small(evaluation={"validation_clients": 2, "validation_examples": 100}))
-    kept_out = {client.id for client in made.validation}
+    kept_out = {client.id for client in made.examples.validation}
     assert len(kept_out) == 2
-    assert kept_out.isdisjoint(made.train)
-    assert kept_out | set(made.train) == set(setup.train)
-    assert all(len(client.examples) == 6 for client in made.validation)
+    assert kept_out.isdisjoint(made.examples.train)
+    assert kept_out | set(made.examples.train) == set(setup.examples.train)
+    assert all(len(client.examples) == 6 for client in made.examples.validation)
 
 
 def test_all_clients_validating_leaves_nobody_to_train():

@@ -27,12 +27,12 @@ from small import SMALL, small
 def test_embedded_tasks_are_dealt_anew(partition: dict[str, object], clients: int):
     config = small(partition=partition)
     setup = prepare(config)
-    assert len(setup.census.clients) == len(setup.train) == clients
+    assert len(setup.census.clients) == len(setup.examples.train) == clients
     assert sum(held.examples for held in setup.census.clients) == 4 * 6
     assert sum(setup.census.labels().values()) == 4 * 6
     again = prepare(config)
     assert again.describe() == setup.describe()
-    assert again.types == setup.types
+    assert again.roster.types == setup.roster.types
 
 
 def test_what_was_moved_to_small_clients_is_noted():
@@ -76,15 +76,14 @@ def test_no_unseen_examples_is_told_before_the_model_is_loaded(tmp_path: Path):
 
 
 def test_a_partition_that_cannot_be_is_refused_with_its_config():
-    with pytest.raises(ConfigError, match=r"partition\.clients means nothing where partition.by"):
+    with pytest.raises(ConfigError, match=r"partition\.clients is not an option of .task."):
         small(partition={"by": "task", "clients": 3})
     with pytest.raises(ConfigError, match="name the column that says whose a row is"):
         prepare(small(partition={"by": "client"}))
 
 
 def test_the_config_survives_the_way_to_a_file():
-    config = small(
-        data={"prompt": ["a", "b"], "test_share": 0.25},
-        partition={"by": "dirichlet", "clients": 3, "alpha": 0.5, "label": "response"},
-    )
+    data = {"source": "csv", "path": "x", "prompt": ["a", "b"], "test_share": 0.25}
+    partition = {"by": "dirichlet", "clients": 3, "alpha": 0.5, "label": "response"}
+    config = parse_config({**SMALL, "data": data, "partition": partition})
     assert parse_config(tomllib.loads(config.to_toml())) == config

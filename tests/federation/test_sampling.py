@@ -3,8 +3,9 @@
 import pytest
 import torch
 
+from flexlora.config.schedule import clients_per_round
 from flexlora.errors import ConfigError
-from flexlora.federation.sampling import clients_per_round, sample
+from flexlora.federation.sampling import sample
 
 
 @pytest.mark.parametrize(

@@ -43,9 +43,9 @@ def opened(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
 
 
 def test_a_round_is_scored_by_loss_and_by_what_decides(opened: Run):
-    (record,) = opened.read_metrics()
-    assert set(record["validation"]) == {"clients", "examples", "loss", "exact_match"}
-    assert decide(opened.config, record) == -record["validation"]["exact_match"]
+    (record,) = opened.records()
+    assert set(record.scores) == {"loss", "exact_match"}
+    assert decide(opened.config, record) == -record.scores["exact_match"]
 
 
 def test_the_end_is_scored_by_all_of_them(opened: Run):

@@ -18,11 +18,12 @@ import torch
 import flexlora
 from flexlora.errors import ConfigError, DataError, RankError, RunError
 from flexlora.federation import Setup, prepare, resume, run, score_model
-from flexlora.federation.session import load_state
+from flexlora.federation.scoring import validate
 from flexlora.formats.peft import load_peft, save_peft
 from flexlora.models import AdaptedModel, load_model
 from flexlora.rules import RULES, make_rule
 from flexlora.runs import Result, load_adapter
+from flexlora.runs.readout import load_state
 from flexlora.runs.run_directory import Run
 from reference import assert_close, dense, product
 from same_run import assert_same_run
@@ -64,7 +65,7 @@ def test_every_rule_learns_on_a_setup_that_others_used(setup: Setup, tmp_path: P
     assert result.bytes_up == sum(record["bytes_up"] for record in records) > 0
     assert result.bytes_down == sum(record["bytes_down"] for record in records) > 0
     losses = [record["validation"]["loss"] for record in records]
-    assert min(losses) < setup.validate({}).mean()["loss"]
+    assert min(losses) < validate(setup, {}).mean()["loss"]
     assert result.row("full").unseen.mean()["loss"] != result.row("base").unseen.mean()["loss"]
     with pytest.raises(KeyError):
         result.row("medium")
@@ -76,20 +77,43 @@ def test_the_base_row_is_the_pristine_model(folder: Path):
     assert base["unseen"]["mean"] == score_model(CONFIG).mean().to_json()
 
 
-def test_a_setup_of_another_setting_is_refused(setup: Setup, tmp_path: Path):
-    for name, table in {
-        "training": {"learning_rate": 0.5},
-        "federation": {"seed": 1},
-        "data": {"examples_per_task": 7},
-    }.items():
-        with pytest.raises(ConfigError, match=rf"\[{name}\] of the config differs .* prepare"):
-            run(small(**{name: table}), tmp_path / "r", setup=setup)
-    assert list(tmp_path.iterdir()) == []
+SHARED: list[tuple[dict[str, Any], bool, bool]] = [
+    ({"rule": {"name": "flora"}}, True, True),
+    ({"training": {"learning_rate": 0.5}}, True, True),
+    ({"clients": {"types": {"low": 1, "high": 3}}}, True, True),
+    ({"federation": {"seed": 1}}, True, False),
+    ({"data": {"examples_per_task": 7}}, True, False),
+    ({"model": {"targets": ["q_proj"]}}, False, True),
+    ({"evaluation": {"own_examples": 1}}, True, False),
+]
+
+
+@pytest.mark.parametrize(("tables", "model", "examples"), SHARED, ids=lambda x: str(x)[:40])
+def test_what_another_config_says_the_same_of_is_not_made_anew(
+    setup: Setup, tables: dict[str, Any], model: bool, examples: bool
+):
+    config = small(**{**tables, "rule": tables.get("rule", {"name": RULE})})
+    made = prepare(config, setup)
+    assert made.config == config
+    assert (made.model is setup.model) == model
+    assert (made.examples is setup.examples) == examples
+    assert (made.ground is setup.ground) == (model and examples)
+    alone = prepare(config)
+    assert made.settings == alone.settings
+    assert made.spec == alone.spec
+    assert made.describe() == alone.describe()
+    assert made.roster.types == alone.roster.types
+
+
+def test_a_run_on_a_setup_of_another_config_is_that_of_its_own(setup: Setup, tmp_path: Path):
+    config = small(rule={"name": RULE}, training={"learning_rate": 0.02}, federation={"rounds": 2})
+    shared = run(config, tmp_path / "shared", setup=setup)
+    assert_same_run(shared.folder, run(config, tmp_path / "alone").folder)
 
 
 def test_nothing_scored_where_unseen_clients_are_kept_for_later(setup: Setup, tmp_path: Path):
     config = small(evaluation={"unseen": False})
-    result = run(config, tmp_path / "r", setup=replace(setup, config=config))
+    result = run(config, tmp_path / "r", setup=setup)
     assert result.rows == ()
     assert result.rounds == 3
 
@@ -123,7 +147,7 @@ def test_without_validation_few_examples_are_enough():
     made = prepare(
         small(data={"examples_per_task": 1}, evaluation={"every": 0, "on_clients": "off"})
     )
-    assert made.validation == ()
+    assert made.examples.validation == ()
 
 
 # --- resume --------------------------------------------------------------------------------------
@@ -132,11 +156,12 @@ def test_without_validation_few_examples_are_enough():
 KILLED = """
 import importlib, os, signal, sys
 
-main, collector, loop, run, setup, transport = (
+main, checkpoints, collector, engine, loop, run, scoring = (
     importlib.import_module("flexlora." + name)
-    for name in ("cli.main", *("federation." + x for x in (
-        "collector", "loop", "run_directory", "setup", "transport"
-    )))
+    for name in (
+        "cli.main", "runs.checkpoints", "federation.collector", "engines.in_process",
+        "federation.loop", "runs.run_directory", "federation.scoring",
+    )
 )
 
 def die(*_, **__):
@@ -157,13 +182,13 @@ def on_call(owner, name, count, after):
 
 moment = sys.argv.pop(1)
 on_call(*{
-    "before the first round": (loop.Federation, "_send", 1, False),
-    "after a client of round 2": (transport.InProcess, "_reply", 3, True),
+    "before the first round": (loop.Federation, "play", 1, False),
+    "after a client of round 2": (engine.InProcess, "_reply", 3, True),
     "while combining round 2": (collector.Plain, "contributions", 10, True),
     "right after the line of round 2": (run.Run, "append_metrics", 2, True),
-    "before round 2 gets its name": (run, "save_tensors", 2, True),
-    "before round 1 is removed": (run.Run, "checkpoints", 4, False),
-    "while scoring": (setup.Setup, "score", 2, True),
+    "before round 2 gets its name": (checkpoints, "save_tensors", 2, True),
+    "before round 1 is removed": (checkpoints.Checkpoints, "rounds", 4, False),
+    "while scoring": (scoring, "score", 2, True),
     "before the results": (run.Run, "write_results", 1, False),
 }[moment])
 main.main()

@@ -14,10 +14,12 @@ import torch
 from torch import Tensor
 
 from flexlora.adapters import Adapter, Factors
-from flexlora.config import Config
+from flexlora.config.settings import rule_of
 from flexlora.errors import AdapterError, ConfigError, RunError
-from flexlora.federation import Setup, continue_run, prepare, resume, run
-from flexlora.federation.starts import Parent, Start, kind_of, warm_start
+from flexlora.federation import Session, Setup, continue_run, prepare, resume, run
+from flexlora.federation.continuing import Parent
+from flexlora.federation.scoring import score
+from flexlora.federation.starts import Start, kind_of, warm_start
 from flexlora.formats.fingerprint import fingerprint
 from flexlora.formats.peft import load_peft, save_peft
 from flexlora.rules import RULES, make_rule
@@ -53,26 +55,18 @@ def peft(adapter: Adapter, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def configured(setup: Setup, **tables: Mapping[str, Any]) -> tuple[Config, Setup]:
-    """A config with these tables, and the setup as if it had been prepared from it."""
-    config = small(**tables)
-    return config, replace(setup, config=config)
-
-
 def begun(setup: Setup, name: str, path: Path, **model: Any) -> Start:
     model = {"init_from": str(path), **model}
-    config, made = configured(setup, rule={"name": name}, model=model)
-    start = warm_start(config, make_rule(name), made)
+    made = prepare(small(rule={"name": name}, model=model), setup)
+    start = warm_start(made, make_rule(name))
     assert start is not None
     return start
 
 
 def played(setup: Setup, folder: Path, name: str, rounds: int) -> Result:
     """Without a final evaluation."""
-    config, made = configured(
-        setup, rule={"name": name}, federation={"rounds": rounds}, evaluation={"unseen": False}
-    )
-    return run(config, folder, setup=made)
+    tables = {"federation": {"rounds": rounds}, "evaluation": {"unseen": False}}
+    return run(small(rule={"name": name}, **tables), folder, setup=setup)
 
 
 def last(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -104,7 +98,7 @@ def test_a_run_begins_at_the_adapter_or_its_best_part(
     assert start.state.round == 0
     assert start.state.delta.version == int(rule.traits.delta != "none")
     assert start.store.held == {}
-    assert start.store.types == dict(setup.types)
+    assert start.store.types == dict(setup.roster.types)
 
 
 def test_the_parent_is_recorded(setup: Setup, peft: Path):
@@ -128,8 +122,8 @@ def test_the_fingerprint_sees_the_scale(setup: Setup, adapter: Adapter, tmp_path
 
 @pytest.fixture(scope="module")
 def from_peft(setup: Setup, peft: Path, tmp_path_factory: pytest.TempPathFactory) -> Result:
-    config, made = configured(setup, model={"init_from": str(peft)})
-    return run(config, tmp_path_factory.mktemp("warm") / "r", setup=made)
+    config = small(model={"init_from": str(peft)})
+    return run(config, tmp_path_factory.mktemp("warm") / "r", setup=setup)
 
 
 def test_the_start_is_kept_and_scored(setup: Setup, from_peft: Result, peft: Path):
@@ -139,7 +133,7 @@ def test_the_start_is_kept_and_scored(setup: Setup, from_peft: Result, peft: Pat
     assert [row.state for row in from_peft.rows] == ["base", "start", "full", "high", "low"]
     assert [row["state"] for row in (opened.read_results() or {})["rows"]][1] == "start"
     wanted = {name: f.product() for name, f in load_peft(peft).items()}
-    scores, own = setup.score(wanted)
+    scores, own = score(setup, wanted)
     assert own is not None
     row = from_peft.row("start")
     assert row.unseen.mean()["loss"] == pytest.approx(scores.mean()["loss"], rel=1e-5)
@@ -171,9 +165,9 @@ def test_a_run_that_lost_its_start_does_not_begin_at_the_base(from_peft: Result,
 
 
 def test_the_bare_base_is_no_start(setup: Setup):
-    assert warm_start(small(), make_rule("flexlora"), setup) is None
+    assert warm_start(setup, make_rule("flexlora")) is None
     with pytest.raises(ConfigError, match=r"init_force is true but model.init_from is not set"):
-        warm_start(small(model={"init_force": True}), make_rule("flexlora"), setup)
+        warm_start(prepare(small(model={"init_force": True}), setup), make_rule("flexlora"))
 
 
 def test_an_adapter_of_another_base_needs_force(setup: Setup, adapter: Adapter, tmp_path: Path):
@@ -235,7 +229,7 @@ def test_a_folder_of_neither_kind_is_said(tmp_path: Path, peft: Path, from_peft:
 def test_adapters_of_a_run_know_their_base(setup: Setup, from_peft: Result):
     handed = load_adapter(from_peft.folder, 2)
     assert handed.base == "tiny"
-    assert handed.base_fingerprint == f"float32:{setup.model_fingerprint}"
+    assert handed.base_fingerprint == f"float32:{setup.ground.fingerprint}"
     assert not handed.fan_in_fan_out
 
 
@@ -246,11 +240,7 @@ def gone_on(
     setup: Setup, parent: Path, folder: Path, round: int | str = "last", **tables: Any
 ) -> Result:
     """`continue_run`, on the setup that is there."""
-    opened = Parent.open(parent, round)
-    config = opened.config_with(tables)
-    made = replace(setup, config=config)
-    rule = make_rule(config.rule.name, config.rule.options)
-    return run(config, folder, setup=made, start=opened.start(config, rule, made))
+    return Session.continuing(parent, tables, round=round, like=setup).play(folder)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -287,9 +277,14 @@ def test_the_best_round_and_patience_begin_anew(setup: Setup, parent: Path, tmp_
     assert Run.open(tmp_path / "r").checkpoints() == [2, 3]
 
 
-def started(setup: Setup, opened: Parent, tables: Any) -> tuple[Config, Any, Setup]:
-    config = opened.config_with(tables)
-    return config, make_rule(config.rule.name, config.rule.options), replace(setup, config=config)
+def started(setup: Setup, opened: Parent, tables: Any) -> tuple[Setup, Any]:
+    made = prepare(opened.config_with(tables), setup)
+    return made, rule_of(made.config.rule)
+
+
+def rostered(setup: Setup, **changes: Any) -> Setup:
+    """With other types or ranks."""
+    return replace(setup, roster=replace(setup.roster, **changes))
 
 
 def test_a_continued_run_is_resumed_and_continued(setup: Setup, parent: Path, tmp_path: Path):
@@ -330,13 +325,12 @@ def test_other_ranks_and_clients(setup: Setup, parent: Path):
     opened = Parent.open(parent)
     old = opened.store
     stays, goes, *_ = sorted(old.held)
-    types = {client: "high" for client in setup.types if client != goes} | {"new": "low"}
-    made = replace(setup, types=types, ranks={k: setup.ranks[k] for k in ("high", "low")})
-    config, rule, _ = started(setup, opened, {"federation": {"rounds": 3}})
-    start = opened.start(config, rule, replace(made, config=config))
+    types = {client: "high" for client in setup.roster.types if client != goes} | {"new": "low"}
+    made, rule = started(setup, opened, {"federation": {"rounds": 3}})
+    start = opened.start(rostered(made, types=types), rule)
     assert set(start.store.ranks) == set(types)
-    assert start.store.ranks["new"] == setup.ranks["low"]
-    assert all(start.store.ranks[c] == setup.ranks["high"] for c in types if c != "new")
+    assert start.store.ranks["new"] == setup.roster.ranks["low"]
+    assert all(start.store.ranks[c] == setup.roster.ranks["high"] for c in types if c != "new")
     assert start.store.held == {c: v for c, v in old.held.items() if c != goes}
     assert stays in start.store.held
     assert_same_bits(pack(start.state)[0], pack(opened.state)[0])
@@ -344,13 +338,14 @@ def test_other_ranks_and_clients(setup: Setup, parent: Path):
 
 def test_pruned_ranks_are_kept_unless_the_types_ranks_changed(setup: Setup, tmp_path: Path):
     opened = Parent.open(played(setup, tmp_path / "r", "hetlora", 1).folder)
-    client = next(c for c, kind in setup.types.items() if kind == "high")
-    pruned = dict.fromkeys(setup.ranks["high"], 3)
+    client = next(c for c, kind in setup.roster.types.items() if kind == "high")
+    pruned = dict.fromkeys(setup.roster.ranks["high"], 3)
     opened.store.ranks[client] = pruned
     tables = {"federation": {"rounds": 3}}
     assert opened.start(*started(setup, opened, tables)).store.ranks[client] == pruned
-    higher = replace(setup, ranks={**setup.ranks, "high": dict.fromkeys(pruned, 5)})
-    start = opened.start(*started(higher, opened, tables))
+    made, rule = started(setup, opened, tables)
+    ranks = {**setup.roster.ranks, "high": dict.fromkeys(pruned, 5)}
+    start = opened.start(rostered(made, ranks=ranks), rule)
     assert start.store.ranks[client] == dict.fromkeys(pruned, 5)
     assert start.state.spec.highest == dict.fromkeys(pruned, 5)
 
@@ -359,32 +354,37 @@ def test_pruned_ranks_are_kept_unless_the_types_ranks_changed(setup: Setup, tmp_
 def test_other_bounds_of_the_ranks_keep_what_was_learned(setup: Setup, tmp_path: Path, name: str):
     """Where the highest or lowest rank changes, the state is made anew and Δ is sent whole."""
     opened = Parent.open(played(setup, tmp_path / "r", name, 2).folder)
-    rule = make_rule(name)
     ranks = {
-        "low": dict.fromkeys(setup.ranks["low"], 3),
-        "high": dict.fromkeys(setup.ranks["low"], 7),
+        "low": dict.fromkeys(setup.roster.ranks["low"], 3),
+        "high": dict.fromkeys(setup.roster.ranks["low"], 7),
     }
     tables = {"federation": {"rounds": 3}}
-    config, _, made = started(replace(setup, ranks=ranks), opened, tables)
-    start = opened.start(config, rule, made)
+    made, rule = started(setup, opened, tables)
+    made = rostered(made, ranks=ranks)
+    start = opened.start(made, rule)
     before = rule.learned(opened.state)
     for layer, matrix in rule.learned(start.state).items():
         assert_close(dense(matrix), dense(before[layer]))
     for held in {opened.state.delta.version, *start.store.held.values()}:
-        parts = start.state.delta.since(held)
-        assert parts == ((start.state.delta.layers,) if rule.traits.delta != "none" else ())
+        update = start.state.delta.since(held)
+        if rule.traits.delta != "none":
+            assert update is not None
+            assert (update.start, update.layers) == (None, start.state.delta.layers)
+        else:
+            assert update is None
     for kind in ranks.values():
         asked = rule.ranks_for(made.spec, kind)
         assert rule.send(start.state, asked, torch.Generator()).ranks == asked
-    result = run(config, tmp_path / "more", setup=made, start=start)
-    assert result.rounds == 1
+    types = {"types": {"low": 3, "high": 7}}
+    session = Session.continuing(opened.run.folder, {**tables, "clients": types}, like=setup)
+    assert session.play(tmp_path / "more").rounds == 1
 
 
 def test_other_options_of_the_rule_keep_what_was_learned(setup: Setup, parent: Path):
     opened = Parent.open(parent)
     tables = {"federation": {"rounds": 3}, "rule": {"frozen_rank": 4}}
-    config, rule, made = started(setup, opened, tables)
-    start = opened.start(config, rule, made)
+    made, rule = started(setup, opened, tables)
+    start = opened.start(made, rule)
     before = rule.learned(opened.state)
     for layer, frozen in start.state.delta.layers.items():
         assert_close(dense(frozen), best(dense(before[layer]), 4), 1e-4)
@@ -418,12 +418,13 @@ def test_what_a_continued_run_cannot_change(
 def test_another_base_and_other_layers_are_refused(setup: Setup, parent: Path):
     opened = Parent.open(parent)
     tables = {"federation": {"rounds": 3}}
-    config, rule, made = started(setup, opened, tables)
+    made, rule = started(setup, opened, tables)
+    other = replace(made, ground=replace(made.ground, fingerprint="f" * 64))
     with pytest.raises(RunError, match=r"the base model tiny is not that of .*model\.init_from"):
-        opened.start(config, rule, replace(made, model_fingerprint="f" * 64))
-    fewer = opened.config_with({**tables, "model": {"targets": ["q_proj"]}})
+        opened.start(other, rule)
+    fewer = started(setup, opened, {**tables, "model": {"targets": ["q_proj"]}})
     with pytest.raises(RunError, match=r"the adapted layers are not those of .*model\.init_from"):
-        opened.start(fewer, rule, prepare(fewer))
+        opened.start(*fewer)
 
 
 def test_a_damaged_parent_is_said(parent: Path, tmp_path: Path):

@@ -17,9 +17,10 @@ import yaml
 from flexlora.errors import ConfigError
 from flexlora.federation import resume, run
 from flexlora.federation import trackers as module
-from flexlora.federation.loop import Record
 from flexlora.federation.observers import Silent
 from flexlora.federation.trackers import TRACKERS, require_trackers, scalars
+from flexlora.runs.events import Event, Noted, RoundEnded
+from flexlora.runs.records import RoundRecord
 from flexlora.runs.run_directory import Run
 from small import small, write
 
@@ -33,11 +34,10 @@ class Told(Silent):
         self.notes: list[str] = []
         self.stop = stop
 
-    def noted(self, text: str) -> None:
-        self.notes.append(text)
-
-    def round_ended(self, record: Record) -> None:
-        if record["round"] == self.stop:
+    def told(self, event: Event) -> None:
+        if isinstance(event, Noted):
+            self.notes.append(event.text)
+        if isinstance(event, RoundEnded) and event.record.round == self.stop:
             raise KeyboardInterrupt
 
 
@@ -56,9 +56,9 @@ def tensorboard(folder: Path) -> Steps:
 
 def expected(folder: Path) -> Steps:
     found: Steps = {}
-    for record in Run.open(folder).read_metrics():
+    for record in Run.open(folder).records():
         for name, value in scalars(record).items():
-            found.setdefault(name, []).append((record["round"], value))
+            found.setdefault(name, []).append((record.round, value))
     return found
 
 
@@ -81,12 +81,16 @@ def test_a_round_as_flat_names():
         "seconds": {"clients": 1.5, "combine": 0.5},
         "validation": {"clients": 2, "examples": 3, "loss": 1.0, "rouge_l": None, "my metric!": 2},
         "on_clients": {
-            "global": {"metrics": {"loss": {"mean": 1.0, "worst": 2.0, "spread": 0.5}}},
+            "global": {
+                "clients": 1,
+                "examples": 2,
+                "metrics": {"loss": {"mean": 1.0, "worst": 2.0, "spread": 0.5}},
+            },
             "failures": 0,
             "bytes_down": 7,
         },
     }
-    assert scalars(record) == {
+    assert scalars(RoundRecord.from_json(record)) == {
         "learning_rate": 0.5,
         "failures": 1,
         "examples": 4,
@@ -210,8 +214,7 @@ def test_a_tracker_that_cannot_start_does_not_stop_the_run(
         "tracker mlflow failed and is left out, the run goes on",
         "tracker tensorboard",
     ]
-    (event,) = Run.open(tmp_path / "r").read_events()
-    assert (event["event"], event["tracker"]) == ("tracker", "mlflow")
+    assert [event.text for event in Run.open(tmp_path / "r").events(Noted)] == told.notes
     assert len(tensorboard(tmp_path / "r")["train_loss"]) == 3
 
 

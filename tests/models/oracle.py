@@ -14,6 +14,7 @@ from torch import nn
 
 from flexlora.adapters import Adapter, Factors, LayerSpec, lora_scale
 from flexlora.models import BaseModel
+from flexlora.tasks.prompts import Encoded
 
 FAMILIES = ("llama", "gpt2", "neox")
 VOCABULARY = 61
@@ -111,7 +112,7 @@ def random_adapter(
     return Adapter({x.name: Factors(draw(x.m, rank), draw(rank, x.n), scale) for x in layers}, base)
 
 
-def encoded(count: int, *, seed: int = 0, longest: int = 12) -> list[SimpleNamespace]:
+def encoded(count: int, *, seed: int = 0, longest: int = 12) -> list[Encoded]:
     """Examples of random tokens, of mixed lengths."""
     generator = torch.Generator().manual_seed(seed)
 
@@ -120,12 +121,12 @@ def encoded(count: int, *, seed: int = 0, longest: int = 12) -> list[SimpleNames
         return tuple(torch.randint(3, VOCABULARY, (length,), generator=generator).tolist())
 
     return [
-        SimpleNamespace(
+        Encoded(
             id=f"e{i}",
+            category="",
             prompt=tokens(2, longest),
             response=(*tokens(1, 5), 2),
             references=("x",),
-            truncated=False,
         )
         for i in range(count)
     ]

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
 from typing import Any
 
 import torch
 
 from flexlora.models import AdaptedModel, load_model
+from flexlora.tasks.prompts import Encoded
 from flexlora.training import Recipe, Visit
 from models.oracle import random_adapter
 
@@ -19,14 +19,14 @@ def embedded(**options: Any) -> AdaptedModel:
     return AdaptedModel(load_model("tiny", **options), ("attention", "mlp"))
 
 
-def examples(model: AdaptedModel, count: int, seed: int) -> list[SimpleNamespace]:
+def examples(model: AdaptedModel, count: int, seed: int) -> list[Encoded]:
     """Lists to be repeated, of mixed lengths."""
     found, known = [], _WORDS.split()
     for place in range(count):
         begin = (seed + 3 * place) % len(known)
         words = " ".join(known[begin : begin + 2 + (seed + place) % 4])
         prompt, response = model.tokenizer([f"Say again: {words}", words]).input_ids
-        found.append(SimpleNamespace(id=str(place), prompt=tuple(prompt), response=tuple(response)))
+        found.append(Encoded(str(place), "", tuple(prompt), tuple(response), (words,)))
     return found
 
 

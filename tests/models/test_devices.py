@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
+from dataclasses import replace
 
 import pytest
 import torch
@@ -96,12 +96,7 @@ def test_what_is_trained_comes_back_and_is_what_the_cpu_makes(
 def test_scores_and_fingerprints_are_those_of_the_cpu(device: str) -> None:
     there, here = embedded(device=device), embedded()
     assert model_fingerprint(there.model) == model_fingerprint(here.model)
-    asked = [
-        SimpleNamespace(
-            **vars(x), references=("one two",), category="", choices=(), truncated=False
-        )
-        for x in examples(here, 4, seed=1)
-    ]
+    asked = [replace(x, references=("one two",)) for x in examples(here, 4, seed=1)]
     settings = EvalSettings(max_new_tokens=6, metrics=("loss", "rouge_l"))
     found, wanted = (
         evaluate(model, [EvalClient("a", tuple(asked))], settings).mean().to_json()

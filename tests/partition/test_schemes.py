@@ -214,9 +214,16 @@ def test_wrong_alphas(alpha):
         ("dirichlett", {}, "partition.by is 'dirichlett'; did you mean 'dirichlet'?"),
         ("dirichlet", {"clients": 3}, "which needs partition.alpha; give it"),
         ("iid", {}, "which needs partition.clients; give it"),
-        ("iid", {"clients": 3, "alpha": 1.0}, "partition.alpha means nothing .* to 'dirichlet'"),
+        (
+            "iid",
+            {"clients": 3, "alpha": 1.0},
+            "partition.alpha is not an option of 'iid'; .* to 'dirichlet'",
+        ),
         ("task", {"clients": 3}, "to 'category' or 'iid' or 'dirichlet'"),
-        ("iid", {"clients": 0}, "partition.clients is 0"),
+        ("task", {"shares": 3}, "partition.shares is not an option of 'task'; it takes no options"),
+        ("iid", {"clients": 0}, "partition.clients is 0, expected a whole number of 1 or more"),
+        ("iid", {"clients": 2.5}, "partition.clients is 2.5, expected a whole number"),
+        ("iid", {"clients": True}, "partition.clients is true, expected a whole number"),
         ("category", {"clients": -1}, "partition.clients is -1"),
     ],
 )
@@ -227,7 +234,7 @@ def test_wrong_options(name, options, words):
 
 def test_a_name_is_taken_once_and_groups_are_known():
     with pytest.raises(ConfigError, match="'iid' is registered already"):
-        register("iid", IID)
+        register("iid", Dirichlet)
     assert {name: cls.groups for name, cls in SCHEMES.items()} == {
         "task": "task",
         "client": "client",

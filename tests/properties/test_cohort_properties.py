@@ -13,8 +13,7 @@ from flexlora.adapters import Adapter, Factors
 from flexlora.models import AdaptedModel
 from flexlora.training import Recipe, Trained, Visit, train, train_cohort
 from models.oracle import apart, encoded, random_adapter, random_model
-
-LIMITS = {torch.float32: 1e-3, torch.float64: 1e-6}
+from training.clients import allowed
 
 
 @dataclass(frozen=True)
@@ -52,7 +51,7 @@ clients = st.builds(
 cohorts = st.builds(
     Cohort,
     clients=st.lists(clients, min_size=1, max_size=5).map(tuple),
-    dtype=st.sampled_from(tuple(LIMITS)),
+    dtype=st.sampled_from((torch.float32, torch.float64)),
     padded=st.booleans(),
     stacked=st.booleans(),
     origin=st.booleans(),
@@ -106,10 +105,11 @@ def test_a_cohort_equals_its_clients_one_by_one(cohort: Cohort) -> None:
     together = train_cohort(
         ours, visits(ours, cohort), origin=cohort.origin, stacked=cohort.stacked
     )
+    limit = allowed(cohort.dtype, "eager" if cohort.padded else None)
     assert len(together) == len(alone)
     for one, other in zip(alone, together, strict=True):
         assert isinstance(other, Trained)
-        assert apart(other.adapter, one.adapter) <= LIMITS[cohort.dtype]
-        assert abs(other.loss - one.loss) <= LIMITS[cohort.dtype]
+        assert apart(other.adapter, one.adapter) <= limit
+        assert abs(other.loss - one.loss) <= limit
         numbers = (one.steps, one.tokens, one.examples)
         assert (other.steps, other.tokens, other.examples) == numbers

@@ -9,6 +9,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from flexlora.runs.events import Failed
+from flexlora.runs.records import RoundRecord
 from flexlora.runs.run_directory import Run
 from small import small
 
@@ -136,7 +138,7 @@ def _play(
     failed = [name for name in cohort[1:] if draw.random() < failing]
     for name in failed:
         reason = draw.choice(("no reply", "out of memory", "the update is not finite"))
-        run.append_event({"round": number, "event": "failure", "client": name, "reason": reason})
+        run.append_event(Failed(number, name, reason))
     replied = [name for name in cohort if name not in failed]
     learned = lift * (1 - math.exp(-number / 60)) if lift else 0.0
     record: dict[str, Any] = {
@@ -170,9 +172,9 @@ def _play(
                 },
             }
             for kind, more in (("global", 0.9), ("tuned", 1.1))
-        } | {"bytes_down": 1000}
+        } | {"failures": 0, "bytes_down": 1000}
         run.append_spectra(_spectrum(number, layers, draw))
-    run.append_metrics(record)
+    run.append_metrics(RoundRecord.from_json(record))
 
 
 def _spectrum(number: int, layers: int, draw: random.Random) -> dict[str, Any]:

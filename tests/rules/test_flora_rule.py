@@ -74,7 +74,9 @@ def test_who_holds_the_last_version_is_sent_the_stack_where_that_is_smaller() ->
     state = start()
     for seed in range(2):
         state = play(RULE, state, {"bob": COHORT["bob"]}, random_training(seed), seed)
-    parts = state.delta.since(1)
-    assert [part[LAYER.name].width for part in parts] == [5]
+    patch, whole = state.delta.since(1), state.delta.since(None)
+    assert patch is not None
+    assert (patch.start, patch.layers[LAYER.name].width) == (1, 5)
     assert state.delta.layers[LAYER.name].width == 10
-    assert state.delta.since(None) == (state.delta.layers,)
+    assert whole is not None
+    assert (whole.start, whole.layers) == (None, state.delta.layers)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import final
 
-from flexlora.adapters import Factors, Sides
+from flexlora.adapters import Factors, Sides, best_factors
 from flexlora.lowrank import LowRank
 from flexlora.rules import ClientView, Combined, Contributions, Layer, LayerState, Rule, Traits
-from flexlora.rules.spectral import best_factors, empty_factors, warm_factors
+from flexlora.rules.spectral import empty_factors, warm_factors
 
 
 @final

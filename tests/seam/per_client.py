@@ -8,10 +8,10 @@ from typing import final
 import torch
 from torch import Tensor
 
-from flexlora.adapters import Factors
+from flexlora.adapters import Factors, best_factors
 from flexlora.lowrank import LowRank
 from flexlora.rules import ClientView, Combined, Contributions, Layer, LayerState, Rule, Traits
-from flexlora.rules.spectral import best_factors, empty_factors, warm_factors
+from flexlora.rules.spectral import empty_factors, warm_factors
 
 
 @final

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import final
 
-from flexlora.adapters import Adapter, Factors, Sides
+from flexlora.adapters import Adapter, Factors, Sides, best_factors
 from flexlora.lowrank import LowRank
 from flexlora.rules import (
     ClientView,
@@ -17,7 +17,7 @@ from flexlora.rules import (
     Rule,
     Traits,
 )
-from flexlora.rules.spectral import best_factors, empty_factors, warm_factors
+from flexlora.rules.spectral import empty_factors, warm_factors
 
 
 @final

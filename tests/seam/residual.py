@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from typing import final
 
-from flexlora.adapters import Factors
+from flexlora.adapters import Factors, best_factors
 from flexlora.lowrank import LowRank, Spectrum, svd
 from flexlora.rules import ClientView, Combined, Contributions, Layer, LayerState, Rule, Traits
 from flexlora.rules.spectral import (
-    best_factors,
     empty_factors,
     exact_state,
     held_in,

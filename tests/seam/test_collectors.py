@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -36,9 +35,9 @@ def test_a_rule_that_declares_sums_is_the_same_where_nothing_else_is_given(
         federation={"rounds": 2, "clients_per_round": 4},
         evaluation={"unseen": False, "on_clients": "off"},
     )
-    plain = run(config, tmp_path / "plain", setup=replace(setup, config=config)).folder
+    plain = run(config, tmp_path / "plain", setup=setup).folder
     collecting_sums(monkeypatch)
-    summed = run(config, tmp_path / "summed", setup=replace(setup, config=config)).folder
+    summed = run(config, tmp_path / "summed", setup=setup).folder
     rule = rule_of(config.rule)
     one, other = (load_state(Run.open(folder), "last") for folder in (plain, summed))
     assert one.round == other.round == 2
@@ -68,4 +67,4 @@ def test_so_is_a_screen_that_judges(
     collecting_sums(monkeypatch)
     config = small(screens={"norm_clip": {}})
     with pytest.raises(ConfigError, match=r"screen norm_clip judges .*; leave screens.norm_clip"):
-        run(config, tmp_path / "r", setup=replace(setup, config=config))
+        run(config, tmp_path / "r", setup=setup)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,12 +9,14 @@ import torch
 
 from flexlora.adapters import Factors
 from flexlora.federation import Setup, resume, run
-from flexlora.federation.loop import Federation
 from flexlora.federation.observers import Silent
+from flexlora.federation.sending import Sender
 from flexlora.rules import make_rule
+from flexlora.runs.events import Event, RoundEnded
 from flexlora.runs.run_directory import Run
 from reference import Round, generator
 from same_run import assert_same_run
+from seam.base import base_loss
 from small import LAYERS, small, spec
 
 
@@ -23,37 +24,38 @@ def test_a_whole_run_sends_to_each_client_and_learns(
     setup: Setup, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sendings = []
-    send = Federation._send
+    send = Sender.training
 
-    def told(self: Federation, round: int):  # type: ignore[no-untyped-def]
-        sendings.append(send(self, round))
+    def told(*arguments):  # type: ignore[no-untyped-def]
+        sendings.append(send(*arguments))
         return sendings[-1]
 
-    monkeypatch.setattr(Federation, "_send", told)
+    monkeypatch.setattr(Sender, "training", told)
     config = small(rule={"name": "sketched"}, federation={"rounds": 3, "clients_per_round": 4})
-    result = run(config, tmp_path / "r", setup=replace(setup, config=config))
+    result = run(config, tmp_path / "r", setup=setup)
     for sending in sendings:
         payloads = [job.payload for job in sending.jobs]
-        ranks = [setup.types[job.client] for job in sending.jobs]
+        ranks = [setup.roster.types[job.client] for job in sending.jobs]
         assert sorted(ranks) == ["high", "high", "low", "low"]
         # Those of the highest rank are sent all of it, the others each a choice of their own.
         assert len(set(payloads)) >= 2
-    low = [[j.payload for j in x.jobs if setup.types[j.client] == "low"] for x in sendings]
+    low = [[j.payload for j in x.jobs if setup.roster.types[j.client] == "low"] for x in sendings]
     assert any(one != other for one, other in low)
     losses = [record["validation"]["loss"] for record in Run.open(result.folder).read_metrics()]
-    assert min(losses) < setup.validate({}).mean()["loss"]
+    assert min(losses) < base_loss(setup)
 
 
 class Stops(Silent):
-    def round_ended(self, record: object) -> None:
-        raise KeyboardInterrupt
+    def told(self, event: Event) -> None:
+        if isinstance(event, RoundEnded):
+            raise KeyboardInterrupt
 
 
 def test_a_resume_sends_the_same_again(setup: Setup, tmp_path: Path) -> None:
     config = small(rule={"name": "sketched"})
-    whole = run(config, tmp_path / "whole", setup=replace(setup, config=config)).folder
+    whole = run(config, tmp_path / "whole", setup=setup).folder
     with pytest.raises(KeyboardInterrupt):
-        run(config, tmp_path / "r", setup=replace(setup, config=config), observer=Stops())
+        run(config, tmp_path / "r", setup=setup, observer=Stops())
     resume(tmp_path / "r")
     assert_same_run(tmp_path / "r", whole)
 

@@ -7,14 +7,12 @@ import signal
 import subprocess
 import sys
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor
 
-from flexlora.config.config import Config
 from flexlora.engines.in_process import InProcess
 from flexlora.engines.memories import Memories
 from flexlora.errors import AdapterError, ConfigError
@@ -23,6 +21,7 @@ from flexlora.federation import Setup, continue_run, resume, run
 from flexlora.federation.observers import Silent
 from flexlora.formats.payloads import load_tensors
 from flexlora.rules import RULES, make_rule
+from flexlora.runs.events import Event, Replied
 from flexlora.runs.readout import load_state
 from flexlora.runs.run_directory import Run
 from same_run import assert_same_run
@@ -31,10 +30,6 @@ from seam.personal import OwnB
 from small import small, write
 
 CONFIG = small(rule={"name": "own-b"}, federation={"rounds": 3, "clients_per_round": 3})
-
-
-def of(setup: Setup, config: Config) -> Setup:
-    return replace(setup, config=config)
 
 
 def remembered(folder: Path) -> Mapping[str, dict[str, Tensor]]:
@@ -59,9 +54,7 @@ def whole(setup: Setup, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An unbroken run."""
     RULES["own-b"] = OwnB
     try:
-        return run(
-            CONFIG, tmp_path_factory.mktemp("personal") / "whole", setup=of(setup, CONFIG)
-        ).folder
+        return run(CONFIG, tmp_path_factory.mktemp("personal") / "whole", setup=setup).folder
     finally:
         del RULES["own-b"]
 
@@ -71,7 +64,7 @@ def test_every_client_remembers_its_own_and_no_more_than_two_rounds(
 ) -> None:
     memories = Memories(whole / "memory")
     trained = [record["clients"] for record in Run.open(whole).read_metrics()]
-    for client in setup.train:
+    for client in setup.examples.train:
         rounds = [k for k, clients in enumerate(trained, 1) if client in clients]
         folder = memories._of(client)
         kept = sorted(int(path.stem) for path in folder.glob("*")) if folder.exists() else []
@@ -89,20 +82,17 @@ def test_what_is_remembered_is_in_no_checkpoint_and_no_client_names_a_path(
     for layer in state.layers.values():
         assert not bool(layer["b"].any())
     names = "".join(str(path.relative_to(whole)) for path in (whole / "memory").rglob("*"))
-    assert not any(client in names for client in setup.train)
+    assert not any(client in names for client in setup.examples.train)
 
 
 class StopsIn(Silent):
     """In the middle of a round, when one client has written its memory of it."""
 
     def __init__(self, round: int) -> None:
-        self.round, self.now = round, 0
+        self.round = round
 
-    def round_started(self, round: int, clients: int) -> None:
-        self.now = round
-
-    def replied(self, outcome: object) -> None:
-        if self.now == self.round:
+    def told(self, event: Event) -> None:
+        if isinstance(event, Replied) and event.round == self.round:
             raise KeyboardInterrupt
 
 
@@ -111,7 +101,7 @@ def test_a_run_that_is_stopped_and_resumed_ends_at_the_same_bits(
     setup: Setup, whole: Path, tmp_path: Path, stop: int
 ) -> None:
     with pytest.raises(KeyboardInterrupt):
-        run(CONFIG, tmp_path / "r", setup=of(setup, CONFIG), observer=StopsIn(stop))
+        run(CONFIG, tmp_path / "r", setup=setup, observer=StopsIn(stop))
     assert max(int(Path(file).stem) for file in remembered(tmp_path / "r")) == stop
     resume(tmp_path / "r")
     assert_same_run(tmp_path / "r", whole)
@@ -169,8 +159,8 @@ def test_workers_share_the_memory(
     }
     monkeypatch.setitem(RULES, "own-b", Known)
     config, both = small(**quick), small(**quick, run={"workers": 2})
-    alone = run(config, tmp_path / "alone", setup=of(setup, config)).folder
-    two = run(both, tmp_path / "two", setup=of(setup, both)).folder
+    alone = run(config, tmp_path / "alone", setup=setup).folder
+    two = run(both, tmp_path / "two", setup=setup).folder
     assert_same_run(two, alone)
     assert_same_memories(two, alone)
 
@@ -179,12 +169,12 @@ def test_an_evaluation_is_of_what_the_client_would_use(setup: Setup, whole: Path
     """The shared A with its own B, by hand; who never trained has the B that all begin with."""
     state, rule = load_state(Run.open(whole), "last"), make_rule("own-b")
     memories, scores = Memories(whole / "memory"), []
-    for client in sorted(setup.train):
-        readout = rule.readout(state, rule.ranks_for(setup.spec, setup.ranks["low"]))
+    for client in sorted(setup.examples.train):
+        readout = rule.readout(state, rule.ranks_for(setup.spec, setup.roster.ranks["low"]))
         received = rule.receive(readout, memories.after(client, 3))
         setup.model.set_delta({name: f.product() for name, f in received.items()})
-        own = [EvalClient(client, tuple(setup.held_out[client]))]
-        scores += evaluate(setup.model, own, setup.validation_settings).clients
+        own = [EvalClient(client, tuple(setup.examples.held_out[client]))]
+        scores += evaluate(setup.model, own, setup.settings.validation).clients
     setup.model.set_delta({})
     counts = [score.examples for score in scores]
     means = [score.means["loss"] for score in scores]
@@ -198,7 +188,7 @@ def test_a_continued_run_goes_on_with_what_clients_remember(
     setup: Setup, whole: Path, tmp_path: Path
 ) -> None:
     config = small(rule={"name": "own-b"}, federation={"rounds": 2, "clients_per_round": 3})
-    short = run(config, tmp_path / "short", setup=of(setup, config)).folder
+    short = run(config, tmp_path / "short", setup=setup).folder
     more = continue_run(short, {"federation": {"rounds": 3}}, tmp_path / "more").folder
     one, other = (load_state(Run.open(folder), "last") for folder in (more, whole))
     for name, layer in one.layers.items():
@@ -208,13 +198,13 @@ def test_a_continued_run_goes_on_with_what_clients_remember(
 
 def test_a_rule_without_memory_writes_nothing(setup: Setup, tmp_path: Path) -> None:
     config = small(federation={"rounds": 1}, evaluation={"unseen": False})
-    folder = run(config, tmp_path / "r", setup=of(setup, config)).folder
+    folder = run(config, tmp_path / "r", setup=setup).folder
     assert not (folder / "memory").exists()
 
 
 def test_an_engine_without_a_folder_refuses_a_rule_with_memory(setup: Setup) -> None:
     with pytest.raises(ConfigError, match="clients of rule own-b remember what is their own; give"):
-        InProcess(setup.model, setup.train, make_rule("own-b"))
+        InProcess(setup.model, setup.examples.train, make_rule("own-b"))
 
 
 # --- on the disk ---------------------------------------------------------------------------------

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,9 @@ from flexlora.errors import ConfigError, RoundError
 from flexlora.federation import Setup, run
 from flexlora.federation.loop import Federation
 from flexlora.rules import RULES, Rule
+from flexlora.runs.events import Failed
 from flexlora.runs.readout import load_state
+from flexlora.runs.records import Judged, RoundRecord
 from flexlora.runs.run_directory import Run
 from flexlora.screens import SCREENS, Products, Screen, Verdict, make_screen
 from reference import assert_all_close, learned, product
@@ -72,13 +73,14 @@ def test_a_loud_client_is_clipped_under_every_rule(tmp_path: Path, name: str) ->
         made(tmp_path / "c", name, make_screen("norm_clip", {"factor": 2.0})),
     )
     (without,), (record,) = play(loud), play(clipped)
-    assert "screened" not in without
-    assert set(record["screened"]) == {LOUD}
-    verdict = record["screened"][LOUD]
-    assert verdict["weight"] == 1.0
-    assert 0.0 < verdict["shrink"] < 0.5
-    assert record["clients"] == sorted(RANKS)
-    assert record["failures"] == 0
+    assert without.screened is None
+    assert set(record.screened or {}) == {LOUD}
+    verdict = record.screened[LOUD]
+    assert verdict.weight == 1.0
+    assert 0.0 < verdict.shrink < 0.5
+    assert record.clients == tuple(sorted(RANKS))
+    assert record.failures == 0
+    assert RoundRecord.from_json(clipped.run.read_metrics()[0]).screened == record.screened
     # What it moved is in the learned product, or in the factors of a rule that keeps those.
     assert change(clipped) < 0.7 * change(loud)
 
@@ -91,7 +93,7 @@ def test_whom_nothing_is_done_to_the_bits_stay(tmp_path: Path, name: str) -> Non
     )
     play(plain)
     (record,) = play(screened)
-    assert record["screened"] == {}
+    assert record.screened == {}
     for layer, tensors in plain.state.layers.items():
         for key, tensor in tensors.items():
             assert torch.equal(tensor, screened.state.layers[layer][key])
@@ -104,11 +106,10 @@ def test_a_far_client_is_left_out_as_a_failure_and_the_rest_is_a_round_without_i
     krum = made(tmp_path / "k", name, make_screen("multi_krum", {"outliers": 1}))
     (record,) = play(krum)
     reason = "screen multi_krum: its update lies far from those of the others"
-    assert record["screened"] == {LOUD: {"weight": 0.0, "shrink": 1.0, "reason": reason}}
-    assert record["clients"] == sorted(set(RANKS) - {LOUD})
-    assert record["failures"] == 1
-    (event,) = krum.run.read_events()
-    assert (event["client"], event["reason"]) == (LOUD, reason)
+    assert record.screened == {LOUD: Judged(0.0, 1.0, reason)}
+    assert record.clients == tuple(sorted(set(RANKS) - {LOUD}))
+    assert record.failures == 1
+    assert krum.run.events(Failed) == [Failed(1, LOUD, reason)]
     without = made(tmp_path / "w", name, poisoned=False, fails=(LOUD,))
     play(without)
     for layer, tensors in without.state.layers.items():
@@ -132,7 +133,7 @@ def test_screens_follow_on_each_other(tmp_path: Path) -> None:
     whole = made(tmp_path / "w", name, poisoned=False)
     (record,) = play(quarter)
     play(whole)
-    assert record["screened"]["a"] == {"weight": 0.25, "shrink": 0.25}
+    assert record.screened["a"] == Judged(0.25, 0.25)
     wanted = {n: 0.25 * x for n, x in learned(whole.rule, whole.state).items()}
     assert_all_close(learned(quarter.rule, quarter.state), wanted)
 
@@ -141,7 +142,7 @@ def test_a_clipped_update_is_what_it_says_by_hand(tmp_path: Path) -> None:
     """FlexLoRA's sum with sent + c (trained − sent), in dense float64."""
     clipped = made(tmp_path / "c", "flexlora", make_screen("norm_clip", {"factor": 2.0}))
     (record,) = play(clipped)
-    share = {LOUD: record["screened"][LOUD]["shrink"]}
+    share = {LOUD: record.screened[LOUD].shrink}
     wanted: dict[str, Tensor] = {}
     for job in clipped.transport.jobs:
         sent = read(job.payload)
@@ -202,9 +203,7 @@ def test_both_halves_are_run_where_they_belong(
             evaluation={"unseen": False, "on_clients": "off"},
             run={"clients_at_once": at_once},
         )
-        folder = run(
-            config, tmp_path / f"{rule}-{at_once}", setup=replace(setup, config=config)
-        ).folder
+        folder = run(config, tmp_path / f"{rule}-{at_once}", setup=setup).folder
         opened = Run.open(folder)
         (record,) = opened.read_metrics()
         assert len(record["screened"]) == 1

@@ -189,9 +189,9 @@ def test_two_loads_are_equal_and_a_changed_file_is_another(tmp_path: Path):
     [
         ({"test_share": 0.1, "unseen_tasks": 1}, "test_share and data.unseen_tasks both say"),
         ({"test_path": "x", "test_share": 0.1}, "data.test_path and data.test_share both"),
-        ({"test_share": 1.0}, "test_share is 1; give a share above 0 and below 1"),
-        ({"share": 0.0}, "share is 0; give a share above 0 and at most 1"),
-        ({"examples": 0}, "examples is 0; give 1 or more"),
+        ({"test_share": 1.0}, "data.test_share is 1.0, expected a number above 0 and below 1"),
+        ({"share": 0.0}, "data.share is 0.0, expected a number above 0 and at most 1"),
+        ({"examples": 0}, "data.examples is 0, expected a whole number of 1 or more"),
         ({"messages": "m"}, "data.messages and data.prompt are both given"),
     ],
 )

@@ -23,6 +23,16 @@ def model(
     return adapted
 
 
+def allowed(dtype: torch.dtype, attention: str | None) -> float:
+    """How far apart two trainings' products may end that add up in other orders, by AdamW.
+
+    A gradient is off by ρ, a hundred roundings of half an eps each; the share ρ / π of normal
+    numbers then has another sign, which the first steps are: 2 √(ρ / π) of them, 9e-4 in float32
+    and 4e-8 in float64. transformers' eager attention takes its softmax in float32 in any case.
+    """
+    return 1e-6 if dtype == torch.float64 and attention is None else 1e-3
+
+
 def mixed(ours: AdaptedModel, rank: int, seed: int) -> Adapter:
     """Ranks from 0 to `rank`, another one in every layer."""
     full = random_adapter(

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
-
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from flexlora.tasks.prompts import Encoded
 from flexlora.training import collate, plan
 from models.oracle import encoded, padded
 
@@ -130,8 +129,8 @@ def test_no_padding_is_longer_than_the_longest_sequence() -> None:
 
 def test_collate_by_hand() -> None:
     clients = [
-        [SimpleNamespace(prompt=(5, 6, 7), response=(8, 2))],
-        [SimpleNamespace(prompt=(5,), response=(9, 4, 2))],
+        [Encoded("a", "", (5, 6, 7), (8, 2), ("x",))],
+        [Encoded("b", "", (5,), (9, 4, 2), ("x",))],
     ]
     batch = collate(clients, 0)
     assert batch.input_ids.tolist() == [[5, 6, 7, 8, 2], [5, 9, 4, 2, 0]]

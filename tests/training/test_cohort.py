@@ -17,10 +17,9 @@ from flexlora.models.trainable import Live
 from flexlora.training import Trained, Visit, train, train_cohort
 from models.layers import KERNELS
 from models.oracle import FAMILIES, apart, encoded, random_adapter
-from training.clients import ADAMW, mixed, model, visits
+from training.clients import ADAMW, allowed, mixed, model, visits
 
 DTYPES = [torch.float32, torch.float64]
-LIMITS = {torch.float32: 1e-3, torch.float64: 1e-6}
 ROWS = pytest.mark.parametrize("attention", [None, "eager"], ids=["packed", "padded"])
 
 
@@ -68,7 +67,8 @@ def test_at_once_equals_one_by_one(
     family: str, dtype: torch.dtype, attention: str | None, stacked: bool
 ) -> None:
     """Mixed ranks, by layer too; unequal data; their own optimisers, rates, clipping and steps."""
-    check(model(family, dtype, attention), stacked=stacked, limit=LIMITS[dtype])
+    limit = allowed(dtype, attention)
+    check(model(family, dtype, attention), stacked=stacked, limit=limit)
 
 
 @KERNELS
@@ -88,7 +88,7 @@ def test_so_it_does_with_dropout_origin_delta_and_penalty(
     options = {"origin": True, "penalty": proximal, "changes": {"dropout": dropout}}
     ours.set_delta({name: factors.product() for name, factors in delta.items()})
     try:
-        check(ours, stacked=stacked, **options)
+        check(ours, stacked=stacked, limit=allowed(torch.float64, attention), **options)
     finally:
         ours.set_delta({})
 
@@ -97,7 +97,8 @@ def test_so_it_does_with_dropout_origin_delta_and_penalty(
 @ROWS
 def test_so_it_does_with_dropout_alone(attention: str | None, stacked: bool) -> None:
     ours = model(attention=attention)
-    check(ours, stacked=stacked, changes={"dropout": 0.3, "loss_on": "all"})
+    changes = {"dropout": 0.3, "loss_on": "all"}
+    check(ours, stacked=stacked, limit=allowed(torch.float64, attention), changes=changes)
 
 
 @KERNELS
@@ -106,7 +107,7 @@ def test_so_it_does_in_the_accelerators_attention(
     monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype, stacked: bool
 ) -> None:
     monkeypatch.setattr(packing, "_one_by_one", packing._side_by_side)
-    check(model(dtype=dtype), stacked=stacked, limit=LIMITS[dtype])
+    check(model(dtype=dtype), stacked=stacked, limit=allowed(dtype, None))
 
 
 @KERNELS
@@ -139,7 +140,8 @@ def test_a_cohort_of_one_is_the_client_alone_bit_for_bit(
     attention: str | None, stacked: bool
 ) -> None:
     ours = model("gpt2", torch.float32, attention)
-    (one,) = check(ours, 1, stacked=stacked, limit=1e-6)
+    # Batched and in a loop the branch adds up in other orders; the bits are those of either twice.
+    (one,) = check(ours, 1, stacked=stacked, limit=allowed(torch.float32, attention))
     (other,) = train_cohort(ours, visits(ours, 1), stacked=stacked)
     assert one.loss == other.loss
     assert all(torch.equal(one.adapter[x].b, other.adapter[x].b) for x in one.adapter)

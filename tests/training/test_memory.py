@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
 
+from flexlora.training import memory
 from flexlora.training.memory import free_bytes, out_of_memory
 
 CPU = torch.device("cpu")
@@ -50,6 +52,7 @@ def test_the_peak_is_what_was_taken_also_where_it_lay_free_before():
 
 HOLES = """
 import sys
+from pathlib import Path
 import torch
 from flexlora.training.memory import return_what_is_freed
 
@@ -76,3 +79,26 @@ def test_what_is_freed_goes_back_at_once_where_asked(how: str, returned: bool):
 
 def test_free_memory_is_some_of_this_machine():
     assert 1e6 < free_bytes(CPU) < 1e15
+
+
+def test_the_limit_of_a_container_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """The tightest of its own group and those around it; files in the cache can go."""
+    (tmp_path / "groups").write_text("1:name=systemd:/old\n0::/outer/inner\n")
+    monkeypatch.setattr(memory, "_GROUPS", tmp_path / "groups")
+    monkeypatch.setattr(memory, "_LIMITS", tmp_path)
+    whole = free_bytes(CPU)
+
+    def limit(group: str, bytes: str, used: int, cached: int = 0) -> None:
+        (folder := tmp_path / group).mkdir(parents=True, exist_ok=True)
+        (folder / "memory.max").write_text(f"{bytes}\n")
+        (folder / "memory.current").write_text(f"{used}\n")
+        (folder / "memory.stat").write_text(f"anon 1\ninactive_file {cached}\n")
+
+    limit("outer/inner", "max", 5)
+    assert free_bytes(CPU) == pytest.approx(whole, rel=0.5)
+    limit("outer", "1000000", 600_000, 100_000)
+    assert free_bytes(CPU) == 500_000
+    limit("outer/inner", "1000", 400)
+    assert free_bytes(CPU) == 600
+    limit("outer/inner", "1000", 4000)
+    assert free_bytes(CPU) == 0

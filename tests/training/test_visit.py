@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from flexlora.models import AdaptedModel, BaseModel, load_model
 from flexlora.models.trainable import Live
 from flexlora.training import Recipe, Visit, plan, train
 from models.oracle import FAMILIES, Peft, apart, encoded, plain_loss, random_adapter, random_model
+from training.clients import allowed
 
 
 def seeded(seed: int = 0) -> torch.Generator:
@@ -31,7 +33,7 @@ def visit(adapter: Adapter, data: list, recipe: Recipe, seed: int = 0) -> Visit:
 def test_training_equals_peft_with_the_plain_loop(
     family: str, optimiser: str, dtype: torch.dtype, attention: str | None
 ) -> None:
-    """Twenty steps: the products within 1e-6, in float32 within 1e-4."""
+    """Twenty steps: the products within what other orders of sums make of them."""
     data = encoded(10)
     recipe = Recipe(
         optimiser, 1e-2, 3, epochs=5, weight_decay=0.01, clip_norm=0.5, loss_on="response"
@@ -58,14 +60,16 @@ def test_training_equals_peft_with_the_plain_loop(
         steps.step()
         losses.append(loss.item())
         counts.append(sum(len(x.response) for x in examples))
-    limit = 1e-6 if dtype == torch.float64 else 1e-4
     theirs = Adapter({x: Factors(b.data, a.data, 2.0) for x, (b, a) in peft.factors.items()})
+    # SGD hands a gradient's error on; AdamW makes more of it.
+    limit = allowed(dtype, attention) / (10.0 if optimiser == "sgd" else 1.0)
     assert apart(result.adapter, theirs) < limit
     assert apart(result.adapter, adapter) > 1e-2
     mean = sum(x * n for x, n in zip(losses, counts, strict=True)) / sum(counts)
     # transformers takes its softmax in float32, whatever the model's numbers are.
-    assert result.loss == pytest.approx(mean, abs=1e-6 if dtype == torch.float64 else 1e-5)
-    assert result.first_loss == pytest.approx(losses[0], abs=1e-6)
+    near = 1e-6 if dtype == torch.float64 else 1e-5  # Of losses near 5, whose eps is 5e-7.
+    assert result.loss == pytest.approx(mean, abs=near)
+    assert result.first_loss == pytest.approx(losses[0], abs=near)
     assert result.last_loss == pytest.approx(losses[-1], abs=1e-5)
     assert (result.steps, result.examples, result.tokens) == (20, 10, 5 * sum(lengths))
     assert result.adapter.base == family
@@ -178,12 +182,11 @@ def test_data_that_cannot_be_trained_on() -> None:
     with pytest.raises(DataError, match="the client has no training examples"):
         train(ours, visit(adapter, [], recipe))
     long = encoded(2)
-    long[1].prompt = tuple(range(3, 60)) * 2
+    long[1] = replace(long[1], prompt=tuple(range(3, 60)) * 2)
     with pytest.raises(DataError, match=r"example e1 has 1.. tokens, expected at most 64"):
         train(ours, visit(adapter, long, recipe))
     for part in ("prompt", "response"):
-        empty = encoded(1)
-        setattr(empty[0], part, ())
+        empty = [replace(encoded(1)[0], **{part: ()})]
         with pytest.raises(DataError, match=f"example e0 has an empty {part}"):
             train(ours, visit(adapter, empty, recipe))
 

@@ -1,12 +1,16 @@
-"""Floor 0: what is trained, sent and saved; types only."""
+"""Floor 0: what is trained, sent and saved; types, and factors of a spectrum."""
 
 from flexlora.adapters.anatomy import LayerAnatomy as LayerAnatomy
 from flexlora.adapters.anatomy import dissect as dissect
 from flexlora.adapters.delta import Delta as Delta
+from flexlora.adapters.delta import DeltaUpdate as DeltaUpdate
 from flexlora.adapters.delta import Patch as Patch
 from flexlora.adapters.factors import Adapter as Adapter
 from flexlora.adapters.factors import Factors as Factors
 from flexlora.adapters.factors import Sides as Sides
+from flexlora.adapters.from_spectrum import best_factors as best_factors
+from flexlora.adapters.from_spectrum import checked_split as checked_split
+from flexlora.adapters.from_spectrum import factors_of as factors_of
 from flexlora.adapters.payload import FORMAT_VERSION as FORMAT_VERSION
 from flexlora.adapters.payload import Payload as Payload
 from flexlora.adapters.payload import factors_payload as factors_payload

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
+from flexlora.errors import AdapterError
 from flexlora.lowrank import LowRank
 
 Layers = Mapping[str, LowRank]
@@ -23,11 +24,24 @@ class Patch:
 
 
 @dataclass(frozen=True, eq=False)
+class DeltaUpdate:
+    """What brings a holder of Δ to `version`.
+
+    start: the version to which `layers` are to be added; None: they stand in place of whatever is
+    held.
+    """
+
+    version: int
+    start: int | None
+    layers: Layers
+
+
+@dataclass(frozen=True, eq=False)
 class Delta:
     """Cumulative against the PRISTINE base W₀, the same for all clients. Version 0 is empty.
 
     `patches` are the last steps, kept while together they are smaller than Δ itself: a client that
-    holds version u needs the patches above u, or all of Δ, whichever is fewer bytes.
+    holds version u needs the patches above u, or all of Δ, whichever is fewer bytes (`since`).
     """
 
     version: int = 0
@@ -48,20 +62,33 @@ class Delta:
             return Delta(version, dict(layers))
         return _trimmed(Delta(version, dict(layers), (*self.patches, Patch(version, dict(patch)))))
 
-    def since(self, held: int | None) -> tuple[Layers, ...]:
-        """What a client that holds version `held` (None: nothing) must be sent, smallest form.
+    def since(self, held: int | None) -> DeltaUpdate | None:
+        """What a client that holds version `held` (None: nothing) must be sent, in fewest bytes.
 
-        The sum of the returned parts is to be added to what the client holds; for a client that
-        is sent Δ whole (`held` None or too old) it stands in place of it.
+        None where it lacks nothing.
         """
         if held == self.version or not self.layers:
-            return ()
+            return None
         missing = [patch for patch in self.patches if held is not None and patch.version > held]
-        if held is None or len(missing) != self.version - held:
-            return (self.layers,)
-        if sum(patch.nbytes for patch in missing) >= self.nbytes:
-            return (self.layers,)
-        return tuple(patch.layers for patch in missing)
+        reachable = held is not None and len(missing) == self.version - held
+        if not reachable or sum(patch.nbytes for patch in missing) >= self.nbytes:
+            return DeltaUpdate(self.version, None, self.layers)
+        return DeltaUpdate(self.version, held, _joined(patch.layers for patch in missing))
+
+    def updated(self, update: DeltaUpdate) -> Delta:
+        """The client's half of `since`: Δ as whoever holds this one has it after the update.
+
+        Equal to the server's Δ; bit for bit where the update stands in place, else within rounding.
+        Raises AdapterError for an update that is to be added to another version.
+        """
+        if update.start is None:
+            return Delta(update.version, dict(update.layers))
+        if update.start != self.version:
+            raise AdapterError(
+                f"an update of Δ from version {update.start} came to one that holds version "
+                f"{self.version}; ask for all of it"
+            )
+        return Delta(update.version, _joined((self.layers, update.layers)))
 
 
 def _trimmed(delta: Delta) -> Delta:
@@ -74,3 +101,12 @@ def _trimmed(delta: Delta) -> Delta:
             break
         kept.insert(0, patch)
     return Delta(delta.version, delta.layers, tuple(kept))
+
+
+def _joined(parts: Iterable[Layers]) -> dict[str, LowRank]:
+    """Layer by layer the sum, side by side: exact, and nothing is multiplied out."""
+    total: dict[str, LowRank] = {}
+    for layers in parts:
+        for name, matrix in layers.items():
+            total[name] = total[name] + matrix if name in total else matrix
+    return total

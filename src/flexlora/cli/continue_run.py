@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import re
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from flexlora.cli.output import JsonOption, QuietOption, output
+from flexlora.cli.output import JsonOption, QuietOption, output, require_free
 
 
 def continue_run(
@@ -32,22 +31,16 @@ def continue_run(
     --json: as of run.
     """
     from flexlora.cli.tables import origin
-    from flexlora.config.settings import rule_of
-    from flexlora.errors import RunError
-    from flexlora.federation import prepare
-    from flexlora.federation import run as run_federation
-    from flexlora.federation.starts import Parent
+    from flexlora.federation import Session
 
     words = output(quiet=quiet, json=json)
-    opened = Parent.open(parent, int(round_) if re.fullmatch(r"[0-9]+", round_) else round_)
-    config = opened.config_with({}, set_ or [])
-    rule = rule_of(config.rule)
-    if out is not None and os.path.lexists(out):
-        raise RunError(f"{out} exists; choose another --out or remove it")
-    setup = prepare(config, threads=config.run.threads or opened.threads)
-    start = opened.start(config, rule, setup)
-    words.describe(setup)
+    kept = int(round_) if re.fullmatch(r"[0-9]+", round_) else round_
+    session = Session.continuing(parent, overrides=set_ or (), round=kept)
+    require_free(out)
+    start = session.start
+    assert start is not None
+    words.describe(session.setup)
     words.say(f"goes on from {origin(start.parent)}")
     with words.observer() as watching:
-        result = run_federation(config, out, observer=watching, setup=setup, start=start)
+        result = session.play(out, observer=watching)
     words.results([result])

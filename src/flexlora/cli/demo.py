@@ -31,7 +31,7 @@ def demo(
     --json: the events of each run, as of run.
     """
     from flexlora.config import load_config
-    from flexlora.federation import prepare, run
+    from flexlora.federation import Session, prepare
 
     words = output(quiet=quiet, json=json_)
     config_file = Path(__file__).with_name("demo.toml")
@@ -43,5 +43,5 @@ def demo(
     for config, (_, what) in zip(configs, ARMS, strict=True):
         words.say(f"\n{what}")
         with words.observer() as watching:
-            results.append(run(config, observer=watching, setup=setup))
+            results.append(Session.of(config, setup).play(observer=watching))
     words.results(results)

@@ -9,19 +9,18 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from flexlora.cli.standing import (
-    Standing,
+from flexlora.cli.standing_words import (
     best_words,
     clock,
+    event_words,
     score_words,
     state_words,
     time_left,
 )
 from flexlora.cli.words import count, size
-from flexlora.engines.jobs import Failure, Reply
-from flexlora.federation.loop import Record
-from flexlora.runs.results import Result
+from flexlora.runs.events import Event, Started
 from flexlora.runs.run_directory import Run
+from flexlora.runs.standing import Standing
 
 WIDE = 96  # columns from which on a bar and its words stand side by side
 
@@ -32,32 +31,15 @@ class LiveView:
     def __init__(self, console: Console) -> None:
         self.console = console
         self.standing: Standing | None = None
-        self.result: Result | None = None
         self.live = Live(self, console=console, transient=True, refresh_per_second=3)
 
-    def started(self, run: Run) -> None:
-        self.standing = Standing(run)
-        self.live.start()
-
-    def round_started(self, round: int, clients: int) -> None:
-        self._known.started_round(round, clients)
-
-    def replied(self, outcome: Reply | Failure) -> None:
-        self._known.outcome(outcome)
-        if isinstance(outcome, Failure):
-            self._say(f"client {outcome.client} left out: {outcome.reason}")
-
-    def round_ended(self, record: Record) -> None:
-        self._known.ended_round(record)
-
-    def scoring(self, state: str) -> None:
-        self._known.scoring = state
-
-    def noted(self, text: str) -> None:
-        self._say(text)
-
-    def ended(self, result: Result) -> None:
-        self.result = result
+    def told(self, event: Event) -> None:
+        if isinstance(event, Started):
+            self.standing = Standing(Run.open(event.run))
+            self.live.start()
+        self._known.told(event)
+        if words := event_words(event):
+            self._say(words)
 
     def close(self) -> None:
         """Take the view away; what remains is one line, also of a run that was stopped."""
@@ -65,12 +47,12 @@ class LiveView:
             return
         self.live.stop()
         known = self._known
-        if self.result is None:
+        if not known.ended:
             self._say(f"{known.name}: stopped after round {known.last} of {known.rounds}")
             return
         parts = [f"{known.name}: {count(len(known.done), 'round')} in {clock(known.elapsed)}"]
         if known.best is not None:
-            parts.append(f"best round {known.best['round']}: {score_words(known, known.best)}")
+            parts.append(f"best round {known.best.round}: {score_words(known, known.best)}")
         self._say(", ".join(parts))
 
     @property
@@ -98,12 +80,13 @@ class LiveView:
         self._add_phase(grid, width)
         if known.done:
             last = known.done[-1]
-            grid.add_row("training", f"loss {last['train_loss']:.3f} in round {last['round']}")
+            grid.add_row("training", f"loss {last.train_loss:.3f} in round {last.round}")
             scored = [record for record in known.done if known.decisive(record) is not None]
             for record in scored[-1:]:
-                words = f"{score_words(known, record)} in round {record['round']}"
+                words = f"{score_words(known, record)} in round {record.round}"
                 grid.add_row("validation", f"{words}, {best_words(known, record)}")
-            down, up = (sum(r[f"bytes_{way}"] for r in known.done) for way in ("down", "up"))
+            down = sum(record.bytes_down for record in known.done)
+            up = sum(record.bytes_up for record in known.done)
             grid.add_row("bytes", f"{size(down)} down, {size(up)} up")
         return grid
 

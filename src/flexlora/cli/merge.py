@@ -37,11 +37,11 @@ def merge(
     """Sum PEFT adapters of any ranks exactly, and write the best adapter of the rank asked for."""
     from rich.console import Console
 
+    from flexlora.adapters import checked_split
     from flexlora.adapters.kept import parsed_rank
     from flexlora.cli.merge_view import merged_json, show_merged
     from flexlora.cli.output import print_json
     from flexlora.merging import merge as merge_adapters
-    from flexlora.rules.spectral import checked_split
 
     with Console(stderr=True).status("merging") as status:
         done = merge_adapters(

@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Protocol, final
 
 import typer
 
-from flexlora.errors import ConfigError
+from flexlora.errors import ConfigError, RunError
 
 if TYPE_CHECKING:
-    from flexlora.engines.jobs import Failure, Reply
     from flexlora.evaluation import Scores
-    from flexlora.federation.forecast import Forecast
-    from flexlora.federation.loop import Observer, Record
+    from flexlora.federation.observers import Observer
+    from flexlora.federation.preview import Preview
     from flexlora.federation.setup import Setup
-    from flexlora.federation.starts import Start
+    from flexlora.runs.events import Event
     from flexlora.runs.results import Result
-    from flexlora.runs.run_directory import Run
 
 QuietOption = Annotated[
     bool,
@@ -29,15 +29,20 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON lines, one 
 
 EVENTS = "\n\n".join(
     (
-        'With --json, stdout has one JSON object a line; "event" says what it tells:',
+        "With --json, stdout has one JSON object a line, as in events.jsonl of the run directory; "
+        '"event" says what it tells, "time" when, in seconds since 1970:',
         "started: run (the directory), rule, model, rounds, round (the last one already played), "
-        "clients (type: count), trackers.",
+        "clients (type: count), trackers, schema (1).",
+        "round_begun: round, clients (those drawn).",
+        "reply: round, client, type, examples, tokens, loss, seconds, bytes_up.",
+        "failure: round, client, reason, kind (train or evaluate).",
         "round: a line of metrics.jsonl, as soon as the round is committed.",
-        "failure: round, client, reason.",
+        "clients_at_once_halved: round, clients, bit_identity: memory ran out.",
+        "note: text.",
         "scoring: state (base, start, full or a client type), which is scored next.",
-        "result: run, and what results.json holds.",
-        "Notes and errors go to stderr; with --quiet, errors alone. A dry run with --json prints "
-        "one document: config, data, forecast, layers, parent.",
+        "result: run, and results.json with the means alone.",
+        "Errors go to stderr, as what is known of the data before a run does; with --quiet, errors "
+        "alone. A dry run with --json prints one document: config, data, forecast, layers, parent.",
     )
 )
 
@@ -46,7 +51,7 @@ class Output(Protocol):
     """Everything that a command that trains has to say."""
 
     def describe(self, setup: Setup) -> None: ...
-    def plan(self, setup: Setup, forecast: Forecast, start: Start | None) -> None: ...
+    def plan(self, preview: Preview) -> None: ...
     def say(self, text: str) -> None: ...
     def observer(self) -> AbstractContextManager[Observer]: ...
     def results(self, results: Sequence[Result]) -> None: ...
@@ -61,6 +66,12 @@ def output(*, quiet: bool, json: bool) -> Output:
     return Json() if json else People()
 
 
+def require_free(out: Path | None) -> None:
+    """Raise RunError, before anything is loaded, for a run directory that is there already."""
+    if out is not None and os.path.lexists(out):
+        raise RunError(f"{out} exists; choose another --out or remove it")
+
+
 @final
 class People:
     """Tables and a live view, or plain lines where stdout is no terminal."""
@@ -70,14 +81,14 @@ class People:
 
         describe(setup)
 
-    def plan(self, setup: Setup, forecast: Forecast, start: Start | None) -> None:
+    def plan(self, preview: Preview) -> None:
         from flexlora.cli.partition_view import draw_partition
         from flexlora.cli.tables import describe, origin
 
-        describe(setup, forecast)
-        if start is not None:
-            self.say(f"starts from {origin(start.parent)}")
-        draw_partition(setup.census)
+        describe(preview.setup, preview.forecast)
+        if preview.parent is not None:
+            self.say(f"starts from {origin(preview.parent)}")
+        draw_partition(preview.setup.census)
 
     def say(self, text: str) -> None:
         print(text, flush=True)
@@ -101,7 +112,7 @@ class Quiet:
     """Nothing, then the path of each run directory."""
 
     def describe(self, setup: Setup) -> None: ...
-    def plan(self, setup: Setup, forecast: Forecast, start: Start | None) -> None: ...
+    def plan(self, preview: Preview) -> None: ...
     def say(self, text: str) -> None: ...
 
     def observer(self) -> AbstractContextManager[Observer]:
@@ -116,14 +127,14 @@ class Quiet:
 
 @final
 class Json:
-    """Events (`EVENTS`) on stdout, notes on stderr."""
+    """Events (`EVENTS`) on stdout, all other words on stderr."""
 
     def describe(self, setup: Setup) -> None:
-        for note in setup.notes:
+        for note in setup.examples.notes:
             self.say(f"note: {note}")
 
-    def plan(self, setup: Setup, forecast: Forecast, start: Start | None) -> None:
-        print_json(plan_json(setup, forecast, start), indent=2)
+    def plan(self, preview: Preview) -> None:
+        print_json(plan_json(preview), indent=2)
 
     def say(self, text: str) -> None:
         print(text.strip(), file=sys.stderr, flush=True)
@@ -138,46 +149,8 @@ class Json:
 class Events:
     """An observer that prints every event as a line of JSON, at once."""
 
-    def __init__(self) -> None:
-        self.run = ""
-        self.round = 0
-
-    def started(self, run: Run) -> None:
-        played = run.read_metrics()
-        self.run = str(run.folder)
-        self._print(
-            "started",
-            run=self.run,
-            rule=run.config.rule.name,
-            model=run.config.model.name,
-            rounds=run.config.federation.rounds,
-            round=played[-1]["round"] if played else run.start_round or 0,
-            clients=run.resolved.get("clients", {}),
-            trackers=list(run.config.run.trackers),
-        )
-
-    def round_started(self, round: int, clients: int) -> None:
-        self.round = round
-
-    def replied(self, outcome: Reply | Failure) -> None:
-        reason = getattr(outcome, "reason", None)
-        if reason is not None:
-            self._print("failure", round=self.round, client=outcome.client, reason=reason)
-
-    def round_ended(self, record: Record) -> None:
-        self._print("round", **record)
-
-    def scoring(self, state: str) -> None:
-        self._print("scoring", state=state)
-
-    def noted(self, text: str) -> None:
-        print(text, file=sys.stderr, flush=True)
-
-    def ended(self, result: Result) -> None:
-        self._print("result", run=self.run, **result.to_json())
-
-    def _print(self, event: str, **values: Any) -> None:
-        print_json({"event": event, **values})
+    def told(self, event: Event) -> None:
+        print_json(event.to_json())
 
 
 def print_json(value: object, *, indent: int | None = None) -> None:
@@ -187,14 +160,15 @@ def print_json(value: object, *, indent: int | None = None) -> None:
     print(json_text(value, indent=indent), flush=True)
 
 
-def plan_json(setup: Setup, forecast: Forecast, start: Start | None) -> dict[str, Any]:
+def plan_json(preview: Preview) -> dict[str, Any]:
     """What a dry run finds out: config, data as in data.json, types and bytes, the start."""
+    setup, parent = preview.setup, preview.parent
     return {
         "config": setup.config.document(),
         "data": setup.describe(),
-        "forecast": forecast.to_json(),
+        "forecast": preview.forecast.to_json(),
         "layers": len(setup.model.layers),
-        "parent": None if start is None else dict(start.parent),
+        "parent": None if parent is None else dict(parent),
     }
 
 

@@ -16,7 +16,7 @@ from rich.text import Text
 
 from flexlora.cli.words import count, size
 from flexlora.federation.census import Census, Holding
-from flexlora.federation.forecast import Forecast
+from flexlora.federation.preview import Forecast
 from flexlora.partition.dirichlet import largest_remainder
 
 MOST_ROWS = 40  # clients drawn one by one; of more, the quantiles are

@@ -9,18 +9,19 @@ from contextlib import contextmanager
 from rich.console import Console
 
 from flexlora.cli.live import LiveView
-from flexlora.cli.standing import (
-    Standing,
+from flexlora.cli.standing_words import (
     best_words,
     clock,
+    event_words,
     score_words,
     state_words,
     time_left,
 )
-from flexlora.engines.jobs import Failure, Reply
-from flexlora.federation.loop import Observer, Record
-from flexlora.runs.results import Result
+from flexlora.federation.observers import Observer
+from flexlora.runs.events import Event, RoundEnded, Scoring, Started
+from flexlora.runs.records import RoundRecord
 from flexlora.runs.run_directory import Run
+from flexlora.runs.standing import Standing
 
 
 @contextmanager
@@ -44,40 +45,16 @@ class Lines:
     def __init__(self) -> None:
         self.standing: Standing | None = None
 
-    def started(self, run: Run) -> None:
-        self.standing = Standing(run)
-
-    def round_started(self, round: int, clients: int) -> None:
-        self._known.started_round(round, clients)
-
-    def replied(self, outcome: Reply | Failure) -> None:
-        self._known.outcome(outcome)
-        if isinstance(outcome, Failure):
-            self._say(f"client {outcome.client} left out: {outcome.reason}")
-
-    def round_ended(self, record: Record) -> None:
-        known = self._known
-        known.ended_round(record)
-        parts = [
-            f"round {record['round']}/{known.rounds}",
-            f"train loss {record['train_loss']:.3f}",
-        ]
-        if scores := score_words(known, record):
-            parts.append(f"validation {scores} ({best_words(known, record)})")
-        if record["failures"]:
-            parts.append(f"{record['failures']} failed")
-        parts.append(f"{clock(known.elapsed)} elapsed")
-        if left := time_left(known):
-            parts.append(left)
-        self._say(", ".join(parts))
-
-    def scoring(self, state: str) -> None:
-        self._say(f"scoring {state_words(state)} on unseen clients")
-
-    def noted(self, text: str) -> None:
-        self._say(text)
-
-    def ended(self, result: Result) -> None: ...
+    def told(self, event: Event) -> None:
+        if isinstance(event, Started):
+            self.standing = Standing(Run.open(event.run))
+        self._known.told(event)
+        if isinstance(event, RoundEnded):
+            self._say(_line(self._known, event.record))
+        elif isinstance(event, Scoring):
+            self._say(f"scoring {state_words(event.state)} on unseen clients")
+        elif words := event_words(event):
+            self._say(words)
 
     @property
     def _known(self) -> Standing:
@@ -86,3 +63,15 @@ class Lines:
 
     def _say(self, text: str) -> None:
         print(f"{self._known.name}: {text}", flush=True)
+
+
+def _line(known: Standing, record: RoundRecord) -> str:
+    parts = [f"round {record.round}/{known.rounds}", f"train loss {record.train_loss:.3f}"]
+    if scores := score_words(known, record):
+        parts.append(f"validation {scores} ({best_words(known, record)})")
+    if record.failures:
+        parts.append(f"{record.failures} failed")
+    parts.append(f"{clock(known.elapsed)} elapsed")
+    if left := time_left(known):
+        parts.append(left)
+    return ", ".join(parts)

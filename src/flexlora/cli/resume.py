@@ -16,9 +16,10 @@ def resume(
     json: JsonOption = False,
 ) -> None:
     """Go on after any stop; ends where an unbroken run would have ended. --json: as of run."""
-    from flexlora.federation import resume as resume_federation
+    from flexlora.federation import Session
 
     words = output(quiet=quiet, json=json)
+    session = Session.resuming(folder)
     with words.observer() as watching:
-        result = resume_federation(folder, observer=watching)
+        result = session.play(observer=watching)
     words.results([result])

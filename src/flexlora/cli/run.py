@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from flexlora.cli.output import EVENTS, JsonOption, QuietOption, output
+from flexlora.cli.output import EVENTS, JsonOption, QuietOption, output, require_free
 
 
 def run(
@@ -33,29 +32,21 @@ def run(
     """Run one federation; ends with a table and the run directory."""
     from flexlora.cli.tables import origin
     from flexlora.config import load_config
-    from flexlora.config.settings import rule_of, screens_of
-    from flexlora.errors import RunError
-    from flexlora.federation import prepare
-    from flexlora.federation import run as run_federation
-    from flexlora.federation.forecast import forecast
-    from flexlora.federation.starts import warm_start
+    from flexlora.federation import Session
 
     words = output(quiet=quiet, json=json)
-    loaded = load_config(config, [*(set_ or []), *(["model.init_force=true"] if force else [])])
-    rule = rule_of(loaded.rule)
-    screens_of(loaded.screens)  # In a dry run, too, a wrong one is told.
-    if out is not None and os.path.lexists(out):
-        raise RunError(f"{out} exists; choose another --out or remove it")
-    setup = prepare(loaded)
-    start = warm_start(loaded, rule, setup)
+    forced = ["model.init_force=true"] if force else []
+    session = Session.of(load_config(config, [*(set_ or []), *forced]))
+    require_free(out)
     if dry_run:
-        words.plan(setup, forecast(setup, rule), start)
+        words.plan(session.preview())
         return
-    words.describe(setup)
+    start = session.start
+    words.describe(session.setup)
     if start is not None:
         words.say(f"starts from {origin(start.parent)}")
     with words.observer() as watching:
-        result = run_federation(loaded, out, observer=watching, setup=setup, start=start)
+        result = session.play(out, observer=watching)
     words.results([result])
 
 

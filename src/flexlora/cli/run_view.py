@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -11,6 +12,8 @@ from rich.table import Table
 
 from flexlora.cli.tables import origin, say
 from flexlora.cli.words import count, size, span
+from flexlora.evaluation import MeanScore
+from flexlora.runs.records import OnClients
 
 SHOWN = 5  # Kinds of failures that are shown unless all are asked for.
 
@@ -24,7 +27,7 @@ _STATES = {
 
 
 def show_run(found: Mapping[str, Any], *, everything: bool) -> None:
-    """An overview (`federation.overview`), as text and tables."""
+    """An overview (`runs.overview`), as text and tables."""
     words = _STATES[found["state"]].format(path=found["path"])
     say(f"run {found['path']}: round {found['round']} of {found['rounds']}, {words}")
     rule = dict(found["rule"])
@@ -61,21 +64,21 @@ def show_run(found: Mapping[str, Any], *, everything: bool) -> None:
 
 def _scores(scored: Mapping[str, Any]) -> str:
     """Validation at the server, then on clients (a line of its own), of one round."""
-    parts = [] if scored["train_loss"] is None else [f"train loss {scored['train_loss']:.3f}"]
-    parts += [
-        f"validation {name} {value:.3f}"
-        for name, value in scored.get("validation", {}).items()
-        if name not in ("clients", "examples") and value is not None
-    ]
-    own = [
-        f"{state} {name} {value['mean']:.3f}"
-        for state in ("global", "tuned")
-        for name, value in (scored.get("on_clients", {}).get(state) or {})
-        .get("metrics", {})
-        .items()
-        if value["mean"] is not None
-    ]
-    return ", ".join(parts) + (f"\n  on clients: {', '.join(own)}" if own else "")
+    parts = [("train loss", scored["train_loss"])]
+    if "validation" in scored:
+        values = MeanScore.from_json(scored["validation"]).values
+        parts += [(f"validation {name}", value) for name, value in values.items()]
+    own = []
+    if "on_clients" in scored:
+        for kind, scores in OnClients.from_json(scored["on_clients"]).by_kind.items():
+            own += [(f"{kind} {name}", spread.mean) for name, spread in scores.metrics.items()]
+    return _numbers(parts) + (f"\n  on clients: {words}" if (words := _numbers(own)) else "")
+
+
+def _numbers(named: Sequence[tuple[str, float | None]]) -> str:
+    """Those that are finite."""
+    known = [(name, x) for name, x in named if x is not None and math.isfinite(x)]
+    return ", ".join(f"{name} {value:.3f}" for name, value in known)
 
 
 def _type_table(found: Mapping[str, Any]) -> Table:

@@ -11,11 +11,9 @@ from rich.table import Table
 
 from flexlora.cli.partition_view import forecast_table
 from flexlora.evaluation import MeanScore, Scores, get_metric
-from flexlora.federation.forecast import Forecast
+from flexlora.federation.preview import Forecast
 from flexlora.federation.setup import Setup
-from flexlora.runs.results import Result, Row
-
-_STATES = {"start": "starting state", "full": "full state"}
+from flexlora.runs.results import BASE, FULL, STATE_WORDS, Result, Row
 
 
 def say(text: str) -> None:
@@ -53,10 +51,10 @@ def _types_table(setup: Setup) -> None:
     table = Table(title="clients", title_justify="left")
     for column in ("type", "clients", "rank", "training examples"):
         table.add_column(column, justify="left" if column == "type" else "right")
-    for name in setup.ranks:
-        members = [client for client, kind in setup.types.items() if kind == name]
-        examples = sum(len(setup.train[client]) for client in members)
-        table.add_row(escape(name), str(len(members)), str(setup.mix.types[name]), f"{examples:,}")
+    roster, train = setup.roster, setup.examples.train
+    for name, clients in roster.counts().items():
+        examples = sum(len(train[client]) for client, kind in roster.types.items() if kind == name)
+        table.add_row(escape(name), str(clients), str(roster.mix.types[name]), f"{examples:,}")
     Console().print(table)
 
 
@@ -75,17 +73,17 @@ def results_table(results: Sequence[Result]) -> None:
     table = Table(title="unseen clients, and the clients' own test examples", title_justify="left")
     table.add_column("rule", no_wrap=True)
     table.add_column("adapter")
-    shown = list(results[0].row("base").unseen.mean().values)
+    shown = list(results[0].row(BASE).unseen.mean().values)
     for part in ("", "own\n"):
         for name in shown:
             table.add_column(f"{part}{get_metric(name).heading}", justify="right")
     for column in ("MB up", "MB down", "s, rounds"):
         table.add_column(column, justify="right")
-    table.add_row("base model", "none", *_scores(results[0].row("base"), shown), "", "", "")
+    table.add_row(STATE_WORDS[BASE], "none", *_scores(results[0].row(BASE), shown), "", "", "")
     for result in results:
         table.add_section()
         for index, row in enumerate(result.rows[1:]):
-            whole = row.state == "full"
+            whole = row.state == FULL
             cost = (
                 megabytes(result.bytes_up),
                 megabytes(result.bytes_down),
@@ -93,7 +91,7 @@ def results_table(results: Sequence[Result]) -> None:
             )
             table.add_row(
                 result.rule if index == 0 else "",
-                _STATES.get(row.state, escape(f"{row.state} ({row.ranks})")),
+                STATE_WORDS.get(row.state, escape(f"{row.state} ({row.ranks})")),
                 *_scores(row, shown),
                 *(cost if whole else ("", "", "")),
             )

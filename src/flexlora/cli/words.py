@@ -4,15 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from rich.filesize import decimal
+
 
 def size(count: int) -> str:
     """Bytes in decimal units: "812 bytes", "47.5 kB", "3.2 GB"."""
-    amount, unit = float(count), "bytes"
-    for larger in ("kB", "MB", "GB", "TB"):
-        if amount < 999.95:
-            break
-        amount, unit = amount / 1000.0, larger
-    return f"{count:,} bytes" if unit == "bytes" else f"{amount:.1f} {unit}"
+    return decimal(count)
 
 
 def count(number: int, thing: str) -> str:

@@ -9,7 +9,9 @@ from typing import Any, get_args
 
 from pydantic import ValidationError
 
-from flexlora.config.config import Config, Table, describe
+from flexlora.config.config import Config, ScreensConfig
+from flexlora.config.table import Choice, Table
+from flexlora.config.toml import describe
 from flexlora.errors import ConfigError, nearest
 
 Document = dict[str, dict[str, Any]]
@@ -86,20 +88,7 @@ def parse_config(document: Mapping[str, Any]) -> Config:
             raise ConfigError(f"config {thing} is unknown; {nearest(name, known)}")
         if not isinstance(table, Mapping):
             raise ConfigError(f"config {name} is {describe(table)}, expected a table [{name}]")
-    tables = {name: dict(table) for name, table in document.items()}
-    rule = tables.pop("rule", {})
-    chosen = {"name": rule.pop("name")} if "name" in rule else {}
-    for key, value in rule.items():
-        if isinstance(value, Mapping):
-            raise _nested("rule", key)
-    screens = tables.pop("screens", {})
-    for name, options in screens.items():
-        if not isinstance(options, Mapping):
-            raise ConfigError(
-                f"config screens.{name} is {describe(options)}, expected an inline table of "
-                f"options; write {name} = {{}}"
-            )
-    tables |= {"rule": {**chosen, "options": rule}, "screens": {"chosen": screens}}
+    tables = {name: _with_options(name, table) for name, table in document.items()}
     try:
         config = Config.model_validate(tables)
     except ValidationError as error:
@@ -108,8 +97,28 @@ def parse_config(document: Mapping[str, Any]) -> Config:
         config.clients.build_mix()
     except ConfigError as error:
         raise ConfigError(f"config [clients]: {error}") from error
-    config.partition.build()
     return config
+
+
+def _with_options(name: str, table: Mapping[str, Any]) -> dict[str, Any]:
+    """A table of the document as the config holds it: options apart from the table's own keys."""
+    kind = _kind(name)
+    if issubclass(kind, ScreensConfig):
+        for screen, options in table.items():
+            if not isinstance(options, Mapping):
+                raise ConfigError(
+                    f"config screens.{screen} is {describe(options)}, expected an inline table of "
+                    f"options; write {screen} = {{}}"
+                )
+        return {"chosen": dict(table)}
+    if not issubclass(kind, Choice):
+        return dict(table)
+    own = {key: value for key, value in table.items() if key in kind.own_keys()}
+    options = {key: value for key, value in table.items() if key not in own}
+    for key, value in options.items():
+        if isinstance(value, Mapping):
+            raise _nested(name, key)
+    return {**own, "options": options}
 
 
 def _override_value(item: str, text: str) -> Any:
@@ -131,7 +140,7 @@ def _sentence(error: ValidationError) -> str:
     problems = error.errors(include_url=False)
     first = problems[0]
     table, key = (*map(str, first["loc"]), "")[:2]
-    fields = _fields(table)
+    fields = _kind(table).model_fields
     if first["type"] == "extra_forbidden":
         if isinstance(first["input"], Mapping):
             return str(_nested(table, key))
@@ -154,11 +163,11 @@ def _sentence(error: ValidationError) -> str:
     )
 
 
-def _fields(table: str) -> dict[str, Any]:
+def _kind(table: str) -> type[Table]:
     kind = Config.model_fields[table].annotation
     assert isinstance(kind, type)
     assert issubclass(kind, Table)
-    return dict(kind.model_fields)
+    return kind
 
 
 def _nested(table: str, key: str) -> ConfigError:

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Literal
 
 from flexlora.config.config import Config, RuleConfig, ScreensConfig
+from flexlora.config.rule_file import load_rule, read_rule_file
+from flexlora.config.schedule import Schedule, clients_per_round
 from flexlora.evaluation import EvalSettings
+from flexlora.evaluation.metrics import resolve_metrics
 from flexlora.rules import Rule, make_rule
 from flexlora.screens import Screen, make_screen
 from flexlora.training import Recipe
@@ -15,14 +19,61 @@ from flexlora.training import Recipe
 HOSTS: Mapping[str, Literal["adamw", "sgd"]] = {"fedavg": "sgd", "fedit": "adamw"}
 
 
+@dataclass(frozen=True)
+class Settings:
+    """How a federation of so many clients trains and is scored.
+
+    validation: each validated round; by loss and the metric that decides, which may need
+    generation. final: the unseen clients, once.
+    """
+
+    schedule: Schedule
+    validation: EvalSettings
+    final: EvalSettings
+
+    @staticmethod
+    def of(config: Config, clients: int) -> Settings:
+        """Raises ConfigError for unknown metrics, and for more clients than there are."""
+        federation, training = config.federation, config.training
+        evaluation, validation = config.evaluation, validation_settings(config)
+        evaluating = 0
+        if evaluation.on_clients != "off":
+            evaluating = clients_per_round(evaluation.clients, clients, "evaluation.clients")
+        schedule = Schedule(
+            rounds=federation.rounds,
+            clients=clients_per_round(federation.clients_per_round, clients),
+            recipe=recipe_of(config),
+            decay_factor=training.decay_factor,
+            decay_rounds=tuple(training.decay_rounds),
+            evaluate_every=evaluation.every,
+            patience=federation.patience,
+            evaluating_clients=evaluating,
+            score_trained=evaluation.on_clients == "tuned",
+            metrics=tuple(m.name for m in resolve_metrics(validation.metrics)),
+        )
+        return Settings(schedule, validation, final_settings(config))
+
+
 def rule_of(chosen: RuleConfig) -> Rule:
-    """The rule that [rule] names, with its options. Raises ConfigError as `make_rule` does."""
-    return make_rule(chosen.name, chosen.options)
+    """The rule that [rule] names, with its options; of a file: see `load_rule`.
+
+    Raises ConfigError as `make_rule` and `load_rule` do.
+    """
+    make = load_rule if chosen.in_file else make_rule
+    return make(chosen.name, chosen.options)
 
 
 def screens_of(chosen: ScreensConfig) -> tuple[Screen, ...]:
     """The screens of [screens], in their order. Raises ConfigError as `make_screen` does."""
     return tuple(make_screen(name, options) for name, options in chosen.chosen.items())
+
+
+def rule_fingerprint(chosen: RuleConfig) -> str:
+    """sha256 of the file that the rule is in, as it is now; "" for a registered rule.
+
+    Raises ConfigError for a file that cannot be read.
+    """
+    return read_rule_file(chosen.name).fingerprint if chosen.in_file else ""
 
 
 def eval_settings(config: Config, metrics: Sequence[str], predictions: int = 0) -> EvalSettings:

@@ -10,6 +10,7 @@ from flexlora.errors import FlexLoRAError
 from flexlora.training.memory import out_of_memory
 
 T = TypeVar("T")
+J = TypeVar("J", bound=Job)
 
 
 def attempt(job: Job, do: Callable[[], T]) -> T | Failure:
@@ -23,8 +24,8 @@ def attempt(job: Job, do: Callable[[], T]) -> T | Failure:
 
 
 def attempt_all(
-    jobs: Sequence[Job], do: Callable[[Sequence[Job]], Iterable[T]]
-) -> dict[Job, T | Failure]:
+    jobs: Sequence[J], do: Callable[[Sequence[J]], Iterable[T]]
+) -> dict[J, T | Failure]:
     """What it gives for all at once, in their order; if that fails, for one after another."""
     if not jobs:
         return {}

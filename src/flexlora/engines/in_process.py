@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -12,8 +12,8 @@ import torch
 
 from flexlora.adapters import Adapter, factors_payload, payload_adapter
 from flexlora.engines.attempts import attempt, failure
-from flexlora.engines.cohorts import cohorts, cut
-from flexlora.engines.jobs import Failure, Job, Outcome, Reply
+from flexlora.engines.cohorts import Examples, Halved, cohorts, cut, ignore_halved
+from flexlora.engines.jobs import Evaluate, Failure, Job, Outcome, Reply, Train
 from flexlora.engines.memories import Memories
 from flexlora.engines.own_scores import OwnScores
 from flexlora.errors import ConfigError, FlexLoRAError
@@ -22,7 +22,6 @@ from flexlora.formats.payloads import from_bytes, to_bytes
 from flexlora.models import AdaptedModel
 from flexlora.rules import Memory, Rule
 from flexlora.screens import Screen
-from flexlora.tasks.prompts import Encoded
 from flexlora.training import Trained, Visit, train_cohort
 from flexlora.training.memory import out_of_memory
 
@@ -32,7 +31,7 @@ class InProcess:
 
     held_out: client id → what it scores on; a client without has nothing to score. settings: how,
     but for the metrics, which every job names. cohort: clients that train in one forward pass;
-    where their memory does not suffice it is halved, for good, and `halved` is told the number.
+    where their memory does not suffice it is halved, for good, and `halved` is told.
     memory: the folder for what clients remember, where the rule has them remember anything; else
     nothing is written. ConfigError where there is none. screens: whose clients' half is applied to
     what was trained.
@@ -44,13 +43,13 @@ class InProcess:
     def __init__(
         self,
         model: AdaptedModel,
-        data: Mapping[str, Sequence[Encoded]],
+        data: Examples,
         rule: Rule,
-        held_out: Mapping[str, Sequence[Encoded]] | None = None,
+        held_out: Examples | None = None,
         settings: EvalSettings | None = None,
         *,
         cohort: int = 1,
-        halved: Callable[[int], None] = lambda _: None,
+        halved: Halved = ignore_halved,
         memory: Path | None = None,
         screens: Sequence[Screen] = (),
     ) -> None:
@@ -68,30 +67,30 @@ class InProcess:
         """Nothing outlives an exchange."""
 
     def exchange(self, jobs: Sequence[Job]) -> Iterator[Outcome]:
-        yield from self._train_all([job for job in jobs if job.kind == "train"])
-        yield from self._own.of_sent([job for job in jobs if job.kind == "evaluate"])
+        yield from self._train_all([job for job in jobs if isinstance(job, Train)])
+        yield from self._own.of_sent([job for job in jobs if isinstance(job, Evaluate)])
 
-    def _train_all(self, jobs: Sequence[Job]) -> Iterator[Outcome]:
+    def _train_all(self, jobs: Sequence[Train]) -> Iterator[Outcome]:
         """Cohort after cohort; clients of about as many steps, and of like ranks, share one."""
         waiting = cohorts(jobs, self.data, self.cohort)
         while waiting:
             outcomes = self._train(waiting[0])
             if outcomes is None:
                 self.cohort = len(waiting[0]) // 2
-                self.halved(self.cohort)
+                self.halved(jobs[0].round, self.cohort)
                 waiting = [part for together in waiting for part in cut(together, self.cohort)]
                 continue
             del waiting[0]
             yield from outcomes
             del outcomes  # Replies of two cohorts are not held at once.
 
-    def _train(self, jobs: Sequence[Job]) -> list[Outcome] | None:
+    def _train(self, jobs: Sequence[Train]) -> list[Outcome] | None:
         """Train these jobs' clients in one forward pass; None: that takes too much memory."""
         began = time.perf_counter()
         outcomes: list[Outcome] = []
         sent: dict[bytes, Adapter] = {}
-        remembered: dict[Job, Memory] = {}
-        visits: dict[Job, Visit] = {}
+        remembered: dict[Train, Memory] = {}
+        visits: dict[Train, Visit] = {}
         for job in jobs:
             try:
                 if job.payload not in sent:
@@ -119,7 +118,7 @@ class InProcess:
                 raise
             return None if len(jobs) > 1 else [failure(jobs[0], error)]
         seconds = time.perf_counter() - began
-        trained: dict[Job, Trained] = {}
+        trained: dict[Train, Trained] = {}
         for job, result in zip(visits, found, strict=True):
             if isinstance(result, Trained):
                 trained[job] = result
@@ -140,13 +139,13 @@ class InProcess:
             outcomes.append(attempt(job, reply))
         return outcomes
 
-    def _remembered(self, job: Job) -> Memory:
+    def _remembered(self, job: Train) -> Memory:
         """What the client remembers of earlier rounds."""
         return {} if self._memories is None else self._memories.before(job.client, job.round)
 
     def _reply(
         self,
-        job: Job,
+        job: Train,
         start: Adapter,
         memory: Memory,
         trained: Trained,

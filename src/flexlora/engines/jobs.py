@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Protocol
 
 from flexlora.adapters import Delta, Sides
 from flexlora.evaluation import ClientScore
@@ -12,28 +12,46 @@ from flexlora.training.recipe import Recipe
 
 
 @dataclass(frozen=True, eq=False)
-class Job:
-    """One client, one round: to train an adapter and send it back, or to evaluate one.
+class Train:
+    """One client, one round: to train an adapter on its data and send it back.
 
-    payload: the adapter, serialised; origin: whether Δ already holds it; delta: what the client's
-    base must hold; bytes_down: what this client is sent, payload and missing part of Δ, as
-    serialised. metrics: what the client measures on its own held-out part, of the adapter it is to
-    evaluate or of what it trained; none: nothing. An evaluation has no use for recipe and seed.
-    sides: those of the adapter that are to be trained.
+    payload: the adapter, serialised; delta: Δ, on which its base must stand, and held: the version
+    of it that the client holds (None: none); origin: whether Δ already holds the payload; seed: of
+    its batches and dropout; metrics: what it measures, of what it trained, on its own held-out part
+    (none: nothing); bytes_down: what it is sent, as serialised, payload and what it lacks of Δ;
+    sides: those of the adapter that are trained.
     """
 
     id: str
     round: int
     client: str
-    recipe: Recipe
     payload: bytes
-    origin: bool
     delta: Delta
-    bytes_down: int
+    held: int | None
+    origin: bool
+    recipe: Recipe
     seed: int
-    kind: Literal["train", "evaluate"] = "train"
-    metrics: tuple[str, ...] = ()
+    metrics: tuple[str, ...]
+    bytes_down: int
     sides: Sides = "both"
+
+
+@dataclass(frozen=True, eq=False)
+class Evaluate:
+    """One client: to measure W₀ + an adapter, by these metrics, on its own held-out part."""
+
+    id: str
+    round: int
+    client: str
+    payload: bytes
+    metrics: tuple[str, ...]
+
+    @property
+    def bytes_down(self) -> int:
+        return len(self.payload)
+
+
+Job = Train | Evaluate
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,4 +100,8 @@ class Transport(Protocol):
 
     def exchange(self, jobs: Sequence[Job]) -> Iterator[Outcome]:
         """Have every job done; yield what comes back, in any order, each job at most once."""
+        ...
+
+    def close(self) -> None:
+        """Let go of all that was begun; nothing is exchanged afterwards."""
         ...

@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from flexlora.adapters import Adapter, payload_adapter
-from flexlora.engines.attempts import attempt_all
-from flexlora.engines.jobs import Failure, Job, Outcome, Scored
+from flexlora.engines.attempts import J, attempt_all
+from flexlora.engines.jobs import Evaluate, Failure, Job, Outcome, Scored, Train
 from flexlora.engines.memories import Memories
 from flexlora.evaluation import (
     ClientScore,
@@ -48,12 +48,12 @@ class OwnScores:
         self._held_out = held_out
         self._settings = settings
 
-    def of_sent(self, jobs: Iterable[Job]) -> Iterator[Outcome]:
-        """Each client's score of W₀ + Δ + what it was sent; the same bytes are scored together."""
+    def of_sent(self, jobs: Iterable[Evaluate]) -> Iterator[Outcome]:
+        """Each client's score of W₀ + what it was sent; the same bytes are scored together."""
         alone = self._memories is not None
 
-        def alike(job: Job) -> object:
-            return job.payload, id(job.delta), job.metrics, job.client if alone else ""
+        def alike(job: Evaluate) -> object:
+            return job.payload, job.metrics, job.client if alone else ""
 
         for group in _groups(jobs, alike):
             some = [job for job in group if self._held_out.get(job.client)]
@@ -67,8 +67,8 @@ class OwnScores:
                     yield Scored(job.id, job.client, score)
 
     def of_trained(
-        self, trained: Mapping[Job, tuple[Adapter, Adapter]]
-    ) -> dict[Job, ClientScore | Failure]:
+        self, trained: Mapping[Train, tuple[Adapter, Adapter]]
+    ) -> dict[Train, ClientScore | Failure]:
         """Each client's score of what it has in hand after its training, W₀ + Δ + trained − origin.
 
         trained: job → (what it began from, and trained), all for the Δ that the model stands on.
@@ -78,24 +78,24 @@ class OwnScores:
         """
         wanted = [job for job in trained if job.metrics and self._held_out.get(job.client)]
 
-        def score(jobs: Sequence[Job]) -> Iterable[ClientScore]:
+        def score(jobs: Sequence[Train]) -> Iterable[ClientScore]:
             updates = [_update(job, *trained[job]) for job in jobs]
             if self._fills_a_pass(jobs[0]):
-                return self._score_with(updates[0], jobs)
+                return self._score_with(_together(jobs[0].delta.layers, updates[0]), jobs)
             self._model.set_delta(jobs[0].delta.layers)
             return evaluate_each(
                 self._model, self._clients(jobs), updates, self._settings_of(jobs[0])
             ).clients
 
-        def together(job: Job) -> object:
+        def together(job: Train) -> object:
             return job.metrics, job.client if self._fills_a_pass(job) else None
 
-        scores: dict[Job, ClientScore | Failure] = {}
+        scores: dict[Train, ClientScore | Failure] = {}
         for group in _groups(wanted, together):
             scores |= attempt_all(group, score)
         return scores
 
-    def _score_sent(self, jobs: Sequence[Job]) -> Iterable[ClientScore]:
+    def _score_sent(self, jobs: Sequence[Evaluate]) -> Iterable[ClientScore]:
         job = jobs[0]
         sent = payload_adapter(from_bytes(job.payload, limit_bytes=len(job.payload)))
         memory = {} if self._memories is None else self._memories.after(job.client, job.round)
@@ -105,11 +105,8 @@ class OwnScores:
     def _score_with(
         self, update: Mapping[str, LowRank], jobs: Sequence[Job]
     ) -> Iterable[ClientScore]:
-        """All on W₀ + Δ + update, on which the model is left."""
-        whole = dict(update)
-        for name, part in jobs[0].delta.layers.items():
-            whole[name] = part + whole[name] if name in whole else part
-        self._model.set_delta(whole)
+        """All on W₀ + update, on which the model is left."""
+        self._model.set_delta(update)
         return evaluate(self._model, self._clients(jobs), self._settings_of(jobs[0])).clients
 
     def _fills_a_pass(self, job: Job) -> bool:
@@ -123,16 +120,23 @@ class OwnScores:
         return replace(self._settings, metrics=job.metrics)
 
 
-def _update(job: Job, sent: Adapter, trained: Adapter) -> dict[str, LowRank]:
+def _update(job: Train, sent: Adapter, trained: Adapter) -> dict[str, LowRank]:
     update = {name: factors.product() for name, factors in trained.items()}
     if job.origin:
         update = {name: part - sent[name].product() for name, part in update.items()}
     return update
 
 
-def _groups(jobs: Iterable[Job], key: Callable[[Job], object]) -> list[list[Job]]:
+def _together(delta: Mapping[str, LowRank], update: Mapping[str, LowRank]) -> dict[str, LowRank]:
+    whole = dict(update)
+    for name, part in delta.items():
+        whole[name] = part + whole[name] if name in whole else part
+    return whole
+
+
+def _groups(jobs: Iterable[J], key: Callable[[J], object]) -> list[list[J]]:
     """Jobs of equal keys together, in the order in which they first come."""
-    groups: dict[object, list[Job]] = {}
+    groups: dict[object, list[J]] = {}
     for job in jobs:
         groups.setdefault(key(job), []).append(job)
     return list(groups.values())

@@ -15,16 +15,16 @@ from pathlib import Path
 
 import torch
 
-from flexlora.adapters import Delta, Payload
+from flexlora.adapters import Delta, DeltaUpdate
 from flexlora.config.base import load_base
 from flexlora.config.config import ModelConfig, RuleConfig, ScreensConfig
 from flexlora.config.settings import rule_of, screens_of
 from flexlora.engines.cohorts import Examples
 from flexlora.engines.in_process import InProcess
-from flexlora.engines.jobs import Job, Outcome
+from flexlora.engines.jobs import Job, Outcome, Train
 from flexlora.evaluation import EvalSettings
+from flexlora.formats.delta import payload_update, update_payload
 from flexlora.formats.payloads import from_bytes, to_bytes
-from flexlora.lowrank import LowRank
 from flexlora.models import AdaptedModel
 from flexlora.training.memory import return_what_is_freed
 
@@ -105,7 +105,7 @@ def work(pipe: Connection, equipment: Equipment) -> None:
                 memory=equipment.memory,
                 screens=screens,
             )
-            jobs = [replace(job, delta=delta) for job in order.jobs]
+            jobs = [replace(x, delta=delta) if isinstance(x, Train) else x for x in order.jobs]
             outcomes = tuple(engine.exchange(jobs))
             pipe.send(Done(outcomes, engine.cohort))
     except EOFError:
@@ -124,18 +124,9 @@ def _end_with_parent() -> None:
 
 
 def pack_delta(delta: Delta) -> bytes:
-    """Δ's version and layers as safetensors; patches stay with the server."""
-    tensors = {}
-    for name, part in delta.layers.items():
-        tensors[f"{name}|left"], tensors[f"{name}|right"] = part.left, part.right
-    return delta.version.to_bytes(8, "big") + to_bytes(Payload("delta", tensors))
+    """All of Δ, as it would be sent; patches stay with the server."""
+    return to_bytes(update_payload(DeltaUpdate(delta.version, None, delta.layers)))
 
 
 def unpack_delta(data: bytes) -> Delta:
-    tensors = from_bytes(data[8:], limit_bytes=len(data)).tensors
-    layers = {
-        key.removesuffix("|left"): LowRank(left, tensors[key.removesuffix("left") + "right"])
-        for key, left in tensors.items()
-        if key.endswith("|left")
-    }
-    return Delta(int.from_bytes(data[:8], "big"), layers)
+    return Delta().updated(payload_update(from_bytes(data, limit_bytes=len(data))))

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import multiprocessing
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 
 from flexlora.adapters import Delta
-from flexlora.engines.cohorts import Examples, cohorts, cut
-from flexlora.engines.jobs import Failure, Job, Outcome
+from flexlora.engines.cohorts import Examples, Halved, cohorts, cut, cut_to_train, ignore_halved
+from flexlora.engines.jobs import Failure, Job, Outcome, Train
 from flexlora.engines.worker import Begun, Done, Equipment, Order, pack_delta, work
 from flexlora.errors import RunError
 
@@ -42,7 +42,7 @@ class Workers:
         held_out: Examples,
         *,
         cohort: int = 1,
-        halved: Callable[[int], None] = lambda _: None,
+        halved: Halved = ignore_halved,
     ) -> None:
         self.data = data
         self.held_out = held_out
@@ -79,12 +79,11 @@ class Workers:
                     continue
                 if done.broken is not None:
                     raise RuntimeError(f"a worker process failed:\n{done.broken}")
-                if batch.jobs[0].kind == "train" and done.cohort < min(
-                    self.cohort, len(batch.jobs)
-                ):
+                first = batch.jobs[0]
+                if isinstance(first, Train) and done.cohort < min(self.cohort, len(batch.jobs)):
                     self.cohort = done.cohort
-                    self.halved(done.cohort)
-                    waiting = [part for x in waiting for part in x.cut(done.cohort)]
+                    self.halved(first.round, done.cohort)
+                    waiting = [part for x in waiting for part in x.cut_to_train(done.cohort)]
                 yield from done.outcomes
 
     def close(self) -> None:
@@ -99,20 +98,28 @@ class Workers:
         return [worker.process.pid or 0 for worker in self._workers.values()]
 
     def _send(self, place: int, batch: _Batch, deltas: dict[int, tuple[Delta, bytes]]) -> None:
-        worker, delta = self._worker(place), batch.jobs[0].delta
-        if id(delta) not in deltas:
-            deltas[id(delta)] = delta, pack_delta(delta)
+        worker = self._worker(place)
         clients = {job.client for job in batch.jobs}
         worker.send(
             Order(
-                tuple(replace(job, delta=_NONE) for job in batch.jobs),
-                deltas[id(delta)][1] if worker.delta is not delta else None,
+                tuple(replace(x, delta=_NONE) if isinstance(x, Train) else x for x in batch.jobs),
+                self._delta_for(worker, batch.jobs[0], deltas),
                 {client: self.data[client] for client in clients if client in self.data},
                 {client: self.held_out[client] for client in clients if client in self.held_out},
                 self.cohort,
             )
         )
-        worker.delta = delta
+
+    def _delta_for(
+        self, worker: _Worker, job: Job, packed: dict[int, tuple[Delta, bytes]]
+    ) -> bytes | None:
+        """The Δ that this job stands on, packed once an exchange; None where the worker has it."""
+        if not isinstance(job, Train) or worker.delta is job.delta:
+            return None
+        worker.delta, key = job.delta, id(job.delta)
+        if key not in packed:
+            packed[key] = job.delta, pack_delta(job.delta)
+        return packed[key][1]
 
     def _worker(self, place: int) -> _Worker:
         if place not in self._workers:
@@ -136,6 +143,9 @@ class _Batch:
 
     def cut(self, size: int) -> list[_Batch]:
         return [replace(self, jobs=tuple(part)) for part in cut(self.jobs, size)]
+
+    def cut_to_train(self, size: int) -> list[_Batch]:
+        return [replace(self, jobs=tuple(part)) for part in cut_to_train(self.jobs, size)]
 
 
 def _again(batch: _Batch, exit_code: int | None) -> tuple[list[_Batch], list[Failure]]:

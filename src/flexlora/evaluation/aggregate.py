@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from flexlora.evaluation.metrics import finished
+from flexlora.evaluation.metric import BESIDE, finished
+from flexlora.formats.json_fields import number, whole
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,14 @@ class ClientScore:
         return who | self.values
 
 
+def values_of(record: Mapping[str, Any]) -> dict[str, float]:
+    """The metrics among the entries of scores as JSON, where null stands for NaN.
+
+    Raises ValueError for what is no number.
+    """
+    return {name: number(record, name) for name in record if name not in BESIDE}
+
+
 @dataclass(frozen=True)
 class MeanScore:
     """Metric → its mean over clients, each weighted by its number of examples, then finished."""
@@ -49,6 +58,12 @@ class MeanScore:
     def to_json(self) -> dict[str, Any]:
         """Plain values for JSON: the metrics stand beside the counts."""
         return {"clients": self.clients, "examples": self.examples, **self.values}
+
+    @staticmethod
+    def from_json(record: Mapping[str, Any]) -> MeanScore:
+        """What `to_json` gave. Raises ValueError for what is no number."""
+        clients, examples = (whole(record, name) for name in ("clients", "examples"))
+        return MeanScore(clients, examples, values_of(record))
 
 
 @dataclass(frozen=True)

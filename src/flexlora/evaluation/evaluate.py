@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, islice, zip_longest
 from numbers import Real
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 from flexlora.errors import ConfigError, DataError
 from flexlora.evaluation.aggregate import ClientScore, Prediction, Scores
@@ -17,6 +17,7 @@ from flexlora.evaluation.metrics import ChoiceLoss, Metric, Need, resolve_metric
 from flexlora.evaluation.owners import Owners
 from flexlora.evaluation.padding import Evaluated
 from flexlora.models.carried import Carried
+from flexlora.options import Option, require
 from flexlora.tasks.prompts import Encoded
 
 K = TypeVar("K")
@@ -42,20 +43,18 @@ class EvalClient:
 class EvalSettings:
     """How to score. metrics: names (see `get_metric`) or metrics; only what they need is computed.
 
-    batch_size changes speed only. max_new_tokens: generated at most, where a metric needs texts.
-    predictions: how many generated texts to keep, each client's first before any one's second.
+    batch_size changes speed only. max_new_tokens counts where a metric needs texts. predictions:
+    each client's first is kept before any one's second.
     Raises ConfigError for a value out of range and for a metric that is unknown.
     """
 
-    batch_size: int = 16
-    max_new_tokens: int = 64
+    batch_size: Annotated[int, Option("examples scored at once", least=1)] = 16
+    max_new_tokens: Annotated[int, Option("tokens generated at most", least=1)] = 64
     metrics: tuple[str | Metric, ...] = ("loss", "rouge_l", "exact_match")
-    predictions: int = 0
+    predictions: Annotated[int, Option("generated texts that are kept", least=0)] = 0
 
     def __post_init__(self) -> None:
-        for name, least in (("batch_size", 1), ("max_new_tokens", 1), ("predictions", 0)):
-            if getattr(self, name) < least:
-                raise ConfigError(f"{name} is {getattr(self, name)}; give {least} or more")
+        require(self)
         if not self.metrics:
             raise ConfigError("metrics is empty; name at least one")
         resolve_metrics(self.metrics)

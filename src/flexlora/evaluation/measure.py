@@ -8,7 +8,7 @@ from typing import Any
 
 from flexlora.evaluation.generate import generate
 from flexlora.evaluation.loss import ExampleLoss, continuation_losses
-from flexlora.evaluation.metrics import ChoiceLoss, Need
+from flexlora.evaluation.metric import ChoiceLoss, Need
 from flexlora.evaluation.owners import Owners
 from flexlora.evaluation.padding import Evaluated
 from flexlora.tasks.prompts import Encoded

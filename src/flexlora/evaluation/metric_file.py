@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import inspect
-import sys
 from pathlib import Path
-from types import ModuleType
 
-from flexlora.errors import ConfigError, nearest
-from flexlora.evaluation.metrics import METRICS, Metric, register_metric, text_metric
+from flexlora.errors import ConfigError
+from flexlora.evaluation.metric import METRICS, Metric, register_metric, text_metric
+from flexlora.formats.user_file import UserFile
 
-# What each file gave, by path, time of change and size: a file that has not changed runs once.
-_LOADED: dict[tuple[Path, int, int], ModuleType] = {}
 # Metric → its file, and the object there: a changed file may replace its own metrics, no others.
 _ORIGIN: dict[str, tuple[Path, object]] = {}
 
@@ -25,60 +22,17 @@ def load_metric(spec: str) -> Metric:
     Raises ConfigError for a file that is missing or fails, a name that it lacks, an object that is
     neither, and a metric's name that is taken.
     """
-    file, _, name = spec.rpartition(":")
-    path = Path(file).resolve()
-    if path.suffix != ".py" or not name.isidentifier():
-        raise ConfigError(f"metric {spec!r} names no function; give path/to/file.py:function")
-    module = _module(path, file)
-    found = getattr(module, name, None)
-    if found is None:
-        given = [key for key, value in vars(module).items() if _is_metric(value, module)]
-        raise ConfigError(
-            f"metric file {file} has no {name!r}; "
-            f"{nearest(name, given) if given else 'it holds no function'}"
-        )
-    metric = found if isinstance(found, Metric) else _of_function(found, file, name)
+    file = UserFile.read(spec, "metric", "function")
+    found = file.named(lambda x: inspect.isfunction(x) or isinstance(x, Metric))
+    metric = found if isinstance(found, Metric) else _of_function(found, file.shown, file.name)
     origin = _ORIGIN.get(metric.name)
-    if origin == (path, found):
+    if origin == (file.path, found):
         return METRICS[metric.name]
-    if origin is not None and origin[0] == path:
+    if origin is not None and origin[0] == file.path:
         METRICS.pop(metric.name, None)
     register_metric(metric)
-    _ORIGIN[metric.name] = (path, found)
+    _ORIGIN[metric.name] = (file.path, found)
     return metric
-
-
-def _is_metric(value: object, module: ModuleType) -> bool:
-    here = inspect.isfunction(value) and value.__module__ == module.__name__
-    return here or isinstance(value, Metric)
-
-
-def _module(path: Path, shown: str) -> ModuleType:
-    try:
-        stat = path.stat()
-        source = path.read_bytes()
-    except OSError as error:
-        raise ConfigError(
-            f"metric file {shown} cannot be read ({error.strerror}); its path is relative to the "
-            "working directory"
-        ) from error
-    key = (path, stat.st_mtime_ns, stat.st_size)
-    if key in _LOADED:
-        return _LOADED[key]
-    # Not by the import system: that would leave compiled files beside the user's.
-    module = ModuleType(f"flexlora_metric_{path.stem}")
-    module.__file__ = str(path)
-    sys.modules[module.__name__] = module  # Dataclasses in the file look themselves up here.
-    try:
-        exec(compile(source, str(path), "exec"), vars(module))
-    except (Exception, SystemExit) as error:
-        del sys.modules[module.__name__]
-        raise ConfigError(
-            f"metric file {shown} fails with {type(error).__name__}: "
-            f"{' '.join(str(error).split())}; correct it"
-        ) from error
-    _LOADED[key] = module
-    return module
 
 
 def _of_function(found: object, shown: str, name: str) -> Metric:

@@ -1,110 +1,25 @@
-"""Every metric that evaluation knows, in one table; a user's own comes from a file of theirs.
+"""The metrics that evaluation knows; a user's own comes from a file of theirs.
 
-To add one here: write a `Metric` below `METRICS`' other entries. To use one without touching the
-package: name it "path/to/file.py:function" wherever a metric is named (see `metric_file`).
+To add one here: write a `Metric` among the others below. To use one without touching the package:
+name it "path/to/file.py:function" wherever a metric is named (see `metric_file`).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+from collections.abc import Sequence
 
-from flexlora.errors import ConfigError, nearest
 from flexlora.evaluation.loss import ExampleLoss
+from flexlora.evaluation.metric import METRICS as METRICS
+from flexlora.evaluation.metric import ChoiceLoss as ChoiceLoss
+from flexlora.evaluation.metric import Metric as Metric
+from flexlora.evaluation.metric import Need as Need
+from flexlora.evaluation.metric import finished as finished
+from flexlora.evaluation.metric import register_metric as register_metric
+from flexlora.evaluation.metric import text_metric as text_metric
+from flexlora.evaluation.metric_file import load_metric
 from flexlora.evaluation.scores import exact_match, rouge_l
 from flexlora.tasks.prompts import Encoded
-
-Need = Literal["loss", "text", "choices"]
-NEEDS: tuple[Need, ...] = ("loss", "text", "choices")
-
-# Keys that stand beside the metrics in a table of scores.
-_TAKEN = ("client", "clients", "category", "example", "examples", "text", "reference")
-
-
-@dataclass(frozen=True)
-class ChoiceLoss:
-    """One choice of an example: its summed loss (nats, EOS included), and its text's bytes (≥ 1).
-
-    −total is the log-likelihood of the choice given the prompt.
-    """
-
-    total: float
-    bytes: int
-
-
-def _one(_example: Encoded, _found: Any) -> float:
-    return 1.0
-
-
-def _as_it_is(mean: float) -> float:
-    return mean
-
-
-@dataclass(frozen=True)
-class Metric:
-    """A number for every example, and how the numbers of many become one.
-
-    needs: what is measured for it, and given to `score` and `weight` beside the example: "loss"
-    (the response's `ExampleLoss`), "text" (the generated answer, a str), or "choices" (a
-    `ChoiceLoss` for each of the example's choices; the right one stands at `example.answer`).
-    A client's mean is that of `score`, weighted by `weight` (default: every example the same). A
-    mean over clients weights each client's mean by its number of examples, whatever `weight` is.
-    finish: what is shown of a mean, of one client or of many (perplexity: exp of the mean loss).
-    label, digits: how tables show it (default label: the name).
-    Raises ConfigError for a name that a table of scores has for something else, or unknown needs.
-    """
-
-    name: str
-    needs: Need
-    higher_is_better: bool
-    score: Callable[[Encoded, Any], float]
-    weight: Callable[[Encoded, Any], float] = _one
-    finish: Callable[[float], float] = _as_it_is
-    label: str = ""
-    digits: int = 3
-
-    def __post_init__(self) -> None:
-        if not self.name.isidentifier() or self.name in _TAKEN:
-            raise ConfigError(
-                f"{self.name!r} cannot name a metric; give letters, digits and underscores, and "
-                f"none of {', '.join(_TAKEN)}"
-            )
-        if self.needs not in NEEDS:
-            raise ConfigError(
-                f"metric {self.name!r} needs {self.needs!r}; give one of {', '.join(NEEDS)}"
-            )
-
-    @property
-    def heading(self) -> str:
-        """Its label with an arrow to where it is better."""
-        return f"{self.label or self.name} {'↑' if self.higher_is_better else '↓'}"
-
-
-def text_metric(
-    function: Callable[[str, tuple[str, ...]], float],
-    *,
-    name: str = "",
-    higher_is_better: bool = True,
-) -> Metric:
-    """A metric of generated texts from a plain function: (prediction, references) → number.
-
-    Its mean is the plain mean over examples. name: default the function's own.
-    """
-
-    def score(example: Encoded, text: str) -> float:
-        return function(text, example.references)
-
-    return Metric(name or function.__name__, "text", higher_is_better, score)
-
-
-def register_metric(metric: Metric) -> Metric:
-    """Add a metric under its name. Raises ConfigError if another has that name."""
-    if METRICS.get(metric.name, metric) is not metric:
-        raise ConfigError(f"metric {metric.name!r} is registered already; choose another name")
-    METRICS[metric.name] = metric
-    return metric
 
 
 def get_metric(name: str) -> Metric:
@@ -112,30 +27,13 @@ def get_metric(name: str) -> Metric:
 
     Raises ConfigError with the nearest known name, or saying what is wrong with the file.
     """
-    if ":" in name:
-        from flexlora.evaluation.metric_file import load_metric
-
-        return load_metric(name)
-    if name not in METRICS:
-        raise ConfigError(
-            f"metric {name!r} is unknown (one of your own is path/to/file.py:function); "
-            f"{nearest(name, METRICS)}"
-        )
-    return METRICS[name]
+    return load_metric(name) if ":" in name else METRICS.named(name)
 
 
 def resolve_metrics(names: Sequence[str | Metric]) -> tuple[Metric, ...]:
     """These metrics in order, each once. Raises ConfigError as `get_metric` does."""
     found = [get_metric(name) if isinstance(name, str) else name for name in names]
     return tuple({metric.name: metric for metric in found}.values())
-
-
-def finished(means: Mapping[str, float]) -> dict[str, float]:
-    """What is shown of these means. A name that is not registered here keeps its mean."""
-    return {
-        name: METRICS[name].finish(mean) if name in METRICS else mean
-        for name, mean in means.items()
-    }
 
 
 def _per_token(_example: Encoded, loss: ExampleLoss) -> float:
@@ -176,19 +74,17 @@ def _exact_match(example: Encoded, text: str) -> float:
     return exact_match(text, example.references)
 
 
-METRICS: dict[str, Metric] = {
-    metric.name: metric
-    for metric in (
-        # Nats per response token, EOS included, over all of a client's response tokens.
-        Metric("loss", "loss", False, _per_token, _tokens),
-        # exp of that mean loss, of a client or over clients: never a mean of perplexities.
-        Metric("perplexity", "loss", False, _per_token, _tokens, _exp, digits=2),
-        Metric("rouge_l", "text", True, _rouge_l, label="ROUGE-L", digits=1),
-        Metric("exact_match", "text", True, _exact_match, label="exact %", digits=1),
-        # Right where the right choice has the highest log-likelihood, as lm-evaluation-harness's
-        # `acc`; per byte of its text, as `acc_bytes` there (`acc_norm` there: per character).
-        # Unlike there, EOS is part of a choice, and no blank is put before it.
-        Metric("choice", "choices", True, _choice, label="choice %", digits=1),
-        Metric("choice_norm", "choices", True, _choice_norm, label="choice/byte %", digits=1),
-    )
-}
+for _metric in (
+    # Nats per response token, EOS included, over all of a client's response tokens.
+    Metric("loss", "loss", False, _per_token, _tokens),
+    # exp of that mean loss, of a client or over clients: never a mean of perplexities.
+    Metric("perplexity", "loss", False, _per_token, _tokens, _exp, digits=2),
+    Metric("rouge_l", "text", True, _rouge_l, label="ROUGE-L", digits=1),
+    Metric("exact_match", "text", True, _exact_match, label="exact %", digits=1),
+    # Right where the right choice has the highest log-likelihood, as lm-evaluation-harness's
+    # `acc`; per byte of its text, as `acc_bytes` there (`acc_norm` there: per character).
+    # Unlike there, EOS is part of a choice, and no blank is put before it.
+    Metric("choice", "choices", True, _choice, label="choice %", digits=1),
+    Metric("choice_norm", "choices", True, _choice_norm, label="choice/byte %", digits=1),
+):
+    register_metric(_metric)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 import torch
 
 from flexlora.adapters import Adapter, Factors
-from flexlora.engines.jobs import Failure, Job, Outcome, Reply, Scored
+from flexlora.engines.jobs import Failure, Outcome, Reply, Scored, Train
 from flexlora.errors import AdapterError
 from flexlora.federation.guard import checked
 from flexlora.rules import Rule, Summary
@@ -36,7 +36,7 @@ class Collected:
 
 
 def admitted(
-    jobs: Sequence[Job],
+    jobs: Sequence[Train],
     replies: Iterable[Outcome],
     sent: Mapping[str, Adapter],
     rule: Rule,
@@ -52,7 +52,7 @@ def admitted(
     patterns: dict[tuple[tuple[str, int], ...], dict[str, int]] = {}
     collected = Collected()
 
-    def admit(index: int, job: Job, reply: Reply) -> Reply | Failure:
+    def admit(index: int, job: Train, reply: Reply) -> Reply | Failure:
         given = sent[job.client]
         try:
             adapter = checked(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from flexlora.config.config import PartitionConfig
@@ -49,15 +49,14 @@ class Census:
         clients: Sequence[Client],
         validators: Sequence[Client],
         unseen: Sequence[Client],
-        types: Mapping[str, str],
     ) -> Census:
-        """Count. Clients without a type (all their examples were too long) keep "" as theirs."""
+        """Count; of which type anybody is, `typed` says."""
 
         def count(client: Client) -> Holding:
             held = client.train + client.validation + client.test
             return Holding(
                 id=client.id,
-                type=types.get(client.id, ""),
+                type="",
                 train=len(client.train),
                 validation=len(client.validation),
                 test=len(client.test),
@@ -71,6 +70,12 @@ class Census:
             validators=tuple(map(count, validators)),
             unseen=tuple(map(count, unseen)),
         )
+
+    def typed(self, types: Mapping[str, str]) -> Census:
+        """With these types (client → type). Clients that have none (all their examples were too
+        long) keep "" as theirs."""
+        clients = tuple(replace(x, type=types.get(x.id, "")) for x in self.clients)
+        return replace(self, clients=clients)
 
     def labels(self) -> dict[str, int]:
         """Label → examples of all clients that train, the most frequent first."""

@@ -9,7 +9,7 @@ from types import MappingProxyType
 from typing import Literal, Protocol, final
 
 from flexlora.adapters import Adapter, Factors
-from flexlora.engines.jobs import Failure, Job, Outcome, Reply
+from flexlora.engines.jobs import Failure, Outcome, Reply, Train
 from flexlora.errors import ConfigError
 from flexlora.federation.admission import Collected as Collected
 from flexlora.federation.admission import admitted
@@ -29,7 +29,7 @@ class Collector(Protocol):
 
     def collect(
         self,
-        jobs: Sequence[Job],
+        jobs: Sequence[Train],
         replies: Iterable[Outcome],
         sent: Mapping[str, Adapter],
     ) -> Iterator[tuple[Reply | Failure, Collected]]:
@@ -93,7 +93,7 @@ class Plain:
 
     def collect(
         self,
-        jobs: Sequence[Job],
+        jobs: Sequence[Train],
         replies: Iterable[Outcome],
         sent: Mapping[str, Adapter],
     ) -> Iterator[tuple[Reply | Failure, Collected]]:

@@ -1,41 +1,140 @@
-"""Going on with a run for more rounds, with other settings, as a new run."""
+"""A run to be continued: its state, and what a new run of it may change."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from flexlora.config.settings import rule_of
-from flexlora.federation.loop import Observer
-from flexlora.federation.session import run
-from flexlora.federation.setup import prepare
-from flexlora.federation.starts import Parent
-from flexlora.runs.results import Result
+import torch
+
+from flexlora.adapters import Delta
+from flexlora.config.config import Config
+from flexlora.config.config_file import override, parse_config
+from flexlora.errors import ConfigError, RunError
+from flexlora.federation.at_once import read as at_once_of
+from flexlora.federation.setup import Setup
+from flexlora.federation.starts import Start, run_record
+from flexlora.rules import Rule, Spec, State
+from flexlora.runs.committed import Committed
+from flexlora.runs.readout import require_checkpoint
+from flexlora.runs.run_directory import Record, Run
+from flexlora.runs.store import ClientStore
+from flexlora.training import CohortSize
 
 
-def continue_run(
-    parent: Path | str,
-    changes: Mapping[str, Mapping[str, Any]],
-    folder: Path | str | None = None,
-    *,
-    round: int | str = "last",
-    observer: Observer | None = None,
-) -> Result:
-    """A new run that goes on where `parent` stood after a round; the parent stays as it is.
+@dataclass(frozen=True, eq=False)
+class Parent:
+    """A run to be continued, with its state and store after one of its rounds."""
 
-    changes: tables of the parent's config, as for `make_config`: {"federation": {"rounds": 80}};
-    federation.rounds counts from the first round of all and must exceed the round that is
-    continued. folder: as for `run`; round: "last", "best" or the number of a kept checkpoint.
-    State, Δ, client ranks and held versions are the parent's; the best round so far and patience
-    begin anew. With nothing but federation.rounds raised, the last state equals that of one long
-    run, bit for bit (in process, on the CPU). Another federation.seed splits the data anew: what
-    was trained on may then be held out. Raises as `Parent` says, and as `run` does.
-    """
-    opened = Parent.open(parent, round)
-    config = opened.config_with(changes)
-    rule = rule_of(config.rule)
-    setup = prepare(config, threads=config.run.threads or opened.threads)
-    start = opened.start(config, rule, setup)
-    at_once = opened.at_once(config)
-    return run(config, folder, observer=observer, setup=setup, start=start, at_once=at_once)
+    run: Run
+    state: State
+    store: ClientStore
+
+    @staticmethod
+    def open(folder: Path | str, round: int | str = "last") -> Parent:
+        """Raises RunError for what is no run, or for a round whose checkpoint is not kept."""
+        opened = Run.open(folder)
+        stands = Committed.of(opened, require_checkpoint(opened, round))
+        return Parent(opened, stands.state, stands.store)
+
+    def config_with(
+        self, tables: Mapping[str, Mapping[str, Any]], overrides: Sequence[str] = ()
+    ) -> Config:
+        """The parent's config with these keys on top, then these `table.key=value` overrides.
+
+        Raises ConfigError for keys as `load_config` does, for no round left to play, and for
+        `model.init_from`: the parent is what the run begins from.
+        """
+        document = self.run.config.document()
+        for key in ("init_from", "init_force"):
+            document["model"].pop(key, None)
+        for name, table in tables.items():
+            # What is no table is left for parse_config to refuse.
+            known = document.get(name, {})
+            document[name] = {**known, **table} if isinstance(table, Mapping) else table
+        config = parse_config(override(document, overrides))
+        if config.model.init_from is not None:
+            raise ConfigError(
+                f"model.init_from is {config.model.init_from}, but a continued run begins from its "
+                "parent; leave it out, or start a new run with flexlora run"
+            )
+        if config.federation.rounds <= self.state.round:
+            raise ConfigError(
+                f"federation.rounds is {config.federation.rounds}, but {self.run.folder} is at "
+                f"round {self.state.round} already; raise it: --set "
+                f"federation.rounds={self.state.round + 1} or more"
+            )
+        return config
+
+    @property
+    def threads(self) -> int:
+        """The CPU threads that the parent ran with: others round differently."""
+        with self.run.undamaged("resolved.toml"):
+            return int(self.run.resolved["threads"])
+
+    def at_once(self) -> CohortSize:
+        """The clients that the parent trained at once: other numbers round differently."""
+        return CohortSize(at_once_of(self.run), ())
+
+    def start(self, setup: Setup, rule: Rule) -> Start:
+        """The parent's state, Δ, ranks and held versions, for a new run of this config.
+
+        Bit for bit, where [rule] and the highest and lowest ranks are the parent's. Else the state
+        is made anew from all that was learned, as by `warm_start`, and Δ is sent whole once.
+        New clients begin as ever, those gone are dropped, and a client whose type's ranks changed
+        has its new ranks. Raises RunError for another rule, α, scaling, base or other layers.
+        """
+        self._require_same(setup, rule)
+        state = self.state
+        if setup.spec != state.spec or setup.config.rule != self.run.config.rule:
+            state = _made_anew(rule, setup.spec, state, setup.streams.generator("init"))
+        return Start(state, self._store(setup), self._record())
+
+    def _require_same(self, setup: Setup, rule: Rule) -> None:
+        base = setup.config.model.name
+        was, now = self.state.spec, setup.spec
+        weights = self.run.data.get("model_fingerprint", setup.ground.fingerprint)
+        differing = [
+            f"{words} is {mine}, not {theirs} as in {self.run.folder}"
+            for words, mine, theirs in (
+                ("rule.name", setup.config.rule.name, self.run.config.rule.name),
+                ("training.alpha", now.alpha, was.alpha),
+                ("training.scaling", now.scaling, was.scaling),
+            )
+            if mine != theirs
+        ]
+        if weights != setup.ground.fingerprint:
+            differing.append(f"the base model {base} is not that of {self.run.folder}")
+        if now.layers != was.layers:
+            differing.append(f"the adapted layers are not those of {self.run.folder}")
+        if differing:
+            raise RunError(
+                f"{differing[0]}, which a continued run cannot change; start a new run with "
+                f'model.init_from = "{self.run.folder}"'
+            )
+
+    def _store(self, setup: Setup) -> ClientStore:
+        types = self.run.config.clients.build_mix().types
+        before = {
+            name: types[name].resolve(setup.spec.layers) for name in set(self.store.types.values())
+        }
+        store = setup.roster.fresh_store()
+        for client, ranks in store.ranks.items():
+            kind = self.store.types.get(client)
+            if kind is not None and before[kind] == ranks:
+                store.ranks[client] = self.store.ranks[client]  # Pruned ones, perhaps.
+        store.held |= {c: version for c, version in self.store.held.items() if c in store.ranks}
+        return store
+
+    def _record(self) -> Record:
+        return {**run_record(self.run, self.state), "start": self.state.round}
+
+
+def _made_anew(rule: Rule, spec: Spec, state: State, generator: torch.Generator) -> State:
+    warm = rule.warm_start(spec, rule.learned(state), generator)
+    # A version that nobody holds and that no patch leads to: every client is sent Δ whole.
+    layers = warm.delta.layers
+    delta = Delta(state.delta.version + 1, layers) if layers else Delta()
+    return State(spec, state.round, warm.layers, delta)

@@ -13,18 +13,13 @@ from flexlora.federation.streams import Streams
 from flexlora.models import AdaptedModel
 from flexlora.tasks.clients import Client, Part, as_clients
 from flexlora.tasks.prompts import Encoded, encode_tasks
-from flexlora.tasks.source import Corpus, open_source
-
-# The keys of [data] that are no options of a source.
-_NOT_OPTIONS = {"source", "max_tokens", "skip_too_long"}
+from flexlora.tasks.source import SEED, Corpus, open_source
 
 
 def read_corpus(config: Config, streams: Streams) -> Corpus:
     """Read the source that the config names, with the options of [data] that are given."""
-    options = config.data.model_dump(exclude=_NOT_OPTIONS)
-    given = {key: value for key, value in options.items() if value not in (None, "")}
-    given["seed"] = streams.derive("data")
-    return open_source(config.data.source, given).load()
+    options = {**config.data.options, SEED: streams.derive("data")}
+    return open_source(config.data.source, options).load()
 
 
 def deal_clients(
@@ -35,7 +30,7 @@ def deal_clients(
     Raises ConfigError or DataError for a partition that the data does not allow.
     """
     partition = config.partition.build()
-    if partition.groups == "client" and config.data.client is None:
+    if partition.groups == "client" and not config.data.options.get("client"):
         raise ConfigError(
             f"partition.by is {partition.by!r}, but data.client names no column; name the "
             "column that says whose a row is, or set partition.by to 'task'"

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import multiprocessing
-from collections.abc import Callable
 from pathlib import Path
 
 import torch
 
 from flexlora.config.config import Config
 from flexlora.config.settings import screens_of
+from flexlora.engines.cohorts import Halved
 from flexlora.engines.in_process import InProcess
 from flexlora.engines.worker import Equipment
 from flexlora.engines.workers import Workers
@@ -34,42 +34,38 @@ def spare_memory(config: Config) -> None:
         return_what_is_freed()
 
 
-def workers_of(config: Config, setup: Setup) -> int:
+def workers_of(setup: Setup) -> int:
     """Processes that train. auto: one for each GPU where the model is on one, else this one."""
+    config = setup.config
     if config.run.workers != "auto":
         return config.run.workers
     return max(1, torch.cuda.device_count()) if setup.model.device.type == "cuda" else 1
 
 
-def threads_of(config: Config, setup: Setup) -> int:
+def threads_of(setup: Setup) -> int:
     """CPU threads of each process that trains."""
+    config = setup.config
     if config.run.threads is not None:
         return config.run.threads
-    return max(1, torch.get_num_threads() // workers_of(config, setup))
+    return max(1, torch.get_num_threads() // workers_of(setup))
 
 
 def make_engine(
-    config: Config,
-    setup: Setup,
-    rule: Rule,
-    *,
-    cohort: int,
-    halved: Callable[[int], None],
-    memory: Path | None = None,
+    setup: Setup, rule: Rule, *, cohort: int, halved: Halved, memory: Path | None = None
 ) -> InProcess | Workers:
     """The engine of a run, not begun yet; close it in the end.
 
     memory: the folder for what clients remember. Workers make the config's rule and screens
     themselves.
     """
-    count = workers_of(config, setup)
-    settings = setup.validation_settings
+    config, count = setup.config, workers_of(setup)
+    examples, settings = setup.examples, setup.settings.validation
     if count == 1:
         return InProcess(
             setup.model,
-            setup.train,
+            examples.train,
             rule,
-            setup.held_out,
+            examples.held_out,
             settings,
             cohort=cohort,
             halved=halved,
@@ -84,7 +80,7 @@ def make_engine(
             f"cuda:{place % devices}" if device.type == "cuda" else str(device),
             config.rule,
             settings,
-            threads_of(config, setup),
+            threads_of(setup),
             frugal=config.run.memory_gb is not None,
             memory=memory,
             module=type(rule).__module__,
@@ -92,4 +88,4 @@ def make_engine(
         )
         for place in range(count)
     ]
-    return Workers(equipment, setup.train, setup.held_out, cohort=cohort, halved=halved)
+    return Workers(equipment, examples.train, examples.held_out, cohort=cohort, halved=halved)

@@ -6,78 +6,63 @@ import math
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from dataclasses import replace
+from typing import Any
 
-from flexlora.adapters import Adapter, Payload, factors_payload
-from flexlora.engines.jobs import Failure, Job, Reply, Transport
+from flexlora.engines.jobs import Failure, Reply, Transport
 from flexlora.errors import RoundError
+from flexlora.evaluation import MeanScore
 from flexlora.federation.collector import Collected, Collector, require_collectable
-from flexlora.federation.on_clients import collect_scores, evaluation_jobs, summary
-from flexlora.federation.sampling import sample
-from flexlora.federation.schedule import Schedule
+from flexlora.federation.observers import Observer
+from flexlora.federation.on_clients import collect_scores, summary
 from flexlora.federation.screening import Passed, screened
-from flexlora.federation.streams import Streams
-from flexlora.formats.payloads import load_tensors, save_tensors, to_bytes
+from flexlora.federation.sending import Sender, Sending
+from flexlora.formats.payloads import load_tensors, save_tensors
 from flexlora.lowrank import Certificate
-from flexlora.rules import Rule, State
-from flexlora.runs.checkpoint import pack, unpack, unpack_layers
-from flexlora.runs.progress import Progress
-from flexlora.runs.results import Result
+from flexlora.rules import State
+from flexlora.runs.checkpoint import unpack_layers
+from flexlora.runs.committed import Committed
+from flexlora.runs.events import Event, Failed, Replied, RoundBegun, RoundEnded
+from flexlora.runs.records import Cut, OnClients, RoundRecord
 from flexlora.runs.run_directory import Run
 from flexlora.runs.spectra import spectra_record
-from flexlora.runs.store import ClientStore
 from flexlora.screens import Screen
 
 Record = dict[str, Any]
 Validate = Callable[[State], Record]
-Decide = Callable[[Record], float]
+Decide = Callable[[RoundRecord], float]
 
 
-class Observer(Protocol):
-    """Who is told what happens; it cannot change anything.
-
-    started: once, before the first round that is played, also on resume (the run tells what came
-    before); ended: once, after the final scores; noted: what a person may want to know.
-    """
-
-    def started(self, run: Run) -> None: ...
-    def round_started(self, round: int, clients: int) -> None: ...
-    def replied(self, outcome: Reply | Failure) -> None: ...
-    def round_ended(self, record: Record) -> None: ...
-    def scoring(self, state: str) -> None: ...
-    def noted(self, text: str) -> None: ...
-    def ended(self, result: Result) -> None: ...
-
-
-@dataclass(frozen=True, eq=False)
-class Sending:
-    """A round's jobs, and what each client was sent, as adapters."""
-
-    jobs: list[Job]
-    sent: dict[str, Adapter]
+def last(run: Run) -> Committed | None:
+    """Where a run stands: at its last checkpoint, if it has one; what was logged after it goes."""
+    shutil.rmtree(run.next, ignore_errors=True)
+    checkpoint = run.load_checkpoint()
+    if checkpoint is None:
+        run.truncate_log(0)
+        return None
+    stands = Committed.of(run, checkpoint)
+    run.truncate_log(stands.state.round)
+    return stands
 
 
 class Federation:
     """One federation, from round to round.
 
-    collector: what makes contributions of replies; validate: the server's own scores of a state, or
-    nothing; decide: from a validated round's record to the value that the best round minimises.
-    screens: what updates pass between collecting and weighing, in order.
-    Raises ConfigError for a rule or screen that needs more than this collector gives.
+    collector: what makes contributions of replies; screens: what updates pass before they are
+    weighed, in order; validate: the server's own scores of a state, or nothing; decide: from a
+    validated round's record to the value that the best round minimises. Raises ConfigError for a
+    rule or screen that needs more than this collector gives.
 
-    Every random draw comes from a stream named by its round, and everything else that outlives a
-    round is in the checkpoint: `restore` and going on gives the bits of an unbroken run.
+    stands: where it goes on from: the beginning, or what `last` found in the run. Every random draw
+    comes from a stream named by its round, and everything else that outlives a round is in the
+    checkpoint: going on from there gives the bits of an unbroken run.
     """
 
     def __init__(
         self,
         *,
-        rule: Rule,
-        state: State,
-        store: ClientStore,
-        schedule: Schedule,
-        streams: Streams,
+        sender: Sender,
+        stands: Committed,
         transport: Transport,
         collector: Collector,
         screens: Sequence[Screen] = (),
@@ -86,20 +71,21 @@ class Federation:
         decide: Decide,
         observer: Observer,
     ) -> None:
-        self.rule = rule
-        self.state = state
-        self.store = store
-        self.schedule = schedule
-        self.streams = streams
+        self.sender = sender
+        self.rule = sender.rule
+        self.schedule = sender.schedule
+        self.streams = sender.streams
+        self.state = stands.state
+        self.store = stands.store
+        self.progress = stands.progress
         self.transport = transport
-        self.collector = collector
-        self.screens = screens
         self.run = run
         self.validate = validate
         self.decide = decide
         self.observer = observer
-        self.progress = Progress()
-        require_collectable(rule, collector, screens)
+        self.collector = collector
+        self.screens = screens
+        require_collectable(self.rule, collector, screens)
 
     @property
     def finished(self) -> bool:
@@ -107,141 +93,83 @@ class Federation:
         exhausted = patience > 0 and self.progress.stale >= patience
         return self.state.round >= self.schedule.rounds or exhausted
 
-    def restore(self) -> None:
-        """Go back to the last checkpoint (if there is one), and forget what was logged after it."""
-        shutil.rmtree(self.run.next, ignore_errors=True)
-        checkpoint = self.run.load_checkpoint()
-        if checkpoint is None:
-            self.run.truncate_log(0)
-            return
-        tensors, meta = checkpoint
-        with self.run.undamaged("checkpoints"):
-            self.state = unpack(tensors, meta["state"])
-            self.store = ClientStore.from_json(meta["store"])
-            self.progress = Progress.from_json(meta["progress"])
-        self.run.truncate_log(self.state.round)
-
-    def rounds(self) -> Iterator[Record]:
+    def rounds(self) -> Iterator[RoundRecord]:
         """Play the rounds that are left; yield each one's record after it is committed."""
         while not self.finished:
             yield self.play()
 
-    def play(self) -> Record:
+    def play(self) -> RoundRecord:
         """One round. Raises RoundError when no client gave a usable reply."""
         round = self.state.round + 1
         started = time.perf_counter()
-        sending = self._send(round)
-        self.observer.round_started(round, len(sending.jobs))
+        sending = self.sender.training(self.state, self.store)
+        self.observer.told(RoundBegun(round, tuple(job.client for job in sending.jobs)))
         collected = self._collect(round, sending)
         trained = time.perf_counter()
         passed = self._screen(round, sending, collected)
         state, cut = self._combine(round, sending, passed)
         self._remember(collected)
         combined = time.perf_counter()
-        record = self._record(round, sending, collected) | passed.record | cut
         seconds = {"clients": trained - started, "combine": combined - trained}
+        record = self._record(round, sending, collected, cut, seconds)
+        record = replace(record, screened=passed.told)
         if self.schedule.validates(round):
-            self._validate(state, collected, record, seconds)
-        record["seconds"] = seconds
+            record = self._validate(state, collected, record)
         self.state = state
         self._commit(record)
-        self.observer.round_ended(record)
+        self.observer.told(RoundEnded(record))
         return record
 
-    def _send(self, round: int) -> Sending:
-        clients = sample(
-            self.store.clients, self.schedule.clients, self.streams.generator("sample", round)
-        )
-        # Clients of equal ranks are sent the same bytes: made once per distinct pattern, unless
-        # the rule tells clients apart, each of which then has a stream of its own.
-        by_client = self.rule.traits.sends == "client"
-        made: dict[tuple[str, tuple[tuple[str, int], ...]], tuple[Adapter, bytes]] = {}
-        missing: dict[int | None, int] = {}
-        jobs, sent = [], {}
-        scored = self.schedule.score_trained and self.schedule.validates(round)
-        for index, client in enumerate(clients):
-            ranks = self.rule.ranks_for(self.state.spec, self.store.ranks[client])
-            pattern = client if by_client else "", tuple(sorted(ranks.items()))
-            if pattern not in made:
-                draws = self.streams.generator("send", round, *([client] if by_client else []))
-                adapter = self.rule.send(self.state, ranks, draws, client)
-                made[pattern] = adapter, to_bytes(factors_payload(adapter))
-            held = self.store.held.get(client)
-            if held not in missing:
-                missing[held] = self._delta_bytes(held)
-            sent[client], payload = made[pattern]
-            jobs.append(
-                Job(
-                    id=f"{round}-{index}",
-                    round=round,
-                    client=client,
-                    recipe=self.schedule.recipe_for(round),
-                    payload=payload,
-                    origin=self.rule.traits.origin,
-                    sides=self.rule.trains(round),
-                    delta=self.state.delta,
-                    bytes_down=len(payload) + missing[held],
-                    seed=self.streams.derive("train", round, client),
-                    metrics=self.schedule.metrics if scored else (),
-                )
-            )
-        return Sending(jobs, sent)
-
-    def _validate(
-        self, state: State, collected: Collected, record: Record, seconds: dict[str, float]
-    ) -> None:
+    def _validate(self, state: State, collected: Collected, record: RoundRecord) -> RoundRecord:
         """Score the new state at the server and on clients, and log its spectra."""
         started = time.perf_counter()
         if scores := self.validate(state):
-            record["validation"] = scores
+            record = replace(record, validation=MeanScore.from_json(scores))
         validated = time.perf_counter()
+        seconds = {"validate": validated - started}
         if self.schedule.evaluating_clients:
-            record["on_clients"] = self._evaluate_on_clients(state, collected)
+            record = replace(record, on_clients=self._evaluate_on_clients(state, collected))
+            seconds["evaluate_on_clients"] = time.perf_counter() - validated
         evaluated = time.perf_counter()
         self.run.append_spectra(spectra_record(self.rule, state))
         self.progress = self.progress.after(state.round, self.decide(record))
-        seconds["validate"] = validated - started
-        if self.schedule.evaluating_clients:
-            seconds["evaluate_on_clients"] = evaluated - validated
         seconds["spectra"] = time.perf_counter() - evaluated
+        return replace(record, seconds={**record.seconds, **seconds})
 
-    def _evaluate_on_clients(self, state: State, collected: Collected) -> Record:
+    def _evaluate_on_clients(self, state: State, collected: Collected) -> OnClients:
         round = state.round
-        generator = self.streams.generator("evaluate", round)
-        clients = sample(self.store.clients, self.schedule.evaluating_clients, generator)
-        recipe, metrics = self.schedule.recipe_for(round), self.schedule.metrics
-        jobs = evaluation_jobs(self.rule, state, self.store, clients, recipe, metrics)
+        jobs = self.sender.evaluation(state, self.store)
         scores, failures = collect_scores(jobs, self.transport.exchange(jobs))
         for failure in failures:
-            self._log_failure(round, failure, "evaluate")
-            self.observer.replied(failure)
-        record = {"global": summary(scores), "failures": len(failures)}
+            self.observer.told(Failed(round, failure.client, failure.reason, "evaluate"))
+        tuned = None
         if self.schedule.score_trained:
             replies = (collected.replies[client] for client in sorted(collected.replies))
-            record["tuned"] = summary([r.score for r in replies if r.score is not None])
-        return record | {"bytes_down": sum(job.bytes_down for job in jobs)}
+            tuned = summary([r.score for r in replies if r.score is not None])
+        bytes_down = sum(job.bytes_down for job in jobs)
+        return OnClients(summary(scores), tuned, len(failures), bytes_down)
 
-    def _log_failure(self, round: int, failure: Failure, kind: str) -> None:
-        event = {"round": round, "event": "failure", "kind": kind}
-        self.run.append_event(event | {"client": failure.client, "reason": failure.reason})
-
-    def _delta_bytes(self, held: int | None) -> int:
-        """Serialised bytes of what a client that holds this version lacks of Δ."""
-        total = 0
-        for part in self.state.delta.since(held):
-            tensors = {f"{name}.left": matrix.left for name, matrix in part.items()}
-            tensors |= {f"{name}.right": matrix.right for name, matrix in part.items()}
-            total += len(to_bytes(Payload("delta", tensors)))
-        return total
+    def _came(self, round: int, outcome: Reply | Failure) -> Event:
+        """What is told of an answer: never the update itself."""
+        if isinstance(outcome, Failure):
+            return Failed(round, outcome.client, outcome.reason)
+        return Replied(
+            round=round,
+            client=outcome.client,
+            type=self.store.types[outcome.client],
+            examples=outcome.examples,
+            tokens=outcome.tokens,
+            loss=outcome.loss,
+            seconds=outcome.seconds,
+            bytes_up=len(outcome.payload),
+        )
 
     def _collect(self, round: int, sending: Sending) -> Collected:
         collected = Collected()
         replies = self.transport.exchange(sending.jobs)
         for outcome, so_far in self.collector.collect(sending.jobs, replies, sending.sent):
             collected = so_far
-            if isinstance(outcome, Failure):
-                self._log_failure(round, outcome, "train")
-            self.observer.replied(outcome)
+            self.observer.told(self._came(round, outcome))
         if not collected.summaries:
             first = collected.failures[0]
             raise RoundError(
@@ -256,9 +184,8 @@ class Federation:
         passed = screened(self.screens, self.rule, self.collector, collected, sending.sent, layers)
         jobs = {job.client: job.id for job in sending.jobs}
         for client, reason in passed.left_out.items():
-            failure = Failure(jobs[client], client, reason)
-            collected.leave_out(failure)
-            self._log_failure(round, failure, "train")
+            collected.leave_out(Failure(jobs[client], client, reason))
+            self.observer.told(Failed(round, client, reason))
         if not passed.weights:
             raise RoundError(f"round {round}: the screens left no client; loosen [screens]")
         return passed
@@ -296,37 +223,39 @@ class Federation:
             if self.rule.traits.prunes:
                 self.store.ranks[client] = ranks
 
-    def _record(self, round: int, sending: Sending, collected: Collected) -> Record:
+    def _record(
+        self,
+        round: int,
+        sending: Sending,
+        collected: Collected,
+        cut: Record,
+        seconds: Mapping[str, float],
+    ) -> RoundRecord:
         replies = collected.replies
         examples = sum(reply.examples for reply in replies.values())
         # In one order, whoever was first: sums of floats depend on it.
         ordered = [replies[client] for client in sorted(replies)]
         loss = sum(reply.loss * reply.examples for reply in ordered) / max(examples, 1)
-        return {
-            "round": round,
-            "learning_rate": self.schedule.recipe_for(round).learning_rate,
-            "clients": sorted(replies),
-            "types": _count(self.store.types[client] for client in replies),
-            "failures": len(collected.failures),
-            "train_loss": loss,
-            "examples": examples,
-            "tokens": sum(reply.tokens for reply in replies.values()),
-            "bytes_down": sum(job.bytes_down for job in sending.jobs),
-            "bytes_up": collected.bytes_up,
-        }
+        return RoundRecord(
+            round=round,
+            learning_rate=self.schedule.recipe_for(round).learning_rate,
+            clients=tuple(sorted(replies)),
+            types=_count(self.store.types[client] for client in replies),
+            failures=len(collected.failures),
+            train_loss=loss,
+            examples=examples,
+            tokens=sum(reply.tokens for reply in replies.values()),
+            bytes_down=sum(job.bytes_down for job in sending.jobs),
+            bytes_up=collected.bytes_up,
+            seconds=seconds,
+            cut=Cut.from_json(cut["cut"]) if cut else None,
+        )
 
-    def _commit(self, record: Record) -> None:
+    def _commit(self, record: RoundRecord) -> None:
         self.run.append_metrics(record)
-        tensors, meta = pack(self.state)
+        stands = Committed(self.state, self.store, self.progress)
         self.run.write_checkpoint(
-            self.state.round,
-            tensors,
-            {
-                "state": meta,
-                "store": self.store.to_json(),
-                "progress": self.progress.to_json(),
-            },
-            best=self.progress.best_round or None,
+            self.state.round, *stands.checkpoint(), best=self.progress.best_round or None
         )
         kept = self.run.load_checkpoint(self.state.round)
         assert kept is not None

@@ -1,55 +1,62 @@
-"""Observers that show nothing, or that are several."""
+"""Who is told what happens in a run, and where it is written down."""
 
 from __future__ import annotations
 
-from flexlora.engines.jobs import Failure, Reply
-from flexlora.federation.loop import Observer, Record
-from flexlora.runs.results import Result
+from typing import Protocol, final
+
+from flexlora.runs.events import Event, Started
 from flexlora.runs.run_directory import Run
+
+
+class Observer(Protocol):
+    """Who is told what happens; it cannot change anything.
+
+    The events are those of `flexlora.runs.events`, in the order in which they happen.
+    """
+
+    def told(self, event: Event) -> None: ...
 
 
 class Silent:
     """An observer that shows nothing."""
 
-    def started(self, run: Run) -> None: ...
-    def round_started(self, round: int, clients: int) -> None: ...
-    def replied(self, outcome: Reply | Failure) -> None: ...
-    def round_ended(self, record: Record) -> None: ...
-    def scoring(self, state: str) -> None: ...
-    def noted(self, text: str) -> None: ...
-    def ended(self, result: Result) -> None: ...
+    def told(self, event: Event) -> None: ...
 
 
+@final
 class Observers:
     """Several as one; each is told everything, in their order."""
 
     def __init__(self, *observers: Observer) -> None:
         self.observers = observers
 
-    def started(self, run: Run) -> None:
+    def told(self, event: Event) -> None:
         for observer in self.observers:
-            observer.started(run)
+            observer.told(event)
 
-    def round_started(self, round: int, clients: int) -> None:
-        for observer in self.observers:
-            observer.round_started(round, clients)
 
-    def replied(self, outcome: Reply | Failure) -> None:
-        for observer in self.observers:
-            observer.replied(outcome)
+@final
+class Recorder:
+    """Writes every event to the run's events.jsonl, and then tells it to an observer."""
 
-    def round_ended(self, record: Record) -> None:
-        for observer in self.observers:
-            observer.round_ended(record)
+    def __init__(self, run: Run, observer: Observer) -> None:
+        self.run = run
+        self.observer = observer
 
-    def scoring(self, state: str) -> None:
-        for observer in self.observers:
-            observer.scoring(state)
+    def told(self, event: Event) -> None:
+        self.run.append_event(event)
+        self.observer.told(event)
 
-    def noted(self, text: str) -> None:
-        for observer in self.observers:
-            observer.noted(text)
 
-    def ended(self, result: Result) -> None:
-        for observer in self.observers:
-            observer.ended(result)
+def started(run: Run) -> Started:
+    """That this run is played from here on."""
+    played = run.records()
+    return Started(
+        run=str(run.folder),
+        rule=run.config.rule.name,
+        model=run.config.model.name,
+        rounds=run.config.federation.rounds,
+        round=played[-1].round if played else run.start_round or 0,
+        clients=run.resolved.get("clients", {}),
+        trackers=tuple(run.config.run.trackers),
+    )

@@ -6,61 +6,17 @@ import math
 import statistics
 from collections.abc import Iterable, Sequence
 
-from flexlora.adapters import Delta, factors_payload
-from flexlora.engines.jobs import Failure, Job, Outcome, Scored
+from flexlora.engines.jobs import Evaluate, Failure, Outcome, Scored
 from flexlora.errors import AdapterError
 from flexlora.evaluation import ClientScore, Scores, get_metric
 from flexlora.federation.guard import checked_score
-from flexlora.formats.payloads import to_bytes
-from flexlora.rules import Rule, State
-from flexlora.runs.run_directory import Record
-from flexlora.runs.store import ClientStore
-from flexlora.training import Recipe
+from flexlora.runs.records import ClientScores, Spread
 
 WORST_SHARE = 0.1
 
 
-def evaluation_jobs(
-    rule: Rule,
-    state: State,
-    store: ClientStore,
-    clients: Sequence[str],
-    recipe: Recipe,
-    metrics: tuple[str, ...],
-) -> list[Job]:
-    """Each client is sent the global adapter at its own ranks: the rule's readout, against W₀.
-
-    Clients of equal ranks are sent the same bytes, made once. Nothing is trained and no Δ is
-    needed: the readout stands for all that was learned, as an export of that rank does.
-    """
-    made: dict[tuple[tuple[str, int], ...], bytes] = {}
-    jobs = []
-    for index, client in enumerate(clients):
-        ranks = rule.ranks_for(state.spec, store.ranks[client])
-        pattern = tuple(sorted(ranks.items()))
-        if pattern not in made:
-            made[pattern] = to_bytes(factors_payload(rule.readout(state, ranks)))
-        payload = made[pattern]
-        jobs.append(
-            Job(
-                id=f"{state.round}-evaluate-{index}",
-                round=state.round,
-                client=client,
-                recipe=recipe,
-                payload=payload,
-                origin=False,
-                delta=Delta(),
-                bytes_down=len(payload),
-                seed=0,
-                kind="evaluate",
-                metrics=metrics,
-            )
-        )
-    return jobs
-
-
 def collect_scores(
-    jobs: Sequence[Job], outcomes: Iterable[Outcome]
+    jobs: Sequence[Evaluate], outcomes: Iterable[Outcome]
 ) -> tuple[list[ClientScore], list[Failure]]:
     """Good scores in order of client, and failures: what does not answer an open job, or lies."""
     open_jobs = {job.id: job for job in jobs}
@@ -86,25 +42,17 @@ def collect_scores(
     return [scores[client] for client in sorted(scores)], failures
 
 
-def summary(scores: Sequence[ClientScore]) -> Record:
-    """{clients, examples, metrics: {name: {mean, worst, spread}}} over these clients.
+def summary(scores: Sequence[ClientScore]) -> ClientScores:
+    """Each metric over these clients.
 
     mean: weighted by the clients' examples, as everywhere. worst: the plain mean over the worst
     10 % of the clients (at least one). spread: the standard deviation over the clients. The scores
     are of the same metrics.
     """
-    metrics: Record = {}
+    metrics = {}
     for name, mean in Scores(tuple(scores)).mean().values.items() if scores else ():
         values = [score.values[name] for score in scores]
         ranked = sorted(values, reverse=not get_metric(name).higher_is_better)
         worst = ranked[: max(1, math.ceil(WORST_SHARE * len(ranked)))]
-        metrics[name] = {
-            "mean": mean,
-            "worst": statistics.fmean(worst),
-            "spread": statistics.pstdev(values),
-        }
-    return {
-        "clients": len(scores),
-        "examples": sum(score.examples for score in scores),
-        "metrics": metrics,
-    }
+        metrics[name] = Spread(mean, statistics.fmean(worst), statistics.pstdev(values))
+    return ClientScores(len(scores), sum(score.examples for score in scores), metrics)

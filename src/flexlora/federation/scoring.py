@@ -1,86 +1,59 @@
-"""Scoring one model, with or without an adapter, on whole test tasks."""
+"""Scores of what was learned: in validated rounds, and of everything at the end."""
 
 from __future__ import annotations
 
-from dataclasses import replace
-from pathlib import Path
+from collections.abc import Mapping
 
-from flexlora.adapters import Adapter
-from flexlora.config.base import load_base
-from flexlora.config.config import Config
-from flexlora.config.settings import eval_settings
-from flexlora.errors import AdapterError, DataError, ModelError
 from flexlora.evaluation import Scores, evaluate
-from flexlora.federation.data import (
-    eval_clients,
-    read_corpus,
-    require_context,
-    require_unseen,
-)
-from flexlora.federation.streams import Streams
-from flexlora.formats.peft import load_peft
-from flexlora.models import (
-    AdaptedModel,
-    BaseModel,
-    base_fingerprint,
-    model_fingerprint,
-    require_made_for,
-)
-from flexlora.tasks.clients import as_clients
+from flexlora.federation.observers import Observer
+from flexlora.federation.setup import Setup
+from flexlora.lowrank import LowRank
+from flexlora.rules import Rule, State
+from flexlora.runs.events import Scoring
+from flexlora.runs.results import BASE, FULL, START, Row
+
+Update = Mapping[str, LowRank]
 
 
-def score_model(
-    config: Config, adapter: Adapter | Path | str | None = None, *, force: bool = False
-) -> Scores:
-    """Score the config's model, with this adapter (or PEFT folder), on its source's test tasks.
+def validate(setup: Setup, update: Update) -> Scores | None:
+    """The server's scores of W₀ + update on its validation examples; None if it has none."""
+    if not setup.examples.validation:
+        return None
+    setup.model.set_delta(update)
+    return evaluate(setup.model, setup.examples.validation, setup.settings.validation)
 
-    Uses [model], [data], [evaluation] and the seed of the config; nothing is trained or written.
-    force: use an adapter that was made for another base, too, as long as its layers fit.
-    Raises AdapterError for an adapter that is malformed or was made for another model.
+
+def score(setup: Setup, update: Update) -> tuple[Scores, Scores | None]:
+    """Score W₀ + update by all metrics: on the unseen clients, and on the own test parts."""
+    model, examples, settings = setup.model, setup.examples, setup.settings.final
+    model.set_delta(update)
+    own = evaluate(model, examples.own, settings) if examples.own else None
+    return evaluate(model, examples.unseen, settings), own
+
+
+def score_base(setup: Setup) -> tuple[Scores, Scores | None]:
+    """Score the pristine base, once for all setups on the same ground."""
+    return setup.ground.once(("base", setup.settings.final), lambda: score(setup, {}))
+
+
+def final_rows(
+    setup: Setup, rule: Rule, state: State, start: State | None, observer: Observer
+) -> list[Row]:
+    """The final evaluation, the only one that touches the unseen clients.
+
+    Of the base, of what the run began from if it began from anything, of all that was learned, and
+    of what each client type is handed. observer: told of each before it is scored.
     """
-    asked = config.evaluation.model_copy(update={"unseen": True})  # Whatever a run of it does.
-    config = config.model_copy(update={"evaluation": asked})
-    settings = eval_settings(config, config.evaluation.metrics)
-    if isinstance(adapter, str | Path):
-        adapter = load_peft(adapter)
-    base = load_base(config.model)
-    model = (
-        AdaptedModel(base, config.model.targets)
-        if adapter is None
-        else _with(base, config.model.precision, adapter, force=force)
-    )
-    require_context(config, model)
-    streams = Streams(config.federation.seed)
-    data = config.data.model_copy(update={"train_tasks": 0})  # They are not scored.
-    corpus = read_corpus(config.model_copy(update={"data": data}), streams)
-    require_unseen(config, corpus)
-    tasks = corpus.unseen
-    clients = as_clients(tasks, seed=streams.derive("split"), unseen=True)
-    scored = eval_clients(model, clients, "test", config)
-    if not scored:
-        raise DataError(
-            f"none of {len(clients)} test tasks holds an example that fits "
-            f"{config.data.max_tokens} tokens; raise max_tokens"
-        )
-    scores = evaluate(model, scored, settings)
-    wanted, kept = sum(len(c.test) for c in clients), sum(len(c.examples) for c in scored)
-    return replace(scores, left_out=wanted - kept)
-
-
-def _with(base: BaseModel, precision: str, adapter: Adapter, *, force: bool) -> AdaptedModel:
-    adapter.require_finite()
-    # Taken before the layers are wrapped (that changes their parameters' names), and only where
-    # there is something to compare it with.
-    weights = model_fingerprint(base.model) if adapter.base_fingerprint else ""
-    try:
-        model = AdaptedModel(base, tuple(adapter))
-        model.set_delta({name: factors.product() for name, factors in adapter.items()})
-    except (ModelError, AdapterError) as error:
-        raise AdapterError(
-            f"the adapter was made for {adapter.base or 'another model'}, not for {base.name}: "
-            f"{error}"
-        ) from error
-    if not force:
-        known = base_fingerprint(precision, weights)
-        require_made_for(adapter, base.name, known, "give that model, or --force to use it anyway")
-    return model
+    observer.told(Scoring(BASE))
+    rows = [Row(BASE, "", *score_base(setup))]
+    if start is not None:
+        observer.told(Scoring(START))
+        rows.append(Row(START, "full", *score(setup, rule.learned(start))))
+    observer.told(Scoring(FULL))
+    rows.append(Row(FULL, "full", *score(setup, rule.learned(state))))
+    if setup.config.evaluation.types_at_end and rule.traits.mixed_ranks:
+        for name, ranks in setup.roster.ranks.items():
+            observer.told(Scoring(name))
+            update = {n: f.product() for n, f in rule.readout(state, ranks).items()}
+            rows.append(Row(name, str(setup.roster.mix.types[name]), *score(setup, update)))
+    return rows

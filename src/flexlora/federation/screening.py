@@ -4,26 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 from flexlora.adapters import Adapter
 from flexlora.federation.admission import Collected, update_norm
 from flexlora.federation.collector import Collector
 from flexlora.rules import Contribution, Rule, Summary, normalised
-from flexlora.screens import Products, Screen, Verdict
+from flexlora.runs.records import Judged
+from flexlora.screens import Products, Screen
 
 
 @dataclass(frozen=True)
 class Passed:
     """Who takes part: client → weight, summing to 1 (empty: nobody), and the share of its change
-    that is left where that is not all; left_out: client → why. record: {"screened": …} for the
-    round's line, nothing where no screen judges.
+    that is left where that is not all; left_out: client → why. told: what was done to whom, for the
+    round's record; None where no screen judges.
     """
 
     weights: Mapping[str, float]
     shrinks: Mapping[str, float] = field(default_factory=dict)
     left_out: Mapping[str, str] = field(default_factory=dict)
-    record: dict[str, Any] = field(default_factory=dict)
+    told: Mapping[str, Judged] | None = None
 
 
 def screened(
@@ -63,19 +63,18 @@ def screened(
         if s.client not in left_out
     ]
     told = {
-        c: _told(Verdict(factors[c], shrinks.get(c, 1.0), left_out.get(c, "")))
+        c: Judged(factors[c], shrinks.get(c, 1.0), left_out.get(c, ""))
         for c in weights
         if factors[c] != 1.0 or c in shrinks
     }
-    record = {"screened": told}
     if not kept:
-        return Passed({}, {}, left_out, record)
+        return Passed({}, {}, left_out, told)
     weights = rule.weigh(kept)
     if any(factors[client] != 1.0 for client in weights):
         weights = normalised(
             {client: weight * factors[client] for client, weight in weights.items()}
         )
-    return Passed(weights, shrinks, left_out, record)
+    return Passed(weights, shrinks, left_out, told)
 
 
 def _shrunk(
@@ -94,8 +93,3 @@ def _shrunk(
     }
     norm = update_norm(Adapter(given), sent[client], origin=rule.traits.origin)
     return replace(summary, norm=norm)
-
-
-def _told(verdict: Verdict) -> dict[str, Any]:
-    told: dict[str, Any] = {"weight": verdict.weight, "shrink": verdict.shrink}
-    return told | ({"reason": verdict.reason} if verdict.reason else {})

@@ -1,22 +1,24 @@
-"""A whole run: prepare, play the rounds, score the unseen clients, leave it all in a folder."""
+"""A whole federation, from what is asked of it to what it leaves: prepared once, then played."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from contextlib import closing
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from flexlora.config.config import Config
-from flexlora.config.settings import final_settings, rule_of, screens_of
+from flexlora.config.settings import rule_fingerprint, rule_of, screens_of
 from flexlora.engines.memories import Memories
-from flexlora.errors import ConfigError, ModelError, RunError
+from flexlora.errors import ModelError, RunError
 from flexlora.evaluation.metrics import resolve_metrics
-from flexlora.federation.at_once import choose, note_halved, resolved
+from flexlora.federation.at_once import choose, resolved
 from flexlora.federation.at_once import read as at_once_of
 from flexlora.federation.collector import Plain
+from flexlora.federation.continuing import Parent
 from flexlora.federation.engine import (
     make_engine,
     require_begun,
@@ -24,22 +26,202 @@ from flexlora.federation.engine import (
     threads_of,
     workers_of,
 )
-from flexlora.federation.loop import Federation, Observer, Record
-from flexlora.federation.observers import Observers, Silent
+from flexlora.federation.loop import Federation, last
+from flexlora.federation.observers import Observer, Observers, Recorder, Silent, started
+from flexlora.federation.preview import Preview, forecast
+from flexlora.federation.scoring import final_rows, validate
+from flexlora.federation.sending import Sender
 from flexlora.federation.setup import Setup, prepare
 from flexlora.federation.starts import Start, warm_start
-from flexlora.federation.streams import Streams
 from flexlora.federation.trackers import Trackers, require_trackers
 from flexlora.models import devices, find_device
-from flexlora.rules import Rule, State
+from flexlora.rules import State
+from flexlora.runs.committed import Committed
 from flexlora.runs.deciding import decide
+from flexlora.runs.events import Ended, Halved
+from flexlora.runs.progress import Progress
 from flexlora.runs.readout import load_state
-from flexlora.runs.results import Result, Row
-from flexlora.runs.run_directory import Run
-from flexlora.runs.store import ClientStore
+from flexlora.runs.results import Result
+from flexlora.runs.run_directory import Record, Run
 from flexlora.training import CohortSize
 
 MEMORY = "memory"  # Of the clients, in a run's folder; only where a rule has them remember.
+
+
+class Session:
+    """One federation: of a config, of a run that is continued, or of one that goes on.
+
+    What can be wrong with the input is an InputError as early as it can be told: in the
+    constructors what the config says, in `setup` and `start` what model, data and parent say,
+    before `play` writes anything.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        *,
+        like: Setup | None = None,
+        parent: Parent | None = None,
+        resumed: Run | None = None,
+    ) -> None:
+        """Use `of`, `continuing` or `resuming`."""
+        self.config = config
+        self._like = like
+        self._parent = parent
+        self._resumed = resumed
+        self.rule = rule_of(config.rule)
+        self.screens = screens_of(config.screens)
+        require_trackers(config.run.trackers)
+
+    @staticmethod
+    def of(config: Config, like: Setup | None = None) -> Session:
+        """A new federation. like: a setup whose model and examples are used where they fit."""
+        return Session(config, like=like)
+
+    @staticmethod
+    def continuing(
+        run: Path | str,
+        tables: Mapping[str, Mapping[str, Any]] | None = None,
+        overrides: Sequence[str] = (),
+        *,
+        round: int | str = "last",
+        like: Setup | None = None,
+    ) -> Session:
+        """A new run that goes on where `run` stood after a round; that one stays as it is.
+
+        tables, overrides: changes of its config, as for `Parent.config_with`. With nothing but
+        federation.rounds raised, the last state equals that of one long run, bit for bit (in
+        process, on the CPU).
+        """
+        parent = Parent.open(run, round)
+        return Session(parent.config_with(tables or {}, overrides), like=like, parent=parent)
+
+    @staticmethod
+    def resuming(run: Path | str) -> Session:
+        """The same run after any stop. Raises RunError for a folder that is no run."""
+        opened = Run.open(run)
+        return Session(opened.config, resumed=opened)
+
+    @cached_property
+    def setup(self) -> Setup:
+        """Model, data, clients and their ranks, with the threads and the device that fit the run.
+
+        Raises RunError where a resumed run's data or device is not what it was.
+        """
+        if self._resumed is not None:
+            with self._resumed.undamaged("resolved.toml"):
+                resolved = self._resumed.resolved
+                threads, device = int(resolved["threads"]), str(resolved["device"])
+            _require_here(self._resumed, device)
+            setup = prepare(self.config, threads=threads, device=device)
+            _require_unchanged(self._resumed, setup)
+            return setup
+        # Other numbers of threads round differently.
+        threads_before = None if self._parent is None else self._parent.threads
+        threads_now = self.config.run.threads or threads_before
+        return prepare(self.config, self._like, threads=threads_now)
+
+    @cached_property
+    def start(self) -> Start | None:
+        """What it begins from: the parent's state, or an adapter; None for the bare base."""
+        if self._resumed is not None:
+            return None  # It is in the run.
+        if self._parent is not None:
+            return self._parent.start(self.setup, self.rule)
+        return warm_start(self.setup, self.rule)
+
+    def preview(self) -> Preview:
+        """What `play` would do: who holds what, at which rank, and what is sent.
+
+        The model's weights are loaded only where something is to be compared with them.
+        """
+        if self._parent is None and self.config.model.init_from is None:
+            setup = prepare(self.config, self._like, outline=True)
+            warm_start(setup, self.rule)  # Options that need a start and have none end here.
+            return Preview(setup, forecast(setup, self.rule), None)
+        start = self.start
+        parent = None if start is None else start.parent
+        return Preview(self.setup, forecast(self.setup, self.rule), parent)
+
+    def play(self, folder: Path | str | None = None, *, observer: Observer | None = None) -> Result:
+        """Play all rounds that are left, score the unseen clients, and leave it in a folder.
+
+        folder: the run directory to make (default: a new one under `run.out`). Raises RoundError
+        if no client of a round replies.
+        """
+        require_begun()
+        spare_memory(self.config)
+        run = self._resumed or self._made(folder)
+        recorder = Recorder(run, observer or Silent())
+        trackers = Trackers(self.config.run.trackers, recorder.told)
+        watching = Observers(recorder, trackers)
+        with run.locked(), closing(trackers):
+            return self._play(run, watching)
+
+    def _made(self, folder: Path | str | None) -> Run:
+        start, at_once = self.start, self._at_once()
+        run = Run.create(
+            self.config,
+            folder,
+            resolved=_resolved(self.setup) | resolved(at_once),
+            data=described(self.setup),
+            parent=start.parent if start else None,
+            start=start.checkpoint() if start else None,
+        )
+        if self.rule.traits.memory and self._parent is not None:
+            theirs = self._parent.run.folder / MEMORY
+            Memories(run.folder / MEMORY).take_over(theirs, self._parent.state.round)
+        return run
+
+    def _at_once(self) -> CohortSize:
+        if self._parent is not None and self.config.run.clients_at_once == "auto":
+            return self._parent.at_once()
+        return choose(self.setup, self.rule)
+
+    def _play(self, run: Run, observer: Observer) -> Result:
+        setup, rule = self.setup, self.rule
+        sender = Sender(rule, setup.settings.schedule, setup.streams)
+        begin = sender.begin(setup.spec)
+        stands = last(run) or Committed(begin, setup.roster.fresh_store(), Progress())
+
+        def halved(round: int, clients: int) -> None:
+            observer.told(Halved(round, clients))
+
+        def validated(state: State) -> Record:
+            scores = validate(setup, rule.learned(state))
+            return {} if scores is None else scores.mean().to_json()
+
+        engine = make_engine(
+            setup, rule, cohort=at_once_of(run), halved=halved, memory=run.folder / MEMORY
+        )
+        with closing(engine):
+            federation = Federation(
+                sender=sender,
+                stands=stands,
+                transport=engine,
+                collector=Plain(run.spool, rule),
+                screens=self.screens,
+                run=run,
+                validate=validated,
+                decide=partial(decide, setup.config),
+                observer=observer,
+            )
+            observer.told(started(run))
+            for _ in federation.rounds():
+                pass
+            result = self._scored(run, federation, observer)
+            run.write_results(result.to_json())
+            observer.told(Ended.of(result))
+        return result
+
+    def _scored(self, run: Run, federation: Federation, observer: Observer) -> Result:
+        best = federation.progress.best_round
+        state = load_state(run, best) if best else federation.state
+        rows = []
+        if self.config.evaluation.unseen:
+            began = None if run.start_round is None else load_state(run, run.start_round)
+            rows = final_rows(self.setup, self.rule, state, began, observer)
+        return Result.of(run.folder, self.rule.name, state.round, rows, run.records())
 
 
 def run(
@@ -48,40 +230,14 @@ def run(
     *,
     observer: Observer | None = None,
     setup: Setup | None = None,
-    start: Start | None = None,
-    at_once: CohortSize | None = None,
 ) -> Result:
     """Run one federation and score it on the unseen clients.
 
-    folder: the run directory to make (default: a new one under `run.out`); setup: a `prepare`d
-    setup to reuse when several rules are compared on the same data; its config may differ in
-    [rule], [screens] and [run] alone; start: what to begin from, if not from what the config says;
-    at_once: clients to train at once, if not as the config says.
+    folder: the run directory to make (default: a new one under `run.out`); setup: one that was
+    `prepare`d before, perhaps from another config: what this one says the same of is not made anew.
     Raises InputErrors before anything is written, RoundError if no client of a round replies.
     """
-    require_begun()
-    spare_memory(config)
-    require_trackers(config.run.trackers)
-    rule = rule_of(config.rule)
-    screens_of(config.screens)  # A wrong one is told before the data is read.
-    if setup is None:
-        setup = prepare(config)
-    _require_same_setting(config, setup.config)
-    start = start or warm_start(config, rule, setup)
-    at_once = at_once or choose(config, setup, rule)
-    made = Run.create(
-        config,
-        folder,
-        resolved=_resolved(config, setup) | resolved(at_once),
-        data=setup.describe(),
-        parent=start.parent if start else None,
-        start=start.checkpoint() if start else None,
-    )
-    if rule.traits.memory and start and start.state.round:
-        Memories(made.folder / MEMORY).take_over(
-            Path(start.parent["path"]) / MEMORY, start.state.round
-        )
-    return _play(made, config, rule, setup, observer or Silent())
+    return Session.of(config, setup).play(folder, observer=observer)
 
 
 def resume(folder: Path | str, *, observer: Observer | None = None) -> Result:
@@ -90,16 +246,34 @@ def resume(folder: Path | str, *, observer: Observer | None = None) -> Result:
     The model runs where it ran. Raises RunError for a folder that is no run, for data that has
     changed since, and on a machine without that device.
     """
-    opened = Run.open(folder)
-    config = opened.config
-    spare_memory(config)
-    rule = rule_of(config.rule)
-    with opened.undamaged("resolved.toml"):
-        threads, device = int(opened.resolved["threads"]), str(opened.resolved["device"])
-    _require_here(opened, device)
-    setup = prepare(config, threads=threads, device=device)
-    _require_unchanged(opened, setup)
-    return _play(opened, config, rule, setup, observer or Silent())
+    return Session.resuming(folder).play(observer=observer)
+
+
+def continue_run(
+    parent: Path | str,
+    changes: Mapping[str, Mapping[str, Any]],
+    folder: Path | str | None = None,
+    *,
+    round: int | str = "last",
+    observer: Observer | None = None,
+) -> Result:
+    """A new run that goes on where `parent` stood after a round; the parent stays as it is.
+
+    changes: tables of the parent's config, as for `make_config`: {"federation": {"rounds": 80}};
+    federation.rounds counts from the first round of all and must exceed the round that is
+    continued. folder: as for `run`; round: "last", "best" or the number of a kept checkpoint.
+    State, Δ, client ranks and held versions are the parent's; the best round so far and patience
+    begin anew. With nothing but federation.rounds raised, the last state equals that of one long
+    run, bit for bit (in process, on the CPU). Another federation.seed splits the data anew: what
+    was trained on may then be held out. Raises as `Parent` says, and as `run` does.
+    """
+    session = Session.continuing(parent, changes, round=round)
+    return session.play(folder, observer=observer)
+
+
+def described(setup: Setup) -> dict[str, Any]:
+    """For data.json: what was read, and of which content the rule's file is ("" without one)."""
+    return {**setup.describe(), "rule_fingerprint": rule_fingerprint(setup.config.rule)}
 
 
 def _require_here(opened: Run, device: str) -> None:
@@ -114,8 +288,9 @@ def _require_here(opened: Run, device: str) -> None:
 
 
 def _require_unchanged(opened: Run, setup: Setup) -> None:
-    now = setup.describe()
+    now = described(setup)
     for key, thing in (
+        ("rule_fingerprint", "file of the rule"),
         ("fingerprint", "data"),
         ("model_fingerprint", "base model"),
         ("encoding_fingerprint", "tokenizer, prompt or partition"),
@@ -129,106 +304,22 @@ def _require_unchanged(opened: Run, setup: Setup) -> None:
             )
 
 
-def _require_same_setting(config: Config, prepared: Config) -> None:
-    if config.run.threads not in (None, prepared.run.threads):
-        raise ConfigError("run.threads differs from that of the setup; prepare the config anew")
-    for name in type(config).model_fields:
-        apart = name in ("rule", "screens", "run")
-        if not apart and getattr(config, name) != getattr(prepared, name):
-            raise ConfigError(
-                f"[{name}] of the config differs from that of the setup; prepare the config anew"
-            )
-
-
-def _play(opened: Run, config: Config, rule: Rule, setup: Setup, observer: Observer) -> Result:
-    streams = Streams(config.federation.seed)
-    trackers = Trackers(config.run.trackers, observer.noted)
-    observer = Observers(observer, trackers)
-
-    def validate(state: State) -> Record:
-        scores = setup.validate(rule.learned(state))
-        return {} if scores is None else scores.mean().to_json()
-
-    ranks = {name: dict(found) for name, found in setup.ranks.items()}  # One for all of a type.
-    store = ClientStore(dict(setup.types), {c: ranks[name] for c, name in setup.types.items()})
-
-    def halved(clients: int) -> None:
-        observer.noted(note_halved(opened, federation.state.round + 1, clients))
-
-    engine = make_engine(
-        config,
-        setup,
-        rule,
-        cohort=at_once_of(opened),
-        halved=halved,
-        memory=opened.folder / MEMORY,
-    )
-    federation = Federation(
-        rule=rule,
-        state=rule.init(setup.spec, streams.generator("init")),
-        store=store,
-        schedule=setup.schedule(),
-        streams=streams,
-        transport=engine,
-        collector=Plain(opened.spool, rule),
-        screens=screens_of(config.screens),
-        run=opened,
-        validate=validate,
-        decide=partial(decide, config),
-        observer=observer,
-    )
-    with opened.locked(), closing(trackers), closing(engine):
-        federation.restore()
-        engine.cohort = at_once_of(opened)
-        observer.started(opened)
-        for _ in federation.rounds():
-            pass
-        result = _score(opened, rule, setup, federation, observer)
-        opened.write_results(result.to_json())
-        observer.ended(result)
-    return result
-
-
-def _score(
-    opened: Run, rule: Rule, setup: Setup, federation: Federation, observer: Observer
-) -> Result:
-    """The final evaluation, the only one that touches the unseen clients."""
-    best = federation.progress.best_round
-    state = load_state(opened, best) if best else federation.state
-    if not setup.config.evaluation.unseen:
-        return Result.of(opened.folder, rule.name, state.round, [], opened.read_metrics())
-    observer.scoring("base")
-    rows = [Row("base", "", *setup.score_base())]
-    if opened.start_round is not None:
-        observer.scoring("start")
-        began = rule.learned(load_state(opened, opened.start_round))
-        rows.append(Row("start", "full", *setup.score(began)))
-    observer.scoring("full")
-    rows.append(Row("full", "full", *setup.score(rule.learned(state))))
-    if setup.config.evaluation.types_at_end and rule.traits.mixed_ranks:
-        for name, ranks in setup.ranks.items():
-            observer.scoring(name)
-            update = {n: f.product() for n, f in rule.readout(state, ranks).items()}
-            rows.append(Row(name, str(setup.mix.types[name]), *setup.score(update)))
-    return Result.of(opened.folder, rule.name, state.round, rows, opened.read_metrics())
-
-
-def _resolved(config: Config, setup: Setup) -> dict[str, Any]:
+def _resolved(setup: Setup) -> dict[str, Any]:
     """What was derived rather than written in the config."""
-    counts = {name: sum(t == name for t in setup.types.values()) for name in setup.ranks}
+    roster = setup.roster
     return {
         "device": str(setup.model.device),
         "threads": torch.get_num_threads(),
-        "workers": workers_of(config, setup),
-        "worker_threads": threads_of(config, setup),
-        "clients_per_round": setup.schedule().clients,
+        "workers": workers_of(setup),
+        "worker_threads": threads_of(setup),
+        "clients_per_round": setup.settings.schedule.clients,
         "layers": len(setup.model.layers),
         "fan_in_fan_out": setup.model.fan_in_fan_out,
-        "clients": counts,
-        "ranks": {name: str(setup.mix.types[name]) for name in setup.ranks},
+        "clients": roster.counts(),
+        "ranks": {name: str(roster.mix.types[name]) for name in roster.ranks},
         # Of metrics out of files, too: nobody who reads the run has to have those.
         "higher_is_better": {
             metric.name: metric.higher_is_better
-            for metric in resolve_metrics(final_settings(setup.config).metrics)
+            for metric in resolve_metrics(setup.settings.final.metrics)
         },
     }

@@ -20,14 +20,14 @@ import os
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout, suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from importlib.util import find_spec
 from typing import Any, Protocol, final
 
-from flexlora.engines.jobs import Failure, Reply
 from flexlora.errors import ConfigError, nearest
 from flexlora.formats.atomic import atomic_write
-from flexlora.runs.results import Result
+from flexlora.runs.events import Ended, Event, Noted, RoundEnded, Started
+from flexlora.runs.records import RoundRecord
 from flexlora.runs.run_directory import Record, Run
 
 PROJECT = "flexlora"
@@ -181,46 +181,51 @@ def require_trackers(names: Collection[str]) -> None:
         TRACKERS[name].ready()
 
 
-def scalars(record: Record) -> dict[str, float]:
-    """A round's line of metrics.jsonl as flat names: what is not a finite number is left out.
+def scalars(record: RoundRecord) -> dict[str, float]:
+    """A round's record as flat names: what is not a finite number is left out.
 
     train_loss, learning_rate, examples, tokens, failures, bytes/{down,up}, seconds/<phase>,
     validation/<metric>, clients/<global|tuned>/<metric>/<mean|worst|spread>.
     """
-    found = {
-        k: record[k] for k in ("train_loss", "learning_rate", "examples", "tokens", "failures")
+    found: dict[str, float] = {
+        "train_loss": record.train_loss,
+        "learning_rate": record.learning_rate,
+        "examples": record.examples,
+        "tokens": record.tokens,
+        "failures": record.failures,
+        "bytes/down": record.bytes_down,
+        "bytes/up": record.bytes_up,
     }
-    found |= {f"bytes/{way}": record[f"bytes_{way}"] for way in ("down", "up")}
-    found |= {f"seconds/{phase}": seconds for phase, seconds in record["seconds"].items()}
-    found |= _metrics("validation", record.get("validation", {}))
-    on_clients = record.get("on_clients", {})
-    for state in ("global", "tuned"):
-        for metric, values in (on_clients.get(state) or {}).get("metrics", {}).items():
-            found |= {f"clients/{state}/{metric}/{k}": value for k, value in values.items()}
+    found |= {f"seconds/{phase}": seconds for phase, seconds in record.seconds.items()}
+    if record.validation is not None:
+        found |= _metrics("validation", record.validation.values)
+    if record.on_clients is not None:
+        for kind, scores in record.on_clients.by_kind.items():
+            for metric, spread in scores.metrics.items():
+                found |= _metrics(f"clients/{kind}/{metric}", asdict(spread))
     return _finite(found)
 
 
-def final_scalars(result: Result) -> dict[str, float]:
+def final_scalars(event: Ended) -> dict[str, float]:
     """The scores at the end: final/<base|start|full|client type>/<unseen|own>/<metric>."""
-    found: dict[str, Any] = {}
-    for row in result.rows:
+    found: dict[str, float] = {}
+    for row in event.rows:
         for whose, scores in (("unseen", row.unseen), ("own", row.own)):
             if scores is not None:
-                found |= _metrics(f"final/{row.state}/{whose}", scores.mean().to_json())
+                found |= _metrics(f"final/{row.state}/{whose}", scores.values)
     return _finite(found)
 
 
-def _metrics(prefix: str, scores: Mapping[str, Any]) -> dict[str, Any]:
-    counts = ("clients", "examples")
-    return {f"{prefix}/{name}": v for name, v in scores.items() if name not in counts}
+def _metrics(prefix: str, values: Mapping[str, float]) -> dict[str, float]:
+    return {f"{prefix}/{name}": value for name, value in values.items()}
 
 
-def _finite(found: Mapping[str, Any]) -> dict[str, float]:
+def _finite(found: Mapping[str, float]) -> dict[str, float]:
     """Names with the signs that every tracker takes, values that are numbers."""
     return {
         re.sub(r"[^\w./ -]", "_", name): value
         for name, value in found.items()
-        if isinstance(value, int | float) and math.isfinite(value)
+        if math.isfinite(value)
     }
 
 
@@ -250,18 +255,29 @@ class Trackers:
     ended is left as it is. Only where the tracker's own store is gone does a resume fail there:
     remove trackers.json from the run directory to begin anew.
 
-    A tracker that fails is dropped, told once (`tell`) and noted in events.jsonl; the run goes on,
-    and a resume tries it again.
+    A tracker that fails is dropped, which is told once (`tell`); the run goes on, and a resume
+    tries it again.
     """
 
-    def __init__(self, names: Collection[str], tell: Callable[[str], None]) -> None:
+    def __init__(self, names: Collection[str], tell: Callable[[Event], None]) -> None:
         self.names = names
         self.tell = tell
         self._run: Run | None = None
         self._book: dict[str, Record] = {}
         self._open: dict[str, _Open] = {}
 
-    def started(self, run: Run) -> None:
+    def told(self, event: Event) -> None:
+        match event:
+            case Started():
+                self._begin(Run.open(event.run))
+            case RoundEnded():
+                self._log_round(event.record)
+            case Ended():
+                self._end(event)
+            case _:
+                pass
+
+    def _begin(self, run: Run) -> None:
         self._run, path = run, run.folder / BOOK
         with run.undamaged(BOOK):
             self._book = json.loads(path.read_bytes()) if path.is_file() else {}
@@ -270,26 +286,21 @@ class Trackers:
             with self._guarded(name):
                 self._start(name, run)
             if name in self._open:
-                self.tell(f"tracker {name}: {self._open[name].look}")
-        for record in run.read_metrics() if to_do else ():
-            self.round_ended(record)
+                self.tell(Noted(f"tracker {name}: {self._open[name].look}"))
+        for record in run.records() if to_do else ():
+            self._log_round(record)
 
-    def round_started(self, round: int, clients: int) -> None: ...
-    def replied(self, outcome: Reply | Failure) -> None: ...
-    def scoring(self, state: str) -> None: ...
-    def noted(self, text: str) -> None: ...
-
-    def round_ended(self, record: Record) -> None:
+    def _log_round(self, record: RoundRecord) -> None:
         for name in list(self._open):
-            if record["round"] > self._book[name]["round"]:
+            if record.round > self._book[name]["round"]:
                 with self._guarded(name):
-                    self._open[name].tracker.log(scalars(record), step=record["round"])
-                    self._write(name, round=record["round"])
+                    self._open[name].tracker.log(scalars(record), step=record.round)
+                    self._write(name, round=record.round)
 
-    def ended(self, result: Result) -> None:
+    def _end(self, event: Ended) -> None:
         for name in list(self._open):
             with self._guarded(name):
-                values = final_scalars(result)
+                values = final_scalars(event)
                 self._open[name].tracker.log(values, step=self._book[name]["round"])
                 self._write(name, ended=True)
 
@@ -333,9 +344,7 @@ class Trackers:
         if failed is None:
             return
         reason = " ".join(f"{type(failed).__name__}: {failed}".split())[:300]
-        self.tell(f"tracker {name} failed and is left out, the run goes on: {reason}")
-        if self._run is not None:
-            self._run.append_event({"event": "tracker", "tracker": name, "reason": reason})
+        self.tell(Noted(f"tracker {name} failed and is left out, the run goes on: {reason}"))
         dropped = self._open.pop(name, None)
         if dropped is not None:
             with suppress(Exception), redirect_stdout(chatter), redirect_stderr(chatter):

@@ -17,7 +17,11 @@ _EPS = torch.finfo(torch.float64).eps
 
 
 def gram(tall: Float[Tensor, "m r"]) -> Float[Tensor, "r r"]:
-    """tallᵀ tall in float64, a few rows at a time. Only one triangle is multiplied out."""
+    """tallᵀ tall in float64, a few rows at a time; symmetric to the last bit, whatever the kernel.
+
+    A kernel may add up (i, j) in another order than (j, i), so one triangle is multiplied out (but
+    for blocks on the diagonal) and stands for both.
+    """
     r = tall.shape[1]
     found = torch.zeros(r, r, dtype=torch.float64, device=tall.device)
     parts = 4 if r >= 256 else 1
@@ -26,9 +30,10 @@ def gram(tall: Float[Tensor, "m r"]) -> Float[Tensor, "r r"]:
         exact = rows.double()
         for begin, end in pairwise(edges):
             found[begin:, begin:end].addmm_(exact[:, begin:].T, exact[:, begin:end])
-    if parts > 1:  # The upper triangle was left out, but for the blocks on the diagonal.
-        for begin, end in pairwise(edges):
-            found[begin:end, end:] = found[end:, begin:end].T
+    for begin, end in pairwise(edges):
+        own = found[begin:end, begin:end].tril_()
+        own.add_(own.tril(-1).T)
+        found[begin:end, end:] = found[end:, begin:end].T
     return found
 
 

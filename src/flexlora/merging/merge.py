@@ -9,7 +9,7 @@ from typing import Literal
 
 import torch
 
-from flexlora.adapters import Factors
+from flexlora.adapters import Factors, checked_split
 from flexlora.adapters.kept import require_rank_or_energy
 from flexlora.errors import AdapterError, ConfigError, RankError
 from flexlora.formats.peft_reader import PeftLayer, PeftReader
@@ -17,7 +17,6 @@ from flexlora.formats.peft_writer import TASK_TYPE, pair_keys, peft_folder
 from flexlora.lowrank import LowRank, Matrix, Split, Truncation, best, svd, total
 from flexlora.merging.inputs import checked_weights, opened, union, whole
 from flexlora.merging.merged import Merged, MergedLayer
-from flexlora.rules.spectral import checked_split
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 CutDown = Callable[[Matrix], Truncation]

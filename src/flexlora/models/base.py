@@ -16,7 +16,8 @@ from flexlora.errors import ModelError, nearest
 from flexlora.formats.fingerprint import fingerprint
 from flexlora.models.checkpointing import checkpoint_layers
 from flexlora.models.device import find_device
-from flexlora.models.quantised import NONE, keep_packing, quantise_options, scales
+from flexlora.models.quantised import NONE, quantise_options, scales
+from flexlora.models.weights import first_line, load_config, load_weights, outline
 
 TINY = "tiny"
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -44,6 +45,7 @@ def load_model(
     *,
     quantise: str = NONE,
     checkpointing: bool = False,
+    without_weights: bool = False,
 ) -> BaseModel:
     """Load "tiny" (embedded), a folder, or a name on the Hugging Face hub.
 
@@ -54,6 +56,10 @@ def load_model(
     device: "cpu", "cuda", "cuda:1", "mps", or "auto" for the best there is. quantise: "none", or
     "4bit" or "8bit" linear layers (see `quantise_options`). checkpointing: make activations anew
     in the backward pass rather than keep them (see `checkpoint_layers`).
+
+    without_weights: the layers alone, on no device, which is enough to see what would be adapted
+    and to encode data; the hub is not asked for weights, those of a folder are held to the layers
+    by the headers of their files.
 
     Raises ModelError naming the model, what is wrong with it and what to do: no folder, no
     config.json, weights missing, truncated, foreign or pickled, no causal language model, no
@@ -80,10 +86,14 @@ def load_model(
         "trust_remote_code": False,
     }
     with _quiet():
-        model = _load_weights(where, str(name), _DTYPES[dtype], place, options)
+        config = load_config(where, str(name), quantised=quantised)
+        if without_weights:
+            model = outline(config, str(name), source if local else None)
+        else:
+            model = load_weights(where, str(name), config, _DTYPES[dtype], place, options)
         tokenizer = _load_tokenizer(where, str(name), model)
     model.eval().requires_grad_(False)
-    if checkpointing:
+    if checkpointing and not without_weights:
         checkpoint_layers(model, str(name))
     return BaseModel(model, tokenizer, str(name), _context(model, tokenizer))
 
@@ -118,70 +128,6 @@ def _check_folder(folder: Path, name: str) -> None:
         )
 
 
-def _load_weights(
-    where: dict[str, Any],
-    name: str,
-    dtype: torch.dtype,
-    device: torch.device,
-    options: dict[str, Any],
-) -> Any:
-    """The model on its device, every parameter of which came from the file."""
-    from transformers import AutoConfig, AutoModelForCausalLM
-
-    try:
-        config = AutoConfig.from_pretrained(**where)
-    except Exception as error:
-        cure = (
-            "repair config.json: it needs a model_type that transformers knows"
-            if where["local_files_only"]
-            else "check the name and the network, or give a folder"
-        )
-        raise ModelError(f"model {name} cannot be read: {_first(error)}; {cure}") from error
-    if type(config) not in AutoModelForCausalLM._model_mapping:
-        raise ModelError(
-            f"model {name} is of type {config.model_type}, not a causal language model; "
-            "give a decoder such as Llama, Qwen, Gemma or GPT-2"
-        )
-    masked = [x for x in config.architectures or () if x.endswith("ForMaskedLM")]
-    if masked:
-        raise ModelError(
-            f"model {name} is a {masked[0]}, not a causal language model; "
-            "give a decoder such as Llama, Qwen, Gemma or GPT-2"
-        )
-    if options and getattr(config, "quantization_config", None) is not None:
-        raise ModelError(
-            f"model {name} is quantised in its files already; set model.quantise to {NONE}"
-        )
-    try:
-        model, report = AutoModelForCausalLM.from_pretrained(
-            **where,
-            **options,
-            config=config,
-            dtype=dtype,
-            use_safetensors=True,
-            output_loading_info=True,
-        )
-        keep_packing(model)
-        model = model if options else model.to(device)
-    except torch.OutOfMemoryError as error:
-        raise ModelError(
-            f"model {name} does not fit into the memory of {device}; set model.dtype to bfloat16, "
-            "model.quantise, or another model.device"
-        ) from error
-    except Exception as error:
-        raise ModelError(
-            f"weights of model {name} cannot be loaded: {_first(error)}; they are truncated, not "
-            "safetensors, or do not fit config.json: copy or convert the model again"
-        ) from error
-    missing = sorted(report["missing_keys"])
-    if missing:
-        raise ModelError(
-            f"weights of model {name} lack {len(missing)} parameters, {missing[0]} first; they "
-            "belong to another model: copy model.safetensors that fits config.json"
-        )
-    return model
-
-
 def _load_tokenizer(where: dict[str, Any], name: str, model: Any) -> Any:
     """The tokenizer, with a pad token and with EOS inside the model's vocabulary."""
     from transformers import AutoTokenizer
@@ -190,7 +136,7 @@ def _load_tokenizer(where: dict[str, Any], name: str, model: Any) -> Any:
         tokenizer = AutoTokenizer.from_pretrained(**where)
     except Exception as error:
         raise ModelError(
-            f"model {name} has no tokenizer that can be loaded: {_first(error)}; "
+            f"model {name} has no tokenizer that can be loaded: {first_line(error)}; "
             "copy tokenizer.json and tokenizer_config.json beside config.json"
         ) from error
     if tokenizer.eos_token_id is None:
@@ -218,12 +164,6 @@ def _context(model: Any, tokenizer: Any) -> int:
             return value
     limit = tokenizer.model_max_length  # A huge number stands for "none".
     return int(limit) if limit < 1_000_000 else _FALLBACK_CONTEXT
-
-
-def _first(error: Exception) -> str:
-    """The first line of an error, without a full stop, of at most 200 characters."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return (lines[0] if lines else type(error).__name__)[:200].rstrip(".:; ")
 
 
 @contextmanager

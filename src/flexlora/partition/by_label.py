@@ -6,12 +6,13 @@ import heapq
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import final
+from typing import Annotated, final
 
 import torch
 
 from flexlora.errors import DataError
-from flexlora.partition.scheme import Dealt, Scheme, require_clients
+from flexlora.options import Option
+from flexlora.partition.scheme import Dealt, Scheme
 from flexlora.partition.split import Indices
 
 
@@ -49,10 +50,10 @@ class ByCategory(Scheme):
 
     groups = "category"
 
-    clients: int | None = None
-
-    def __post_init__(self) -> None:
-        require_clients(self.clients)
+    clients: Annotated[
+        int | None,
+        Option("large categories are cut until there are so many; none: one each", least=1),
+    ] = None
 
     def deal(self, labels: Sequence[str], *, least: int, generator: torch.Generator) -> Dealt:
         places = _places(labels)

@@ -5,15 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import final
+from typing import Annotated, final
 
 import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from flexlora.errors import ConfigError
-from flexlora.partition.scheme import Dealt, Scheme, names, require_clients, require_enough
+from flexlora.options import Option
+from flexlora.partition.scheme import Clients, Dealt, Scheme, names, require_enough
 
 LARGEST_ALPHA = 1e6  # beyond, the shares are equal to a thousandth and no partition changes
 
@@ -37,16 +37,15 @@ class Dirichlet(Scheme):
 
     groups = "label"
 
-    clients: int
-    alpha: float
-
-    def __post_init__(self) -> None:
-        require_clients(self.clients)
-        if not 0.0 < self.alpha <= LARGEST_ALPHA:
-            raise ConfigError(
-                f"partition.alpha is {self.alpha:g}; give a number above 0 and at most "
-                f"{LARGEST_ALPHA:g} (0.1: strong skew, 1: mild, 100: nearly IID)"
-            )
+    clients: Clients
+    alpha: Annotated[
+        float,
+        Option(
+            "α: how alike clients are; 0.1: one or two labels each, 100: nearly IID",
+            above=0.0,
+            most=LARGEST_ALPHA,
+        ),
+    ]
 
     def deal(self, labels: Sequence[str], *, least: int, generator: torch.Generator) -> Dealt:
         require_enough(len(labels), self.clients, least)

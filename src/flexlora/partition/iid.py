@@ -8,7 +8,7 @@ from typing import final
 
 import torch
 
-from flexlora.partition.scheme import Dealt, Scheme, names, require_clients, require_enough
+from flexlora.partition.scheme import Clients, Dealt, Scheme, names, require_enough
 
 
 @final
@@ -18,10 +18,7 @@ class IID(Scheme):
 
     groups = ""
 
-    clients: int
-
-    def __post_init__(self) -> None:
-        require_clients(self.clients)
+    clients: Clients
 
     def deal(self, labels: Sequence[str], *, least: int, generator: torch.Generator) -> Dealt:
         require_enough(len(labels), self.clients, least)

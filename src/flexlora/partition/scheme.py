@@ -5,11 +5,12 @@ from __future__ import annotations
 import abc
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import torch
 
-from flexlora.errors import ConfigError, DataError
+from flexlora.errors import DataError
+from flexlora.options import Option, require
 from flexlora.partition.split import Indices
 
 
@@ -24,8 +25,13 @@ class Dealt:
     moved: int = 0
 
 
+Clients = Annotated[int, Option("clients to deal to", least=1)]
+
+
 class Scheme(abc.ABC):
     """How examples become clients. A subclass is a frozen dataclass whose fields are its options.
+
+    Each field says its type, range and meaning (`options.Option`), and is held to them.
 
     `groups` (class constant): what `deal` is given as labels: "task" (names of the source's own
     tasks), "client" (the same, where a column of the data says so), "category", "label" (whichever
@@ -33,6 +39,9 @@ class Scheme(abc.ABC):
     """
 
     groups: ClassVar[str]
+
+    def __post_init__(self) -> None:
+        require(self, "partition")
 
     @abc.abstractmethod
     def deal(self, labels: Sequence[str], *, least: int, generator: torch.Generator) -> Dealt:
@@ -48,12 +57,6 @@ def names(clients: int) -> list[str]:
     """client-00, client-01, …: names that sort in order, whatever their number."""
     digits = max(2, len(str(clients - 1)))
     return [f"client-{index:0{digits}d}" for index in range(clients)]
-
-
-def require_clients(clients: int | None) -> None:
-    """Raise ConfigError for a number of clients below 1."""
-    if clients is not None and clients < 1:
-        raise ConfigError(f"partition.clients is {clients}; give 1 or more")
 
 
 def require_enough(examples: int, clients: int, least: int) -> None:

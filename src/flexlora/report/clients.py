@@ -9,6 +9,7 @@ from flexlora.report import charts
 from flexlora.report.blocks import Block, Figure, Heading, Mark, Note, Section, Table, count, signed
 from flexlora.report.common import SCOPE_WORDS, arms, leading, legend, score_measures
 from flexlora.report.runs import SCOPES, Measure, ReportRun, Scored
+from flexlora.runs.results import BASE, FULL
 
 CATEGORIES = 30  # Categories that a figure shows at most.
 WORST = 50  # Clients that a table shows at most.
@@ -18,7 +19,7 @@ def clients(runs: Sequence[ReportRun]) -> Section:
     blocks: list[Block] = []
     for scope in SCOPES:
         found = score_measures(runs, scope)
-        scored = [run for run in runs if run.scored("full", scope)]
+        scored = [run for run in runs if run.scored(FULL, scope)]
         if not found or not scored:
             continue
         blocks.append(Heading(SCOPE_WORDS[scope][0].upper() + SCOPE_WORDS[scope][1:]))
@@ -37,7 +38,7 @@ def _categories(
 ) -> list[Block]:
     rows: list[dict[str, Any]] = []
     for run in runs:
-        full, base = run.scored("full", scope), run.scored("base", scope)
+        full, base = run.scored(FULL, scope), run.scored(BASE, scope)
         assert full is not None
         for name, values in full.categories.items():
             if measure.name in values:
@@ -89,7 +90,7 @@ def _by_gain(rows: Sequence[dict[str, Any]], measure: Measure) -> list[str]:
 
 
 def _changes(run: ReportRun, scope: str, name: str) -> list[float]:
-    full, base = run.scored("full", scope), run.scored("base", scope)
+    full, base = run.scored(FULL, scope), run.scored(BASE, scope)
     assert full is not None
     before = _by_client(base)
     return [
@@ -129,9 +130,9 @@ def _spread(
 
 
 def _worst(run: ReportRun, scope: str, found: Sequence[Measure], *, folded: bool) -> Table:
-    full = run.scored("full", scope)
+    full = run.scored(FULL, scope)
     assert full is not None
-    before = _by_client(run.scored("base", scope))
+    before = _by_client(run.scored(BASE, scope))
     first = found[0]
 
     def gain(values: Any, base: Any) -> float:

@@ -11,7 +11,6 @@ from flexlora.report.runs import Measure, ReportRun, measures
 
 POINTS = 250  # Points that one line has at most.
 SCOPE_WORDS = {"unseen": "unseen clients", "own": "the training clients' own test parts"}
-STATE_WORDS = {"base": "base model", "start": "starting state", "full": "full state"}
 
 T = TypeVar("T")
 

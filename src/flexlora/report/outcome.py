@@ -20,8 +20,9 @@ from flexlora.report.blocks import (
     plain,
     signed,
 )
-from flexlora.report.common import SCOPE_WORDS, STATE_WORDS, arms, leading, legend, score_measures
+from flexlora.report.common import SCOPE_WORDS, arms, leading, legend, score_measures
 from flexlora.report.runs import SCOPES, Measure, ReportRun, Scored, differing_data
+from flexlora.runs.results import BASE, FULL, START, STATE_WORDS
 
 
 def outcome(runs: Sequence[ReportRun]) -> Section:
@@ -50,7 +51,7 @@ def outcome(runs: Sequence[ReportRun]) -> Section:
     if len(runs) == 1:
         blocks += _tiles(runs[0])
     for scope in SCOPES:
-        if any(run.scored("full", scope) for run in runs):
+        if any(run.scored(FULL, scope) for run in runs):
             blocks += _scores(runs, scope, mark=not differing)
     blocks.append(_overview(runs))
     return Section("outcome", "Outcome", tuple(blocks))
@@ -67,7 +68,7 @@ def _unscored(runs: Sequence[ReportRun]) -> list[Block]:
 
 
 def _played(run: ReportRun) -> int:
-    return run.rounds[-1].number if run.rounds else 0
+    return run.rounds[-1].round if run.rounds else 0
 
 
 def _began(run: ReportRun, parent: Mapping[str, Any]) -> Note:
@@ -79,10 +80,10 @@ def _began(run: ReportRun, parent: Mapping[str, Any]) -> Note:
 
 
 def _tiles(run: ReportRun) -> list[Block]:
-    scope = next((s for s in SCOPES if run.scored("full", s)), None)
+    scope = next((s for s in SCOPES if run.scored(FULL, s)), None)
     if scope is None:
         return []
-    full, base = run.scored("full", scope), run.scored("base", scope)
+    full, base = run.scored(FULL, scope), run.scored(BASE, scope)
     assert full is not None
     tiles = []
     for measure in score_measures([run], scope):
@@ -125,26 +126,26 @@ def _table(
             scored = state.scores.get(scope)
             if scored is None:
                 continue
-            base = run.scored("base", scope) if state.name != "base" else None
-            top = best if state.name == "full" else {}
+            base = run.scored(BASE, scope) if state.name != BASE else None
+            top = best if state.name == FULL else {}
             cells = [_scored_cells(scored, base, m, top.get(m.name)) for m in found]
             scores = [cell for pair in cells for cell in pair]
             words = STATE_WORDS.get(state.name, f"{state.name}, rank {state.ranks}")
-            if state.name == "base" and len(runs) > 1:
+            if state.name == BASE and len(runs) > 1:
                 key = tuple(scored.mean.get(m.name) for m in found)
                 if key in shown:
                     continue
                 shown.append(key)
                 name = "base model" if len(shown) == 1 else f"base model of {run.label}"
                 bases.append([name, *scores])
-            elif state.name == "start" and len(runs) > 1:
+            elif state.name == START and len(runs) > 1:
                 rows.append([f"{run.label}, starting state", *scores])
             else:
                 rows.append([run.label if len(runs) > 1 else words, *scores])
     names = ["run, full state" if len(runs) > 1 else "state"]
     titles = [t for m in found for t in (m.heading, f"{m.label} − base")]
     digits = {m.heading: m.digits for m in found}
-    sizes = {_counted(s) for run in runs if (s := run.scored("full", scope))}
+    sizes = {_counted(s) for run in runs if (s := run.scored(FULL, scope))}
     caption = f"{title} ({'; '.join(sorted(sizes))})"
     return Table.of(caption, names + titles, bases + rows, digits=digits)
 
@@ -166,7 +167,7 @@ def _scored_cells(
 def _best(runs: Sequence[ReportRun], scope: str, found: Sequence[Measure]) -> dict[str, float]:
     made = {}
     for measure in found:
-        full = [s.mean.get(measure.name) for run in runs if (s := run.scored("full", scope))]
+        full = [s.mean.get(measure.name) for run in runs if (s := run.scored(FULL, scope))]
         values = [value for value in full if value is not None]
         if measure.higher is not None and len(set(values)) > 1:
             made[measure.name] = max(values) if measure.higher else min(values)
@@ -176,7 +177,7 @@ def _best(runs: Sequence[ReportRun], scope: str, found: Sequence[Measure]) -> di
 def _seeds(runs: Sequence[ReportRun], scope: str, found: Sequence[Measure]) -> Table:
     """A row an arm; an arm is marked best where it is best on every seed, the same for all arms."""
     scored = {
-        arm: {run.seed: s for run in runs if run.arm == arm and (s := run.scored("full", scope))}
+        arm: {run.seed: s for run in runs if run.arm == arm and (s := run.scored(FULL, scope))}
         for arm in arms(runs)
     }
     fair = len(scored) > 1 and len({tuple(sorted(by_seed)) for by_seed in scored.values()}) == 1
@@ -224,7 +225,7 @@ def _seeds(runs: Sequence[ReportRun], scope: str, found: Sequence[Measure]) -> T
 def _against(runs: Sequence[ReportRun], scope: str, measure: Measure) -> Figure:
     rows = []
     for run in runs:
-        full, base = run.scored("full", scope), run.scored("base", scope)
+        full, base = run.scored(FULL, scope), run.scored(BASE, scope)
         if full and measure.name in full.mean:
             before = base.mean.get(measure.name) if base else None
             value = full.mean[measure.name]
@@ -260,7 +261,7 @@ def _overview(runs: Sequence[ReportRun]) -> Table:
             sum(run.clients.values()) or None,
             len(run.failed),
             sum(x.bytes_down + x.bytes_up for x in run.rounds) / 1e6,
-            sum(sum(x.seconds.values()) for x in run.rounds) / 60,
+            sum(x.total_seconds for x in run.rounds) / 60,
         ]
         for run in runs
     ]

@@ -8,6 +8,7 @@ from typing import Any
 from flexlora.report.blocks import Block, Note, Section, Table
 from flexlora.report.common import SCOPE_WORDS
 from flexlora.report.runs import SCOPES, Prediction, ReportRun, measures
+from flexlora.runs.results import BASE, FULL
 
 KEPT = 12  # Answers that are shown of a run and scope at most.
 LETTERS = 600  # Characters of a text that are shown at most.
@@ -18,7 +19,7 @@ def predictions(runs: Sequence[ReportRun]) -> Section:
         _table(run, scope, scored.predictions, folded=len(runs) > 1)
         for run in runs
         for scope in SCOPES
-        if (scored := run.scored("full", scope)) and scored.predictions
+        if (scored := run.scored(FULL, scope)) and scored.predictions
     ]
     if not blocks:
         words = "No generated answers were kept; evaluation.predictions says how many to keep."
@@ -27,7 +28,7 @@ def predictions(runs: Sequence[ReportRun]) -> Section:
 
 
 def _table(run: ReportRun, scope: str, found: Sequence[Prediction], *, folded: bool) -> Table:
-    base = run.scored("base", scope)
+    base = run.scored(BASE, scope)
     before = {(p.client, p.example): p.text for p in base.predictions} if base else {}
     scores = measures([run], [name for prediction in found for name in prediction.values])
     rows: list[list[Any]] = [

@@ -9,7 +9,6 @@ from flexlora.report import charts
 from flexlora.report.blocks import Block, Figure, Note, Section, Table
 from flexlora.report.common import (
     SCOPE_WORDS,
-    STATE_WORDS,
     arms,
     leading,
     legend,
@@ -18,6 +17,7 @@ from flexlora.report.common import (
 )
 from flexlora.report.rounds import bins
 from flexlora.report.runs import SCOPES, Measure, ReportRun
+from flexlora.runs.results import BASE, START, STATE_WORDS
 
 
 def ranks(runs: Sequence[ReportRun]) -> Section:
@@ -78,7 +78,7 @@ def _given(runs: Sequence[ReportRun]) -> Figure:
     run = runs[0]
     columns, cells = [], []
     for group in bins(run.rounds):
-        first, last = group[0].number, group[-1].number
+        first, last = group[0].round, group[-1].round
         total: Counter[str] = Counter()
         for r in group:
             total.update(r.types)
@@ -100,11 +100,11 @@ def _gets(runs: Sequence[ReportRun], scope: str, measure: Measure) -> list[Block
     """The score of what each client type is given, and of the full state."""
     rows, order = [], []
     for run in runs:
-        base = run.scored("base", scope)
+        base = run.scored(BASE, scope)
         before = base.mean.get(measure.name) if base else None
         for state in run.states:
             scored = state.scores.get(scope)
-            if state.name in ("base", "start") or not scored or measure.name not in scored.mean:
+            if state.name in (BASE, START) or not scored or measure.name not in scored.mean:
                 continue
             name = STATE_WORDS.get(state.name) or _type_name(run, state.name)
             order.append(name)

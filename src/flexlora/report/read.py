@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import tomllib
 from collections.abc import Mapping, Sequence
@@ -9,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from flexlora.evaluation.aggregate import values_of
 from flexlora.report.runs import (
     SCOPES,
     ClientRow,
@@ -17,14 +19,12 @@ from flexlora.report.runs import (
     Partition,
     Prediction,
     ReportRun,
-    Round,
     Scored,
     Spectrum,
     State,
 )
+from flexlora.runs.events import Failed
 from flexlora.runs.run_directory import Record, Run
-
-_COUNTS = ("client", "clients", "category", "examples")
 
 
 def read_runs(folders: Sequence[Path]) -> tuple[ReportRun, ...]:
@@ -34,8 +34,6 @@ def read_runs(folders: Sequence[Path]) -> tuple[ReportRun, ...]:
 
 def _read(run: Run) -> ReportRun:
     config = tomllib.loads(run.config.to_toml())
-    with run.undamaged("metrics.jsonl"):
-        rounds = tuple(map(_round, run.read_metrics()))
     with run.undamaged("spectra.jsonl"):
         spectra = tuple(map(_spectrum, run.read_spectra()))
     with run.undamaged("results.json"):
@@ -63,8 +61,8 @@ def _read(run: Run) -> ReportRun:
         clients=clients,
         ranks=ranks,
         higher=higher,
-        rounds=rounds,
-        events=tuple(run.read_events()),
+        rounds=tuple(run.records()),
+        failed=tuple(run.events(Failed)),
         spectra=spectra,
         states=states,
         scored_round=scored,
@@ -110,36 +108,9 @@ def _stem(labels: Sequence[str]) -> str:
     return start or labels[0]
 
 
-def _number(value: Any) -> float | None:
-    if value is None:
-        return None
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise TypeError("no number")
-    return float(value)
-
-
 def _values(record: Mapping[str, Any]) -> dict[str, float]:
     """The metrics among these entries that have a value."""
-    found = {name: _number(x) for name, x in record.items() if name not in _COUNTS}
-    return {name: value for name, value in found.items() if value is not None}
-
-
-def _round(record: Record) -> Round:
-    return Round(
-        number=int(record["round"]),
-        types={str(name): int(n) for name, n in record.get("types", {}).items()},
-        failures=int(record.get("failures", 0)),
-        train_loss=_number(record.get("train_loss")),
-        bytes_down=int(record["bytes_down"]),
-        bytes_up=int(record["bytes_up"]),
-        seconds={str(name): float(x) for name, x in record["seconds"].items()},
-        validation=_values(record.get("validation") or {}),
-        on_clients={
-            kind: {name: _values(x) for name, x in found["metrics"].items()}
-            for kind, found in (record.get("on_clients") or {}).items()
-            if isinstance(found, dict)
-        },
-    )
+    return {name: x for name, x in values_of(record).items() if not math.isnan(x)}
 
 
 def _state(row: Record) -> State:
@@ -167,7 +138,7 @@ def _scored(record: Record) -> Scored:
 
 def _prediction(row: Record) -> Prediction:
     texts = {name: str(row[name]) for name in ("client", "example", "text", "reference")}
-    return Prediction(**texts, values=_values({k: v for k, v in row.items() if k not in texts}))
+    return Prediction(**texts, values=_values(row))
 
 
 def _spectrum(record: Record) -> Spectrum:

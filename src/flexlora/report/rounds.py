@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable, Sequence
 
 from flexlora.report import charts
 from flexlora.report.blocks import Block, Figure, Heading, Note, Section, Table
 from flexlora.report.common import arms, by_round, legend, parts_legend, thinned
-from flexlora.report.runs import Measure, ReportRun, Round, measures
+from flexlora.report.runs import Measure, ReportRun, measures
+from flexlora.runs.records import RoundRecord, Spread
 
-Value = Callable[[Round], float | None]
+Value = Callable[[RoundRecord], float | None]
 _BINS = 40
 
 
@@ -18,7 +20,7 @@ def progress(runs: Sequence[ReportRun]) -> Section:
     if not any(run.rounds for run in runs):
         return Section("rounds", "By round", (Note("No round has been played yet."),))
     blocks: list[Block] = []
-    names = [name for run in runs for r in run.rounds for name in r.validation]
+    names = [name for run in runs for r in run.rounds for name in r.scores]
     for measure in measures(runs, names):
         words = "The server's validation after each round"
         if any(run.scored_round is not None for run in runs):
@@ -44,7 +46,7 @@ def costs(runs: Sequence[ReportRun]) -> Section:
 
 
 def _validation(measure: Measure) -> Value:
-    return lambda r: r.validation.get(measure.name)
+    return lambda r: r.scores.get(measure.name)
 
 
 def _figure(
@@ -59,7 +61,8 @@ def _figure(
     """A line a run; a sentence where no round has a value."""
     rows, columns = [], {}
     for run in runs:
-        found = [(r.number, x) for r in run.rounds if (x := value(r)) is not None]
+        values = [(r.round, value(r)) for r in run.rounds]
+        found = [(number, x) for number, x in values if x is not None and math.isfinite(x)]
         columns[run.label] = dict(found)
         kept = set(thinned([number for number, _ in found]))
         for number, x in found:
@@ -77,7 +80,7 @@ def _figure(
 def _on_clients(runs: Sequence[ReportRun]) -> list[Block]:
     """One figure a metric: mean and worst tenth, of the global adapter and of the tuned one."""
     found = [(run, r) for run in runs for r in run.rounds if r.on_clients]
-    names = [name for _, r in found for values in r.on_clients.values() for name in values]
+    names = [name for _, r in found for name in _metrics(r)]
     blocks: list[Block] = [Heading("As the clients measure it")] if names else []
     for measure in measures(runs, names):
         for kind, words in (
@@ -102,20 +105,28 @@ def _on_clients(runs: Sequence[ReportRun]) -> list[Block]:
 
 
 def _client_lines(
-    found: Sequence[tuple[ReportRun, Round]], kind: str, name: str
+    found: Sequence[tuple[ReportRun, RoundRecord]], kind: str, name: str
 ) -> list[tuple[ReportRun, str, list[tuple[int, float]]]]:
     lines = []
     for _, group in itertools.groupby(found, key=lambda pair: pair[0].label):
-        pairs = [(run, r) for run, r in group if name in r.on_clients.get(kind, {})]
+        pairs = [(run, r.round, x) for run, r in group if (x := _spread(r, kind, name))]
         for key, what in (("mean", "mean"), ("worst", "worst tenth")):
-            points = [
-                (r.number, values[key])
-                for _, r in pairs
-                if key in (values := r.on_clients[kind][name])
-            ]
+            values = [(number, getattr(spread, key)) for _, number, spread in pairs]
+            points = [(number, value) for number, value in values if math.isfinite(value)]
             if points:
                 lines.append((pairs[0][0], what, points))
     return lines
+
+
+def _metrics(r: RoundRecord) -> list[str]:
+    """What its clients scored."""
+    kinds = () if r.on_clients is None else r.on_clients.by_kind.values()
+    return [name for scores in kinds for name in scores.metrics]
+
+
+def _spread(r: RoundRecord, kind: str, name: str) -> Spread | None:
+    scores = None if r.on_clients is None else r.on_clients.by_kind.get(kind)
+    return None if scores is None else scores.metrics.get(name)
 
 
 def _bytes(runs: Sequence[ReportRun]) -> Figure:
@@ -127,7 +138,7 @@ def _bytes(runs: Sequence[ReportRun]) -> Figure:
     for run in runs:
         for way, value in ways:
             sums = itertools.accumulate((value(r) or 0) / 1e6 for r in run.rounds)
-            points = list(zip((r.number for r in run.rounds), sums, strict=True))
+            points = list(zip((r.round for r in run.rounds), sums, strict=True))
             columns[f"{run.label}, {way}"] = dict(points)
             rows += [
                 {"x": n, "y": y, "series": run.arm, "run": f"{run.label}, {way}", "kind": way}
@@ -144,7 +155,7 @@ def _bytes(runs: Sequence[ReportRun]) -> Figure:
 
 def _efficiency(runs: Sequence[ReportRun]) -> list[Block]:
     """The leading validation metric against what was sent until then; of several runs only."""
-    found = measures(runs, [name for run in runs for r in run.rounds for name in r.validation])
+    found = measures(runs, [name for run in runs for r in run.rounds for name in r.scores])
     if len(runs) < 2 or not found:
         return []
     measure = found[0]
@@ -152,9 +163,9 @@ def _efficiency(runs: Sequence[ReportRun]) -> list[Block]:
     for run in runs:
         sums = itertools.accumulate((r.bytes_down + r.bytes_up) / 1e6 for r in run.rounds)
         points = [
-            (r.number, sent, y)
+            (r.round, sent, y)
             for r, sent in zip(run.rounds, sums, strict=True)
-            if (y := r.validation.get(measure.name)) is not None
+            if (y := r.scores.get(measure.name)) is not None
         ]
         for number, sent, y in thinned(points, 100):
             rows.append({"x": sent, "y": y, "series": run.arm, "run": run.label})
@@ -197,7 +208,7 @@ def _seconds(runs: Sequence[ReportRun]) -> Figure:
     return Figure(title, words, spec, table, parts_legend(phases))
 
 
-def bins(rounds: Sequence[Round]) -> list[Sequence[Round]]:
+def bins(rounds: Sequence[RoundRecord]) -> list[Sequence[RoundRecord]]:
     """Consecutive rounds in at most 40 groups of one size (the last may be smaller)."""
     size = -(-len(rounds) // _BINS)
     return [rounds[i : i + size] for i in range(0, len(rounds), size)]

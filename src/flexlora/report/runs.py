@@ -9,7 +9,9 @@ from types import MappingProxyType
 from typing import Any
 
 from flexlora.evaluation.metrics import METRICS
-from flexlora.runs.run_directory import Record
+from flexlora.runs.events import Failed
+from flexlora.runs.files import Record
+from flexlora.runs.records import RoundRecord
 
 SCOPES = ("unseen", "own")
 _FINGERPRINTS = ("fingerprint", "model_fingerprint", "encoding_fingerprint")
@@ -45,21 +47,6 @@ class Measure:
     def gain(self, value: float, base: float) -> float:
         """How much better `value` is than `base`; plain difference where no direction is known."""
         return base - value if self.higher is False else value - base
-
-
-@dataclass(frozen=True)
-class Round:
-    """One line of metrics.jsonl. validation, on_clients: empty in rounds without."""
-
-    number: int
-    types: Mapping[str, int]
-    failures: int
-    train_loss: float | None
-    bytes_down: int
-    bytes_up: int
-    seconds: Mapping[str, float]
-    validation: Mapping[str, float]
-    on_clients: Mapping[str, Mapping[str, Mapping[str, float]]]
 
 
 @dataclass(frozen=True)
@@ -162,8 +149,8 @@ class ReportRun:
     clients: Mapping[str, int]
     ranks: Mapping[str, str]
     higher: Mapping[str, bool]
-    rounds: tuple[Round, ...]
-    events: tuple[Record, ...]
+    rounds: tuple[RoundRecord, ...]
+    failed: tuple[Failed, ...]
     spectra: tuple[Spectrum, ...]
     states: tuple[State, ...]
     scored_round: int | None
@@ -175,10 +162,6 @@ class ReportRun:
     def scored(self, state: str, scope: str) -> Scored | None:
         found = self.state(state)
         return None if found is None else found.scores.get(scope)
-
-    @property
-    def failed(self) -> tuple[Record, ...]:
-        return tuple(event for event in self.events if event.get("event") == "failure")
 
 
 def differing_data(runs: Sequence[ReportRun]) -> list[str]:

@@ -20,9 +20,9 @@ def failures(runs: Sequence[ReportRun]) -> Section:
     failed = [(run, event) for run in runs for event in run.failed]
     if not failed:
         return Section("failures", "Failures", (Note("No client failed."),))
-    reasons = Counter((run.label, str(event.get("reason", ""))) for run, event in failed)
+    reasons = Counter((run.label, event.reason) for run, event in failed)
     ranked = [[label, reason, n] for (label, reason), n in reasons.most_common()]
-    clients = {(run.label, event.get("client")) for run, event in failed}
+    clients = {(run.label, event.client) for run, event in failed}
     words = f"{count(len(failed), 'failure')} of {count(len(clients), 'client')}."
     blocks: list[Block] = [
         Note(words),
@@ -30,10 +30,7 @@ def failures(runs: Sequence[ReportRun]) -> Section:
     ]
     if any(len(run.rounds) > 1 for run in runs):
         blocks.append(_by_round(runs))
-    rows = [
-        [run.label, event.get("round"), event.get("client"), event.get("reason")]
-        for run, event in failed
-    ]
+    rows = [[run.label, event.round, event.client, event.reason] for run, event in failed]
     names = ["run", "round", "client", "reason"]
     blocks.append(Table.of("Failures one by one", names, rows, limit=SHOWN))
     return Section("failures", "Failures", tuple(blocks))
@@ -45,7 +42,7 @@ def _by_round(runs: Sequence[ReportRun]) -> Figure:
     rows = []
     for run in runs:
         sums = itertools.accumulate(r.failures for r in run.rounds)
-        points = list(zip((r.number for r in run.rounds), sums, strict=True))
+        points = list(zip((r.round for r in run.rounds), sums, strict=True))
         columns[run.label] = dict(points)
         rows += [
             {"x": number, "y": n, "series": run.arm, "run": run.label}

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import final
 
-from flexlora.adapters import Factors
+from flexlora.adapters import Factors, best_factors
 from flexlora.lowrank import LowRank
 from flexlora.rules.contributions import Contributions
 from flexlora.rules.layer import ClientView, Combined, Layer, LayerState
 from flexlora.rules.rule import Rule
-from flexlora.rules.spectral import best_factors, empty_factors, warm_factors
+from flexlora.rules.spectral import empty_factors, warm_factors
 from flexlora.rules.traits import Traits
 
 

@@ -6,15 +6,13 @@ from typing import final
 
 from torch import Tensor
 
-from flexlora.adapters import Factors
+from flexlora.adapters import Factors, checked_split, factors_of
 from flexlora.lowrank import LowRank, truncate
 from flexlora.rules.contributions import Contributions
 from flexlora.rules.layer import ClientView, Combined, Layer, LayerState
 from flexlora.rules.rule import Rule
 from flexlora.rules.spectral import (
-    checked_split,
     empty_state,
-    factors_of,
     spectral_state,
     spectrum_of,
     warm_state,

@@ -7,13 +7,12 @@ from typing import final
 import torch
 from torch import Tensor
 
-from flexlora.adapters import Factors
+from flexlora.adapters import Factors, best_factors
 from flexlora.lowrank import LowRank
 from flexlora.rules.contributions import Contributions
 from flexlora.rules.layer import ClientView, Combined, Layer, LayerState
 from flexlora.rules.rule import Rule
 from flexlora.rules.spectral import (
-    best_factors,
     empty_state,
     exact_state,
     fresh_rows,

@@ -6,18 +6,15 @@ from typing import final
 
 from torch import Tensor
 
-from flexlora.adapters import Factors
+from flexlora.adapters import Factors, best_factors, checked_split, factors_of
 from flexlora.errors import ConfigError
 from flexlora.lowrank import Dense, LowRank, Spectrum, truncate
 from flexlora.rules.contributions import Contributions
 from flexlora.rules.layer import ClientView, Combined, Layer, LayerState
 from flexlora.rules.rule import Rule
 from flexlora.rules.spectral import (
-    best_factors,
-    checked_split,
     empty_state,
     exact_state,
-    factors_of,
     held_in,
     plus,
     spectrum_of,

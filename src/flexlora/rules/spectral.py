@@ -1,17 +1,14 @@
-"""What the product rules share: a layer's state as a spectrum, and factors read from it."""
+"""What the product rules share: a layer's state as a spectrum."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from typing import get_args
 
 import torch
 from torch import Tensor
 
-from flexlora.adapters import Factors
-from flexlora.errors import ConfigError
-from flexlora.lowrank import Dense, LowRank, Matrix, Spectrum, Split, best, singular_values, svd
+from flexlora.adapters import factors_of
+from flexlora.lowrank import Dense, LowRank, Matrix, Spectrum, best, singular_values, svd
 from flexlora.rules.layer import Layer, LayerState
 
 
@@ -96,48 +93,3 @@ def _dense(matrix: Spectrum | Matrix) -> Dense:
     if isinstance(matrix, Spectrum):
         matrix = matrix.low_rank()
     return Dense(matrix.dense(), matrix.magnitude()) if isinstance(matrix, LowRank) else matrix
-
-
-def factors_of(
-    spectrum: Spectrum,
-    rank: int,
-    scale: float,
-    fill: Tensor | None = None,
-    split: Split = "left",
-) -> Factors:
-    """B = U_r S_r / scale, A = V_rᵀ (arXiv 2402.11505), of exactly `rank` directions.
-
-    split "balanced": B = U_r √(S_r / scale), A = √(S_r / scale) V_rᵀ, the same product.
-    Where the spectrum has fewer, the remaining columns of B are zero and the remaining rows of A
-    come from the same places of `fill` (they can be trained, and leave the product as it is), or
-    are zero. The first rows of `fill` are what every client started from: what has been learned
-    spans them already.
-    """
-    kept = spectrum.truncate(rank).kept
-    m, n = spectrum.shape
-    missing = rank - kept.rank
-    sides = Spectrum(kept.u, kept.s / scale, kept.vh).low_rank(split)
-    b = torch.cat([sides.left, kept.u.new_zeros(m, missing)], dim=1)
-    rows = (
-        kept.vh.new_zeros(missing, n) if fill is None else fill[kept.rank : rank].to(kept.vh.dtype)
-    )
-    return Factors(b, torch.cat([sides.right, rows], dim=0), scale)
-
-
-def checked_split(split: str, key: str = "rule.split", show: Callable[[str], str] = repr) -> Split:
-    """An option of that kind. Raises ConfigError for another than "left" or "balanced".
-
-    key, show: what its message calls the option, and how it writes a value.
-    """
-    if split == "left":
-        return "left"
-    if split == "balanced":
-        return "balanced"
-    words = " or ".join(show(known) for known in get_args(Split))
-    raise ConfigError(f"{key} is {show(split)}; give {words}")
-
-
-def best_factors(held: Spectrum | Matrix, rank: int, scale: float) -> Factors:
-    """The best rank-`rank` approximation of a matrix, as factors at this scale."""
-    spectrum = held if isinstance(held, Spectrum) else best(held, rank).kept
-    return factors_of(spectrum, rank, scale)

@@ -10,8 +10,8 @@ from typing import Any
 from torch import Tensor
 
 from flexlora.adapters import Delta, LayerSpec, Patch
+from flexlora.formats.delta import layer_tensors, tensor_layers
 from flexlora.formats.payloads import Tensors
-from flexlora.lowrank import LowRank
 from flexlora.rules import LayerState, Spec, State
 
 
@@ -24,9 +24,11 @@ def pack(state: State) -> tuple[Tensors, dict[str, Any]]:
     for name, layer in state.layers.items():
         for key in layer:
             tensors[f"layer|{name}|{key}"] = partial(layer.__getitem__, key)
-    _pack_layers(tensors, "delta", state.delta.layers)
+    held = layer_tensors(state.delta.layers, "delta|")
     for patch in state.delta.patches:
-        _pack_layers(tensors, f"patch|{patch.version}", patch.layers)
+        held |= layer_tensors(patch.layers, f"patch|{patch.version}|")
+    for path, tensor in held.items():
+        tensors[path] = partial(_same, tensor)
     meta = {
         "round": state.round,
         "spec": asdict(state.spec),
@@ -41,9 +43,9 @@ def unpack(tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) -> State:
     spec = dict(meta["spec"])
     spec["layers"] = tuple(LayerSpec(**layer) for layer in spec["layers"])
     patches = tuple(
-        Patch(version, _unpack_layers(tensors, f"patch|{version}")) for version in meta["patches"]
+        Patch(version, tensor_layers(tensors, f"patch|{version}|")) for version in meta["patches"]
     )
-    delta = Delta(meta["delta"], _unpack_layers(tensors, "delta"), patches)
+    delta = Delta(meta["delta"], tensor_layers(tensors, "delta|"), patches)
     return State(Spec(**spec), meta["round"], unpack_layers(tensors), delta)
 
 
@@ -57,22 +59,5 @@ def unpack_layers(tensors: Mapping[str, Tensor]) -> dict[str, LayerState]:
     return {name: Tensors(layer) for name, layer in layers.items()}
 
 
-def _pack_layers(
-    tensors: dict[str, Callable[[], Tensor]], prefix: str, layers: Mapping[str, LowRank]
-) -> None:
-    for name, matrix in layers.items():
-        tensors[f"{prefix}|{name}|left"] = partial(getattr, matrix, "left")
-        tensors[f"{prefix}|{name}|right"] = partial(getattr, matrix, "right")
-
-
-def _unpack_layers(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, LowRank]:
-    start = f"{prefix}|"
-    names = {
-        path[len(start) : -len("|left")]
-        for path in tensors
-        if path.startswith(start) and path.endswith("|left")
-    }
-    return {
-        name: LowRank(tensors[f"{start}{name}|left"], tensors[f"{start}{name}|right"])
-        for name in sorted(names)
-    }
+def _same(tensor: Tensor) -> Tensor:
+    return tensor

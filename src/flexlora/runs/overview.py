@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
+from flexlora.runs.events import Failed
 from flexlora.runs.progress import Progress
+from flexlora.runs.records import RoundRecord
 from flexlora.runs.run_directory import Record, Run
+from flexlora.runs.store import ClientStore
 
 
 def overview(folder: Path | str) -> Record:
@@ -21,33 +23,33 @@ def overview(folder: Path | str) -> Record:
     and on disk; seconds within rounds. Raises RunError for what is no run, or a damaged one.
     """
     run = Run.open(folder)
-    metrics, last = run.read_metrics(), _last_meta(run)
-    failures = [event for event in run.read_events() if event.get("event") == "failure"]
+    records, last = run.records(), _last_meta(run)
+    failures = run.events(Failed)
     config, best = run.config, last.get("progress", {}).get("best_round")
-    with run.undamaged("metrics.jsonl"):
-        round = metrics[-1]["round"] if metrics else run.start_round or 0
-        clients = _clients(last.get("store", {}), metrics, failures)
+    round = records[-1].round if records else run.start_round or 0
+    with run.undamaged("checkpoints"):
+        clients = _clients(last.get("store"), records, failures)
         return {
             "kind": "run",
             "path": str(folder),
-            "state": _state(run, metrics, round, last),
+            "state": _state(run, records, round, last),
             "round": round,
             "rounds": config.federation.rounds,
-            "rounds_played": len(metrics),
+            "rounds_played": len(records),
             "rule": config.document()["rule"],
             "model": {"name": config.model.name, "dtype": config.model.dtype},
             "layers": run.resolved.get("layers"),
             "commit": run.environment.get("commit"),
             "parent": run.parent,
-            "best": next((_scores(m) for m in metrics if m["round"] == best), None),
-            "last": _scores(metrics[-1]) if metrics else None,
+            "best": next((_scores(r) for r in records if r.round == best), None),
+            "last": _scores(records[-1]) if records else None,
             "clients_per_round": run.resolved.get("clients_per_round"),
             "types": _types(run.resolved, clients),
             "clients": clients,
-            "failures": failures,
-            "bytes_up": sum(m["bytes_up"] for m in metrics),
-            "bytes_down": sum(m["bytes_down"] for m in metrics),
-            "seconds": sum(sum(m["seconds"].values()) for m in metrics),
+            "failures": [event.to_json() for event in failures],
+            "bytes_up": sum(record.bytes_up for record in records),
+            "bytes_down": sum(record.bytes_down for record in records),
+            "seconds": sum(record.total_seconds for record in records),
             "checkpoints": run.checkpoints(),
             "bytes_on_disk": _on_disk(run.folder),
         }
@@ -67,37 +69,39 @@ def _on_disk(folder: Path) -> int:
     return total
 
 
-def _state(run: Run, metrics: Sequence[Record], round: int, last: Record) -> str:
+def _state(run: Run, records: Sequence[RoundRecord], round: int, last: Record) -> str:
     if run.read_results() is not None:
         return "finished"
     if run.in_use():
         return "running"
-    if not metrics:
+    if not records:
         return "never started"
     patience = run.config.federation.patience
     exhausted = patience > 0 and Progress.from_json(last["progress"]).stale >= patience
     return "not scored" if exhausted or round >= run.config.federation.rounds else "stopped"
 
 
-def _scores(record: Record) -> Record:
+def _scores(record: RoundRecord) -> Record:
     """Of a round's line: what says how good it was."""
+    line = record.to_json()
     kept = ("round", "train_loss", "validation", "on_clients")
-    return {key: record[key] for key in kept if key in record}
+    return {key: line[key] for key in kept if key in line}
 
 
 def _clients(
-    store: Mapping[str, Any], metrics: Sequence[Record], failures: Sequence[Record]
+    kept: Record | None, records: Sequence[RoundRecord], failures: Sequence[Failed]
 ) -> dict[str, Record]:
+    store = ClientStore({}, {}) if kept is None else ClientStore.from_json(kept)
     found: dict[str, Record] = {
-        client: {"type": kind, "ranks": store["ranks"][client], "rounds": [], "failures": 0}
-        for client, kind in sorted(store.get("types", {}).items())
+        client: {"type": kind, "ranks": store.ranks[client], "rounds": [], "failures": 0}
+        for client, kind in sorted(store.types.items())
     }
-    for record in metrics:
-        for client in record["clients"]:
-            found[client]["rounds"].append(record["round"])
+    for record in records:
+        for client in record.clients:
+            found[client]["rounds"].append(record.round)
     for event in failures:
-        if event["client"] in found:  # A foreign reply may name anybody.
-            found[event["client"]]["failures"] += 1
+        if event.client in found:  # A foreign reply may name anybody.
+            found[event.client]["failures"] += 1
     return found
 
 

@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from flexlora.adapters import Adapter, Factors, Ranks
+from flexlora.adapters import Adapter, Factors, Ranks, factors_of
 from flexlora.adapters.kept import parsed_rank, require_rank_or_energy
 from flexlora.config.settings import rule_of
 from flexlora.errors import RunError
 from flexlora.lowrank import svd
 from flexlora.models import base_fingerprint
 from flexlora.rules import Rule, State
-from flexlora.rules.spectral import factors_of
 from flexlora.runs.checkpoint import unpack
 from flexlora.runs.run_directory import Checkpoint, Run
 

@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from flexlora.evaluation import Scores
+from flexlora.runs.records import RoundRecord
+
+# States that are scored, beside what each client type is given: the bare base model, what a run
+# began from, and all that it learned.
+BASE, START, FULL = "base", "start", "full"
+STATE_WORDS = {BASE: "base model", START: "starting state", FULL: "full state"}
 
 
 @dataclass(frozen=True)
 class Row:
     """Scores of one state: on the unseen clients, and on the training clients' own test parts.
 
-    state: "base", "full" (all that was learned), or a client type's name; ranks: its ranks in
-    words. own is None where the config asks for none.
+    state: a key of `STATE_WORDS`, or a client type's name; ranks: its ranks in words. own is None
+    where the config asks for none.
     """
 
     state: str
@@ -52,18 +58,18 @@ class Result:
         rule: str,
         scored_round: int,
         rows: Sequence[Row],
-        metrics: Sequence[Mapping[str, Any]],
+        records: Sequence[RoundRecord],
     ) -> Result:
-        """Add up the rounds' metrics."""
+        """Add up the rounds' bytes and seconds."""
         return Result(
             folder=folder,
             rule=rule,
-            rounds=len(metrics),
+            rounds=len(records),
             scored_round=scored_round,
             rows=tuple(rows),
-            bytes_up=sum(m["bytes_up"] for m in metrics),
-            bytes_down=sum(m["bytes_down"] for m in metrics),
-            seconds=sum(sum(m["seconds"].values()) for m in metrics),
+            bytes_up=sum(record.bytes_up for record in records),
+            bytes_down=sum(record.bytes_down for record in records),
+            seconds=sum(record.total_seconds for record in records),
         )
 
     def row(self, state: str) -> Row:

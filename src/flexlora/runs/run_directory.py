@@ -11,35 +11,35 @@ trackers.json      its trackers' runs      tensorboard/, wandb/   what those tra
 
 from __future__ import annotations
 
-import json
-import os
-import platform
 import re
 import shutil
-import subprocess
 import tomllib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import tomli_w
-import torch
 from torch import Tensor
 
 from flexlora.config.config import Config
 from flexlora.config.config_file import load_config
-from flexlora.errors import AdapterError, ConfigError, RunError
+from flexlora.errors import ConfigError, RunError
 from flexlora.formats.atomic import atomic_folder, atomic_write, leftovers
 from flexlora.formats.json_text import json_text
-from flexlora.formats.payloads import load_tensors, save_tensors
+from flexlora.runs.checkpoints import Checkpoint as Checkpoint
+from flexlora.runs.checkpoints import Checkpoints
+from flexlora.runs.environment import environment
+from flexlora.runs.events import Event
+from flexlora.runs.files import Record as Record
+from flexlora.runs.files import damaged, read_table
+from flexlora.runs.lock import in_use, locked
+from flexlora.runs.logs import Log
+from flexlora.runs.records import RoundRecord
 
-FORMAT_VERSION = 1
-Record = dict[str, Any]
-Checkpoint = tuple[Mapping[str, Tensor], Record]
-_LOGS = ("events.jsonl", "metrics.jsonl", "spectra.jsonl")
-_ROUND = re.compile(r"round-(\d{4,})")
+FORMAT_VERSION = 2  # 1: checkpoints name ranks by client and layer.
+_LOGS = ("events", "metrics", "spectra")
+E = TypeVar("E", bound=Event)
 
 
 class Run:
@@ -79,7 +79,7 @@ class Run:
             (aside / "data.json").write_text(json_text(dict(data or {}), indent=2))
             (aside / "format.json").write_text(json_text({"version": FORMAT_VERSION}))
             for name in _LOGS:
-                (aside / name).touch()
+                (aside / f"{name}.jsonl").touch()
             if parent is not None and start is not None:
                 (aside / "parent.json").write_text(json_text(dict(parent), indent=2))
                 Run(aside, config).write_checkpoint(parent["start"], *start)
@@ -92,7 +92,7 @@ class Run:
         for name in ("config.toml", "format.json"):
             if not (path / name).is_file():
                 raise RunError(f"{folder} is no run: it has no {name}; give a run directory")
-        version = Run._table(path, "format.json").get("version")
+        version = read_table(path / "format.json").get("version")
         if not isinstance(version, int) or version > FORMAT_VERSION:
             raise RunError(
                 f"{folder} has run format {version}, this FlexLoRA reads up to {FORMAT_VERSION}; "
@@ -109,42 +109,23 @@ class Run:
         try:
             yield
         except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
-            raise _damaged(self.folder / name) from error
+            raise damaged(self.folder / name) from error
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Hold the run against other processes (where the system has file locks).
+        """Hold the run against other processes, and remove what writers that were killed left.
 
         Raises RunError when another process holds it; a process that dies lets go of it.
         """
-        try:
-            import fcntl
-        except ImportError:  # Windows
-            yield
-            return
-        with open(self.folder / ".lock", "wb") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
-                raise RunError(
-                    f"{self.folder} is in use by another process; wait for it or stop it"
-                ) from error
-            for left in (*leftovers(self.folder), *leftovers(self._checkpoints)):
+        with locked(self.folder):
+            for left in leftovers(self.folder):
                 shutil.rmtree(left) if left.is_dir() else left.unlink()
+            self._checkpoints.clean()
             yield
 
     def in_use(self) -> bool:
-        """True while a process holds `locked()`; False where the system has no file locks."""
-        try:
-            import fcntl
-
-            with open(self.folder / ".lock", "rb") as file:
-                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except ImportError:  # Windows
-            return False
-        except OSError as error:
-            return isinstance(error, BlockingIOError)
-        return False
+        """True while a process holds `locked()`."""
+        return in_use(self.folder)
 
     @property
     def spool(self) -> Path:
@@ -162,21 +143,21 @@ class Run:
         try:
             return tomllib.loads((self.folder / "resolved.toml").read_bytes().decode())
         except (OSError, ValueError) as error:
-            raise _damaged(self.folder / "resolved.toml") from error
+            raise damaged(self.folder / "resolved.toml") from error
 
     @property
     def data(self) -> Record:
-        return Run._table(self.folder, "data.json")
+        return read_table(self.folder / "data.json")
 
     @property
     def environment(self) -> Record:
-        return Run._table(self.folder, "environment.json")
+        return read_table(self.folder / "environment.json")
 
     @property
     def parent(self) -> Record | None:
         """What the run began from; None for one that began at the bare base model."""
         began = (self.folder / "parent.json").is_file()
-        return Run._table(self.folder, "parent.json") if began else None
+        return read_table(self.folder / "parent.json") if began else None
 
     @property
     def start_round(self) -> int | None:
@@ -193,36 +174,52 @@ class Run:
     def read_results(self) -> Record | None:
         """The final scores, or None for a run that has not ended."""
         done = (self.folder / "results.json").is_file()
-        return Run._table(self.folder, "results.json") if done else None
+        return read_table(self.folder / "results.json") if done else None
 
-    def append_event(self, event: Mapping[str, Any]) -> None:
-        """Add one line to events.jsonl; "round" says which round it belongs to, if any."""
-        self._append("events.jsonl", event)
+    def append_event(self, event: Event) -> None:
+        """Add one line to events.jsonl, which is on disk then if the event is durable."""
+        self._log("events").append(event.to_json(), durable=event.durable)
 
-    def append_metrics(self, record: Mapping[str, Any]) -> None:
-        """Add one round's line to metrics.jsonl. JSON lacks NaN and infinity: they become null."""
-        self._append("metrics.jsonl", record)
+    def append_metrics(self, record: RoundRecord) -> None:
+        """Add one round's line to metrics.jsonl."""
+        self._log("metrics").append(record.to_json())
 
     def append_spectra(self, record: Mapping[str, Any]) -> None:
         """Add one round's line to spectra.jsonl."""
-        self._append("spectra.jsonl", record)
+        self._log("spectra").append(record)
 
     def read_spectra(self) -> list[Record]:
         """The validated rounds' singular values, as `spectra.spectra_record` makes them."""
-        return [record for _, record in self._lines("spectra.jsonl")]
+        return self._log("spectra").records()
+
+    def events(self, kind: type[E]) -> list[E]:
+        """Those of this kind (`Event`: all that are known here), in the order they were told.
+
+        Raises RunError naming a line of them that is damaged, and what is wrong with it.
+        """
+
+        def parse(record: Record) -> Event | None:
+            wanted = kind is Event or record.get("event") == kind.name
+            return Event.from_json(record) if wanted else None
+
+        return [e for e in self._log("events").read(parse) if isinstance(e, kind)]
 
     def read_events(self) -> list[Record]:
-        return [record for _, record in self._lines("events.jsonl")]
+        """The lines of events.jsonl as they stand, for other tools."""
+        return self._log("events").records()
+
+    def records(self) -> list[RoundRecord]:
+        """The rounds in order. Raises RunError naming a line that is damaged, and what is wrong."""
+        return self._log("metrics").read(RoundRecord.from_json)
 
     def read_metrics(self) -> list[Record]:
-        """The rounds' records in order; a last line that was cut short by a stop is left out."""
-        return [record for _, record in self._lines("metrics.jsonl")]
+        """The lines of metrics.jsonl as they stand, for other tools; `records` are the same."""
+        return self._log("metrics").records()
 
     def truncate_log(self, round: int) -> None:
         """Drop what was logged for rounds after this one, and a last line that was cut short."""
         for name in _LOGS:
-            kept = [line for line, record in self._lines(name) if record.get("round", 0) <= round]
-            atomic_write(self.folder / name, b"".join(kept))
+            self._log(name).truncate(round)
 
     def write_checkpoint(
         self,
@@ -236,154 +233,38 @@ class Run:
 
         best: the round that validated best so far (None: none did). meta is anything JSON holds.
         """
-        target = self._checkpoint(round)
-        if target.exists():
-            shutil.rmtree(target)
-        with atomic_folder(target) as aside:
-            save_tensors(aside / "state.safetensors", tensors)
-            (aside / "meta.json").write_text(
-                json_text({"best": best, "meta": dict(meta)}, strict=True)
-            )
-        for older in self.checkpoints():
-            if older not in (round, best, self.start_round):
-                shutil.rmtree(self._checkpoint(older))
+        kept = () if self.start_round is None else (self.start_round,)
+        self._checkpoints.write(round, tensors, meta, best=best, kept=kept)
 
     def checkpoints(self) -> list[int]:
         """The rounds that have a checkpoint, in order."""
-        names = self._checkpoints.iterdir() if self._checkpoints.is_dir() else ()
-        found = (_ROUND.fullmatch(path.name) for path in names)
-        return sorted(int(match[1]) for match in found if match)
+        return self._checkpoints.rounds()
 
     def load_checkpoint(self, round: int | str | None = None) -> Checkpoint | None:
         """(tensors, meta) of a round, "best", or "last" (also None); None where there is none.
 
         "best" is the last where no round was validated. Raises RunError for a damaged one.
         """
-        rounds = self.checkpoints()
-        if not rounds:
-            if self.parent is not None:
-                raise _damaged(self._checkpoints)
-            return None
-        if round in (None, "last", "best"):
-            last = rounds[-1]
-            best = self._meta(last).get("best") if round == "best" else None
-            round = last if best is None else best
-        if round not in rounds:
-            return None
-        folder = self._checkpoint(int(round))
-        try:
-            tensors, _ = load_tensors(folder / "state.safetensors")
-        except AdapterError as error:
-            raise _damaged(folder) from error
-        return tensors, dict(self._meta(int(round))["meta"])
+        if self.parent is not None and not self.checkpoints():
+            raise damaged(self._checkpoints.folder)
+        return self._checkpoints.load(round)
 
     def checkpoint_meta(self, round: int) -> Record:
         """The meta of a kept round, without its tensors. Raises RunError for a damaged one."""
-        return dict(self._meta(round)["meta"])
+        return self._checkpoints.meta(round)
 
     @property
-    def _checkpoints(self) -> Path:
-        return self.folder / "checkpoints"
+    def _checkpoints(self) -> Checkpoints:
+        return Checkpoints(self.folder / "checkpoints")
 
-    def _checkpoint(self, round: int) -> Path:
-        return self._checkpoints / f"round-{round:04d}"
-
-    def _meta(self, round: int) -> Record:
-        meta = Run._table(self._checkpoint(round), "meta.json")
-        if not isinstance(meta.get("meta"), dict):
-            raise _damaged(self._checkpoint(round))
-        return meta
-
-    def _append(self, name: str, record: Mapping[str, Any]) -> None:
-        with open(self.folder / name, "ab") as file:
-            file.write((json_text(dict(record)) + "\n").encode())
-            file.flush()
-            os.fsync(file.fileno())
-
-    def _lines(self, name: str) -> list[tuple[bytes, Record]]:
-        """(line, record) of a log. Raises RunError for a line that is damaged, but for the last."""
-        path = self.folder / name
-        lines = path.read_bytes().splitlines(keepends=True) if path.is_file() else []
-        if lines and not lines[-1].endswith(b"\n"):
-            lines.pop()
-        read: list[tuple[bytes, Record]] = []
-        for number, line in enumerate(lines, 1):
-            try:
-                record = json.loads(line)
-            except ValueError as error:
-                raise RunError(f"{path}, line {number} is damaged; remove that line") from error
-            if not isinstance(record, dict):
-                raise RunError(f"{path}, line {number} is no record; remove that line")
-            read.append((line, record))
-        return read
-
-    @staticmethod
-    def _table(folder: Path, name: str) -> Record:
-        try:
-            table = json.loads((folder / name).read_bytes())
-        except (OSError, ValueError) as error:
-            raise _damaged(folder / name) from error
-        if not isinstance(table, dict):
-            raise _damaged(folder / name)
-        return table
+    def _log(self, name: str) -> Log:
+        return Log(self.folder / f"{name}.jsonl")
 
 
 def fresh_folder(config: Config) -> Path:
     """`<run.out>/<name>-<n>`: the run's name (or its rule's), and one above the largest n there."""
-    out, name = Path(config.run.out), config.run.name or config.rule.name
+    out, name = Path(config.run.out), config.run.name or config.rule.label
     pattern = re.compile(re.escape(name) + r"-(\d+)")
     names = (pattern.fullmatch(path.name) for path in out.iterdir()) if out.is_dir() else ()
     used = [int(match[1]) for match in names if match]
     return out / f"{name}-{max(used, default=0) + 1}"
-
-
-def environment() -> Record:
-    """Versions and machine, so that numbers can be made again. Nothing that names a person."""
-    affinity = getattr(os, "sched_getaffinity", None)
-    return {
-        "python": platform.python_version(),
-        **{name: _version(name) for name in ("flexlora", "torch", "transformers", "safetensors")},
-        "commit": _commit(),
-        "platform": platform.platform(),
-        "machine": platform.machine(),
-        "cpu": _cpu(),
-        "cpu_count": len(affinity(0)) if affinity else os.cpu_count(),
-        "threads": torch.get_num_threads(),
-        "omp_wait_policy": os.environ.get("OMP_WAIT_POLICY"),
-        "cuda": torch.version.cuda if torch.cuda.is_available() else None,
-        "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
-    }
-
-
-def _commit() -> str | None:
-    """The commit that this code was run from, "+" for changes on top; None outside a checkout."""
-    where = Path(__file__).parent
-    try:
-        git = ["git", "-C", str(where)]
-        options: Any = {"capture_output": True, "text": True, "check": True, "timeout": 10}
-        commit = str(subprocess.run([*git, "rev-parse", "HEAD"], **options).stdout).strip()
-        changed = subprocess.run([*git, "status", "--porcelain", "--", "."], **options).stdout
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return commit + "+" if changed else commit
-
-
-def _cpu() -> str:
-    """The processor's name, as far as the system tells."""
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.is_file():
-        for line in cpuinfo.read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor()
-
-
-def _version(package: str) -> str:
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return "unknown"
-
-
-def _damaged(path: Path) -> RunError:
-    return RunError(f"{path} is missing or damaged; restore it, or start a new run")

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 
 @dataclass
 class ClientStore:
-    """Client id → type, ranks (layer → rank), and held version (None: it was never sent Δ)."""
+    """Client id → type, ranks (layer → rank), and held version (None: it was never sent Δ).
+
+    Clients of equal ranks may share one table of them: it is replaced, never changed.
+    """
 
     types: dict[str, str]
     ranks: dict[str, dict[str, int]]
@@ -20,8 +23,62 @@ class ClientStore:
         return sorted(self.ranks)
 
     def to_json(self) -> dict[str, Any]:
-        return {"types": self.types, "ranks": self.ranks, "held": self.held}
+        """Every name once: clients in order, then what each has, by numbers into what there is.
+
+        {clients: ids, names: types that there are, types: a number a client, layouts: lists of
+        layers, patterns: [number of its layout, rank, rank, …], ranks: a number of a pattern a
+        client, held: a version or null a client}.
+        """
+        clients = list(self.ranks)
+        names: dict[str, int] = {}
+        layouts: dict[tuple[str, ...], int] = {}
+        patterns: dict[tuple[int, ...], int] = {}
+        seen: dict[int, int] = {}  # Tables that clients share are looked at once.
+        ranks = []
+        for client in clients:
+            table = self.ranks[client]
+            if id(table) not in seen:
+                layout = layouts.setdefault(tuple(table), len(layouts))
+                seen[id(table)] = patterns.setdefault((layout, *table.values()), len(patterns))
+            ranks.append(seen[id(table)])
+        types = [names.setdefault(self.types[client], len(names)) for client in clients]
+        return {
+            "clients": clients,
+            "names": list(names),
+            "types": types,
+            "layouts": [list(layout) for layout in layouts],
+            "patterns": [list(pattern) for pattern in patterns],
+            "ranks": ranks,
+            "held": [self.held.get(client) for client in clients],
+        }
 
     @staticmethod
     def from_json(data: Mapping[str, Any]) -> ClientStore:
-        return ClientStore(dict(data["types"]), dict(data["ranks"]), dict(data["held"]))
+        """The store that `to_json` was asked of; clients of equal ranks share one table.
+
+        Also what it was in run format 1: {types: client → type, ranks: client → {layer: rank},
+        held: client → version}.
+        """
+        if "patterns" not in data:
+            return ClientStore(dict(data["types"]), _shared(data["ranks"]), dict(data["held"]))
+        clients, names = data["clients"], data["names"]
+        made = [_table(data["layouts"], pattern) for pattern in data["patterns"]]
+        held = zip(clients, data["held"], strict=True)
+        return ClientStore(
+            {client: names[i] for client, i in zip(clients, data["types"], strict=True)},
+            {client: made[i] for client, i in zip(clients, data["ranks"], strict=True)},
+            {client: version for client, version in held if version is not None},
+        )
+
+
+def _table(layouts: Sequence[Sequence[str]], pattern: Sequence[int]) -> dict[str, int]:
+    layout, *ranks = pattern
+    return dict(zip(layouts[layout], ranks, strict=True))
+
+
+def _shared(ranks: Mapping[str, Mapping[str, int]]) -> dict[str, dict[str, int]]:
+    made: dict[tuple[tuple[str, int], ...], dict[str, int]] = {}
+    return {
+        client: made.setdefault(tuple(table.items()), dict(table))
+        for client, table in ranks.items()
+    }

@@ -22,7 +22,7 @@ SUFFIXES = (".csv", ".tsv")
 @final
 @dataclass(frozen=True)
 class Csv(TableSource):
-    """A file, or a folder of them; all values are text. See `TableSource` for the options."""
+    """A file, or a folder of them; all values are text."""
 
     def rows(self, path: str, *, test: bool) -> Rows:
         return read_csv(path)

@@ -7,7 +7,7 @@ from typing import final
 
 from flexlora.tasks.columns import Rows
 from flexlora.tasks.jsonl_source import read_jsonl
-from flexlora.tasks.table_source import TableSource
+from flexlora.tasks.table_source import Category, Prompt, Response, TableSource
 
 
 @final
@@ -15,9 +15,9 @@ from flexlora.tasks.table_source import TableSource
 class Dolly(TableSource):
     """The file, or its folder, with Dolly's columns; without a partition one task a category."""
 
-    prompt: str | tuple[str, ...] = ("instruction", "context")
-    response: str = "response"
-    category: str = "category"
+    prompt: Prompt = ("instruction", "context")
+    response: Response = "response"
+    category: Category = "category"
 
     def rows(self, path: str, *, test: bool) -> Rows:
         return read_jsonl(path)

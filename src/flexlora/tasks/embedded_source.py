@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Annotated, Literal
 
-from flexlora.errors import ConfigError, DataError
+from flexlora.errors import DataError
+from flexlora.options import Option, require
 from flexlora.partition.split import named_generator, sample
 from flexlora.tasks.source import Corpus
 from flexlora.tasks.task import Task
@@ -13,32 +15,25 @@ from flexlora.tasks.task import Task
 
 @dataclass(frozen=True)
 class Embedded:
-    """Options of the source.
+    """Tasks of families that are made by code; the seed chooses which."""
 
-    train_tasks, unseen_tasks: how many tasks of the training and of the unseen families, chosen by
-    `seed`; None is all.
-    examples_per_task, unseen_examples_per_task: how many examples to make of each; the latter is as
-    the former where it is None.
-    unseen: which families are the unseen clients: "fresh" (nothing was chosen on them; for the
-    final measure) or "development" (for every choice before that).
-    """
-
-    train_tasks: int | None = None
-    unseen_tasks: int | None = None
-    examples_per_task: int = 100
-    unseen_examples_per_task: int | None = None
-    unseen: str = "fresh"
+    train_tasks: Annotated[int | None, Option("tasks that train; none: all", least=0)] = None
+    unseen_tasks: Annotated[int | None, Option("tasks kept unseen; none: all", least=1)] = None
+    examples_per_task: Annotated[int, Option("examples made of each task", least=1)] = 100
+    unseen_examples_per_task: Annotated[
+        int | None, Option("examples made of each unseen task; none: as of the others", least=1)
+    ] = None
+    unseen: Annotated[
+        Literal["fresh", "development"],
+        Option(
+            "families that are unseen: fresh (nothing was chosen on them; for the final measure) "
+            "or development (for every choice before that)"
+        ),
+    ] = "fresh"
     seed: int = 0
 
     def __post_init__(self) -> None:
-        names = ("train_tasks", "unseen_tasks", "examples_per_task", "unseen_examples_per_task")
-        for name in names:
-            value = getattr(self, name)
-            least = 0 if name == "train_tasks" else 1
-            if value is not None and value < least:
-                raise ConfigError(f"{name} is {value}; give {least} or more, or leave it out")
-        if self.unseen not in ("fresh", "development"):
-            raise ConfigError(f"unseen is {self.unseen!r}; give 'fresh' or 'development'")
+        require(self, "data")
 
     def load(self) -> Corpus:
         """Make the tasks: a function of the options alone."""

@@ -6,9 +6,10 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, final
+from typing import Annotated, Any, ClassVar, final
 
 from flexlora.errors import DataError, nearest
+from flexlora.options import Option
 from flexlora.tasks.columns import Row, Rows
 from flexlora.tasks.table_source import TableSource
 
@@ -16,22 +17,21 @@ from flexlora.tasks.table_source import TableSource
 @final
 @dataclass(frozen=True)
 class HuggingFace(TableSource):
-    """A dataset and its splits; see `TableSource` for the other options. Needs the extra datasets.
+    """A dataset and its splits. Needs the extra datasets.
 
     path: a folder (as `save_to_disk` writes it, or with data files), for which nothing is fetched;
     or a name on the hub, from the local cache where the network is switched off
     (HF_HUB_OFFLINE=1). No code of a dataset is run, and no download is reported.
-    subset: the configuration, where the dataset has several; split: what trains; test_split: what
-    is kept unseen, instead of test_path, test_share or unseen_tasks.
+    test_split stands instead of test_path, test_share or unseen_tasks.
     Class labels are read as their names. Only the columns that the options name are decoded. Rows
     are counted from 0.
     """
 
     ways: ClassVar[tuple[str, ...]] = ("test_path", "test_split")
 
-    subset: str = ""
-    split: str = "train"
-    test_split: str = ""
+    subset: Annotated[str, Option("configuration of a dataset that has several")] = ""
+    split: Annotated[str, Option("split that trains")] = "train"
+    test_split: Annotated[str, Option("split that is kept unseen")] = ""
 
     def rows(self, path: str, *, test: bool) -> Rows:
         datasets = _library(path)

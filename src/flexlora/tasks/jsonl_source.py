@@ -19,7 +19,7 @@ SUFFIXES = (".jsonl", ".ndjson")
 @final
 @dataclass(frozen=True)
 class JsonLines(TableSource):
-    """A file of JSON lines, or a folder of them; see `TableSource` for the options."""
+    """A file of JSON lines, or a folder of them."""
 
     def rows(self, path: str, *, test: bool) -> Rows:
         return read_jsonl(path)

@@ -6,15 +6,16 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Protocol
+from typing import Annotated, Protocol
 
 import torch
 
-from flexlora.errors import ConfigError, DataError
+from flexlora.errors import DataError
+from flexlora.options import Option, require
 from flexlora.partition.split import named_generator, sample
 from flexlora.tasks.official_layout import OfficialLayout, Pick
 from flexlora.tasks.parquet_layout import ParquetLayout
-from flexlora.tasks.source import Corpus
+from flexlora.tasks.source import Corpus, LeastExamples, Share
 from flexlora.tasks.task import Task
 
 
@@ -28,39 +29,30 @@ class Layout(Protocol):
 
 @dataclass(frozen=True)
 class NaturalInstructions:
-    """Options of the source.
+    """Tasks of the official splits; the layout is found by what the folder holds.
 
-    path: the folder; its layout (official repository, or parquet) is found by what it holds.
-    train_tasks, unseen_tasks: how many tasks of the official train and test split; None is all,
-    0 is none (that split is then not read). Sorted names, chosen by `seed`.
-    examples_per_task, unseen_examples_per_task: at most so many examples of each task that trains
-    and of each unseen task; share: at most that share of either. None keeps all. Chosen by
-    (seed, task) alone.
-    min_examples: leave out tasks that hold fewer; 0 leaves none out, and an empty task is an error.
+    Of a split of which 0 tasks are wanted, nothing is read. Tasks are chosen by `seed` from their
+    sorted names, examples by (seed, task) alone. Where min_examples is 0, an empty task is an
+    error.
     """
 
-    path: str
-    train_tasks: int | None = None
-    unseen_tasks: int | None = None
-    examples_per_task: int | None = None
-    unseen_examples_per_task: int | None = None
-    share: float | None = None
-    min_examples: int = 0
+    path: Annotated[str, Option("folder, of the official repository or in parquet")]
+    train_tasks: Annotated[
+        int | None, Option("tasks of the official training split; none: all", least=0)
+    ] = None
+    unseen_tasks: Annotated[
+        int | None, Option("tasks of the official test split; none: all", least=0)
+    ] = None
+    examples_per_task: Annotated[int | None, Option("examples a task; none: all", least=1)] = None
+    unseen_examples_per_task: Annotated[
+        int | None, Option("examples an unseen task; none: all", least=1)
+    ] = None
+    share: Share = None
+    min_examples: LeastExamples = 0
     seed: int = 0
 
     def __post_init__(self) -> None:
-        least_values = {
-            "train_tasks": 0,
-            "unseen_tasks": 0,
-            "examples_per_task": 1,
-            "unseen_examples_per_task": 1,
-        }
-        for name, least in least_values.items():
-            value = getattr(self, name)
-            if value is not None and value < least:
-                raise ConfigError(f"{name} is {value}; give {least} or more, or leave it out")
-        if self.share is not None and not 0.0 < self.share <= 1.0:
-            raise ConfigError(f"share is {self.share}; give a share above 0 and at most 1")
+        require(self, "data")
 
     def load(self) -> Corpus:
         """Read the folder. Raises DataError for anything missing, broken, foreign or empty."""

@@ -19,7 +19,7 @@ SUFFIXES = (".parquet",)
 @final
 @dataclass(frozen=True)
 class Parquet(TableSource):
-    """A file, or a folder of them; see `TableSource` for the options. Needs the extra parquet.
+    """A file, or a folder of them. Needs the extra parquet.
 
     Only the columns that the options name are read. Rows are counted from 0.
     """

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Annotated, Any
 
 from flexlora.errors import ConfigError, DataError, nearest
+from flexlora.options import Option, require
 from flexlora.partition.registry import SCHEMES, make_scheme
 from flexlora.partition.split import named_generator
 from flexlora.tasks.task import Example, Task
@@ -24,22 +26,22 @@ class Partition:
     """How training examples become clients: the [partition] table of a config.
 
     by: a name of `partition.registry`; label: a name of `LABELS`, by which "dirichlet" deals and
-    which reports count; min_examples: every client has as many, or it is an error; options: the
-    scheme's own (clients, alpha).
+    which reports count; options: the scheme's own (clients, alpha).
     Raises ConfigError for a name or an option that is unknown, missing or out of range.
     """
 
     by: str = "task"
     label: str = "category"
-    min_examples: int = 1
-    options: tuple[tuple[str, int | float], ...] = ()
+    min_examples: Annotated[
+        int, Option("examples that every client holds at least, before they are split", least=1)
+    ] = 1
+    options: tuple[tuple[str, Any], ...] = ()
 
     def __post_init__(self) -> None:
+        require(self, "partition")
         make_scheme(self.by, dict(self.options))
         if self.label not in LABELS:
             raise ConfigError(f"partition.label is {self.label!r}; {nearest(self.label, LABELS)}")
-        if self.min_examples < 1:
-            raise ConfigError(f"partition.min_examples is {self.min_examples}; give 1 or more")
 
     @property
     def groups(self) -> str:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-import importlib
 from collections.abc import Iterable, Mapping
-from dataclasses import MISSING, dataclass, fields
-from typing import Any, Protocol, cast
+from dataclasses import dataclass
+from typing import Annotated, Any, Protocol, cast
 
-from flexlora.errors import ConfigError, nearest
+from flexlora.options import Option
+from flexlora.registry import Registry
 from flexlora.tasks.task import Task
 
 
@@ -32,8 +32,21 @@ class Corpus:
         return Corpus(train, unseen, fingerprint(train, unseen), tuple(notes))
 
 
+# Options that several sources have.
+Share = Annotated[
+    float | None,
+    Option("share of each task's examples that is used; none: all", above=0.0, most=1.0),
+]
+LeastExamples = Annotated[
+    int, Option("leave out tasks that hold fewer; 0: leave none out", least=0)
+]
+
+
 class Source(Protocol):
-    """A data source: a frozen dataclass whose fields are its options."""
+    """A data source: a frozen dataclass whose fields are its options, and `seed`.
+
+    Each field says its type, range and meaning (`options.Option`); the config is held to them.
+    """
 
     def load(self) -> Corpus:
         """Read, check and choose. The same options on the same files give the same corpus."""
@@ -66,49 +79,40 @@ def fingerprint(train: Iterable[Task], unseen: Iterable[Task]) -> str:
     return digest.hexdigest()
 
 
-# The registry. A string is "module:class", imported on first use.
-_SOURCES: dict[str, str | type[Source]] = {
-    "embedded": "flexlora.tasks.embedded_source:Embedded",
-    "jsonl": "flexlora.tasks.jsonl_source:JsonLines",
-    "csv": "flexlora.tasks.csv_source:Csv",
-    "parquet": "flexlora.tasks.parquet_source:Parquet",
-    "huggingface": "flexlora.tasks.huggingface:HuggingFace",
-    "dolly": "flexlora.tasks.dolly:Dolly",
-    "natural_instructions": "flexlora.tasks.natural_instructions:NaturalInstructions",
-}
+SOURCES: Registry[type[Source]] = Registry("data source", "data.source")
+"""Name → class. Each is imported when it is first asked for."""
+
+# An argument of sources that is no option: a run derives it from federation.seed.
+SEED = "seed"
 
 
 def register(name: str, source: str | type[Source]) -> None:
-    """Add a source, as a class or as "module:class". Raises ConfigError if the name is taken."""
-    if name in _SOURCES:
-        raise ConfigError(f"data source {name!r} is registered already; choose another name")
-    _SOURCES[name] = source
+    """Add a source, as a class or as "module:class". Raises ConfigError if another has the name."""
+    if isinstance(source, str):
+        module, _, attribute = source.partition(":")
+        SOURCES.add_later(name, module, attribute)
+    else:
+        SOURCES.add(name, source)
 
 
 def get_source(name: str) -> type[Source]:
     """Return a source's class. Raises ConfigError with the nearest known name."""
-    if name not in _SOURCES:
-        raise ConfigError(f"data source {name!r} is unknown; {nearest(name, _SOURCES)}")
-    found = _SOURCES[name]
-    if isinstance(found, str):
-        module, _, attribute = found.partition(":")
-        found = cast("type[Source]", getattr(importlib.import_module(module), attribute))
-    return found
+    return SOURCES.named(name)
 
 
-def open_source(name: str, options: Mapping[str, object]) -> Source:
-    """Build the source `name` from its options.
+def open_source(name: str, options: Mapping[str, Any]) -> Source:
+    """Build the source `name` from its options and its `seed`.
 
-    Raises ConfigError for an unknown source, an option that it does not know (with the nearest),
-    and one that it needs but was not given.
+    Raises ConfigError for an unknown source, and for an option that is unknown, missing, of
+    another type or out of range.
     """
-    cls = cast("Any", get_source(name))
-    known = {field.name: field for field in fields(cls)}
-    for key in options:
-        if key not in known:
-            raise ConfigError(f"data source {name!r} has no option {key!r}; {nearest(key, known)}")
-    for key, field in known.items():
-        required = field.default is MISSING and field.default_factory is MISSING
-        if required and key not in options:
-            raise ConfigError(f"data source {name!r} needs the option {key!r}; give it")
-    return cast("Source", cls(**options))
+    return cast("Source", SOURCES.make(name, options))
+
+
+register("embedded", "flexlora.tasks.embedded_source:Embedded")
+register("jsonl", "flexlora.tasks.jsonl_source:JsonLines")
+register("csv", "flexlora.tasks.csv_source:Csv")
+register("parquet", "flexlora.tasks.parquet_source:Parquet")
+register("huggingface", "flexlora.tasks.huggingface:HuggingFace")
+register("dolly", "flexlora.tasks.dolly:Dolly")
+register("natural_instructions", "flexlora.tasks.natural_instructions:NaturalInstructions")

@@ -4,58 +4,80 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, fields
-from typing import ClassVar, final
+from dataclasses import dataclass
+from typing import Annotated, ClassVar, final
 
 from flexlora.errors import ConfigError, DataError
+from flexlora.options import Option, require
 from flexlora.partition.split import named_generator, sample
 from flexlora.tasks.columns import Columns, Record, Rows
-from flexlora.tasks.source import Corpus
+from flexlora.tasks.source import Corpus, LeastExamples, Share
 from flexlora.tasks.task import Example, Task
 
 KEPT = "test/"  # what tasks that are kept apart are named by
+
+Prompt = Annotated[
+    str | tuple[str, ...],
+    Option("columns of the prompt: the first is the instruction, the others its input"),
+]
+Response = Annotated[str, Option("column of the response: a text, or a list of accepted texts")]
+Category = Annotated[str, Option("column of the row's category")]
 
 
 @dataclass(frozen=True)
 class TableSource(abc.ABC):
     """A source whose data are rows. A subclass says how they are read.
 
-    path: file, folder or name; prompt … id: the columns, see `columns.Columns`.
+    prompt … id: the columns, see `columns.Columns`.
     Rows with the same client are one task; without a client column, those of the same category;
     without that either, all.
-    examples: at most so many rows in all, chosen by `seed`.
     What nobody trains on is one of: test_path, another table with the same columns, its rows
     grouped as above; test_share, this share of every category (at least one row of two or more),
     one task for each category; unseen_tasks, so many whole tasks, chosen by `seed`. Without any of
     them nothing is kept apart. The first two name their tasks "test/CLIENT" or "test/CATEGORY",
     since rows of that name may train. Rows that say the same twice are two examples.
-    train_tasks, examples_per_task, unseen_examples_per_task, share: at most so many tasks, and
-    examples of each; min_examples: tasks that hold fewer are left out, which is noted.
+    Tasks that `min_examples` leaves out are noted.
     """
 
     # Options that name a whole other table to be kept unseen.
     ways: ClassVar[tuple[str, ...]] = ("test_path",)
 
-    path: str
-    prompt: str | tuple[str, ...] = ()
-    messages: str = ""
-    response: str = ""
-    choices: str = ""
-    client: str = ""
-    category: str = ""
-    id: str = ""
-    examples: int | None = None
-    test_path: str = ""
-    test_share: float | None = None
-    unseen_tasks: int | None = None
-    unseen_examples_per_task: int | None = None
-    train_tasks: int | None = None
-    examples_per_task: int | None = None
-    share: float | None = None
-    min_examples: int = 0
+    path: Annotated[str, Option("file or folder, or a dataset's name")]
+    prompt: Prompt = ()
+    messages: Annotated[
+        str, Option("column with a chat, instead of prompt and response columns")
+    ] = ""
+    response: Response = ""
+    choices: Annotated[str, Option("column with the answers of multiple choice")] = ""
+    client: Annotated[str, Option("column that says whose a row is")] = ""
+    category: Category = ""
+    id: Annotated[str, Option("column of the row's id; none: its place")] = ""
+    examples: Annotated[
+        int | None, Option("rows used in all, chosen by the seed; none: all", least=1)
+    ] = None
+    test_path: Annotated[str, Option("file or folder with rows that are kept unseen")] = ""
+    test_share: Annotated[
+        float | None,
+        Option(
+            "share of every category that the server keeps unseen, before the partition",
+            above=0.0,
+            below=1.0,
+        ),
+    ] = None
+    unseen_tasks: Annotated[
+        int | None, Option("whole tasks that are kept unseen, chosen by the seed", least=1)
+    ] = None
+    unseen_examples_per_task: Annotated[
+        int | None, Option("examples an unseen task; none: all", least=1)
+    ] = None
+    train_tasks: Annotated[int | None, Option("tasks that train; none: all", least=0)] = None
+    examples_per_task: Annotated[int | None, Option("examples a task; none: all", least=1)] = None
+    share: Share = None
+    min_examples: LeastExamples = 0
     seed: int = 0
 
     def __post_init__(self) -> None:
+        require(self, "data")
         columns = (self.prompt,) if isinstance(self.prompt, str) else tuple(self.prompt)
         object.__setattr__(self, "prompt", tuple(name for name in columns if name))
         self._columns()
@@ -65,17 +87,6 @@ class TableSource(abc.ABC):
             raise ConfigError(
                 f"{' and '.join(given)} both say what is kept unseen; give one of them"
             )
-        for name in ("share", "test_share"):
-            value = getattr(self, name)
-            most = "at most 1" if name == "share" else "below 1"
-            if value is not None and not (0.0 < value < 1.0 or (value == 1.0 and name == "share")):
-                raise ConfigError(f"{name} is {value:g}; give a share above 0 and {most}")
-        least_values = {"train_tasks": 0, "min_examples": 0}
-        for field in fields(self):
-            value = getattr(self, field.name)
-            least = least_values.get(field.name, 1)
-            if isinstance(value, int) and field.name != "seed" and value < least:
-                raise ConfigError(f"{field.name} is {value}; give {least} or more, or leave it out")
 
     @abc.abstractmethod
     def rows(self, path: str, *, test: bool) -> Rows:

@@ -6,14 +6,12 @@ from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
-from typing import TYPE_CHECKING
 
 import torch
 from jaxtyping import Int
 from torch import Tensor
 
-if TYPE_CHECKING:
-    from flexlora.tasks.prompts import Encoded
+from flexlora.tasks.prompts import Encoded
 
 _WINDOW = 8  # Batches whose examples are sorted by length together.
 

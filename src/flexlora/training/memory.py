@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import ctypes
-import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
+import psutil
 import torch
 
 _RESET = Path("/proc/self/clear_refs")
 _STATUS = Path("/proc/self/status")
-_MEMORY = Path("/proc/meminfo")
+_GROUPS = Path("/proc/self/cgroup")
+_LIMITS = Path("/sys/fs/cgroup")
 _WORDS = ("DefaultCPUAllocator", "MPS backend out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # As glibc's malloc.h numbers them.
@@ -20,14 +22,15 @@ _LARGE = 65536  # Bytes of a block from which on it is one of the system's own.
 
 
 def free_bytes(device: torch.device) -> int:
-    """Bytes that can still be taken: on a GPU, or of this machine's memory."""
+    """Bytes that can still be taken: on a GPU, or of this machine's memory.
+
+    Where a container (a control group of Linux) limits memory, what is left of the limit counts.
+    """
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
         held = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return free + held
-    if _MEMORY.is_file():
-        return _kibibytes(_MEMORY, "MemAvailable") * 1024
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return min([int(psutil.virtual_memory().available), *_left_of_limits()])
 
 
 def peak_bytes(work: Callable[[], object], device: torch.device) -> int | None:
@@ -75,6 +78,36 @@ def _give_back() -> None:
 def _glibc(name: str) -> Callable[..., int] | None:
     """A function that only glibc has."""
     return getattr(ctypes.CDLL(None), name, None)
+
+
+def _left_of_limits() -> Iterator[int]:
+    """Of this process's control group (version 2) and all around it: limit − what is in use.
+
+    Cached files that can go at any time are no use of memory. A container sees its own group as
+    the root.
+    """
+    with suppress(OSError):
+        for line in _GROUPS.read_text().splitlines():
+            number, _, path = line.split(":", 2)
+            if number == "0":
+                group = _LIMITS / path.lstrip("/")
+                for folder in (group, *group.parents):
+                    if not folder.is_relative_to(_LIMITS):
+                        break
+                    if (left := _left_of_limit(folder)) is not None:
+                        yield left
+
+
+def _left_of_limit(group: Path) -> int | None:
+    try:
+        limit, used = ((group / f"memory.{name}").read_text() for name in ("max", "current"))
+        statistics = (group / "memory.stat").read_text().splitlines()
+    except OSError:  # The root of the machine has no limit.
+        return None
+    if limit.strip() == "max":
+        return None
+    cached = next((int(x.split()[1]) for x in statistics if x.startswith("inactive_file ")), 0)
+    return max(0, int(limit) - int(used) + cached)
 
 
 def _kibibytes(table: Path, field: str) -> int:

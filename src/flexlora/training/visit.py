@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -12,11 +11,9 @@ from torch import Tensor, nn
 from flexlora.adapters import Adapter
 from flexlora.errors import DataError, TrainingError
 from flexlora.models.trainable import Penalty, Trainable
+from flexlora.tasks.prompts import Encoded
 from flexlora.training.batches import plan
 from flexlora.training.recipe import Recipe
-
-if TYPE_CHECKING:
-    from flexlora.tasks.prompts import Encoded
 
 _CHECK_EVERY = 16  # Steps between looks at the loss: each look waits for an accelerator.
 

@@ -8,10 +8,22 @@ from statistics import median
 from typing import Any
 
 from flexlora.adapters import factors_payload
+from flexlora.federation.sending import Sender
 from flexlora.federation.setup import Setup
-from flexlora.federation.streams import Streams
 from flexlora.formats.payloads import to_bytes
 from flexlora.rules import Rule
+from flexlora.runs.run_directory import Record
+
+
+@dataclass(frozen=True, eq=False)
+class Preview:
+    """setup: perhaps without the model's weights; forecast: of what is sent; parent: what the run
+    would begin from, as in parent.json, None for the bare base.
+    """
+
+    setup: Setup
+    forecast: Forecast
+    parent: Record | None
 
 
 @dataclass(frozen=True)
@@ -55,30 +67,30 @@ class Forecast:
 
 def forecast(setup: Setup, rule: Rule) -> Forecast:
     """Count what round 1 sends, type by type: exact, from the bytes themselves."""
-    streams = Streams(setup.config.federation.seed)
-    state = rule.init(setup.spec, streams.generator("init"))
-    schedule = setup.schedule()
+    schedule, roster = setup.settings.schedule, setup.roster
+    sender = Sender(rule, schedule, setup.streams)
+    members = {
+        name: [client for client, kind in roster.types.items() if kind == name]
+        for name in roster.ranks
+    }
+    one_each = [clients[0] for clients in members.values()]
+    sending = sender.training(sender.begin(setup.spec), roster.fresh_store(), one_each)
     types = []
-    for name in setup.ranks:
-        ranks = rule.ranks_for(setup.spec, setup.ranks[name])
-        client = next(client for client, kind in setup.types.items() if kind == name)
-        by_client = [client] if rule.traits.sends == "client" else []
-        sent = rule.send(state, ranks, streams.generator("send", 1, *by_client), client)
-        received = rule.receive(sent, {})
-        sizes = [len(setup.train[client]) for client, kind in setup.types.items() if kind == name]
+    for job, (name, clients) in zip(sending.jobs, members.items(), strict=True):
+        received = rule.receive(sending.sent[job.client], {})
+        reply = rule.reply(job.round, received, received, {}).adapter
+        sizes = [len(setup.examples.train[client]) for client in clients]
         types.append(
             TypeForecast(
                 name=name,
-                ranks=str(setup.mix.types[name]),
+                ranks=str(roster.mix.types[name]),
                 clients=len(sizes),
                 examples=sum(sizes),
                 smallest=min(sizes),
                 median=median(sizes),
                 largest=max(sizes),
-                bytes_down=len(to_bytes(factors_payload(sent))),
-                bytes_up=len(
-                    to_bytes(factors_payload(rule.reply(1, received, received, {}).adapter))
-                ),
+                bytes_down=len(job.payload),
+                bytes_up=len(to_bytes(factors_payload(reply))),
             )
         )
     down, up = (

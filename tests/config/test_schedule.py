@@ -5,7 +5,7 @@ import math
 
 import pytest
 
-from flexlora.federation.schedule import Schedule
+from flexlora.config.schedule import Schedule
 from flexlora.runs.progress import Progress
 from flexlora.training import Recipe
 

@@ -1,0 +1,46 @@
+"""The base model of a federation."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BeforeValidator, Field
+
+from flexlora.config.table import Table, Text, as_tuple
+
+
+class ModelConfig(Table):
+    """[model]: the base model, and which of its layers are adapted."""
+
+    name: Text = Field(default="tiny", description="embedded model, folder, or hub name")
+    dtype: Literal["float32", "bfloat16"] = Field(
+        default="float32", description="dtype of the base model's weights"
+    )
+    quantise: Literal["none", "4bit", "8bit"] = Field(
+        default="none",
+        description="hold the base model's linear layers in fewer bits (extra quant)",
+    )
+    device: Text = Field(
+        default="auto",
+        description="where the model runs: cpu, cuda, cuda:1, mps; auto: a GPU if there is one",
+    )
+    checkpointing: bool = Field(
+        default=False,
+        description="make activations anew in the backward pass: less memory, more time",
+    )
+    targets: Annotated[tuple[Text, ...], Field(min_length=1), BeforeValidator(as_tuple)] = Field(
+        default=("all-linear",),
+        description="adapted layers: all-linear, attention, mlp, or layer names",
+    )
+    prompt: Text = Field(default="alpaca", description="name of the prompt template")
+    init_from: Text | None = Field(
+        default=None, description="PEFT folder or run directory to start from; none: the bare base"
+    )
+    init_force: bool = Field(
+        default=False, description="start from it though it was made for another base model"
+    )
+
+    @property
+    def precision(self) -> str:
+        """How the base's weights are held, for `base_fingerprint`: "float32", "bfloat16-4bit"."""
+        return self.dtype if self.quantise == "none" else f"{self.dtype}-{self.quantise}"

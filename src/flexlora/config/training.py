@@ -1,0 +1,60 @@
+"""Rounds and cohorts, and what a sampled client does with its examples."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BeforeValidator, Field
+
+from flexlora.adapters import Scaling
+from flexlora.config.table import (
+    Natural,
+    Positive,
+    PositiveFloat,
+    Table,
+    argument,
+    as_tuple,
+)
+from flexlora.training.recipe import LossOn, Recipe
+
+
+class TrainingConfig(Table):
+    """[training]: what a sampled client does with its examples."""
+
+    host: Literal["fedavg", "fedit"] = Field(
+        default="fedit", description="host method: fedavg trains by SGD, fedit by AdamW"
+    )
+    learning_rate: float = argument(Recipe, "learning_rate", 3e-4)
+    batch_size: int = argument(Recipe, "batch_size", 4)
+    epochs: int = argument(Recipe, "epochs", 1)
+    max_steps: int | None = argument(Recipe, "max_steps", None)
+    weight_decay: float = argument(Recipe, "weight_decay", 0.0)
+    # Not the recipe's range: TOML has no none, so that 0 says it here.
+    clip_norm: Annotated[float, Field(ge=0.0)] = Field(
+        default=1.0, description="largest norm of a gradient; 0: no clipping"
+    )
+    dropout: float = argument(Recipe, "dropout", 0.05)
+    loss_on: LossOn = argument(Recipe, "loss_on", "response")
+    decay_factor: Annotated[float, Field(gt=0.0, le=1.0)] = Field(
+        default=0.5, description="factor on the learning rate at each decay round"
+    )
+    decay_rounds: Annotated[tuple[Positive, ...], BeforeValidator(as_tuple)] = Field(
+        default=(15,), description="rounds from which on the learning rate is decayed"
+    )
+    alpha: PositiveFloat = Field(default=16.0, description="α of LoRA: the scale is α/r or α/√r")
+    scaling: Scaling = Field(default="lora", description="lora: α/r; rslora: α/√r")
+
+
+class FederationConfig(Table):
+    """[federation]: rounds and cohorts."""
+
+    rounds: Positive = Field(default=50, description="rounds at most")
+    clients_per_round: Positive | Annotated[float, Field(gt=0.0, le=1.0)] = Field(
+        default=0.05, description="clients a round: a whole number, or a share with a decimal point"
+    )
+    patience: Natural = Field(
+        default=3, description="evaluations without gain that end it; 0: never"
+    )
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = Field(
+        default=0, description="seed of all randomness"
+    )

@@ -1,0 +1,111 @@
+"""What a metric is, and the table of all that this process knows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from flexlora.errors import ConfigError
+from flexlora.registry import Registry
+from flexlora.tasks.prompts import Encoded
+
+Need = Literal["loss", "text", "choices"]
+NEEDS: tuple[Need, ...] = ("loss", "text", "choices")
+
+# Keys that stand beside the metrics in scores as JSON: no metric has one of these names.
+BESIDE = ("client", "clients", "category", "example", "examples", "text", "reference")
+
+
+@dataclass(frozen=True)
+class ChoiceLoss:
+    """One choice of an example: its summed loss (nats, EOS included), and its text's bytes (≥ 1).
+
+    −total is the log-likelihood of the choice given the prompt.
+    """
+
+    total: float
+    bytes: int
+
+
+def _one(_example: Encoded, _found: Any) -> float:
+    return 1.0
+
+
+def _as_it_is(mean: float) -> float:
+    return mean
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A number for every example, and how the numbers of many become one.
+
+    needs: what is measured for it, and given to `score` and `weight` beside the example: "loss"
+    (the response's `ExampleLoss`), "text" (the generated answer, a str), or "choices" (a
+    `ChoiceLoss` for each of the example's choices; the right one stands at `example.answer`).
+    A client's mean is that of `score`, weighted by `weight` (default: every example the same). A
+    mean over clients weights each client's mean by its number of examples, whatever `weight` is.
+    finish: what is shown of a mean, of one client or of many (perplexity: exp of the mean loss).
+    label, digits: how tables show it (default label: the name).
+    Raises ConfigError for a name that a table of scores has for something else, or unknown needs.
+    """
+
+    name: str
+    needs: Need
+    higher_is_better: bool
+    score: Callable[[Encoded, Any], float]
+    weight: Callable[[Encoded, Any], float] = _one
+    finish: Callable[[float], float] = _as_it_is
+    label: str = ""
+    digits: int = 3
+
+    def __post_init__(self) -> None:
+        if not self.name.isidentifier() or self.name in BESIDE:
+            raise ConfigError(
+                f"{self.name!r} cannot name a metric; give letters, digits and underscores, and "
+                f"none of {', '.join(BESIDE)}"
+            )
+        if self.needs not in NEEDS:
+            raise ConfigError(
+                f"metric {self.name!r} needs {self.needs!r}; give one of {', '.join(NEEDS)}"
+            )
+
+    @property
+    def heading(self) -> str:
+        """Its label with an arrow to where it is better."""
+        return f"{self.label or self.name} {'↑' if self.higher_is_better else '↓'}"
+
+
+METRICS: Registry[Metric] = Registry(
+    "metric", hint=" (one of your own is path/to/file.py:function)"
+)
+
+
+def text_metric(
+    function: Callable[[str, tuple[str, ...]], float],
+    *,
+    name: str = "",
+    higher_is_better: bool = True,
+) -> Metric:
+    """A metric of generated texts from a plain function: (prediction, references) → number.
+
+    Its mean is the plain mean over examples. name: default the function's own.
+    """
+
+    def score(example: Encoded, text: str) -> float:
+        return function(text, example.references)
+
+    return Metric(name or function.__name__, "text", higher_is_better, score)
+
+
+def register_metric(metric: Metric) -> Metric:
+    """Add a metric under its name. Raises ConfigError if another has that name."""
+    return METRICS.add(metric.name, metric)
+
+
+def finished(means: Mapping[str, float]) -> dict[str, float]:
+    """What is shown of these means. A name that is not registered here keeps its mean."""
+    return {
+        name: METRICS[name].finish(mean) if name in METRICS else mean
+        for name, mean in means.items()
+    }

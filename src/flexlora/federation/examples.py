@@ -1,0 +1,165 @@
+"""Who holds which examples, encoded for one tokenizer."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from flexlora.config.config import Config
+from flexlora.errors import DataError
+from flexlora.evaluation import EvalClient
+from flexlora.federation.census import Census
+from flexlora.federation.data import (
+    deal_clients,
+    encode_part,
+    eval_clients,
+    read_corpus,
+    require_context,
+    require_unseen,
+    some_of,
+)
+from flexlora.federation.sampling import sample
+from flexlora.federation.streams import Streams
+from flexlora.models import AdaptedModel
+from flexlora.tasks.clients import Client, as_clients
+from flexlora.tasks.prompts import Encoded
+from flexlora.tasks.source import Corpus
+
+
+@dataclass(frozen=True, eq=False)
+class Examples:
+    """Clients with their encoded examples, and unseen clients.
+
+    source: its name, and fingerprint: of all that it gave. validation, own: samples of the clients'
+    validation and test parts (or, for validation, of all that clients kept out of training hold);
+    held_out: client → what it scores itself, a sample of its validation part; own_validation:
+    clients that have one. census: who holds what, as it was dealt; notes: what is missing or was
+    done, in sentences. left_out: "train", "unseen" → examples that no cut of the input made fit
+    (`skip_too_long`); "clients", "unseen_clients" → clients that were left without any.
+    """
+
+    source: str
+    fingerprint: str
+    train: Mapping[str, Sequence[Encoded]]
+    validation: tuple[EvalClient, ...]
+    own_validation: tuple[EvalClient, ...]
+    held_out: Mapping[str, Sequence[Encoded]]
+    own: tuple[EvalClient, ...]
+    unseen: tuple[EvalClient, ...]
+    census: Census
+    notes: tuple[str, ...]
+    left_out: Mapping[str, int]
+
+    def encoding_fingerprint(self) -> str:
+        """sha256 over all token ids, client by client: another tokenizer, prompt or partition
+        gives another run."""
+        digest = hashlib.sha256()
+        scored = (*self.validation, *self.own, *self.unseen)
+        parts = [*self.train.items(), *self.held_out.items(), *((c.id, c.examples) for c in scored)]
+        for client, part in parts:
+            digest.update(repr((client, len(part))).encode())
+            for example in part:
+                digest.update(repr((example.prompt, example.response, example.choices)).encode())
+        return digest.hexdigest()
+
+    def describe(self) -> dict[str, Any]:
+        """What was read, for data.json: counts, fingerprints, what was missing or cut."""
+        return {
+            "source": self.source,
+            "fingerprint": self.fingerprint,
+            "encoding_fingerprint": self.encoding_fingerprint(),
+            "clients": len(self.train),
+            "clients_left_out": self.left_out["clients"],
+            "training_examples": sum(len(part) for part in self.train.values()),
+            "training_examples_truncated": sum(
+                e.truncated for part in self.train.values() for e in part
+            ),
+            "training_examples_left_out": self.left_out["train"],
+            "validation_examples": sum(len(c.examples) for c in self.validation),
+            "own_test_examples": sum(len(c.examples) for c in self.own),
+            "unseen_clients": len(self.unseen),
+            "unseen_clients_left_out": self.left_out["unseen_clients"],
+            "unseen_examples": sum(len(c.examples) for c in self.unseen),
+            "unseen_examples_truncated": sum(e.truncated for c in self.unseen for e in c.examples),
+            "unseen_examples_left_out": self.left_out["unseen"],
+            "notes": list(self.notes),
+        }
+
+
+@dataclass(frozen=True, eq=False)
+class Dealt:
+    """A source's corpus, and the clients that [partition] makes of it, not yet encoded."""
+
+    corpus: Corpus
+    clients: tuple[Client, ...]
+    notes: tuple[str, ...]
+
+    @staticmethod
+    def of(config: Config) -> Dealt:
+        """Read the source and deal. Raises InputErrors for all that can be wrong with it."""
+        streams = Streams(config.federation.seed)
+        corpus = read_corpus(config, streams)
+        require_unseen(config, corpus)
+        clients, notes = deal_clients(config, corpus, streams)
+        return Dealt(corpus, clients, (*corpus.notes, *notes))
+
+    def encoded(self, config: Config, model: AdaptedModel) -> Examples:
+        """With the model's tokenizer. Raises ConfigError, DataError for what does not fit it."""
+        require_context(config, model)
+        streams, evaluation = Streams(config.federation.seed), config.evaluation
+        clients, kept_out = _keep_out(self.clients, evaluation.validation_clients, streams)
+        # While tuning, the unseen tasks are not even encoded.
+        tested_tasks = self.corpus.unseen if evaluation.unseen else ()
+        unseen = as_clients(tested_tasks, seed=streams.derive("split"), unseen=True)
+        train = encode_part(model, clients, "train", config)
+        own_validation = eval_clients(model, clients, "validation", config)
+        validating = eval_clients(model, kept_out, "test", config) if kept_out else own_validation
+        tested = eval_clients(model, unseen, "test", config)
+        own = eval_clients(model, clients, "test", config)
+        return Examples(
+            source=config.data.source,
+            fingerprint=self.corpus.fingerprint,
+            train=train,
+            validation=some_of(
+                validating, evaluation.validation_examples, streams.generator("validation")
+            ),
+            own_validation=own_validation,
+            held_out={
+                c.id: some_of([c], evaluation.client_examples, streams.generator("held_out", c.id))[
+                    0
+                ].examples
+                for c in own_validation
+            },
+            own=some_of(own, evaluation.own_examples, streams.generator("own")),
+            unseen=tested,
+            census=Census.of(config.partition, clients, kept_out, unseen),
+            notes=self.notes,
+            left_out={
+                "clients": len(clients) - len(train),
+                "unseen_clients": len(unseen) - len(tested),
+                "train": sum(len(c.train) for c in clients) - sum(map(len, train.values())),
+                "unseen": sum(len(c.test) for c in unseen) - sum(len(c.examples) for c in tested),
+            },
+        )
+
+
+def _keep_out(
+    clients: Sequence[Client], count: int, streams: Streams
+) -> tuple[tuple[Client, ...], tuple[Client, ...]]:
+    """(those that train, those that only validate): `count` of them, all that they hold to score.
+
+    Raises DataError where nobody would be left to train.
+    """
+    if count >= len(clients):
+        raise DataError(
+            f"evaluation.validation_clients is {count}, but there are {len(clients)} clients; "
+            "lower it"
+        )
+    draw = streams.generator("validation_clients")
+    chosen = set(sample([client.id for client in clients], count, draw))
+    kept_out = (
+        Client(c.id, (), (), c.train + c.validation + c.test) for c in clients if c.id in chosen
+    )
+    return tuple(c for c in clients if c.id not in chosen), tuple(kept_out)

@@ -1,0 +1,107 @@
+"""What federations that differ in rule, mix or settings have in common: the model and its data."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass
+from typing import Any, TypeVar
+from weakref import WeakKeyDictionary
+
+from flexlora.config.base import load_base
+from flexlora.config.config import Config
+from flexlora.errors import ModelError
+from flexlora.federation.examples import Dealt, Examples
+from flexlora.models import AdaptedModel, model_fingerprint
+
+T = TypeVar("T")
+_Key = tuple[Hashable, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Ground:
+    """model: adapted, with its weights, or without where it is an outline; fingerprint: of them
+    ("" for an outline); examples: encoded for it; made_of: what of a config each was made of.
+    """
+
+    model: AdaptedModel
+    fingerprint: str
+    examples: Examples
+    made_of: tuple[_Key, _Key]
+
+    @staticmethod
+    def of(
+        config: Config,
+        *,
+        device: str | None = None,
+        outline: bool = False,
+        like: Ground | None = None,
+    ) -> Ground:
+        """Read and load what [model], [data], [partition] and the seed say, data before weights.
+
+        device: instead of the config's. like: whose model or examples are taken where they were
+        made of the same. Raises InputErrors for all that can be wrong with either.
+        """
+        asked = _model_key(config, device, outline), _examples_key(config)
+        if like is not None and like.made_of == asked:
+            return like
+        known = (None, None) if like is None else like.made_of
+        dealt = None if known[1] == asked[1] else Dealt.of(config)
+        if like is not None and known[0] == asked[0]:
+            model, fingerprint = like.model, like.fingerprint
+        else:
+            model, fingerprint = _load(config, device, outline)
+        if like is not None and dealt is None:
+            examples = like.examples
+        else:
+            assert dealt is not None
+            examples = dealt.encoded(config, model)
+        return Ground(model, fingerprint, examples, asked)
+
+    @property
+    def outline(self) -> bool:
+        return not self.fingerprint
+
+    def once(self, question: Hashable, answer: Callable[[], T]) -> T:
+        """What `answer` gives; found out once for all federations on this ground."""
+        known: dict[Hashable, Any] = _KNOWN.setdefault(self, {})
+        if question not in known:
+            known[question] = answer()
+        found: T = known[question]
+        return found
+
+
+# Beside the grounds, which never change; gone with them.
+_KNOWN: WeakKeyDictionary[Ground, dict[Hashable, Any]] = WeakKeyDictionary()
+
+
+def _model_key(config: Config, device: str | None, outline: bool) -> _Key:
+    model = config.model.model_dump(exclude={"prompt", "init_from", "init_force", "device"})
+    return (*sorted(model.items()), device or config.model.device, outline)
+
+
+def _examples_key(config: Config) -> _Key:
+    evaluation = config.evaluation
+    return (
+        config.model.name,
+        config.model.prompt,
+        repr(config.data),
+        repr(config.partition),
+        config.federation.seed,
+        evaluation.unseen,
+        evaluation.validation_clients,
+        evaluation.validation_examples,
+        evaluation.client_examples,
+        evaluation.own_examples,
+    )
+
+
+def _load(config: Config, device: str | None, outline: bool) -> tuple[AdaptedModel, str]:
+    base = load_base(config.model, device, outline=outline)
+    fingerprint = "" if outline else model_fingerprint(base.model)
+    model = AdaptedModel(base, config.model.targets)
+    if not model.layers:
+        raise ModelError(
+            f"model {config.model.name} has no linear layers but its output head; give a "
+            "transformer with nn.Linear layers"
+        )
+    return model, fingerprint

@@ -1,0 +1,86 @@
+"""Scoring one model, with or without an adapter, on whole test tasks."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from flexlora.adapters import Adapter
+from flexlora.config.base import load_base
+from flexlora.config.config import Config
+from flexlora.config.settings import eval_settings
+from flexlora.errors import AdapterError, DataError, ModelError
+from flexlora.evaluation import Scores, evaluate
+from flexlora.federation.data import (
+    eval_clients,
+    read_corpus,
+    require_context,
+    require_unseen,
+)
+from flexlora.federation.streams import Streams
+from flexlora.formats.peft import load_peft
+from flexlora.models import (
+    AdaptedModel,
+    BaseModel,
+    base_fingerprint,
+    model_fingerprint,
+    require_made_for,
+)
+from flexlora.tasks.clients import as_clients
+
+
+def score_model(
+    config: Config, adapter: Adapter | Path | str | None = None, *, force: bool = False
+) -> Scores:
+    """Score the config's model, with this adapter (or PEFT folder), on its source's test tasks.
+
+    Uses [model], [data], [evaluation] and the seed of the config; nothing is trained or written.
+    force: use an adapter that was made for another base, too, as long as its layers fit.
+    Raises AdapterError for an adapter that is malformed or was made for another model.
+    """
+    asked = config.evaluation.model_copy(update={"unseen": True})  # Whatever a run of it does.
+    config = config.model_copy(update={"evaluation": asked})
+    settings = eval_settings(config, config.evaluation.metrics)
+    if isinstance(adapter, str | Path):
+        adapter = load_peft(adapter)
+    base = load_base(config.model)
+    model = (
+        AdaptedModel(base, config.model.targets)
+        if adapter is None
+        else _with(base, config.model.precision, adapter, force=force)
+    )
+    require_context(config, model)
+    streams = Streams(config.federation.seed)
+    data = config.data.without_training()
+    corpus = read_corpus(config.model_copy(update={"data": data}), streams)
+    require_unseen(config, corpus)
+    tasks = corpus.unseen
+    clients = as_clients(tasks, seed=streams.derive("split"), unseen=True)
+    scored = eval_clients(model, clients, "test", config)
+    if not scored:
+        raise DataError(
+            f"none of {len(clients)} test tasks holds an example that fits "
+            f"{config.data.max_tokens} tokens; raise max_tokens"
+        )
+    scores = evaluate(model, scored, settings)
+    wanted, kept = sum(len(c.test) for c in clients), sum(len(c.examples) for c in scored)
+    return replace(scores, left_out=wanted - kept)
+
+
+def _with(base: BaseModel, precision: str, adapter: Adapter, *, force: bool) -> AdaptedModel:
+    adapter.require_finite()
+    # Taken before the layers are wrapped (that changes their parameters' names), and only where
+    # there is something to compare it with.
+    weights = model_fingerprint(base.model) if adapter.base_fingerprint else ""
+    try:
+        model = AdaptedModel(base, tuple(adapter))
+        model.set_delta({name: factors.product() for name, factors in adapter.items()})
+    except (ModelError, AdapterError) as error:
+        raise AdapterError(
+            f"the adapter was made for {adapter.base or 'another model'}, not for {base.name}: "
+            f"{error}"
+        ) from error
+    if not force:
+        known = base_fingerprint(precision, weights)
+        require_made_for(adapter, base.name, known, "give that model, or --force to use it anyway")
+    return model

@@ -1,0 +1,115 @@
+"""The only maker of jobs: what each client is sent, round by round."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from flexlora.adapters import Adapter, factors_payload
+from flexlora.config.schedule import Schedule
+from flexlora.engines.jobs import Evaluate, Train
+from flexlora.federation.sampling import sample
+from flexlora.federation.streams import Streams
+from flexlora.formats.delta import update_payload
+from flexlora.formats.payloads import to_bytes
+from flexlora.rules import Rule, Spec, State
+from flexlora.runs.store import ClientStore
+
+
+@dataclass(frozen=True, eq=False)
+class Sending:
+    """A round's jobs, and what each client was sent, as adapters."""
+
+    jobs: list[Train]
+    sent: dict[str, Adapter]
+
+
+@dataclass(frozen=True, eq=False)
+class Sender:
+    """Makes jobs from a federation's state and what is known of its clients.
+
+    Every draw comes from a stream named by its round, so the same state gives the same jobs.
+    """
+
+    rule: Rule
+    schedule: Schedule
+    streams: Streams
+
+    def begin(self, spec: Spec) -> State:
+        """The state before round 1."""
+        return self.rule.init(spec, self.streams.generator("init"))
+
+    def training(
+        self, state: State, store: ClientStore, clients: Sequence[str] | None = None
+    ) -> Sending:
+        """The jobs of the round after `state`, in order of client.
+
+        clients: instead of those that the round draws. Clients of equal ranks are sent the same
+        bytes, made once, unless the rule tells clients apart: then each has a stream of its own.
+        """
+        round = state.round + 1
+        if clients is None:
+            draw = self.streams.generator("sample", round)
+            clients = sample(store.clients, self.schedule.clients, draw)
+        by_client = self.rule.traits.sends == "client"
+        made: dict[tuple[str, tuple[tuple[str, int], ...]], tuple[Adapter, bytes]] = {}
+        missing: dict[int | None, int] = {}
+        asks = self.schedule.score_trained and self.schedule.validates(round)
+        jobs, sent = [], {}
+        for index, client in enumerate(clients):
+            ranks = self.rule.ranks_for(state.spec, store.ranks[client])
+            pattern = client if by_client else "", tuple(sorted(ranks.items()))
+            if pattern not in made:
+                draws = self.streams.generator("send", round, *([client] if by_client else []))
+                adapter = self.rule.send(state, ranks, draws, client)
+                made[pattern] = adapter, to_bytes(factors_payload(adapter))
+            sent[client], payload = made[pattern]
+            held = store.held.get(client)
+            if held not in missing:
+                missing[held] = _update_bytes(state, held)
+            jobs.append(
+                Train(
+                    id=f"{round}-{index}",
+                    round=round,
+                    client=client,
+                    payload=payload,
+                    delta=state.delta,
+                    held=held,
+                    origin=self.rule.traits.origin,
+                    recipe=self.schedule.recipe_for(round),
+                    seed=self.streams.derive("train", round, client),
+                    metrics=self.schedule.metrics if asks else (),
+                    bytes_down=len(payload) + missing[held],
+                    sides=self.rule.trains(round),
+                )
+            )
+        return Sending(jobs, sent)
+
+    def evaluation(
+        self, state: State, store: ClientStore, clients: Sequence[str] | None = None
+    ) -> list[Evaluate]:
+        """Jobs to score the global adapter at each client's own ranks: the readout, against W₀.
+
+        Clients of equal ranks are sent the same bytes, made once. No Δ is needed: the readout
+        stands for all that was learned, as an export of that rank does. clients: instead of those
+        that the state's round draws.
+        """
+        if clients is None:
+            draw = self.streams.generator("evaluate", state.round)
+            clients = sample(store.clients, self.schedule.evaluating_clients, draw)
+        made: dict[tuple[tuple[str, int], ...], bytes] = {}
+        jobs = []
+        for index, client in enumerate(clients):
+            ranks = self.rule.ranks_for(state.spec, store.ranks[client])
+            pattern = tuple(sorted(ranks.items()))
+            if pattern not in made:
+                made[pattern] = to_bytes(factors_payload(self.rule.readout(state, ranks)))
+            job_id = f"{state.round}-evaluate-{index}"
+            jobs.append(Evaluate(job_id, state.round, client, made[pattern], self.schedule.metrics))
+        return jobs
+
+
+def _update_bytes(state: State, held: int | None) -> int:
+    """Serialised bytes of what a client that holds this version lacks of Δ."""
+    update = state.delta.since(held)
+    return 0 if update is None else len(to_bytes(update_payload(update)))

@@ -1,0 +1,69 @@
+"""Δ as named tensors, wherever it travels or lies: to clients, to workers, in checkpoints."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from torch import Tensor
+
+from flexlora.adapters import DeltaUpdate, Payload
+from flexlora.errors import AdapterError
+from flexlora.lowrank import LowRank
+
+SCHEMA = "delta"
+
+
+def layer_tensors(layers: Mapping[str, LowRank], prefix: str = "") -> dict[str, Tensor]:
+    """`<prefix><layer>|left` and `|right` of every layer."""
+    tensors = {}
+    for name, matrix in layers.items():
+        tensors[f"{prefix}{name}|left"] = matrix.left
+        tensors[f"{prefix}{name}|right"] = matrix.right
+    return tensors
+
+
+def tensor_layers(tensors: Mapping[str, Tensor], prefix: str = "") -> dict[str, LowRank]:
+    """What `layer_tensors` was given under this prefix. Raises KeyError for half of a pair."""
+    names = {
+        key[len(prefix) : -len("|left")]
+        for key in tensors
+        if key.startswith(prefix) and key.endswith("|left")
+    }
+    return {
+        name: LowRank(tensors[f"{prefix}{name}|left"], tensors[f"{prefix}{name}|right"])
+        for name in sorted(names)
+    }
+
+
+def update_payload(update: DeltaUpdate) -> Payload:
+    """An update as it travels; its metadata say from which version to which, and how."""
+    start = "" if update.start is None else str(update.start)
+    return Payload(
+        SCHEMA, layer_tensors(update.layers), {"version": str(update.version), "start": start}
+    )
+
+
+def payload_update(payload: Payload) -> DeltaUpdate:
+    """Read it back, bit for bit. Raises AdapterError for anything else than `update_payload`."""
+    if payload.schema != SCHEMA:
+        raise AdapterError(f"payload is {payload.schema}; expected {SCHEMA}")
+    tensors = payload.tensors
+    try:
+        version, start = int(payload.meta["version"]), payload.meta["start"]
+        held = int(start) if start else None
+        for key in tensors:
+            if key.endswith("|left"):
+                _require_pair(tensors[key], tensors[key.removesuffix("left") + "right"])
+    except (KeyError, ValueError) as error:
+        raise AdapterError(
+            "payload of Δ is incomplete: it needs versions, and left and right of every layer"
+        ) from error
+    layers = tensor_layers(tensors)
+    if len(tensors) != 2 * len(layers):
+        raise AdapterError("payload of Δ holds tensors of no layer; expected left and right alone")
+    return DeltaUpdate(version, held, layers)
+
+
+def _require_pair(left: Tensor, right: Tensor) -> None:
+    if left.ndim != 2 or right.ndim != 2 or left.shape[1] != right.shape[0]:
+        raise ValueError(left.shape, right.shape)

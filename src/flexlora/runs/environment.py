@@ -1,0 +1,62 @@
+"""Where a run was played: versions and machine."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from flexlora.runs.files import Record
+
+
+def environment() -> Record:
+    """Versions and machine, so that numbers can be made again. Nothing that names a person."""
+    affinity = getattr(os, "sched_getaffinity", None)
+    return {
+        "python": platform.python_version(),
+        **{name: _version(name) for name in ("flexlora", "torch", "transformers", "safetensors")},
+        "commit": _commit(),
+        "platform": platform.platform(),
+        "machine": platform.machine(),
+        "cpu": _cpu(),
+        "cpu_count": len(affinity(0)) if affinity else os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "omp_wait_policy": os.environ.get("OMP_WAIT_POLICY"),
+        "cuda": torch.version.cuda if torch.cuda.is_available() else None,
+        "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
+    }
+
+
+def _commit() -> str | None:
+    """The commit that this code was run from, "+" for changes on top; None outside a checkout."""
+    where = Path(__file__).parent
+    try:
+        git = ["git", "-C", str(where)]
+        options: Any = {"capture_output": True, "text": True, "check": True, "timeout": 10}
+        commit = str(subprocess.run([*git, "rev-parse", "HEAD"], **options).stdout).strip()
+        changed = subprocess.run([*git, "status", "--porcelain", "--", "."], **options).stdout
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return commit + "+" if changed else commit
+
+
+def _cpu() -> str:
+    """The processor's name, as far as the system tells."""
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.is_file():
+        for line in cpuinfo.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor()
+
+
+def _version(package: str) -> str:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return "unknown"

@@ -1,0 +1,289 @@
+"""What happens in a run: told to observers, and one line of events.jsonl each.
+
+As JSON an event is an object: `event` names it (a key of `EVENTS`), `time` is when it was told, in
+seconds since 1970, the rest are its fields. A line of a name that is not known here is of another
+version, and left out.
+"""
+
+from __future__ import annotations
+
+import time as clock
+from collections.abc import Callable, Mapping
+from dataclasses import MISSING, dataclass, field, fields
+from typing import Any, ClassVar, Self, final
+
+from flexlora.evaluation import MeanScore
+from flexlora.formats.json_fields import counts, number, table, text, texts, whole
+from flexlora.runs.records import RoundRecord
+from flexlora.runs.results import Result
+
+SCHEMA = 1  # Of events as JSON; `started` carries it. It rises when a field changes its meaning.
+
+
+@dataclass(frozen=True, kw_only=True)
+class Event:
+    """What all kinds share; only kinds are told. Equal events may be told at different times.
+
+    durable: whether its line is on disk before a run goes on; a reply's may be lost with the power.
+    """
+
+    name: ClassVar[str]
+    durable: ClassVar[bool] = True
+    time: float = field(default_factory=clock.time, compare=False)
+
+    def to_json(self) -> dict[str, Any]:
+        return {"event": self.name, "time": round(self.time, 3), **self._values()}
+
+    @staticmethod
+    def from_json(record: Mapping[str, Any]) -> Event | None:
+        """What `to_json` gave; None for an event that is not known here.
+
+        Raises ValueError naming the field that is missing or of a wrong type.
+        """
+        kind = EVENTS.get(text(record, "event"))
+        if kind is None:
+            return None
+        # Before run format 2 lines had no time.
+        return kind._read(record, number(record, "time") if "time" in record else float("nan"))
+
+    def _values(self) -> dict[str, Any]:
+        return {f.name: getattr(self, f.name) for f in fields(self) if f.name != "time"}
+
+    @classmethod
+    def _read(cls, record: Mapping[str, Any], time: float) -> Self:
+        """By the types of its fields; one with a default may be missing."""
+        values = {
+            f.name: _READERS[str(f.type)](record, f.name)
+            for f in fields(cls)
+            if f.name != "time" and (f.name in record or f.default is MISSING)
+        }
+        return cls(**values, time=time)
+
+
+_READERS: Mapping[str, Callable[[Mapping[str, Any], str], Any]] = {
+    "str": text,
+    "int": whole,
+    "float": number,
+    "tuple[str, ...]": texts,
+    "Mapping[str, int]": counts,
+}
+
+
+@final
+@dataclass(frozen=True)
+class Started(Event):
+    """Before the first round that is played, also on resume.
+
+    run: its directory, as it was given; round: the last one that is already played; clients: type
+    → how many there are.
+    """
+
+    name = "started"
+    run: str
+    rule: str
+    model: str
+    rounds: int
+    round: int
+    clients: Mapping[str, int]
+    trackers: tuple[str, ...]
+    schema: int = SCHEMA
+
+
+@final
+@dataclass(frozen=True)
+class RoundBegun(Event):
+    """A round's clients are drawn, and what they are sent is made.
+
+    clients: in order of their jobs.
+    """
+
+    name = "round_begun"
+    durable = False
+    round: int
+    clients: tuple[str, ...]
+
+
+@final
+@dataclass(frozen=True)
+class Replied(Event):
+    """A client's update came, and was found good.
+
+    tokens: non-pad tokens seen; loss: mean over its steps; seconds: of its training; bytes_up: of
+    the update as it was sent, which itself is in no event.
+    """
+
+    name = "reply"
+    durable = False
+    round: int
+    client: str
+    type: str
+    examples: int
+    tokens: int
+    loss: float
+    seconds: float
+    bytes_up: int
+
+
+@final
+@dataclass(frozen=True)
+class Failed(Event):
+    """A client gave nothing usable, and why.
+
+    kind: what it was to do, "train" or "evaluate".
+    """
+
+    name = "failure"
+    round: int
+    client: str
+    reason: str
+    kind: str = "train"
+
+
+@final
+@dataclass(frozen=True)
+class RoundEnded(Event):
+    """A round is committed; this is its line of metrics.jsonl."""
+
+    name = "round"
+    record: RoundRecord
+
+    def _values(self) -> dict[str, Any]:
+        return self.record.to_json()
+
+    @classmethod
+    def _read(cls, record: Mapping[str, Any], time: float) -> Self:
+        return cls(RoundRecord.from_json(record), time=time)
+
+
+@final
+@dataclass(frozen=True)
+class Halved(Event):
+    """Memory ran out, and so many clients train at once from here on.
+
+    bit_identity: that of the run and its config, which ends here: other numbers round otherwise.
+    """
+
+    name = "clients_at_once_halved"
+    round: int
+    clients: int
+    bit_identity: str = "waived"
+
+
+@final
+@dataclass(frozen=True)
+class Noted(Event):
+    """What a person may want to know."""
+
+    name = "note"
+    text: str
+
+
+@final
+@dataclass(frozen=True)
+class Scoring(Event):
+    """All rounds are played, and this state is scored next.
+
+    state: as in results.json: base, start, full or a client type.
+    """
+
+    name = "scoring"
+    state: str
+
+
+@dataclass(frozen=True)
+class Means:
+    """A row of results.json without its categories, clients and predictions."""
+
+    state: str
+    ranks: str
+    unseen: MeanScore
+    own: MeanScore | None
+
+    def to_json(self) -> dict[str, Any]:
+        own = None if self.own is None else {"mean": self.own.to_json()}
+        unseen = {"mean": self.unseen.to_json()}
+        return {"state": self.state, "ranks": self.ranks, "unseen": unseen, "own": own}
+
+    @staticmethod
+    def from_json(record: Mapping[str, Any]) -> Means:
+        own = table(record, "own") if record.get("own") is not None else None
+        unseen = MeanScore.from_json(table(table(record, "unseen"), "mean"))
+        return Means(
+            text(record, "state"),
+            text(record, "ranks"),
+            unseen,
+            None if own is None else MeanScore.from_json(table(own, "mean")),
+        )
+
+
+@final
+@dataclass(frozen=True)
+class Ended(Event):
+    """The run is finished; results.json has all scores, this the means alone."""
+
+    name = "result"
+    run: str
+    rule: str
+    rounds: int
+    scored_round: int
+    bytes_up: int
+    bytes_down: int
+    seconds: float
+    rows: tuple[Means, ...]
+
+    @staticmethod
+    def of(result: Result) -> Ended:
+        return Ended(
+            run=str(result.folder),
+            rule=result.rule,
+            rounds=result.rounds,
+            scored_round=result.scored_round,
+            bytes_up=result.bytes_up,
+            bytes_down=result.bytes_down,
+            seconds=round(result.seconds, 3),
+            rows=tuple(
+                Means(
+                    row.state,
+                    row.ranks,
+                    row.unseen.mean(),
+                    None if row.own is None else row.own.mean(),
+                )
+                for row in result.rows
+            ),
+        )
+
+    def _values(self) -> dict[str, Any]:
+        return {**super()._values(), "rows": [row.to_json() for row in self.rows]}
+
+    @classmethod
+    def _read(cls, record: Mapping[str, Any], time: float) -> Self:
+        rows = record.get("rows")
+        if not isinstance(rows, list) or not all(isinstance(row, Mapping) for row in rows):
+            raise ValueError("rows is missing, or no list of objects")
+        return cls(
+            run=text(record, "run"),
+            rule=text(record, "rule"),
+            rounds=whole(record, "rounds"),
+            scored_round=whole(record, "scored_round"),
+            bytes_up=whole(record, "bytes_up"),
+            bytes_down=whole(record, "bytes_down"),
+            seconds=number(record, "seconds"),
+            rows=tuple(map(Means.from_json, rows)),
+            time=time,
+        )
+
+
+EVENTS: Mapping[str, type[Event]] = {
+    kind.name: kind
+    for kind in (
+        Started,
+        RoundBegun,
+        Replied,
+        Failed,
+        RoundEnded,
+        Halved,
+        Noted,
+        Scoring,
+        Ended,
+    )
+}

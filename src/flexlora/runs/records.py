@@ -1,0 +1,209 @@
+"""What is kept of a round: one line of metrics.jsonl, typed.
+
+JSON has no NaN: such a number is null there, and NaN again here.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from flexlora.evaluation import MeanScore
+from flexlora.formats.json_fields import counts, number, numbers, table, texts, whole
+
+SCORING = ("validate", "evaluate_on_clients", "spectra")  # Phases of `seconds` that score.
+
+
+@dataclass(frozen=True)
+class Spread:
+    """One metric over clients: its mean, that over the worst tenth, the standard deviation."""
+
+    mean: float
+    worst: float
+    spread: float
+
+
+@dataclass(frozen=True)
+class ClientScores:
+    """What so many clients scored of one kind of adapter, on their held-out examples."""
+
+    clients: int
+    examples: int
+    metrics: Mapping[str, Spread]
+
+    @staticmethod
+    def from_json(record: Mapping[str, Any]) -> ClientScores:
+        """Raises ValueError, as all here do, naming the entry that is missing or wrong."""
+        metrics = table(record, "metrics")
+        return ClientScores(
+            clients=whole(record, "clients"),
+            examples=whole(record, "examples"),
+            metrics={name: _spread(table(metrics, name)) for name in metrics},
+        )
+
+
+@dataclass(frozen=True)
+class OnClients:
+    """The clients' own scores of a round.
+
+    shared: of the global adapter, each at its own rank ("global" in JSON); tuned: of what they
+    fine-tuned, where that is scored; failures: clients that gave no score; bytes_down: what they
+    were sent for it.
+    """
+
+    shared: ClientScores
+    tuned: ClientScores | None
+    failures: int
+    bytes_down: int
+
+    @property
+    def by_kind(self) -> dict[str, ClientScores]:
+        """ "global" and, where it is scored, "tuned"."""
+        return {"global": self.shared} | ({} if self.tuned is None else {"tuned": self.tuned})
+
+    def to_json(self) -> dict[str, Any]:
+        kinds = {name: asdict(scores) for name, scores in self.by_kind.items()}
+        return kinds | {"failures": self.failures, "bytes_down": self.bytes_down}
+
+    @staticmethod
+    def from_json(record: Mapping[str, Any]) -> OnClients:
+        return OnClients(
+            shared=ClientScores.from_json(table(record, "global")),
+            tuned=ClientScores.from_json(table(record, "tuned")) if "tuned" in record else None,
+            failures=whole(record, "failures"),
+            bytes_down=whole(record, "bytes_down"),
+        )
+
+
+@dataclass(frozen=True)
+class Cut:
+    """‖what was cut off the sum‖_F over all layers, and how many certificates of each kind."""
+
+    error: float
+    certificates: Mapping[str, int]
+
+    @staticmethod
+    def from_json(record: Mapping[str, Any]) -> Cut:
+        return Cut(number(record, "error"), counts(record, "certificates"))
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What screens did to one client's update: factors on its weight and on its change; why."""
+
+    weight: float
+    shrink: float
+    reason: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        return {k: v for k, v in asdict(self).items() if v != ""}
+
+    @staticmethod
+    def from_json(record: Mapping[str, Any]) -> Judged:
+        reason = str(record.get("reason", ""))
+        return Judged(number(record, "weight"), number(record, "shrink"), reason)
+
+
+@dataclass(frozen=True)
+class RoundRecord:
+    """A round that was played.
+
+    clients: those whose replies counted, by id; types: how many of them of each type; train_loss:
+    their mean, by examples; tokens: non-pad tokens seen; bytes: as serialised; seconds: by phase;
+    cut: where the rule cuts something off; screened: whom screens did something to, where there are
+    any that judge; validation: the server's scores, on_clients: the
+    clients', in rounds that have them.
+    """
+
+    round: int
+    learning_rate: float
+    clients: tuple[str, ...]
+    types: Mapping[str, int]
+    failures: int
+    train_loss: float
+    examples: int
+    tokens: int
+    bytes_down: int
+    bytes_up: int
+    seconds: Mapping[str, float]
+    cut: Cut | None = None
+    validation: MeanScore | None = None
+    on_clients: OnClients | None = None
+    screened: Mapping[str, Judged] | None = None
+
+    @property
+    def validated(self) -> bool:
+        return self.validation is not None or self.on_clients is not None
+
+    @property
+    def scores(self) -> dict[str, float]:
+        """The server's validation, as far as it is finite; empty without."""
+        values = {} if self.validation is None else self.validation.values
+        return {name: value for name, value in values.items() if math.isfinite(value)}
+
+    @property
+    def total_seconds(self) -> float:
+        return sum(self.seconds.values())
+
+    def seconds_of(self, *, scoring: bool) -> float:
+        """Of the phases that score, or of the others."""
+        return sum(s for phase, s in self.seconds.items() if (phase in SCORING) == scoring)
+
+    def to_json(self) -> dict[str, Any]:
+        """What has no value is left out."""
+        found: dict[str, Any] = {
+            "round": self.round,
+            "learning_rate": self.learning_rate,
+            "clients": list(self.clients),
+            "types": dict(self.types),
+            "failures": self.failures,
+            "train_loss": self.train_loss,
+            "examples": self.examples,
+            "tokens": self.tokens,
+            "bytes_down": self.bytes_down,
+            "bytes_up": self.bytes_up,
+        }
+        if self.cut is not None:
+            found["cut"] = asdict(self.cut)
+        if self.screened is not None:
+            found["screened"] = {client: x.to_json() for client, x in self.screened.items()}
+        if self.validation is not None:
+            found["validation"] = self.validation.to_json()
+        if self.on_clients is not None:
+            found["on_clients"] = self.on_clients.to_json()
+        return found | {"seconds": dict(self.seconds)}
+
+    @staticmethod
+    def from_json(record: Mapping[str, Any]) -> RoundRecord:
+        """What `to_json` gave, or a line of metrics.jsonl."""
+        return RoundRecord(
+            round=whole(record, "round"),
+            learning_rate=number(record, "learning_rate"),
+            clients=texts(record, "clients"),
+            types=counts(record, "types"),
+            failures=whole(record, "failures"),
+            train_loss=number(record, "train_loss"),
+            examples=whole(record, "examples"),
+            tokens=whole(record, "tokens"),
+            bytes_down=whole(record, "bytes_down"),
+            bytes_up=whole(record, "bytes_up"),
+            seconds=numbers(record, "seconds"),
+            cut=Cut.from_json(table(record, "cut")) if "cut" in record else None,
+            validation=(
+                MeanScore.from_json(table(record, "validation")) if "validation" in record else None
+            ),
+            on_clients=(
+                OnClients.from_json(table(record, "on_clients")) if "on_clients" in record else None
+            ),
+            screened=_screened(table(record, "screened")) if "screened" in record else None,
+        )
+
+
+def _screened(record: Mapping[str, Any]) -> dict[str, Judged]:
+    return {client: Judged.from_json(table(record, client)) for client in record}
+
+
+def _spread(record: Mapping[str, Any]) -> Spread:
+    return Spread(*(number(record, name) for name in ("mean", "worst", "spread")))

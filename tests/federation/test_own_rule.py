@@ -1,0 +1,28 @@
+"""A federation by a rule that no package holds: the config names its file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from flexlora.federation import continue_run, run
+from flexlora.rules import RULES
+from flexlora.runs import load_adapter
+from own_rule import OWN_RULE
+from small import small
+
+
+def test_it_is_played_continued_and_read_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "my.py").write_text(OWN_RULE)
+    shared = {"federation": {"rounds": 1}, "evaluation": {"own_examples": 1}}
+    ours = run(small(**shared, rule={"name": "my.py:Mine", "bound": 2.0}, run={"out": "runs"}))
+    assert ours.folder.name == "Mine-1"
+    assert ours.rule == "mine"
+    known = run(small(**shared, rule={"name": "fedit"}), tmp_path / "fedit")
+    assert ours.row("full").own.mean() == known.row("full").own.mean()
+    assert load_adapter(ours.folder, 2)
+    more = continue_run(ours.folder, {"federation": {"rounds": 2}})
+    assert (more.rounds, more.scored_round) == (1, 2)
+    assert "mine" not in RULES

@@ -1,0 +1,71 @@
+"""Δ on the wire: an update says from which version to which, and comes back bit for bit."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from flexlora.adapters import DeltaUpdate, Payload
+from flexlora.errors import AdapterError
+from flexlora.formats.delta import layer_tensors, payload_update, tensor_layers, update_payload
+from flexlora.formats.payloads import from_bytes, to_bytes
+from flexlora.lowrank import LowRank
+from reference import gaussian
+
+NAMES = ("layers.0.q", "a|left", "x.left|right", "ü")
+
+
+@given(
+    st.integers(0, 2**40),
+    st.none() | st.integers(0, 9),
+    st.dictionaries(st.sampled_from(NAMES), st.integers(0, 3)),
+)
+def test_an_update_survives_the_wire(version: int, start: int | None, widths: dict[str, int]):
+    layers = {
+        name: LowRank(gaussian(5, width, seed=width), gaussian(width, 4, seed=width + 9))
+        for name, width in widths.items()
+    }
+    data = to_bytes(update_payload(DeltaUpdate(version, start, layers)))
+    read = payload_update(from_bytes(data, limit_bytes=len(data)))
+    assert (read.version, read.start, set(read.layers)) == (version, start, set(layers))
+    for name, matrix in layers.items():
+        assert torch.equal(read.layers[name].left, matrix.left)
+        assert torch.equal(read.layers[name].right, matrix.right)
+
+
+def test_layers_of_several_kinds_lie_side_by_side():
+    one = {"q": LowRank(gaussian(3, 1, seed=1), gaussian(1, 2, seed=2))}
+    other = {"q": LowRank(gaussian(3, 2, seed=3), gaussian(2, 2, seed=4))}
+    held = layer_tensors(one, "delta|") | layer_tensors(other, "patch|3|")
+    assert tensor_layers(held, "delta|")["q"].width == 1
+    assert tensor_layers(held, "patch|3|")["q"].width == 2
+    assert tensor_layers(held, "patch|4|") == {}
+
+
+ONE = torch.ones(2, 2)
+GOOD: dict[str, Any] = {
+    "schema": "delta",
+    "tensors": {"q|left": ONE, "q|right": ONE},
+    "meta": {"version": "3", "start": ""},
+}
+WRONG: list[tuple[dict[str, Any], str]] = [
+    ({"schema": "factors"}, "payload is factors; expected delta"),
+    ({"tensors": {"q|left": ONE}}, "it needs versions, and left and right of every layer"),
+    ({"tensors": {"q|left": ONE, "q|right": torch.ones(3, 2)}}, "it needs versions, and left"),
+    ({"tensors": {**GOOD["tensors"], "q": ONE}}, "holds tensors of no layer"),
+    ({"tensors": {"q|right": ONE}}, "holds tensors of no layer"),
+    ({"meta": {"version": "three", "start": ""}}, "it needs versions"),
+    ({"meta": {"version": "3"}}, "it needs versions"),
+    ({"meta": {"version": "3", "start": "x"}}, "it needs versions"),
+]
+
+
+@pytest.mark.parametrize(("change", "words"), WRONG, ids=lambda x: str(x)[:30])
+def test_what_is_no_update_is_refused(change: dict[str, Any], words: str):
+    assert payload_update(Payload(**GOOD)).version == 3
+    with pytest.raises(AdapterError, match=words):
+        payload_update(Payload(**{**GOOD, **change}))

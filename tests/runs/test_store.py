@@ -1,0 +1,86 @@
+"""What is kept of the clients comes back the same, and names nothing twice."""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+
+import pytest
+
+from flexlora.adapters import LayerSpec
+from flexlora.config.config import Config
+from flexlora.formats.json_text import json_text
+from flexlora.rules import Spec, make_rule
+from flexlora.runs.checkpoint import pack
+from flexlora.runs.progress import Progress
+from flexlora.runs.run_directory import Run
+from flexlora.runs.store import ClientStore
+from reference import generator
+
+NAMES = [f"model.layers.{i // 7}.self_attn.module_{i % 7}_proj" for i in range(168)]
+# As long as most names of tasks in Natural Instructions.
+CLIENTS = [f"task{i:04d}_some_dataset_question_answer_generation" for i in range(1613)]
+TYPES = {"phone": 8, "tablet": 16, "laptop": 30, "desktop": 64, "server": 200}
+
+
+def store(ranks: dict[str, dict[str, int]]) -> ClientStore:
+    kinds = {client: list(TYPES)[i % 5] for i, client in enumerate(CLIENTS)}
+    held = {client: i % 40 for i, client in enumerate(CLIENTS) if i % 3}
+    return ClientStore(kinds, ranks, held)
+
+
+def by_type() -> dict[str, dict[str, int]]:
+    ranks = list(TYPES.values())
+    return {client: dict.fromkeys(NAMES, ranks[i % 5]) for i, client in enumerate(CLIENTS)}
+
+
+def pruned() -> dict[str, dict[str, int]]:
+    draw = random.Random(0)
+    return {client: {name: draw.randint(1, 200) for name in NAMES} for client in CLIENTS}
+
+
+def back(given: ClientStore) -> ClientStore:
+    return ClientStore.from_json(json.loads(json_text(given.to_json(), strict=True)))
+
+
+def test_the_metadata_of_1613_clients_of_168_layers_is_below_half_a_megabyte(tmp_path: Path):
+    made = store(by_type())
+    spec = Spec.of([LayerSpec(name, 2048, 2048) for name in NAMES], list(made.ranks.values()))
+    _, state = pack(make_rule("flexlora").init(spec, generator(0)))
+    meta = {"state": state, "store": made.to_json(), "progress": Progress().to_json()}
+    run = Run.create(Config(), tmp_path / "r")
+    run.write_checkpoint(1, {}, meta)
+    written = (tmp_path / "r" / "checkpoints" / "round-0001" / "meta.json").stat().st_size
+    assert written < 500_000
+    assert ClientStore.from_json(run.checkpoint_meta(1)["store"]) == made
+
+
+@pytest.mark.parametrize("ranks", [by_type, pruned])
+def test_a_store_comes_back_with_its_layers_in_order(ranks):
+    made = store(ranks())
+    again = back(made)
+    assert again == made
+    for client in (CLIENTS[0], CLIENTS[1], CLIENTS[-1]):
+        assert list(again.ranks[client].items()) == list(made.ranks[client].items())
+    assert len({id(table) for table in again.ranks.values()}) == len(
+        {tuple(table.items()) for table in made.ranks.values()}
+    )
+
+
+def test_layers_may_differ_by_client_in_number_and_order():
+    ranks = {"a": {"x": 1, "y": 2}, "b": {"y": 2, "x": 1}, "c": {"x": 1}, "d": {}}
+    made = ClientStore(dict.fromkeys(ranks, "any"), ranks, {"c": 0})
+    again = back(made)
+    assert again == made
+    assert [list(table) for table in again.ranks.values()] == [list(t) for t in ranks.values()]
+    assert again.held == {"c": 0}
+    assert back(ClientStore({}, {})) == ClientStore({}, {})
+
+
+def test_a_store_of_run_format_1_is_read():
+    ranks = {"a": {"x": 1}, "b": {"x": 1}, "c": {"x": 2}}
+    old = {"types": dict.fromkeys(ranks, "any"), "ranks": ranks, "held": {"a": 3}}
+    found = ClientStore.from_json(json.loads(json.dumps(old)))
+    assert found == ClientStore(old["types"], ranks, {"a": 3})
+    assert found.ranks["a"] is found.ranks["b"]

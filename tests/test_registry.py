@@ -1,0 +1,84 @@
+"""A name is taken once, and what is not there is said with the nearest that is."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from flexlora.errors import ConfigError
+from flexlora.registry import Registry
+
+
+class Small:
+    def __init__(self, size: int = 1) -> None:
+        self.size = size
+
+
+class Other:
+    def __init__(self, depth: int = 1) -> None: ...
+
+
+def kinds() -> Registry[type]:
+    made: Registry[type] = Registry("kind", "thing.kind")
+    made.add("small", Small)
+    made.add("other", Other)
+    return made
+
+
+def test_it_is_a_mapping_in_order():
+    made = kinds()
+    assert list(made.items()) == [("small", Small), ("other", Other)]
+    assert len(made) == 2
+    assert "small" in made
+    assert 3 not in made
+    assert made == {"small": Small, "other": Other}
+    assert repr(made) == "Registry(kind: small, other)"
+    before = dict(made)
+    made["small"] = Other
+    made.clear()
+    made.update(before)
+    assert made["small"] is Small
+
+
+def test_a_name_is_taken_once():
+    made = kinds()
+    assert made.add("small", Small) is Small
+    with pytest.raises(ConfigError) as caught:
+        made.add("small", Other)
+    assert str(caught.value) == (
+        "kind 'small' is registered already, by Small; choose another name"
+    )
+    with pytest.raises(ConfigError, match="'small' is registered already"):
+        made.add_later("small", "flexlora.errors", "RunError")
+    assert made["small"] is Small
+
+
+def test_names_that_are_not_there_are_said():
+    with pytest.raises(ConfigError, match=r"^thing\.kind is 'smal'; did you mean 'small'\?$"):
+        kinds().named("smal")
+    several: Registry[int] = Registry("number", hint=" (write it out)")
+    several.add("one", 1)
+    with pytest.raises(ConfigError, match=r"^number 'on' is unknown \(write it out\); did you"):
+        several.named("on")
+    with pytest.raises(KeyError):
+        several["on"]
+
+
+def test_it_makes_what_it_names():
+    assert kinds().make("small", {"size": 3}).size == 3
+    assert kinds().make("small").size == 1
+    with pytest.raises(ConfigError, match=r"thing\.depth is not an option of 'small'; .*'other'"):
+        kinds().make("small", {"depth": 3})
+
+
+def test_what_comes_later_is_imported_when_it_is_asked_for():
+    code = (
+        "import sys; from flexlora.registry import Registry\n"
+        "made = Registry('kind'); made.add_later('x', 'fractions', 'Fraction')\n"
+        "assert list(made) == ['x'] and 'x' in made and 'fractions' not in sys.modules\n"
+        "from fractions import Fraction\n"
+        "assert made['x'] is Fraction and made.named('x') is Fraction"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
