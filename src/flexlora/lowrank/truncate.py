@@ -48,7 +48,7 @@ def truncate(
     nearby (the last round's), largest first; they save passes, whatever they are. tolerance:
     (‖matrix − kept‖ − least) / least in Frobenius norm, `least` being that of the best
     approximation. On the iterated paths that is where passes stop, by extrapolation; it is not
-    proved (spectra made for it, with many equal values before a dense tail, were 1e-4 off at 1e-5).
+    proved (spectra made for it, with many equal values before a dense tail, were 4e-3 off at 1e-5).
     0 asks for the exact path. exact_energy: where `error` would be an estimate, pay
     for forming the matrix once and have it exact. path: for comparisons; None leaves the choice to
     the shapes.
