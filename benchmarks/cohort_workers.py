@@ -46,6 +46,7 @@ class Team:
                 delta=delta,
                 held=None,
                 origin=False,
+                sides="both",
                 recipe=client.recipe,
                 seed=client.seed,
                 metrics=(),

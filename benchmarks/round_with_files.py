@@ -150,6 +150,7 @@ def _jobs(plan: Plan) -> list[Train]:
             delta=Delta(),
             held=None,
             origin=False,
+            sides="both",
             recipe=Recipe("adamw", 2e-4, 4),
             seed=0,
             metrics=(),

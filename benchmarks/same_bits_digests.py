@@ -59,7 +59,8 @@ def _checkpoints(run: Path) -> tuple[dict[str, str], dict[str, str]]:
 
     Raises ValueError where nothing is kept.
     """
-    layers, delta = {}, {}
+    layers: dict[str, str] = {}
+    delta: dict[str, str] = {}
     for path in sorted(run.glob("checkpoints/round-*/state.safetensors")):
         kinds: dict[str, list[Tensor]] = {}
         for name, tensor in safetensors.deserialize(path.read_bytes()):
