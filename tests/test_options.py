@@ -63,12 +63,12 @@ def make(made: Any = Thing, /, others: Any = None, **options: Any) -> dict[str, 
         {"count": 1, "share": None, "names": "one"},
     ],
 )
-def test_what_fits_is_taken_as_it_is(options: dict[str, Any]):
+def test_what_fits_is_taken_as_it_is(options: dict[str, Any]) -> None:
     assert make(**options) == options
     Thing(**options)
 
 
-def test_a_list_becomes_the_tuple_that_is_wanted():
+def test_a_list_becomes_the_tuple_that_is_wanted() -> None:
     assert make(count=1, names=["a", "b"])["names"] == ("a", "b")
     assert make(Plain, sizes=[1, 2])["sizes"] == [1, 2]
 
@@ -93,20 +93,20 @@ WRONG = [
 
 
 @pytest.mark.parametrize(("options", "message"), WRONG, ids=[str(x)[:40] for x, _ in WRONG])
-def test_what_does_not_fit_is_said(options: dict[str, Any], message: str):
+def test_what_does_not_fit_is_said(options: dict[str, Any], message: str) -> None:
     for build in (make, Thing):
         with pytest.raises(ConfigError) as caught:
             build(**{"count": 1, **options})
         assert message in str(caught.value)
 
 
-def test_a_long_value_is_cut_short():
+def test_a_long_value_is_cut_short() -> None:
     with pytest.raises(ConfigError) as caught:
         make(count="x" * 999)
     assert len(str(caught.value)) < 150
 
 
-def test_unknown_and_missing_options_are_said():
+def test_unknown_and_missing_options_are_said() -> None:
     for options, message in (
         ({"count": 1, "shar": 1}, "thing.shar is not an option of 'x'; did you mean 'share'?"),
         ({"count": 1, "limt": 1}, "thing.limt is not an option of 'x'; did you mean 'limit'?"),
@@ -117,19 +117,19 @@ def test_unknown_and_missing_options_are_said():
         assert str(caught.value) == message
 
 
-def test_an_option_of_another_is_told_apart_from_a_slip():
+def test_an_option_of_another_is_told_apart_from_a_slip() -> None:
     others = {"x": Thing, "y": Plain, "z": Plain}
     with pytest.raises(ConfigError, match=r"leave it out, or set thing\.kind to 'y' or 'z'$"):
         make(others=others, count=1, gamma=0.1)
 
 
-def test_who_takes_nothing_says_so():
+def test_who_takes_nothing_says_so() -> None:
     with pytest.raises(ConfigError, match=r"a\.b is not an option of 'x'; it takes no options"):
         checked(Bare, {"b": 1}, chooser="a.kind", name="x")
     assert checked(Bare, {}, chooser="a.kind", name="x") == {}
 
 
-def test_hidden_arguments_are_no_options():
+def test_hidden_arguments_are_no_options() -> None:
     others = {"x": Thing, "y": Thing}
     known = {"chooser": "thing.kind", "name": "x", "others": others, "hidden": ("count",)}
     assert checked(Thing, {"share": 0.5}, **known) == {"share": 0.5}
@@ -137,7 +137,7 @@ def test_hidden_arguments_are_no_options():
         checked(Thing, {"count": 1}, **known)
 
 
-def test_plain_constructors_are_held_to_what_they_say():
+def test_plain_constructors_are_held_to_what_they_say() -> None:
     assert make(Plain, gamma=1, untyped=[3]) == {"gamma": 1, "untyped": [3]}
     with pytest.raises(ConfigError, match=r"thing\.gamma is \"low\", expected a number; correct"):
         make(Plain, gamma="low")
@@ -145,6 +145,6 @@ def test_plain_constructors_are_held_to_what_they_say():
         make(Plain, sizes=["a"])
 
 
-def test_types_that_cannot_be_found_are_not_checked():
+def test_types_that_cannot_be_found_are_not_checked() -> None:
     assert list(arguments_of(Foreign)) == ["what"]
     assert make(Foreign, what=3) == {"what": 3}

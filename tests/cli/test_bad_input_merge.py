@@ -168,7 +168,7 @@ case("a damaged note", "flexlora.json is damaged; remove it, or save the adapter
 @pytest.mark.parametrize("json", [False, True])
 def test_wrong_merges(
     flexlora: Flexlora, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, json: bool
-):
+) -> None:
     """The same with --json: what failed prints no object."""
     monkeypatch.chdir(tmp_path)
     flags = ["--json"] if json else []
@@ -179,7 +179,7 @@ def test_wrong_merges(
 @pytest.mark.parametrize("flags", [["--out", "out"], ["a"], ["a", "--out", "out", "--rang", "2"]])
 def test_a_command_that_is_not_whole_is_told_how_it_goes(
     flexlora: Flexlora, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, flags: list[str]
-):
+) -> None:
     monkeypatch.chdir(tmp_path)
     done = flexlora("merge", *flags)
     assert done.code == 2

@@ -243,7 +243,7 @@ def test_wrong_starts(
     sound: tuple[Path, Adapter],
     monkeypatch: pytest.MonkeyPatch,
     name: str,
-):
+) -> None:
     monkeypatch.chdir(tmp_path)
     untouched = [tmp_path, sound[0]]
     CASES.assert_refused(name, Place(tmp_path, *sound), flexlora, untouched=untouched)

@@ -58,7 +58,7 @@ def test_wrong_trackers(
     tmp_path_factory: pytest.TempPathFactory,
     monkeypatch: pytest.MonkeyPatch,
     name: str,
-):
+) -> None:
     settings, missing, fragments = CASES[name]
     for variable in ("WANDB_MODE", "WANDB_API_KEY"):
         monkeypatch.delenv(variable, raising=False)
@@ -76,7 +76,7 @@ def test_wrong_trackers(
 @pytest.mark.parametrize("command", [["run", "c.toml"], ["resume", "r"], ["demo"]])
 def test_silence_and_json_exclude_each_other(
     flexlora: Flexlora, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: list[str]
-):
+) -> None:
     monkeypatch.chdir(tmp_path)
     done = flexlora(*command, "--quiet", "--json")
     assert_one_sentence(done, "--quiet and --json exclude each other; give one of them")

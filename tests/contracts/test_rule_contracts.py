@@ -228,7 +228,7 @@ def test_no_more_is_asked_for_than_the_traits_say(rule: Rule) -> None:
 
 def test_a_rule_that_asks_for_what_it_did_not_declare_fails() -> None:
     class Nosy(FlexLoRA):
-        def combine_layer(self, layer, state, contributions):  # type: ignore[no-untyped-def]
+        def combine_layer(self, layer, state, contributions) -> None:  # type: ignore[no-untyped-def]
             assert contributions.each()
 
     with pytest.raises(RuleError, match="rule flexlora asked for every client's contribution"):
@@ -647,7 +647,7 @@ def test_reading_out_has_exactly_the_asked_rank(rule: Rule) -> None:
 
 
 @every()
-def test_the_singular_values_are_those_of_what_was_learned(rule: Rule):
+def test_the_singular_values_are_those_of_what_was_learned(rule: Rule) -> None:
     for state in (begun(rule), trained(rule)):
         found = rule.singular_values(state)
         for name, matrix in learned(rule, state).items():

@@ -39,7 +39,7 @@ def exchange(
     return [found[job.id] for job in jobs]
 
 
-def test_replies_carry_what_was_trained(setup: Setup, jobs: list[Train]):
+def test_replies_carry_what_was_trained(setup: Setup, jobs: list[Train]) -> None:
     replies = exchange(setup, jobs)
     for job, reply in zip(jobs, replies, strict=True):
         assert isinstance(reply, Reply)
@@ -55,11 +55,11 @@ def test_replies_carry_what_was_trained(setup: Setup, jobs: list[Train]):
             assert factors.scale == sent[name].scale
 
 
-def test_payloads_round_trip_bit_for_bit(jobs: list[Train]):
+def test_payloads_round_trip_bit_for_bit(jobs: list[Train]) -> None:
     assert to_bytes(factors_payload(read(jobs[0].payload))) == jobs[0].payload
 
 
-def test_a_client_does_not_depend_on_who_trained_before_it(setup: Setup, jobs: list[Train]):
+def test_a_client_does_not_depend_on_who_trained_before_it(setup: Setup, jobs: list[Train]) -> None:
     forwards = exchange(setup, jobs)
     backwards = exchange(setup, jobs[::-1])[::-1]
     for one, other in zip(forwards, backwards, strict=True):
@@ -69,7 +69,7 @@ def test_a_client_does_not_depend_on_who_trained_before_it(setup: Setup, jobs: l
         assert one.loss == other.loss
 
 
-def test_a_client_that_diverges_fails_alone(setup: Setup, jobs: list[Train]):
+def test_a_client_that_diverges_fails_alone(setup: Setup, jobs: list[Train]) -> None:
     wild = replace(jobs[1], recipe=replace(jobs[1].recipe, learning_rate=1e30, clip_norm=None))
     outcomes = exchange(setup, [jobs[0], wild, *jobs[2:]])
     assert isinstance(outcomes[1], Failure)
@@ -83,7 +83,7 @@ def test_a_client_that_diverges_fails_alone(setup: Setup, jobs: list[Train]):
         assert one.payload == other.payload
 
 
-def test_a_client_without_data_fails_alone(setup: Setup, jobs: list[Train]):
+def test_a_client_without_data_fails_alone(setup: Setup, jobs: list[Train]) -> None:
     stranger = replace(jobs[1], client="who")
     outcomes = exchange(setup, [jobs[0], stranger, *jobs[2:]], **{jobs[0].client: ()})
     for outcome in outcomes[:2]:
@@ -103,7 +103,7 @@ def test_a_client_without_data_fails_alone(setup: Setup, jobs: list[Train]):
 )
 def test_a_client_out_of_memory_fails_alone(
     setup: Setup, jobs: list[Train], monkeypatch: pytest.MonkeyPatch, error: Exception
-):
+) -> None:
     from flexlora.engines import in_process as transport
 
     train = transport.train_cohort
@@ -121,10 +121,10 @@ def test_a_client_out_of_memory_fails_alone(
 
 def test_a_fault_of_ours_is_no_failure_of_the_client(
     setup: Setup, jobs: list[Train], monkeypatch: pytest.MonkeyPatch
-):
+) -> None:
     from flexlora.engines import in_process as transport
 
-    def broken(*_, **__):  # type: ignore[no-untyped-def]
+    def broken(*_, **__) -> None:  # type: ignore[no-untyped-def]
         raise RuntimeError("shapes cannot be multiplied")
 
     monkeypatch.setattr(transport, "train_cohort", broken)
@@ -132,7 +132,7 @@ def test_a_fault_of_ours_is_no_failure_of_the_client(
         exchange(setup, jobs)
 
 
-def test_an_adapter_for_another_model_is_a_failure(setup: Setup, jobs: list[Train]):
+def test_an_adapter_for_another_model_is_a_failure(setup: Setup, jobs: list[Train]) -> None:
     other = Adapter({"x.q_proj": Factors(torch.zeros(3, 1), torch.zeros(1, 3), 1.0)})
     strange = replace(jobs[0], payload=to_bytes(factors_payload(other)))
     outcomes = exchange(setup, [strange, jobs[1]])
@@ -141,7 +141,7 @@ def test_an_adapter_for_another_model_is_a_failure(setup: Setup, jobs: list[Trai
     assert isinstance(outcomes[1], Reply)
 
 
-def test_what_delta_holds_already_is_not_counted_twice(setup: Setup, jobs: list[Train]):
+def test_what_delta_holds_already_is_not_counted_twice(setup: Setup, jobs: list[Train]) -> None:
     """W₀ + Δ + trainable − origin is W₀ + trainable where Δ is what was sent."""
     (trained,) = exchange(setup, jobs[:1])
     assert isinstance(trained, Reply)

@@ -54,7 +54,7 @@ def slow_twin(model, example: Encoded) -> float:
 class WithoutKeep(torch.nn.Module):
     """A model whose forward can make all logits only."""
 
-    def __init__(self, model):
+    def __init__(self, model) -> None:
         super().__init__()
         self.inner, self.config = model, model.config
 
@@ -64,7 +64,7 @@ class WithoutKeep(torch.nn.Module):
 
 @pytest.mark.parametrize("build", [llama, gpt2, lambda: WithoutKeep(llama())])
 @pytest.mark.parametrize("batch_size", [1, 4, 100])
-def test_it_is_the_loss_of_one_at_a_time(build, batch_size):
+def test_it_is_the_loss_of_one_at_a_time(build, batch_size) -> None:
     torch.manual_seed(0)
     model = build().eval()
     evaluated = SimpleNamespace(model=model, tokenizer=TOKENIZER, context=64)
@@ -76,7 +76,7 @@ def test_it_is_the_loss_of_one_at_a_time(build, batch_size):
         assert loss.total == pytest.approx(slow_twin(twin, example), rel=1e-5)
 
 
-def test_dropout_is_off_and_training_mode_comes_back():
+def test_dropout_is_off_and_training_mode_comes_back() -> None:
     torch.manual_seed(0)
     model = gpt2().train()
     evaluated = SimpleNamespace(model=model, tokenizer=TOKENIZER, context=64)

@@ -74,7 +74,7 @@ def encoded(index: int, drawn) -> Encoded:
 
 @settings(max_examples=25)
 @given(st.lists(EXAMPLES, min_size=1, max_size=5), st.integers(1, 9))
-def test_choices_agree_with_one_at_a_time(tiny, drawn, batch_size):
+def test_choices_agree_with_one_at_a_time(tiny, drawn, batch_size) -> None:
     examples = tuple(encoded(i, one) for i, one in enumerate(drawn))
     found = evaluate(
         tiny,
@@ -98,21 +98,21 @@ def choices_of(*totals: float, answer: int = 0) -> float:
     return get_metric("choice").score(replace(example, answer=answer), found)
 
 
-def test_a_tie_counts_as_wrong_wherever_the_right_choice_stands():
+def test_a_tie_counts_as_wrong_wherever_the_right_choice_stands() -> None:
     assert choices_of(1.0, 2.0) == 100.0
     assert choices_of(1.0, 1.0, 2.0) == 0.0
     assert choices_of(1.0, 1.0, 2.0, answer=1) == 0.0
     assert choices_of(math.nan, 1.0) == 0.0
 
 
-def test_choice_norm_is_per_byte():
+def test_choice_norm_is_per_byte() -> None:
     example = Encoded("e", "x", (5,), (6, 2), ("x",), choices=((6, 2), (7, 2)), answer=0)
     found = [SimpleNamespace(total=6.0, bytes=6), SimpleNamespace(total=4.0, bytes=2)]
     assert get_metric("choice").score(example, found) == 0.0
     assert get_metric("choice_norm").score(example, found) == 100.0
 
 
-def test_perplexity_is_exp_of_transformers_own_loss(tiny):
+def test_perplexity_is_exp_of_transformers_own_loss(tiny) -> None:
     example = Encoded("e", "x", (5, 6, 7), (8, 9, 4, 2), ("x",))
     tokens = torch.tensor([example.prompt + example.response])
     labels = tokens.clone()
@@ -124,7 +124,7 @@ def test_perplexity_is_exp_of_transformers_own_loss(tiny):
     assert scores.mean()["perplexity"] == pytest.approx(expected, rel=1e-5)
 
 
-def test_perplexity_pools_losses_over_tokens_and_then_over_clients(tiny):
+def test_perplexity_pools_losses_over_tokens_and_then_over_clients(tiny) -> None:
     def one(name: str, length: int) -> Encoded:
         return Encoded(name, "x", (5, 6), (*range(3, 3 + length), 2), ("x",))
 
@@ -136,7 +136,7 @@ def test_perplexity_pools_losses_over_tokens_and_then_over_clients(tiny):
     assert both.mean()["loss"] == pytest.approx((2 * first["loss"] + second["loss"]) / 3)
 
 
-def test_a_model_that_diverged_is_no_mistake_of_a_metric(tiny):
+def test_a_model_that_diverged_is_no_mistake_of_a_metric(tiny) -> None:
     broken = SimpleNamespace(model=LlamaForCausalLM(tiny.model.config), tokenizer=Letters())
     with torch.no_grad():
         broken.model.lm_head.weight.fill_(torch.nan)
@@ -148,11 +148,11 @@ def test_a_model_that_diverged_is_no_mistake_of_a_metric(tiny):
     assert scores.mean()["choice"] == 0.0
 
 
-def test_a_loss_too_large_for_a_perplexity_is_infinite():
+def test_a_loss_too_large_for_a_perplexity_is_infinite() -> None:
     assert get_metric("perplexity").finish(1e6) == math.inf
 
 
-def test_metrics_that_need_choices_refuse_examples_without(tiny):
+def test_metrics_that_need_choices_refuse_examples_without(tiny) -> None:
     with_choices = encoded(0, ((5, 6), [(7,), (8,)], 0))
     bare = replace(with_choices, id="bare", choices=(), answer=-1)
     clients = [EvalClient("a", (with_choices,)), EvalClient("b", (bare, bare))]
@@ -165,7 +165,7 @@ def half_of_even_examples(example: Encoded, _loss: object) -> float:
     return 0.5 if int(example.id) % 2 == 0 else 0.0
 
 
-def test_a_metric_of_ones_own(tiny):
+def test_a_metric_of_ones_own(tiny) -> None:
     examples = tuple(replace(encoded(i, ((5,), [(6,), (7,)], 0)), id=str(i)) for i in range(3))
     metric = Metric(
         "evens", "loss", True, half_of_even_examples, finish=math.sqrt, label="evens", digits=2
@@ -193,7 +193,7 @@ def test_a_metric_of_ones_own(tiny):
         ({"weight": lambda *_: 0.0}, "metric 'own', client 'a': the weights of its 1 examples"),
     ],
 )
-def test_a_metric_that_fails_is_named_with_client_and_example(tiny, change, message):
+def test_a_metric_that_fails_is_named_with_client_and_example(tiny, change, message) -> None:
     metric = replace(Metric("own", "loss", True, half_of_even_examples), **change)
     example = encoded(0, ((5,), [(6,), (7,)], 0))
     with pytest.raises(DataError, match=message):
@@ -208,12 +208,12 @@ def test_a_metric_that_fails_is_named_with_client_and_example(tiny, change, mess
         ({"needs": "texts"}, "needs 'texts'; give one of loss, text, choices"),
     ],
 )
-def test_wrong_metrics(wrong, message):
+def test_wrong_metrics(wrong, message) -> None:
     with pytest.raises(ConfigError, match=message):
         replace(METRICS["loss"], **wrong)
 
 
-def test_every_metric_is_known_by_its_name():
+def test_every_metric_is_known_by_its_name() -> None:
     assert all(get_metric(name).name == name for name in METRICS)
     better = {name for name, metric in METRICS.items() if not metric.higher_is_better}
     assert better == {"loss", "perplexity"}

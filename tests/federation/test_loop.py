@@ -111,7 +111,9 @@ def logged(run: Run) -> list[Record]:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_every_rule_runs_and_is_the_same_after_a_stop_at_any_round(tmp_path: Path, name: str):
+def test_every_rule_runs_and_is_the_same_after_a_stop_at_any_round(
+    tmp_path: Path, name: str
+) -> None:
     whole = federation(tmp_path / "whole", name)
     records = play(whole)
     assert [record.round for record in records] == [1, 2, 3]
@@ -138,7 +140,7 @@ def test_every_rule_runs_and_is_the_same_after_a_stop_at_any_round(tmp_path: Pat
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_the_order_of_arrival_changes_nothing(tmp_path: Path, name: str):
+def test_the_order_of_arrival_changes_nothing(tmp_path: Path, name: str) -> None:
     one = federation(tmp_path / "one", name, rounds=2)
     other = federation(tmp_path / "other", name, rounds=2, backwards=True)
     play(one)
@@ -147,7 +149,7 @@ def test_the_order_of_arrival_changes_nothing(tmp_path: Path, name: str):
     assert logged(one.run) == logged(other.run)
 
 
-def test_a_record_says_what_was_cut_off_the_sum(tmp_path: Path):
+def test_a_record_says_what_was_cut_off_the_sum(tmp_path: Path) -> None:
     """‖Σ weight · ΔW − what the state holds‖_F over all layers, against the sum multiplied out."""
     made = federation(tmp_path / "r", rounds=1)
     (record,) = play(made)
@@ -169,7 +171,7 @@ def test_a_record_says_what_was_cut_off_the_sum(tmp_path: Path):
 @pytest.mark.parametrize("name", NAMES)
 def test_a_rule_that_cuts_nothing_records_no_cut(
     tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
-):
+) -> None:
     given: list[Combined] = []
     combine = RULES[name].combine_layer
 
@@ -183,21 +185,21 @@ def test_a_rule_that_cuts_nothing_records_no_cut(
     assert (record.cut is not None) == any(x.certificate is not None for x in given)
 
 
-def test_seeds_are_told_apart(tmp_path: Path):
+def test_seeds_are_told_apart(tmp_path: Path) -> None:
     one, other = (federation(tmp_path / str(seed), rounds=1, seed=seed) for seed in (0, 1))
     play(one)
     play(other)
     assert not torch.equal(one.state.layers["x.q_proj"]["s"], other.state.layers["x.q_proj"]["s"])
 
 
-def test_the_learning_rate_that_is_sent_decays(tmp_path: Path):
+def test_the_learning_rate_that_is_sent_decays(tmp_path: Path) -> None:
     made = federation(tmp_path / "r", decay_rounds=(2,), decay_factor=0.25)
     records = play(made)
     assert [record.learning_rate for record in records] == [0.8, 0.2, 0.2]
     assert [job.recipe.learning_rate for job in made.transport.jobs[::3]] == [0.8, 0.2, 0.2]
 
 
-def test_it_ends_when_validation_brings_no_gain(tmp_path: Path):
+def test_it_ends_when_validation_brings_no_gain(tmp_path: Path) -> None:
     values = [3.0, 1.0, 2.0, 2.5, 9.0, 9.0]
     made = federation(tmp_path / "r", rounds=6, patience=2, values=values)
     assert [record.round for record in play(made)] == [1, 2, 3, 4]
@@ -209,13 +211,13 @@ def test_it_ends_when_validation_brings_no_gain(tmp_path: Path):
     assert play(again) == []
 
 
-def test_validation_that_is_never_asked_for(tmp_path: Path):
+def test_validation_that_is_never_asked_for(tmp_path: Path) -> None:
     made = federation(tmp_path / "r", evaluate_every=0, patience=1)
     assert not any(record.validated for record in play(made))
     assert made.progress.best_round == 0
 
 
-def test_a_failure_is_recorded_with_its_reason_and_the_others_go_on(tmp_path: Path):
+def test_a_failure_is_recorded_with_its_reason_and_the_others_go_on(tmp_path: Path) -> None:
     made = federation(tmp_path / "r", rounds=1, clients=5, fails=("b", "d"))
     (record,) = play(made)
     assert record.clients == ("a", "c", "e")
@@ -242,7 +244,7 @@ def test_a_failure_is_recorded_with_its_reason_and_the_others_go_on(tmp_path: Pa
     assert made.run.events(Event) == made.observer.observer.events
 
 
-def test_a_round_without_a_good_reply_leaves_the_last_checkpoint(tmp_path: Path):
+def test_a_round_without_a_good_reply_leaves_the_last_checkpoint(tmp_path: Path) -> None:
     made = federation(tmp_path / "r", rounds=2)
     made.play()
     kept = {p: p.read_bytes() for p in (tmp_path / "r" / "checkpoints").rglob("*") if p.is_file()}
@@ -265,7 +267,7 @@ def test_a_round_without_a_good_reply_leaves_the_last_checkpoint(tmp_path: Path)
 
 
 @pytest.mark.parametrize("name", [x for x in NAMES if RULES[x].traits.delta == "none"])
-def test_without_delta_bytes_down_are_the_payloads(tmp_path: Path, name: str):
+def test_without_delta_bytes_down_are_the_payloads(tmp_path: Path, name: str) -> None:
     made = federation(tmp_path / "r", name)
     records = play(made)
     sizes = [len(job.payload) for job in made.transport.jobs]
@@ -275,7 +277,9 @@ def test_without_delta_bytes_down_are_the_payloads(tmp_path: Path, name: str):
 
 
 @pytest.mark.parametrize("name", [x for x in NAMES if RULES[x].traits.delta != "none"])
-def test_delta_counts_and_costs_less_for_a_client_that_is_up_to_date(tmp_path: Path, name: str):
+def test_delta_counts_and_costs_less_for_a_client_that_is_up_to_date(
+    tmp_path: Path, name: str
+) -> None:
     # One wide client and two narrow ones, whose steps are smaller than all of Δ.
     ranks = {"a": 4, "b": 1, "c": 1}
     made = federation(tmp_path / "r", name, ranks=ranks, rounds=12, clients=1, evaluate_every=0)
@@ -299,7 +303,7 @@ def test_delta_counts_and_costs_less_for_a_client_that_is_up_to_date(tmp_path: P
     assert made.store.held == held
 
 
-def test_what_increment_sends_is_held_by_delta(tmp_path: Path):
+def test_what_increment_sends_is_held_by_delta(tmp_path: Path) -> None:
     made = federation(tmp_path / "r", "flexlora-increment", rounds=2)
     play(made)
     assert all(job.origin for job in made.transport.jobs)
@@ -311,7 +315,7 @@ def test_what_increment_sends_is_held_by_delta(tmp_path: Path):
         assert torch.allclose(rest[: len(kept)], kept, atol=1e-5)
 
 
-def test_a_pruned_rank_stays_pruned(tmp_path: Path):
+def test_a_pruned_rank_stays_pruned(tmp_path: Path) -> None:
     options = {"gamma": 0.5, "regulariser": 0.0}
     made = federation(tmp_path / "r", "hetlora", options=options, clients=5)
 
@@ -343,7 +347,7 @@ def test_a_pruned_rank_stays_pruned(tmp_path: Path):
     assert {job.client: sent_ranks(job)["x.up_proj"] for job in again.transport.jobs} == pruned
 
 
-def test_a_rule_of_one_rank_trains_all_at_the_lowest(tmp_path: Path):
+def test_a_rule_of_one_rank_trains_all_at_the_lowest(tmp_path: Path) -> None:
     made = federation(tmp_path / "r", "fedit", clients=5, rounds=1)
     play(made)
     assert {sent_ranks(job)["x.q_proj"] for job in made.transport.jobs} == {2}

@@ -13,7 +13,9 @@ from own_rule import OWN_RULE
 from small import small
 
 
-def test_it_is_played_continued_and_read_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_it_is_played_continued_and_read_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "my.py").write_text(OWN_RULE)
     shared = {"federation": {"rounds": 1}, "evaluation": {"own_examples": 1}}

@@ -109,7 +109,7 @@ def scored(adapter: Path | None, tasks: Path) -> dict[str, Any]:
     }
 
 
-def test_its_likelihoods_are_ours(adapter: Path, ours: AdaptedModel, tmp_path: Path):
+def test_its_likelihoods_are_ours(adapter: Path, ours: AdaptedModel, tmp_path: Path) -> None:
     tasks = written(ours, tmp_path)
     theirs = scored(adapter, tasks)
     rows = [json.loads(line) for line in (tmp_path / "rows.jsonl").read_text().splitlines()]
@@ -140,7 +140,7 @@ def warm() -> Iterator[Warm]:
 
 def test_the_guide_runs_with_the_harness_as_it_stands(
     tmp_path: Path, warm: Warm, monkeypatch: pytest.MonkeyPatch
-):
+) -> None:
     """What `test_guide` only shows is run here, but for installing."""
     monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
     page = (ROOT / "docs" / "guide" / "score_elsewhere.md").read_text(encoding="utf-8")
