@@ -12,7 +12,7 @@ from flexlora.errors import ConfigError
 from flexlora.options import Option, arguments_of, checked, require
 
 if TYPE_CHECKING:
-    from nowhere import Unknown
+    from nowhere import Unknown  # type: ignore[import-not-found]
 
 Share = Annotated[float | None, Option("share that is kept; none: all", above=0.0, most=1.0)]
 
@@ -35,7 +35,9 @@ class Thing(Base):
 
 
 class Plain:
-    def __init__(self, gamma: float = 0.5, sizes: list[int] | None = None, untyped=None) -> None:
+    def __init__(  # type: ignore[no-untyped-def]
+        self, gamma: float = 0.5, sizes: list[int] | None = None, untyped=None
+    ) -> None:
         self.gamma = gamma
 
     def other(self) -> None: ...
@@ -131,7 +133,12 @@ def test_who_takes_nothing_says_so() -> None:
 
 def test_hidden_arguments_are_no_options() -> None:
     others = {"x": Thing, "y": Thing}
-    known = {"chooser": "thing.kind", "name": "x", "others": others, "hidden": ("count",)}
+    known: dict[str, Any] = {
+        "chooser": "thing.kind",
+        "name": "x",
+        "others": others,
+        "hidden": ("count",),
+    }
     assert checked(Thing, {"share": 0.5}, **known) == {"share": 0.5}
     with pytest.raises(ConfigError, match=r"thing\.count is not an option of 'x'; known: "):
         checked(Thing, {"count": 1}, **known)

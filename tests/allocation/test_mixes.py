@@ -1,6 +1,7 @@
 """The paper's mixes, drawn by quota."""
 
 import math
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -107,7 +108,7 @@ WRONG = [
 
 
 @pytest.mark.parametrize(("make", "message"), WRONG, ids=[message for _, message in WRONG])
-def test_what_is_wrong_is_said(make, message: str) -> None:
+def test_what_is_wrong_is_said(make: Callable[[], object], message: str) -> None:
     with pytest.raises(ConfigError) as caught:
         make()
     assert message in str(caught.value)

@@ -19,6 +19,7 @@ import measuring
 import one_layer
 import procedures
 import round_on_device
+import whole_round
 from flexlora.adapters import LayerSpec
 
 LAYER = LayerSpec("mlp.up_proj", 96, 64)
@@ -78,6 +79,7 @@ def test_training_moves_what_was_sent_and_starts_near_it(round: procedures.Round
     trained = replies.factors(0)
     assert not torch.equal(trained.b, sent.b)
     kept = procedures.original(round).spectrum
+    assert round.vh is not None
     leading = round.vh[:3] @ kept.vh[:3].T
     assert float(leading.square().sum()) > 2.0  # Of 3: the last round's directions still lead.
 
@@ -180,7 +182,7 @@ def test_batches_of_layers_end_as_layers_do_one_by_one(tmp_path: Path) -> None:
     toy = ["--layers", "2", "--clients", "4", "--seeds", "1", "--rank-scale", "0.1"]
     options = aggregate.parsed([*toy, "--batch", "3"])
     options.device = "cpu"
-    model = aggregate.Model(layers=2, hidden=48, ffn=80, key_value=24)
+    model = whole_round.Model(layers=2, hidden=48, ffn=80, key_value=24)
     measured = round_on_device.round_on_device(model, options, tmp_path)
     assert measured["ours"]["certificates"] == {"exact": 14}
     assert measured["ours"]["transfer_seconds"] > 0

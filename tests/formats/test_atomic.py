@@ -1,6 +1,7 @@
 """Nothing half-written is ever seen."""
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -53,7 +54,7 @@ def test_a_folder_appears_whole_or_not_at_all(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("make", [Path.mkdir, Path.touch])
-def test_an_existing_target_is_refused(tmp_path: Path, make) -> None:
+def test_an_existing_target_is_refused(tmp_path: Path, make: Callable[[Path], None]) -> None:
     make(tmp_path / "out")
     message = "out exists; choose another --out or remove it"
     with pytest.raises(RunError, match=message), atomic_folder(tmp_path / "out"):

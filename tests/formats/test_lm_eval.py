@@ -115,9 +115,10 @@ def test_its_likelihoods_are_ours(adapter: Path, ours: AdaptedModel, tmp_path: P
     rows = [json.loads(line) for line in (tmp_path / "rows.jsonl").read_text().splitlines()]
     # The harness moves blanks from the prompt's end to the choice: its split, our likelihoods.
     pairs = [
-        tuple(tuple(part) for part in theirs["lm"]._encode_pair(row["prompt"], choice))
+        (tuple(begin), tuple(end))
         for row in rows
         for choice in row["choices"]
+        for begin, end in [theirs["lm"]._encode_pair(row["prompt"], choice)]
     ]
     losses = continuation_losses(ours, pairs, batch_size=4)
     flat = [log for logs in theirs["logs"] for log in logs]

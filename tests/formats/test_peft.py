@@ -74,7 +74,9 @@ def merged_logits(kind: str, adapter: Adapter, tokens: torch.Tensor) -> torch.Te
 
 
 @pytest.mark.parametrize("kind", ["llama", "gpt2", "neox"])
-def test_peft_computes_base_plus_product(kind: str, tmp_path: Path, recwarn) -> None:
+def test_peft_computes_base_plus_product(
+    kind: str, tmp_path: Path, recwarn: pytest.WarningsRecorder
+) -> None:
     """Eleven layers: "layers.1" must not be taken for "layers.10"."""
     from peft import PeftModel
 
@@ -193,7 +195,13 @@ scales = st.floats(1e-6, 1e6) | st.sampled_from([16 / 30, 16 / math.sqrt(30), -2
     st.lists(scales, min_size=4, max_size=4),
     st.sampled_from([torch.float32, torch.bfloat16, torch.float16]),
 )
-def test_round_trip_is_bit_for_bit(tmp_path_factory, layers, ranks, found, dtype) -> None:
+def test_round_trip_is_bit_for_bit(
+    tmp_path_factory: pytest.TempPathFactory,
+    layers: list[str],
+    ranks: list[int],
+    found: list[float],
+    dtype: torch.dtype,
+) -> None:
     adapter = Adapter(
         {
             name: Factors(torch.randn(3, r).to(dtype), torch.randn(r, 4).to(dtype), scale)

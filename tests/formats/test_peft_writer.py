@@ -13,12 +13,12 @@ from hypothesis import strategies as st
 
 from flexlora.adapters import Factors
 from flexlora.errors import RunError
-from flexlora.formats.peft_reader import PeftReader
+from flexlora.formats.peft_reader import Kind, PeftReader
 from flexlora.formats.peft_writer import pair_keys, peft_folder
 from peft_folders import PREFIX, config_of, stored, updates
 from reference import assert_close, gaussian, product
 
-KERNEL = {"linear": (), "embedding": (), "convolution": (3, 2, 2)}
+KERNEL: dict[Kind, tuple[int, ...]] = {"linear": (), "embedding": (), "convolution": (3, 2, 2)}
 
 
 def factors(rank: int, scale: float, dtype: torch.dtype = torch.float32, seed: int = 0) -> Factors:
@@ -46,7 +46,11 @@ layer = st.tuples(st.sampled_from(sorted(KERNEL)), st.integers(0, 4), scales)
     ),
     dtype=st.sampled_from([torch.float32, torch.bfloat16, torch.float16, torch.float64]),
 )
-def test_every_kind_comes_back_bit_for_bit(tmp_path_factory, layers, dtype) -> None:
+def test_every_kind_comes_back_bit_for_bit(
+    tmp_path_factory: pytest.TempPathFactory,
+    layers: dict[str, tuple[Kind, int, float]],
+    dtype: torch.dtype,
+) -> None:
     folder = tmp_path_factory.mktemp("peft") / "out"
     given = {
         name: factors(rank, scale, dtype, seed)

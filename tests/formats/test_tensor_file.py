@@ -98,7 +98,11 @@ def test_each_dtype_keeps_its_bits(tmp_path: Path, dtype: torch.dtype) -> None:
     ),
     metadata=st.none() | st.dictionaries(st.text("aé", max_size=3), st.text("b", max_size=9)),
 )
-def test_any_names_and_shapes(tmp_path_factory, tensors, metadata) -> None:
+def test_any_names_and_shapes(
+    tmp_path_factory: pytest.TempPathFactory,
+    tensors: dict[str, tuple[list[int], torch.dtype]],
+    metadata: dict[str, str] | None,
+) -> None:
     path = tmp_path_factory.mktemp("file") / "x"
     made = {name: torch.ones(shape).to(dtype) for name, (shape, dtype) in tensors.items()}
     with TensorFile(path, made, metadata) as file:

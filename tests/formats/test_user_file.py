@@ -7,6 +7,7 @@ import inspect
 import pickle
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -41,7 +42,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def named(spec: str) -> object:
+def named(spec: str) -> Any:
     return UserFile.read(spec, "metric", "function").named(inspect.isfunction)
 
 

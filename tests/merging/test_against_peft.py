@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import math
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -90,6 +91,11 @@ def change(model: nn.Module, folder: Path) -> Update:
     return {name: x.detach() - before[name].detach() for name, x in after.named_parameters()}
 
 
+def weighted(tensors: Iterable[Tensor]) -> Tensor:
+    parts = (w * x for w, x in zip(WEIGHTS, tensors, strict=True))
+    return sum(parts, torch.zeros(()))
+
+
 def output(model: nn.Module) -> Tensor:
     with torch.no_grad():
         found = model(TOKENS)
@@ -100,7 +106,7 @@ def with_updates(model: nn.Module, by: Update) -> nn.Module:
     changed = copy.deepcopy(model).double()
     with torch.no_grad():
         for name, parameter in changed.named_parameters():
-            parameter += by[name]
+            parameter.add_(by[name])
     return changed
 
 
@@ -188,9 +194,7 @@ def test_peft_computes_the_base_plus_the_weighted_sum(
     recwarn.clear()
     got = change(model, tmp_path / "out")
     assert peft_said(recwarn) == []
-    wanted = {
-        name: sum(w * part[name] for w, part in zip(WEIGHTS, parts, strict=True)) for name in got
-    }
+    wanted = {name: weighted(part[name] for part in parts) for name in got}
     assert any(bool(x.any()) for x in wanted.values())
     assert_all_close(got, wanted, 1e-6)
     expected = output(with_updates(model, wanted))
@@ -212,7 +216,7 @@ def test_peft_computes_the_best_of_a_rank(
     got = change(model, tmp_path / "out")
     adapted = {f"{layer.name}.weight" for layer in done.layers}
     for name, found in got.items():
-        wanted = sum(w * part[name] for w, part in zip(WEIGHTS, parts, strict=True))
+        wanted = weighted(part[name] for part in parts)
         if name in adapted:
             assert_close(found.flatten(1), best(wanted.flatten(1), 2), 1e-5)
         else:

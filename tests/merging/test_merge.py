@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -213,7 +214,7 @@ def whole_norm(folder: Path) -> torch.Tensor:
     ],
 )
 def test_one_adapter_otherwise_is_a_sum_like_others(
-    tmp_path: Path, options: dict[str, object]
+    tmp_path: Path, options: dict[str, Any]
 ) -> None:
     a = write_folder(tmp_path / "a", pair(Q, 12, 10, 4), r=4, alpha=9)
     done = merge([a], tmp_path / "out", **options)

@@ -71,7 +71,7 @@ def test_a_folder_is_opened_without_reading_its_layers(tmp_path: Path) -> None:
 
 
 def test_a_failure_in_the_last_layer_leaves_nothing(tmp_path: Path) -> None:
-    tensors = {}
+    tensors: dict[str, torch.Tensor] = {}
     for i in range(5):
         tensors |= pair(f"layers.{i}", 6, 6, 2, i)
     a = write_folder(tmp_path / "a", tensors, r=2)

@@ -65,7 +65,7 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> Machine:
     return made
 
 
-def tried(chosen: CohortSize) -> dict[int, float]:
+def tried(chosen: CohortSize) -> dict[int, Any]:
     return {x.clients: pytest.approx(x.speed) for x in chosen.tried}
 
 
