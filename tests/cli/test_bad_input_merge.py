@@ -23,9 +23,11 @@ class Place:
     folder: Path
 
     def adapters(self, m: int = 8) -> list[Path]:
-        known = {"base_model_name_or_path": "org/m"}
+        base = "org/m"
         return [
-            write_folder(self.folder / name, pair(Q, rows, 6, 2, seed), r=2, **known)
+            write_folder(
+                self.folder / name, pair(Q, rows, 6, 2, seed), r=2, base_model_name_or_path=base
+            )
             for seed, (name, rows) in enumerate((("a", 8), ("b", m)))
         ]
 

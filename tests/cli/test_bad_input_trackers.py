@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -64,8 +65,7 @@ def test_wrong_trackers(
         monkeypatch.delenv(variable, raising=False)
     monkeypatch.setenv("HOME", str(tmp_path_factory.mktemp("home")))  # Where wandb keeps keys.
     monkeypatch.chdir(tmp_path)
-    found = trackers.find_spec
-    monkeypatch.setattr(trackers, "find_spec", lambda p: None if p == missing else found(p))
+    monkeypatch.setattr(trackers, "find_spec", lambda p: None if p == missing else find_spec(p))
     config = write(small(), tmp_path / "c.toml")
     flags = [flag for setting in settings for flag in ("--set", setting)]
     done = flexlora("run", config, "--out", tmp_path / "out", *flags)

@@ -30,7 +30,7 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> Config:
     path = tmp_path_factory.mktemp("data") / "d.jsonl"
     rows = [{"q": f"ask {i}", "a": "yes", "kind": f"kind {i % 3}"} for i in range(60)]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    data = {"source": "jsonl", "path": str(path), "prompt": "q", "response": "a"}
+    data: dict[str, Any] = {"source": "jsonl", "path": str(path), "prompt": "q", "response": "a"}
     data |= {"category": "kind", "test_share": 0.1, "max_tokens": 250}
     partition = {"by": "dirichlet", "clients": 5, "alpha": 0.5, "min_examples": 4}
     return parse_config({**SMALL, "data": data, "partition": partition})
@@ -97,7 +97,7 @@ def test_data_json_holds_every_example_once(config: Config, tmp_path: Path) -> N
     partition = Run.open(folder).data["partition"]
     assert (partition["by"], partition["label"]) == ("dirichlet", "category")
     assert partition["validators"] == []
-    total = Counter({})
+    total: Counter[str] = Counter({})
     for held in (*partition["clients"], *partition["unseen"]):
         sizes = [held.get(part, 0) for part in ("train", "validation", "test")]
         assert sum(sizes) == sum(held["labels"].values())

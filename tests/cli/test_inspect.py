@@ -22,7 +22,7 @@ from small import small
 from terminal import lines_on_a_terminal
 
 
-def adapter(blocks: int, rank: int = 4, **known: str) -> Adapter:
+def adapter(blocks: int, rank: int = 4, *, base: str = "", base_fingerprint: str = "") -> Adapter:
     layers = {
         f"model.layers.{i}.{name}": Factors(
             0.1 * (i + 1) * gaussian(12, rank, seed=i), gaussian(rank, 10, seed=i + 50), 8.0 / rank
@@ -30,7 +30,7 @@ def adapter(blocks: int, rank: int = 4, **known: str) -> Adapter:
         for i in range(blocks)
         for name in ("self_attn.q_proj", "mlp.up_proj")
     }
-    return Adapter(layers, **known)
+    return Adapter(layers, base, base_fingerprint=base_fingerprint)
 
 
 @pytest.fixture

@@ -7,8 +7,10 @@ import os
 import re
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
+from torch import Tensor
 
 from commands import PROCESS, Done, Flexlora
 from flexlora.formats.peft import load_peft
@@ -19,7 +21,7 @@ from terminal import lines_on_a_terminal
 
 
 def adapter(folder: Path, blocks: int, rank: int, seed: int = 0, mlp: bool = True) -> Path:
-    tensors = {}
+    tensors: dict[str, Tensor] = {}
     for i in range(blocks):
         tensors |= pair(f"model.layers.{i}.self_attn.q_proj", 12, 10, rank, seed + i)
         if mlp:
@@ -69,7 +71,8 @@ def test_the_default_is_the_mean(flexlora: Flexlora, two: list[Path]) -> None:
 def test_each_option_reaches_the_merge(flexlora: Flexlora, two: list[Path]) -> None:
     flags = ("--energy", 0.9, "--split", "balanced", "--dtype", "bfloat16", "--weights", "-1,2")
     assert flexlora("merge", "a", "b", *flags, "--out", "out").code == 0
-    options = {"energy": 0.9, "split": "balanced", "dtype": "bfloat16", "weights": [-1.0, 2.0]}
+    options: dict[str, Any] = {"energy": 0.9, "split": "balanced", "dtype": "bfloat16"}
+    options |= {"weights": [-1.0, 2.0]}
     merge(two, "same", **options)
     for name in ("adapter_config.json", "adapter_model.safetensors"):
         assert Path("out", name).read_bytes() == Path("same", name).read_bytes()

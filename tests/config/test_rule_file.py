@@ -7,6 +7,7 @@ import subprocess
 import sys
 from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,6 +16,7 @@ from flexlora.config.config import RuleConfig
 from flexlora.config.settings import rule_fingerprint, rule_of
 from flexlora.errors import ConfigError
 from flexlora.rules import RULES, Rule, make_rule
+from flexlora.rules.hetlora import HetLoRA
 from own_rule import OWN_RULE
 
 
@@ -30,15 +32,17 @@ def made(spec: str, **options: object) -> Rule:
 
 
 def test_it_is_made_with_its_options(file: Path) -> None:
-    rule = made("my.py:Mine", bound=2)
-    assert isinstance(rule, Rule)
+    rule: Any = made("my.py:Mine", bound=2)
     assert (rule.name, rule.source, rule.bound) == ("mine", "a test", 2)
+    assert isinstance(rule, Rule)
     assert "mine" not in RULES
     assert type(made(f"{file}:Mine")) is type(rule)
 
 
 def test_a_registered_one_is_made_as_ever() -> None:
-    assert rule_of(RuleConfig(name="hetlora", options={"gamma": 0.5})).gamma == 0.5
+    rule = rule_of(RuleConfig(name="hetlora", options={"gamma": 0.5}))
+    assert isinstance(rule, HetLoRA)
+    assert rule.gamma == 0.5
     assert rule_fingerprint(RuleConfig(name="hetlora")) == ""
 
 
@@ -56,7 +60,8 @@ def test_a_file_that_changes_is_another_rule(file: Path) -> None:
     assert before == hashlib.sha256(file.read_bytes()).hexdigest()
     assert type(rule_of(chosen)) is type(first)
     file.write_text(OWN_RULE.replace("bound: float = 1.0", "bound: float = 5.0"))
-    assert rule_of(chosen).bound == 5.0
+    changed: Any = rule_of(chosen)
+    assert changed.bound == 5.0
     assert rule_fingerprint(chosen) != before
 
 
@@ -100,7 +105,9 @@ WRONG = [
 
 @pytest.mark.usefixtures("file")
 @pytest.mark.parametrize(("spec", "options", "message"), WRONG, ids=[m[:45] for *_, m in WRONG])
-def test_what_is_wrong_is_said_in_one_sentence(spec: str, options: dict, message: str) -> None:
+def test_what_is_wrong_is_said_in_one_sentence(
+    spec: str, options: dict[str, Any], message: str
+) -> None:
     with pytest.raises(ConfigError) as caught:
         made(spec, **options)
     assert message in str(caught.value)

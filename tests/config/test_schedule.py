@@ -2,6 +2,7 @@
 
 import json
 import math
+from typing import Any
 
 import pytest
 
@@ -10,7 +11,7 @@ from flexlora.runs.progress import Progress
 from flexlora.training import Recipe
 
 
-def schedule(**changes: object) -> Schedule:
+def schedule(**changes: Any) -> Schedule:
     return Schedule(rounds=10, clients=2, recipe=Recipe("adamw", 0.8, 4), **changes)
 
 

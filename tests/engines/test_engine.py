@@ -198,7 +198,7 @@ def test_workers_out_of_memory_halve_for_good_and_end_with_their_run(
         assert record["failures"] == len(high)
 
 
-class Unreadable(FlexLoRA):
+class Unreadable(FlexLoRA):  # type: ignore[misc]
     def __reduce__(self) -> tuple[Any, ...]:
         return int, ("no number",)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import pytest
@@ -9,11 +10,13 @@ import torch
 
 from flexlora.adapters import Adapter, Delta, Factors, factors_payload
 from flexlora.engines.in_process import InProcess
-from flexlora.engines.jobs import Failure, Reply, Train
+from flexlora.engines.jobs import Failure, Outcome, Reply, Train
 from flexlora.federation import prepare
 from flexlora.federation.setup import Setup
 from flexlora.formats.payloads import to_bytes
 from flexlora.rules import make_rule
+from flexlora.tasks.prompts import Encoded
+from flexlora.training import train_cohort
 from small import first_jobs, read, small
 
 RULE = make_rule("flexlora")
@@ -30,10 +33,15 @@ def jobs(setup: Setup) -> list[Train]:
 
 
 def exchange(
-    setup: Setup, jobs: list[Train], cohort: int = 1, **data: object
-) -> list[Reply | Failure]:
+    setup: Setup,
+    jobs: list[Train],
+    cohort: int = 1,
+    data: Mapping[str, Sequence[Encoded]] | None = None,
+) -> list[Outcome]:
     """The outcomes in the order of the jobs."""
-    transport = InProcess(setup.model, {**setup.examples.train, **data}, RULE, cohort=cohort)
+    transport = InProcess(
+        setup.model, {**setup.examples.train, **(data or {})}, RULE, cohort=cohort
+    )
     found = {outcome.job: outcome for outcome in transport.exchange(jobs)}
     assert len(found) == len(jobs)
     return [found[job.id] for job in jobs]
@@ -85,7 +93,7 @@ def test_a_client_that_diverges_fails_alone(setup: Setup, jobs: list[Train]) -> 
 
 def test_a_client_without_data_fails_alone(setup: Setup, jobs: list[Train]) -> None:
     stranger = replace(jobs[1], client="who")
-    outcomes = exchange(setup, [jobs[0], stranger, *jobs[2:]], **{jobs[0].client: ()})
+    outcomes = exchange(setup, [jobs[0], stranger, *jobs[2:]], data={jobs[0].client: ()})
     for outcome in outcomes[:2]:
         assert isinstance(outcome, Failure)
         assert "no training examples" in outcome.reason
@@ -106,12 +114,10 @@ def test_a_client_out_of_memory_fails_alone(
 ) -> None:
     from flexlora.engines import in_process as transport
 
-    train = transport.train_cohort
-
     def short(model, visits, **options):  # type: ignore[no-untyped-def]
         if any(visit.data is setup.examples.train[jobs[0].client] for visit in visits):
             raise error
-        return train(model, visits, **options)
+        return train_cohort(model, visits, **options)
 
     monkeypatch.setattr(transport, "train_cohort", short)
     outcomes = exchange(setup, jobs, cohort=4)

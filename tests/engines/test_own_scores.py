@@ -220,7 +220,7 @@ def test_out_of_memory_they_score_one_by_one(
     """And one that runs out of memory alone is a failure."""
     jobs = [replace(job, payload=plain.jobs()[0].payload) for job in plain.asked(kind)]
     wanted = plain.exchange(jobs)
-    inner = own_scores.evaluate_each if kind == "train" else own_scores.evaluate
+    inner = evaluate_each if kind == "train" else evaluate
 
     def short(model, clients, *rest):  # type: ignore[no-untyped-def]
         if len(clients) > 1 or (alone and clients[0].id == jobs[0].client):

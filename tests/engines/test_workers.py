@@ -27,7 +27,7 @@ from small import first_jobs, small
 RULE = make_rule("flexlora")
 
 
-class Deadly(FlexLoRA):
+class Deadly(FlexLoRA):  # type: ignore[misc]
     """Kills the process that trained a client of rank 4."""
 
     def encode(self, trained: Adapter, sent: Adapter, memory: Memory) -> Encoded:
@@ -36,19 +36,19 @@ class Deadly(FlexLoRA):
         return super().encode(trained, sent, memory)
 
 
-class Broken(FlexLoRA):
+class Broken(FlexLoRA):  # type: ignore[misc]
     def encode(self, trained: Adapter, sent: Adapter, memory: Memory) -> Encoded:
         raise RuntimeError("a fault of ours")
 
 
-class Unwritable(FlexLoRA):
+class Unwritable(FlexLoRA):  # type: ignore[misc]
     """An error of the kind that a pipe gives whose other end is gone."""
 
     def encode(self, trained: Adapter, sent: Adapter, memory: Memory) -> Encoded:
         raise BrokenPipeError("a fault of ours")
 
 
-class Refusing(FlexLoRA):
+class Refusing(FlexLoRA):  # type: ignore[misc]
     def encode(self, trained: Adapter, sent: Adapter, memory: Memory) -> Encoded:
         raise TrainingError("this client gives nothing")
 

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -31,17 +33,17 @@ def test_rouge_l_stems_and_takes_the_best_reference() -> None:
         ("1", ["2"], 0.0),
     ],
 )
-def test_exact_match(prediction, references, score) -> None:
+def test_exact_match(prediction: str, references: list[str], score: float) -> None:
     assert exact_match(prediction, references) == score
 
 
 @given(text=st.text(max_size=40))
-def test_normalising_twice_is_normalising_once(text) -> None:
+def test_normalising_twice_is_normalising_once(text: str) -> None:
     assert normalise(normalise(text)) == normalise(text)
     assert exact_match(f" {text}. ", ["other words", text]) == 100.0
 
 
 @pytest.mark.parametrize("score", [rouge_l, exact_match])
-def test_no_references(score) -> None:
+def test_no_references(score: Callable[[str, Sequence[str]], float]) -> None:
     with pytest.raises(ValueError, match="no references"):
         score("x", [])

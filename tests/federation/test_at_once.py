@@ -93,7 +93,7 @@ def test_a_resume_reads_the_number_and_does_not_measure(
         pytest.fail("measured anew")
 
     engines = []
-    make = session.make_engine
+    make = engine.make_engine
 
     def seen(*arguments: Any, **options: Any) -> Any:
         engines.append(make(*arguments, **options))
@@ -122,8 +122,8 @@ def test_it_is_measured_once_for_a_setup_and_what_it_depends_on(setup: Setup) ->
     assert at_once.choose(auto, make_rule("hetlora")) is first
     assert at_once.choose(auto, origin) is not first
     # Another budget is another question.
-    little = small(**QUICK, run={"clients_at_once": "auto", "memory_gb": 1e-9})
-    little = prepare(little, setup)
+    config = small(**QUICK, run={"clients_at_once": "auto", "memory_gb": 1e-9})
+    little = prepare(config, setup)
     assert at_once.choose(little, plain).clients == 1
     assert at_once.choose(auto, plain) is first
     assert at_once.choose(setup, plain) == CohortSize(2, ())

@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load, save
 
-from flexlora.adapters import Adapter, Factors, Payload, factors_payload
+from flexlora.adapters import Adapter, Factors, Payload, Sides, factors_payload
 from flexlora.engines.jobs import Reply
 from flexlora.errors import AdapterError
 from flexlora.evaluation import ClientScore
@@ -185,11 +185,12 @@ def test_one_side_alone_only_where_it_was_asked_for() -> None:
     got = guard.checked(reply(half), SENT, prunes=False, sides="b")
     assert {factors.sides for factors in got.values()} == {"b"}
     assert torch.equal(got[NAME].b, GOOD[NAME].b)
-    for payload, sides, message in (
+    cases: tuple[tuple[bytes, Sides, str], ...] = (
         (half, "both", "x.q_proj carries b alone, expected both sides"),
         (half, "a", "x.q_proj carries b alone, expected a alone"),
         (WHOLE, "b", "x.q_proj carries both sides, expected b alone"),
-    ):
+    )
+    for payload, sides, message in cases:
         with pytest.raises(AdapterError, match=message):
             guard.checked(reply(payload), SENT, prunes=False, sides=sides)
     wide = Factors(GOOD[NAME].b, torch.zeros(3, 9), 4.0).only("b")

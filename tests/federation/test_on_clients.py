@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -100,7 +101,9 @@ def test_good_answers_count_in_order_of_client(jobs: list[Evaluate]) -> None:
         ({"job": "1-evaluate-99"}, "not open for this client"),
     ],
 )
-def test_a_false_answer_is_a_failure_and_changes_nothing_else(jobs, change, reason) -> None:
+def test_a_false_answer_is_a_failure_and_changes_nothing_else(
+    jobs: list[Evaluate], change: dict[str, Any], reason: str
+) -> None:
     given = answers(jobs)
     first = given[0]
     assert isinstance(first, Scored)
@@ -133,7 +136,7 @@ def test_each_client_scores_the_adapter_of_its_own_rank(
 ) -> None:
     """What the record says is what an export of each client's rank scores on its held-out part."""
     last = Run.open(folder).read_metrics()[-1]
-    own = []
+    own: list[ClientScore] = []
     for client, examples in sorted(setup.examples.held_out.items()):
         rank = {"low": 2, "high": 4}[setup.roster.types[client]]
         adapter = load_adapter(folder, rank, "last")
@@ -309,7 +312,7 @@ def test_the_server_may_hold_no_validation_examples(tmp_path: Path) -> None:
         ({"clients": 1.5}, "evaluation.clients is 1.5, expected 1 or less"),
     ],
 )
-def test_wrong_settings(evaluation, words, tmp_path: Path) -> None:
+def test_wrong_settings(evaluation: dict[str, Any], words: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=words):
         run(small(evaluation=evaluation), tmp_path / "r")
     assert list(tmp_path.iterdir()) == []

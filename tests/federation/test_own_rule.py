@@ -23,7 +23,10 @@ def test_it_is_played_continued_and_read_out(
     assert ours.folder.name == "Mine-1"
     assert ours.rule == "mine"
     known = run(small(**shared, rule={"name": "fedit"}), tmp_path / "fedit")
-    assert ours.row("full").own.mean() == known.row("full").own.mean()
+    one, other = ours.row("full").own, known.row("full").own
+    assert one is not None
+    assert other is not None
+    assert one.mean() == other.mean()
     assert load_adapter(ours.folder, 2)
     more = continue_run(ours.folder, {"federation": {"rounds": 2}})
     assert (more.rounds, more.scored_round) == (1, 2)

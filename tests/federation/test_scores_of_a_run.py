@@ -50,7 +50,9 @@ def test_a_round_is_scored_by_loss_and_by_what_decides(opened: Run) -> None:
 
 def test_the_end_is_scored_by_all_of_them(opened: Run) -> None:
     names = {"perplexity", "surplus", "exact_match"}
-    for row in opened.read_results()["rows"]:
+    results = opened.read_results()
+    assert results is not None
+    for row in results["rows"]:
         for part in ("unseen", "own"):
             scores = row[part]
             assert set(scores["mean"]) == {"clients", "examples", *names}

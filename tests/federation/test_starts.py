@@ -65,11 +65,12 @@ def begun(setup: Setup, name: str, path: Path, **model: Any) -> Start:
 
 def played(setup: Setup, folder: Path, name: str, rounds: int) -> Result:
     """Without a final evaluation."""
-    tables = {"federation": {"rounds": rounds}, "evaluation": {"unseen": False}}
-    return run(small(rule={"name": name}, **tables), folder, setup=setup)
+    tables: dict[str, dict[str, Any]] = {"evaluation": {"unseen": False}}
+    tables |= {"federation": {"rounds": rounds}, "rule": {"name": name}}
+    return run(small(**tables), folder, setup=setup)
 
 
-def last(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def last(folder: Path) -> tuple[Mapping[str, Tensor], dict[str, Any]]:
     return Run.open(folder).load_checkpoint() or pytest.fail("no checkpoint")
 
 

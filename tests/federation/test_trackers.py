@@ -115,7 +115,9 @@ def test_tensorboard_keeps_rounds_final_scores_and_config(tmp_path: Path) -> Non
     assert {k: v for k, v in found.items() if not k.startswith("final/")} == close_to(wanted)
     assert {"train_loss", "validation/loss", "clients/tuned/loss/worst"} <= set(wanted)
     loss = result.row("full").unseen.mean().to_json()["loss"]
-    assert found["final/full/unseen/loss"] == [(3, pytest.approx(loss, rel=1e-5))]
+    ((step, value),) = found["final/full/unseen/loss"]
+    assert step == 3
+    assert value == pytest.approx(loss, rel=1e-5)
     assert "final/base/own/loss" in found
     (kept,) = (result.folder / "tensorboard").rglob("hparams.yml")
     values = yaml.safe_load(kept.read_text())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
+from typing import Any
 
 import pytest
 import torch
@@ -52,7 +53,7 @@ def test_large_categories_are_cut_and_each_client_holds_one_category() -> None:
 
 
 @given(sizes=st.lists(st.integers(1, 9), min_size=1, max_size=4), more=st.integers(0, 4))
-def test_no_other_choice_makes_the_largest_client_smaller(sizes, more) -> None:
+def test_no_other_choice_makes_the_largest_client_smaller(sizes: list[int], more: int) -> None:
     clients = min(len(sizes) + more, sum(sizes))
     named = {f"l{i}": size for i, size in enumerate(sizes)}
     count = seats(named, clients)
@@ -117,7 +118,9 @@ def z_of_means(shares: Tensor) -> float:
 
 @pytest.mark.parametrize("alpha", [0.02, 0.1, 1.0, 30.0])
 @pytest.mark.parametrize("clients", [2, 10])
-def test_the_shares_have_the_moments_of_dirichlet_and_of_no_other_alpha(alpha, clients) -> None:
+def test_the_shares_have_the_moments_of_dirichlet_and_of_no_other_alpha(
+    alpha: float, clients: int
+) -> None:
     shares = dirichlet_shares(4000, clients, alpha, seeded(7))
     assert shares.dtype == torch.float64
     torch.testing.assert_close(shares.sum(dim=1), torch.ones(4000, dtype=torch.float64))
@@ -128,7 +131,7 @@ def test_the_shares_have_the_moments_of_dirichlet_and_of_no_other_alpha(alpha, c
 
 
 @pytest.mark.parametrize("alpha", [0.1, 1.0])
-def test_what_is_dealt_has_these_moments_too(alpha) -> None:
+def test_what_is_dealt_has_these_moments_too(alpha: float) -> None:
     kinds, each, clients = 300, 200, 5
     labels = [f"label-{i % kinds:03d}" for i in range(kinds * each)]
     dealt = Dirichlet(clients, alpha).deal(labels, least=1, generator=seeded(3))
@@ -156,7 +159,7 @@ def test_tiny_and_huge_alphas_are_the_limits() -> None:
     weights=st.lists(st.floats(0.0, 1.0), min_size=1, max_size=8).filter(lambda w: sum(w) > 1e-3),
     count=st.integers(0, 100),
 )
-def test_largest_remainder_is_within_one_and_sums_up(weights, count) -> None:
+def test_largest_remainder_is_within_one_and_sums_up(weights: list[float], count: int) -> None:
     shares = [weight / sum(weights) for weight in weights]
     sizes = largest_remainder(shares, count)
     assert sum(sizes) == count
@@ -171,7 +174,7 @@ def test_largest_remainder_is_within_one_and_sums_up(weights, count) -> None:
     seed=st.integers(0, 99),
 )
 def test_lifting_moves_no_more_than_is_missing_and_leaves_the_middle_alone(
-    sizes, least, seed
+    sizes: list[int], least: int, seed: int
 ) -> None:
     if sum(sizes) < least * len(sizes):
         sizes = [*sizes, 12 * len(sizes)]
@@ -205,7 +208,7 @@ def test_more_clients_than_examples_says_what_can_be_reached() -> None:
 
 
 @pytest.mark.parametrize("alpha", [0.0, -1.0, float("nan"), float("inf"), 1e9])
-def test_wrong_alphas(alpha) -> None:
+def test_wrong_alphas(alpha: float) -> None:
     with pytest.raises(ConfigError, match=r"partition\.alpha is"):
         Dirichlet(3, alpha)
 
@@ -229,7 +232,7 @@ def test_wrong_alphas(alpha) -> None:
         ("category", {"clients": -1}, "partition.clients is -1"),
     ],
 )
-def test_wrong_options(name, options, words) -> None:
+def test_wrong_options(name: str, options: dict[str, Any], words: str) -> None:
     with pytest.raises(ConfigError, match=words):
         make_scheme(name, options)
 

@@ -142,7 +142,8 @@ def test_nothing_that_a_client_says_breaks_a_line(client: str, reason: str) -> N
 def test_failures_are_on_disk_at_once_and_replies_wait_for_no_disk(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run, synced = Run.create(small(), tmp_path / "r"), []
+    run = Run.create(small(), tmp_path / "r")
+    synced: list[int] = []
     monkeypatch.setattr(os, "fsync", synced.append)
     waits = []
     for event in ALL:

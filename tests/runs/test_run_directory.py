@@ -4,6 +4,7 @@ import json
 import math
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -116,7 +117,7 @@ def test_a_log_that_is_damaged_in_the_middle_is_said(run: Run) -> None:
     ],
 )
 def test_a_wrong_entry_of_a_round_is_named_with_its_file_and_line(
-    run: Run, change, words: str
+    run: Run, change: dict[str, Any], words: str
 ) -> None:
     run.append_metrics(round_record(1))
     line = round_record(2).to_json() | change
@@ -137,7 +138,9 @@ def test_a_wrong_entry_of_a_round_is_named_with_its_file_and_line(
         ({"event": "note", "text": "x", "time": "now"}, "time is 'now', expected a number"),
     ],
 )
-def test_a_wrong_event_is_named_with_its_file_and_line(run: Run, line, words: str) -> None:
+def test_a_wrong_event_is_named_with_its_file_and_line(
+    run: Run, line: dict[str, Any], words: str
+) -> None:
     run.append_event(Noted("begins"))
     with open(run.folder / "events.jsonl", "a") as file:
         file.write(json.dumps(line) + "\n")

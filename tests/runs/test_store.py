@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -59,7 +60,9 @@ def test_the_metadata_of_1613_clients_of_168_layers_is_below_half_a_megabyte(
 
 
 @pytest.mark.parametrize("ranks", [by_type, pruned])
-def test_a_store_comes_back_with_its_layers_in_order(ranks) -> None:
+def test_a_store_comes_back_with_its_layers_in_order(
+    ranks: Callable[[], dict[str, dict[str, int]]],
+) -> None:
     made = store(ranks())
     again = back(made)
     assert again == made
@@ -82,7 +85,8 @@ def test_layers_may_differ_by_client_in_number_and_order() -> None:
 
 def test_a_store_of_run_format_1_is_read() -> None:
     ranks = {"a": {"x": 1}, "b": {"x": 1}, "c": {"x": 2}}
-    old = {"types": dict.fromkeys(ranks, "any"), "ranks": ranks, "held": {"a": 3}}
+    types = dict.fromkeys(ranks, "any")
+    old = {"types": types, "ranks": ranks, "held": {"a": 3}}
     found = ClientStore.from_json(json.loads(json.dumps(old)))
-    assert found == ClientStore(old["types"], ranks, {"a": 3})
+    assert found == ClientStore(types, ranks, {"a": 3})
     assert found.ranks["a"] is found.ranks["b"]

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from flexlora.errors import DataError
@@ -23,7 +25,7 @@ def test_a_task_becomes_a_client_with_three_disjoint_parts() -> None:
 
 
 @pytest.mark.parametrize(("options", "count"), [({"share": 0.1}, 20), ({"limit": 7}, 7)])
-def test_sampling_by_share_and_by_limit(options, count) -> None:
+def test_sampling_by_share_and_by_limit(options: dict[str, Any], count: int) -> None:
     (client,) = as_clients([task("a", 200)], seed=1, **options)
     assert len(client.train + client.validation + client.test) == count
 

@@ -46,16 +46,20 @@ def test_the_fingerprint_is_pinned() -> None:
         ),
     ],
 )
-def test_the_fingerprint_sees_every_change(other) -> None:
+def test_the_fingerprint_sees_every_change(other: Task) -> None:
     assert fingerprint([TASK], []) != fingerprint([other], [])
 
 
 def test_the_fingerprint_sees_the_part_and_the_order() -> None:
     other = replace(TASK, name="u")
-    prints = {
-        fingerprint(*parts)
-        for parts in (([TASK], []), ([], [TASK]), ([TASK, other], []), ([other, TASK], []))
-    }
+    nothing: list[Task] = []
+    orders = (
+        ([TASK], nothing),
+        (nothing, [TASK]),
+        ([TASK, other], nothing),
+        ([other, TASK], nothing),
+    )
+    prints = {fingerprint(*parts) for parts in orders}
     assert len(prints) == 4
 
 
@@ -68,7 +72,9 @@ class Fixed:
         return Corpus.of([replace(TASK, name=self.name)] * self.count, [])
 
 
-def test_a_source_is_registered_once_and_opened_with_its_options(monkeypatch) -> None:
+def test_a_source_is_registered_once_and_opened_with_its_options(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setitem(SOURCES, "fixed", Fixed)
     register("fixed", Fixed)
     assert get_source("fixed") is Fixed

@@ -82,7 +82,10 @@ def test_rows_are_named_by_their_place_and_folders_are_read_in_order(tmp_path: P
 
 
 def test_several_columns_make_one_input_with_blank_lines(tmp_path: Path) -> None:
-    rows = [{"q": "do", "x": "one", "y": None, "z": "two", "a": "ok"}, {"q": "do", "a": "ok"}]
+    rows: list[dict[str, str | None]] = [
+        {"q": "do", "x": "one", "y": None, "z": "two", "a": "ok"},
+        {"q": "do", "a": "ok"},
+    ]
     path = put(tmp_path, rows, "jsonl")
     examples = all_of(load(path, prompt=["q", "x", "y", "z"]).train)
     assert [e.input for e in examples] == ["one\n\ntwo", ""]
@@ -107,6 +110,7 @@ def test_a_csv_field_may_be_longer_than_python_expects(tmp_path: Path) -> None:
 
 
 def test_lists_are_references_and_choices_rank_answers(tmp_path: Path) -> None:
+    rows: list[dict[str, Any]]
     rows = [{"q": "?", "a": ["red", "crimson"], "c": ["blue", "red"]}]
     (example,) = all_of(load(put(tmp_path, rows, "jsonl"), prompt="q", choices="c").train)
     assert (example.references, example.choices) == (("red", "crimson"), ("blue", "red"))
@@ -177,7 +181,8 @@ def test_limits_and_notes(tmp_path: Path) -> None:
 
 def test_two_loads_are_equal_and_a_changed_file_is_another(tmp_path: Path) -> None:
     path = put(tmp_path, ROWS, "jsonl")
-    options = {"client": "who", "category": "kind", "test_share": 0.2, "examples": 10, "seed": 3}
+    options: dict[str, Any] = {"client": "who", "category": "kind", "seed": 3}
+    options |= {"test_share": 0.2, "examples": 10}
     assert load(path, **options) == load(path, **options)
     before = load(path, **options).fingerprint
     put(tmp_path, [*ROWS[:-1], {**ROWS[-1], "a": "no"}], "jsonl")
