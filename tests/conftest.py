@@ -11,7 +11,7 @@ from jaxtyping import install_import_hook
 
 # Shapes are checked at run time in the tests, wherever they are written; other annotations with
 # them, but not where the code itself says what is wrong with a value (training.recipe).
-CHECKED = ("lowrank", "adapters", "rules", "screens", "models")
+CHECKED: tuple[str, ...] = ("lowrank", "adapters", "rules", "screens", "models")
 CHECKED += ("training.batches", "training.cohort", "training.loss", "training.visit")
 install_import_hook([f"flexlora.{name}" for name in CHECKED], "beartype.beartype")
 

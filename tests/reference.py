@@ -41,6 +41,12 @@ def at(spec: Spec, name: str = "", round: int = 1, seed: int = 0) -> Layer:
     return next(x for x in spec.at(round, generator(seed)) if name in ("", x.name))
 
 
+def there(gradient: Tensor | None) -> Tensor:
+    """A gradient that has to be there."""
+    assert gradient is not None
+    return gradient
+
+
 def dense(matrix: LowRank) -> Tensor:
     """The matrix multiplied out in float64."""
     return matrix.left.double() @ matrix.right.double()

@@ -25,7 +25,8 @@ def happened(run: Run) -> list[Event]:
     kinds = (RoundBegun, Replied, Failed, Halved)
     found = [event for event in run.events(Event) if isinstance(event, kinds)]
     found = [replace(x, seconds=0.0) if isinstance(x, Replied) else x for x in found]
-    return sorted(found, key=lambda x: (x.round, x.name, str(getattr(x, "client", ""))))
+    found.sort(key=lambda x: (x.round, x.name, str(getattr(x, "client", ""))))
+    return [*found]
 
 
 def assert_same_run(one: Path, other: Path) -> None:

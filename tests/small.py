@@ -11,7 +11,7 @@ import torch
 from flexlora.adapters import Adapter, Delta, Factors, LayerSpec, factors_payload, payload_adapter
 from flexlora.config.config import Config
 from flexlora.config.config_file import parse_config
-from flexlora.engines.jobs import Failure, Job, Reply, Train
+from flexlora.engines.jobs import Failure, Job, Outcome, Reply, Train
 from flexlora.federation.sending import Sender
 from flexlora.federation.setup import Setup
 from flexlora.federation.streams import Streams
@@ -135,6 +135,13 @@ def reply_to(job: Job, adapter: Adapter, /, **changes: Any) -> Reply:
     return Reply(**{**given, **changes})
 
 
+def all_train(jobs: Sequence[Job]) -> list[Train]:
+    """The same jobs, none of which is to evaluate."""
+    found = [job for job in jobs if isinstance(job, Train)]
+    assert len(found) == len(jobs)
+    return found
+
+
 class Noise:
     """A transport without a model: every client returns what it was sent, moved by noise.
 
@@ -148,9 +155,10 @@ class Noise:
         self.jobs: list[Train] = []
         self.memories: dict[str, Memory] = {}
 
-    def exchange(self, jobs: Sequence[Train]) -> Iterator[Reply | Failure]:
-        self.jobs += jobs
-        for job in reversed(jobs) if self.backwards else jobs:
+    def exchange(self, jobs: Sequence[Job]) -> Iterator[Outcome]:
+        asked = all_train(jobs)
+        self.jobs += asked
+        for job in reversed(asked) if self.backwards else asked:
             if job.client in self.fails:
                 yield Failure(job.id, job.client, "its disk is full")
                 continue

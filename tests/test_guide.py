@@ -22,7 +22,7 @@ def warm() -> Iterator[Warm]:
 
 
 @pytest.mark.parametrize("page", [ROOT / "README.md", *PAGES], ids=lambda page: page.stem)
-def test_a_page_runs_as_it_stands(page: Path, tmp_path: Path, warm: Warm):
+def test_a_page_runs_as_it_stands(page: Path, tmp_path: Path, warm: Warm) -> None:
     done = follow(page.read_text(encoding="utf-8"), tmp_path, warm)
     assert {"python", "sh", "toml"} & set(done) or page.stem == "limits", done
 
@@ -67,7 +67,7 @@ exit 1
 """
 
 
-def test_following_a_page(tmp_path: Path, warm: Warm):
+def test_following_a_page(tmp_path: Path, warm: Warm) -> None:
     assert follow(PAGE, tmp_path, warm) == [
         *("file", "python", "output", "output", "toml", "sh", "shown")
     ]
@@ -90,7 +90,7 @@ def test_following_a_page(tmp_path: Path, warm: Warm):
         "```bash\ntrue\n```\n",
     ],
 )
-def test_a_block_that_fails_or_says_nothing_is_seen(tmp_path: Path, warm: Warm, wrong: str):
+def test_a_block_that_fails_or_says_nothing_is_seen(tmp_path: Path, warm: Warm, wrong: str) -> None:
     assert blocks(wrong)
     with pytest.raises((AssertionError, ConfigError)):
         follow(wrong, tmp_path, warm)

@@ -12,7 +12,7 @@ from flexlora.errors import ConfigError
 from flexlora.options import Option, arguments_of, checked, require
 
 if TYPE_CHECKING:
-    from nowhere import Unknown
+    from nowhere import Unknown  # type: ignore[import-not-found]
 
 Share = Annotated[float | None, Option("share that is kept; none: all", above=0.0, most=1.0)]
 
@@ -35,7 +35,9 @@ class Thing(Base):
 
 
 class Plain:
-    def __init__(self, gamma: float = 0.5, sizes: list[int] | None = None, untyped=None) -> None:
+    def __init__(  # type: ignore[no-untyped-def]
+        self, gamma: float = 0.5, sizes: list[int] | None = None, untyped=None
+    ) -> None:
         self.gamma = gamma
 
     def other(self) -> None: ...
@@ -63,12 +65,12 @@ def make(made: Any = Thing, /, others: Any = None, **options: Any) -> dict[str, 
         {"count": 1, "share": None, "names": "one"},
     ],
 )
-def test_what_fits_is_taken_as_it_is(options: dict[str, Any]):
+def test_what_fits_is_taken_as_it_is(options: dict[str, Any]) -> None:
     assert make(**options) == options
     Thing(**options)
 
 
-def test_a_list_becomes_the_tuple_that_is_wanted():
+def test_a_list_becomes_the_tuple_that_is_wanted() -> None:
     assert make(count=1, names=["a", "b"])["names"] == ("a", "b")
     assert make(Plain, sizes=[1, 2])["sizes"] == [1, 2]
 
@@ -93,20 +95,20 @@ WRONG = [
 
 
 @pytest.mark.parametrize(("options", "message"), WRONG, ids=[str(x)[:40] for x, _ in WRONG])
-def test_what_does_not_fit_is_said(options: dict[str, Any], message: str):
+def test_what_does_not_fit_is_said(options: dict[str, Any], message: str) -> None:
     for build in (make, Thing):
         with pytest.raises(ConfigError) as caught:
             build(**{"count": 1, **options})
         assert message in str(caught.value)
 
 
-def test_a_long_value_is_cut_short():
+def test_a_long_value_is_cut_short() -> None:
     with pytest.raises(ConfigError) as caught:
         make(count="x" * 999)
     assert len(str(caught.value)) < 150
 
 
-def test_unknown_and_missing_options_are_said():
+def test_unknown_and_missing_options_are_said() -> None:
     for options, message in (
         ({"count": 1, "shar": 1}, "thing.shar is not an option of 'x'; did you mean 'share'?"),
         ({"count": 1, "limt": 1}, "thing.limt is not an option of 'x'; did you mean 'limit'?"),
@@ -117,27 +119,32 @@ def test_unknown_and_missing_options_are_said():
         assert str(caught.value) == message
 
 
-def test_an_option_of_another_is_told_apart_from_a_slip():
+def test_an_option_of_another_is_told_apart_from_a_slip() -> None:
     others = {"x": Thing, "y": Plain, "z": Plain}
     with pytest.raises(ConfigError, match=r"leave it out, or set thing\.kind to 'y' or 'z'$"):
         make(others=others, count=1, gamma=0.1)
 
 
-def test_who_takes_nothing_says_so():
+def test_who_takes_nothing_says_so() -> None:
     with pytest.raises(ConfigError, match=r"a\.b is not an option of 'x'; it takes no options"):
         checked(Bare, {"b": 1}, chooser="a.kind", name="x")
     assert checked(Bare, {}, chooser="a.kind", name="x") == {}
 
 
-def test_hidden_arguments_are_no_options():
+def test_hidden_arguments_are_no_options() -> None:
     others = {"x": Thing, "y": Thing}
-    known = {"chooser": "thing.kind", "name": "x", "others": others, "hidden": ("count",)}
+    known: dict[str, Any] = {
+        "chooser": "thing.kind",
+        "name": "x",
+        "others": others,
+        "hidden": ("count",),
+    }
     assert checked(Thing, {"share": 0.5}, **known) == {"share": 0.5}
     with pytest.raises(ConfigError, match=r"thing\.count is not an option of 'x'; known: "):
         checked(Thing, {"count": 1}, **known)
 
 
-def test_plain_constructors_are_held_to_what_they_say():
+def test_plain_constructors_are_held_to_what_they_say() -> None:
     assert make(Plain, gamma=1, untyped=[3]) == {"gamma": 1, "untyped": [3]}
     with pytest.raises(ConfigError, match=r"thing\.gamma is \"low\", expected a number; correct"):
         make(Plain, gamma="low")
@@ -145,6 +152,6 @@ def test_plain_constructors_are_held_to_what_they_say():
         make(Plain, sizes=["a"])
 
 
-def test_types_that_cannot_be_found_are_not_checked():
+def test_types_that_cannot_be_found_are_not_checked() -> None:
     assert list(arguments_of(Foreign)) == ["what"]
     assert make(Foreign, what=3) == {"what": 3}

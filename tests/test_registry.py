@@ -27,12 +27,12 @@ def kinds() -> Registry[type]:
     return made
 
 
-def test_it_is_a_mapping_in_order():
+def test_it_is_a_mapping_in_order() -> None:
     made = kinds()
     assert list(made.items()) == [("small", Small), ("other", Other)]
     assert len(made) == 2
     assert "small" in made
-    assert 3 not in made
+    assert 3 not in made  # type: ignore[comparison-overlap]
     assert made == {"small": Small, "other": Other}
     assert repr(made) == "Registry(kind: small, other)"
     before = dict(made)
@@ -42,7 +42,7 @@ def test_it_is_a_mapping_in_order():
     assert made["small"] is Small
 
 
-def test_a_name_is_taken_once():
+def test_a_name_is_taken_once() -> None:
     made = kinds()
     assert made.add("small", Small) is Small
     with pytest.raises(ConfigError) as caught:
@@ -55,7 +55,7 @@ def test_a_name_is_taken_once():
     assert made["small"] is Small
 
 
-def test_names_that_are_not_there_are_said():
+def test_names_that_are_not_there_are_said() -> None:
     with pytest.raises(ConfigError, match=r"^thing\.kind is 'smal'; did you mean 'small'\?$"):
         kinds().named("smal")
     several: Registry[int] = Registry("number", hint=" (write it out)")
@@ -66,14 +66,14 @@ def test_names_that_are_not_there_are_said():
         several["on"]
 
 
-def test_it_makes_what_it_names():
+def test_it_makes_what_it_names() -> None:
     assert kinds().make("small", {"size": 3}).size == 3
     assert kinds().make("small").size == 1
     with pytest.raises(ConfigError, match=r"thing\.depth is not an option of 'small'; .*'other'"):
         kinds().make("small", {"depth": 3})
 
 
-def test_what_comes_later_is_imported_when_it_is_asked_for():
+def test_what_comes_later_is_imported_when_it_is_asked_for() -> None:
     code = (
         "import sys; from flexlora.registry import Registry\n"
         "made = Registry('kind'); made.add_later('x', 'fractions', 'Fraction')\n"

@@ -88,7 +88,8 @@ def _serve(address: str) -> None:
                 message += connection.recv(length - len(message))
             if os.fork() == 0:
                 server.close()
-                _become(*json.loads(message), files, connection)
+                name, arguments, folder, environment = json.loads(message)
+                _become(name, arguments, folder, environment, files, connection)
             for file in files:
                 os.close(file)
 

@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from flexlora.adapters import Adapter, Factors
+from flexlora.adapters import Adapter, Factors, Sides
 from flexlora.errors import AdapterError
 from reference import as_in_production, assert_close, dense, gaussian, product
 
@@ -98,7 +98,8 @@ def test_the_first_layer_that_is_not_finite_is_named(bad: float, where: str) -> 
 
 def test_an_absent_side_has_a_shape_and_no_numbers() -> None:
     whole = Factors(torch.ones(5, 2), torch.ones(2, 3), 0.5)
-    for sides, other, numbers in (("b", "a", 10), ("a", "b", 6)):
+    cases: list[tuple[Sides, Sides, int]] = [("b", "a", 10), ("a", "b", 6)]
+    for sides, other, numbers in cases:
         half = whole.only(sides)
         assert (half.sides, half.numbers) == (sides, numbers)
         assert (half.shape, half.rank, half.scale) == ((5, 3), 2, 0.5)

@@ -1,6 +1,7 @@
 """The paper's mixes, drawn by quota."""
 
 import math
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -23,7 +24,7 @@ def generator(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-def test_the_papers_types_resolve_on_every_kind_of_layer():
+def test_the_papers_types_resolve_on_every_kind_of_layer() -> None:
     found = {name: list(ranks.resolve(LLAMA).values()) for name, ranks in TYPES.items()}
     assert found == {
         "type1": [8, 8, 8],
@@ -34,20 +35,20 @@ def test_the_papers_types_resolve_on_every_kind_of_layer():
 
 
 @pytest.mark.parametrize("name", MIXES)
-def test_the_papers_shares_at_its_1613_clients(name: str):
+def test_the_papers_shares_at_its_1613_clients(name: str) -> None:
     mix = build_mix(name)
     counts = mix.counts(1613)
     assert sum(counts.values()) == 1613
     assert all(abs(counts[t] / 1613 - share) < 1 / 1613 for t, share in mix.shares.items())
 
 
-def test_scale_multiplies_every_rank():
+def test_scale_multiplies_every_rank() -> None:
     mix = build_mix({"type3": 0.5, "own": 0.5}, {"own": {"q_proj": 4, "all": 10}}, scale=0.1)
     assert mix.types["type3"].patterns == (("attention", 3), ("all", 20))
     assert mix.types["own"].patterns == (("q_proj", 1), ("all", 1))
 
 
-def test_types_may_be_ranks_and_may_redefine_the_papers():
+def test_types_may_be_ranks_and_may_redefine_the_papers() -> None:
     mix = build_mix({"type1": 1.0}, {"type1": Ranks.of(5)})
     assert mix == Mix({"type1": Ranks.of(5)}, {"type1": 1.0})
 
@@ -57,7 +58,7 @@ shares = st.lists(st.integers(0, 20), min_size=1, max_size=5).filter(any)
 
 @quick
 @given(shares, st.integers(0, 300), st.integers(0, 9))
-def test_counts_are_within_one_of_the_quota(parts: list[int], clients: int, seed: int):
+def test_counts_are_within_one_of_the_quota(parts: list[int], clients: int, seed: int) -> None:
     names = {f"t{i}": part / sum(parts) for i, part in enumerate(parts)}
     mix = Mix({name: Ranks.of(1) for name in names}, names)
     ids = [f"c{i}" for i in range(clients)]
@@ -70,7 +71,7 @@ def test_counts_are_within_one_of_the_quota(parts: list[int], clients: int, seed
         assert share > 0 or count == 0
 
 
-def test_drawing_depends_on_seed_and_set_alone():
+def test_drawing_depends_on_seed_and_set_alone() -> None:
     mix, ids = build_mix("uniform"), [f"c{i}" for i in range(40)]
     first = draw(mix, ids, generator())
     assert draw(mix, ids, generator()) == first
@@ -79,7 +80,7 @@ def test_drawing_depends_on_seed_and_set_alone():
     assert draw(mix, [], generator()) == {}
 
 
-def test_every_client_gets_every_type_equally_often():
+def test_every_client_gets_every_type_equally_often() -> None:
     """Chi-square over 2,000 seeds; a draw without shuffle is rejected by the same test."""
     mix, ids = build_mix("uniform"), [f"c{i}" for i in range(8)]
 
@@ -107,7 +108,7 @@ WRONG = [
 
 
 @pytest.mark.parametrize(("make", "message"), WRONG, ids=[message for _, message in WRONG])
-def test_what_is_wrong_is_said(make, message: str):
+def test_what_is_wrong_is_said(make: Callable[[], object], message: str) -> None:
     with pytest.raises(ConfigError) as caught:
         make()
     assert message in str(caught.value)

@@ -19,6 +19,7 @@ import measuring
 import one_layer
 import procedures
 import round_on_device
+import whole_round
 from flexlora.adapters import LayerSpec
 
 LAYER = LayerSpec("mlp.up_proj", 96, 64)
@@ -47,11 +48,11 @@ def ran(folder: Path, *arguments: str) -> dict[str, Any]:
     return json.loads(out.read_text())
 
 
-def test_ten_clients_of_the_mix_have_ranks_of_722():
+def test_ten_clients_of_the_mix_have_ranks_of_722() -> None:
     assert sum(one_layer.ranks_of(10, LayerSpec("attn.q_proj", 4096, 4096))) == 722
 
 
-def test_eighty_clients_are_a_quarter_of_each_type():
+def test_eighty_clients_are_a_quarter_of_each_type() -> None:
     assert sorted(one_layer.ranks_of(80, LayerSpec("attn.q_proj", 2048, 2048))) == (
         [8] * 20 + [30] * 40 + [200] * 20
     )
@@ -60,7 +61,7 @@ def test_eighty_clients_are_a_quarter_of_each_type():
     )
 
 
-def test_the_same_seed_gives_the_same_replies(tmp_path: Path):
+def test_the_same_seed_gives_the_same_replies(tmp_path: Path) -> None:
     ranks = one_layer.ranks_of(8, LAYER, 0.1)
     first, again, other = (
         one_layer.train(tmp_path / name, LAYER, ranks, seed, QUICK)
@@ -72,17 +73,18 @@ def test_the_same_seed_gives_the_same_replies(tmp_path: Path):
     assert torch.equal(first.state()["vh"], again.state()["vh"])
 
 
-def test_training_moves_what_was_sent_and_starts_near_it(round: procedures.Round):
+def test_training_moves_what_was_sent_and_starts_near_it(round: procedures.Round) -> None:
     replies, state = round.replies, round.replies.state()
     sent = one_layer.sent_to(replies.spec, state, replies.ranks[0], torch.Generator())
     trained = replies.factors(0)
     assert not torch.equal(trained.b, sent.b)
     kept = procedures.original(round).spectrum
+    assert round.vh is not None
     leading = round.vh[:3] @ kept.vh[:3].T
     assert float(leading.square().sum()) > 2.0  # Of 3: the last round's directions still lead.
 
 
-def test_flat_replies_do_not_decay_and_have_no_start(tmp_path: Path):
+def test_flat_replies_do_not_decay_and_have_no_start(tmp_path: Path) -> None:
     ranks = one_layer.ranks_of(8, LAYER, 0.1)
     drawn = procedures.Round(one_layer.draw(tmp_path / "flat", LAYER, ranks, 0))
     values = procedures.original(drawn).spectrum.s
@@ -90,7 +92,7 @@ def test_flat_replies_do_not_decay_and_have_no_start(tmp_path: Path):
     assert float(values[drawn.rank - 1]) > 0.5 * float(values[0])
 
 
-def test_every_procedure_keeps_the_best_approximation(round: procedures.Round):
+def test_every_procedure_keeps_the_best_approximation(round: procedures.Round) -> None:
     known = procedures.procedures(round)
     names = {"original", "ours", "exact"}
     names |= {f"{path}, {start}" for path in ("formed", "implicit") for start in ("warm", "cold")}
@@ -102,7 +104,7 @@ def test_every_procedure_keeps_the_best_approximation(round: procedures.Round):
         assert abs(excess) < 1e-5
 
 
-def test_a_worse_approximation_is_told_apart(round: procedures.Round):
+def test_a_worse_approximation_is_told_apart(round: procedures.Round) -> None:
     kept, exact = procedures.original(round), procedures.Float64(round)
     excess, distance = exact.compare(kept.spectrum, round.rank - 1)
     assert excess is not None
@@ -110,7 +112,7 @@ def test_a_worse_approximation_is_told_apart(round: procedures.Round):
     assert distance > 1e-4
 
 
-def test_both_sides_read_out_the_same_factors(round: procedures.Round):
+def test_both_sides_read_out_the_same_factors(round: procedures.Round) -> None:
     scale = round.replies.spec.scale
     theirs = procedures.readouts(procedures.original(round), round.ranks, scale)
     ours = procedures.readouts(procedures.ours(round), round.ranks, scale)
@@ -120,7 +122,7 @@ def test_both_sides_read_out_the_same_factors(round: procedures.Round):
         assert torch.allclose(product, other.product().dense(), atol=1e-5 * float(product.norm()))
 
 
-def test_a_case_has_a_row_for_each_procedure(tmp_path: Path):
+def test_a_case_has_a_row_for_each_procedure(tmp_path: Path) -> None:
     few = ("--repetitions", "1", "--rank-scale", "0.1", "--paths", "exact")
     case = ran(tmp_path, "64x64:10:trained", *few)["cases"]["64x64:10:trained:cpu"]
     names = ["original", "exact", "original, 1,613 readouts"]
@@ -137,7 +139,7 @@ def test_a_case_has_a_row_for_each_procedure(tmp_path: Path):
     assert not list(tmp_path.glob("tmp*"))
 
 
-def test_what_was_measured_before_is_kept(tmp_path: Path):
+def test_what_was_measured_before_is_kept(tmp_path: Path) -> None:
     out = tmp_path / "folder" / "aggregate.json"
     for kind, name, value in (("cases", "b", 1), ("cases", "a", 2), ("rounds", "r", 3)):
         aggregate_view.update(out, kind, name, {"value": value})
@@ -148,19 +150,19 @@ def test_what_was_measured_before_is_kept(tmp_path: Path):
     }
 
 
-def test_peak_memory_is_that_of_the_work():
+def test_peak_memory_is_that_of_the_work() -> None:
     held = torch.ones(1 << 24)  # 67 MB that are there already.
     assert 130e6 <= measuring.peak_of(lambda: torch.cat([held, held]), "cpu") < 150e6
 
 
-def test_own_memory_sees_what_is_gone_again():
+def test_own_memory_sees_what_is_gone_again() -> None:
     with measuring.own_memory() as found:
         for _ in range(10):
             torch.ones(1 << 24)
     assert 60e6 <= found[0] < 150e6
 
 
-def test_a_whole_round_ends_alike_on_both_sides(tmp_path: Path):
+def test_a_whole_round_ends_alike_on_both_sides(tmp_path: Path) -> None:
     toy = ("--layers", "2", "--clients", "4", "--hidden", "48", "--ffn", "80", "--seeds", "1")
     found = ran(tmp_path, "--whole-round", *toy, "--rank-scale", "0.1", "--dtype", "bfloat16")
     (measured,) = found["rounds"].values()
@@ -175,19 +177,19 @@ def test_a_whole_round_ends_alike_on_both_sides(tmp_path: Path):
     assert not list(tmp_path.glob("tmp*"))
 
 
-def test_batches_of_layers_end_as_layers_do_one_by_one(tmp_path: Path):
+def test_batches_of_layers_end_as_layers_do_one_by_one(tmp_path: Path) -> None:
     """The script of the GPU, on the CPU: its code runs, and every layer is combined once."""
     toy = ["--layers", "2", "--clients", "4", "--seeds", "1", "--rank-scale", "0.1"]
     options = aggregate.parsed([*toy, "--batch", "3"])
     options.device = "cpu"
-    model = aggregate.Model(layers=2, hidden=48, ffn=80, key_value=24)
+    model = whole_round.Model(layers=2, hidden=48, ffn=80, key_value=24)
     measured = round_on_device.round_on_device(model, options, tmp_path)
     assert measured["ours"]["certificates"] == {"exact": 14}
     assert measured["ours"]["transfer_seconds"] > 0
 
 
 @pytest.mark.parametrize("case", ["64x64:10", "64:10:flat", "64x64:10:round"])
-def test_an_odd_case_is_refused(case: str, capsys: pytest.CaptureFixture[str]):
+def test_an_odd_case_is_refused(case: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         aggregate.parsed([case])
     told = capsys.readouterr().err

@@ -17,8 +17,10 @@ import cohort
 import cohort_case
 import cohort_view
 import usual_loop
+from flexlora.formats.peft_writer import pair_keys
 from flexlora.models import AdaptedModel
-from flexlora.training import train
+from flexlora.tasks.prompts import Encoded
+from flexlora.training import CohortSize, train
 from flexlora.training.cohort_size import Measured
 from training.clients import allowed
 
@@ -81,7 +83,7 @@ def test_a_case_has_a_row_for_each_side(tmp_path: Path, capsys: pytest.CaptureFi
 def test_what_a_run_would_choose_is_timed_against_one_by_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    chosen = cohort.CohortSize(3, (Measured(1, 1.0, None), Measured(2, 1.5, 7)))
+    chosen = CohortSize(3, (Measured(1, 1.0, None), Measured(2, 1.5, 7)))
     monkeypatch.setattr(cohort, "choose_cohort_size", lambda *_, **__: chosen)
     (case,) = ran(tmp_path, "tiny:2:12", "--cohorts", "2").values()
     took = {x["procedure"]: x["seconds"] for x in case["rows"]}
@@ -129,7 +131,7 @@ def test_the_rivals_train_the_same_adapters(model: AdaptedModel, loop: Any) -> N
     assert len(set(losses)) == len(clients)
     away, way = 0.0, 0.0
     for name, factors in outcomes[-1].adapter.items():  # Theirs are still in the tensors.
-        for key, ours in zip(usual_loop.pair_keys(name), (factors.a, factors.b), strict=True):
+        for key, ours in zip(pair_keys(name), (factors.a, factors.b), strict=True):
             sent = usual_loop._state(clients[-1].adapter)[key]
             assert not torch.equal(sent, ours)
             away += float((peft.factors[key] - ours).square().sum())
@@ -139,7 +141,7 @@ def test_the_rivals_train_the_same_adapters(model: AdaptedModel, loop: Any) -> N
 
 
 def test_rows_of_unequal_length_are_padded_and_masked() -> None:
-    short, long = (cohort_case.Encoded("", "", (5,) * n, (7, 2), ()) for n in (1, 3))
+    short, long = (Encoded("", "", (5,) * n, (7, 2), ()) for n in (1, 3))
     found = usual_loop._padded([short, long], 0, torch.device("cpu"))
     assert found["input_ids"].tolist() == [[5, 7, 2, 0, 0], [5, 5, 5, 7, 2]]
     assert found["attention_mask"].tolist() == [[1, 1, 1, 0, 0], [1, 1, 1, 1, 1]]

@@ -363,7 +363,7 @@ def _(place: Place) -> Arguments:
 @pytest.mark.parametrize("name", CASES)
 def test_wrong_input(
     flexlora: Flexlora, tmp_path: Path, peft: Path, monkeypatch: pytest.MonkeyPatch, name: str
-):
+) -> None:
     monkeypatch.chdir(tmp_path)
     CASES.assert_refused(name, Place(tmp_path, peft), flexlora, untouched=[tmp_path])
 
@@ -381,7 +381,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_an_output_folder_that_exists_stays_as_it_is(
     flexlora: Flexlora, tmp_path: Path, peft: Path, folder: Path
-):
+) -> None:
     place = Place(tmp_path, peft)
     place.out.mkdir()
     (place.out / "precious").write_text("x")
@@ -406,14 +406,16 @@ def test_an_output_folder_that_exists_stays_as_it_is(
 )
 def test_ranks_that_cannot_be_exported(
     flexlora: Flexlora, tmp_path: Path, folder: Path, rank: str, fragment: str
-):
+) -> None:
     done = flexlora("export", folder, f"--rank={rank}", "--out", tmp_path / "a")
     assert_one_sentence(done, fragment)
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("round", ["7", "soon"])
-def test_rounds_that_are_not_kept(flexlora: Flexlora, tmp_path: Path, folder: Path, round: str):
+def test_rounds_that_are_not_kept(
+    flexlora: Flexlora, tmp_path: Path, folder: Path, round: str
+) -> None:
     arguments = ("--rank", 2, "--round", round, "--out", tmp_path / "a")
     done = flexlora("export", folder, *arguments)
     assert_one_sentence(done, f"has no checkpoint of round {round}; it keeps those of 1")

@@ -261,14 +261,16 @@ def _own_cache(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPat
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_wrong_data(flexlora: Flexlora, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str):
+def test_wrong_data(
+    flexlora: Flexlora, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
     monkeypatch.chdir(tmp_path)
     CASES.assert_refused(name, Place(tmp_path), flexlora, untouched=[tmp_path])
 
 
 def test_a_chat_under_the_wrong_style_is_found_before_anything_is_written(
     flexlora: Flexlora, tmp_path: Path
-):
+) -> None:
     turns = [{"role": role, "content": "hm"} for role in ("user", "assistant") * 2]
     path = Place(tmp_path).put(f"{json.dumps({'m': turns})}\n" * 30)
     arguments = Place(tmp_path).run(path, prompt=None, response=None, messages="m")
@@ -277,5 +279,5 @@ def test_a_chat_under_the_wrong_style_is_found_before_anything_is_written(
     assert not (tmp_path / "out").exists()
 
 
-def test_the_embedded_model_has_no_template():
+def test_the_embedded_model_has_no_template() -> None:
     assert load_model("tiny").tokenizer.chat_template is None

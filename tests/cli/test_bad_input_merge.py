@@ -23,9 +23,11 @@ class Place:
     folder: Path
 
     def adapters(self, m: int = 8) -> list[Path]:
-        known = {"base_model_name_or_path": "org/m"}
+        base = "org/m"
         return [
-            write_folder(self.folder / name, pair(Q, rows, 6, 2, seed), r=2, **known)
+            write_folder(
+                self.folder / name, pair(Q, rows, 6, 2, seed), r=2, base_model_name_or_path=base
+            )
             for seed, (name, rows) in enumerate((("a", 8), ("b", m)))
         ]
 
@@ -168,7 +170,7 @@ case("a damaged note", "flexlora.json is damaged; remove it, or save the adapter
 @pytest.mark.parametrize("json", [False, True])
 def test_wrong_merges(
     flexlora: Flexlora, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, json: bool
-):
+) -> None:
     """The same with --json: what failed prints no object."""
     monkeypatch.chdir(tmp_path)
     flags = ["--json"] if json else []
@@ -179,7 +181,7 @@ def test_wrong_merges(
 @pytest.mark.parametrize("flags", [["--out", "out"], ["a"], ["a", "--out", "out", "--rang", "2"]])
 def test_a_command_that_is_not_whole_is_told_how_it_goes(
     flexlora: Flexlora, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, flags: list[str]
-):
+) -> None:
     monkeypatch.chdir(tmp_path)
     done = flexlora("merge", *flags)
     assert done.code == 2

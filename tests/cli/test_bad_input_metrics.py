@@ -152,14 +152,14 @@ def flexlora(flexlora: Flexlora) -> Iterator[Flexlora]:
 @pytest.mark.parametrize("name", CASES)
 def test_wrong_metrics(
     flexlora: Flexlora, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
-):
+) -> None:
     monkeypatch.chdir(tmp_path)
     CASES.assert_refused(name, Place(tmp_path), flexlora, untouched=[tmp_path])
 
 
 def test_eval_shows_the_metrics_that_were_asked_for(
     flexlora: Flexlora, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
+) -> None:
     monkeypatch.chdir(tmp_path)
     source = "def letters(prediction, references):\n    return len(prediction)\n"
     done = flexlora(*Place(tmp_path).eval("perplexity", "my.py:letters", source=source))

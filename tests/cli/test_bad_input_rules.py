@@ -75,6 +75,6 @@ case("no class named", "rule 'my.py' names no class; give path/to/file.py:Class"
 @pytest.mark.parametrize("name", list(CASES))
 def test_wrong_rules(
     flexlora: Flexlora, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
-):
+) -> None:
     monkeypatch.chdir(tmp_path)
     CASES.assert_refused(name, Place(tmp_path), flexlora, untouched=[tmp_path])

@@ -58,8 +58,9 @@ class Place:
         few = ("--tasks", 1, "--examples", 1, "--max-new-tokens", 1, "--max-tokens", 250)
         return ["eval", "tiny", "--data", "embedded", "--adapter", adapter, *few]
 
-    def adapter(self, **base: str) -> Path:
-        save_peft(Adapter(dict(self.sound), **({"base": "tiny"} | base)), self.folder / "a")
+    def adapter(self, base: str = "tiny", base_fingerprint: str = "") -> Path:
+        known = Adapter(dict(self.sound), base, base_fingerprint=base_fingerprint)
+        save_peft(known, self.folder / "a")
         return self.folder / "a"
 
     def layer(self, name: str, m: int, n: int) -> Path:
@@ -243,7 +244,7 @@ def test_wrong_starts(
     sound: tuple[Path, Adapter],
     monkeypatch: pytest.MonkeyPatch,
     name: str,
-):
+) -> None:
     monkeypatch.chdir(tmp_path)
     untouched = [tmp_path, sound[0]]
     CASES.assert_refused(name, Place(tmp_path, *sound), flexlora, untouched=untouched)

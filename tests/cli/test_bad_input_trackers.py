@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -58,14 +59,13 @@ def test_wrong_trackers(
     tmp_path_factory: pytest.TempPathFactory,
     monkeypatch: pytest.MonkeyPatch,
     name: str,
-):
+) -> None:
     settings, missing, fragments = CASES[name]
     for variable in ("WANDB_MODE", "WANDB_API_KEY"):
         monkeypatch.delenv(variable, raising=False)
     monkeypatch.setenv("HOME", str(tmp_path_factory.mktemp("home")))  # Where wandb keeps keys.
     monkeypatch.chdir(tmp_path)
-    found = trackers.find_spec
-    monkeypatch.setattr(trackers, "find_spec", lambda p: None if p == missing else found(p))
+    monkeypatch.setattr(trackers, "find_spec", lambda p: None if p == missing else find_spec(p))
     config = write(small(), tmp_path / "c.toml")
     flags = [flag for setting in settings for flag in ("--set", setting)]
     done = flexlora("run", config, "--out", tmp_path / "out", *flags)
@@ -76,7 +76,7 @@ def test_wrong_trackers(
 @pytest.mark.parametrize("command", [["run", "c.toml"], ["resume", "r"], ["demo"]])
 def test_silence_and_json_exclude_each_other(
     flexlora: Flexlora, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: list[str]
-):
+) -> None:
     monkeypatch.chdir(tmp_path)
     done = flexlora(*command, "--quiet", "--json")
     assert_one_sentence(done, "--quiet and --json exclude each other; give one of them")

@@ -37,7 +37,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return run(CONFIG, tmp_path_factory.mktemp("runs") / "r", setup=made).folder
 
 
-def test_help_is_the_table_of_contents():
+def test_help_is_the_table_of_contents() -> None:
     shown = CliRunner().invoke(app, ["--help"])
     assert shown.exit_code == 0
     for info in app.registered_commands:
@@ -46,7 +46,7 @@ def test_help_is_the_table_of_contents():
     assert "0 done, 1 the run failed, 2 the input was wrong" in " ".join(shown.output.split())
 
 
-def test_every_argument_has_its_help():
+def test_every_argument_has_its_help() -> None:
     for command in command_line(app).commands.values():
         for parameter in command.params:
             assert getattr(parameter, "help", None), (command.name, parameter.name)
@@ -54,7 +54,7 @@ def test_every_argument_has_its_help():
 
 def test_run_writes_a_run_and_ends_with_a_table_and_its_directory(
     flexlora: Flexlora, config: Path, tmp_path: Path
-):
+) -> None:
     done = flexlora("run", config, "--out", tmp_path / "r", "--set", "federation.rounds=1")
     assert (done.code, done.err) == (0, "")
     assert "round 1/1, train loss" in done.out
@@ -66,7 +66,7 @@ def test_run_writes_a_run_and_ends_with_a_table_and_its_directory(
     assert opened.read_results() is not None
 
 
-def test_run_numbers_its_directories(flexlora: Flexlora, config: Path, tmp_path: Path):
+def test_run_numbers_its_directories(flexlora: Flexlora, config: Path, tmp_path: Path) -> None:
     for _ in range(2):
         out = f"run.out={str(tmp_path / 'runs')!r}"
         tuning = ("--set", "evaluation.unseen=false", "--set", "federation.rounds=1")
@@ -77,7 +77,7 @@ def test_run_numbers_its_directories(flexlora: Flexlora, config: Path, tmp_path:
 
 def test_a_dry_run_checks_everything_and_writes_nothing(
     flexlora: Flexlora, config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
+) -> None:
     monkeypatch.chdir(tmp_path)
     done = flexlora("run", config, "--dry-run", "--out", tmp_path / "r")
     assert (done.code, done.err) == (0, "")
@@ -93,7 +93,9 @@ def test_a_dry_run_checks_everything_and_writes_nothing(
         assert_one_sentence(flexlora("run", config, "--dry-run", "--set", setting), words)
 
 
-def test_export_writes_what_the_run_hands_out(flexlora: Flexlora, folder: Path, tmp_path: Path):
+def test_export_writes_what_the_run_hands_out(
+    flexlora: Flexlora, folder: Path, tmp_path: Path
+) -> None:
     for rank in ("3", "full"):
         done = flexlora("export", folder, "--rank", rank, "--out", tmp_path / rank)
         assert (done.code, done.err) == (0, "")
@@ -106,7 +108,7 @@ def test_export_writes_what_the_run_hands_out(flexlora: Flexlora, folder: Path, 
     assert named["base_model_name_or_path"] == "tiny"
 
 
-def test_eval_prints_scores_by_category(flexlora: Flexlora, folder: Path, tmp_path: Path):
+def test_eval_prints_scores_by_category(flexlora: Flexlora, folder: Path, tmp_path: Path) -> None:
     few = ("--tasks", 2, "--examples", 1, "--max-new-tokens", 2, "--max-tokens", 250)
     base = flexlora("eval", "tiny", "--data", "embedded", *few)
     assert (base.code, base.err) == (0, "")
@@ -118,18 +120,18 @@ def test_eval_prints_scores_by_category(flexlora: Flexlora, folder: Path, tmp_pa
 
 
 @pytest.mark.parametrize("option", ["--tasks", "--examples"])
-def test_eval_takes_zero_for_a_mistake(flexlora: Flexlora, option: str):
+def test_eval_takes_zero_for_a_mistake(flexlora: Flexlora, option: str) -> None:
     done = flexlora("eval", "tiny", "--data", "embedded", option, 0)
     assert_one_sentence(done, "is 0, expected a whole number of 1 or more")
 
 
-def test_resume_of_a_finished_run(flexlora: Flexlora, folder: Path):
+def test_resume_of_a_finished_run(flexlora: Flexlora, folder: Path) -> None:
     done = flexlora("resume", folder)
     assert (done.code, done.err) == (0, "")
     assert f"run directory: {folder}" in done.out
 
 
-def test_demo_compares_its_rules(flexlora: Flexlora, tmp_path: Path):
+def test_demo_compares_its_rules(flexlora: Flexlora, tmp_path: Path) -> None:
     table = {
         "model.targets": ["q_proj"],
         "data.train_tasks": 4,
@@ -158,7 +160,7 @@ def test_demo_compares_its_rules(flexlora: Flexlora, tmp_path: Path):
     assert len(bases) == 1
 
 
-def test_usage_errors_are_wrong_input(flexlora: Flexlora, tmp_path: Path):
+def test_usage_errors_are_wrong_input(flexlora: Flexlora, tmp_path: Path) -> None:
     for arguments in (("ruin",), ("run",), ("run", "c.toml", "--sett", "x"), ("export", tmp_path)):
         done = flexlora(*arguments)
         assert done.code == 2
@@ -167,7 +169,7 @@ def test_usage_errors_are_wrong_input(flexlora: Flexlora, tmp_path: Path):
 
 def test_a_run_that_fails_is_code_1(
     flexlora: Flexlora, config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
+) -> None:
     """Every client diverges: the run has begun, so its directory stays, with the reasons."""
     settings = ("--set", "training.learning_rate=1e30", "--set", "training.clip_norm=0")
     done = flexlora("run", config, "--out", tmp_path / "r", *settings)
@@ -191,7 +193,7 @@ def test_a_run_that_fails_is_code_1(
 
 def test_debug_adds_the_traceback_and_keeps_the_code(
     flexlora: Flexlora, config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
+) -> None:
     done = flexlora("--debug", "run", tmp_path / "none.toml")
     assert done.code == 2
     first, *rest = done.err.splitlines()
@@ -212,7 +214,7 @@ def environment() -> dict[str, str]:
     return {**os.environ, "OMP_NUM_THREADS": "1"}
 
 
-def test_a_real_process_ends_with_code_and_sentence(tmp_path: Path):
+def test_a_real_process_ends_with_code_and_sentence(tmp_path: Path) -> None:
     wrong = write(CONFIG, tmp_path / "c.toml")
     wrong.write_text(wrong.read_text().replace("[training]", "[trainign]"))
     done = subprocess.run(
@@ -224,7 +226,7 @@ def test_a_real_process_ends_with_code_and_sentence(tmp_path: Path):
     assert [path.name for path in tmp_path.iterdir()] == ["c.toml"]
 
 
-def test_ctrl_c_says_how_to_go_on(tmp_path: Path):
+def test_ctrl_c_says_how_to_go_on(tmp_path: Path) -> None:
     write(small(federation={"rounds": 100_000}), tmp_path / "c.toml")
     with subprocess.Popen(
         [*PROCESS, "run", "c.toml", "--out", "r"],

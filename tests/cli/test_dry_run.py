@@ -30,7 +30,7 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> Config:
     path = tmp_path_factory.mktemp("data") / "d.jsonl"
     rows = [{"q": f"ask {i}", "a": "yes", "kind": f"kind {i % 3}"} for i in range(60)]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    data = {"source": "jsonl", "path": str(path), "prompt": "q", "response": "a"}
+    data: dict[str, Any] = {"source": "jsonl", "path": str(path), "prompt": "q", "response": "a"}
     data |= {"category": "kind", "test_share": 0.1, "max_tokens": 250}
     partition = {"by": "dirichlet", "clients": 5, "alpha": 0.5, "min_examples": 4}
     return parse_config({**SMALL, "data": data, "partition": partition})
@@ -38,7 +38,7 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> Config:
 
 def test_it_shows_types_bytes_and_the_partition_and_writes_nothing(
     flexlora: Flexlora, config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
+) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "c").mkdir()
     done = flexlora("run", write(config, tmp_path / "c" / "c.toml"), "--dry-run")
@@ -62,7 +62,7 @@ def test_it_shows_types_bytes_and_the_partition_and_writes_nothing(
 
 
 @pytest.mark.parametrize("rule", sorted(RULES))
-def test_the_forecast_is_what_round_1_sends(rule: str, tmp_path: Path):
+def test_the_forecast_is_what_round_1_sends(rule: str, tmp_path: Path) -> None:
     config = small(
         rule={"name": rule},
         federation={"rounds": 1, "clients_per_round": 4},
@@ -80,7 +80,7 @@ def test_the_forecast_is_what_round_1_sends(rule: str, tmp_path: Path):
     assert json.loads(json.dumps(told.to_json()))["clients_per_round"] == 4
 
 
-def test_data_json_holds_every_example_once(config: Config, tmp_path: Path):
+def test_data_json_holds_every_example_once(config: Config, tmp_path: Path) -> None:
     quick = (
         {"rounds": 1},
         {
@@ -97,7 +97,7 @@ def test_data_json_holds_every_example_once(config: Config, tmp_path: Path):
     partition = Run.open(folder).data["partition"]
     assert (partition["by"], partition["label"]) == ("dirichlet", "category")
     assert partition["validators"] == []
-    total = Counter({})
+    total: Counter[str] = Counter({})
     for held in (*partition["clients"], *partition["unseen"]):
         sizes = [held.get(part, 0) for part in ("train", "validation", "test")]
         assert sum(sizes) == sum(held["labels"].values())
@@ -117,7 +117,7 @@ def census(*clients: Holding, unseen: tuple[Holding, ...] = ()) -> Census:
     return Census("dirichlet", "category", clients, (), unseen)
 
 
-def test_skew_is_the_mean_distance_from_the_whole():
+def test_skew_is_the_mean_distance_from_the_whole() -> None:
     assert census(holding("a", x=2, y=2), holding("b", x=5, y=5)).skew() == 0.0
     assert census(holding("a", x=4), holding("b", y=4)).skew() == 0.5
     # (6 · ⅓ + 3 · ⅔) / 9: the larger client counts for more.
@@ -125,7 +125,7 @@ def test_skew_is_the_mean_distance_from_the_whole():
 
 
 @pytest.mark.parametrize("width", [8, 33, 80])
-def test_a_bar_is_as_wide_as_asked(width: int):
+def test_a_bar_is_as_wide_as_asked(width: int) -> None:
     legend = Legend.of({f"l{i}": 30 - i for i in range(20)}, colour=False)
     for labels in ({"l0": 1}, {"l0": 1, "l19": 2}, {f"l{i}": 1 for i in range(20)}):
         assert len(legend.bar(labels, width).plain) == width
@@ -144,7 +144,7 @@ def drawn(monkeypatch: pytest.MonkeyPatch, held: Census, width: int, **options: 
 @pytest.mark.parametrize("count", [3, 200])
 def test_nothing_is_cut_or_wrapped_at_any_width(
     monkeypatch: pytest.MonkeyPatch, width: int, colour: Any, count: int
-):
+) -> None:
     clients = (holding(f"client-{i:03d}", sums=1 + i, tales=9, lists=i % 7) for i in range(count))
     held = census(*clients, unseen=(holding("test/sums", sums=5),))
     text = drawn(monkeypatch, held, width, color_system=colour)
@@ -158,7 +158,7 @@ def test_nothing_is_cut_or_wrapped_at_any_width(
     assert {"sums", "tales", "lists"} <= set(text.split())
 
 
-def test_without_colour_letters_fill_the_bars(monkeypatch: pytest.MonkeyPatch):
+def test_without_colour_letters_fill_the_bars(monkeypatch: pytest.MonkeyPatch) -> None:
     held = census(holding("a", x=1, y=3))
     plain = drawn(monkeypatch, held, 80, color_system="truecolor", no_color=True)
     assert plain == drawn(monkeypatch, held, 80, color_system=None)
@@ -170,7 +170,7 @@ def test_without_colour_letters_fill_the_bars(monkeypatch: pytest.MonkeyPatch):
     assert (row.count("A"), row.count("B")) == (1, 1)
 
 
-def test_markup_in_names_is_text(monkeypatch: pytest.MonkeyPatch):
+def test_markup_in_names_is_text(monkeypatch: pytest.MonkeyPatch) -> None:
     held = census(holding("[red]a", **{"[bold]x": 2}), holding("b" * 90, y=1))
     text = drawn(monkeypatch, held, 60, color_system=None)
     assert "[red]a" in text

@@ -36,7 +36,7 @@ metrics = ["choice", "perplexity"]
     return path
 
 
-def test_a_config_says_what_to_score_and_by_what(flexlora: Flexlora, tmp_path: Path):
+def test_a_config_says_what_to_score_and_by_what(flexlora: Flexlora, tmp_path: Path) -> None:
     done = flexlora("eval", "tiny", "--data", config(tmp_path), "--json")
     mean = json.loads(done.out)["mean"]
     assert mean["examples"] == 3
@@ -44,12 +44,12 @@ def test_a_config_says_what_to_score_and_by_what(flexlora: Flexlora, tmp_path: P
     assert mean["perplexity"] > 1.0
 
 
-def test_an_option_beats_the_config(flexlora: Flexlora, tmp_path: Path):
+def test_an_option_beats_the_config(flexlora: Flexlora, tmp_path: Path) -> None:
     done = flexlora("eval", "tiny", "--data", config(tmp_path), "--metric", "loss", "--json")
     assert set(json.loads(done.out)["mean"]) == {"clients", "examples", "loss"}
 
 
-def test_a_config_that_keeps_nothing_apart_is_refused(flexlora: Flexlora, tmp_path: Path):
+def test_a_config_that_keeps_nothing_apart_is_refused(flexlora: Flexlora, tmp_path: Path) -> None:
     path = config(tmp_path)
     path.write_text(path.read_text().replace("test_share = 0.75", "") + "unseen = false\n")
     done = flexlora("eval", "tiny", "--data", path)

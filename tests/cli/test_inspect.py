@@ -22,7 +22,7 @@ from small import small
 from terminal import lines_on_a_terminal
 
 
-def adapter(blocks: int, rank: int = 4, **known: str) -> Adapter:
+def adapter(blocks: int, rank: int = 4, *, base: str = "", base_fingerprint: str = "") -> Adapter:
     layers = {
         f"model.layers.{i}.{name}": Factors(
             0.1 * (i + 1) * gaussian(12, rank, seed=i), gaussian(rank, 10, seed=i + 50), 8.0 / rank
@@ -30,7 +30,7 @@ def adapter(blocks: int, rank: int = 4, **known: str) -> Adapter:
         for i in range(blocks)
         for name in ("self_attn.q_proj", "mlp.up_proj")
     }
-    return Adapter(layers, **known)
+    return Adapter(layers, base, base_fingerprint=base_fingerprint)
 
 
 @pytest.fixture
@@ -45,7 +45,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return run(small(rule={"name": "hetlora"}), tmp_path_factory.mktemp("runs") / "r").folder
 
 
-def test_bars_are_as_high_as_their_values():
+def test_bars_are_as_high_as_their_values() -> None:
     assert bars([8, 7, 6, 5, 4, 3, 2, 1], 8) == "█▇▆▅▄▃▂▁"
     assert bars([1.0, 1e-9, 0.0], 8) == "█▁ "
     assert bars([4, 4, 2, 2, 1, 1], 3) == "█▄▂"
@@ -54,7 +54,7 @@ def test_bars_are_as_high_as_their_values():
     assert len(bars(list(range(100)), 32)) == 32
 
 
-def test_numbers_as_people_read_them():
+def test_numbers_as_people_read_them() -> None:
     shown = (0, 999, 999_940, 1_000_000, 3_200_000_000)
     assert [size(x) for x in shown] == ["0 bytes", "999 bytes", "999.9 kB", "1.0 MB", "3.2 GB"]
     assert [count(1, "round"), count(2_000, "round")] == ["1 round", "2,000 rounds"]
@@ -62,7 +62,7 @@ def test_numbers_as_people_read_them():
     assert span([12345, 67890]) == "12,345–67,890"
 
 
-def test_a_small_adapter_is_shown_layer_by_layer(flexlora: Flexlora, peft: Path):
+def test_a_small_adapter_is_shown_layer_by_layer(flexlora: Flexlora, peft: Path) -> None:
     done = flexlora("inspect", peft)
     assert done.code == 0, done.err
     lines = done.out.splitlines()
@@ -79,7 +79,9 @@ def test_a_small_adapter_is_shown_layer_by_layer(flexlora: Flexlora, peft: Path)
         assert bars(layer.singular_values, 32) in cells
 
 
-def test_many_layers_are_shown_by_kind_unless_all_are_asked_for(flexlora: Flexlora, tmp_path: Path):
+def test_many_layers_are_shown_by_kind_unless_all_are_asked_for(
+    flexlora: Flexlora, tmp_path: Path
+) -> None:
     save_peft(adapter(30), tmp_path / "a")
     lines = flexlora("inspect", tmp_path / "a").out.splitlines()
     (attention,) = [line for line in lines if line.startswith("self_attn.q_proj")]
@@ -91,7 +93,7 @@ def test_many_layers_are_shown_by_kind_unless_all_are_asked_for(flexlora: Flexlo
     assert "--all" not in everything
 
 
-def test_unused_directions_and_unknown_bases_are_said(flexlora: Flexlora, tmp_path: Path):
+def test_unused_directions_and_unknown_bases_are_said(flexlora: Flexlora, tmp_path: Path) -> None:
     one = Factors(torch.ones(6, 3), torch.ones(3, 5), 1.0)
     save_peft(Adapter({"x": one}), tmp_path / "a")
     done = flexlora("inspect", tmp_path / "a")
@@ -99,7 +101,7 @@ def test_unused_directions_and_unknown_bases_are_said(flexlora: Flexlora, tmp_pa
     assert "1 of 3" in done.out
 
 
-def test_rslora_has_its_own_alpha(flexlora: Flexlora, tmp_path: Path):
+def test_rslora_has_its_own_alpha(flexlora: Flexlora, tmp_path: Path) -> None:
     save_peft(adapter(1), tmp_path / "a")
     config = tmp_path / "a" / "adapter_config.json"
     written = {**json.loads(config.read_text()), "use_rslora": True, "lora_alpha": 6}
@@ -107,7 +109,7 @@ def test_rslora_has_its_own_alpha(flexlora: Flexlora, tmp_path: Path):
     assert "α 6, scale α/√r = 3," in flexlora("inspect", tmp_path / "a").out
 
 
-def test_an_adapter_as_json(flexlora: Flexlora, peft: Path):
+def test_an_adapter_as_json(flexlora: Flexlora, peft: Path) -> None:
     found = json.loads(flexlora("inspect", peft, "--json").out)
     given = load_peft(peft)
     assert (found["kind"], found["base"], found["scaling"]) == ("adapter", "org/base", "lora")
@@ -120,7 +122,7 @@ def test_an_adapter_as_json(flexlora: Flexlora, peft: Path):
         assert (told["rank"], told["alpha"]) == (layer.rank, pytest.approx(8.0))
 
 
-def test_a_run_is_shown(flexlora: Flexlora, folder: Path):
+def test_a_run_is_shown(flexlora: Flexlora, folder: Path) -> None:
     done = flexlora("inspect", folder)
     assert done.code == 0, done.err
     lines = done.out.splitlines()
@@ -136,7 +138,7 @@ def test_a_run_is_shown(flexlora: Flexlora, folder: Path):
     assert (found["kind"], found["state"]) == ("run", "finished")
 
 
-def test_failures_are_grouped_by_reason(flexlora: Flexlora, folder: Path, tmp_path: Path):
+def test_failures_are_grouped_by_reason(flexlora: Flexlora, folder: Path, tmp_path: Path) -> None:
     import shutil
 
     copy = Path(shutil.copytree(folder, tmp_path / "r"))
@@ -153,7 +155,7 @@ def test_failures_are_grouped_by_reason(flexlora: Flexlora, folder: Path, tmp_pa
     assert "reason 6" in everything
 
 
-def test_a_run_that_has_not_begun_says_how_to_begin(flexlora: Flexlora, tmp_path: Path):
+def test_a_run_that_has_not_begun_says_how_to_begin(flexlora: Flexlora, tmp_path: Path) -> None:
     Run.create(small(), tmp_path / "r", resolved={"layers": 8, "clients_per_round": 2})
     done = flexlora("inspect", tmp_path / "r")
     assert done.code == 0, done.err
@@ -163,7 +165,7 @@ def test_a_run_that_has_not_begun_says_how_to_begin(flexlora: Flexlora, tmp_path
 
 
 @pytest.mark.parametrize("width", [80, 140])
-def test_a_terminal_shows_whole_lines(tmp_path: Path, width: int):
+def test_a_terminal_shows_whole_lines(tmp_path: Path, width: int) -> None:
     """In a terminal of this width no table line is wrapped or cut."""
     mixed = dict(adapter(12))
     one = Factors(torch.ones(12, 9), torch.ones(9, 10), 16 / 9)

@@ -37,7 +37,7 @@ def events(done: Done) -> list[dict[str, Any]]:
     return [strict(line) for line in done.out.splitlines()]
 
 
-def test_a_run_is_a_line_for_every_event(flexlora: Flexlora, config: Path, tmp_path: Path):
+def test_a_run_is_a_line_for_every_event(flexlora: Flexlora, config: Path, tmp_path: Path) -> None:
     told = events(flexlora("run", config, "--out", tmp_path / "r", "--json"))
     run = Run.open(tmp_path / "r")
     assert told == run.read_events()
@@ -79,7 +79,7 @@ def test_a_run_is_a_line_for_every_event(flexlora: Flexlora, config: Path, tmp_p
 
 def test_failures_are_events_and_errors_stay_on_stderr(
     flexlora: Flexlora, config: Path, tmp_path: Path
-):
+) -> None:
     wild = ("--set", "training.learning_rate=1e30", "--set", "training.clip_norm=0")
     done = flexlora("run", config, "--out", tmp_path / "r", "--json", *wild)
     assert done.code == 1
@@ -90,7 +90,9 @@ def test_failures_are_events_and_errors_stay_on_stderr(
     assert done.err.startswith("flexlora: round 1: none of 2 clients")
 
 
-def test_a_real_process_keeps_stdout_for_json_though_a_tracker_talks(config: Path, tmp_path: Path):
+def test_a_real_process_keeps_stdout_for_json_though_a_tracker_talks(
+    config: Path, tmp_path: Path
+) -> None:
     done = subprocess.run(
         [*PROCESS, "run", config, "--out", "r", "--json", "--set", "run.trackers=['tensorboard']"],
         cwd=tmp_path,
@@ -105,7 +107,7 @@ def test_a_real_process_keeps_stdout_for_json_though_a_tracker_talks(config: Pat
     assert done.stderr == ""
 
 
-def test_a_dry_run_is_one_document(flexlora: Flexlora, config: Path, tmp_path: Path):
+def test_a_dry_run_is_one_document(flexlora: Flexlora, config: Path, tmp_path: Path) -> None:
     done = flexlora("run", config, "--out", tmp_path / "r", "--dry-run", "--json")
     plan = strict(done.out)
     assert set(plan) == {"config", "data", "forecast", "layers", "parent"}
@@ -116,14 +118,14 @@ def test_a_dry_run_is_one_document(flexlora: Flexlora, config: Path, tmp_path: P
     assert not (tmp_path / "r").exists()
 
 
-def test_eval_is_one_document(flexlora: Flexlora):
+def test_eval_is_one_document(flexlora: Flexlora) -> None:
     found = strict(flexlora("eval", "tiny", "--data", "embedded", *FEW, "--json").out)
     assert (found["model"], found["adapter"], found["left_out"]) == ("tiny", None, 0)
     assert found["mean"]["examples"] == len(found["clients"]) == 1
     assert found["mean"]["loss"] > 0
 
 
-def test_the_demo_is_three_runs(flexlora: Flexlora, tmp_path: Path):
+def test_the_demo_is_three_runs(flexlora: Flexlora, tmp_path: Path) -> None:
     table = {
         "model.targets": ["q_proj"],
         "data.train_tasks": 4,
@@ -149,7 +151,9 @@ def test_the_demo_is_three_runs(flexlora: Flexlora, tmp_path: Path):
     ]
 
 
-def test_quiet_prints_the_run_directory_alone(flexlora: Flexlora, config: Path, tmp_path: Path):
+def test_quiet_prints_the_run_directory_alone(
+    flexlora: Flexlora, config: Path, tmp_path: Path
+) -> None:
     where = tmp_path / "r"
     for arguments in (("run", config, "--out", where), ("resume", where)):
         done = flexlora(*arguments, "--quiet")
@@ -158,7 +162,7 @@ def test_quiet_prints_the_run_directory_alone(flexlora: Flexlora, config: Path, 
     assert (done.code, done.out, done.err) == (0, "", "")
 
 
-def test_help_documents_the_events(flexlora: Flexlora):
+def test_help_documents_the_events(flexlora: Flexlora) -> None:
     words = " ".join(flexlora("run", "--help").out.split())
     for event in EVENTS:
         assert f"{event}:" in words

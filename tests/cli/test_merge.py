@@ -7,8 +7,10 @@ import os
 import re
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
+from torch import Tensor
 
 from commands import PROCESS, Done, Flexlora
 from flexlora.formats.peft import load_peft
@@ -19,7 +21,7 @@ from terminal import lines_on_a_terminal
 
 
 def adapter(folder: Path, blocks: int, rank: int, seed: int = 0, mlp: bool = True) -> Path:
-    tensors = {}
+    tensors: dict[str, Tensor] = {}
     for i in range(blocks):
         tensors |= pair(f"model.layers.{i}.self_attn.q_proj", 12, 10, rank, seed + i)
         if mlp:
@@ -38,7 +40,7 @@ def cells(done: Done, layer: str) -> list[str]:
     return line.split()
 
 
-def test_what_went_in_what_came_out_and_each_layer(flexlora: Flexlora, two: list[Path]):
+def test_what_went_in_what_came_out_and_each_layer(flexlora: Flexlora, two: list[Path]) -> None:
     done = flexlora("merge", "a", "b", "--weights", "0.5,-0.3", "--rank", 5, "--out", "out")
     assert done.code == 0, done.err
     lines = done.out.splitlines()
@@ -60,16 +62,17 @@ def test_what_went_in_what_came_out_and_each_layer(flexlora: Flexlora, two: list
     assert_all_close(updates(Path("out")), updates(Path("again")), 0.0)
 
 
-def test_the_default_is_the_mean(flexlora: Flexlora, two: list[Path]):
+def test_the_default_is_the_mean(flexlora: Flexlora, two: list[Path]) -> None:
     done = flexlora("merge", "a", "b", "--rank", "full", "--out", "out")
     assert done.out.startswith("A = a, weight 0.5\nB = b, weight 0.5\n")
     assert_all_close(updates(Path("out")), weighted(two, [0.5, 0.5]), 1e-6)
 
 
-def test_each_option_reaches_the_merge(flexlora: Flexlora, two: list[Path]):
+def test_each_option_reaches_the_merge(flexlora: Flexlora, two: list[Path]) -> None:
     flags = ("--energy", 0.9, "--split", "balanced", "--dtype", "bfloat16", "--weights", "-1,2")
     assert flexlora("merge", "a", "b", *flags, "--out", "out").code == 0
-    options = {"energy": 0.9, "split": "balanced", "dtype": "bfloat16", "weights": [-1.0, 2.0]}
+    options: dict[str, Any] = {"energy": 0.9, "split": "balanced", "dtype": "bfloat16"}
+    options |= {"weights": [-1.0, 2.0]}
     merge(two, "same", **options)
     for name in ("adapter_config.json", "adapter_model.safetensors"):
         assert Path("out", name).read_bytes() == Path("same", name).read_bytes()
@@ -78,7 +81,7 @@ def test_each_option_reaches_the_merge(flexlora: Flexlora, two: list[Path]):
     assert any(not ours[key].equal(others[key]) for key in ours)
 
 
-def test_one_adapter_resized_and_copied(flexlora: Flexlora, two: list[Path]):
+def test_one_adapter_resized_and_copied(flexlora: Flexlora, two: list[Path]) -> None:
     assert cells(flexlora("merge", "a", "--rank", 2, "--out", "small"), "0.self")[1:3] == ["4", "2"]
     assert set(load_peft("small").ranks.values()) == {2}
     done = flexlora("merge", "a", "--rank", "full", "--out", "copy")
@@ -88,7 +91,7 @@ def test_one_adapter_resized_and_copied(flexlora: Flexlora, two: list[Path]):
 
 
 @pytest.mark.usefixtures("two")
-def test_the_kind_is_told_where_a_layer_is_not_linear(flexlora: Flexlora):
+def test_the_kind_is_told_where_a_layer_is_not_linear(flexlora: Flexlora) -> None:
     tensors = {
         "embed.lora_embedding_A": gaussian(2, 7),
         "embed.lora_embedding_B": gaussian(5, 2),
@@ -104,7 +107,7 @@ def test_the_kind_is_told_where_a_layer_is_not_linear(flexlora: Flexlora):
 
 
 @pytest.mark.usefixtures("two")
-def test_many_layers_are_shown_by_kind_unless_all_are_asked_for(flexlora: Flexlora):
+def test_many_layers_are_shown_by_kind_unless_all_are_asked_for(flexlora: Flexlora) -> None:
     adapter(Path("c"), 30, 4)
     adapter(Path("d"), 20, 3, 5, mlp=False)
     done = flexlora("merge", "c", "d", "--rank", 4, "--out", "out")
@@ -121,7 +124,7 @@ def test_many_layers_are_shown_by_kind_unless_all_are_asked_for(flexlora: Flexlo
     assert "--all" not in everything
 
 
-def test_more_adapters_than_fit_have_one_column(flexlora: Flexlora, two: list[Path]):
+def test_more_adapters_than_fit_have_one_column(flexlora: Flexlora, two: list[Path]) -> None:
     seven = [adapter(Path(f"x{i}"), 1, i + 1, i, mlp=i > 0) for i in range(7)]
     done = flexlora("merge", *seven, "--rank", 3, "--out", "out")
     assert cells(done, "self_attn.q_proj")[1:3] == ["1–7", "3"]
@@ -132,7 +135,7 @@ def test_more_adapters_than_fit_have_one_column(flexlora: Flexlora, two: list[Pa
     assert many.code == 0
 
 
-def test_as_json(flexlora: Flexlora, two: list[Path]):
+def test_as_json(flexlora: Flexlora, two: list[Path]) -> None:
     flags = ("--weights", "1,-0.5", "--rank", 2, "--out", "out", "--json")
     done = flexlora("merge", "a", "b", *flags)
     assert done.code == 0, done.err
@@ -160,7 +163,7 @@ def test_as_json(flexlora: Flexlora, two: list[Path]):
 
 
 @pytest.mark.parametrize("width", [80, 120])
-def test_each_layer_is_one_line_in_a_terminal(tmp_path: Path, width: int):
+def test_each_layer_is_one_line_in_a_terminal(tmp_path: Path, width: int) -> None:
     folders = [adapter(tmp_path / f"{i}", 12, i + 2, i, mlp=i != 1) for i in range(4)]
     flags = ("--energy", 0.9, "--out", tmp_path / "out")
     lines = lines_on_a_terminal("merge", *folders, *flags, width=width)
@@ -171,7 +174,7 @@ def test_each_layer_is_one_line_in_a_terminal(tmp_path: Path, width: int):
     assert (tmp_path / "out").is_dir()
 
 
-def test_a_pipe_gets_the_table_alone(tmp_path: Path):
+def test_a_pipe_gets_the_table_alone(tmp_path: Path) -> None:
     """No progress, no escape codes, no line cut to the width of a terminal."""
     folders = [adapter(tmp_path / ("long-" * 20 + f"{i}"), 2, i + 2, i) for i in range(2)]
     done = subprocess.run(

@@ -44,14 +44,14 @@ def started(run: Run) -> Started:
     return Started(str(run.folder), "flexlora", "tiny", 4, 0, {}, ())
 
 
-def test_patience_makes_the_time_left_a_limit(tmp_path: Path):
+def test_patience_makes_the_time_left_a_limit(tmp_path: Path) -> None:
     standing = Standing(made(tmp_path / "r", patience=1))
     assert time_left(standing) == ""
     standing.told(RoundEnded(record(1)))
     assert time_left(standing) == "at most 0:30 left"
 
 
-def test_the_best_round_and_the_change_against_it(tmp_path: Path):
+def test_the_best_round_and_the_change_against_it(tmp_path: Path) -> None:
     run = made(tmp_path / "r")
     for number, loss in ((1, 2.0), (2, 1.5), (3, 1.75)):
         run.append_metrics(record(number, loss))
@@ -69,13 +69,13 @@ def test_the_best_round_and_the_change_against_it(tmp_path: Path):
 @pytest.mark.parametrize(
     ("seconds", "words"), [(0.4, "0:00"), (59.6, "1:00"), (750, "12:30"), (11_100, "3:05:00")]
 )
-def test_clock(seconds: float, words: str):
+def test_clock(seconds: float, words: str) -> None:
     assert clock(seconds) == words
 
 
 def test_a_line_a_round_with_what_failed_and_what_is_left(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
-):
+) -> None:
     lines = Lines()
     for event in (
         started(made(tmp_path / "r")),
@@ -96,7 +96,7 @@ def test_a_line_a_round_with_what_failed_and_what_is_left(
 
 
 @pytest.mark.parametrize("width", [40, 60, 120])
-def test_the_view_fits_its_terminal_and_leaves_a_line(tmp_path: Path, width: int):
+def test_the_view_fits_its_terminal_and_leaves_a_line(tmp_path: Path, width: int) -> None:
     console = Console(file=io.StringIO(), force_terminal=True, width=width, height=30)
     view = LiveView(console)
     view.told(started(made(tmp_path / "r")))
@@ -130,7 +130,7 @@ def config(tmp_path: Path) -> Path:
     return write(made, tmp_path / "c.toml")
 
 
-def test_a_real_terminal_gets_the_view_and_then_the_table(config: Path, tmp_path: Path):
+def test_a_real_terminal_gets_the_view_and_then_the_table(config: Path, tmp_path: Path) -> None:
     code, written = on_a_terminal("run", config, "--out", tmp_path / "r", width=100)
     assert code == 0, written
     assert COLOUR.search(written)
@@ -142,7 +142,7 @@ def test_a_real_terminal_gets_the_view_and_then_the_table(config: Path, tmp_path
     assert text.rstrip().endswith(f"run directory: {tmp_path / 'r'}")
 
 
-def test_no_color_and_a_dumb_terminal_are_honoured(config: Path, tmp_path: Path):
+def test_no_color_and_a_dumb_terminal_are_honoured(config: Path, tmp_path: Path) -> None:
     code, written = on_a_terminal("run", config, "--out", tmp_path / "r", width=60, NO_COLOR="1")
     assert code == 0, written
     assert "in flight" in written
@@ -153,7 +153,9 @@ def test_no_color_and_a_dumb_terminal_are_honoured(config: Path, tmp_path: Path)
     assert "r: scoring full state on unseen clients" in written
 
 
-def test_a_resume_shows_the_rounds_that_it_plays(flexlora: Flexlora, config: Path, tmp_path: Path):
+def test_a_resume_shows_the_rounds_that_it_plays(
+    flexlora: Flexlora, config: Path, tmp_path: Path
+) -> None:
     done = flexlora("run", config, "--out", tmp_path / "r")
     assert (done.code, done.err) == (0, "")
     assert [line.split(",")[0] for line in done.out.splitlines() if "train loss" in line] == [

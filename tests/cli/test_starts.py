@@ -26,7 +26,7 @@ def done(flexlora: Flexlora, *arguments: object) -> str:
     return result.out
 
 
-def test_an_adapter_goes_from_run_to_run(flexlora: Flexlora, tmp_path: Path):
+def test_an_adapter_goes_from_run_to_run(flexlora: Flexlora, tmp_path: Path) -> None:
     """Run, export, start another rule from it, go on with that, look at all of them."""
     first, second, third = (tmp_path / name for name in ("first", "second", "third"))
     config = write(small(federation={"rounds": 2}), tmp_path / "c.toml")
@@ -51,7 +51,7 @@ def test_an_adapter_goes_from_run_to_run(flexlora: Flexlora, tmp_path: Path):
     assert f"starts from run {third} (flora) after round" in out
 
 
-def test_force_takes_what_was_made_for_another_base(flexlora: Flexlora, tmp_path: Path):
+def test_force_takes_what_was_made_for_another_base(flexlora: Flexlora, tmp_path: Path) -> None:
     config = write(small(federation={"rounds": 1}), tmp_path / "c.toml")
     done(flexlora, "run", config, "--out", tmp_path / "r")
     save_peft(load_adapter(tmp_path / "r", 2), tmp_path / "a", base_model="org/huge")
@@ -68,7 +68,7 @@ def test_force_takes_what_was_made_for_another_base(flexlora: Flexlora, tmp_path
 
 def test_an_export_of_gpt2_says_how_its_weights_lie(
     flexlora: Flexlora, tmp_path: Path, recwarn: pytest.WarningsRecorder
-):
+) -> None:
     """PEFT warns of a Conv1D whose adapter_config.json does not."""
     import transformers
     from peft import PeftModel

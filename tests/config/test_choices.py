@@ -18,7 +18,7 @@ from flexlora.tasks.source import SEED, SOURCES
 CSV = {"source": "csv", "path": "x.csv"}
 
 
-def test_options_stand_in_the_table_and_apart_in_the_config():
+def test_options_stand_in_the_table_and_apart_in_the_config() -> None:
     data = {**CSV, "max_tokens": 99, "prompt": ("a", "b"), "share": 0.5}
     partition = {"by": "dirichlet", "clients": 3, "alpha": 1, "min_examples": 2}
     config = parse_config({"data": data, "partition": partition})
@@ -34,7 +34,7 @@ def test_options_stand_in_the_table_and_apart_in_the_config():
     assert config.partition.build().options == (("clients", 3), ("alpha", 1))
 
 
-def test_they_can_be_overridden(tmp_path: Path):
+def test_they_can_be_overridden(tmp_path: Path) -> None:
     path = tmp_path / "c.toml"
     path.write_text('[data]\nsource = "embedded"\ntrain_tasks = 4\n')
     sets = ["data.train_tasks=5", "data.unseen=development", "partition.by=iid"]
@@ -71,28 +71,30 @@ WRONG: list[tuple[dict[str, Any], str]] = [
 
 
 @pytest.mark.parametrize(("tables", "message"), WRONG, ids=[m[:40] for _, m in WRONG])
-def test_what_is_wrong_is_said_when_the_config_is_read(tables: dict[str, Any], message: str):
+def test_what_is_wrong_is_said_when_the_config_is_read(
+    tables: dict[str, Any], message: str
+) -> None:
     with pytest.raises(ConfigError) as caught:
         parse_config(tables)
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
-def test_a_table_alone_is_held_to_them_too():
+def test_a_table_alone_is_held_to_them_too() -> None:
     with pytest.raises(ConfigError, match="not an option of 'embedded'"):
         DataConfig(options={"path": "x"})
     with pytest.raises(ConfigError, match="not an option of 'task'"):
         PartitionConfig(options={"alpha": 1.0})
 
 
-def test_an_empty_path_is_none_as_runs_of_before_have_it():
+def test_an_empty_path_is_none_as_runs_of_before_have_it() -> None:
     config = parse_config({"data": {"source": "embedded", "path": ""}})
     assert config == Config()
     with pytest.raises(ConfigError, match=r"needs data\.path"):
         parse_config({"data": {"source": "csv", "path": ""}})
 
 
-def test_training_is_left_out_where_the_source_can(monkeypatch: pytest.MonkeyPatch):
+def test_training_is_left_out_where_the_source_can(monkeypatch: pytest.MonkeyPatch) -> None:
     assert DataConfig().without_training().options == {"train_tasks": 0}
 
     class Fixed:
@@ -102,7 +104,7 @@ def test_training_is_left_out_where_the_source_can(monkeypatch: pytest.MonkeyPat
     assert DataConfig(source="fixed").without_training().options == {}
 
 
-def test_every_option_of_every_source_and_partition_says_what_it_is():
+def test_every_option_of_every_source_and_partition_says_what_it_is() -> None:
     for registry in (SOURCES, SCHEMES):
         for name, made in registry.items():
             for key, argument in arguments_of(made).items():

@@ -1,22 +1,25 @@
 """Configs are strict, say what is wrong in one sentence, and survive the way to a file and back."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from flexlora.config.config import Config
 from flexlora.config.config_file import load_config, override, parse_config
 from flexlora.errors import ConfigError
 
+Load = Callable[..., Config]
+
 quick = settings(max_examples=80, deadline=None, derandomize=True)
 
 
 @pytest.fixture
-def load(tmp_path: Path):
+def load(tmp_path: Path) -> Load:
     def load(text: str, *overrides: str) -> Config:
         (tmp_path / "c.toml").write_text(text)
         return load_config(tmp_path / "c.toml", overrides)
@@ -24,20 +27,23 @@ def load(tmp_path: Path):
     return load
 
 
-def test_an_empty_file_is_the_papers_setting(load):
+def test_an_empty_file_is_the_papers_setting(load: Load) -> None:
     config = load("")
     assert config == Config()
     assert (config.federation.rounds, config.training.decay_rounds) == (50, (15,))
     assert config.clients.build_mix().shares["type3"] == 0.25
 
 
-def test_every_field_says_what_it_is():
+def test_every_field_says_what_it_is() -> None:
     for table in Config.model_fields.values():
-        for field in table.annotation.model_fields.values():
+        kind = table.annotation
+        assert isinstance(kind, type)
+        assert issubclass(kind, BaseModel)
+        for field in kind.model_fields.values():
             assert field.description
 
 
-def test_values_overrides_and_rule_options(load):
+def test_values_overrides_and_rule_options(load: Load) -> None:
     config = load(
         '[clients]\nmix = {weak = 0.5, type4 = 0.5}\ntypes = {weak = {attention = 2, "all" = 4}}\n'
         '[rule]\nname = "hetlora"\ngamma = 0.99\n[federation]\nclients_per_round = 4',
@@ -56,21 +62,21 @@ def test_values_overrides_and_rule_options(load):
     assert config.clients.build_mix().types["weak"].patterns == (("attention", 4), ("all", 8))
 
 
-def test_one_is_a_count_and_one_point_zero_is_all(load):
+def test_one_is_a_count_and_one_point_zero_is_all(load: Load) -> None:
     for text, kind in (("1", int), ("1.0", float)):
         amount = load(f"[federation]\nclients_per_round = {text}").federation.clients_per_round
         assert type(amount) is kind
 
 
-def test_overriding_changes_no_input():
+def test_overriding_changes_no_input() -> None:
     document = {"federation": {"rounds": 3}}
     assert override(document, ["federation.rounds=4"]) == {"federation": {"rounds": 4}}
     assert document == {"federation": {"rounds": 3}}
 
 
-def test_configs_are_frozen():
+def test_configs_are_frozen() -> None:
     with pytest.raises(ValidationError):
-        Config().federation.rounds = 3  # type: ignore[misc]
+        Config().federation.rounds = 3
 
 
 positive = st.floats(1e-300, 1e300)
@@ -121,7 +127,9 @@ documents = st.fixed_dictionaries(
 
 @quick
 @given(documents)
-def test_toml_round_trips_exactly(tmp_path_factory, document: dict[str, Any]):
+def test_toml_round_trips_exactly(
+    tmp_path_factory: pytest.TempPathFactory, document: dict[str, Any]
+) -> None:
     config = parse_config(document)
     path = tmp_path_factory.getbasetemp() / "round-trip.toml"
     path.write_bytes(config.to_toml().encode())
@@ -171,7 +179,7 @@ WRONG = [
 
 
 @pytest.mark.parametrize(("text", "message"), WRONG, ids=[text for text, _ in WRONG])
-def test_what_is_wrong_is_said_in_one_sentence(load, text: str, message: str):
+def test_what_is_wrong_is_said_in_one_sentence(load: Load, text: str, message: str) -> None:
     with pytest.raises(ConfigError) as caught:
         load(text)
     assert message in str(caught.value)
@@ -191,13 +199,13 @@ WRONG_OVERRIDES = [
 
 
 @pytest.mark.parametrize(("item", "message"), WRONG_OVERRIDES)
-def test_wrong_overrides_are_said(load, item: str, message: str):
+def test_wrong_overrides_are_said(load: Load, item: str, message: str) -> None:
     with pytest.raises(ConfigError) as caught:
         load("", item)
     assert message in str(caught.value)
 
 
-def test_wrong_files_are_said(tmp_path: Path):
+def test_wrong_files_are_said(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="does not exist; check the path"):
         load_config(tmp_path / "none.toml")
     with pytest.raises(ConfigError, match="cannot be read"):
@@ -210,7 +218,7 @@ def test_wrong_files_are_said(tmp_path: Path):
         load_config(tmp_path / "x")
 
 
-def test_screens_keep_their_order_and_options(load):
+def test_screens_keep_their_order_and_options(load: Load) -> None:
     config = load("[screens]\nnorm_clip = {factor = 2.0}\nanother = {}", "screens.third={n = 1}")
     assert list(config.screens.chosen) == ["norm_clip", "another", "third"]
     assert config.screens.chosen["norm_clip"] == {"factor": 2.0}
@@ -222,7 +230,7 @@ def test_screens_keep_their_order_and_options(load):
     assert load(load("").to_toml()) == Config()
 
 
-def test_a_screen_without_a_table_of_options_is_refused(load):
+def test_a_screen_without_a_table_of_options_is_refused(load: Load) -> None:
     with pytest.raises(ConfigError) as error:
         load("[screens]\nnorm_clip = 3.0")
     assert str(error.value) == (

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,6 +16,7 @@ from flexlora.config.config import RuleConfig
 from flexlora.config.settings import rule_fingerprint, rule_of
 from flexlora.errors import ConfigError
 from flexlora.rules import RULES, Rule, make_rule
+from flexlora.rules.hetlora import HetLoRA
 from own_rule import OWN_RULE
 
 
@@ -29,20 +31,22 @@ def made(spec: str, **options: object) -> Rule:
     return rule_of(RuleConfig(name=spec, options=options))
 
 
-def test_it_is_made_with_its_options(file: Path):
-    rule = made("my.py:Mine", bound=2)
-    assert isinstance(rule, Rule)
+def test_it_is_made_with_its_options(file: Path) -> None:
+    rule: Any = made("my.py:Mine", bound=2)
     assert (rule.name, rule.source, rule.bound) == ("mine", "a test", 2)
+    assert isinstance(rule, Rule)
     assert "mine" not in RULES
     assert type(made(f"{file}:Mine")) is type(rule)
 
 
-def test_a_registered_one_is_made_as_ever():
-    assert rule_of(RuleConfig(name="hetlora", options={"gamma": 0.5})).gamma == 0.5
+def test_a_registered_one_is_made_as_ever() -> None:
+    rule = rule_of(RuleConfig(name="hetlora", options={"gamma": 0.5}))
+    assert isinstance(rule, HetLoRA)
+    assert rule.gamma == 0.5
     assert rule_fingerprint(RuleConfig(name="hetlora")) == ""
 
 
-def test_a_folder_may_have_a_colon(file: Path):
+def test_a_folder_may_have_a_colon(file: Path) -> None:
     (file.parent / "a:b").mkdir()
     moved = file.rename(file.parent / "a:b" / "my.py")
     chosen = RuleConfig(name=f"{moved}:Mine")
@@ -50,17 +54,18 @@ def test_a_folder_may_have_a_colon(file: Path):
     assert chosen.label == "Mine"
 
 
-def test_a_file_that_changes_is_another_rule(file: Path):
+def test_a_file_that_changes_is_another_rule(file: Path) -> None:
     chosen = RuleConfig(name="my.py:Mine")
     first, before = rule_of(chosen), rule_fingerprint(chosen)
     assert before == hashlib.sha256(file.read_bytes()).hexdigest()
     assert type(rule_of(chosen)) is type(first)
     file.write_text(OWN_RULE.replace("bound: float = 1.0", "bound: float = 5.0"))
-    assert rule_of(chosen).bound == 5.0
+    changed: Any = rule_of(chosen)
+    assert changed.bound == 5.0
     assert rule_fingerprint(chosen) != before
 
 
-def test_it_reaches_another_process_as_it_was(file: Path):
+def test_it_reaches_another_process_as_it_was(file: Path) -> None:
     sent = bytes(ForkingPickler.dumps(made("my.py:Mine", bound=3.0)))
     file.unlink()
     code = (
@@ -100,14 +105,16 @@ WRONG = [
 
 @pytest.mark.usefixtures("file")
 @pytest.mark.parametrize(("spec", "options", "message"), WRONG, ids=[m[:45] for *_, m in WRONG])
-def test_what_is_wrong_is_said_in_one_sentence(spec: str, options: dict, message: str):
+def test_what_is_wrong_is_said_in_one_sentence(
+    spec: str, options: dict[str, Any], message: str
+) -> None:
     with pytest.raises(ConfigError) as caught:
         made(spec, **options)
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
-def test_a_broken_file_is_said(file: Path):
+def test_a_broken_file_is_said(file: Path) -> None:
     file.write_text("class Mine(:\n")
     with pytest.raises(ConfigError, match=r"rule file my\.py fails with SyntaxError: .*line 1"):
         made("my.py:Mine")
@@ -116,6 +123,6 @@ def test_a_broken_file_is_said(file: Path):
         rule_fingerprint(RuleConfig(name="my.py:Mine"))
 
 
-def test_make_rule_says_where_files_are_taken():
+def test_make_rule_says_where_files_are_taken() -> None:
     with pytest.raises(ConfigError, match=r"a rule in a file.*name the file in a config, or"):
         make_rule("my.py:Mine")

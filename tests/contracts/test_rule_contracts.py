@@ -19,8 +19,11 @@ from flexlora.errors import AdapterError, ConfigError, RoundError, RuleError
 from flexlora.lowrank import LowRank
 from flexlora.rules import (
     RULES,
+    Combined,
     Contribution,
     Contributions,
+    Layer,
+    LayerState,
     Listed,
     Rule,
     Spec,
@@ -210,7 +213,9 @@ def test_no_more_is_asked_for_than_the_traits_say(rule: Rule) -> None:
     given: list[Contributions] = []
 
     class Told(type(rule)):  # type: ignore[misc]
-        def combine_layer(self, layer, state, contributions):  # type: ignore[no-untyped-def]
+        def combine_layer(
+            self, layer: Layer, state: LayerState, contributions: Contributions
+        ) -> Combined:
             given.append(contributions)
             return super().combine_layer(layer, state, contributions)
 
@@ -227,9 +232,12 @@ def test_no_more_is_asked_for_than_the_traits_say(rule: Rule) -> None:
 
 
 def test_a_rule_that_asks_for_what_it_did_not_declare_fails() -> None:
-    class Nosy(FlexLoRA):
-        def combine_layer(self, layer, state, contributions):  # type: ignore[no-untyped-def]
+    class Nosy(FlexLoRA):  # type: ignore[misc]  # It is final.
+        def combine_layer(
+            self, layer: Layer, state: LayerState, contributions: Contributions
+        ) -> Combined:
             assert contributions.each()
+            return super().combine_layer(layer, state, contributions)
 
     with pytest.raises(RuleError, match="rule flexlora asked for every client's contribution"):
         play(Nosy(), begun(Nosy()), MIXED, nothing)
@@ -647,7 +655,7 @@ def test_reading_out_has_exactly_the_asked_rank(rule: Rule) -> None:
 
 
 @every()
-def test_the_singular_values_are_those_of_what_was_learned(rule: Rule):
+def test_the_singular_values_are_those_of_what_was_learned(rule: Rule) -> None:
     for state in (begun(rule), trained(rule)):
         found = rule.singular_values(state)
         for name, matrix in learned(rule, state).items():
@@ -772,7 +780,7 @@ def test_a_memory_beside_an_origin_is_refused() -> None:
 
 
 def test_a_taken_name_is_refused() -> None:
-    class Impostor(FlexLoRA):
+    class Impostor(FlexLoRA):  # type: ignore[misc]  # It is final.
         """Another rule under a taken name."""
 
     with pytest.raises(ConfigError, match="'flexlora' is registered already, by FlexLoRA"):

@@ -118,7 +118,7 @@ if __name__ == "__main__":
 @pytest.mark.skipif(not PROC.is_dir(), reason="children are found in /proc")
 def test_whatever_is_killed_no_worker_is_left_and_the_bits_are_those_of_one_process(
     alone: Path, tmp_path: Path
-):
+) -> None:
     """First a run, when a worker is in the middle of a client of round 2 for ever; then, when that
     run is resumed, a worker in the middle of the round.
     """
@@ -164,7 +164,7 @@ class Stops(Silent):
 
 def test_workers_out_of_memory_halve_for_good_and_end_with_their_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
+) -> None:
     """With room for three ranks, clients of rank 2 train alone, those of rank 4 not at all."""
     monkeypatch.setitem(RULES, "scarce", Scarce)
     config = small(
@@ -198,12 +198,12 @@ def test_workers_out_of_memory_halve_for_good_and_end_with_their_run(
         assert record["failures"] == len(high)
 
 
-class Unreadable(FlexLoRA):
+class Unreadable(FlexLoRA):  # type: ignore[misc]
     def __reduce__(self) -> tuple[Any, ...]:
         return int, ("no number",)
 
 
-def test_a_worker_that_cannot_begin_is_no_clients_doing(setup: Setup):
+def test_a_worker_that_cannot_begin_is_no_clients_doing(setup: Setup) -> None:
     """As it is in a script without `if __name__ == "__main__"`, which its workers run again."""
     config = small(**RUN, **TWO)
     engine = make_engine(prepare(config, setup), Unreadable(), cohort=4, halved=ignore_halved)
@@ -214,7 +214,7 @@ def test_a_worker_that_cannot_begin_is_no_clients_doing(setup: Setup):
 
 def test_a_worker_that_imports_a_script_begins_no_run_of_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
+) -> None:
     monkeypatch.setattr(multiprocessing.current_process(), "_inheriting", True, raising=False)
     with pytest.raises(RunError, match="this process is a worker and imports the script anew"):
         run(small(**RUN, **TWO), tmp_path / "r")
@@ -224,7 +224,7 @@ def test_a_worker_that_imports_a_script_begins_no_run_of_it(
 # --- which engine --------------------------------------------------------------------------------
 
 
-def test_the_config_says_which_engine(setup: Setup):
+def test_the_config_says_which_engine(setup: Setup) -> None:
     rule = make_rule("flexlora")
 
     def engine(**keys: Any) -> InProcess | Workers:
@@ -238,7 +238,7 @@ def test_the_config_says_which_engine(setup: Setup):
         made.close()
 
 
-def test_workers_share_the_threads_that_are_there(setup: Setup):
+def test_workers_share_the_threads_that_are_there(setup: Setup) -> None:
     threads = torch.get_num_threads()
     torch.set_num_threads(5)
     try:

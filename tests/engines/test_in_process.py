@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import pytest
@@ -9,11 +10,13 @@ import torch
 
 from flexlora.adapters import Adapter, Delta, Factors, factors_payload
 from flexlora.engines.in_process import InProcess
-from flexlora.engines.jobs import Failure, Reply, Train
+from flexlora.engines.jobs import Failure, Outcome, Reply, Train
 from flexlora.federation import prepare
 from flexlora.federation.setup import Setup
 from flexlora.formats.payloads import to_bytes
 from flexlora.rules import make_rule
+from flexlora.tasks.prompts import Encoded
+from flexlora.training import train_cohort
 from small import first_jobs, read, small
 
 RULE = make_rule("flexlora")
@@ -30,16 +33,21 @@ def jobs(setup: Setup) -> list[Train]:
 
 
 def exchange(
-    setup: Setup, jobs: list[Train], cohort: int = 1, **data: object
-) -> list[Reply | Failure]:
+    setup: Setup,
+    jobs: list[Train],
+    cohort: int = 1,
+    data: Mapping[str, Sequence[Encoded]] | None = None,
+) -> list[Outcome]:
     """The outcomes in the order of the jobs."""
-    transport = InProcess(setup.model, {**setup.examples.train, **data}, RULE, cohort=cohort)
+    transport = InProcess(
+        setup.model, {**setup.examples.train, **(data or {})}, RULE, cohort=cohort
+    )
     found = {outcome.job: outcome for outcome in transport.exchange(jobs)}
     assert len(found) == len(jobs)
     return [found[job.id] for job in jobs]
 
 
-def test_replies_carry_what_was_trained(setup: Setup, jobs: list[Train]):
+def test_replies_carry_what_was_trained(setup: Setup, jobs: list[Train]) -> None:
     replies = exchange(setup, jobs)
     for job, reply in zip(jobs, replies, strict=True):
         assert isinstance(reply, Reply)
@@ -55,11 +63,11 @@ def test_replies_carry_what_was_trained(setup: Setup, jobs: list[Train]):
             assert factors.scale == sent[name].scale
 
 
-def test_payloads_round_trip_bit_for_bit(jobs: list[Train]):
+def test_payloads_round_trip_bit_for_bit(jobs: list[Train]) -> None:
     assert to_bytes(factors_payload(read(jobs[0].payload))) == jobs[0].payload
 
 
-def test_a_client_does_not_depend_on_who_trained_before_it(setup: Setup, jobs: list[Train]):
+def test_a_client_does_not_depend_on_who_trained_before_it(setup: Setup, jobs: list[Train]) -> None:
     forwards = exchange(setup, jobs)
     backwards = exchange(setup, jobs[::-1])[::-1]
     for one, other in zip(forwards, backwards, strict=True):
@@ -69,7 +77,7 @@ def test_a_client_does_not_depend_on_who_trained_before_it(setup: Setup, jobs: l
         assert one.loss == other.loss
 
 
-def test_a_client_that_diverges_fails_alone(setup: Setup, jobs: list[Train]):
+def test_a_client_that_diverges_fails_alone(setup: Setup, jobs: list[Train]) -> None:
     wild = replace(jobs[1], recipe=replace(jobs[1].recipe, learning_rate=1e30, clip_norm=None))
     outcomes = exchange(setup, [jobs[0], wild, *jobs[2:]])
     assert isinstance(outcomes[1], Failure)
@@ -83,9 +91,9 @@ def test_a_client_that_diverges_fails_alone(setup: Setup, jobs: list[Train]):
         assert one.payload == other.payload
 
 
-def test_a_client_without_data_fails_alone(setup: Setup, jobs: list[Train]):
+def test_a_client_without_data_fails_alone(setup: Setup, jobs: list[Train]) -> None:
     stranger = replace(jobs[1], client="who")
-    outcomes = exchange(setup, [jobs[0], stranger, *jobs[2:]], **{jobs[0].client: ()})
+    outcomes = exchange(setup, [jobs[0], stranger, *jobs[2:]], data={jobs[0].client: ()})
     for outcome in outcomes[:2]:
         assert isinstance(outcome, Failure)
         assert "no training examples" in outcome.reason
@@ -103,15 +111,13 @@ def test_a_client_without_data_fails_alone(setup: Setup, jobs: list[Train]):
 )
 def test_a_client_out_of_memory_fails_alone(
     setup: Setup, jobs: list[Train], monkeypatch: pytest.MonkeyPatch, error: Exception
-):
+) -> None:
     from flexlora.engines import in_process as transport
-
-    train = transport.train_cohort
 
     def short(model, visits, **options):  # type: ignore[no-untyped-def]
         if any(visit.data is setup.examples.train[jobs[0].client] for visit in visits):
             raise error
-        return train(model, visits, **options)
+        return train_cohort(model, visits, **options)
 
     monkeypatch.setattr(transport, "train_cohort", short)
     outcomes = exchange(setup, jobs, cohort=4)
@@ -121,10 +127,10 @@ def test_a_client_out_of_memory_fails_alone(
 
 def test_a_fault_of_ours_is_no_failure_of_the_client(
     setup: Setup, jobs: list[Train], monkeypatch: pytest.MonkeyPatch
-):
+) -> None:
     from flexlora.engines import in_process as transport
 
-    def broken(*_, **__):  # type: ignore[no-untyped-def]
+    def broken(*_, **__) -> None:  # type: ignore[no-untyped-def]
         raise RuntimeError("shapes cannot be multiplied")
 
     monkeypatch.setattr(transport, "train_cohort", broken)
@@ -132,7 +138,7 @@ def test_a_fault_of_ours_is_no_failure_of_the_client(
         exchange(setup, jobs)
 
 
-def test_an_adapter_for_another_model_is_a_failure(setup: Setup, jobs: list[Train]):
+def test_an_adapter_for_another_model_is_a_failure(setup: Setup, jobs: list[Train]) -> None:
     other = Adapter({"x.q_proj": Factors(torch.zeros(3, 1), torch.zeros(1, 3), 1.0)})
     strange = replace(jobs[0], payload=to_bytes(factors_payload(other)))
     outcomes = exchange(setup, [strange, jobs[1]])
@@ -141,7 +147,7 @@ def test_an_adapter_for_another_model_is_a_failure(setup: Setup, jobs: list[Trai
     assert isinstance(outcomes[1], Reply)
 
 
-def test_what_delta_holds_already_is_not_counted_twice(setup: Setup, jobs: list[Train]):
+def test_what_delta_holds_already_is_not_counted_twice(setup: Setup, jobs: list[Train]) -> None:
     """W₀ + Δ + trainable − origin is W₀ + trainable where Δ is what was sent."""
     (trained,) = exchange(setup, jobs[:1])
     assert isinstance(trained, Reply)

@@ -64,13 +64,13 @@ def few(tmp_path_factory: pytest.TempPathFactory) -> dict[str, int]:
     return most_held(tmp_path_factory.mktemp("few") / "run", FEW)
 
 
-def test_no_more_is_held_of_many_clients_than_of_few(few: dict[str, int], tmp_path: Path):
+def test_no_more_is_held_of_many_clients_than_of_few(few: dict[str, int], tmp_path: Path) -> None:
     assert most_held(tmp_path / "run", MANY) == few
 
 
 def test_the_measure_shows_an_engine_that_holds_all_replies(
     few: dict[str, int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
+) -> None:
     exchange = InProcess.exchange
 
     def all_at_once(self: InProcess, jobs: Sequence[Job]) -> Iterator[Outcome]:

@@ -127,7 +127,7 @@ def scores_of(outcomes: Sequence[Outcome]) -> list[ClientScore | None]:
     return [outcome.score for outcome in outcomes if not isinstance(outcome, Failure)]
 
 
-def test_a_cohort_scores_what_each_tuned_as_by_hand(case: Case):
+def test_a_cohort_scores_what_each_tuned_as_by_hand(case: Case) -> None:
     jobs = case.jobs()
     assert len({len(job.payload) for job in jobs}) == 2
     outcomes = case.exchange(jobs)
@@ -141,7 +141,9 @@ def test_a_cohort_scores_what_each_tuned_as_by_hand(case: Case):
             assert_same(score, alone)
 
 
-def test_long_prompts_score_alone_beside_short_ones(case: Case, monkeypatch: pytest.MonkeyPatch):
+def test_long_prompts_score_alone_beside_short_ones(
+    case: Case, monkeypatch: pytest.MonkeyPatch
+) -> None:
     jobs = case.jobs()
     held_out = case.setup.examples.held_out
     prompts = {c: sum(len(x.prompt) for x in held_out[c]) for c in held_out}
@@ -160,13 +162,15 @@ def test_long_prompts_score_alone_beside_short_ones(case: Case, monkeypatch: pyt
             assert_same(score, case.by_hand(job, outcome))
 
 
-def test_nobody_scores_where_nothing_is_asked(plain: Case, monkeypatch: pytest.MonkeyPatch):
+def test_nobody_scores_where_nothing_is_asked(plain: Case, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(own_scores, "evaluate_each", None)
     jobs = [replace(job, metrics=()) for job in plain.jobs()]
     assert scores_of(plain.exchange(jobs)) == [None] * 4
 
 
-def test_what_is_sent_to_several_is_scored_at_once(case: Case, monkeypatch: pytest.MonkeyPatch):
+def test_what_is_sent_to_several_is_scored_at_once(
+    case: Case, monkeypatch: pytest.MonkeyPatch
+) -> None:
     jobs = case.evaluations()
     alone = [case.exchange([job])[0] for job in jobs]
     calls: list[int] = []
@@ -191,7 +195,7 @@ def test_what_is_sent_to_several_is_scored_at_once(case: Case, monkeypatch: pyte
 @pytest.mark.parametrize("kind", ["train", "evaluate"])
 def test_a_client_whose_score_fails_fails_alone(
     plain: Case, kind: str, monkeypatch: pytest.MonkeyPatch
-):
+) -> None:
     jobs = [replace(job, payload=plain.jobs()[0].payload) for job in plain.asked(kind)]
     wrong = plain.setup.examples.held_out[jobs[1].client][0]
 
@@ -212,11 +216,11 @@ def test_a_client_whose_score_fails_fails_alone(
 @pytest.mark.parametrize("alone", [False, True])
 def test_out_of_memory_they_score_one_by_one(
     plain: Case, kind: str, alone: bool, monkeypatch: pytest.MonkeyPatch
-):
+) -> None:
     """And one that runs out of memory alone is a failure."""
     jobs = [replace(job, payload=plain.jobs()[0].payload) for job in plain.asked(kind)]
     wanted = plain.exchange(jobs)
-    inner = own_scores.evaluate_each if kind == "train" else own_scores.evaluate
+    inner = evaluate_each if kind == "train" else evaluate
 
     def short(model, clients, *rest):  # type: ignore[no-untyped-def]
         if len(clients) > 1 or (alone and clients[0].id == jobs[0].client):
@@ -235,15 +239,15 @@ def test_out_of_memory_they_score_one_by_one(
         assert_same(found.score, other.score)
 
 
-def test_bytes_that_are_no_adapter_fail_those_who_got_them(plain: Case):
+def test_bytes_that_are_no_adapter_fail_those_who_got_them(plain: Case) -> None:
     jobs = plain.evaluations()
     jobs = [replace(job, payload=b"nonsense") if k < 2 else job for k, job in enumerate(jobs)]
     kinds = [type(outcome) for outcome in plain.exchange(jobs)]
     assert kinds == [Failure, Failure, Failure, Scored]
 
 
-def test_a_fault_of_ours_is_raised(plain: Case, monkeypatch: pytest.MonkeyPatch):
-    def broken(*_):  # type: ignore[no-untyped-def]
+def test_a_fault_of_ours_is_raised(plain: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_) -> None:  # type: ignore[no-untyped-def]
         raise RuntimeError("shapes cannot be multiplied")
 
     monkeypatch.setattr(own_scores, "evaluate_each", broken)

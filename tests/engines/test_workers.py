@@ -27,7 +27,7 @@ from small import first_jobs, small
 RULE = make_rule("flexlora")
 
 
-class Deadly(FlexLoRA):
+class Deadly(FlexLoRA):  # type: ignore[misc]
     """Kills the process that trained a client of rank 4."""
 
     def encode(self, trained: Adapter, sent: Adapter, memory: Memory) -> Encoded:
@@ -36,19 +36,19 @@ class Deadly(FlexLoRA):
         return super().encode(trained, sent, memory)
 
 
-class Broken(FlexLoRA):
+class Broken(FlexLoRA):  # type: ignore[misc]
     def encode(self, trained: Adapter, sent: Adapter, memory: Memory) -> Encoded:
         raise RuntimeError("a fault of ours")
 
 
-class Unwritable(FlexLoRA):
+class Unwritable(FlexLoRA):  # type: ignore[misc]
     """An error of the kind that a pipe gives whose other end is gone."""
 
     def encode(self, trained: Adapter, sent: Adapter, memory: Memory) -> Encoded:
         raise BrokenPipeError("a fault of ours")
 
 
-class Refusing(FlexLoRA):
+class Refusing(FlexLoRA):  # type: ignore[misc]
     def encode(self, trained: Adapter, sent: Adapter, memory: Memory) -> Encoded:
         raise TrainingError("this client gives nothing")
 
@@ -90,7 +90,7 @@ def same(one: Outcome, other: Outcome) -> bool:
 
 def test_two_processes_give_the_bits_of_one_and_a_dead_one_is_replaced(
     setup: Setup, jobs: list[Train]
-):
+) -> None:
     jobs = [replace(job, metrics=("loss",)) for job in jobs]
     alone = InProcess(
         setup.model, setup.examples.train, RULE, setup.examples.held_out, setup.settings.validation
@@ -116,7 +116,9 @@ def test_two_processes_give_the_bits_of_one_and_a_dead_one_is_replaced(
             os.kill(process, 0)
 
 
-def test_a_client_that_kills_its_worker_is_a_failure_and_no_other(setup: Setup, jobs: list[Train]):
+def test_a_client_that_kills_its_worker_is_a_failure_and_no_other(
+    setup: Setup, jobs: list[Train]
+) -> None:
     rank = {job: set(setup.roster.ranks[setup.roster.types[job.client]].values()) for job in jobs}
     deadly = next(job for job in jobs if rank[job] == {4})
     harmless = next(job for job in jobs if rank[job] == {2})
@@ -129,7 +131,7 @@ def test_a_client_that_kills_its_worker_is_a_failure_and_no_other(setup: Setup, 
 
 
 @pytest.mark.parametrize("rule", [Broken(), Unwritable()])
-def test_a_fault_of_ours_is_told(setup: Setup, jobs: list[Train], rule: Rule):
+def test_a_fault_of_ours_is_told(setup: Setup, jobs: list[Train], rule: Rule) -> None:
     with (
         closing(workers(setup, rule, count=1)) as engine,
         pytest.raises(RuntimeError, match=r"(?s)a worker process failed:.*a fault of ours"),
@@ -137,7 +139,7 @@ def test_a_fault_of_ours_is_told(setup: Setup, jobs: list[Train], rule: Rule):
         list(engine.exchange(jobs))
 
 
-def test_a_failure_comes_back(setup: Setup, jobs: list[Train]):
+def test_a_failure_comes_back(setup: Setup, jobs: list[Train]) -> None:
     with closing(workers(setup, Refusing(), count=1)) as engine:
         found = by_job(engine.exchange(jobs))
     assert {outcome.reason for outcome in found.values() if isinstance(outcome, Failure)} == {
@@ -145,7 +147,7 @@ def test_a_failure_comes_back(setup: Setup, jobs: list[Train]):
     }
 
 
-def test_delta_survives_the_pipe(setup: Setup):
+def test_delta_survives_the_pipe(setup: Setup) -> None:
     layer = setup.model.layers[0]
     part = LowRank(torch.randn(layer.m, 2), torch.randn(2, layer.n))
     read = unpack_delta(pack_delta(Delta(3, {layer.name: part})))

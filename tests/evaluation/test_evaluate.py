@@ -2,8 +2,11 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -29,12 +32,12 @@ EXAMPLE = Encoded("e", "x", (5, 6), (7, 2), ("x",))
 class Words:
     pad_token_id, eos_token_id = 0, 2
 
-    def decode(self, ids, **_):
+    def decode(self, ids: Sequence[int], **_: object) -> str:
         return " ".join(f"w{i}" for i in ids)
 
 
 @pytest.fixture(scope="module")
-def tiny():
+def tiny() -> SimpleNamespace:
     torch.manual_seed(0)
     config = LlamaConfig(
         vocab_size=30,
@@ -48,7 +51,7 @@ def tiny():
     return SimpleNamespace(model=LlamaForCausalLM(config).eval(), tokenizer=Words(), context=64)
 
 
-def some_clients(tiny) -> list[EvalClient]:
+def some_clients(tiny: SimpleNamespace) -> list[EvalClient]:
     """Some references are what the model says, so that scores are neither all 0 nor all 100."""
     generator = torch.Generator().manual_seed(0)
     clients = []
@@ -65,7 +68,7 @@ def some_clients(tiny) -> list[EvalClient]:
 
 
 @pytest.mark.parametrize("batch_size", [1, 4, 32])
-def test_each_client_scores_as_if_alone(tiny, batch_size):
+def test_each_client_scores_as_if_alone(tiny: SimpleNamespace, batch_size: int) -> None:
     clients = some_clients(tiny)
     settings = EvalSettings(batch_size, max_new_tokens=5, predictions=100)
     scores = evaluate(tiny, clients, settings)
@@ -86,8 +89,10 @@ def test_each_client_scores_as_if_alone(tiny, batch_size):
     assert 0 < scores.mean()["rouge_l"] < 100
 
 
-def test_only_what_the_metrics_need_is_computed(tiny, monkeypatch):
-    def refused(*_, **__):
+def test_only_what_the_metrics_need_is_computed(
+    tiny: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(*_: object, **__: object) -> None:
         raise AssertionError("not needed")
 
     clients = some_clients(tiny)
@@ -100,7 +105,7 @@ def test_only_what_the_metrics_need_is_computed(tiny, monkeypatch):
     assert list(texts.mean().values) == ["exact_match"]
 
 
-def test_predictions_come_from_every_client_in_turn(tiny):
+def test_predictions_come_from_every_client_in_turn(tiny: SimpleNamespace) -> None:
     settings = EvalSettings(max_new_tokens=5, metrics=("exact_match", "loss"), predictions=5)
     kept = evaluate(tiny, some_clients(tiny), settings).predictions
     places = [(p.client, p.example) for p in kept]
@@ -109,7 +114,7 @@ def test_predictions_come_from_every_client_in_turn(tiny):
     assert (kept[0].text, kept[0]["exact_match"]) == (kept[0].reference, 100.0)
 
 
-def test_a_client_of_several_categories_counts_in_each(tiny):
+def test_a_client_of_several_categories_counts_in_each(tiny: SimpleNamespace) -> None:
     one, _, three = some_clients(tiny)
     mixed = [replace(e, category="odd") if i < 2 else e for i, e in enumerate(three.examples)]
     clients = [one, EvalClient("m", tuple(mixed))]
@@ -143,7 +148,7 @@ SCORES = Scores(
 )
 
 
-def test_means_are_weighted_by_examples():
+def test_means_are_weighted_by_examples() -> None:
     mean = SCORES.mean()
     assert (mean.clients, mean.examples) == (3, 10)
     assert mean["rouge_l"] == pytest.approx(16.0)
@@ -157,7 +162,7 @@ def test_means_are_weighted_by_examples():
     assert (categories["x"].clients, categories["y"].examples) == (2, 3)
 
 
-def test_scores_become_json():
+def test_scores_become_json() -> None:
     plain = json.loads(json.dumps(SCORES.to_json()))
     assert plain["mean"]["loss"] == pytest.approx(2.5)
     assert plain["clients"][1] == {
@@ -180,7 +185,9 @@ def test_scores_become_json():
         ([EvalClient("a", (EXAMPLE,))] * 2, "client 'a' comes twice"),
     ],
 )
-def test_what_cannot_be_evaluated_is_refused(tiny, clients, message):
+def test_what_cannot_be_evaluated_is_refused(
+    tiny: SimpleNamespace, clients: list[EvalClient], message: str
+) -> None:
     with pytest.raises(DataError, match=message):
         evaluate(tiny, clients, EvalSettings())
 
@@ -195,12 +202,12 @@ def test_what_cannot_be_evaluated_is_refused(tiny, clients, message):
         ({"metrics": ("rouge",)}, "did you mean 'rouge_l'"),
     ],
 )
-def test_wrong_settings(wrong, message):
+def test_wrong_settings(wrong: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         EvalSettings(**wrong)
 
 
-def test_real_tasks_on_a_real_model(shared):
+def test_real_tasks_on_a_real_model(shared: Path) -> None:
     folder = shared / "models" / "ni-llama-6m"
     tokenizer = AutoTokenizer.from_pretrained(folder)
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -25,13 +27,13 @@ class Letters:
 
     pad_token_id, eos_token_id = None, EOS
 
-    def decode(self, ids, *, skip_special_tokens):
+    def decode(self, ids: Sequence[int], *, skip_special_tokens: bool) -> str:
         assert skip_special_tokens
         return " " + " ".join(f"w{i}" for i in ids if i > 2) + " "
 
 
 @pytest.fixture(scope="module")
-def tiny():
+def tiny() -> SimpleNamespace:
     torch.manual_seed(0)
     config = LlamaConfig(
         vocab_size=VOCABULARY,
@@ -54,7 +56,7 @@ def some_prompts(count: int) -> list[list[int]]:
     return [torch.randint(3, VOCABULARY, (n,), generator=generator).tolist() for n in lengths]
 
 
-def slow_twin(model, prompt, max_new_tokens) -> list[int]:
+def slow_twin(model: LlamaForCausalLM, prompt: Sequence[int], max_new_tokens: int) -> list[int]:
     """`model.generate`, one prompt at a time."""
     config = GenerationConfig(
         max_new_tokens=max_new_tokens, do_sample=False, eos_token_id=EOS, pad_token_id=0
@@ -66,7 +68,9 @@ def slow_twin(model, prompt, max_new_tokens) -> list[int]:
 
 
 @pytest.mark.parametrize("batch_size", [1, 3, 50])
-def test_it_says_what_generate_says_whatever_the_batch(tiny, batch_size):
+def test_it_says_what_generate_says_whatever_the_batch(
+    tiny: SimpleNamespace, batch_size: int
+) -> None:
     prompts = some_prompts(40)
     expected = [slow_twin(tiny.model, prompt, 20) for prompt in prompts]
     assert {len(ids) for ids in expected} > {20}  # some end by EOS, some by the limit
@@ -76,7 +80,7 @@ def test_it_says_what_generate_says_whatever_the_batch(tiny, batch_size):
     ]
 
 
-def test_the_context_limits_each_row_alone(tiny):
+def test_the_context_limits_each_row_alone(tiny: SimpleNamespace) -> None:
     small = SimpleNamespace(model=tiny.model, tokenizer=tiny.tokenizer, context=32)
     prompts = some_prompts(30)
     found = generate(small, prompts, batch_size=30, max_new_tokens=16)
@@ -86,22 +90,22 @@ def test_the_context_limits_each_row_alone(tiny):
 
 
 @pytest.mark.parametrize("length", [0, 64, 70])
-def test_prompts_without_room_are_refused(tiny, length):
+def test_prompts_without_room_are_refused(tiny: SimpleNamespace, length: int) -> None:
     with pytest.raises(DataError, match=f"prompt 1 has {length} tokens.* context is 64"):
         generate(tiny, [[5], [5] * length], batch_size=2, max_new_tokens=4)
 
 
-def test_nothing_to_do(tiny):
+def test_nothing_to_do(tiny: SimpleNamespace) -> None:
     assert generate(tiny, [], batch_size=4, max_new_tokens=4) == ()
 
 
-def test_a_row_of_limit_zero_stays_empty(tiny):
+def test_a_row_of_limit_zero_stays_empty(tiny: SimpleNamespace) -> None:
     with torch.no_grad():
         found = _continue(tiny, [[5, 6], [7]], [0, 3], torch.device("cpu"))
     assert found == [[], slow_twin(tiny.model, [7], 3)]
 
 
-def test_the_training_mode_comes_back_and_nothing_warns(tiny):
+def test_the_training_mode_comes_back_and_nothing_warns(tiny: SimpleNamespace) -> None:
     tiny.model.train()
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -111,7 +115,7 @@ def test_the_training_mode_comes_back_and_nothing_warns(tiny):
 
 
 @pytest.mark.parametrize("name", ["ni-llama-6m", "stories260K"])
-def test_real_models(shared, name):
+def test_real_models(shared: Path, name: str) -> None:
     folder = shared / "models" / name
     tokenizer = AutoTokenizer.from_pretrained(folder)
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)

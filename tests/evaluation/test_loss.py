@@ -1,10 +1,19 @@
 from __future__ import annotations
 
+from collections.abc import Callable
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
-from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
+from torch import Tensor
+from transformers import (
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedModel,
+)
 
 from flexlora.evaluation import response_losses
 from flexlora.tasks.prompts import Encoded
@@ -12,7 +21,7 @@ from flexlora.tasks.prompts import Encoded
 TOKENIZER = SimpleNamespace(pad_token_id=0, eos_token_id=2)
 
 
-def llama():
+def llama() -> LlamaForCausalLM:
     return LlamaForCausalLM(
         LlamaConfig(
             vocab_size=50,
@@ -25,7 +34,7 @@ def llama():
     )
 
 
-def gpt2():
+def gpt2() -> GPT2LMHeadModel:
     """Absolute positions: wrong position ids under padding would show."""
     return GPT2LMHeadModel(
         GPT2Config(vocab_size=50, n_embd=32, n_layer=2, n_head=4, n_positions=64)
@@ -42,7 +51,7 @@ def some_examples(count: int) -> list[Encoded]:
     return [Encoded(str(i), "x", ids(1, 25), (*ids(0, 12), 2), ("x",)) for i in range(count)]
 
 
-def slow_twin(model, example: Encoded) -> float:
+def slow_twin(model: PreTrainedModel, example: Encoded) -> float:
     """Hugging Face's own loss of one example, unpadded, prompt masked out."""
     ids = torch.tensor([example.prompt + example.response])
     labels = ids.clone()
@@ -54,17 +63,21 @@ def slow_twin(model, example: Encoded) -> float:
 class WithoutKeep(torch.nn.Module):
     """A model whose forward can make all logits only."""
 
-    def __init__(self, model):
+    def __init__(self, model: PreTrainedModel) -> None:
         super().__init__()
         self.inner, self.config = model, model.config
 
-    def forward(self, input_ids, attention_mask, position_ids, use_cache):
+    def forward(
+        self, input_ids: Tensor, attention_mask: Tensor, position_ids: Tensor, use_cache: bool
+    ) -> Any:
         return self.inner(input_ids, attention_mask=attention_mask, position_ids=position_ids)
 
 
 @pytest.mark.parametrize("build", [llama, gpt2, lambda: WithoutKeep(llama())])
 @pytest.mark.parametrize("batch_size", [1, 4, 100])
-def test_it_is_the_loss_of_one_at_a_time(build, batch_size):
+def test_it_is_the_loss_of_one_at_a_time(
+    build: Callable[[], torch.nn.Module], batch_size: int
+) -> None:
     torch.manual_seed(0)
     model = build().eval()
     evaluated = SimpleNamespace(model=model, tokenizer=TOKENIZER, context=64)
@@ -76,7 +89,7 @@ def test_it_is_the_loss_of_one_at_a_time(build, batch_size):
         assert loss.total == pytest.approx(slow_twin(twin, example), rel=1e-5)
 
 
-def test_dropout_is_off_and_training_mode_comes_back():
+def test_dropout_is_off_and_training_mode_comes_back() -> None:
     torch.manual_seed(0)
     model = gpt2().train()
     evaluated = SimpleNamespace(model=model, tokenizer=TOKENIZER, context=64)

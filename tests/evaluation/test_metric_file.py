@@ -64,7 +64,7 @@ def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     METRICS.update(before)
 
 
-def test_a_function_becomes_a_text_metric_of_its_name(file: Path):
+def test_a_function_becomes_a_text_metric_of_its_name(file: Path) -> None:
     metric = get_metric("my.py:as_long")
     assert (metric.name, metric.needs, metric.higher_is_better) == ("as_long", "text", True)
     assert metric.score(EXAMPLE, "any two") == 1.0
@@ -74,14 +74,14 @@ def test_a_function_becomes_a_text_metric_of_its_name(file: Path):
     assert [p.name for p in file.parent.iterdir()] == ["my.py"]  # Nothing compiled beside it.
 
 
-def test_a_file_may_hold_whole_metrics(file: Path):
+def test_a_file_may_hold_whole_metrics(file: Path) -> None:
     metric = get_metric(f"{file}:fewer")
     assert (metric.name, metric.higher_is_better) == ("words_off_by", False)
     assert metric.score(EXAMPLE, "one") == 1
     assert get_metric("my.py:tokens").needs == "loss"
 
 
-def test_a_file_that_changes_is_read_again_and_only_then(file: Path):
+def test_a_file_that_changes_is_read_again_and_only_then(file: Path) -> None:
     first = get_metric("my.py:as_long")
     assert get_metric("my.py:as_long") is first
     file.write_text("def as_long(prediction, references):\n    return 7.0\n")
@@ -89,7 +89,7 @@ def test_a_file_that_changes_is_read_again_and_only_then(file: Path):
     assert get_metric("my.py:as_long").score(EXAMPLE, "") == 7.0
 
 
-def test_another_file_cannot_take_the_name(file: Path):
+def test_another_file_cannot_take_the_name(file: Path) -> None:
     get_metric("my.py:as_long")
     file.with_name("other.py").write_text(SOURCE)
     with pytest.raises(ConfigError, match="'as_long' is registered already; choose another name"):
@@ -111,7 +111,7 @@ def test_another_file_cannot_take_the_name(file: Path):
         ("my.py:loss", "metric 'loss' is registered already; choose another name"),
     ],
 )
-def test_wrong_names(name: str, message: str):
+def test_wrong_names(name: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         get_metric(name)
 
@@ -125,7 +125,7 @@ def test_wrong_names(name: str, message: str):
         ("x = 1\n", "my.py has no 'f'; it holds no metric"),
     ],
 )
-def test_files_that_fail(file: Path, source: str, message: str):
+def test_files_that_fail(file: Path, source: str, message: str) -> None:
     file.write_text(source)
     os.utime(file, (2, 2))
     with pytest.raises(ConfigError, match=message):

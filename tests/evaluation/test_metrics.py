@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -15,8 +17,10 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from flexlora.errors import ConfigError, DataError
 from flexlora.evaluation import (
     METRICS,
+    ClientScore,
     EvalClient,
     EvalSettings,
+    MeanScore,
     Metric,
     evaluate,
     get_metric,
@@ -32,12 +36,12 @@ class Letters:
 
     pad_token_id, eos_token_id = 0, 2
 
-    def decode(self, ids, **_):
+    def decode(self, ids: Sequence[int], **_: object) -> str:
         return "é".join("x" * i for i in ids)
 
 
 @pytest.fixture(scope="module")
-def tiny():
+def tiny() -> SimpleNamespace:
     torch.manual_seed(0)
     config = LlamaConfig(
         vocab_size=20,
@@ -51,7 +55,7 @@ def tiny():
     return SimpleNamespace(model=LlamaForCausalLM(config).eval(), tokenizer=Letters(), context=64)
 
 
-def log_likelihood(tiny, prompt, choice) -> float:
+def log_likelihood(tiny: SimpleNamespace, prompt: Sequence[int], choice: Sequence[int]) -> float:
     """One choice at a time, the whole log-softmax in float64."""
     ids = torch.tensor([[*prompt, *choice]])
     with torch.no_grad():
@@ -61,11 +65,14 @@ def log_likelihood(tiny, prompt, choice) -> float:
     return sum(float(logs[first + i, token]) for i, token in enumerate(choice))
 
 
+# A prompt, the choices, the place of the right one.
+Drawn = tuple[tuple[int, ...], list[tuple[int, ...]], int]
+
 ids = st.lists(st.integers(3, 19), min_size=1, max_size=6).map(tuple)
 EXAMPLES = st.tuples(ids, st.lists(ids, min_size=2, max_size=4, unique=True), st.integers(0, 3))
 
 
-def encoded(index: int, drawn) -> Encoded:
+def encoded(index: int, drawn: Drawn) -> Encoded:
     prompt, texts, place = drawn
     choices = tuple((*text, 2) for text in texts)
     answer = place % len(choices)
@@ -74,7 +81,9 @@ def encoded(index: int, drawn) -> Encoded:
 
 @settings(max_examples=25)
 @given(st.lists(EXAMPLES, min_size=1, max_size=5), st.integers(1, 9))
-def test_choices_agree_with_one_at_a_time(tiny, drawn, batch_size):
+def test_choices_agree_with_one_at_a_time(
+    tiny: SimpleNamespace, drawn: list[Drawn], batch_size: int
+) -> None:
     examples = tuple(encoded(i, one) for i, one in enumerate(drawn))
     found = evaluate(
         tiny,
@@ -98,21 +107,21 @@ def choices_of(*totals: float, answer: int = 0) -> float:
     return get_metric("choice").score(replace(example, answer=answer), found)
 
 
-def test_a_tie_counts_as_wrong_wherever_the_right_choice_stands():
+def test_a_tie_counts_as_wrong_wherever_the_right_choice_stands() -> None:
     assert choices_of(1.0, 2.0) == 100.0
     assert choices_of(1.0, 1.0, 2.0) == 0.0
     assert choices_of(1.0, 1.0, 2.0, answer=1) == 0.0
     assert choices_of(math.nan, 1.0) == 0.0
 
 
-def test_choice_norm_is_per_byte():
+def test_choice_norm_is_per_byte() -> None:
     example = Encoded("e", "x", (5,), (6, 2), ("x",), choices=((6, 2), (7, 2)), answer=0)
     found = [SimpleNamespace(total=6.0, bytes=6), SimpleNamespace(total=4.0, bytes=2)]
     assert get_metric("choice").score(example, found) == 0.0
     assert get_metric("choice_norm").score(example, found) == 100.0
 
 
-def test_perplexity_is_exp_of_transformers_own_loss(tiny):
+def test_perplexity_is_exp_of_transformers_own_loss(tiny: SimpleNamespace) -> None:
     example = Encoded("e", "x", (5, 6, 7), (8, 9, 4, 2), ("x",))
     tokens = torch.tensor([example.prompt + example.response])
     labels = tokens.clone()
@@ -124,19 +133,20 @@ def test_perplexity_is_exp_of_transformers_own_loss(tiny):
     assert scores.mean()["perplexity"] == pytest.approx(expected, rel=1e-5)
 
 
-def test_perplexity_pools_losses_over_tokens_and_then_over_clients(tiny):
+def test_perplexity_pools_losses_over_tokens_and_then_over_clients(tiny: SimpleNamespace) -> None:
     def one(name: str, length: int) -> Encoded:
         return Encoded(name, "x", (5, 6), (*range(3, 3 + length), 2), ("x",))
 
     clients = [EvalClient("a", (one("1", 1), one("2", 9))), EvalClient("b", (one("3", 4),))]
     both = evaluate(tiny, clients, EvalSettings(metrics=("perplexity", "loss")))
-    for row in (*both.clients, both.mean()):
+    rows: list[ClientScore | MeanScore] = [*both.clients, both.mean()]
+    for row in rows:
         assert row["perplexity"] == pytest.approx(math.exp(row["loss"]))
     first, second = both.clients
     assert both.mean()["loss"] == pytest.approx((2 * first["loss"] + second["loss"]) / 3)
 
 
-def test_a_model_that_diverged_is_no_mistake_of_a_metric(tiny):
+def test_a_model_that_diverged_is_no_mistake_of_a_metric(tiny: SimpleNamespace) -> None:
     broken = SimpleNamespace(model=LlamaForCausalLM(tiny.model.config), tokenizer=Letters())
     with torch.no_grad():
         broken.model.lm_head.weight.fill_(torch.nan)
@@ -148,11 +158,11 @@ def test_a_model_that_diverged_is_no_mistake_of_a_metric(tiny):
     assert scores.mean()["choice"] == 0.0
 
 
-def test_a_loss_too_large_for_a_perplexity_is_infinite():
+def test_a_loss_too_large_for_a_perplexity_is_infinite() -> None:
     assert get_metric("perplexity").finish(1e6) == math.inf
 
 
-def test_metrics_that_need_choices_refuse_examples_without(tiny):
+def test_metrics_that_need_choices_refuse_examples_without(tiny: SimpleNamespace) -> None:
     with_choices = encoded(0, ((5, 6), [(7,), (8,)], 0))
     bare = replace(with_choices, id="bare", choices=(), answer=-1)
     clients = [EvalClient("a", (with_choices,)), EvalClient("b", (bare, bare))]
@@ -165,7 +175,7 @@ def half_of_even_examples(example: Encoded, _loss: object) -> float:
     return 0.5 if int(example.id) % 2 == 0 else 0.0
 
 
-def test_a_metric_of_ones_own(tiny):
+def test_a_metric_of_ones_own(tiny: SimpleNamespace) -> None:
     examples = tuple(replace(encoded(i, ((5,), [(6,), (7,)], 0)), id=str(i)) for i in range(3))
     metric = Metric(
         "evens", "loss", True, half_of_even_examples, finish=math.sqrt, label="evens", digits=2
@@ -193,7 +203,9 @@ def test_a_metric_of_ones_own(tiny):
         ({"weight": lambda *_: 0.0}, "metric 'own', client 'a': the weights of its 1 examples"),
     ],
 )
-def test_a_metric_that_fails_is_named_with_client_and_example(tiny, change, message):
+def test_a_metric_that_fails_is_named_with_client_and_example(
+    tiny: SimpleNamespace, change: dict[str, Any], message: str
+) -> None:
     metric = replace(Metric("own", "loss", True, half_of_even_examples), **change)
     example = encoded(0, ((5,), [(6,), (7,)], 0))
     with pytest.raises(DataError, match=message):
@@ -208,12 +220,12 @@ def test_a_metric_that_fails_is_named_with_client_and_example(tiny, change, mess
         ({"needs": "texts"}, "needs 'texts'; give one of loss, text, choices"),
     ],
 )
-def test_wrong_metrics(wrong, message):
+def test_wrong_metrics(wrong: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         replace(METRICS["loss"], **wrong)
 
 
-def test_every_metric_is_known_by_its_name():
+def test_every_metric_is_known_by_its_name() -> None:
     assert all(get_metric(name).name == name for name in METRICS)
     better = {name for name, metric in METRICS.items() if not metric.higher_is_better}
     assert better == {"loss", "perplexity"}

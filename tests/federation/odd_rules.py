@@ -34,7 +34,7 @@ def short_of(room: int) -> Start:
     return begin
 
 
-class Scarce(FlexLoRA):
+class Scarce(FlexLoRA):  # type: ignore[misc]
     """Whichever process it is sent to has room for adapters of three ranks."""
 
     name = "scarce"
@@ -48,7 +48,7 @@ def _arrive() -> Scarce:
     return Scarce()
 
 
-class Endless(FlexLoRAIncrement):
+class Endless(FlexLoRAIncrement):  # type: ignore[misc]
     """From its tenth client on, no client ends. What has been begun is in the folder $BEGUN."""
 
     def encode(self, trained: Adapter, sent: Adapter, memory: Memory) -> Encoded:

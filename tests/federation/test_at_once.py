@@ -63,7 +63,7 @@ class Listens(Silent):
             self.halved.append(event)
 
 
-def test_auto_is_measured_once_and_changes_no_bit(setup: Setup, tmp_path: Path):
+def test_auto_is_measured_once_and_changes_no_bit(setup: Setup, tmp_path: Path) -> None:
     config = small(**QUICK, run={"clients_at_once": "auto"})
     measured = run(config, tmp_path / "measured", setup=setup)
     written = Run.open(measured.folder).resolved
@@ -81,7 +81,7 @@ def test_auto_is_measured_once_and_changes_no_bit(setup: Setup, tmp_path: Path):
 
 def test_a_resume_reads_the_number_and_does_not_measure(
     setup: Setup, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
+) -> None:
     config = small(**QUICK, run={"clients_at_once": "auto"})
     with pytest.raises(KeyboardInterrupt):
         run(config, tmp_path / "r", setup=setup, observer=StopsAfterOne())
@@ -93,7 +93,7 @@ def test_a_resume_reads_the_number_and_does_not_measure(
         pytest.fail("measured anew")
 
     engines = []
-    make = session.make_engine
+    make = engine.make_engine
 
     def seen(*arguments: Any, **options: Any) -> Any:
         engines.append(make(*arguments, **options))
@@ -106,14 +106,14 @@ def test_a_resume_reads_the_number_and_does_not_measure(
 
 
 @pytest.mark.parametrize("damage", ["clients_at_once = 0", 'clients_at_once = "a"', ""])
-def test_a_number_that_is_none_is_a_damaged_file(tmp_path: Path, damage: str):
+def test_a_number_that_is_none_is_a_damaged_file(tmp_path: Path, damage: str) -> None:
     made = Run.create(small(**QUICK), tmp_path / "r")
     (tmp_path / "r" / "resolved.toml").write_text(damage)
     with pytest.raises(RunError, match=r"resolved\.toml is missing or damaged"):
         at_once.read(made)
 
 
-def test_it_is_measured_once_for_a_setup_and_what_it_depends_on(setup: Setup):
+def test_it_is_measured_once_for_a_setup_and_what_it_depends_on(setup: Setup) -> None:
     threads = torch.get_num_threads()
     plain, origin = make_rule("flexlora"), make_rule("flexlora-increment")
     auto = prepare(small(**QUICK, run={"clients_at_once": "auto"}), setup)
@@ -122,8 +122,8 @@ def test_it_is_measured_once_for_a_setup_and_what_it_depends_on(setup: Setup):
     assert at_once.choose(auto, make_rule("hetlora")) is first
     assert at_once.choose(auto, origin) is not first
     # Another budget is another question.
-    little = small(**QUICK, run={"clients_at_once": "auto", "memory_gb": 1e-9})
-    little = prepare(little, setup)
+    config = small(**QUICK, run={"clients_at_once": "auto", "memory_gb": 1e-9})
+    little = prepare(config, setup)
     assert at_once.choose(little, plain).clients == 1
     assert at_once.choose(auto, plain) is first
     assert at_once.choose(setup, plain) == CohortSize(2, ())
@@ -132,7 +132,7 @@ def test_it_is_measured_once_for_a_setup_and_what_it_depends_on(setup: Setup):
 
 def test_little_memory_is_one_at_a_time(
     flexlora: Flexlora, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
+) -> None:
     asked: list[bool] = []  # Not of this process, which goes on after the test.
     monkeypatch.setattr(engine, "return_what_is_freed", lambda: asked.append(True))
     config = write(small(**QUICK, run={"clients_at_once": "auto"}), tmp_path / "c.toml")
@@ -161,7 +161,7 @@ SENTENCE = (
 
 def test_out_of_memory_halves_the_number_for_good(
     flexlora: Flexlora, setup: Setup, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
+) -> None:
     """Two of rank 4 and two of rank 2, with room for 8 ranks."""
     monkeypatch.setattr(AdaptedModel, "start", short_of(8))
     listens = Listens()
@@ -191,7 +191,7 @@ def test_out_of_memory_halves_the_number_for_good(
 
 def test_a_resumed_run_goes_on_with_what_was_left(
     setup: Setup, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
+) -> None:
     monkeypatch.setattr(AdaptedModel, "start", short_of(8))
     with pytest.raises(KeyboardInterrupt):
         run(small(**FOUR), tmp_path / "r", setup=setup, observer=StopsAfterOne())
@@ -207,7 +207,7 @@ def test_a_resumed_run_goes_on_with_what_was_left(
 
 def test_a_client_without_room_of_its_own_fails_and_the_round_goes_on(
     setup: Setup, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
+) -> None:
     monkeypatch.setattr(AdaptedModel, "start", short_of(3))
     listens = Listens()
     run(small(**FOUR), tmp_path / "r", setup=setup, observer=listens)
@@ -226,7 +226,7 @@ def test_a_client_without_room_of_its_own_fails_and_the_round_goes_on(
 
 def test_a_measurement_without_room_for_one_leaves_it_to_the_round(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
+) -> None:
     monkeypatch.setattr(AdaptedModel, "start", short_of(3))
     config = small(**QUICK, run={"clients_at_once": "auto"})
     run(config, tmp_path / "r", setup=prepare(config))

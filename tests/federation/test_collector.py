@@ -50,7 +50,7 @@ def plain(tmp_path: Path) -> Plain:
     return Plain(tmp_path / "run" / "spool", RULE)
 
 
-def test_good_replies_are_all_kept(plain: Plain):
+def test_good_replies_are_all_kept(plain: Plain) -> None:
     outcomes, collected = collect(plain, GOOD)
     assert outcomes == GOOD
     assert collected.failures == []
@@ -64,7 +64,7 @@ def test_good_replies_are_all_kept(plain: Plain):
     assert collected.summaries["a"].examples == 3
 
 
-def test_contributions_come_in_order_of_client_whatever_arrived_first(plain: Plain):
+def test_contributions_come_in_order_of_client_whatever_arrived_first(plain: Plain) -> None:
     weights = dict.fromkeys(CLIENTS, 1 / 3)
     seen = []
     for order in ((0, 1, 2), (2, 0, 1), (1, 2, 0)):
@@ -80,7 +80,9 @@ def test_contributions_come_in_order_of_client_whatever_arrived_first(plain: Pla
             assert one.weight == 1 / 3
 
 
-def test_nothing_is_read_until_it_is_asked_for(plain: Plain, monkeypatch: pytest.MonkeyPatch):
+def test_nothing_is_read_until_it_is_asked_for(
+    plain: Plain, monkeypatch: pytest.MonkeyPatch
+) -> None:
     read: list[tuple[int, str]] = []
     tensors = Spool.tensors
 
@@ -102,13 +104,13 @@ def test_nothing_is_read_until_it_is_asked_for(plain: Plain, monkeypatch: pytest
     assert [number for number, _ in read] == [0] * 4 + [1] * 2
 
 
-def test_only_the_clients_with_a_weight_are_read(plain: Plain):
+def test_only_the_clients_with_a_weight_are_read(plain: Plain) -> None:
     collect(plain, GOOD)
     contributions = plain.contributions(LAYERS[1].name, {"c": 1.0}, SENT)
     assert [c.client for c in contributions.each()] == ["c"]
 
 
-def test_a_client_never_names_a_path(plain: Plain, tmp_path: Path):
+def test_a_client_never_names_a_path(plain: Plain, tmp_path: Path) -> None:
     collect(plain, GOOD)
     spooled = sorted(path.name for path in plain.folder.iterdir())
     assert spooled == ["000000.safetensors", "000001.safetensors", "000002.safetensors"]
@@ -116,7 +118,7 @@ def test_a_client_never_names_a_path(plain: Plain, tmp_path: Path):
     assert everything == set(plain.folder.iterdir())
 
 
-def test_a_second_reply_changes_nothing(plain: Plain):
+def test_a_second_reply_changes_nothing(plain: Plain) -> None:
     second = reply_to(JOBS[0], moved(SENT["c"], 99))
     outcomes, collected = collect(plain, [GOOD[0], second, GOOD[1], GOOD[2]])
     assert isinstance(outcomes[1], Failure)
@@ -129,7 +131,7 @@ def test_a_second_reply_changes_nothing(plain: Plain):
     assert torch.equal(kept.b, moved(SENT["c"], 0)[LAYERS[0].name].b)
 
 
-def test_a_second_reply_does_not_mend_a_refused_one(plain: Plain):
+def test_a_second_reply_does_not_mend_a_refused_one(plain: Plain) -> None:
     broken = reply_to(JOBS[0], SENT["c"], payload=b"nonsense")
     _, collected = collect(plain, [broken, *GOOD])
     assert set(collected.replies) == {"a", "../../x"}
@@ -137,7 +139,7 @@ def test_a_second_reply_does_not_mend_a_refused_one(plain: Plain):
 
 
 @pytest.mark.parametrize("job", ["1-7", "0-0", "../../x", ""])
-def test_a_reply_to_no_job_of_this_round_changes_nothing(plain: Plain, job: str):
+def test_a_reply_to_no_job_of_this_round_changes_nothing(plain: Plain, job: str) -> None:
     stray = reply_to(JOBS[0], moved(SENT["c"], 99), job=job)
     outcomes, collected = collect(plain, [stray, *GOOD])
     assert isinstance(outcomes[0], Failure)
@@ -146,7 +148,7 @@ def test_a_reply_to_no_job_of_this_round_changes_nothing(plain: Plain, job: str)
 
 
 @pytest.mark.parametrize("failure", [False, True])
-def test_a_client_cannot_answer_for_another(plain: Plain, failure: bool):
+def test_a_client_cannot_answer_for_another(plain: Plain, failure: bool) -> None:
     """Nor shut it out: the job stays open for the client that it was given to."""
     false = reply_to(JOBS[0], moved(SENT["c"], 99), client="a")
     forged = Failure("1-0", "a", "I say so") if failure else false
@@ -156,7 +158,7 @@ def test_a_client_cannot_answer_for_another(plain: Plain, failure: bool):
     assert set(collected.replies) == set(CLIENTS)
 
 
-def test_failures_and_silence_are_recorded_with_their_reason(plain: Plain):
+def test_failures_and_silence_are_recorded_with_their_reason(plain: Plain) -> None:
     failure = Failure("1-2", "a", "out of memory")
     outcomes, collected = collect(plain, [failure])
     assert outcomes[0] is failure
@@ -168,7 +170,7 @@ def test_failures_and_silence_are_recorded_with_their_reason(plain: Plain):
     assert (collected.replies, collected.bytes_up) == ({}, 0)
 
 
-def test_a_refused_reply_is_a_failure_whose_bytes_count(plain: Plain):
+def test_a_refused_reply_is_a_failure_whose_bytes_count(plain: Plain) -> None:
     broken = reply_to(JOBS[0], SENT["c"], payload=GOOD[0].payload[:-1])
     outcomes, collected = collect(plain, [broken, GOOD[1], GOOD[2]])
     assert isinstance(outcomes[0], Failure)
@@ -180,7 +182,7 @@ def test_a_refused_reply_is_a_failure_whose_bytes_count(plain: Plain):
 @pytest.mark.parametrize(
     "rule", [RULE, make_rule(rule_with(needs="each"))], ids=lambda rule: rule.name
 )
-def test_finite_factors_whose_product_overflows_are_refused(tmp_path: Path, rule: Rule):
+def test_finite_factors_whose_product_overflows_are_refused(tmp_path: Path, rule: Rule) -> None:
     """One client could else end the run (weights) or make the state infinite (sums)."""
     huge = {name: Factors(f.b + 1e30, f.a + 1e30, f.scale) for name, f in SENT["c"].items()}
     plain = Plain(tmp_path / "spool", rule)
@@ -189,7 +191,7 @@ def test_finite_factors_whose_product_overflows_are_refused(tmp_path: Path, rule
     assert "the update has norm" in collected.failures[0].reason
 
 
-def test_the_spool_goes_and_starts_empty(plain: Plain):
+def test_the_spool_goes_and_starts_empty(plain: Plain) -> None:
     collect(plain, GOOD)
     plain.clear()
     assert not plain.folder.exists()

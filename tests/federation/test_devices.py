@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -37,7 +38,10 @@ def test_the_device_is_resolved_and_a_resume_needs_it(folder: Path) -> None:
 @pytest.mark.parametrize("quantise", ["4bit", "8bit"])
 def test_a_quantised_base_federates_and_its_adapters_know_it(quantise: str, tmp_path: Path) -> None:
     pytest.importorskip("bitsandbytes", reason="the extra quant is not installed")
-    tables = {"evaluation": {"unseen": False}, "federation": {"rounds": 2}}
+    tables: dict[str, dict[str, Any]] = {
+        "evaluation": {"unseen": False},
+        "federation": {"rounds": 2},
+    }
     model = {"quantise": quantise, "checkpointing": True}
     one, two = (
         run(small(model=x, **tables), tmp_path / str(i)).folder

@@ -43,13 +43,13 @@ def no_weights(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("no_weights")
-def test_a_preview_is_what_the_setup_says_without_weights():
+def test_a_preview_is_what_the_setup_says_without_weights() -> None:
     preview = Session.of(small()).preview()
     assert {p.device.type for p in preview.setup.model.model.parameters()} == {"meta"}
     assert preview.parent is None
 
 
-def test_a_preview_tells_what_a_whole_setup_does():
+def test_a_preview_tells_what_a_whole_setup_does() -> None:
     ahead, whole = Session.of(small()).preview(), prepare(small())
     assert ahead.setup.spec == whole.spec
     assert ahead.setup.settings == whole.settings
@@ -59,7 +59,7 @@ def test_a_preview_tells_what_a_whole_setup_does():
 
 
 @pytest.mark.usefixtures("no_weights")
-def test_a_dry_run_loads_no_weights(flexlora: Flexlora, tmp_path: Path):
+def test_a_dry_run_loads_no_weights(flexlora: Flexlora, tmp_path: Path) -> None:
     done = flexlora("run", write(small(), tmp_path / "c.toml"), "--dry-run")
     assert done.code == 0, done.err
     assert "layers of tiny adapted" in done.out
@@ -72,7 +72,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 @pytest.mark.usefixtures("no_weights")
-def test_weights_of_other_shapes_are_seen_by_their_headers(folder: Path):
+def test_weights_of_other_shapes_are_seen_by_their_headers(folder: Path) -> None:
     Session.of(small(model={"name": str(folder)})).preview()
     weights = load_file(folder / "model.safetensors")
     name = next(name for name in sorted(weights) if "q_proj" in name)
@@ -82,7 +82,7 @@ def test_weights_of_other_shapes_are_seen_by_their_headers(folder: Path):
 
 
 @pytest.mark.usefixtures("no_weights")
-def test_weights_that_were_cut_short_are_seen_too(folder: Path):
+def test_weights_that_were_cut_short_are_seen_too(folder: Path) -> None:
     file = folder / "model.safetensors"
     file.write_bytes(file.read_bytes()[:-100])
     with pytest.raises(
@@ -91,7 +91,7 @@ def test_weights_that_were_cut_short_are_seen_too(folder: Path):
         Session.of(small(model={"name": str(folder)})).preview()
 
 
-def test_a_start_is_compared_with_the_weights(tmp_path: Path):
+def test_a_start_is_compared_with_the_weights(tmp_path: Path) -> None:
     """An adapter knows the weights it was made for: they are loaded to tell."""
     begun = run(small(**SHORT, federation={"rounds": 1}), tmp_path / "r").folder
     save_peft(load_adapter(begun, 2), tmp_path / "a")
@@ -104,7 +104,7 @@ def test_a_start_is_compared_with_the_weights(tmp_path: Path):
 # --- going on ------------------------------------------------------------------------------------
 
 
-def test_both_doors_continue_at_the_same_bits(tmp_path: Path, flexlora: Flexlora):
+def test_both_doors_continue_at_the_same_bits(tmp_path: Path, flexlora: Flexlora) -> None:
     """With as many clients at once as the parent had measured, whatever would be measured now."""
     config = small(**SHORT, run={"clients_at_once": "auto"}, federation={"rounds": 1})
     parent = run(config, tmp_path / "parent").folder
@@ -124,7 +124,7 @@ def test_both_doors_continue_at_the_same_bits(tmp_path: Path, flexlora: Flexlora
         assert made.start_round == 1
 
 
-def test_a_number_that_is_asked_for_is_not_the_parents(tmp_path: Path):
+def test_a_number_that_is_asked_for_is_not_the_parents(tmp_path: Path) -> None:
     config = small(**SHORT, run={"clients_at_once": 2}, federation={"rounds": 1})
     parent = run(config, tmp_path / "parent").folder
     more = {"federation": {"rounds": 2}, "run": {"clients_at_once": 1}}

@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load, save
 
-from flexlora.adapters import Adapter, Factors, Payload, factors_payload
+from flexlora.adapters import Adapter, Factors, Payload, Sides, factors_payload
 from flexlora.engines.jobs import Reply
 from flexlora.errors import AdapterError
 from flexlora.evaluation import ClientScore
@@ -46,7 +46,7 @@ def changed(change: Callable[[Factors], Factors]) -> bytes:
     return to_bytes(factors_payload(Adapter({**GOOD, NAME: change(GOOD[NAME])})))
 
 
-def test_a_good_reply_comes_through_bit_for_bit():
+def test_a_good_reply_comes_through_bit_for_bit() -> None:
     for prunes in (False, True):
         got = guard.checked(reply(to_bytes(factors_payload(GOOD))), SENT, prunes=prunes)
         assert got.ranks == SENT.ranks
@@ -127,20 +127,20 @@ BAD = [
 
 @pytest.mark.parametrize("prunes", [False, True])
 @pytest.mark.parametrize(("payload", "message"), [c[1:] for c in BAD], ids=[c[0] for c in BAD])
-def test_what_was_not_asked_for_is_refused(payload: bytes, message: str, prunes: bool):
+def test_what_was_not_asked_for_is_refused(payload: bytes, message: str, prunes: bool) -> None:
     with as_in_production(), pytest.raises(AdapterError, match=message) as caught:
         guard.checked(reply(payload), SENT, prunes=prunes)
     assert "\n" not in str(caught.value)
 
 
-def test_a_lower_rank_only_where_the_rule_prunes():
+def test_a_lower_rank_only_where_the_rule_prunes() -> None:
     payload = changed(lambda f: f.cut(2))
     assert guard.checked(reply(payload), SENT, prunes=True)[NAME].rank == 2
     with pytest.raises(AdapterError, match=r"layer x.q_proj has rank 2, expected 3"):
         guard.checked(reply(payload), SENT, prunes=False)
 
 
-def test_what_is_too_large_is_not_even_parsed(monkeypatch: pytest.MonkeyPatch):
+def test_what_is_too_large_is_not_even_parsed(monkeypatch: pytest.MonkeyPatch) -> None:
     def parse(_data: bytes) -> None:
         pytest.fail("it was parsed")
 
@@ -150,12 +150,12 @@ def test_what_is_too_large_is_not_even_parsed(monkeypatch: pytest.MonkeyPatch):
 
 
 @pytest.mark.parametrize("loss", [math.nan, math.inf, -math.inf])
-def test_a_loss_that_is_not_finite_is_refused(loss: float):
+def test_a_loss_that_is_not_finite_is_refused(loss: float) -> None:
     with pytest.raises(AdapterError, match=r"reports loss (nan|-?inf) over 3 examples"):
         guard.checked(reply(WHOLE, loss=loss), SENT, prunes=False)
 
 
-def test_a_negative_number_of_examples_is_refused():
+def test_a_negative_number_of_examples_is_refused() -> None:
     with pytest.raises(AdapterError, match=r"over -1 examples, .*whole numbers of 0 or more"):
         guard.checked(reply(WHOLE, examples=-1), SENT, prunes=False)
     assert guard.checked(reply(WHOLE, examples=0), SENT, prunes=False)
@@ -171,7 +171,7 @@ def test_a_negative_number_of_examples_is_refused():
         ClientScore("a", "x", 2, {}),
     ],
 )
-def test_a_false_score_beside_a_good_adapter_is_refused(false: ClientScore):
+def test_a_false_score_beside_a_good_adapter_is_refused(false: ClientScore) -> None:
     good = ClientScore("a", "x", 2, {"loss": 1.0})
     assert guard.checked(reply(WHOLE, score=good), SENT, prunes=False, metrics=["loss"])
     with pytest.raises(AdapterError, match=r"the score is of client .*expected client a.* of loss"):
@@ -180,16 +180,17 @@ def test_a_false_score_beside_a_good_adapter_is_refused(false: ClientScore):
         guard.checked(reply(WHOLE, score=good), SENT, prunes=False)
 
 
-def test_one_side_alone_only_where_it_was_asked_for():
+def test_one_side_alone_only_where_it_was_asked_for() -> None:
     half = to_bytes(factors_payload(GOOD.only("b")))
     got = guard.checked(reply(half), SENT, prunes=False, sides="b")
     assert {factors.sides for factors in got.values()} == {"b"}
     assert torch.equal(got[NAME].b, GOOD[NAME].b)
-    for payload, sides, message in (
+    cases: tuple[tuple[bytes, Sides, str], ...] = (
         (half, "both", "x.q_proj carries b alone, expected both sides"),
         (half, "a", "x.q_proj carries b alone, expected a alone"),
         (WHOLE, "b", "x.q_proj carries both sides, expected b alone"),
-    ):
+    )
+    for payload, sides, message in cases:
         with pytest.raises(AdapterError, match=message):
             guard.checked(reply(payload), SENT, prunes=False, sides=sides)
     wide = Factors(GOOD[NAME].b, torch.zeros(3, 9), 4.0).only("b")

@@ -6,14 +6,14 @@ import math
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
 
 from flexlora.config.config import Config
 from flexlora.config.schedule import Schedule
-from flexlora.engines.jobs import Train
+from flexlora.engines.jobs import Train, Transport
 from flexlora.errors import RoundError
 from flexlora.federation.collector import Plain
 from flexlora.federation.loop import Federation, Record, last
@@ -83,13 +83,25 @@ def federation(
     return Federation(
         sender=sender,
         stands=last(run) or Committed(sender.begin(spec(*ranks.values())), store, Progress()),
-        transport=Noise(rule, fails, backwards=backwards),
+        transport=cast(Transport, Noise(rule, fails, backwards=backwards)),  # Given Train alone.
         collector=Plain(run.spool, rule),
         run=run,
         validate=validate,
         decide=lambda record: record.scores["loss"],
         observer=Recorder(run, Told()),
     )
+
+
+def noise(made: Federation) -> Noise:
+    transport: object = made.transport
+    assert isinstance(transport, Noise)
+    return transport
+
+
+def told(made: Federation) -> list[Event]:
+    assert isinstance(made.observer, Recorder)
+    assert isinstance(made.observer.observer, Told)
+    return made.observer.observer.events
 
 
 def play(made: Federation) -> list[RoundRecord]:
@@ -111,7 +123,9 @@ def logged(run: Run) -> list[Record]:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_every_rule_runs_and_is_the_same_after_a_stop_at_any_round(tmp_path: Path, name: str):
+def test_every_rule_runs_and_is_the_same_after_a_stop_at_any_round(
+    tmp_path: Path, name: str
+) -> None:
     whole = federation(tmp_path / "whole", name)
     records = play(whole)
     assert [record.round for record in records] == [1, 2, 3]
@@ -138,7 +152,7 @@ def test_every_rule_runs_and_is_the_same_after_a_stop_at_any_round(tmp_path: Pat
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_the_order_of_arrival_changes_nothing(tmp_path: Path, name: str):
+def test_the_order_of_arrival_changes_nothing(tmp_path: Path, name: str) -> None:
     one = federation(tmp_path / "one", name, rounds=2)
     other = federation(tmp_path / "other", name, rounds=2, backwards=True)
     play(one)
@@ -147,11 +161,11 @@ def test_the_order_of_arrival_changes_nothing(tmp_path: Path, name: str):
     assert logged(one.run) == logged(other.run)
 
 
-def test_a_record_says_what_was_cut_off_the_sum(tmp_path: Path):
+def test_a_record_says_what_was_cut_off_the_sum(tmp_path: Path) -> None:
     """‖Σ weight · ΔW − what the state holds‖_F over all layers, against the sum multiplied out."""
     made = federation(tmp_path / "r", rounds=1)
     (record,) = play(made)
-    trained = [moved(read(job.payload), job.seed) for job in made.transport.jobs]
+    trained = [moved(read(job.payload), job.seed) for job in noise(made).jobs]
     learned = made.rule.learned(made.state)
     lost = {
         layer.name: sum(dense(t[layer.name].product()) for t in trained) / len(trained)
@@ -169,7 +183,7 @@ def test_a_record_says_what_was_cut_off_the_sum(tmp_path: Path):
 @pytest.mark.parametrize("name", NAMES)
 def test_a_rule_that_cuts_nothing_records_no_cut(
     tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
-):
+) -> None:
     given: list[Combined] = []
     combine = RULES[name].combine_layer
 
@@ -183,21 +197,21 @@ def test_a_rule_that_cuts_nothing_records_no_cut(
     assert (record.cut is not None) == any(x.certificate is not None for x in given)
 
 
-def test_seeds_are_told_apart(tmp_path: Path):
+def test_seeds_are_told_apart(tmp_path: Path) -> None:
     one, other = (federation(tmp_path / str(seed), rounds=1, seed=seed) for seed in (0, 1))
     play(one)
     play(other)
     assert not torch.equal(one.state.layers["x.q_proj"]["s"], other.state.layers["x.q_proj"]["s"])
 
 
-def test_the_learning_rate_that_is_sent_decays(tmp_path: Path):
+def test_the_learning_rate_that_is_sent_decays(tmp_path: Path) -> None:
     made = federation(tmp_path / "r", decay_rounds=(2,), decay_factor=0.25)
     records = play(made)
     assert [record.learning_rate for record in records] == [0.8, 0.2, 0.2]
-    assert [job.recipe.learning_rate for job in made.transport.jobs[::3]] == [0.8, 0.2, 0.2]
+    assert [job.recipe.learning_rate for job in noise(made).jobs[::3]] == [0.8, 0.2, 0.2]
 
 
-def test_it_ends_when_validation_brings_no_gain(tmp_path: Path):
+def test_it_ends_when_validation_brings_no_gain(tmp_path: Path) -> None:
     values = [3.0, 1.0, 2.0, 2.5, 9.0, 9.0]
     made = federation(tmp_path / "r", rounds=6, patience=2, values=values)
     assert [record.round for record in play(made)] == [1, 2, 3, 4]
@@ -209,13 +223,13 @@ def test_it_ends_when_validation_brings_no_gain(tmp_path: Path):
     assert play(again) == []
 
 
-def test_validation_that_is_never_asked_for(tmp_path: Path):
+def test_validation_that_is_never_asked_for(tmp_path: Path) -> None:
     made = federation(tmp_path / "r", evaluate_every=0, patience=1)
     assert not any(record.validated for record in play(made))
     assert made.progress.best_round == 0
 
 
-def test_a_failure_is_recorded_with_its_reason_and_the_others_go_on(tmp_path: Path):
+def test_a_failure_is_recorded_with_its_reason_and_the_others_go_on(tmp_path: Path) -> None:
     made = federation(tmp_path / "r", rounds=1, clients=5, fails=("b", "d"))
     (record,) = play(made)
     assert record.clients == ("a", "c", "e")
@@ -226,11 +240,11 @@ def test_a_failure_is_recorded_with_its_reason_and_the_others_go_on(tmp_path: Pa
     without = federation(tmp_path / "w", rounds=1, clients=5, fails=("b", "d"), backwards=True)
     play(without)
     assert_same(made, without)
-    sizes = {job.client: len(job.payload) for job in made.transport.jobs}
+    sizes = {job.client: len(job.payload) for job in noise(made).jobs}
     replied = {
         client: Replied(1, client, "any", 3, 20, 1.0, 0.1, size) for client, size in sizes.items()
     }
-    assert made.observer.observer.events == [
+    assert told(made) == [
         RoundBegun(1, ("a", "b", "c", "d", "e")),
         replied["a"],
         failed[0],
@@ -239,14 +253,14 @@ def test_a_failure_is_recorded_with_its_reason_and_the_others_go_on(tmp_path: Pa
         replied["e"],
         RoundEnded(record),
     ]
-    assert made.run.events(Event) == made.observer.observer.events
+    assert made.run.events(Event) == told(made)
 
 
-def test_a_round_without_a_good_reply_leaves_the_last_checkpoint(tmp_path: Path):
+def test_a_round_without_a_good_reply_leaves_the_last_checkpoint(tmp_path: Path) -> None:
     made = federation(tmp_path / "r", rounds=2)
     made.play()
     kept = {p: p.read_bytes() for p in (tmp_path / "r" / "checkpoints").rglob("*") if p.is_file()}
-    made.transport.fails = tuple(RANKS)
+    noise(made).fails = tuple(RANKS)
     with pytest.raises(RoundError, match="round 2: none of 3 clients gave a usable reply") as error:
         made.play()
     assert "its disk is full" in str(error.value)
@@ -265,24 +279,26 @@ def test_a_round_without_a_good_reply_leaves_the_last_checkpoint(tmp_path: Path)
 
 
 @pytest.mark.parametrize("name", [x for x in NAMES if RULES[x].traits.delta == "none"])
-def test_without_delta_bytes_down_are_the_payloads(tmp_path: Path, name: str):
+def test_without_delta_bytes_down_are_the_payloads(tmp_path: Path, name: str) -> None:
     made = federation(tmp_path / "r", name)
     records = play(made)
-    sizes = [len(job.payload) for job in made.transport.jobs]
+    sizes = [len(job.payload) for job in noise(made).jobs]
     for index, record in enumerate(records):
         assert record.bytes_down == sum(sizes[3 * index : 3 * index + 3])
     assert all(record.bytes_up > 0 for record in records)
 
 
 @pytest.mark.parametrize("name", [x for x in NAMES if RULES[x].traits.delta != "none"])
-def test_delta_counts_and_costs_less_for_a_client_that_is_up_to_date(tmp_path: Path, name: str):
+def test_delta_counts_and_costs_less_for_a_client_that_is_up_to_date(
+    tmp_path: Path, name: str
+) -> None:
     # One wide client and two narrow ones, whose steps are smaller than all of Δ.
     ranks = {"a": 4, "b": 1, "c": 1}
     made = federation(tmp_path / "r", name, ranks=ranks, rounds=12, clients=1, evaluate_every=0)
     play(made)
     held: dict[str, int] = {}
     cheaper = 0
-    for version, job in enumerate(made.transport.jobs):
+    for version, job in enumerate(noise(made).jobs):
         assert job.delta.version == version
         extra = job.bytes_down - len(job.payload)
         update = job.delta.since(held.get(job.client))
@@ -291,7 +307,9 @@ def test_delta_counts_and_costs_less_for_a_client_that_is_up_to_date(tmp_path: P
         if version and held.get(job.client) != version:
             assert extra > 0
         if job.client in held and held[job.client] < version:
-            whole = len(to_bytes(update_payload(job.delta.since(None))))
+            everything = job.delta.since(None)
+            assert everything is not None
+            whole = len(to_bytes(update_payload(everything)))
             assert extra <= whole
             cheaper += extra < whole
         held[job.client] = version
@@ -299,11 +317,11 @@ def test_delta_counts_and_costs_less_for_a_client_that_is_up_to_date(tmp_path: P
     assert made.store.held == held
 
 
-def test_what_increment_sends_is_held_by_delta(tmp_path: Path):
+def test_what_increment_sends_is_held_by_delta(tmp_path: Path) -> None:
     made = federation(tmp_path / "r", "flexlora-increment", rounds=2)
     play(made)
-    assert all(job.origin for job in made.transport.jobs)
-    job = made.transport.jobs[-1]
+    assert all(job.origin for job in noise(made).jobs)
+    job = noise(made).jobs[-1]
     for name, factors in read(job.payload).items():
         held = job.delta.layers[name].dense()
         rest = torch.linalg.svdvals((held - factors.product().dense()).double())
@@ -311,7 +329,7 @@ def test_what_increment_sends_is_held_by_delta(tmp_path: Path):
         assert torch.allclose(rest[: len(kept)], kept, atol=1e-5)
 
 
-def test_a_pruned_rank_stays_pruned(tmp_path: Path):
+def test_a_pruned_rank_stays_pruned(tmp_path: Path) -> None:
     options = {"gamma": 0.5, "regulariser": 0.0}
     made = federation(tmp_path / "r", "hetlora", options=options, clients=5)
 
@@ -332,7 +350,7 @@ def test_a_pruned_rank_stays_pruned(tmp_path: Path):
                 )
                 yield reply_to(job, self.rule.reply(job.round, trained, sent, {}).adapter)
 
-    made.transport = Shrinks(made.rule)
+    made.transport = cast(Transport, Shrinks(made.rule))
     made.play()
     assert {c: r["x.q_proj"] for c, r in made.store.ranks.items()} == RANKS
     made.play()
@@ -340,14 +358,14 @@ def test_a_pruned_rank_stays_pruned(tmp_path: Path):
     assert {c: r["x.q_proj"] for c, r in made.store.ranks.items()} == pruned
     again = federation(tmp_path / "r", "hetlora", options=options, clients=5)
     again.play()
-    assert {job.client: sent_ranks(job)["x.up_proj"] for job in again.transport.jobs} == pruned
+    assert {job.client: sent_ranks(job)["x.up_proj"] for job in noise(again).jobs} == pruned
 
 
-def test_a_rule_of_one_rank_trains_all_at_the_lowest(tmp_path: Path):
+def test_a_rule_of_one_rank_trains_all_at_the_lowest(tmp_path: Path) -> None:
     made = federation(tmp_path / "r", "fedit", clients=5, rounds=1)
     play(made)
-    assert {sent_ranks(job)["x.q_proj"] for job in made.transport.jobs} == {2}
-    assert {read(job.payload)["x.up_proj"].rank for job in made.transport.jobs} == {2}
+    assert {sent_ranks(job)["x.q_proj"] for job in noise(made).jobs} == {2}
+    assert {read(job.payload)["x.up_proj"].rank for job in noise(made).jobs} == {2}
     mixed = federation(tmp_path / "m", "flexlora", clients=5, rounds=1)
     play(mixed)
-    assert {job.client: sent_ranks(job)["x.q_proj"] for job in mixed.transport.jobs} == RANKS
+    assert {job.client: sent_ranks(job)["x.q_proj"] for job in noise(mixed).jobs} == RANKS

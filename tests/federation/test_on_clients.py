@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -36,7 +37,7 @@ def score(client: str, loss: float, examples: int = 1, **values: float) -> Clien
 # --- the numbers ---------------------------------------------------------------------------------
 
 
-def test_mean_worst_and_spread_by_hand():
+def test_mean_worst_and_spread_by_hand() -> None:
     scores = [
         score(f"c{i:02}", float(i), examples=1 + (i == 0), rouge_l=10.0 * i) for i in range(20)
     ]
@@ -49,12 +50,12 @@ def test_mean_worst_and_spread_by_hand():
     assert loss.spread == pytest.approx(math.sqrt((20**2 - 1) / 12))
 
 
-def test_one_client_is_its_own_worst():
+def test_one_client_is_its_own_worst() -> None:
     found = summary([score("a", 2.0)])
     assert found.metrics["loss"] == Spread(mean=2.0, worst=2.0, spread=0.0)
 
 
-def test_nobody_has_no_metric():
+def test_nobody_has_no_metric() -> None:
     assert summary([]) == ClientScores(0, 0, {})
 
 
@@ -84,7 +85,7 @@ def answers(jobs: Sequence[Evaluate]) -> list[Outcome]:
     return [Scored(job.id, job.client, score(job.client, 1.0)) for job in jobs]
 
 
-def test_good_answers_count_in_order_of_client(jobs: list[Evaluate]):
+def test_good_answers_count_in_order_of_client(jobs: list[Evaluate]) -> None:
     scores, failures = collect_scores(jobs, reversed(answers(jobs)))
     assert [s.client for s in scores] == sorted(job.client for job in jobs)
     assert failures == []
@@ -100,7 +101,9 @@ def test_good_answers_count_in_order_of_client(jobs: list[Evaluate]):
         ({"job": "1-evaluate-99"}, "not open for this client"),
     ],
 )
-def test_a_false_answer_is_a_failure_and_changes_nothing_else(jobs, change, reason):
+def test_a_false_answer_is_a_failure_and_changes_nothing_else(
+    jobs: list[Evaluate], change: dict[str, Any], reason: str
+) -> None:
     given = answers(jobs)
     first = given[0]
     assert isinstance(first, Scored)
@@ -112,14 +115,14 @@ def test_a_false_answer_is_a_failure_and_changes_nothing_else(jobs, change, reas
     assert any(reason in failure.reason for failure in failures)
 
 
-def test_an_adapter_in_place_of_a_score_is_a_failure(jobs: list[Evaluate]):
+def test_an_adapter_in_place_of_a_score_is_a_failure(jobs: list[Evaluate]) -> None:
     given = [reply_to(jobs[0], read(jobs[0].payload)), *answers(jobs)[1:]]
     scores, failures = collect_scores(jobs, given)
     assert len(scores) == len(jobs) - 1
     assert [failure.client for failure in failures] == [jobs[0].client]
 
 
-def test_silence_is_a_failure(jobs: list[Evaluate]):
+def test_silence_is_a_failure(jobs: list[Evaluate]) -> None:
     scores, failures = collect_scores(jobs, answers(jobs)[1:])
     assert [failure.reason for failure in failures] == ["no reply"]
     assert len(scores) == len(jobs) - 1
@@ -130,10 +133,10 @@ def test_silence_is_a_failure(jobs: list[Evaluate]):
 
 def test_each_client_scores_the_adapter_of_its_own_rank(
     setup: Setup, folder: Path, jobs: list[Evaluate]
-):
+) -> None:
     """What the record says is what an export of each client's rank scores on its held-out part."""
     last = Run.open(folder).read_metrics()[-1]
-    own = []
+    own: list[ClientScore] = []
     for client, examples in sorted(setup.examples.held_out.items()):
         rank = {"low": 2, "high": 4}[setup.roster.types[client]]
         adapter = load_adapter(folder, rank, "last")
@@ -150,7 +153,9 @@ def test_each_client_scores_the_adapter_of_its_own_rank(
 
 
 @pytest.mark.parametrize("delta", ["none", "origin"])
-def test_what_a_client_fine_tuned_is_scored_with_its_base(setup: Setup, tmp_path: Path, delta: str):
+def test_what_a_client_fine_tuned_is_scored_with_its_base(
+    setup: Setup, tmp_path: Path, delta: str
+) -> None:
     """A job that asks for it is scored as W₀ + Δ + trained − origin, by hand."""
     rule = rule_with(delta=delta, compares="product")
     config = small(rule={"name": rule})
@@ -195,20 +200,22 @@ def test_what_a_client_fine_tuned_is_scored_with_its_base(setup: Setup, tmp_path
     assert found.values["loss"] == pytest.approx(wanted.values["loss"], rel=1e-5)
 
 
-def test_those_that_trained_are_those_that_score_what_they_tuned(folder: Path):
+def test_those_that_trained_are_those_that_score_what_they_tuned(folder: Path) -> None:
     for record in Run.open(folder).read_metrics():
         tuned = record["on_clients"]["tuned"]
         assert tuned["clients"] == len(record["clients"])
         assert tuned["metrics"]["loss"]["mean"] > 0.0
 
 
-def test_clients_are_not_asked_where_the_config_does_not_ask(setup: Setup, tmp_path: Path):
+def test_clients_are_not_asked_where_the_config_does_not_ask(setup: Setup, tmp_path: Path) -> None:
     config = small(evaluation={"on_clients": "off"})
     done = run(config, tmp_path / "r", setup=setup)
     assert all("on_clients" not in r for r in Run.open(done.folder).read_metrics())
 
 
-def test_asking_clients_changes_nothing_that_is_trained(setup: Setup, folder: Path, tmp_path: Path):
+def test_asking_clients_changes_nothing_that_is_trained(
+    setup: Setup, folder: Path, tmp_path: Path
+) -> None:
     config = small(evaluation={"on_clients": "off"})
     done = run(config, tmp_path / "r", setup=setup)
     ours, theirs = (load_state(Run.open(f), "last") for f in (folder, done.folder))
@@ -217,7 +224,7 @@ def test_asking_clients_changes_nothing_that_is_trained(setup: Setup, folder: Pa
             assert_close(layer[key], theirs.layers[name][key], 0.0)
 
 
-def test_a_part_of_the_clients_evaluates(setup: Setup, tmp_path: Path):
+def test_a_part_of_the_clients_evaluates(setup: Setup, tmp_path: Path) -> None:
     config = small(evaluation={"clients": 3, "on_clients": "global"})
     done = run(config, tmp_path / "r", setup=setup)
     for record in Run.open(done.folder).read_metrics():
@@ -236,7 +243,7 @@ class Deaf(InProcess):
                 yield from super().exchange([job])
 
 
-def test_clients_decide_when_to_stop_and_which_round_is_best(setup: Setup, tmp_path: Path):
+def test_clients_decide_when_to_stop_and_which_round_is_best(setup: Setup, tmp_path: Path) -> None:
     config = small(evaluation={"decide_by": "clients"})
     done = run(config, tmp_path / "r", setup=setup)
     records = Run.open(done.folder).read_metrics()
@@ -244,7 +251,7 @@ def test_clients_decide_when_to_stop_and_which_round_is_best(setup: Setup, tmp_p
     assert done.scored_round == 1 + losses.index(min(losses))
 
 
-def test_patience_counts_the_deciders_rounds():
+def test_patience_counts_the_deciders_rounds() -> None:
     config = small(evaluation={"decide_by": "clients"})
     by_server = small()
     shared = ClientScores(1, 1, {"loss": Spread(2.0, 2.0, 0.0)})
@@ -259,7 +266,7 @@ def test_patience_counts_the_deciders_rounds():
 
 def test_a_failed_evaluation_is_recorded_with_its_reason(
     setup: Setup, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
+) -> None:
     from flexlora.federation import engine
 
     monkeypatch.setattr(engine, "InProcess", Deaf)
@@ -275,7 +282,7 @@ def test_a_failed_evaluation_is_recorded_with_its_reason(
 # --- clients on which the server validates -------------------------------------------------------
 
 
-def test_validation_clients_do_not_train(setup: Setup):
+def test_validation_clients_do_not_train(setup: Setup) -> None:
     made = prepare(small(evaluation={"validation_clients": 2, "validation_examples": 100}))
     kept_out = {client.id for client in made.examples.validation}
     assert len(kept_out) == 2
@@ -284,12 +291,12 @@ def test_validation_clients_do_not_train(setup: Setup):
     assert all(len(client.examples) == 6 for client in made.examples.validation)
 
 
-def test_all_clients_validating_leaves_nobody_to_train():
+def test_all_clients_validating_leaves_nobody_to_train() -> None:
     with pytest.raises(DataError, match="validation_clients is 4, but there are 4 clients"):
         prepare(small(evaluation={"validation_clients": 4}))
 
 
-def test_the_server_may_hold_no_validation_examples(tmp_path: Path):
+def test_the_server_may_hold_no_validation_examples(tmp_path: Path) -> None:
     config = small(evaluation={"validation_examples": 0, "decide_by": "clients"})
     done = run(config, tmp_path / "r")
     assert all("validation" not in r for r in Run.open(done.folder).read_metrics())
@@ -305,7 +312,7 @@ def test_the_server_may_hold_no_validation_examples(tmp_path: Path):
         ({"clients": 1.5}, "evaluation.clients is 1.5, expected 1 or less"),
     ],
 )
-def test_wrong_settings(evaluation, words, tmp_path: Path):
+def test_wrong_settings(evaluation: dict[str, Any], words: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=words):
         run(small(evaluation=evaluation), tmp_path / "r")
     assert list(tmp_path.iterdir()) == []

@@ -13,7 +13,9 @@ from own_rule import OWN_RULE
 from small import small
 
 
-def test_it_is_played_continued_and_read_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_it_is_played_continued_and_read_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "my.py").write_text(OWN_RULE)
     shared = {"federation": {"rounds": 1}, "evaluation": {"own_examples": 1}}
@@ -21,7 +23,10 @@ def test_it_is_played_continued_and_read_out(tmp_path: Path, monkeypatch: pytest
     assert ours.folder.name == "Mine-1"
     assert ours.rule == "mine"
     known = run(small(**shared, rule={"name": "fedit"}), tmp_path / "fedit")
-    assert ours.row("full").own.mean() == known.row("full").own.mean()
+    one, other = ours.row("full").own, known.row("full").own
+    assert one is not None
+    assert other is not None
+    assert one.mean() == other.mean()
     assert load_adapter(ours.folder, 2)
     more = continue_run(ours.folder, {"federation": {"rounds": 2}})
     assert (more.rounds, more.scored_round) == (1, 2)

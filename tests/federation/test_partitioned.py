@@ -24,7 +24,7 @@ from small import SMALL, small
         ({"by": "dirichlet", "clients": 2, "alpha": 5.0, "label": "category"}, 2),
     ],
 )
-def test_embedded_tasks_are_dealt_anew(partition: dict[str, object], clients: int):
+def test_embedded_tasks_are_dealt_anew(partition: dict[str, object], clients: int) -> None:
     config = small(partition=partition)
     setup = prepare(config)
     assert len(setup.census.clients) == len(setup.examples.train) == clients
@@ -35,7 +35,7 @@ def test_embedded_tasks_are_dealt_anew(partition: dict[str, object], clients: in
     assert again.roster.types == setup.roster.types
 
 
-def test_what_was_moved_to_small_clients_is_noted():
+def test_what_was_moved_to_small_clients_is_noted() -> None:
     partition = {"by": "dirichlet", "clients": 8, "alpha": 0.01, "min_examples": 3}
     setup = prepare(small(partition=partition))
     (note,) = setup.describe()["notes"]
@@ -43,7 +43,7 @@ def test_what_was_moved_to_small_clients_is_noted():
     assert {held.examples for held in setup.census.clients} == {3}
 
 
-def test_clients_kept_out_of_training_are_counted_apart():
+def test_clients_kept_out_of_training_are_counted_apart() -> None:
     setup = prepare(small(evaluation={"validation_clients": 1}))
     (kept,) = setup.census.validators
     assert (kept.type, kept.train, kept.test) == ("", 0, 6)
@@ -53,7 +53,7 @@ def test_clients_kept_out_of_training_are_counted_apart():
     ]
 
 
-def test_a_partitioned_run_goes_on_after_a_stop(tmp_path: Path):
+def test_a_partitioned_run_goes_on_after_a_stop(tmp_path: Path) -> None:
     partition = {"by": "dirichlet", "clients": 4, "alpha": 1.0, "min_examples": 4}
     config = small(partition=partition, evaluation={"unseen": False}, federation={"rounds": 1})
     whole = run(config, tmp_path / "a").folder
@@ -66,7 +66,7 @@ def test_a_partitioned_run_goes_on_after_a_stop(tmp_path: Path):
     assert one[0]["train_loss"] == other[0]["train_loss"]
 
 
-def test_no_unseen_examples_is_told_before_the_model_is_loaded(tmp_path: Path):
+def test_no_unseen_examples_is_told_before_the_model_is_loaded(tmp_path: Path) -> None:
     path = tmp_path / "d.jsonl"
     path.write_text('{"q": "a", "a": "b"}\n' * 20)
     data = {"source": "jsonl", "path": str(path), "prompt": "q", "response": "a"}
@@ -75,14 +75,14 @@ def test_no_unseen_examples_is_told_before_the_model_is_loaded(tmp_path: Path):
         prepare(parse_config(tables))
 
 
-def test_a_partition_that_cannot_be_is_refused_with_its_config():
+def test_a_partition_that_cannot_be_is_refused_with_its_config() -> None:
     with pytest.raises(ConfigError, match=r"partition\.clients is not an option of .task."):
         small(partition={"by": "task", "clients": 3})
     with pytest.raises(ConfigError, match="name the column that says whose a row is"):
         prepare(small(partition={"by": "client"}))
 
 
-def test_the_config_survives_the_way_to_a_file():
+def test_the_config_survives_the_way_to_a_file() -> None:
     data = {"source": "csv", "path": "x", "prompt": ["a", "b"], "test_share": 0.25}
     partition = {"by": "dirichlet", "clients": 3, "alpha": 0.5, "label": "response"}
     config = parse_config({**SMALL, "data": data, "partition": partition})

@@ -25,18 +25,18 @@ from flexlora.federation.sampling import sample
         (1, 7, 1),
     ],
 )
-def test_counts_and_shares(amount: float, clients: int, count: int):
+def test_counts_and_shares(amount: float, clients: int, count: int) -> None:
     assert clients_per_round(amount, clients) == count
 
 
-def test_a_share_is_rounded_down_to_at_least_one():
+def test_a_share_is_rounded_down_to_at_least_one() -> None:
     for clients in (1, 3, 7, 100, 1613):
         for percent in range(1, 101):
             exact = max(1, percent * clients // 100)
             assert clients_per_round(percent / 100, clients) == exact, (percent, clients)
 
 
-def test_more_clients_than_there_are():
+def test_more_clients_than_there_are() -> None:
     with pytest.raises(ConfigError, match="clients_per_round is 8 but there are 7 clients; lower"):
         clients_per_round(8, 7)
 
@@ -45,7 +45,7 @@ def generator(seed: int) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-def test_a_sample_is_distinct_sorted_and_does_not_depend_on_the_order_given():
+def test_a_sample_is_distinct_sorted_and_does_not_depend_on_the_order_given() -> None:
     clients = [f"c{i}" for i in range(12)]
     chosen = sample(clients, 5, generator(1))
     assert chosen == sorted(set(chosen))
@@ -54,7 +54,7 @@ def test_a_sample_is_distinct_sorted_and_does_not_depend_on_the_order_given():
     assert sample(clients, 12, generator(1)) == sorted(clients)
 
 
-def test_clients_are_drawn_uniformly():
+def test_clients_are_drawn_uniformly() -> None:
     clients = [f"c{i}" for i in range(6)]
     counts = dict.fromkeys(clients, 0)
     for seed in range(1200):

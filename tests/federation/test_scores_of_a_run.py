@@ -42,15 +42,17 @@ def opened(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
     METRICS.update(before)
 
 
-def test_a_round_is_scored_by_loss_and_by_what_decides(opened: Run):
+def test_a_round_is_scored_by_loss_and_by_what_decides(opened: Run) -> None:
     (record,) = opened.records()
     assert set(record.scores) == {"loss", "exact_match"}
     assert decide(opened.config, record) == -record.scores["exact_match"]
 
 
-def test_the_end_is_scored_by_all_of_them(opened: Run):
+def test_the_end_is_scored_by_all_of_them(opened: Run) -> None:
     names = {"perplexity", "surplus", "exact_match"}
-    for row in opened.read_results()["rows"]:
+    results = opened.read_results()
+    assert results is not None
+    for row in results["rows"]:
         for part in ("unseen", "own"):
             scores = row[part]
             assert set(scores["mean"]) == {"clients", "examples", *names}
@@ -61,12 +63,12 @@ def test_the_end_is_scored_by_all_of_them(opened: Run):
             assert [set(told_) for told_ in scores["predictions"]] == [told] * kept
 
 
-def test_a_reader_of_the_run_knows_which_way_is_better(opened: Run):
+def test_a_reader_of_the_run_knows_which_way_is_better(opened: Run) -> None:
     directions = {"perplexity": False, "surplus": False, "exact_match": True}
     assert opened.resolved["higher_is_better"] == directions
 
 
-def test_a_run_reads_without_the_files_of_its_metrics(opened: Run):
+def test_a_run_reads_without_the_files_of_its_metrics(opened: Run) -> None:
     file = Path(opened.config.evaluation.metrics[1].rpartition(":")[0])
     file.unlink()
     assert Run.open(opened.folder).read_results() == opened.read_results()

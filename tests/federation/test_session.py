@@ -49,13 +49,15 @@ def folder(setup: Setup, tmp_path_factory: pytest.TempPathFactory) -> Path:
 # --- one config, one result ----------------------------------------------------------------------
 
 
-def test_two_runs_of_one_config_are_identical(folder: Path, tmp_path: Path):
+def test_two_runs_of_one_config_are_identical(folder: Path, tmp_path: Path) -> None:
     """Not even the model and the data are shared."""
     assert_same_run(run(CONFIG, tmp_path / "again").folder, folder)
 
 
 @pytest.mark.parametrize("name", sorted(RULES))
-def test_every_rule_learns_on_a_setup_that_others_used(setup: Setup, tmp_path: Path, name: str):
+def test_every_rule_learns_on_a_setup_that_others_used(
+    setup: Setup, tmp_path: Path, name: str
+) -> None:
     config = small(rule={"name": name})
     result = run(config, tmp_path / "r", setup=setup)
     states = ["base", "full"] + (["high", "low"] if RULES[name].traits.mixed_ranks else [])
@@ -65,13 +67,15 @@ def test_every_rule_learns_on_a_setup_that_others_used(setup: Setup, tmp_path: P
     assert result.bytes_up == sum(record["bytes_up"] for record in records) > 0
     assert result.bytes_down == sum(record["bytes_down"] for record in records) > 0
     losses = [record["validation"]["loss"] for record in records]
-    assert min(losses) < validate(setup, {}).mean()["loss"]
+    base = validate(setup, {})
+    assert base is not None
+    assert min(losses) < base.mean()["loss"]
     assert result.row("full").unseen.mean()["loss"] != result.row("base").unseen.mean()["loss"]
     with pytest.raises(KeyError):
         result.row("medium")
 
 
-def test_the_base_row_is_the_pristine_model(folder: Path):
+def test_the_base_row_is_the_pristine_model(folder: Path) -> None:
     rows = Run.open(folder).read_results() or {}
     base = next(row for row in rows["rows"] if row["state"] == "base")
     assert base["unseen"]["mean"] == score_model(CONFIG).mean().to_json()
@@ -91,7 +95,7 @@ SHARED: list[tuple[dict[str, Any], bool, bool]] = [
 @pytest.mark.parametrize(("tables", "model", "examples"), SHARED, ids=lambda x: str(x)[:40])
 def test_what_another_config_says_the_same_of_is_not_made_anew(
     setup: Setup, tables: dict[str, Any], model: bool, examples: bool
-):
+) -> None:
     config = small(**{**tables, "rule": tables.get("rule", {"name": RULE})})
     made = prepare(config, setup)
     assert made.config == config
@@ -105,13 +109,17 @@ def test_what_another_config_says_the_same_of_is_not_made_anew(
     assert made.roster.types == alone.roster.types
 
 
-def test_a_run_on_a_setup_of_another_config_is_that_of_its_own(setup: Setup, tmp_path: Path):
+def test_a_run_on_a_setup_of_another_config_is_that_of_its_own(
+    setup: Setup, tmp_path: Path
+) -> None:
     config = small(rule={"name": RULE}, training={"learning_rate": 0.02}, federation={"rounds": 2})
     shared = run(config, tmp_path / "shared", setup=setup)
     assert_same_run(shared.folder, run(config, tmp_path / "alone").folder)
 
 
-def test_nothing_scored_where_unseen_clients_are_kept_for_later(setup: Setup, tmp_path: Path):
+def test_nothing_scored_where_unseen_clients_are_kept_for_later(
+    setup: Setup, tmp_path: Path
+) -> None:
     config = small(evaluation={"unseen": False})
     result = run(config, tmp_path / "r", setup=setup)
     assert result.rows == ()
@@ -137,13 +145,13 @@ TOO_LITTLE: list[tuple[dict[str, Any], type[Exception], str]] = [
 @pytest.mark.parametrize(("tables", "kind", "message"), TOO_LITTLE, ids=lambda x: str(x)[:40])
 def test_what_cannot_run_is_said_before_anything_is_written(
     tmp_path: Path, tables: dict[str, Any], kind: type[Exception], message: str
-):
+) -> None:
     with pytest.raises(kind, match=message):
         run(small(**tables), tmp_path / "r")
     assert list(tmp_path.iterdir()) == []
 
 
-def test_without_validation_few_examples_are_enough():
+def test_without_validation_few_examples_are_enough() -> None:
     made = prepare(
         small(data={"examples_per_task": 1}, evaluation={"every": 0, "on_clients": "off"})
     )
@@ -209,7 +217,9 @@ def environment() -> dict[str, str]:
 
 
 @pytest.mark.parametrize("moment", MOMENTS)
-def test_resume_after_a_kill_ends_at_the_same_bits(folder: Path, tmp_path: Path, moment: str):
+def test_resume_after_a_kill_ends_at_the_same_bits(
+    folder: Path, tmp_path: Path, moment: str
+) -> None:
     config = write(CONFIG, tmp_path / "c.toml")
     command = [sys.executable, "-c", KILLED, moment, "run", str(config), "--out"]
     killed = subprocess.run([*command, str(tmp_path / "r")], env=environment(), capture_output=True)
@@ -226,7 +236,7 @@ def test_resume_after_a_kill_ends_at_the_same_bits(folder: Path, tmp_path: Path,
     assert not (tmp_path / "r" / "spool").exists()
 
 
-def test_resume_after_a_blind_kill_by_the_command_line(folder: Path, tmp_path: Path):
+def test_resume_after_a_blind_kill_by_the_command_line(folder: Path, tmp_path: Path) -> None:
     """Killed from outside in the middle of a round, resumed by another process."""
     config = write(CONFIG, tmp_path / "c.toml")
     flexlora = [sys.executable, "-c", "from flexlora.cli.main import main; main()"]
@@ -257,7 +267,7 @@ def copy(folder: Path, target: Path) -> Path:
     return Path(shutil.copytree(folder, target))
 
 
-def test_resume_of_a_finished_run_changes_nothing(folder: Path, tmp_path: Path):
+def test_resume_of_a_finished_run_changes_nothing(folder: Path, tmp_path: Path) -> None:
     again = copy(folder, tmp_path / "r")
     before = (again / "results.json").read_bytes()
     result = resume(again)
@@ -274,7 +284,9 @@ def test_resume_of_a_finished_run_changes_nothing(folder: Path, tmp_path: Path):
         ("encoding_fingerprint", "tokenizer, prompt or partition"),
     ],
 )
-def test_resume_refuses_what_has_changed(folder: Path, tmp_path: Path, key: str, thing: str):
+def test_resume_refuses_what_has_changed(
+    folder: Path, tmp_path: Path, key: str, thing: str
+) -> None:
     again = copy(folder, tmp_path / "r")
     data = json.loads((again / "data.json").read_text())
     (again / "data.json").write_text(json.dumps({**data, key: "f" * 64}))
@@ -283,7 +295,7 @@ def test_resume_refuses_what_has_changed(folder: Path, tmp_path: Path, key: str,
 
 
 @pytest.mark.parametrize("name", ["resolved.toml", "data.json", "checkpoints/*/meta.json"])
-def test_damaged_files_of_a_run_are_said(folder: Path, tmp_path: Path, name: str):
+def test_damaged_files_of_a_run_are_said(folder: Path, tmp_path: Path, name: str) -> None:
     again = copy(folder, tmp_path / "r")
     for file in again.glob(name):
         file.write_text("" if name.endswith("toml") else '{"meta": {}}')
@@ -291,12 +303,12 @@ def test_damaged_files_of_a_run_are_said(folder: Path, tmp_path: Path, name: str
         resume(again)
 
 
-def test_resume_needs_a_run(tmp_path: Path):
+def test_resume_needs_a_run(tmp_path: Path) -> None:
     with pytest.raises(RunError, match=r"is no run: it has no config\.toml"):
         resume(tmp_path)
 
 
-def test_a_run_in_use_is_not_resumed(folder: Path, tmp_path: Path):
+def test_a_run_in_use_is_not_resumed(folder: Path, tmp_path: Path) -> None:
     pytest.importorskip("fcntl")
     again = copy(folder, tmp_path / "r")
     with Run.open(again).locked(), pytest.raises(RunError, match="in use by another process"):
@@ -313,7 +325,7 @@ def of_rule(request: pytest.FixtureRequest, setup: Setup, tmp_path_factory: Any)
     return run(config, tmp_path_factory.mktemp("rule") / request.param, setup=made)
 
 
-def test_at_full_rank_nothing_is_lost(of_rule: Result):
+def test_at_full_rank_nothing_is_lost(of_rule: Result) -> None:
     opened = Run.open(of_rule.folder)
     learned = make_rule(of_rule.rule).learned(load_state(opened))
     adapter = load_adapter(of_rule.folder, "full")
@@ -324,7 +336,7 @@ def test_at_full_rank_nothing_is_lost(of_rule: Result):
         assert float(product(factors).norm()) > 0.0
 
 
-def test_a_round_records_what_its_rule_cut_off(of_rule: Result):
+def test_a_round_records_what_its_rule_cut_off(of_rule: Result) -> None:
     opened = Run.open(of_rule.folder)
     (record,) = opened.read_metrics()
     if of_rule.rule != "flexlora":
@@ -338,7 +350,7 @@ def test_a_round_records_what_its_rule_cut_off(of_rule: Result):
     assert record["cut"]["certificates"] == {"exact": len(learned)}
 
 
-def test_any_rank_is_handed_out_and_wrong_ones_are_said(of_rule: Result):
+def test_any_rank_is_handed_out_and_wrong_ones_are_said(of_rule: Result) -> None:
     for rank in (1, 3, "3", 128):
         assert set(load_adapter(of_rule.folder, rank).ranks.values()) == {int(rank)}
     for rank in (0, -2):
@@ -350,7 +362,7 @@ def test_any_rank_is_handed_out_and_wrong_ones_are_said(of_rule: Result):
         load_adapter(of_rule.folder, "x")
 
 
-def test_an_export_by_energy_has_the_lowest_ranks_that_keep_it(of_rule: Result):
+def test_an_export_by_energy_has_the_lowest_ranks_that_keep_it(of_rule: Result) -> None:
     whole = load_adapter(of_rule.folder, "full")
     kept = load_adapter(of_rule.folder, energy=0.9)
     for name, factors in kept.items():
@@ -371,7 +383,7 @@ def test_an_export_by_energy_has_the_lowest_ranks_that_keep_it(of_rule: Result):
         load_adapter(of_rule.folder, energy=1.5)
 
 
-def test_rounds_that_are_kept_and_that_are_not(folder: Path, tmp_path: Path):
+def test_rounds_that_are_kept_and_that_are_not(folder: Path, tmp_path: Path) -> None:
     kept = Run.open(folder).checkpoints()
     best = load_adapter(folder, 2, kept[0])
     for round in ("best", "last"):
@@ -392,7 +404,7 @@ def text_batch() -> dict[str, torch.Tensor]:
 @pytest.mark.parametrize("rank", [3, "full"])
 def test_the_export_computes_in_peft_what_our_model_computes(
     folder: Path, tmp_path: Path, rank: int | str
-):
+) -> None:
     from peft import PeftModel
     from transformers import AutoModelForCausalLM
 
@@ -411,7 +423,7 @@ def test_the_export_computes_in_peft_what_our_model_computes(
     assert (got - wanted).abs().max() <= 1e-5 * wanted.abs().max()
 
 
-def test_the_export_reads_back_bit_for_bit(folder: Path, tmp_path: Path):
+def test_the_export_reads_back_bit_for_bit(folder: Path, tmp_path: Path) -> None:
     adapter = load_adapter(folder, 3)
     save_peft(adapter, tmp_path / "a")
     back = load_peft(tmp_path / "a")
@@ -425,7 +437,7 @@ def test_the_export_reads_back_bit_for_bit(folder: Path, tmp_path: Path):
 @pytest.mark.parametrize(("state", "rank"), [("low", 2), ("high", 4)])
 def test_scoring_the_export_gives_the_runs_own_row(
     folder: Path, tmp_path: Path, state: str, rank: int
-):
+) -> None:
     results = Run.open(folder).read_results() or {}
     row = next(row for row in results["rows"] if row["state"] == state)
     adapter = load_adapter(folder, rank)
@@ -434,7 +446,7 @@ def test_scoring_the_export_gives_the_runs_own_row(
     assert score_model(CONFIG, tmp_path / "a").to_json()["clients"] == row["unseen"]["clients"]
 
 
-def test_scoring_knows_the_models_context():
+def test_scoring_knows_the_models_context() -> None:
     with pytest.raises(ConfigError, match="max_tokens is 600 but tiny has a context of 512"):
         score_model(small(data={"max_tokens": 600}))
     assert [client.examples for client in score_model(CONFIG).clients] == [1, 1]

@@ -38,7 +38,7 @@ def at_most_open(files: int) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
-def test_every_tensor_of_every_payload_comes_back(tmp_path: Path):
+def test_every_tensor_of_every_payload_comes_back(tmp_path: Path) -> None:
     spool = Spool(tmp_path)
     kept = {number: payload(number, rank=1 + number % 3) for number in (4, 0, 7, 1)}
     for number, each in kept.items():
@@ -50,7 +50,7 @@ def test_every_tensor_of_every_payload_comes_back(tmp_path: Path):
             assert torch.equal(tensor, wanted)
 
 
-def test_what_is_read_is_the_reader_s_own(tmp_path: Path):
+def test_what_is_read_is_the_reader_s_own(tmp_path: Path) -> None:
     spool = Spool(tmp_path)
     spool.put(0, to_bytes(payload(0)))
     (first,) = spool.tensors(0, ["x.b"])
@@ -58,7 +58,7 @@ def test_what_is_read_is_the_reader_s_own(tmp_path: Path):
     assert torch.equal(spool.tensors(0, ["x.b"])[0], payload(0).tensors["x.b"])
 
 
-def test_more_payloads_than_a_process_may_open_files(tmp_path: Path):
+def test_more_payloads_than_a_process_may_open_files(tmp_path: Path) -> None:
     spool = Spool(tmp_path)
     with at_most_open(64):
         for number in range(100):
@@ -67,7 +67,7 @@ def test_more_payloads_than_a_process_may_open_files(tmp_path: Path):
             assert torch.equal(spool.tensors(number, ["y"])[0], payload(number).tensors["y"])
 
 
-def test_a_file_that_is_cut_short_is_refused(tmp_path: Path):
+def test_a_file_that_is_cut_short_is_refused(tmp_path: Path) -> None:
     spool = Spool(tmp_path)
     spool.put(0, to_bytes(payload(0)))
     (file,) = tmp_path.iterdir()
@@ -76,7 +76,7 @@ def test_a_file_that_is_cut_short_is_refused(tmp_path: Path):
         spool.tensors(0, list(DTYPES))
 
 
-def test_clearing_removes_everything(tmp_path: Path):
+def test_clearing_removes_everything(tmp_path: Path) -> None:
     spool = Spool(tmp_path / "spool")
     spool.put(0, to_bytes(payload(0)))
     spool.clear()

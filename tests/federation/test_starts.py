@@ -65,11 +65,12 @@ def begun(setup: Setup, name: str, path: Path, **model: Any) -> Start:
 
 def played(setup: Setup, folder: Path, name: str, rounds: int) -> Result:
     """Without a final evaluation."""
-    tables = {"federation": {"rounds": rounds}, "evaluation": {"unseen": False}}
-    return run(small(rule={"name": name}, **tables), folder, setup=setup)
+    tables: dict[str, dict[str, Any]] = {"evaluation": {"unseen": False}}
+    tables |= {"federation": {"rounds": rounds}, "rule": {"name": name}}
+    return run(small(**tables), folder, setup=setup)
 
 
-def last(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def last(folder: Path) -> tuple[Mapping[str, Tensor], dict[str, Any]]:
     return Run.open(folder).load_checkpoint() or pytest.fail("no checkpoint")
 
 
@@ -86,7 +87,7 @@ def assert_same_bits(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_run_begins_at_the_adapter_or_its_best_part(
     setup: Setup, adapter: Adapter, peft: Path, name: str
-):
+) -> None:
     start = begun(setup, name, peft)
     rule = make_rule(name)
     held = held_rank(rule, 2, 4, 6)
@@ -101,7 +102,7 @@ def test_a_run_begins_at_the_adapter_or_its_best_part(
     assert start.store.types == dict(setup.roster.types)
 
 
-def test_the_parent_is_recorded(setup: Setup, peft: Path):
+def test_the_parent_is_recorded(setup: Setup, peft: Path) -> None:
     parent = begun(setup, "flexlora", peft).parent
     print_of_it = parent.pop("fingerprint")
     origin = {"rule": None, "round": None, "commit": None, "start": 0}
@@ -111,7 +112,7 @@ def test_the_parent_is_recorded(setup: Setup, peft: Path):
     assert len(print_of_it) == 64
 
 
-def test_the_fingerprint_sees_the_scale(setup: Setup, adapter: Adapter, tmp_path: Path):
+def test_the_fingerprint_sees_the_scale(setup: Setup, adapter: Adapter, tmp_path: Path) -> None:
     found = set()
     for scale in (2.0, 3.0):
         layers = {n: Factors(f.b, f.a, scale) for n, f in adapter.items()}
@@ -126,7 +127,7 @@ def from_peft(setup: Setup, peft: Path, tmp_path_factory: pytest.TempPathFactory
     return run(config, tmp_path_factory.mktemp("warm") / "r", setup=setup)
 
 
-def test_the_start_is_kept_and_scored(setup: Setup, from_peft: Result, peft: Path):
+def test_the_start_is_kept_and_scored(setup: Setup, from_peft: Result, peft: Path) -> None:
     opened = Run.open(from_peft.folder)
     assert opened.checkpoints() == sorted({0, from_peft.scored_round, 3})
     assert opened.parent == begun(setup, "flexlora", peft).parent
@@ -142,7 +143,7 @@ def test_the_start_is_kept_and_scored(setup: Setup, from_peft: Result, peft: Pat
     assert row.unseen.mean()["loss"] != from_peft.row("base").unseen.mean()["loss"]
 
 
-def test_a_resume_needs_the_parent_no_more(from_peft: Result, tmp_path: Path):
+def test_a_resume_needs_the_parent_no_more(from_peft: Result, tmp_path: Path) -> None:
     """Back to the moment of creation; the adapter is gone."""
     folder = Path(shutil.copytree(from_peft.folder, tmp_path / "r"))
     for round in Run.open(folder).checkpoints()[1:]:
@@ -156,7 +157,9 @@ def test_a_resume_needs_the_parent_no_more(from_peft: Result, tmp_path: Path):
         assert one.unseen.to_json() == other.unseen.to_json()
 
 
-def test_a_run_that_lost_its_start_does_not_begin_at_the_base(from_peft: Result, tmp_path: Path):
+def test_a_run_that_lost_its_start_does_not_begin_at_the_base(
+    from_peft: Result, tmp_path: Path
+) -> None:
     folder = Path(shutil.copytree(from_peft.folder, tmp_path / "r"))
     for checkpoint in (folder / "checkpoints").iterdir():
         shutil.rmtree(checkpoint)
@@ -164,13 +167,15 @@ def test_a_run_that_lost_its_start_does_not_begin_at_the_base(from_peft: Result,
         resume(folder)
 
 
-def test_the_bare_base_is_no_start(setup: Setup):
+def test_the_bare_base_is_no_start(setup: Setup) -> None:
     assert warm_start(setup, make_rule("flexlora")) is None
     with pytest.raises(ConfigError, match=r"init_force is true but model.init_from is not set"):
         warm_start(prepare(small(model={"init_force": True}), setup), make_rule("flexlora"))
 
 
-def test_an_adapter_of_another_base_needs_force(setup: Setup, adapter: Adapter, tmp_path: Path):
+def test_an_adapter_of_another_base_needs_force(
+    setup: Setup, adapter: Adapter, tmp_path: Path
+) -> None:
     save_peft(adapter, tmp_path / "name", base_model="org/huge")
     marked = Adapter(dict(adapter), base="tiny", base_fingerprint="float32:" + "0" * 64)
     save_peft(marked, tmp_path / "weights")
@@ -183,7 +188,7 @@ def test_an_adapter_of_another_base_needs_force(setup: Setup, adapter: Adapter, 
         begun(setup, "flexlora", tmp_path / folder, init_force=True)
 
 
-def test_layers_must_fit_in_any_case(setup: Setup, adapter: Adapter, tmp_path: Path):
+def test_layers_must_fit_in_any_case(setup: Setup, adapter: Adapter, tmp_path: Path) -> None:
     name, factors = next(iter(adapter.items()))
     small_one = Factors(torch.zeros(3, 1), torch.ones(1, 5), 1.0)
     for i, (layers, words) in enumerate(
@@ -200,7 +205,7 @@ def test_layers_must_fit_in_any_case(setup: Setup, adapter: Adapter, tmp_path: P
 # --- from a run's adapter ------------------------------------------------------------------------
 
 
-def test_a_run_gives_all_of_its_best_round(setup: Setup, from_peft: Result):
+def test_a_run_gives_all_of_its_best_round(setup: Setup, from_peft: Result) -> None:
     opened = Run.open(from_peft.folder)
     state = load_state(opened, "best")
     start = begun(setup, "flora", from_peft.folder)
@@ -218,7 +223,7 @@ def test_a_run_gives_all_of_its_best_round(setup: Setup, from_peft: Result):
     }
 
 
-def test_a_folder_of_neither_kind_is_said(tmp_path: Path, peft: Path, from_peft: Result):
+def test_a_folder_of_neither_kind_is_said(tmp_path: Path, peft: Path, from_peft: Result) -> None:
     assert (kind_of(peft), kind_of(str(from_peft.folder))) == ("adapter", "run")
     with pytest.raises(AdapterError, match="is neither an adapter nor a run; give a PEFT folder"):
         kind_of(tmp_path)
@@ -226,7 +231,7 @@ def test_a_folder_of_neither_kind_is_said(tmp_path: Path, peft: Path, from_peft:
         kind_of(tmp_path / "gone")
 
 
-def test_adapters_of_a_run_know_their_base(setup: Setup, from_peft: Result):
+def test_adapters_of_a_run_know_their_base(setup: Setup, from_peft: Result) -> None:
     handed = load_adapter(from_peft.folder, 2)
     assert handed.base == "tiny"
     assert handed.base_fingerprint == f"float32:{setup.ground.fingerprint}"
@@ -244,7 +249,9 @@ def gone_on(
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_more_rounds_end_at_the_bits_of_one_long_run(setup: Setup, tmp_path: Path, name: str):
+def test_more_rounds_end_at_the_bits_of_one_long_run(
+    setup: Setup, tmp_path: Path, name: str
+) -> None:
     played(setup, tmp_path / "long", name, 4)
     played(setup, tmp_path / "short", name, 2)
     before = {p: p.read_bytes() for p in (tmp_path / "short").rglob("*") if p.is_file()}
@@ -268,7 +275,7 @@ def parent(setup: Setup, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return played(setup, tmp_path_factory.mktemp("parent") / "p", "flexlora-increment", 2).folder
 
 
-def test_the_best_round_and_patience_begin_anew(setup: Setup, parent: Path, tmp_path: Path):
+def test_the_best_round_and_patience_begin_anew(setup: Setup, parent: Path, tmp_path: Path) -> None:
     opened = Parent.open(parent)
     _, meta = opened.start(*started(setup, opened, {"federation": {"rounds": 3}})).checkpoint()
     assert meta["progress"] == {"best": None, "best_round": 0, "stale": 0}
@@ -287,7 +294,9 @@ def rostered(setup: Setup, **changes: Any) -> Setup:
     return replace(setup, roster=replace(setup.roster, **changes))
 
 
-def test_a_continued_run_is_resumed_and_continued(setup: Setup, parent: Path, tmp_path: Path):
+def test_a_continued_run_is_resumed_and_continued(
+    setup: Setup, parent: Path, tmp_path: Path
+) -> None:
     played(setup, tmp_path / "long", "flexlora-increment", 5)
     continue_run(parent, {"federation": {"rounds": 3}}, tmp_path / "a")
     continue_run(tmp_path / "a", {"federation": {"rounds": 5}}, tmp_path / "b")
@@ -300,7 +309,7 @@ def test_a_continued_run_is_resumed_and_continued(setup: Setup, parent: Path, tm
     assert [r["round"] for r in Run.open(tmp_path / "b").read_metrics()] == [4, 5]
 
 
-def test_the_public_door_gives_the_same(parent: Path, setup: Setup, tmp_path: Path):
+def test_the_public_door_gives_the_same(parent: Path, setup: Setup, tmp_path: Path) -> None:
     """It prepares model and data anew, with the parent's threads."""
     wanted = gone_on(setup, parent, tmp_path / "a", federation={"rounds": 3})
     got = continue_run(parent, {"federation": {"rounds": 3}}, tmp_path / "b")
@@ -308,7 +317,7 @@ def test_the_public_door_gives_the_same(parent: Path, setup: Setup, tmp_path: Pa
     assert_same_bits(last(got.folder)[0], last(wanted.folder)[0])
 
 
-def test_the_config_is_the_parents_with_the_changes(from_peft: Result):
+def test_the_config_is_the_parents_with_the_changes(from_peft: Result) -> None:
     opened = Parent.open(from_peft.folder)
     changed = opened.config_with(
         {"federation": {"rounds": 9}, "training": {"learning_rate": 0.5}}, ["training.host=fedavg"]
@@ -320,7 +329,7 @@ def test_the_config_is_the_parents_with_the_changes(from_peft: Result):
     assert opened.threads == 1
 
 
-def test_other_ranks_and_clients(setup: Setup, parent: Path):
+def test_other_ranks_and_clients(setup: Setup, parent: Path) -> None:
     """The mix becomes one type of a higher rank for one client; one client is new, one is gone."""
     opened = Parent.open(parent)
     old = opened.store
@@ -336,7 +345,7 @@ def test_other_ranks_and_clients(setup: Setup, parent: Path):
     assert_same_bits(pack(start.state)[0], pack(opened.state)[0])
 
 
-def test_pruned_ranks_are_kept_unless_the_types_ranks_changed(setup: Setup, tmp_path: Path):
+def test_pruned_ranks_are_kept_unless_the_types_ranks_changed(setup: Setup, tmp_path: Path) -> None:
     opened = Parent.open(played(setup, tmp_path / "r", "hetlora", 1).folder)
     client = next(c for c, kind in setup.roster.types.items() if kind == "high")
     pruned = dict.fromkeys(setup.roster.ranks["high"], 3)
@@ -351,7 +360,9 @@ def test_pruned_ranks_are_kept_unless_the_types_ranks_changed(setup: Setup, tmp_
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_other_bounds_of_the_ranks_keep_what_was_learned(setup: Setup, tmp_path: Path, name: str):
+def test_other_bounds_of_the_ranks_keep_what_was_learned(
+    setup: Setup, tmp_path: Path, name: str
+) -> None:
     """Where the highest or lowest rank changes, the state is made anew and Δ is sent whole."""
     opened = Parent.open(played(setup, tmp_path / "r", name, 2).folder)
     ranks = {
@@ -380,7 +391,7 @@ def test_other_bounds_of_the_ranks_keep_what_was_learned(setup: Setup, tmp_path:
     assert session.play(tmp_path / "more").rounds == 1
 
 
-def test_other_options_of_the_rule_keep_what_was_learned(setup: Setup, parent: Path):
+def test_other_options_of_the_rule_keep_what_was_learned(setup: Setup, parent: Path) -> None:
     opened = Parent.open(parent)
     tables = {"federation": {"rounds": 3}, "rule": {"frozen_rank": 4}}
     made, rule = started(setup, opened, tables)
@@ -407,7 +418,7 @@ REFUSED: list[tuple[dict[str, Any], type[Exception], str]] = [
 @pytest.mark.parametrize(("tables", "kind", "words"), REFUSED, ids=lambda x: str(x)[:30])
 def test_what_a_continued_run_cannot_change(
     setup: Setup, parent: Path, tables: dict[str, Any], kind: type[Exception], words: str
-):
+) -> None:
     opened = Parent.open(parent)
     with pytest.raises(kind, match=words) as caught:
         opened.start(*started(setup, opened, {"federation": {"rounds": 3}, **tables}))
@@ -415,7 +426,7 @@ def test_what_a_continued_run_cannot_change(
         assert f'start a new run with model.init_from = "{parent}"' in str(caught.value)
 
 
-def test_another_base_and_other_layers_are_refused(setup: Setup, parent: Path):
+def test_another_base_and_other_layers_are_refused(setup: Setup, parent: Path) -> None:
     opened = Parent.open(parent)
     tables = {"federation": {"rounds": 3}}
     made, rule = started(setup, opened, tables)
@@ -427,7 +438,7 @@ def test_another_base_and_other_layers_are_refused(setup: Setup, parent: Path):
         opened.start(*fewer)
 
 
-def test_a_damaged_parent_is_said(parent: Path, tmp_path: Path):
+def test_a_damaged_parent_is_said(parent: Path, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(parent, tmp_path / "p"))
     meta = next((folder / "checkpoints").glob("*/meta.json"))
     meta.write_text(json.dumps({"best": None, "meta": {"state": {}}}))

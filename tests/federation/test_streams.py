@@ -5,7 +5,7 @@ import torch
 from flexlora.federation.streams import Streams
 
 
-def test_a_name_gives_the_same_numbers_whatever_else_is_drawn():
+def test_a_name_gives_the_same_numbers_whatever_else_is_drawn() -> None:
     streams = Streams(3)
     wanted = torch.rand(4, generator=streams.generator("send", 2))
     torch.rand(9, generator=streams.generator("send", 1))
@@ -14,19 +14,19 @@ def test_a_name_gives_the_same_numbers_whatever_else_is_drawn():
     assert torch.equal(torch.rand(4, generator=Streams(3).generator("send", 2)), wanted)
 
 
-def test_names_and_seeds_are_told_apart():
+def test_names_and_seeds_are_told_apart() -> None:
     names = [("send", 1), ("send", 2), ("send", 11), ("send",), ("sample", 1), ("train", 1, "a")]
     seeds = {Streams(seed).derive(*name) for seed in (0, 1, 2**63 - 1) for name in names}
     assert len(seeds) == 3 * len(names)
     assert all(0 <= seed < 2**63 for seed in seeds)
 
 
-def test_seeds_are_pinned():
+def test_seeds_are_pinned() -> None:
     """A changed derivation would make every older run end elsewhere on resume."""
     assert Streams(0).derive("sample", 1) == 4703416825124098946
 
 
-def test_drawing_leaves_the_global_generator_alone():
+def test_drawing_leaves_the_global_generator_alone() -> None:
     before = torch.get_rng_state()
     Streams(0).generator("x").seed()
     assert torch.equal(torch.get_rng_state(), before)

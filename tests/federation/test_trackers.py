@@ -66,7 +66,7 @@ def close_to(steps: Steps) -> Any:
     return {k: [(n, pytest.approx(v, rel=1e-5)) for n, v in values] for k, values in steps.items()}
 
 
-def test_a_round_as_flat_names():
+def test_a_round_as_flat_names() -> None:
     record = {
         "round": 3,
         "learning_rate": 0.5,
@@ -107,7 +107,7 @@ def test_a_round_as_flat_names():
     }
 
 
-def test_tensorboard_keeps_rounds_final_scores_and_config(tmp_path: Path):
+def test_tensorboard_keeps_rounds_final_scores_and_config(tmp_path: Path) -> None:
     told = Told()
     result = run(tracked("tensorboard"), tmp_path / "r", observer=told)
     assert told.notes == [f"tracker tensorboard: tensorboard --logdir {tmp_path}"]
@@ -115,7 +115,9 @@ def test_tensorboard_keeps_rounds_final_scores_and_config(tmp_path: Path):
     assert {k: v for k, v in found.items() if not k.startswith("final/")} == close_to(wanted)
     assert {"train_loss", "validation/loss", "clients/tuned/loss/worst"} <= set(wanted)
     loss = result.row("full").unseen.mean().to_json()["loss"]
-    assert found["final/full/unseen/loss"] == [(3, pytest.approx(loss, rel=1e-5))]
+    ((step, value),) = found["final/full/unseen/loss"]
+    assert step == 3
+    assert value == pytest.approx(loss, rel=1e-5)
     assert "final/base/own/loss" in found
     (kept,) = (result.folder / "tensorboard").rglob("hparams.yml")
     values = yaml.safe_load(kept.read_text())
@@ -123,7 +125,7 @@ def test_tensorboard_keeps_rounds_final_scores_and_config(tmp_path: Path):
     assert json.loads(values["clients.types"]) == {"low": 2, "high": 4}
 
 
-def test_a_resume_goes_on_and_a_finished_run_is_left_alone(tmp_path: Path):
+def test_a_resume_goes_on_and_a_finished_run_is_left_alone(tmp_path: Path) -> None:
     """The stop comes between the commit of round 2 and its logging."""
     with pytest.raises(KeyboardInterrupt):
         run(tracked("tensorboard"), tmp_path / "r", observer=Told(stop=2))
@@ -140,7 +142,7 @@ def test_a_resume_goes_on_and_a_finished_run_is_left_alone(tmp_path: Path):
 
 def test_mlflow_keeps_one_run_in_a_store_beside_the_run_directory(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
+) -> None:
     from mlflow import MlflowClient
 
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
@@ -174,7 +176,7 @@ main()
 """
 
 
-def test_all_four_at_once_stay_on_this_machine(tmp_path: Path):
+def test_all_four_at_once_stay_on_this_machine(tmp_path: Path) -> None:
     """wandb and trackio read their environment once: a process of its own."""
     config = write(
         tracked(*TRACKERS, federation={"rounds": 1, "clients_per_round": 1}), tmp_path / "c.toml"
@@ -205,7 +207,7 @@ def test_all_four_at_once_stay_on_this_machine(tmp_path: Path):
 
 def test_a_tracker_that_cannot_start_does_not_stop_the_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
+) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "foreign://nowhere")
     told = Told()
     result = run(tracked("mlflow", "tensorboard"), tmp_path / "r", observer=told)
@@ -244,7 +246,7 @@ class Full:
 
 def test_a_tracker_that_fails_on_the_way_is_dropped_and_tried_again_on_resume(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-):
+) -> None:
     full = Full(2)
 
     kind = replace(TRACKERS["tensorboard"], make=lambda *_: full)
@@ -262,12 +264,12 @@ def test_a_tracker_that_fails_on_the_way_is_dropped_and_tried_again_on_resume(
     assert full.steps == [1, 2, 3, 3]  # The final scores stand at the last round.
 
 
-def test_without_trackers_nothing_is_written_for_them(tmp_path: Path):
+def test_without_trackers_nothing_is_written_for_them(tmp_path: Path) -> None:
     folder = run(small(federation={"rounds": 1}), tmp_path / "r").folder
     assert not {"trackers.json", "tensorboard"} & {path.name for path in folder.iterdir()}
 
 
-def test_a_tracker_that_is_not_installed_names_its_extra(monkeypatch: pytest.MonkeyPatch):
+def test_a_tracker_that_is_not_installed_names_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "find_spec", lambda name: None if name == "wandb" else True)
     with pytest.raises(ConfigError, match=r"wandb is not installed; install .* flexlora\[wandb\]"):
         require_trackers(("tensorboard", "wandb"))

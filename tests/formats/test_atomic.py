@@ -1,6 +1,7 @@
 """Nothing half-written is ever seen."""
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ from flexlora.errors import FlexLoRAError, RunError
 from flexlora.formats.atomic import atomic_folder, atomic_write, leftovers
 
 
-def test_a_file_is_replaced_and_nothing_is_left_aside(tmp_path: Path):
+def test_a_file_is_replaced_and_nothing_is_left_aside(tmp_path: Path) -> None:
     target = tmp_path / "new" / "a.txt"
     atomic_write(target, "früh")
     atomic_write(target, b"late")
@@ -17,7 +18,9 @@ def test_a_file_is_replaced_and_nothing_is_left_aside(tmp_path: Path):
     assert os.listdir(target.parent) == ["a.txt"]
 
 
-def test_a_write_that_fails_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_write_that_fails_leaves_the_old_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     target = tmp_path / "a.txt"
     atomic_write(target, "old")
 
@@ -31,7 +34,7 @@ def test_a_write_that_fails_leaves_the_old_file(tmp_path: Path, monkeypatch: pyt
     assert os.listdir(tmp_path) == ["a.txt"]
 
 
-def test_a_folder_appears_whole_or_not_at_all(tmp_path: Path):
+def test_a_folder_appears_whole_or_not_at_all(tmp_path: Path) -> None:
     target = tmp_path / "deep" / "run"
     with atomic_folder(target) as aside:
         (aside / "sub").mkdir()
@@ -51,20 +54,20 @@ def test_a_folder_appears_whole_or_not_at_all(tmp_path: Path):
 
 
 @pytest.mark.parametrize("make", [Path.mkdir, Path.touch])
-def test_an_existing_target_is_refused(tmp_path: Path, make):
+def test_an_existing_target_is_refused(tmp_path: Path, make: Callable[[Path], None]) -> None:
     make(tmp_path / "out")
     message = "out exists; choose another --out or remove it"
     with pytest.raises(RunError, match=message), atomic_folder(tmp_path / "out"):
         pytest.fail("the body must not run")
 
 
-def test_a_target_that_appears_meanwhile_is_kept(tmp_path: Path):
+def test_a_target_that_appears_meanwhile_is_kept(tmp_path: Path) -> None:
     with pytest.raises(RunError, match="exists"), atomic_folder(tmp_path / "out"):
         (tmp_path / "out").mkdir()
     assert os.listdir(tmp_path) == ["out"]
 
 
-def test_a_parent_that_is_a_file_is_refused(tmp_path: Path):
+def test_a_parent_that_is_a_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(FlexLoRAError, match="cannot write"):
         atomic_write(tmp_path / "file" / "a", "x")

@@ -27,9 +27,14 @@ def test_it_is_closed_when_its_block_ends_or_fails(
         PeftReader: folder,
         TensorReader: folder / "adapter_model.safetensors",
     }[kind]
-    closed = []
+    closed: list[Any] = []
     close = kind.close
-    monkeypatch.setattr(kind, "close", lambda self: (closed.append(self), close(self)))
+
+    def noted(self: Any) -> None:
+        closed.append(self)
+        close(self)
+
+    monkeypatch.setattr(kind, "close", noted)
     with kind(path) as reader:
         assert isinstance(reader, kind)
         assert isinstance(reader, Closing)

@@ -24,7 +24,9 @@ NAMES = ("layers.0.q", "a|left", "x.left|right", "ü")
     st.none() | st.integers(0, 9),
     st.dictionaries(st.sampled_from(NAMES), st.integers(0, 3)),
 )
-def test_an_update_survives_the_wire(version: int, start: int | None, widths: dict[str, int]):
+def test_an_update_survives_the_wire(
+    version: int, start: int | None, widths: dict[str, int]
+) -> None:
     layers = {
         name: LowRank(gaussian(5, width, seed=width), gaussian(width, 4, seed=width + 9))
         for name, width in widths.items()
@@ -37,7 +39,7 @@ def test_an_update_survives_the_wire(version: int, start: int | None, widths: di
         assert torch.equal(read.layers[name].right, matrix.right)
 
 
-def test_layers_of_several_kinds_lie_side_by_side():
+def test_layers_of_several_kinds_lie_side_by_side() -> None:
     one = {"q": LowRank(gaussian(3, 1, seed=1), gaussian(1, 2, seed=2))}
     other = {"q": LowRank(gaussian(3, 2, seed=3), gaussian(2, 2, seed=4))}
     held = layer_tensors(one, "delta|") | layer_tensors(other, "patch|3|")
@@ -65,7 +67,7 @@ WRONG: list[tuple[dict[str, Any], str]] = [
 
 
 @pytest.mark.parametrize(("change", "words"), WRONG, ids=lambda x: str(x)[:30])
-def test_what_is_no_update_is_refused(change: dict[str, Any], words: str):
+def test_what_is_no_update_is_refused(change: dict[str, Any], words: str) -> None:
     assert payload_update(Payload(**GOOD)).version == 3
     with pytest.raises(AdapterError, match=words):
         payload_update(Payload(**{**GOOD, **change}))

@@ -109,15 +109,16 @@ def scored(adapter: Path | None, tasks: Path) -> dict[str, Any]:
     }
 
 
-def test_its_likelihoods_are_ours(adapter: Path, ours: AdaptedModel, tmp_path: Path):
+def test_its_likelihoods_are_ours(adapter: Path, ours: AdaptedModel, tmp_path: Path) -> None:
     tasks = written(ours, tmp_path)
     theirs = scored(adapter, tasks)
     rows = [json.loads(line) for line in (tmp_path / "rows.jsonl").read_text().splitlines()]
     # The harness moves blanks from the prompt's end to the choice: its split, our likelihoods.
     pairs = [
-        tuple(tuple(part) for part in theirs["lm"]._encode_pair(row["prompt"], choice))
+        (tuple(begin), tuple(end))
         for row in rows
         for choice in row["choices"]
+        for begin, end in [theirs["lm"]._encode_pair(row["prompt"], choice)]
     ]
     losses = continuation_losses(ours, pairs, batch_size=4)
     flat = [log for logs in theirs["logs"] for log in logs]
@@ -140,7 +141,7 @@ def warm() -> Iterator[Warm]:
 
 def test_the_guide_runs_with_the_harness_as_it_stands(
     tmp_path: Path, warm: Warm, monkeypatch: pytest.MonkeyPatch
-):
+) -> None:
     """What `test_guide` only shows is run here, but for installing."""
     monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
     page = (ROOT / "docs" / "guide" / "score_elsewhere.md").read_text(encoding="utf-8")

@@ -64,7 +64,7 @@ def small() -> Payload:
 
 @quick
 @given(payloads)
-def test_round_trip_is_bit_for_bit(payload: Payload):
+def test_round_trip_is_bit_for_bit(payload: Payload) -> None:
     back = from_bytes(to_bytes(payload), limit_bytes=LIMIT)
     assert (back.schema, dict(back.meta), back.version) == (payload.schema, payload.meta, 1)
     assert sorted(back.tensors) == sorted(payload.tensors)
@@ -73,33 +73,33 @@ def test_round_trip_is_bit_for_bit(payload: Payload):
 
 @quick
 @given(payloads)
-def test_the_bytes_are_those_of_the_format_s_own_library(payload: Payload):
+def test_the_bytes_are_those_of_the_format_s_own_library(payload: Payload) -> None:
     wire = to_bytes(payload)
     header = json.loads(wire[8 : 8 + int.from_bytes(wire[:8], "little")])
     tensors = {name: tensor.contiguous() for name, tensor in payload.tensors.items()}
     assert wire == save(tensors, header["__metadata__"])
 
 
-def test_one_tensor_under_two_names_travels_twice():
+def test_one_tensor_under_two_names_travels_twice() -> None:
     one = torch.randn(4, 3)
     back = from_bytes(to_bytes(Payload("x", {"a": one, "b": one[1:]})), limit_bytes=LIMIT)
     assert same(back.tensors["a"], one)
     assert same(back.tensors["b"], one[1:])
 
 
-def test_a_dtype_that_is_no_payload_s_is_not_written():
+def test_a_dtype_that_is_no_payload_s_is_not_written() -> None:
     with pytest.raises(AdapterError, match=r"tensor t has dtype torch\.complex64"):
         to_bytes(Payload("x", {"t": torch.ones(2, dtype=torch.complex64)}))
 
 
-def test_not_a_number_and_negative_zero_survive():
+def test_not_a_number_and_negative_zero_survive() -> None:
     odd = torch.tensor([float("nan"), -0.0, float("inf"), 1e-45])
     for dtype in (torch.float32, torch.bfloat16, torch.float16):
         back = from_bytes(to_bytes(Payload("x", {"t": odd.to(dtype)})), limit_bytes=LIMIT)
         assert same(back.tensors["t"], odd.to(dtype))
 
 
-def test_an_adapter_of_mixed_ranks_travels():
+def test_an_adapter_of_mixed_ranks_travels() -> None:
     layers = {f"l{r}": Factors(torch.randn(5, r), torch.randn(r, 4), 16 / 3) for r in (0, 1, 3)}
     wire = to_bytes(factors_payload(Adapter(layers)))
     back = payload_adapter(from_bytes(wire, limit_bytes=LIMIT))
@@ -109,7 +109,7 @@ def test_an_adapter_of_mixed_ranks_travels():
         assert same(back[name].a, factors.a)
 
 
-def test_bytes_do_not_depend_on_insertion_or_process():
+def test_bytes_do_not_depend_on_insertion_or_process() -> None:
     names = ["b", "a", "c", "k1", "k2"]
     ordered = Payload("s", {n: torch.ones(2) for n in names}, {n: n for n in names})
     turned = Payload("s", {n: torch.ones(2) for n in names[::-1]}, {n: n for n in names[::-1]})
@@ -128,7 +128,7 @@ def test_bytes_do_not_depend_on_insertion_or_process():
     assert other.stdout == to_bytes(ordered)
 
 
-def test_the_limit_comes_before_parsing():
+def test_the_limit_comes_before_parsing() -> None:
     with pytest.raises(AdapterError, match=r"payload is 100 bytes, above the limit of 99"):
         from_bytes(b"\xff" * 100, limit_bytes=99)
 
@@ -144,7 +144,7 @@ BROKEN = {
 
 
 @pytest.mark.parametrize("data", BROKEN.values(), ids=BROKEN)
-def test_broken_bytes_are_refused(data: bytes, tmp_path: Path):
+def test_broken_bytes_are_refused(data: bytes, tmp_path: Path) -> None:
     with pytest.raises(AdapterError, match="payload is truncated or was not written by FlexLoRA"):
         from_bytes(data, limit_bytes=LIMIT)
     (tmp_path / "x").write_bytes(data)
@@ -162,12 +162,12 @@ def test_broken_bytes_are_refused(data: bytes, tmp_path: Path):
         {"schema": "x", "version": 1},
     ],
 )
-def test_a_foreign_head_is_refused(head: object):
+def test_a_foreign_head_is_refused(head: object) -> None:
     with pytest.raises(AdapterError, match="was not written by FlexLoRA"):
         from_bytes(_with_head(json.dumps(head)), limit_bytes=LIMIT)
 
 
-def test_a_newer_version_is_refused():
+def test_a_newer_version_is_refused() -> None:
     head = json.dumps({"schema": "x", "version": 2, "meta": {}})
     with pytest.raises(AdapterError, match="format version 2, this FlexLoRA reads up to 1; update"):
         from_bytes(_with_head(head), limit_bytes=LIMIT)
@@ -175,7 +175,7 @@ def test_a_newer_version_is_refused():
 
 @quick
 @given(st.integers(0, 400), st.binary(min_size=1, max_size=8))
-def test_damaged_bytes_never_raise_anything_else(place: int, noise: bytes):
+def test_damaged_bytes_never_raise_anything_else(place: int, noise: bytes) -> None:
     data = to_bytes(small())
     place = min(place, len(data))
     damaged = data[:place] + noise + data[place + len(noise) :]
@@ -183,7 +183,7 @@ def test_damaged_bytes_never_raise_anything_else(place: int, noise: bytes):
         from_bytes(damaged, limit_bytes=LIMIT)
 
 
-def test_one_tensor_at_a_time(tmp_path: Path):
+def test_one_tensor_at_a_time(tmp_path: Path) -> None:
     path = tmp_path / "p.safetensors"
     path.write_bytes(to_bytes(small()))
     with open_payload(path, limit_bytes=LIMIT) as file:
@@ -203,7 +203,7 @@ def test_one_tensor_at_a_time(tmp_path: Path):
 
 @quick
 @given(st.dictionaries(st.text("ab|", min_size=1), tensors(), max_size=3))
-def test_saved_tensors_come_back(tmp_path: Path, found: dict[str, torch.Tensor]):
+def test_saved_tensors_come_back(tmp_path: Path, found: dict[str, torch.Tensor]) -> None:
     save_tensors(tmp_path / "t", found, {"round": "3"})
     back, meta = load_tensors(tmp_path / "t")
     assert meta == {"round": "3"}

@@ -74,7 +74,9 @@ def merged_logits(kind: str, adapter: Adapter, tokens: torch.Tensor) -> torch.Te
 
 
 @pytest.mark.parametrize("kind", ["llama", "gpt2", "neox"])
-def test_peft_computes_base_plus_product(kind: str, tmp_path: Path, recwarn):
+def test_peft_computes_base_plus_product(
+    kind: str, tmp_path: Path, recwarn: pytest.WarningsRecorder
+) -> None:
     """Eleven layers: "layers.1" must not be taken for "layers.10"."""
     from peft import PeftModel
 
@@ -101,7 +103,7 @@ def test_peft_computes_base_plus_product(kind: str, tmp_path: Path, recwarn):
 @pytest.mark.parametrize("kind", ["llama", "gpt2"])
 def test_what_is_known_of_the_base_is_kept_and_peft_says_nothing(
     kind: str, tmp_path: Path, recwarn: pytest.WarningsRecorder
-):
+) -> None:
     from peft import PeftModel
 
     model = model_of(kind)
@@ -129,7 +131,7 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
-def test_the_scaling_and_what_is_a_peft_folder_are_told(tmp_path: Path):
+def test_the_scaling_and_what_is_a_peft_folder_are_told(tmp_path: Path) -> None:
     save_peft(adapter_for({"x.q": (3, 4)}, [2]), tmp_path / "a")
     assert is_peft(tmp_path / "a")
     assert not is_peft(tmp_path)
@@ -142,7 +144,7 @@ def test_the_scaling_and_what_is_a_peft_folder_are_told(tmp_path: Path):
 
 
 @pytest.mark.parametrize("rslora", [False, True])
-def test_what_peft_wrote_is_read(rslora: bool, tmp_path: Path):
+def test_what_peft_wrote_is_read(rslora: bool, tmp_path: Path) -> None:
     from peft import LoraConfig, get_peft_model
 
     config = LoraConfig(
@@ -168,7 +170,7 @@ def test_what_peft_wrote_is_read(rslora: bool, tmp_path: Path):
     assert {factors.rank for factors in adapter.values()} == {2, 3, 4}
 
 
-def test_what_peft_wrote_for_dora_is_refused(tmp_path: Path):
+def test_what_peft_wrote_for_dora_is_refused(tmp_path: Path) -> None:
     from peft import LoraConfig, get_peft_model
 
     config = LoraConfig(r=2, use_dora=True, target_modules=["q_proj"])
@@ -193,7 +195,13 @@ scales = st.floats(1e-6, 1e6) | st.sampled_from([16 / 30, 16 / math.sqrt(30), -2
     st.lists(scales, min_size=4, max_size=4),
     st.sampled_from([torch.float32, torch.bfloat16, torch.float16]),
 )
-def test_round_trip_is_bit_for_bit(tmp_path_factory, layers, ranks, found, dtype):
+def test_round_trip_is_bit_for_bit(
+    tmp_path_factory: pytest.TempPathFactory,
+    layers: list[str],
+    ranks: list[int],
+    found: list[float],
+    dtype: torch.dtype,
+) -> None:
     adapter = Adapter(
         {
             name: Factors(torch.randn(3, r).to(dtype), torch.randn(r, 4).to(dtype), scale)
@@ -205,7 +213,7 @@ def test_round_trip_is_bit_for_bit(tmp_path_factory, layers, ranks, found, dtype
     assert_same(load_peft(folder), adapter)
 
 
-def test_equal_adapters_give_equal_bytes_and_the_base_can_be_named(tmp_path: Path):
+def test_equal_adapters_give_equal_bytes_and_the_base_can_be_named(tmp_path: Path) -> None:
     adapter = adapter_for({"x.q": (4, 5), "x.k": (4, 5)}, [2, 0])
     for out in ("one", "two"):
         save_peft(adapter, tmp_path / out, base_model="other/base")
@@ -214,7 +222,7 @@ def test_equal_adapters_give_equal_bytes_and_the_base_can_be_named(tmp_path: Pat
         assert file.read_bytes() == (tmp_path / "two" / file.name).read_bytes()
 
 
-def test_saving_refuses(tmp_path: Path):
+def test_saving_refuses(tmp_path: Path) -> None:
     good = adapter_for({"q": (4, 5)}, [2])
     (tmp_path / "there").mkdir()
     with pytest.raises(RunError, match="there exists; choose another --out or remove it"):
@@ -257,7 +265,9 @@ WRONG_CONFIGS = [
 
 
 @pytest.mark.parametrize(("changes", "message"), WRONG_CONFIGS)
-def test_a_config_that_is_no_plain_lora_is_refused(folder: Path, changes: Any, message: str):
+def test_a_config_that_is_no_plain_lora_is_refused(
+    folder: Path, changes: Any, message: str
+) -> None:
     edit(folder, **changes)
     with pytest.raises(AdapterError) as caught:
         load_peft(folder)
@@ -283,7 +293,9 @@ WRONG_TENSORS = [
 
 
 @pytest.mark.parametrize(("changes", "message"), WRONG_TENSORS)
-def test_tensors_that_are_no_plain_pairs_are_refused(folder: Path, changes: Any, message: str):
+def test_tensors_that_are_no_plain_pairs_are_refused(
+    folder: Path, changes: Any, message: str
+) -> None:
     path = folder / "adapter_model.safetensors"
     tensors = load_file(path) | {PREFIX + key: tensor for key, tensor in changes.items()}
     save_file({key: tensor for key, tensor in tensors.items() if tensor is not None}, path)
@@ -292,7 +304,7 @@ def test_tensors_that_are_no_plain_pairs_are_refused(folder: Path, changes: Any,
     assert message.format(folder) in str(caught.value)
 
 
-def test_missing_and_damaged_files_are_refused(folder: Path):
+def test_missing_and_damaged_files_are_refused(folder: Path) -> None:
     def message() -> str:
         with pytest.raises(AdapterError) as caught:
             load_peft(folder)
@@ -319,7 +331,7 @@ def test_missing_and_damaged_files_are_refused(folder: Path):
         load_peft(weights)
 
 
-def test_an_edited_alpha_wins_over_the_noted_scale(tmp_path: Path):
+def test_an_edited_alpha_wins_over_the_noted_scale(tmp_path: Path) -> None:
     adapter = Adapter({"q": Factors(torch.ones(2, 3), torch.ones(3, 2), math.nextafter(1.0, 0))})
     save_peft(adapter, tmp_path / "out")
     edit(tmp_path / "out", lora_alpha=6)

@@ -41,7 +41,7 @@ def folder(tmp_path: Path) -> Path:
     )
 
 
-def test_layers_are_described_before_they_are_read(folder: Path):
+def test_layers_are_described_before_they_are_read(folder: Path) -> None:
     with PeftReader(folder) as reader:
         assert {
             name: (x.kind, x.m, x.n, x.rank, x.scale, x.a_shape, x.b_shape)
@@ -58,7 +58,7 @@ def test_layers_are_described_before_they_are_read(folder: Path):
         assert (reader.base_fingerprint, reader.path) == ("", folder)
 
 
-def test_factors_are_matrices_and_tensors_stay_as_they_are(folder: Path):
+def test_factors_are_matrices_and_tensors_stay_as_they_are(folder: Path) -> None:
     with PeftReader(folder) as reader:
         for name, update in updates(folder).items():
             assert reader.factors(name).shape == (reader.layers[name].m, reader.layers[name].n)
@@ -68,7 +68,7 @@ def test_factors_are_matrices_and_tensors_stay_as_they_are(folder: Path):
             assert torch.equal(reader.tensor(key), tensor)
 
 
-def test_a_pair_of_two_dtypes_has_the_wider(tmp_path: Path):
+def test_a_pair_of_two_dtypes_has_the_wider(tmp_path: Path) -> None:
     tensors = pair("x", 4, 4, 2, dtype=torch.bfloat16)
     tensors["x.lora_A.weight"] = tensors["x.lora_A.weight"].half()
     with PeftReader(write_folder(tmp_path / "a", tensors, r=2)) as reader:
@@ -77,7 +77,7 @@ def test_a_pair_of_two_dtypes_has_the_wider(tmp_path: Path):
         assert reader.factors("x").b.dtype == torch.bfloat16
 
 
-def test_rank_0_as_it_was_saved(tmp_path: Path):
+def test_rank_0_as_it_was_saved(tmp_path: Path) -> None:
     """Noted as empty and all zeros: rank 0. Noted, but trained since: what it holds now."""
     zeros = {"x.lora_A.weight": torch.zeros(1, 4), "x.lora_B.weight": torch.zeros(3, 1)}
     folder = write_folder(tmp_path / "a", zeros, r=1)
@@ -91,7 +91,7 @@ def test_rank_0_as_it_was_saved(tmp_path: Path):
         assert (reader.layers["x"].rank, reader.factors("x").rank) == (1, 1)
 
 
-def test_after_closing_nothing_is_read(folder: Path):
+def test_after_closing_nothing_is_read(folder: Path) -> None:
     reader = PeftReader(folder)
     reader.close()
     reader.close()
@@ -101,7 +101,7 @@ def test_after_closing_nothing_is_read(folder: Path):
 
 def test_a_folder_that_cannot_be_opened_is_let_go_of(
     folder: Path, recwarn: pytest.WarningsRecorder
-):
+) -> None:
     """Python warns of a file that is still open when it is collected."""
     import gc
 
@@ -150,14 +150,14 @@ ODD: list[tuple[dict[str, torch.Tensor], dict[str, Any], str]] = [
 @pytest.mark.parametrize(("tensors", "config", "message"), ODD)
 def test_what_cannot_be_read_is_named(
     tmp_path: Path, tensors: dict[str, torch.Tensor], config: dict[str, Any], message: str
-):
+) -> None:
     folder = write_folder(tmp_path / "a", tensors, **config)
     with pytest.raises(AdapterError) as caught:
         PeftReader(folder)
     assert message in str(caught.value)
 
 
-def test_a_rank_that_may_be_saved_several_ways_is_one_layer(tmp_path: Path):
+def test_a_rank_that_may_be_saved_several_ways_is_one_layer(tmp_path: Path) -> None:
     """With and without the prefix, with and without an adapter's name."""
     from safetensors.torch import save_file
 
@@ -184,7 +184,7 @@ def test_a_rank_that_may_be_saved_several_ways_is_one_layer(tmp_path: Path):
 )
 def test_the_training_door_takes_linear_layers_alone(
     folder: Path, taken: tuple[str, ...], message: str
-):
+) -> None:
     if taken:
         edit(add(folder, **{PREFIX + key: None for key in taken}), modules_to_save=None)
     with pytest.raises(AdapterError) as caught:
@@ -192,7 +192,7 @@ def test_the_training_door_takes_linear_layers_alone(
     assert message in str(caught.value)
 
 
-def test_the_training_door_takes_no_embedding(folder: Path):
+def test_the_training_door_takes_no_embedding(folder: Path) -> None:
     taken = ("embed.base_layer.weight", "score.weight", "block.conv.lora_A.weight")
     add(folder, **{PREFIX + key: None for key in (*taken, "block.conv.lora_B.weight")})
     edit(folder, modules_to_save=None)

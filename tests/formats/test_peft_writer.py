@@ -13,12 +13,12 @@ from hypothesis import strategies as st
 
 from flexlora.adapters import Factors
 from flexlora.errors import RunError
-from flexlora.formats.peft_reader import PeftReader
+from flexlora.formats.peft_reader import Kind, PeftReader
 from flexlora.formats.peft_writer import pair_keys, peft_folder
 from peft_folders import PREFIX, config_of, stored, updates
 from reference import assert_close, gaussian, product
 
-KERNEL = {"linear": (), "embedding": (), "convolution": (3, 2, 2)}
+KERNEL: dict[Kind, tuple[int, ...]] = {"linear": (), "embedding": (), "convolution": (3, 2, 2)}
 
 
 def factors(rank: int, scale: float, dtype: torch.dtype = torch.float32, seed: int = 0) -> Factors:
@@ -26,7 +26,7 @@ def factors(rank: int, scale: float, dtype: torch.dtype = torch.float32, seed: i
     return Factors(b.to(dtype), a.to(dtype), scale)
 
 
-def test_keys_are_those_of_peft():
+def test_keys_are_those_of_peft() -> None:
     assert pair_keys("x") == (f"{PREFIX}x.lora_A.weight", f"{PREFIX}x.lora_B.weight")
     assert pair_keys("x", "convolution") == pair_keys("x", "linear")
     assert pair_keys("x", "embedding") == (
@@ -46,7 +46,11 @@ layer = st.tuples(st.sampled_from(sorted(KERNEL)), st.integers(0, 4), scales)
     ),
     dtype=st.sampled_from([torch.float32, torch.bfloat16, torch.float16, torch.float64]),
 )
-def test_every_kind_comes_back_bit_for_bit(tmp_path_factory, layers, dtype):
+def test_every_kind_comes_back_bit_for_bit(
+    tmp_path_factory: pytest.TempPathFactory,
+    layers: dict[str, tuple[Kind, int, float]],
+    dtype: torch.dtype,
+) -> None:
     folder = tmp_path_factory.mktemp("peft") / "out"
     given = {
         name: factors(rank, scale, dtype, seed)
@@ -69,7 +73,7 @@ def test_every_kind_comes_back_bit_for_bit(tmp_path_factory, layers, dtype):
             assert torch.equal(back.b, given[name].b)
 
 
-def test_peft_needs_no_more_than_its_own_two_files(tmp_path: Path):
+def test_peft_needs_no_more_than_its_own_two_files(tmp_path: Path) -> None:
     """Where no α gives the scale to the last bit, it is noted aside; α/r is as near as can be."""
     given = {f"l.{i}": factors(3, 16 / math.sqrt(i + 1), seed=i) for i in range(30)}
     keys = [key for name in given for key in pair_keys(name)]
@@ -80,7 +84,7 @@ def test_peft_needs_no_more_than_its_own_two_files(tmp_path: Path):
         assert_close(update, product(given[name]), 1e-15)
 
 
-def test_ranks_and_alphas_stand_where_most_layers_have_them(tmp_path: Path):
+def test_ranks_and_alphas_stand_where_most_layers_have_them(tmp_path: Path) -> None:
     ranks = {"a.x": 2, "b.x": 2, "c.x": 4, "x": 2}
     with peft_folder(
         tmp_path / "out",
@@ -102,7 +106,7 @@ def test_ranks_and_alphas_stand_where_most_layers_have_them(tmp_path: Path):
     assert not (tmp_path / "out" / "flexlora.json").exists()
 
 
-def test_rank_0_is_a_rank_1_of_zeros_that_is_noted(tmp_path: Path):
+def test_rank_0_is_a_rank_1_of_zeros_that_is_noted(tmp_path: Path) -> None:
     with peft_folder(tmp_path / "out", pair_keys("x", "convolution"), base="") as writer:
         writer.add("x", factors(0, 2.5), "convolution", (3, 2, 2))
     written = stored(tmp_path / "out")
@@ -112,7 +116,7 @@ def test_rank_0_is_a_rank_1_of_zeros_that_is_noted(tmp_path: Path):
     assert json.loads((tmp_path / "out" / "flexlora.json").read_text())["empty"] == ["x"]
 
 
-def test_a_body_that_raises_leaves_nothing(tmp_path: Path):
+def test_a_body_that_raises_leaves_nothing(tmp_path: Path) -> None:
     def stopped() -> None:
         with peft_folder(tmp_path / "out", pair_keys("x"), base="") as writer:
             writer.add("x", factors(2, 1.0))
@@ -123,7 +127,7 @@ def test_a_body_that_raises_leaves_nothing(tmp_path: Path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_folder_that_is_there_stays(tmp_path: Path):
+def test_a_folder_that_is_there_stays(tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     words = "out exists; choose another --out or remove it"
     with pytest.raises(RunError, match=words), peft_folder(tmp_path / "out", [], base=""):

@@ -62,7 +62,7 @@ def read(path: Path) -> dict[str, Tensor]:
         return {name: file.read(name) for name in file.stored}
 
 
-def test_safetensors_reads_what_was_written(tmp_path: Path):
+def test_safetensors_reads_what_was_written(tmp_path: Path) -> None:
     path = write(tmp_path / "x", TENSORS)
     assert_same(load_file(path), TENSORS)
     assert_same(read(path), TENSORS)
@@ -70,13 +70,13 @@ def test_safetensors_reads_what_was_written(tmp_path: Path):
         assert file.metadata() == {"format": "pt"}
 
 
-def test_what_safetensors_wrote_is_read(tmp_path: Path):
+def test_what_safetensors_wrote_is_read(tmp_path: Path) -> None:
     save_file({name: x.contiguous() for name, x in TENSORS.items()}, tmp_path / "x", {"a": "b"})
     assert_same(read(tmp_path / "x"), TENSORS)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_each_dtype_keeps_its_bits(tmp_path: Path, dtype: torch.dtype):
+def test_each_dtype_keeps_its_bits(tmp_path: Path, dtype: torch.dtype) -> None:
     bits = torch.randint(
         0, 256, (24,), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
     )
@@ -98,7 +98,11 @@ def test_each_dtype_keeps_its_bits(tmp_path: Path, dtype: torch.dtype):
     ),
     metadata=st.none() | st.dictionaries(st.text("aé", max_size=3), st.text("b", max_size=9)),
 )
-def test_any_names_and_shapes(tmp_path_factory, tensors, metadata):
+def test_any_names_and_shapes(
+    tmp_path_factory: pytest.TempPathFactory,
+    tensors: dict[str, tuple[list[int], torch.dtype]],
+    metadata: dict[str, str] | None,
+) -> None:
     path = tmp_path_factory.mktemp("file") / "x"
     made = {name: torch.ones(shape).to(dtype) for name, (shape, dtype) in tensors.items()}
     with TensorFile(path, made, metadata) as file:
@@ -110,19 +114,19 @@ def test_any_names_and_shapes(tmp_path_factory, tensors, metadata):
     assert int.from_bytes(path.read_bytes()[:8], "little") % 8 == 0
 
 
-def test_the_largest_numbers_fit_the_header_that_is_reserved():
+def test_the_largest_numbers_fit_the_header_that_is_reserved() -> None:
     """Each entry is reserved for before its numbers are known."""
     entry = {"dtype": "BF16", "shape": [2**31] * 5, "data_offsets": [10**14, 10**14]}
     assert len(f', "": {json.dumps(entry)}') <= tensor_file._ENTRY_BYTES
 
 
-def test_names_that_never_come_leave_no_trace(tmp_path: Path):
+def test_names_that_never_come_leave_no_trace(tmp_path: Path) -> None:
     with TensorFile(tmp_path / "x", ["a", "b"]) as file:
         file.add("b", torch.ones(2))
     assert set(load_file(tmp_path / "x")) == {"b"}
 
 
-def test_tensors_larger_than_a_chunk(tmp_path: Path):
+def test_tensors_larger_than_a_chunk(tmp_path: Path) -> None:
     large = torch.arange(9_000_001, dtype=torch.int16)
     path = write(tmp_path / "x", {"before": torch.ones(3), "large": large, "after": torch.zeros(1)})
     got = read(path)
@@ -130,7 +134,7 @@ def test_tensors_larger_than_a_chunk(tmp_path: Path):
     assert torch.equal(got["after"], torch.zeros(1))
 
 
-def test_what_is_read_is_the_readers_own(tmp_path: Path):
+def test_what_is_read_is_the_readers_own(tmp_path: Path) -> None:
     path = write(tmp_path / "x", {"a": torch.ones(3)})
     with TensorReader(path) as file:
         first = file.read("a")
@@ -140,7 +144,7 @@ def test_what_is_read_is_the_readers_own(tmp_path: Path):
     assert torch.equal(first, torch.zeros(3))
 
 
-def test_a_body_that_raises_leaves_what_nobody_can_read(tmp_path: Path):
+def test_a_body_that_raises_leaves_what_nobody_can_read(tmp_path: Path) -> None:
     path = tmp_path / "x"
 
     def stopped() -> None:
@@ -156,14 +160,14 @@ def test_a_body_that_raises_leaves_what_nobody_can_read(tmp_path: Path):
         TensorReader(path)
 
 
-def test_a_file_that_is_there_is_not_written_over(tmp_path: Path):
+def test_a_file_that_is_there_is_not_written_over(tmp_path: Path) -> None:
     (tmp_path / "x").write_text("precious")
     with pytest.raises(FileExistsError):
         TensorFile(tmp_path / "x", [])
     assert (tmp_path / "x").read_text() == "precious"
 
 
-def test_dtypes_that_cannot_be_held_are_refused(tmp_path: Path):
+def test_dtypes_that_cannot_be_held_are_refused(tmp_path: Path) -> None:
     with (
         pytest.raises(
             AdapterError, match=r"tensor a has dtype torch\.complex64; save it as floats"
@@ -192,7 +196,7 @@ BROKEN = {
 
 
 @pytest.mark.parametrize("name", BROKEN)
-def test_what_is_damaged_is_refused(tmp_path: Path, name: str):
+def test_what_is_damaged_is_refused(tmp_path: Path, name: str) -> None:
     raw = BROKEN[name]
     if raw.startswith(b"{"):
         data = bytes(8 - (name == "data cut short"))
@@ -202,6 +206,6 @@ def test_what_is_damaged_is_refused(tmp_path: Path, name: str):
         TensorReader(tmp_path / "x")
 
 
-def test_a_missing_file_is_refused(tmp_path: Path):
+def test_a_missing_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(AdapterError, match="is truncated or no safetensors file"):
         TensorReader(tmp_path / "gone")

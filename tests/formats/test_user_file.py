@@ -7,6 +7,7 @@ import inspect
 import pickle
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -41,17 +42,17 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def named(spec: str) -> object:
+def named(spec: str) -> Any:
     return UserFile.read(spec, "metric", "function").named(inspect.isfunction)
 
 
 @pytest.mark.usefixtures("folder")
-def test_what_is_named_is_found():
+def test_what_is_named_is_found() -> None:
     assert named("my.py:middle")([3, 1, 2]) == 2
     assert named("my.py:Point")().tags == []
 
 
-def test_the_same_content_runs_once_however_it_is_named(folder: Path):
+def test_the_same_content_runs_once_however_it_is_named(folder: Path) -> None:
     assert named("my.py:RUNS") is named(f"{folder}/my.py:RUNS") is named("./my.py:RUNS")
     before = named("my.py:RUNS")
     (folder / "my.py").touch()
@@ -63,7 +64,7 @@ def test_the_same_content_runs_once_however_it_is_named(folder: Path):
     assert [path.name for path in folder.iterdir()] == ["my.py"]  # nothing compiled beside it
 
 
-def test_files_of_one_name_are_kept_apart(folder: Path):
+def test_files_of_one_name_are_kept_apart(folder: Path) -> None:
     (folder / "a:b").mkdir()
     (folder / "a:b" / "my.py").write_text(SOURCE)
     here, there = named("my.py:Point"), named(f"{folder}/a:b/my.py:Point")
@@ -72,12 +73,12 @@ def test_files_of_one_name_are_kept_apart(folder: Path):
     assert named("a:b/my.py:Point") is there
 
 
-def test_the_fingerprint_is_that_of_the_bytes(folder: Path):
+def test_the_fingerprint_is_that_of_the_bytes(folder: Path) -> None:
     file = UserFile.read("my.py:middle", "rule", "Class")
     assert file.fingerprint == hashlib.sha256((folder / "my.py").read_bytes()).hexdigest()
 
 
-def test_what_is_sent_is_run_as_it_was(folder: Path):
+def test_what_is_sent_is_run_as_it_was(folder: Path) -> None:
     sent = pickle.dumps(UserFile.read("my.py:middle", "metric", "function"))
     (folder / "my.py").unlink()
     file = pickle.loads(sent)
@@ -98,7 +99,7 @@ def test_what_is_sent_is_run_as_it_was(folder: Path):
         ("my.py:sqr", "my.py has no 'sqr'; known: middle"),  # what it imports is not its own
     ],
 )
-def test_what_cannot_be_found_is_said(spec: str, message: str):
+def test_what_cannot_be_found_is_said(spec: str, message: str) -> None:
     with pytest.raises(ConfigError) as caught:
         named(spec)
     assert message in str(caught.value)
@@ -115,7 +116,7 @@ def test_what_cannot_be_found_is_said(spec: str, message: str):
         ("x = 1\n", "my.py has no 'f'; it holds no metric"),
     ],
 )
-def test_what_fails_is_said_each_time(folder: Path, source: str, message: str):
+def test_what_fails_is_said_each_time(folder: Path, source: str, message: str) -> None:
     (folder / "my.py").write_text(source)
     for _ in range(2):
         with pytest.raises(ConfigError) as caught:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -16,7 +17,7 @@ TOLERANCE = 1e-5
 
 
 def operator(matrix: Tensor) -> Operator:
-    return Operator(lambda x: matrix @ x, lambda y: matrix.T @ y, tuple(matrix.shape), matrix)  # type: ignore[arg-type]
+    return Operator(lambda x: matrix @ x, lambda y: matrix.T @ y, tuple(matrix.shape), matrix)
 
 
 def found(
@@ -35,8 +36,8 @@ def found(
     return None if result is None else result[0]
 
 
-def settled(matrix: Tensor, rank: int, **options: object) -> Found:
-    result = found(matrix, rank, **options)  # type: ignore[arg-type]
+def settled(matrix: Tensor, rank: int, **options: Any) -> Found:
+    result = found(matrix, rank, **options)
     assert result is not None
     return result
 

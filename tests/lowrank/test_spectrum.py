@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Literal
 
 import pytest
 import torch
@@ -59,10 +60,12 @@ def test_float64_is_scaled_beyond_float32(exponent: int) -> None:
 
 
 @pytest.mark.parametrize("known", ["exact", "exact-energy", "probabilistic"])
-def test_scaling_keeps_what_is_known(known: str) -> None:
-    certificate = Certificate(known, 3.0, 2.0, 1e-3)  # type: ignore[arg-type]
+def test_scaling_keeps_what_is_known(
+    known: Literal["exact", "exact-energy", "probabilistic"],
+) -> None:
+    certificate = Certificate(known, 3.0, 2.0, 1e-3)
     got = Truncation(a_spectrum(), certificate).scaled(3).certificate
-    assert got == Certificate(known, 24.0, 16.0, 1e-3)  # type: ignore[arg-type]
+    assert got == Certificate(known, 24.0, 16.0, 1e-3)
 
 
 @pytest.mark.parametrize("rank", [0, 1, 3, 4, 9])

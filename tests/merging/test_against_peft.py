@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import math
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -90,6 +91,11 @@ def change(model: nn.Module, folder: Path) -> Update:
     return {name: x.detach() - before[name].detach() for name, x in after.named_parameters()}
 
 
+def weighted(tensors: Iterable[Tensor]) -> Tensor:
+    parts = (w * x for w, x in zip(WEIGHTS, tensors, strict=True))
+    return sum(parts, torch.zeros(()))
+
+
 def output(model: nn.Module) -> Tensor:
     with torch.no_grad():
         found = model(TOKENS)
@@ -100,7 +106,7 @@ def with_updates(model: nn.Module, by: Update) -> nn.Module:
     changed = copy.deepcopy(model).double()
     with torch.no_grad():
         for name, parameter in changed.named_parameters():
-            parameter += by[name]
+            parameter.add_(by[name])
     return changed
 
 
@@ -178,7 +184,7 @@ def test_peft_computes_the_base_plus_the_weighted_sum(
     family: str,
     case: str,
     configs: list[dict[str, Any]],
-):
+) -> None:
     model = MODELS[family]()
     folders = [
         written(model, tmp_path / f"{case}{i}", i, **config) for i, config in enumerate(configs)
@@ -188,9 +194,7 @@ def test_peft_computes_the_base_plus_the_weighted_sum(
     recwarn.clear()
     got = change(model, tmp_path / "out")
     assert peft_said(recwarn) == []
-    wanted = {
-        name: sum(w * part[name] for w, part in zip(WEIGHTS, parts, strict=True)) for name in got
-    }
+    wanted = {name: weighted(part[name] for part in parts) for name in got}
     assert any(bool(x.any()) for x in wanted.values())
     assert_all_close(got, wanted, 1e-6)
     expected = output(with_updates(model, wanted))
@@ -201,7 +205,7 @@ def test_peft_computes_the_base_plus_the_weighted_sum(
 @pytest.mark.parametrize(("family", "case", "configs"), CASES)
 def test_peft_computes_the_best_of_a_rank(
     tmp_path: Path, family: str, case: str, configs: list[dict[str, Any]]
-):
+) -> None:
     model = MODELS[family]()
     folders = [
         written(model, tmp_path / f"{case}{i}", i, **config) for i, config in enumerate(configs)
@@ -212,7 +216,7 @@ def test_peft_computes_the_best_of_a_rank(
     got = change(model, tmp_path / "out")
     adapted = {f"{layer.name}.weight" for layer in done.layers}
     for name, found in got.items():
-        wanted = sum(w * part[name] for w, part in zip(WEIGHTS, parts, strict=True))
+        wanted = weighted(part[name] for part in parts)
         if name in adapted:
             assert_close(found.flatten(1), best(wanted.flatten(1), 2), 1e-5)
         else:
@@ -221,7 +225,7 @@ def test_peft_computes_the_best_of_a_rank(
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_adapters_of_a_half_precision_model(tmp_path: Path, dtype: torch.dtype):
+def test_adapters_of_a_half_precision_model(tmp_path: Path, dtype: torch.dtype) -> None:
     """PEFT keeps such adapters in float32 unless it is told not to."""
     model = llama().to(dtype)
     folders = []
@@ -240,7 +244,7 @@ def test_adapters_of_a_half_precision_model(tmp_path: Path, dtype: torch.dtype):
         assert_all_close(change(model, out), wanted, limit)
 
 
-def test_a_classification_head_saved_whole_is_carried_over(tmp_path: Path):
+def test_a_classification_head_saved_whole_is_carried_over(tmp_path: Path) -> None:
     torch.manual_seed(0)
     config = transformers.LlamaConfig(
         vocab_size=32,
@@ -285,7 +289,7 @@ def by_peft(model: nn.Module, folders: list[Path], weights: list[float], rank: i
 
 
 @pytest.mark.parametrize("rank", [2, 6])
-def test_plain_lora_is_what_peft_makes_of_it(tmp_path: Path, rank: int):
+def test_plain_lora_is_what_peft_makes_of_it(tmp_path: Path, rank: int) -> None:
     model = llama()
     folders = [
         written(model, tmp_path / f"{i}", i, r=r, lora_alpha=9, target_modules=ATTENTION)
@@ -296,7 +300,7 @@ def test_plain_lora_is_what_peft_makes_of_it(tmp_path: Path, rank: int):
     torch.testing.assert_close(ours, by_peft(model, folders, [0.7, -0.4], rank), atol=1e-5, rtol=0)
 
 
-def test_rslora_comes_out_of_peft_too_large_by_the_root_of_the_rank(tmp_path: Path):
+def test_rslora_comes_out_of_peft_too_large_by_the_root_of_the_rank(tmp_path: Path) -> None:
     """PEFT keeps rsLoRA on and writes α = r, so its scale is √r where it has to be 1."""
     model = llama()
     common = {"r": RANK, "lora_alpha": 3, "use_rslora": True, "target_modules": ["o_proj"]}
@@ -320,7 +324,7 @@ VARIANTS: dict[str, tuple[dict[str, Any], str]] = {
 
 
 @pytest.mark.parametrize("name", VARIANTS)
-def test_variants_that_peft_merges_wrongly_are_refused(tmp_path: Path, name: str):
+def test_variants_that_peft_merges_wrongly_are_refused(tmp_path: Path, name: str) -> None:
     """One adapter of weight 1 at its full rank has to be itself. Plain LoRA is, in PEFT too."""
     options, message = VARIANTS[name]
     # Only GPT-2's layers have the bias that LoRA's own bias is added to.
@@ -345,7 +349,7 @@ def test_variants_that_peft_merges_wrongly_are_refused(tmp_path: Path, name: str
     assert not (tmp_path / "none").exists()
 
 
-def test_grouped_convolutions_are_refused(tmp_path: Path):
+def test_grouped_convolutions_are_refused(tmp_path: Path) -> None:
     class Grouped(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -374,7 +378,7 @@ READ = {
 }
 
 
-def test_every_option_of_peft_is_read_refused_or_harmless(tmp_path: Path):
+def test_every_option_of_peft_is_read_refused_or_harmless(tmp_path: Path) -> None:
     """A new option in a later PEFT makes this fail, so that somebody looks at what it does."""
     folder = tmp_path / "a"
     folder.mkdir()
@@ -388,13 +392,13 @@ def test_every_option_of_peft_is_read_refused_or_harmless(tmp_path: Path):
 
 
 @pytest.mark.parametrize("init", ["pissa", "pissa_niter_2", "olora"])
-def test_an_init_that_changes_the_base_is_refused(tmp_path: Path, init: str):
+def test_an_init_that_changes_the_base_is_refused(tmp_path: Path, init: str) -> None:
     folder = written(llama(), tmp_path / "a", 0, init_lora_weights=init, target_modules=ATTENTION)
     with pytest.raises(AdapterError, match=f"was initialised by {init}, which changes the base"):
         merge([folder], tmp_path / "out", rank=2)
 
 
-def test_the_tests_own_reading_of_a_folder_is_pefts(tmp_path: Path):
+def test_the_tests_own_reading_of_a_folder_is_pefts(tmp_path: Path) -> None:
     """`updates`, which the other tests compare with, is not PEFT's code."""
     for i, config in enumerate(LLAMA["patterns"] + LLAMA["embeddings"]):
         model = llama()

@@ -66,20 +66,20 @@ OPTIONS: list[tuple[dict[str, Any], type[InputError], str]] = [
 @pytest.mark.parametrize(("options", "kind", "message"), OPTIONS)
 def test_options_that_make_no_sense(
     tmp_path: Path, two: list[Path], options: Any, kind: type[InputError], message: str
-):
+) -> None:
     assert message in refused(tmp_path, kind, two, **options)
 
 
-def test_no_adapter_at_all(tmp_path: Path):
+def test_no_adapter_at_all(tmp_path: Path) -> None:
     assert "no adapter to merge; name at least one" in refused(tmp_path, ConfigError, [])
 
 
-def test_weights_are_one_each():
+def test_weights_are_one_each() -> None:
     assert checked_weights(4, None) == (0.25,) * 4
     assert checked_weights(3, [1, 0, -2]) == (1.0, 0.0, -2.0)
 
 
-def test_what_is_there_is_not_written_over(tmp_path: Path, two: list[Path]):
+def test_what_is_there_is_not_written_over(tmp_path: Path, two: list[Path]) -> None:
     (tmp_path / "out").mkdir()
     assert "out exists; choose another --out or remove it" in refused(tmp_path, RunError, two)
     before = contents(tmp_path)
@@ -183,7 +183,7 @@ FOLDERS: dict[str, tuple[Callable[[Path], object], str]] = {
 @pytest.mark.parametrize("alone", [False, True])
 def test_an_adapter_that_is_no_plain_lora(
     tmp_path: Path, two: list[Path], name: str, place: int, alone: bool
-):
+) -> None:
     """Also alone and at full rank, where nothing would have to be summed."""
     spoil, message = FOLDERS[name]
     spoil(two[place])
@@ -192,7 +192,7 @@ def test_an_adapter_that_is_no_plain_lora(
     assert message.format(two[place]) in refused(tmp_path, AdapterError, given, **options)
 
 
-def test_folders_that_are_not_there(tmp_path: Path, two: list[Path]):
+def test_folders_that_are_not_there(tmp_path: Path, two: list[Path]) -> None:
     gone = tmp_path / "gone"
     message = refused(tmp_path, AdapterError, [two[0], gone])
     assert message == f"{gone} is not a folder; give a PEFT adapter folder"
@@ -205,7 +205,7 @@ def test_folders_that_are_not_there(tmp_path: Path, two: list[Path]):
 BASES = "give adapters of one base model, or --force if they are"
 
 
-def test_another_base_model(tmp_path: Path, two: list[Path]):
+def test_another_base_model(tmp_path: Path, two: list[Path]) -> None:
     edit(two[1], base_model_name_or_path="org/other")
     message = refused(tmp_path, AdapterError, two)
     assert message == f"{two[0]} was made for org/m, {two[1]} for org/other; {BASES}"
@@ -214,7 +214,7 @@ def test_another_base_model(tmp_path: Path, two: list[Path]):
 @pytest.mark.parametrize("name", ["org/m", "org/copy"])
 def test_other_weights_of_the_base_model_whatever_its_name(
     tmp_path: Path, two: list[Path], name: str
-):
+) -> None:
     edit(two[1], base_model_name_or_path=name)
     for folder, digest in zip(two, ("aa", "bb"), strict=True):
         note = {"empty": [], "scales": {}, "base_fingerprint": f"float32:{digest}"}
@@ -224,7 +224,7 @@ def test_other_weights_of_the_base_model_whatever_its_name(
     assert merge(two, tmp_path / "out", rank=2, force=True).layers
 
 
-def test_the_third_adapter_is_held_to_each_of_the_others(tmp_path: Path, two: list[Path]):
+def test_the_third_adapter_is_held_to_each_of_the_others(tmp_path: Path, two: list[Path]) -> None:
     """The first names no base, so that only the other two can tell."""
     edit(two[0], base_model_name_or_path=None)
     third = write_folder(tmp_path / "c", pair(Q, 8, 6, 2), r=2, base_model_name_or_path="org/other")
@@ -253,13 +253,13 @@ SHAPES: list[tuple[dict[str, torch.Tensor], str]] = [
 @pytest.mark.parametrize("force", [False, True])
 def test_another_shape_of_a_layer_even_when_forced(
     tmp_path: Path, two: list[Path], tensors: dict[str, torch.Tensor], message: str, force: bool
-):
+) -> None:
     other = write_folder(tmp_path / "c", tensors, r=3)
     told = refused(tmp_path, AdapterError, [two[0], other], force=force)
     assert f"layer {Q} " + message.format(two[0], other) in told
 
 
-def test_convolutions_of_one_size_and_another_window(tmp_path: Path):
+def test_convolutions_of_one_size_and_another_window(tmp_path: Path) -> None:
     """2 × 6 and 6 × 2 are 12 inputs each: the matrices alone would not tell."""
     folders = []
     for name, window in (("a", (2, 3)), ("b", (3, 2))):
@@ -273,7 +273,7 @@ def test_convolutions_of_one_size_and_another_window(tmp_path: Path):
     assert "convolution 4 × 2 × 3 × 2 in" in message
 
 
-def test_grouped_convolutions_by_name(tmp_path: Path):
+def test_grouped_convolutions_by_name(tmp_path: Path) -> None:
     tensors = {
         "conv.lora_A.weight": gaussian(4, 6, 3, 3),
         "conv.lora_B.weight": gaussian(6, 2, 1, 1),
@@ -283,7 +283,7 @@ def test_grouped_convolutions_by_name(tmp_path: Path):
     assert "LoRA on a grouped convolution, whose update is no product of two matrices" in message
 
 
-def test_weights_kept_in_another_orientation(tmp_path: Path, two: list[Path]):
+def test_weights_kept_in_another_orientation(tmp_path: Path, two: list[Path]) -> None:
     edit(two[1], fan_in_fan_out=True)
     message = refused(tmp_path, AdapterError, two)
     assert f"fan_in_fan_out is on in {two[1]} and off in {two[0]}; correct" in message
@@ -292,7 +292,7 @@ def test_weights_kept_in_another_orientation(tmp_path: Path, two: list[Path]):
 HEAD = f"{PREFIX}lm_head.weight"
 
 
-def test_modules_saved_whole_that_differ(tmp_path: Path, two: list[Path]):
+def test_modules_saved_whole_that_differ(tmp_path: Path, two: list[Path]) -> None:
     for folder in two:
         edit(add(folder, **{HEAD: gaussian(4, 3)}), modules_to_save=["lm_head"])
     changed = gaussian(4, 3)
@@ -303,13 +303,15 @@ def test_modules_saved_whole_that_differ(tmp_path: Path, two: list[Path]):
 
 
 @pytest.mark.parametrize("order", [1, -1])
-def test_modules_saved_whole_in_one_adapter_alone(tmp_path: Path, two: list[Path], order: int):
+def test_modules_saved_whole_in_one_adapter_alone(
+    tmp_path: Path, two: list[Path], order: int
+) -> None:
     edit(add(two[1], **{HEAD: gaussian(4, 3)}), modules_to_save=["lm_head"])
     message = refused(tmp_path, AdapterError, two[::order])
     assert f"{two[1]} holds {HEAD}, which {two[0]} lacks; modules saved whole" in message
 
 
-def test_what_a_dtype_cannot_hold(tmp_path: Path, two: list[Path]):
+def test_what_a_dtype_cannot_hold(tmp_path: Path, two: list[Path]) -> None:
     message = refused(tmp_path, AdapterError, two, weights=[1e5, 1e5], dtype="float16")
     assert f"layer {Q} of {tmp_path / 'out'} would hold values that float16 cannot; give" in message
     message = refused(tmp_path, AdapterError, two, weights=[1e39, 1e39])

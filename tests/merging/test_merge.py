@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -46,7 +47,7 @@ def three(tmp_path: Path) -> list[Path]:
     ]
 
 
-def test_full_rank_is_the_exact_sum_at_its_true_rank(tmp_path: Path, three: list[Path]):
+def test_full_rank_is_the_exact_sum_at_its_true_rank(tmp_path: Path, three: list[Path]) -> None:
     weights = [0.5, 0.3, -0.2]
     done = merge(three, tmp_path / "out", weights=weights, rank="full")
     wanted = weighted(three, weights)
@@ -61,7 +62,7 @@ def test_full_rank_is_the_exact_sum_at_its_true_rank(tmp_path: Path, three: list
     assert done.norm == pytest.approx(float(torch.cat([*map(torch.ravel, wanted.values())]).norm()))
 
 
-def test_without_weights_it_is_the_mean(tmp_path: Path, three: list[Path]):
+def test_without_weights_it_is_the_mean(tmp_path: Path, three: list[Path]) -> None:
     done = merge(three, tmp_path / "out", rank="full")
     assert done.weights == (1 / 3, 1 / 3, 1 / 3)
     assert_all_close(updates(tmp_path / "out"), weighted(three, [1 / 3] * 3), 1e-6)
@@ -69,7 +70,7 @@ def test_without_weights_it_is_the_mean(tmp_path: Path, three: list[Path]):
 
 def test_a_rank_is_the_best_of_it_and_the_record_tells_its_distance(
     tmp_path: Path, three: list[Path]
-):
+) -> None:
     weights = [1.0, 1.0, 2.0]
     done = merge(three, tmp_path / "out", weights=weights, rank=3)
     wanted, written = weighted(three, weights), updates(tmp_path / "out")
@@ -89,7 +90,7 @@ def test_a_rank_is_the_best_of_it_and_the_record_tells_its_distance(
     assert done.nbytes == sum(file.stat().st_size for file in files)
 
 
-def test_a_rank_above_the_sum_is_the_true_rank_of_each_layer(tmp_path: Path):
+def test_a_rank_above_the_sum_is_the_true_rank_of_each_layer(tmp_path: Path) -> None:
     """Two adapters of the same directions: the sum has the rank of one."""
     a = write_folder(tmp_path / "a", pair(Q, 12, 10, 3) | pair(DOWN, 9, 14, 3, 1), r=3)
     b = write_folder(tmp_path / "b", pair(Q, 12, 10, 3) | pair(DOWN, 9, 14, 3, 2), r=3, alpha=9)
@@ -101,7 +102,7 @@ def test_a_rank_above_the_sum_is_the_true_rank_of_each_layer(tmp_path: Path):
 @pytest.mark.parametrize("share", [0.5, 0.9, 0.999])
 def test_energy_keeps_its_share_with_the_fewest_directions(
     tmp_path: Path, three: list[Path], share: float
-):
+) -> None:
     done = merge(three, tmp_path / "out", energy=share)
     ranks = set()
     for layer in done.layers:
@@ -115,7 +116,7 @@ def test_energy_keeps_its_share_with_the_fewest_directions(
     assert max(ranks) < 9
 
 
-def test_all_of_the_energy_is_all_of_the_sum(tmp_path: Path, three: list[Path]):
+def test_all_of_the_energy_is_all_of_the_sum(tmp_path: Path, three: list[Path]) -> None:
     done = merge(three, tmp_path / "out", energy=1.0)
     assert [layer.rank for layer in done.layers] == [9, 9]
     assert_all_close(updates(tmp_path / "out"), weighted(three, [1 / 3] * 3), 1e-6)
@@ -123,7 +124,7 @@ def test_all_of_the_energy_is_all_of_the_sum(tmp_path: Path, three: list[Path]):
 
 def test_left_leaves_orthonormal_rows_in_a_and_balanced_gives_each_side_a_root(
     tmp_path: Path, three: list[Path]
-):
+) -> None:
     merge(three, tmp_path / "left", rank=4)
     merge(three, tmp_path / "balanced", rank=4, split="balanced")
     assert_all_close(updates(tmp_path / "balanced"), updates(tmp_path / "left"), 1e-6)
@@ -136,7 +137,7 @@ def test_left_leaves_orthonormal_rows_in_a_and_balanced_gives_each_side_a_root(
             assert_close(a @ a.T, torch.diag(of_a.square()), 1e-5)
 
 
-def test_what_is_written_has_scale_one(tmp_path: Path, three: list[Path]):
+def test_what_is_written_has_scale_one(tmp_path: Path, three: list[Path]) -> None:
     merge(three, tmp_path / "out", weights=[3.0, -0.1, 0.7], energy=0.99)
     config = config_of(tmp_path / "out")
     assert config["use_rslora"] is False
@@ -146,7 +147,7 @@ def test_what_is_written_has_scale_one(tmp_path: Path, three: list[Path]):
     assert not (tmp_path / "out" / "flexlora.json").exists()
 
 
-def test_what_cancels_is_written_as_nothing(tmp_path: Path):
+def test_what_cancels_is_written_as_nothing(tmp_path: Path) -> None:
     """Rank 0 is written as PEFT can read it: rank 1 of zeros."""
     tensors = pair(Q, 12, 10, 4)
     a = write_folder(tmp_path / "a", tensors | pair(DOWN, 9, 14, 4), r=4, alpha=3)
@@ -175,7 +176,7 @@ def contents_of(folder: Path) -> dict[str, bytes]:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_one_adapter_at_full_rank_is_kept_bit_for_bit(
     tmp_path: Path, rslora: bool, dtype: torch.dtype
-):
+) -> None:
     tensors = pair(Q, 12, 10, 3, dtype=dtype) | pair(DOWN, 9, 14, 7, 1, dtype)
     a = write_folder(
         tmp_path / "a",
@@ -212,7 +213,9 @@ def whole_norm(folder: Path) -> torch.Tensor:
         {"energy": 1.0},
     ],
 )
-def test_one_adapter_otherwise_is_a_sum_like_others(tmp_path: Path, options: dict[str, object]):
+def test_one_adapter_otherwise_is_a_sum_like_others(
+    tmp_path: Path, options: dict[str, Any]
+) -> None:
     a = write_folder(tmp_path / "a", pair(Q, 12, 10, 4), r=4, alpha=9)
     done = merge([a], tmp_path / "out", **options)
     assert not done.untouched
@@ -220,7 +223,7 @@ def test_one_adapter_otherwise_is_a_sum_like_others(tmp_path: Path, options: dic
     assert_all_close(updates(tmp_path / "out"), weighted([a], list(done.weights)), 1e-6)
 
 
-def test_one_adapter_is_resized(tmp_path: Path):
+def test_one_adapter_is_resized(tmp_path: Path) -> None:
     a = write_folder(tmp_path / "a", pair(Q, 12, 10, 8), r=8, alpha=16)
     (layer,) = merge([a], tmp_path / "out", rank=3).layers
     assert_close(updates(tmp_path / "out")[Q], best(updates(a)[Q], 3))
@@ -240,7 +243,7 @@ def test_one_adapter_is_resized(tmp_path: Path):
 )
 def test_the_dtype_is_the_narrowest_that_holds_every_input(
     tmp_path: Path, one: torch.dtype, other: torch.dtype, wanted: str
-):
+) -> None:
     a = write_folder(tmp_path / "a", pair(Q, 12, 10, 3, dtype=one), r=3)
     b = write_folder(tmp_path / "b", pair(Q, 12, 10, 4, 1, dtype=other), r=4)
     for order in ([a, b], [b, a]):
@@ -255,7 +258,7 @@ def test_the_dtype_is_the_narrowest_that_holds_every_input(
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
-def test_the_dtype_can_be_asked_for(tmp_path: Path, three: list[Path], dtype: str):
+def test_the_dtype_can_be_asked_for(tmp_path: Path, three: list[Path], dtype: str) -> None:
     done = merge(three, tmp_path / "out", rank=5, dtype=dtype)
     assert done.dtype == dtype
     assert {x.dtype for x in stored(tmp_path / "out").values()} == {getattr(torch, dtype)}
@@ -264,7 +267,7 @@ def test_the_dtype_can_be_asked_for(tmp_path: Path, three: list[Path], dtype: st
     assert_all_close(updates(tmp_path / "out"), wanted, max(2 * eps, 1e-5))
 
 
-def test_half_precision_is_summed_in_float32(tmp_path: Path):
+def test_half_precision_is_summed_in_float32(tmp_path: Path) -> None:
     """Two adapters that nearly cancel: in bfloat16 their difference would be rounding."""
     big, small = pair(Q, 12, 10, 2, dtype=torch.bfloat16), pair(Q, 12, 10, 1, 5, torch.bfloat16)
     joined = {key: torch.cat([big[key], small[key]], 0 if "_A" in key else 1) for key in big}
@@ -276,7 +279,7 @@ def test_half_precision_is_summed_in_float32(tmp_path: Path):
     assert layer.share < 1e-9
 
 
-def test_what_the_adapters_agree_on_is_kept(tmp_path: Path, three: list[Path]):
+def test_what_the_adapters_agree_on_is_kept(tmp_path: Path, three: list[Path]) -> None:
     for folder in three:
         edit(folder, base_model_name_or_path="org/base", fan_in_fan_out=True, task_type="SEQ_CLS")
         note = '{"empty": [], "scales": {}, "base_fingerprint": "float32:ab"}'
@@ -297,7 +300,7 @@ def test_what_the_adapters_agree_on_is_kept(tmp_path: Path, three: list[Path]):
     assert load_peft(tmp_path / "less").base_fingerprint == ""
 
 
-def test_another_base_model_can_be_forced(tmp_path: Path, three: list[Path]):
+def test_another_base_model_can_be_forced(tmp_path: Path, three: list[Path]) -> None:
     edit(three[0], base_model_name_or_path="org/one")
     edit(three[1], base_model_name_or_path="org/other")
     merge(three, tmp_path / "out", rank="full", force=True)
@@ -305,13 +308,15 @@ def test_another_base_model_can_be_forced(tmp_path: Path, three: list[Path]):
     assert config_of(tmp_path / "out")["base_model_name_or_path"] == "org/one"
 
 
-def test_one_model_at_two_places_is_one_base(tmp_path: Path, three: list[Path]):
+def test_one_model_at_two_places_is_one_base(tmp_path: Path, three: list[Path]) -> None:
     edit(three[0], base_model_name_or_path="org/base")
     edit(three[1], base_model_name_or_path="/models/base/")
     assert merge(three, tmp_path / "out", rank=2).layers
 
 
-def test_modules_saved_whole_are_carried_over_bit_for_bit(tmp_path: Path, three: list[Path]):
+def test_modules_saved_whole_are_carried_over_bit_for_bit(
+    tmp_path: Path, three: list[Path]
+) -> None:
     head = {"base_model.model.lm_head.weight": gaussian(5, 3).bfloat16()}
     head["base_model.model.lm_head.bias"] = torch.arange(5)
     for folder in three:
@@ -327,7 +332,7 @@ def test_modules_saved_whole_are_carried_over_bit_for_bit(tmp_path: Path, three:
     assert set(stored(tmp_path / "copy")) == set(stored(three[0]))
 
 
-def test_a_frozen_copy_under_an_embedding_may_be_in_one_adapter_alone(tmp_path: Path):
+def test_a_frozen_copy_under_an_embedding_may_be_in_one_adapter_alone(tmp_path: Path) -> None:
     frozen = gaussian(7, 5)
     tensors = {
         "embed.lora_embedding_A": gaussian(2, 7),
@@ -341,7 +346,7 @@ def test_a_frozen_copy_under_an_embedding_may_be_in_one_adapter_alone(tmp_path: 
 
 
 @pytest.mark.parametrize("kernel", [(3,), (3, 2), (1, 1), (2, 1, 3)])
-def test_a_convolution_is_merged_as_a_matrix(tmp_path: Path, kernel: tuple[int, ...]):
+def test_a_convolution_is_merged_as_a_matrix(tmp_path: Path, kernel: tuple[int, ...]) -> None:
     folders = []
     for name, rank in (("a", 3), ("b", 2)):
         tensors = {
@@ -359,7 +364,9 @@ def test_a_convolution_is_merged_as_a_matrix(tmp_path: Path, kernel: tuple[int, 
     assert_close(updates(tmp_path / "out")["conv"], best(wanted["conv"], 4))
 
 
-def test_equal_inputs_give_equal_bytes_and_stay_as_they_were(tmp_path: Path, three: list[Path]):
+def test_equal_inputs_give_equal_bytes_and_stay_as_they_were(
+    tmp_path: Path, three: list[Path]
+) -> None:
     before = [contents(folder) for folder in three]
     for out in ("one", "two"):
         merge(three, tmp_path / out, energy=0.95)
@@ -367,14 +374,16 @@ def test_equal_inputs_give_equal_bytes_and_stay_as_they_were(tmp_path: Path, thr
     assert [contents(folder) for folder in three] == before
 
 
-def test_an_adapter_may_be_given_twice_and_as_text(tmp_path: Path, three: list[Path]):
+def test_an_adapter_may_be_given_twice_and_as_text(tmp_path: Path, three: list[Path]) -> None:
     done = merge([str(three[0]), three[0]], str(tmp_path / "out"), weights=[1, 2], rank="full")
     assert [layer.ranks for layer in done.layers] == [(4, 4), (4, 4)]
     assert [layer.rank for layer in done.layers] == [4, 4]
     assert_all_close(updates(tmp_path / "out"), weighted(three[:1], [3.0]), 1e-6)
 
 
-def test_a_zero_weight_still_shows_whose_layers_there_are(tmp_path: Path, three: list[Path]):
+def test_a_zero_weight_still_shows_whose_layers_there_are(
+    tmp_path: Path, three: list[Path]
+) -> None:
     done = merge([three[0], three[2]], tmp_path / "out", weights=[0.0, 1.0], rank="full")
     assert {x.name: (x.ranks, x.rank) for x in done.layers} == {
         Q: ((4, 3), 3),
@@ -384,20 +393,22 @@ def test_a_zero_weight_still_shows_whose_layers_there_are(tmp_path: Path, three:
     assert_all_close(updates(tmp_path / "out"), wanted, 1e-6)
 
 
-def test_the_watch_is_told_each_layer(tmp_path: Path, three: list[Path]):
+def test_the_watch_is_told_each_layer(tmp_path: Path, three: list[Path]) -> None:
     seen: list[tuple[int, int]] = []
     merge(three, tmp_path / "out", rank=1, watch=lambda done, layers: seen.append((done, layers)))
     assert seen == [(1, 2), (2, 2)]
 
 
-def test_what_was_merged_is_merged_further(tmp_path: Path, three: list[Path]):
+def test_what_was_merged_is_merged_further(tmp_path: Path, three: list[Path]) -> None:
     """The mean of two, and then a third of weight 1/3 beside 2/3: the mean of three."""
     merge(three[:2], tmp_path / "two", rank="full")
     merge([tmp_path / "two", three[2]], tmp_path / "all", weights=[2 / 3, 1 / 3], rank="full")
     assert_all_close(updates(tmp_path / "all"), weighted(three, [1 / 3] * 3), 1e-6)
 
 
-def test_keys_with_an_adapters_name_or_without_the_prefix_are_the_same_layers(tmp_path: Path):
+def test_keys_with_an_adapters_name_or_without_the_prefix_are_the_same_layers(
+    tmp_path: Path,
+) -> None:
     tensors = pair(Q, 12, 10, 3)
     a = write_folder(tmp_path / "a", tensors, r=3)
     b = write_folder(tmp_path / "b", tensors, r=3)

@@ -37,7 +37,7 @@ def large(folder: Path, layers: int, seed: int) -> Path:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="/proc/self/status")
-def test_the_peak_of_memory_is_one_layers_work(tmp_path: Path):
+def test_the_peak_of_memory_is_one_layers_work(tmp_path: Path) -> None:
     """A real process: four adapters of 48 layers, 100 MB in all, after two of one layer.
 
     One layer is 2 MB of inputs; with all its work it may take six times that.
@@ -58,7 +58,7 @@ def test_the_peak_of_memory_is_one_layers_work(tmp_path: Path):
     assert int(done.stdout) < 6 * layer < size / 8
 
 
-def test_a_folder_is_opened_without_reading_its_layers(tmp_path: Path):
+def test_a_folder_is_opened_without_reading_its_layers(tmp_path: Path) -> None:
     """NaN in one layer is seen when that layer is asked for."""
     tensors = pair("first", 4, 4, 2) | pair("last", 4, 4, 2)
     tensors["last.lora_A.weight"][0, 0] = torch.nan
@@ -70,8 +70,8 @@ def test_a_folder_is_opened_without_reading_its_layers(tmp_path: Path):
             reader.factors("last")
 
 
-def test_a_failure_in_the_last_layer_leaves_nothing(tmp_path: Path):
-    tensors = {}
+def test_a_failure_in_the_last_layer_leaves_nothing(tmp_path: Path) -> None:
+    tensors: dict[str, torch.Tensor] = {}
     for i in range(5):
         tensors |= pair(f"layers.{i}", 6, 6, 2, i)
     a = write_folder(tmp_path / "a", tensors, r=2)
@@ -84,7 +84,7 @@ def test_a_failure_in_the_last_layer_leaves_nothing(tmp_path: Path):
     assert contents(tmp_path) == before
 
 
-def test_an_input_cut_short_while_it_is_read_is_a_sentence(tmp_path: Path):
+def test_an_input_cut_short_while_it_is_read_is_a_sentence(tmp_path: Path) -> None:
     """A mapped file would end the process here."""
     a = write_folder(tmp_path / "a", pair("x", 9999, 9, 2) | pair("y", 9999, 9, 2), r=2)
     weights = a / "adapter_model.safetensors"
@@ -98,7 +98,7 @@ def test_an_input_cut_short_while_it_is_read_is_a_sentence(tmp_path: Path):
 
 
 @pytest.mark.skipif(os.name == "nt", reason="SIGKILL")
-def test_a_process_that_is_killed_leaves_no_folder(tmp_path: Path):
+def test_a_process_that_is_killed_leaves_no_folder(tmp_path: Path) -> None:
     a = write_folder(tmp_path / "a", pair("x", 6, 6, 2) | pair("y", 6, 6, 2), r=2)
     script = (
         "import os, signal, sys\nfrom flexlora.merging import merge\n"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 import transformers
@@ -14,6 +16,7 @@ from flexlora.models import AdaptedModel, BaseModel
 from flexlora.models.trainable import Trainable
 from models.layers import KERNELS
 from models.oracle import FAMILIES, VOCABULARY, Peft, random_adapter, random_model
+from reference import there
 
 DTYPES = [torch.float32, torch.float64]
 
@@ -24,7 +27,7 @@ def batch(rows: int = 3, length: int = 9, seed: int = 0) -> dict[str, torch.Tens
     return {"input_ids": ids, "labels": ids.clone()}
 
 
-def loss_of(model: object, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
+def loss_of(model: Any, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
     """Plain cross entropy in the model's own dtype."""
     logits = model(input_ids=inputs["input_ids"]).logits[:, :-1]
     return nn.functional.cross_entropy(
@@ -52,10 +55,13 @@ def test_loss_and_gradients_equal_peft(
     for loss in losses:
         loss.backward()
     exact = dtype == torch.float64
-    assert torch.allclose(*losses, atol=1e-12 if exact else 1e-6)
+    assert torch.allclose(losses[0], losses[1], atol=1e-12 if exact else 1e-6)
     for name, pair in trainable.pairs.items():
         right, left = peft.factors[name]
-        for mine, theirs in ((pair.grad_bt.T, right.grad), (pair.grad_a, left.grad)):
+        for mine, theirs in (
+            (there(pair.grad_bt).T, there(right.grad)),
+            (there(pair.grad_a), there(left.grad)),
+        ):
             off = float((mine - theirs).norm() / theirs.norm())
             assert off < (1e-12 if exact else 1e-5), name  # float32: rounding, two layers
             if exact:
@@ -110,10 +116,11 @@ def test_three_clients_at_once_equal_one_by_one(family: str, stacked: bool) -> N
     losses.view(3, -1).mean(1).sum().backward()
     for one, both in zip(alone, together, strict=True):
         for name, pair in one.pairs.items():
+            grad_a, grad_bt = there(pair.grad_a), there(pair.grad_bt)
             other = both.pairs[name]
-            assert torch.allclose(pair.grad_a, other.grad_a[: pair.rank], atol=1e-12)
-            assert torch.allclose(pair.grad_bt, other.grad_bt[: pair.rank], atol=1e-12)
-            assert pair.grad_a.any()
+            assert torch.allclose(grad_a, there(other.grad_a)[: pair.rank], atol=1e-12)
+            assert torch.allclose(grad_bt, there(other.grad_bt)[: pair.rank], atol=1e-12)
+            assert grad_a.any()
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -243,10 +250,11 @@ def test_generation_works_while_adapters_are_carried(stacked: bool) -> None:
     ours = AdaptedModel(random_model("llama", torch.float64))
     adapters = [random_adapter(ours.layers, rank, seed=rank, scale=4.0) for rank in (2, 3)]
     prompts = torch.tensor([[3, 4, 5], [3, 4, 5]])
+    model: Any = ours.model
 
     def told(rows: torch.Tensor) -> list[list[int]]:
         options = {"max_new_tokens": 5, "do_sample": False, "pad_token_id": 0}
-        return ours.model.generate(rows, **options)[:, 3:].tolist()
+        return model.generate(rows, **options)[:, 3:].tolist()
 
     alone = []
     for adapter in adapters:
@@ -267,10 +275,10 @@ def test_a_start_that_fails_half_way_leaves_the_model_whole(
     ours = AdaptedModel(random_model("llama"))
     ids = torch.tensor([[3, 4]])
     before = ours(input_ids=ids).logits
-    made = []
+    made: list[Trainable] = []
 
     class Exhausted(Trainable):
-        def __init__(self, *args: object, **options: object) -> None:
+        def __init__(self, *args: Any, **options: Any) -> None:
             made.append(self)
             if len(made) == 2:
                 raise torch.OutOfMemoryError("tried to allocate 3 GiB")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from torch.utils.checkpoint import checkpoint
@@ -10,6 +12,7 @@ from flexlora.adapters import Adapter
 from flexlora.models.carried import Carried
 from flexlora.models.trainable import Live, Trainable
 from models.layers import CLIENTS, KERNELS, KINDS, M, N, carry, draw, factors, make
+from reference import there
 
 CPU = torch.device("cpu")
 
@@ -56,15 +59,16 @@ def test_a_penalty_adds_its_gradient_at_the_clients_own_rank(stacked: bool) -> N
     one.add_gradient_of(penalty)
     pair, client = one.pairs["layer"], CLIENTS[1]
     assert seen == [(client.b.shape, client.a.shape)]
-    assert torch.allclose(pair.grad_bt[:1], 1.0 + 2.0 * client.b.T)
-    assert torch.allclose(pair.grad_a[:1], torch.full_like(client.a, 4.0))
-    assert bool((pair.grad_a[1:] == 1.0).all())
+    grad_a, grad_bt = there(pair.grad_a), there(pair.grad_bt)
+    assert torch.allclose(grad_bt[:1], 1.0 + 2.0 * client.b.T)
+    assert torch.allclose(grad_a[:1], torch.full_like(client.a, 4.0))
+    assert bool((grad_a[1:] == 1.0).all())
     before = one.gradient.clone()
     one.add_gradient_of(lambda *_: None)
     one.add_gradient_of(lambda *_: torch.tensor(3.0))
     assert torch.equal(one.gradient, before)
     one.add_gradient_of(lambda live, _: live["layer"][0].sum())  # `a` is not in it.
-    assert torch.allclose(pair.grad_bt[:1], 2.0 + 2.0 * client.b.T)
+    assert torch.allclose(there(pair.grad_bt)[:1], 2.0 + 2.0 * client.b.T)
 
 
 @pytest.mark.parametrize("optimiser", [torch.optim.SGD, torch.optim.AdamW])
@@ -72,7 +76,7 @@ def test_a_penalty_adds_its_gradient_at_the_clients_own_rank(stacked: bool) -> N
 @pytest.mark.parametrize("origin", [False, True])
 @pytest.mark.parametrize("shares", [(2, 2, 2), (1, 2, 3)])
 def test_padding_stays_zero_and_true_ranks_come_back(
-    optimiser: type[torch.optim.Optimizer],
+    optimiser: Callable[..., torch.optim.Optimizer],
     weight_decay: float,
     origin: bool,
     shares: tuple[int, ...],
@@ -109,8 +113,8 @@ def test_stacked_views_are_the_trainables_own_numbers() -> None:
             for view, own in (
                 (stack.a, pair.a),
                 (stack.bt, pair.bt),
-                (stack.grad_a, pair.grad_a),
-                (stack.grad_bt, pair.grad_bt),
+                (there(stack.grad_a), there(pair.grad_a)),
+                (there(stack.grad_bt), there(pair.grad_bt)),
             ):
                 assert view[k].data_ptr() == own.data_ptr()
                 assert torch.equal(view[k], own)
@@ -136,8 +140,8 @@ def test_clients_leave_with_what_they_have(stacked: bool) -> None:
         alone.carry(whole[k])
         alone(rows).square().sum().backward()
         pair, other = held.pairs["layer"], whole[k].trainables[0].pairs["layer"]
-        assert torch.allclose(pair.grad_bt[: pair.rank], other.grad_bt)
-        assert torch.allclose(pair.grad_a[: pair.rank], other.grad_a)
+        assert torch.allclose(there(pair.grad_bt)[: pair.rank], there(other.grad_bt))
+        assert torch.allclose(there(pair.grad_a)[: pair.rank], there(other.grad_a))
     assert not gone.gradient.any()
     assert torch.equal(gone.trained("")["layer"].b, 2.0 * CLIENTS[1].b)
     carried.keep([])
@@ -194,11 +198,11 @@ def test_activations_made_anew_give_the_same_gradients(
         carried = carry(layer, CLIENTS, stacked=stacked, origin=True, dropout=dropout)
         carried.sow((4, 5, 6))
         x = draw(6, N, seed=1).requires_grad_()
-        calls = []
+        calls: list[int] = []
         layer.register_forward_pre_hook(lambda *_, calls=calls: calls.append(1))
         out = checkpoint(layer, x, use_reentrant=False) if again else layer(x)
         out.square().sum().backward()
         assert len(calls) == 1 + again
-        found.append((x.grad, *(held.gradient.clone() for held in carried.trainables)))
+        found.append((there(x.grad), *(held.gradient.clone() for held in carried.trainables)))
     assert all(torch.equal(one, two) for one, two in zip(*found, strict=True))
     assert found[0][1].any()

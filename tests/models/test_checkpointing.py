@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import weakref
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -78,14 +79,19 @@ def test_layers_keep_their_inputs_only(monkeypatch: pytest.MonkeyPatch) -> None:
         masks: list[weakref.ref[torch.Tensor]] = []
         draw = LoRALinear._mask
 
-        def noted(self: Any, *args: Any, draw=draw, masks=masks) -> torch.Tensor:
+        def noted(
+            self: LoRALinear,
+            *args: Any,
+            draw: Callable[..., torch.Tensor] = draw,
+            masks: list[weakref.ref[torch.Tensor]] = masks,
+        ) -> torch.Tensor:
             mask = draw(self, *args)
             masks.append(weakref.ref(mask))
             return mask
 
         sizes: dict[int, int] = {}
 
-        def saved(tensor: torch.Tensor, sizes=sizes) -> torch.Tensor:
+        def saved(tensor: torch.Tensor, sizes: dict[int, int] = sizes) -> torch.Tensor:
             storage = tensor.untyped_storage()
             sizes[storage.data_ptr()] = storage.nbytes()
             return tensor
@@ -123,7 +129,7 @@ def test_generation_with_a_cache_is_the_same() -> None:
 
 
 def test_a_model_without_such_layers_is_refused() -> None:
-    class Stubborn(transformers.LlamaForCausalLM):
+    class Stubborn(transformers.LlamaForCausalLM):  # type: ignore[misc]  # Has no types here.
         supports_gradient_checkpointing = False
 
     model = Stubborn(random_model("llama").model.config)
@@ -135,7 +141,8 @@ def test_a_model_without_such_layers_is_refused() -> None:
 
 
 def test_it_is_an_option_of_loading() -> None:
-    plain, anew = load_model("tiny").model, load_model("tiny", checkpointing=True).model
+    plain: Any = load_model("tiny").model
+    anew: Any = load_model("tiny", checkpointing=True).model
     ids = torch.arange(3, 9)[None]
     assert "forward" not in vars(plain.model.layers[0])
     assert "forward" in vars(anew.model.layers[0])

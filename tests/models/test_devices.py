@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -55,7 +56,8 @@ def test_a_device_that_is_not_there_is_refused_by_name(
 def test_the_cpu_is_always_there() -> None:
     assert devices()[0] == "cpu"
     assert len(devices()) == 1 + torch.cuda.device_count() + torch.backends.mps.is_available()
-    assert load_model("tiny").model.device.type == "cpu"
+    model: Any = load_model("tiny").model
+    assert model.device.type == "cpu"
 
 
 def test_a_model_that_does_not_fit_is_said(monkeypatch: pytest.MonkeyPatch) -> None:

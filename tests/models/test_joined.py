@@ -47,7 +47,7 @@ def test_a_row_each_is_the_dense_formula(kind: str, stacked: bool, merge: bool |
 def test_clients_come_and_go_and_their_copies_with_them() -> None:
     layer = make()
     carried = frozen(layer)
-    sizes = []
+    sizes: list[int] = []
     for shares in [(2, 2, 2), (2, 1, 2), (2, 1, 0), (1, 0, 0), (0, 1, 2)]:
         owners = [k for k, share in enumerate(shares) for _ in range(share)]
         x = draw(len(owners), N, seed=len(sizes))

@@ -12,6 +12,7 @@ from flexlora.errors import AdapterError
 from flexlora.lowrank import LowRank
 from flexlora.models.lora import linear_shape
 from models.layers import CLIENTS, KERNELS, KINDS, M, N, carry, draw, factors, make
+from reference import there
 
 BASES = pytest.mark.parametrize("kind", KINDS)
 
@@ -50,9 +51,9 @@ def test_three_mixed_ranks_equal_three_single_layers(
         [torch.optim.AdamW([x.vector], lr=0.05, weight_decay=0.1) for x in trainables]
         for trainables in (together.trainables, alone)
     )
-    rows = torch.split(x, shares), torch.split(target, shares)
+    rows = torch.split(x, list(shares)), torch.split(target, list(shares))
     for _ in range(5):
-        found = torch.split((joint(x) - target).square(), shares)
+        found = torch.split((joint(x) - target).square(), list(shares))
         losses = [part.mean() for part in found]
         torch.stack(losses).sum().backward()
         for k, (single, seen, wanted) in enumerate(zip(singles, *rows, strict=True)):
@@ -60,14 +61,15 @@ def test_three_mixed_ranks_equal_three_single_layers(
             loss.backward()
             assert torch.allclose(loss, losses[k], atol=1e-12)
             pair, other = together.trainables[k].pairs["layer"], alone[k].pairs["layer"]
-            assert torch.allclose(pair.grad_a[: pair.rank], other.grad_a, atol=1e-12)
-            assert torch.allclose(pair.grad_bt[: pair.rank], other.grad_bt, atol=1e-12)
-            assert float(other.grad_a.norm()) > 1e-3
+            grad_a, grad_bt = there(other.grad_a), there(other.grad_bt)
+            assert torch.allclose(there(pair.grad_a)[: pair.rank], grad_a, atol=1e-12)
+            assert torch.allclose(there(pair.grad_bt)[: pair.rank], grad_bt, atol=1e-12)
+            assert float(grad_a.norm()) > 1e-3
             for steps, trainable in ((mine[k], together.trainables[k]), (theirs[k], alone[k])):
                 steps.step()
                 trainable.gradient.zero_()
-    for one, other in zip(together.trainables, alone, strict=True):
-        left, right = one.trained("")["layer"], other.trained("")["layer"]
+    for one, lone in zip(together.trainables, alone, strict=True):
+        left, right = one.trained("")["layer"], lone.trained("")["layer"]
         assert left.scale == right.scale
         assert torch.allclose(left.a, right.a, atol=1e-10)
         assert torch.allclose(left.b, right.b, atol=1e-10)
@@ -92,18 +94,18 @@ def test_gradients_are_those_of_the_written_formula(
     seen = x.detach().clone().requires_grad_()
     leaves = [(c.b.clone().requires_grad_(), c.a.clone().requires_grad_()) for c in CLIENTS]
     parts = []
-    for k, (mine, (b, a)) in enumerate(zip(torch.split(seen, shares), leaves, strict=True)):
+    for k, (mine, (b, a)) in enumerate(zip(torch.split(seen, list(shares)), leaves, strict=True)):
         keep = torch.empty(shares[k], N, dtype=torch.float64)
         keep.bernoulli_(0.5, generator=torch.Generator().manual_seed(k + 1))
         part = layer.base(mine) + mine @ delta.dense().T
         part = part + CLIENTS[k].scale * (2.0 * keep * mine) @ a.T @ b.T
         parts.append(part - (mine @ CLIENTS[k].product().dense().T if origin else 0.0))
     torch.cat(parts).square().sum().backward()
-    assert torch.allclose(x.grad, seen.grad, atol=1e-10)
+    assert torch.allclose(there(x.grad), there(seen.grad), atol=1e-10)
     for trainable, (b, a) in zip(carried.trainables, leaves, strict=True):
         pair = trainable.pairs["layer"]
-        assert torch.allclose(pair.grad_a[: pair.rank], a.grad, atol=1e-10)
-        assert torch.allclose(pair.grad_bt[: pair.rank], b.grad.T, atol=1e-10)
+        assert torch.allclose(there(pair.grad_a)[: pair.rank], there(a.grad), atol=1e-10)
+        assert torch.allclose(there(pair.grad_bt)[: pair.rank], there(b.grad).T, atol=1e-10)
 
 
 @KERNELS
@@ -160,14 +162,14 @@ def test_origin_cancels_at_the_start_and_lets_gradients_through(
     carried = carry(layer, CLIENTS[:clients], stacked=stacked, origin=True)
     assert torch.allclose(layer(x), plain, atol=1e-12)
     layer(x).square().sum().backward()
-    with_origin = carried.trainables[0].pairs["layer"].grad_bt
+    with_origin = there(carried.trainables[0].pairs["layer"].grad_bt)
     assert with_origin.abs().max() > 0.1
     # The same as if Δ held minus the origin.
     alone = make()
     alone.set_delta(CLIENTS[0].product().scaled(-1.0))
     other = carry(alone, [CLIENTS[0]])
     alone(x[: 3 // clients]).square().sum().backward()
-    assert torch.allclose(with_origin[:3], other.trainables[0].pairs["layer"].grad_bt)
+    assert torch.allclose(with_origin[:3], there(other.trainables[0].pairs["layer"].grad_bt))
 
 
 @BASES
@@ -208,20 +210,22 @@ def test_a_bfloat16_base_keeps_small_deltas_and_float32_adapters(stacked: bool) 
     lost = weight.bfloat16().float() - before.float()
     assert (lost - delta.dense()).norm() > 0.2 * delta.norm()  # What merging would have lost.
     client = Factors(1e-4 * CLIENTS[0].b.float(), CLIENTS[0].a.float(), 2.0)
-    pristine = layer.base.weight.data.clone()
-    layer.base.weight.data.zero_()
-    layer.base.bias.data.zero_()
+    base = layer.base
+    assert isinstance(base, nn.Linear)
+    pristine = base.weight.data.clone()
+    base.weight.data.zero_()
+    base.bias.data.zero_()
     wanted = x.float() @ delta.dense().T
     assert torch.allclose(layer(x).float(), wanted, rtol=0.01)
     carried = carry(layer, [client], stacked=stacked)
     both = wanted + x.float() @ client.product().dense().T
     assert torch.allclose(layer(x).float(), both, rtol=0.01, atol=1e-6)
-    layer.base.weight.data.copy_(pristine)
+    base.weight.data.copy_(pristine)
     seen = x.clone().requires_grad_()
     out = layer(seen)
     assert out.dtype == torch.bfloat16
     out.float().square().sum().backward()
-    assert seen.grad.dtype == torch.bfloat16
+    assert there(seen.grad).dtype == torch.bfloat16
     assert carried.trainables[0].vector.dtype == torch.float32
     assert carried.trainables[0].gradient.dtype == torch.float32
     assert carried.trainables[0].gradient.any()
@@ -245,7 +249,7 @@ def test_rank_zero_and_odd_inputs(stacked: bool) -> None:
     out = layer(seen)
     assert torch.allclose(out, layer.base(x))
     out.sum().backward()
-    assert torch.allclose(seen.grad, layer.weight.sum(0).expand_as(x))
+    assert torch.allclose(there(seen.grad), layer.weight.sum(0).expand_as(x))
     assert layer(x[:0]).shape == (0, 3, M)
 
 

@@ -47,9 +47,14 @@ def test_packed_equals_padded(
 ) -> None:
     model: Any = random_model(family, dtype).model
     assert can_pack(model)
-    called = []
+    called: list[int] = []
     inner = getattr(packing, call)
-    monkeypatch.setattr(packing, "_one_by_one", lambda *x: called.append(1) or inner(*x))
+
+    def noted(*given: Any) -> Any:
+        called.append(1)
+        return inner(*given)
+
+    monkeypatch.setattr(packing, "_one_by_one", noted)
     got, wanted = in_one_row(model, sequences()), apart(model, sequences())
     assert torch.allclose(got, wanted, atol=1e-10 if dtype == torch.float64 else 1e-5)
     assert len(called) == 2
@@ -142,7 +147,7 @@ def test_who_cannot_pack() -> None:
     assert not can_pack(random_model("llama", attention="eager").model)
     assert not can_pack(random_model("bloom").model)
     assert not can_pack(torch.nn.Linear(2, 2))
-    chunked = random_model("llama").model
+    chunked: Any = random_model("llama").model
     chunked.config.layer_types = ["chunked_attention"] * 2
     assert not can_pack(chunked)
 
@@ -152,7 +157,7 @@ def test_soft_capped_attention_is_not_packed() -> None:
     assert not can_pack(random_model("gemma2").model)
 
 
-class Mixes(transformers.LlamaForCausalLM):
+class Mixes(transformers.LlamaForCausalLM):  # type: ignore[misc]  # Has no types here.
     """Something other than attention looks at the token before."""
 
     def forward(self, input_ids: torch.Tensor, **options: Any) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -32,8 +33,9 @@ def loss(model: AdaptedModel) -> float:
 @BITS
 def test_the_linear_layers_are_quantised_and_the_rest_is_not(quantise: str) -> None:
     base = load_model("tiny", quantise=quantise)
-    head = base.model.get_output_embeddings()
-    for module in base.model.modules():
+    model: Any = base.model
+    head = model.get_output_embeddings()
+    for module in model.modules():
         if isinstance(module, nn.Linear):
             assert is_quantised(module) == (module is not head)
     assert head.weight.dtype == torch.float32
@@ -76,7 +78,7 @@ def test_gradients_are_those_of_the_matrix_it_stands_for(quantise: str) -> None:
     for name, layer in dense._wrapped.items():
         eye = torch.eye(layer.n)
         with torch.no_grad():
-            layer.base.weight.copy_(quantised._wrapped[name].base(eye).T)
+            layer.weight.copy_(quantised._wrapped[name].base(eye).T)
     found = []
     for model in (quantised, dense):
         carried = model.start([clients(model, 1)[0].adapter])
@@ -128,7 +130,8 @@ def test_what_cannot_be_quantised_is_refused(
 ) -> None:
     with pytest.raises(ModelError, match=r"quantise of tiny is '4bits'; did you mean '4bit'"):
         load_model("tiny", quantise="4bits")
-    load_model("tiny", quantise="4bit").model.save_pretrained(tmp_path)
+    quantised: Any = load_model("tiny", quantise="4bit").model
+    quantised.save_pretrained(tmp_path)
     with pytest.raises(ModelError, match=r"is quantised in its files already; set model.quantise"):
         load_model(tmp_path, quantise="8bit")
     with monkeypatch.context() as patch:

@@ -165,7 +165,7 @@ def test_no_more_rows_than_needed_are_computed(monkeypatch: pytest.MonkeyPatch) 
     for name, module in ours.model.named_modules():
         if isinstance(module, LoRALinear):
             base = module.base
-            base.forward = _counting(base.forward, rows, name)  # type: ignore[method-assign]
+            base.forward = _counting(base.forward, rows, name)
             module._plain = lambda: None  # type: ignore[method-assign]
     assert ours._asking  # Found now, not below.
     asked: list[int] = []
@@ -213,12 +213,12 @@ def test_nothing_is_left_on_the_model_even_after_an_error() -> None:
     carried.rows = _fails  # type: ignore[method-assign]
     with pytest.raises(ValueError, match="not 9"), ours.reading(read):
         ours(input_ids=ids)
-    del carried.rows  # type: ignore[method-assign]
+    del carried.rows
     assert carried.read is None
     assert torch.equal(ours(input_ids=ids).logits, before)
 
 
-def _fails(*_: Any) -> Any:
+def _fails(*_: Any, **__: Any) -> Any:
     raise ValueError("not 9")
 
 

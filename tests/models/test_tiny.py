@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -23,7 +24,7 @@ TOKENIZER = AutoTokenizer.from_pretrained(FOLDER)
 
 
 @pytest.fixture(scope="module")
-def model():  # type: ignore[no-untyped-def]
+def model() -> Any:
     return AutoModelForCausalLM.from_pretrained(FOLDER, dtype=torch.float32).eval()
 
 
@@ -34,7 +35,7 @@ def test_folder_is_small_and_whole() -> None:
     assert sum(files.values()) <= 4_000_000
 
 
-def test_model_is_as_documented(model) -> None:  # type: ignore[no-untyped-def]
+def test_model_is_as_documented(model: Any) -> None:
     config = model.config
     assert (config.model_type, config.num_hidden_layers, config.hidden_size) == ("llama", 4, 128)
     assert config.tie_word_embeddings
@@ -44,7 +45,7 @@ def test_model_is_as_documented(model) -> None:  # type: ignore[no-untyped-def]
     assert all(torch.isfinite(value).all() for value in model.parameters())
 
 
-def test_reads_its_own_text_better_than_chance(model) -> None:  # type: ignore[no-untyped-def]
+def test_reads_its_own_text_better_than_chance(model: Any) -> None:
     ids = TOKENIZER("Monday, Tuesday, Wednesday, Thursday.", return_tensors="pt")["input_ids"]
     shuffled = ids[:, torch.randperm(ids.shape[1], generator=torch.Generator().manual_seed(0))]
     with torch.no_grad():
@@ -52,7 +53,7 @@ def test_reads_its_own_text_better_than_chance(model) -> None:  # type: ignore[n
     assert plain < mixed
 
 
-def test_greedy_generation_is_repeatable_and_padding_is_masked(model) -> None:  # type: ignore[no-untyped-def]
+def test_greedy_generation_is_repeatable_and_padding_is_masked(model: Any) -> None:
     tasks = embedded_tasks(["list_pick"], 1, 0)
     prompts = [
         PROMPT.format(instruction=t.examples[0].instruction, input=t.examples[0].input)
@@ -86,7 +87,7 @@ def test_digits_are_tokens_of_their_own() -> None:
     assert TOKENIZER.tokenize("2048") == ["2", "0", "4", "8"]
 
 
-def test_prompts_fit_the_context(model) -> None:  # type: ignore[no-untyped-def]
+def test_prompts_fit_the_context(model: Any) -> None:
     lengths = sorted(
         len(
             TOKENIZER(

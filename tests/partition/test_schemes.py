@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
+from typing import Any
 
 import pytest
 import torch
@@ -29,13 +30,13 @@ def mix(labels: list[str], places: tuple[int, ...]) -> Counter[str]:
 # --- by label ------------------------------------------------------------------------------------
 
 
-def test_by_task_each_label_is_a_client_and_nothing_is_random():
+def test_by_task_each_label_is_a_client_and_nothing_is_random() -> None:
     dealt = ByTask().deal(["b", "a", "b", "c"], least=1, generator=seeded(0))
     assert dict(dealt.clients) == {"a": (1,), "b": (0, 2), "c": (3,)}
     assert dealt.moved == 0
 
 
-def test_large_categories_are_cut_and_each_client_holds_one_category():
+def test_large_categories_are_cut_and_each_client_holds_one_category() -> None:
     labels = ["open"] * 40 + ["closed"] * 19 + ["rare"] * 5
     dealt = ByCategory(clients=5).deal(labels, least=1, generator=seeded(0)).clients
     assert {name: len(held) for name, held in dealt.items()} == {
@@ -52,7 +53,7 @@ def test_large_categories_are_cut_and_each_client_holds_one_category():
 
 
 @given(sizes=st.lists(st.integers(1, 9), min_size=1, max_size=4), more=st.integers(0, 4))
-def test_no_other_choice_makes_the_largest_client_smaller(sizes, more):
+def test_no_other_choice_makes_the_largest_client_smaller(sizes: list[int], more: int) -> None:
     clients = min(len(sizes) + more, sum(sizes))
     named = {f"l{i}": size for i, size in enumerate(sizes)}
     count = seats(named, clients)
@@ -67,7 +68,7 @@ def test_no_other_choice_makes_the_largest_client_smaller(sizes, more):
     assert largest(tuple(count.values())) == best
 
 
-def test_what_categories_cannot_do_is_refused():
+def test_what_categories_cannot_do_is_refused() -> None:
     labels = ["a", "a", "b"]
     with pytest.raises(DataError, match="clients is 1, but there are 2 categories"):
         ByCategory(clients=1).deal(labels, least=1, generator=seeded(0))
@@ -84,7 +85,7 @@ def test_what_categories_cannot_do_is_refused():
 # --- iid -----------------------------------------------------------------------------------------
 
 
-def test_iid_sizes_are_equal_and_every_example_goes_everywhere_equally_often():
+def test_iid_sizes_are_equal_and_every_example_goes_everywhere_equally_often() -> None:
     dealt = IID(4).deal(["x"] * 11, least=2, generator=seeded(0))
     assert [len(held) for held in dealt.clients.values()] == [3, 3, 3, 2]
     assert list(dealt.clients) == ["client-00", "client-01", "client-02", "client-03"]
@@ -117,7 +118,9 @@ def z_of_means(shares: Tensor) -> float:
 
 @pytest.mark.parametrize("alpha", [0.02, 0.1, 1.0, 30.0])
 @pytest.mark.parametrize("clients", [2, 10])
-def test_the_shares_have_the_moments_of_dirichlet_and_of_no_other_alpha(alpha, clients):
+def test_the_shares_have_the_moments_of_dirichlet_and_of_no_other_alpha(
+    alpha: float, clients: int
+) -> None:
     shares = dirichlet_shares(4000, clients, alpha, seeded(7))
     assert shares.dtype == torch.float64
     torch.testing.assert_close(shares.sum(dim=1), torch.ones(4000, dtype=torch.float64))
@@ -128,7 +131,7 @@ def test_the_shares_have_the_moments_of_dirichlet_and_of_no_other_alpha(alpha, c
 
 
 @pytest.mark.parametrize("alpha", [0.1, 1.0])
-def test_what_is_dealt_has_these_moments_too(alpha):
+def test_what_is_dealt_has_these_moments_too(alpha: float) -> None:
     kinds, each, clients = 300, 200, 5
     labels = [f"label-{i % kinds:03d}" for i in range(kinds * each)]
     dealt = Dirichlet(clients, alpha).deal(labels, least=1, generator=seeded(3))
@@ -143,7 +146,7 @@ def test_what_is_dealt_has_these_moments_too(alpha):
         assert abs(z_of_spread(shares, wrong)) > 4, wrong
 
 
-def test_tiny_and_huge_alphas_are_the_limits():
+def test_tiny_and_huge_alphas_are_the_limits() -> None:
     tiny = dirichlet_shares(3000, 4, 1e-9, seeded(0))
     assert float(tiny.max(dim=1).values.min()) == 1.0
     # Each client wins a quarter: Binomial(3000, 1/4) has a standard deviation of 0.008 as a share.
@@ -156,7 +159,7 @@ def test_tiny_and_huge_alphas_are_the_limits():
     weights=st.lists(st.floats(0.0, 1.0), min_size=1, max_size=8).filter(lambda w: sum(w) > 1e-3),
     count=st.integers(0, 100),
 )
-def test_largest_remainder_is_within_one_and_sums_up(weights, count):
+def test_largest_remainder_is_within_one_and_sums_up(weights: list[float], count: int) -> None:
     shares = [weight / sum(weights) for weight in weights]
     sizes = largest_remainder(shares, count)
     assert sum(sizes) == count
@@ -170,7 +173,9 @@ def test_largest_remainder_is_within_one_and_sums_up(weights, count):
     least=st.integers(1, 4),
     seed=st.integers(0, 99),
 )
-def test_lifting_moves_no_more_than_is_missing_and_leaves_the_middle_alone(sizes, least, seed):
+def test_lifting_moves_no_more_than_is_missing_and_leaves_the_middle_alone(
+    sizes: list[int], least: int, seed: int
+) -> None:
     if sum(sizes) < least * len(sizes):
         sizes = [*sizes, 12 * len(sizes)]
     held = [[100 * i + j for j in range(size)] for i, size in enumerate(sizes)]
@@ -188,7 +193,7 @@ def test_lifting_moves_no_more_than_is_missing_and_leaves_the_middle_alone(sizes
             assert len(places) == least
 
 
-def test_more_clients_than_examples_says_what_can_be_reached():
+def test_more_clients_than_examples_says_what_can_be_reached() -> None:
     with pytest.raises(DataError, match=r"6 clients .* lower partition.clients to 5"):
         Dirichlet(6, 1.0).deal(["a"] * 5, least=1, generator=seeded(0))
     with pytest.raises(
@@ -203,7 +208,7 @@ def test_more_clients_than_examples_says_what_can_be_reached():
 
 
 @pytest.mark.parametrize("alpha", [0.0, -1.0, float("nan"), float("inf"), 1e9])
-def test_wrong_alphas(alpha):
+def test_wrong_alphas(alpha: float) -> None:
     with pytest.raises(ConfigError, match=r"partition\.alpha is"):
         Dirichlet(3, alpha)
 
@@ -227,12 +232,12 @@ def test_wrong_alphas(alpha):
         ("category", {"clients": -1}, "partition.clients is -1"),
     ],
 )
-def test_wrong_options(name, options, words):
+def test_wrong_options(name: str, options: dict[str, Any], words: str) -> None:
     with pytest.raises(ConfigError, match=words):
         make_scheme(name, options)
 
 
-def test_a_name_is_taken_once_and_groups_are_known():
+def test_a_name_is_taken_once_and_groups_are_known() -> None:
     with pytest.raises(ConfigError, match="'iid' is registered already"):
         register("iid", Dirichlet)
     assert {name: cls.groups for name, cls in SCHEMES.items()} == {

@@ -6,6 +6,7 @@ import json
 import tempfile
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
@@ -52,7 +53,9 @@ def everything(clients: tuple[Client, ...]) -> list[str]:
 
 @settings(max_examples=300)
 @given(given_tasks=tasks(), partition=partitions(), seed=st.integers(0, 2**63 - 1))
-def test_every_example_is_in_exactly_one_part_of_one_client(given_tasks, partition, seed):
+def test_every_example_is_in_exactly_one_part_of_one_client(
+    given_tasks: tuple[Task, ...], partition: Partition, seed: int
+) -> None:
     ids = sorted(e.id for task in given_tasks for e in task.examples)
     try:
         dealt, notes = partition.deal(given_tasks, seed)
@@ -73,7 +76,9 @@ def test_every_example_is_in_exactly_one_part_of_one_client(given_tasks, partiti
     given_tasks=tasks().filter(lambda t: sum(len(x.examples) for x in t) >= 12),
     seed=st.integers(0, 2**63 - 1),
 )
-def test_iid_and_dirichlet_fail_only_for_want_of_examples(given_tasks, seed):
+def test_iid_and_dirichlet_fail_only_for_want_of_examples(
+    given_tasks: tuple[Task, ...], seed: int
+) -> None:
     total = sum(len(task.examples) for task in given_tasks)
     for clients, least in ((4, 3), (12, 1), (3, 4)):
         for by, more in (("iid", ()), ("dirichlet", (("alpha", 0.05),))):
@@ -82,7 +87,7 @@ def test_iid_and_dirichlet_fail_only_for_want_of_examples(given_tasks, seed):
             assert sum(len(task.examples) for task in dealt) == total
 
 
-def test_another_seed_deals_otherwise_and_task_order_counts():
+def test_another_seed_deals_otherwise_and_task_order_counts() -> None:
     one = (Task("a", tuple(Example(f"{i}", "do", "", ("r",), f"c{i % 3}") for i in range(30))),)
     for by, more in (("iid", ()), ("dirichlet", (("alpha", 0.5),)), ("category", ())):
         partition = Partition(by, "category", 1, (("clients", 5), *more))
@@ -99,8 +104,8 @@ def test_another_seed_deals_otherwise_and_task_order_counts():
     seed=st.integers(0, 1000),
 )
 def test_what_the_server_keeps_and_what_clients_hold_is_all_that_was_chosen(
-    rows, way, by, limit, seed
-):
+    rows: list[tuple[int, int]], way: str, by: str, limit: int | None, seed: int
+) -> None:
     with tempfile.TemporaryDirectory() as folder:
         files = {name: Path(folder) / f"{name}.jsonl" for name in ("rows", "test")}
         for file in files.values():
@@ -110,7 +115,7 @@ def test_what_the_server_keeps_and_what_clients_hold_is_all_that_was_chosen(
                     for i, (who, kind) in enumerate(rows)
                 )
             )
-        ways = {
+        ways: dict[str, dict[str, Any]] = {
             "share": {"test_share": 0.3},
             "tasks": {"unseen_tasks": 1},
             "path": {"test_path": str(files["test"])},

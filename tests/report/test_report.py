@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -20,7 +21,7 @@ from report.synthetic import synthetic_run
 from small import small
 
 LIMIT_BYTES = 5_000_000
-TINY = {"rounds": 3, "clients": 8, "unseen": 4, "labels": 3, "layers": 1}
+TINY: dict[str, Any] = {"rounds": 3, "clients": 8, "unseen": 4, "labels": 3, "layers": 1}
 
 
 def test_a_real_run(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from report.pages import figures, words
 from report.synthetic import synthetic_run
 from small import small
 
-TINY = {"rounds": 3, "clients": 8, "unseen": 4, "labels": 3, "layers": 1}
+TINY: dict[str, Any] = {"rounds": 3, "clients": 8, "unseen": 4, "labels": 3, "layers": 1}
 
 
 @pytest.fixture

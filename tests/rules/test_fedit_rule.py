@@ -36,13 +36,14 @@ def combined() -> dict[str, torch.Tensor]:
 
 def test_both_factors_are_averaged() -> None:
     state, parts = combined(), contributions()
-    assert_close(state["b"], sum(c.weight * c.trained.b.double() for c in parts), 1e-6)
-    assert_close(state["a"], sum(c.weight * c.trained.a.double() for c in parts), 1e-6)
+    zero = torch.zeros(())
+    assert_close(state["b"], sum((c.weight * c.trained.b.double() for c in parts), zero), 1e-6)
+    assert_close(state["a"], sum((c.weight * c.trained.a.double() for c in parts), zero), 1e-6)
 
 
 def test_the_mean_of_factors_is_not_the_mean_of_products() -> None:
     got = dense(RULE.learned_layer(at(SPEC), combined()))
-    exact = sum(c.weight * product(c.trained) for c in contributions())
+    exact = sum((c.weight * product(c.trained) for c in contributions()), torch.zeros(()))
     assert float((got - exact).norm()) > 0.2 * float(exact.norm())
     by_hand = 2.0 * combined()["b"].double() @ combined()["a"].double()
     assert_close(got, by_hand, 1e-6)

@@ -76,6 +76,7 @@ def test_three_rounds_equal_the_papers_dense_procedure() -> None:
         wanted = papers_round(wanted, initial)
         state = Round(rule, state, cohort, local_training, EXAMPLES).combined()
         assert_close(learned(rule, state)[LAYER.name], best(wanted, max(RANKS.values())), 2e-5)
+    assert wanted is not None
     assert float(wanted.norm()) > 1.0
 
 
@@ -119,20 +120,20 @@ def test_what_fills_missing_directions_is_new(name: str) -> None:
     state, cohort = start()
     low = dict.fromkeys(("ann", "bob", "cyd"), cohort["ann"])
     sent = rule.send(state, cohort["ann"], generator(0))
-    returned = {
-        client: map_factors(
-            sent,
-            lambda f, seed=seed: Factors(gaussian(*f.b.shape, seed=seed), f.a * 1.1, f.scale),
+
+    def trained(seed: int) -> Adapter:
+        return map_factors(
+            sent, lambda f: Factors(gaussian(*f.b.shape, seed=seed), f.a * 1.1, f.scale)
         )
-        for seed, client in enumerate(low)
-    }
+
+    returned = {client: trained(seed) for seed, client in enumerate(low)}
     contributions = [
         Contribution.of(client, 1 / 3, adapter[LAYER.name]) for client, adapter in returned.items()
     ]
     combined = rule.combine(at(state.spec), state.layers[LAYER.name], Listed(contributions))
     learned_rank = combined.state["s"].shape[0]
-    filled = rule.send_layer(at(state.spec), combined.state, ClientView("", cohort["dan"]))
-    filled = filled.a[learned_rank:]
+    whole = rule.send_layer(at(state.spec), combined.state, ClientView("", cohort["dan"]))
+    filled = whole.a[learned_rank:]
     assert 0 < learned_rank < 12
     basis = combined.state["vh"]
     outside = filled - filled @ basis.T @ basis

@@ -31,7 +31,8 @@ def test_the_stack_is_the_exact_weighted_sum_of_products() -> None:
     state, wanted = start(), torch.zeros(LAYER.m, LAYER.n, dtype=torch.float64)
     for seed in range(3):
         round = Round(RULE, state, COHORT, random_training(seed), seed=seed)
-        summed = sum(w * product(round.replies[c][LAYER.name]) for c, w in round.weights.items())
+        parts = (w * product(round.replies[c][LAYER.name]) for c, w in round.weights.items())
+        summed = sum(parts, torch.zeros(()))
         layer = at(state.spec)
         result = RULE.combine(layer, state.layers[LAYER.name], round.contributions(LAYER.name))
         assert result.step is not None

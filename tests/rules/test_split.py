@@ -7,7 +7,7 @@ import torch
 
 from flexlora.adapters import LayerSpec
 from flexlora.errors import ConfigError
-from flexlora.rules import Spec, make_rule
+from flexlora.rules import Rule, Spec, State, make_rule
 from reference import Round, assert_all_close, assert_close, generator, products, random_training
 
 LAYERS = (LayerSpec("q", 24, 20), LayerSpec("down", 18, 30))
@@ -17,7 +17,7 @@ COHORT = {
 }
 
 
-def played(name: str, split: str):
+def played(name: str, split: str) -> tuple[Rule, State]:
     rule = make_rule(name, {"split": split})
     spec = Spec.of(LAYERS, list(COHORT.values()))
     state = rule.init(spec, generator(1))

@@ -64,7 +64,7 @@ def line(event: Event) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("event", ALL, ids=lambda event: event.name)
-def test_an_event_comes_back_from_its_line(event: Event):
+def test_an_event_comes_back_from_its_line(event: Event) -> None:
     found = line(event)
     assert found["event"] == event.name
     back = Event.from_json(found)
@@ -72,7 +72,7 @@ def test_an_event_comes_back_from_its_line(event: Event):
     assert back.time == pytest.approx(event.time, abs=0.001)
 
 
-def test_every_kind_of_event_is_in_the_table():
+def test_every_kind_of_event_is_in_the_table() -> None:
     kinds = {kind for _, kind in inspect.getmembers(events, inspect.isclass) if is_kind(kind)}
     assert set(EVENTS.values()) == kinds == {type(event) for event in ALL}
     assert all(name == kind.name for name, kind in EVENTS.items())
@@ -82,7 +82,7 @@ def is_kind(kind: type) -> bool:
     return issubclass(kind, Event) and kind is not Event
 
 
-def test_a_number_that_json_cannot_hold_is_nan_again():
+def test_a_number_that_json_cannot_hold_is_nan_again() -> None:
     event = Replied(1, "a", "low", 4, 90, math.nan, math.inf, 1000)
     assert line(event)["loss"] is None
     back = Event.from_json(line(event))
@@ -95,7 +95,7 @@ def test_a_number_that_json_cannot_hold_is_nan_again():
     assert json_text(again.to_json()) == json_text(record.to_json())
 
 
-def test_a_record_has_the_keys_that_other_tools_read():
+def test_a_record_has_the_keys_that_other_tools_read() -> None:
     found = json.loads(json_text(FULL.to_json()))
     assert found == {
         "round": 3,
@@ -132,7 +132,7 @@ WORDS = st.text() | st.sampled_from(['"}\n{"event": "result"}\n', "\ud800", "\x0
 
 
 @given(WORDS, WORDS)
-def test_nothing_that_a_client_says_breaks_a_line(client: str, reason: str):
+def test_nothing_that_a_client_says_breaks_a_line(client: str, reason: str) -> None:
     failed = Failed(1, client, reason)
     data = (json_text(failed.to_json()) + "\n").encode()
     assert data.splitlines(keepends=True) == [data]
@@ -141,8 +141,9 @@ def test_nothing_that_a_client_says_breaks_a_line(client: str, reason: str):
 
 def test_failures_are_on_disk_at_once_and_replies_wait_for_no_disk(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
-    run, synced = Run.create(small(), tmp_path / "r"), []
+) -> None:
+    run = Run.create(small(), tmp_path / "r")
+    synced: list[int] = []
     monkeypatch.setattr(os, "fsync", synced.append)
     waits = []
     for event in ALL:

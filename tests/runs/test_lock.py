@@ -22,7 +22,7 @@ with locked(Path(sys.argv[1])):
 """
 
 
-def test_another_process_holds_it_until_it_dies(tmp_path: Path):
+def test_another_process_holds_it_until_it_dies(tmp_path: Path) -> None:
     assert not in_use(tmp_path)
     command = [sys.executable, "-c", HOLDS, str(tmp_path)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
@@ -39,7 +39,7 @@ def test_another_process_holds_it_until_it_dies(tmp_path: Path):
         assert in_use(tmp_path)
 
 
-def test_looking_writes_nothing_and_stops_nobody(tmp_path: Path):
+def test_looking_writes_nothing_and_stops_nobody(tmp_path: Path) -> None:
     assert not in_use(tmp_path)
     assert list(tmp_path.iterdir()) == []
     with locked(tmp_path):
@@ -48,13 +48,13 @@ def test_looking_writes_nothing_and_stops_nobody(tmp_path: Path):
     assert not in_use(tmp_path)
 
 
-def test_it_is_released_whatever_happens_within(tmp_path: Path):
+def test_it_is_released_whatever_happens_within(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt), locked(tmp_path):
         raise KeyboardInterrupt
     assert not in_use(tmp_path)
 
 
-def test_where_nothing_may_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_where_nothing_may_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As for a reader of another's run: filelock opens its file for writing."""
     pytest.importorskip("fcntl")
     with locked(tmp_path):

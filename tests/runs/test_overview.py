@@ -29,7 +29,7 @@ def folder(result: Result, tmp_path: Path) -> Path:
     return Path(shutil.copytree(result.folder, tmp_path / "r"))
 
 
-def test_a_finished_run(result: Result):
+def test_a_finished_run(result: Result) -> None:
     found = overview(result.folder)
     records = Run.open(result.folder).read_metrics()
     assert (found["kind"], found["state"]) == ("run", "finished")
@@ -48,7 +48,7 @@ def test_a_finished_run(result: Result):
     assert json.loads(json.dumps(found)) == found
 
 
-def test_who_took_part_at_which_rank(result: Result):
+def test_who_took_part_at_which_rank(result: Result) -> None:
     found = overview(result.folder)
     records = Run.open(result.folder).read_metrics()
     for client, told in found["clients"].items():
@@ -63,7 +63,7 @@ def test_who_took_part_at_which_rank(result: Result):
         assert told == {"ranks": rank, "clients": 2, "replies": counted, "failures": 0}
 
 
-def test_failures_are_told_by_client_and_type(folder: Path):
+def test_failures_are_told_by_client_and_type(folder: Path) -> None:
     opened = Run.open(folder)
     client = opened.read_metrics()[0]["clients"][0]
     for name in (client, "nobody that is known"):
@@ -84,7 +84,7 @@ def unfinished(folder: Path, lines: int) -> Run:
     return Run.open(folder)
 
 
-def test_the_states_of_a_run(folder: Path):
+def test_the_states_of_a_run(folder: Path) -> None:
     opened = unfinished(folder, 3)
     assert overview(folder)["state"] == "not scored"
     with opened.locked():
@@ -94,13 +94,13 @@ def test_the_states_of_a_run(folder: Path):
 
 
 @pytest.mark.parametrize(("lines", "state"), [(2, "stopped"), (0, "never started")])
-def test_a_run_that_was_stopped(folder: Path, lines: int, state: str):
+def test_a_run_that_was_stopped(folder: Path, lines: int, state: str) -> None:
     unfinished(folder, lines)
     found = overview(folder)
     assert (found["state"], found["round"], found["rounds_played"]) == (state, lines, lines)
 
 
-def test_patience_ends_a_run_before_its_last_round(folder: Path):
+def test_patience_ends_a_run_before_its_last_round(folder: Path) -> None:
     unfinished(folder, 2)
     text = (folder / "config.toml").read_text()
     (folder / "config.toml").write_text(text.replace("patience = 0", "patience = 1"))
@@ -111,14 +111,14 @@ def test_patience_ends_a_run_before_its_last_round(folder: Path):
     assert overview(folder)["state"] == "not scored"
 
 
-def test_a_run_without_a_single_round(tmp_path: Path):
+def test_a_run_without_a_single_round(tmp_path: Path) -> None:
     made = Run.create(small(), tmp_path / "r", resolved={"threads": 1, "layers": 8})
     found = overview(made.folder)
     assert found["state"] == "never started"
     assert (found["best"], found["last"], found["clients"], found["types"]) == (None, None, {}, {})
 
 
-def test_what_is_damaged_or_no_run_is_said(folder: Path, tmp_path: Path):
+def test_what_is_damaged_or_no_run_is_said(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(RunError, match="is no run"):
         overview(tmp_path)
     lines = (folder / "metrics.jsonl").read_text().splitlines()

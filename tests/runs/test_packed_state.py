@@ -56,7 +56,7 @@ def assert_same(got: State, wanted: State) -> None:
 
 @pytest.mark.parametrize("rounds", [0, 1, 3])
 @pytest.mark.parametrize("name", sorted(RULES))
-def test_every_rule_comes_back_from_disk(tmp_path: Path, name: str, rounds: int):
+def test_every_rule_comes_back_from_disk(tmp_path: Path, name: str, rounds: int) -> None:
     state = after(name, rounds)
     run = Run.create(Config(), tmp_path / "run")
     tensors, meta = pack(state)
@@ -73,7 +73,7 @@ def test_every_rule_comes_back_from_disk(tmp_path: Path, name: str, rounds: int)
     )
 
 
-def test_patches_of_delta_survive():
+def test_patches_of_delta_survive() -> None:
     """Small steps on a large Δ: several patches are held, with versions of two digits."""
     state = after("flexlora-increment", 1, size=0.5)
     rule = make_rule("flexlora-increment")
@@ -97,7 +97,7 @@ def test_patches_of_delta_survive():
             assert torch.equal(ours.layers[name].right, matrix.right)
 
 
-def test_a_changed_bit_is_seen():
+def test_a_changed_bit_is_seen() -> None:
     state = after("flexlora", 1)
     tensors, meta = pack(state)
     path = next(path for path in tensors if path.endswith("|u"))

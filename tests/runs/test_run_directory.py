@@ -4,6 +4,7 @@ import json
 import math
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -23,7 +24,7 @@ def run(tmp_path: Path) -> Run:
     )
 
 
-def test_what_was_created_is_opened(run: Run):
+def test_what_was_created_is_opened(run: Run) -> None:
     opened = Run.open(run.folder)
     assert opened.config == run.config
     assert opened.resolved == {"threads": 2, "ranks": {"a": 3}}
@@ -37,7 +38,7 @@ def test_what_was_created_is_opened(run: Run):
     assert opened.read_results() == {"rouge_l": 0.1}
 
 
-def test_fresh_folders_are_numbered_above_all_others(tmp_path: Path):
+def test_fresh_folders_are_numbered_above_all_others(tmp_path: Path) -> None:
     config = Config(run=RunConfig(out=str(tmp_path / "runs")))
     assert fresh_folder(config).name == "flexlora-1"
     for name in ("flexlora-9", "flexlora-x", "other-20"):
@@ -47,7 +48,7 @@ def test_fresh_folders_are_numbered_above_all_others(tmp_path: Path):
     assert Run.create(named).folder.name == "other-21"
 
 
-def test_what_is_no_run_is_refused(run: Run, tmp_path: Path):
+def test_what_is_no_run_is_refused(run: Run, tmp_path: Path) -> None:
     with pytest.raises(RunError, match="r exists; choose another --out or remove it"):
         Run.create(run.config, run.folder)
     with pytest.raises(RunError, match=r"none is no run: it has no config\.toml"):
@@ -67,7 +68,7 @@ def test_what_is_no_run_is_refused(run: Run, tmp_path: Path):
         _ = run.resolved
 
 
-def test_logs_are_json_and_are_cut_back_to_a_round(run: Run):
+def test_logs_are_json_and_are_cut_back_to_a_round(run: Run) -> None:
     run.append_event(Noted("begins"))
     for round in (1, 2, 3):
         run.append_event(RoundBegun(round, ("a\n\r", "\u2028\ud800", '"}')))
@@ -91,7 +92,7 @@ def test_logs_are_json_and_are_cut_back_to_a_round(run: Run):
         json.loads(line, parse_constant=lambda name: pytest.fail(name))
 
 
-def test_a_log_that_is_damaged_in_the_middle_is_said(run: Run):
+def test_a_log_that_is_damaged_in_the_middle_is_said(run: Run) -> None:
     (run.folder / "metrics.jsonl").write_text('{"round": 1}\nnonsense\n{"round": 2}\n')
     with pytest.raises(RunError, match=r"metrics\.jsonl, line 2 is damaged"):
         run.read_metrics()
@@ -115,7 +116,9 @@ def test_a_log_that_is_damaged_in_the_middle_is_said(run: Run):
         ({"round": None}, "round is None, expected a whole number"),
     ],
 )
-def test_a_wrong_entry_of_a_round_is_named_with_its_file_and_line(run: Run, change, words: str):
+def test_a_wrong_entry_of_a_round_is_named_with_its_file_and_line(
+    run: Run, change: dict[str, Any], words: str
+) -> None:
     run.append_metrics(round_record(1))
     line = round_record(2).to_json() | change
     with open(run.folder / "metrics.jsonl", "a") as file:
@@ -135,7 +138,9 @@ def test_a_wrong_entry_of_a_round_is_named_with_its_file_and_line(run: Run, chan
         ({"event": "note", "text": "x", "time": "now"}, "time is 'now', expected a number"),
     ],
 )
-def test_a_wrong_event_is_named_with_its_file_and_line(run: Run, line, words: str):
+def test_a_wrong_event_is_named_with_its_file_and_line(
+    run: Run, line: dict[str, Any], words: str
+) -> None:
     run.append_event(Noted("begins"))
     with open(run.folder / "events.jsonl", "a") as file:
         file.write(json.dumps(line) + "\n")
@@ -143,7 +148,7 @@ def test_a_wrong_event_is_named_with_its_file_and_line(run: Run, line, words: st
         run.events(Event)
 
 
-def test_events_of_other_versions_are_left_out(run: Run):
+def test_events_of_other_versions_are_left_out(run: Run) -> None:
     """What is not known here; what lacks a time, as before run format 2, is known."""
     with open(run.folder / "events.jsonl", "a") as file:
         file.write('{"event": "tracker", "tracker": "mlflow"}\n')
@@ -155,7 +160,7 @@ def state(round: int) -> dict[str, torch.Tensor]:
     return {"layer|x|u": torch.full((2, 3), round / 3), "half": torch.ones(2).bfloat16()}
 
 
-def test_checkpoints_come_back_and_only_last_and_best_stay(run: Run):
+def test_checkpoints_come_back_and_only_last_and_best_stay(run: Run) -> None:
     bests = [None, 2, 2, 2]
     for round, best in enumerate(bests, 1):
         run.write_checkpoint(round, state(round), {"round": round, "x": 0.1}, best=best)
@@ -174,14 +179,14 @@ def test_checkpoints_come_back_and_only_last_and_best_stay(run: Run):
     assert torch.equal(tensors["layer|x|u"], state(9)["layer|x|u"])
 
 
-def test_going_back_forgets_later_checkpoints(run: Run):
+def test_going_back_forgets_later_checkpoints(run: Run) -> None:
     for round, best in ((1, 1), (2, 1), (3, 1)):
         run.write_checkpoint(round, state(round), {}, best=best)
     run.write_checkpoint(2, state(2), {}, best=1)
     assert run.checkpoints() == [1, 2]
 
 
-def test_a_checkpoint_that_cannot_be_written_leaves_the_last(run: Run):
+def test_a_checkpoint_that_cannot_be_written_leaves_the_last(run: Run) -> None:
     run.write_checkpoint(1, state(1), {})
     with pytest.raises(ValueError, match="JSON"):
         run.write_checkpoint(2, state(2), {"best": math.inf})
@@ -189,14 +194,14 @@ def test_a_checkpoint_that_cannot_be_written_leaves_the_last(run: Run):
     assert run.load_checkpoint() is not None
 
 
-def test_a_damaged_checkpoint_is_said(run: Run):
+def test_a_damaged_checkpoint_is_said(run: Run) -> None:
     run.write_checkpoint(1, state(1), {})
     (run.folder / "checkpoints" / "round-0001" / "state.safetensors").write_bytes(b"x")
     with pytest.raises(RunError, match="round-0001 is missing or damaged; restore it, or start a"):
         run.load_checkpoint()
 
 
-def test_two_holders_exclude_each_other_and_leftovers_go(run: Run):
+def test_two_holders_exclude_each_other_and_leftovers_go(run: Run) -> None:
     left = run.folder / "checkpoints" / ".round-0002.abcd.tmp"
     left.mkdir()
     with run.locked():
@@ -210,7 +215,7 @@ def test_two_holders_exclude_each_other_and_leftovers_go(run: Run):
         pass
 
 
-def test_a_run_can_be_moved(run: Run, tmp_path: Path):
+def test_a_run_can_be_moved(run: Run, tmp_path: Path) -> None:
     run.write_checkpoint(1, state(1), {})
     shutil.move(run.folder, tmp_path / "elsewhere")
     assert Run.open(tmp_path / "elsewhere").checkpoints() == [1]

@@ -53,7 +53,7 @@ def began(time: float, round: int = 0) -> Started:
     return Started("r", "flexlora", "tiny", 4, round, {"low": 2}, (), time=time)
 
 
-def test_time_left_before_and_after_the_first_round(run: Run):
+def test_time_left_before_and_after_the_first_round(run: Run) -> None:
     now = Clock()
     standing = Standing(run, now)
     standing.told(RoundBegun(1, ("a", "b", "c", "d"), time=100.0))
@@ -107,7 +107,7 @@ def known(standing: Standing) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("told", range(1, len(STORY) + 1))
-def test_the_directory_alone_tells_what_the_observer_was_told(run: Run, told: int):
+def test_the_directory_alone_tells_what_the_observer_was_told(run: Run, told: int) -> None:
     now = Clock()
     live = Standing(run, now)
     for event in STORY[:told]:
@@ -125,7 +125,7 @@ def test_the_directory_alone_tells_what_the_observer_was_told(run: Run, told: in
     assert known(Standing.of(run, now)) == still
 
 
-def test_what_stands_in_the_middle_of_a_round(run: Run):
+def test_what_stands_in_the_middle_of_a_round(run: Run) -> None:
     for event in STORY[:5]:
         run.append_event(event)
     standing = Standing.of(run)
@@ -134,7 +134,7 @@ def test_what_stands_in_the_middle_of_a_round(run: Run):
     assert standing.elapsed == pytest.approx(3.0)
 
 
-def test_a_round_whose_end_was_not_told_has_ended(run: Run):
+def test_a_round_whose_end_was_not_told_has_ended(run: Run) -> None:
     """The process was killed between the round's commit and the telling."""
     for event in STORY[:6]:
         run.append_event(event)
@@ -144,7 +144,7 @@ def test_a_round_whose_end_was_not_told_has_ended(run: Run):
     assert [record.round for record in standing.done] == [1]
 
 
-def test_a_round_is_counted_once(run: Run):
+def test_a_round_is_counted_once(run: Run) -> None:
     run.append_metrics(validated(1, 2.0))
     standing = Standing(run)
     standing.told(RoundEnded(validated(1, 2.0)))
@@ -152,7 +152,7 @@ def test_a_round_is_counted_once(run: Run):
     assert standing.gain is None
 
 
-def test_a_line_that_is_being_written_is_left_out(run: Run):
+def test_a_line_that_is_being_written_is_left_out(run: Run) -> None:
     for event in STORY[:3]:
         run.append_event(event)
     with open(run.folder / "events.jsonl", "a") as file:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -44,7 +45,9 @@ def back(given: ClientStore) -> ClientStore:
     return ClientStore.from_json(json.loads(json_text(given.to_json(), strict=True)))
 
 
-def test_the_metadata_of_1613_clients_of_168_layers_is_below_half_a_megabyte(tmp_path: Path):
+def test_the_metadata_of_1613_clients_of_168_layers_is_below_half_a_megabyte(
+    tmp_path: Path,
+) -> None:
     made = store(by_type())
     spec = Spec.of([LayerSpec(name, 2048, 2048) for name in NAMES], list(made.ranks.values()))
     _, state = pack(make_rule("flexlora").init(spec, generator(0)))
@@ -57,7 +60,9 @@ def test_the_metadata_of_1613_clients_of_168_layers_is_below_half_a_megabyte(tmp
 
 
 @pytest.mark.parametrize("ranks", [by_type, pruned])
-def test_a_store_comes_back_with_its_layers_in_order(ranks):
+def test_a_store_comes_back_with_its_layers_in_order(
+    ranks: Callable[[], dict[str, dict[str, int]]],
+) -> None:
     made = store(ranks())
     again = back(made)
     assert again == made
@@ -68,7 +73,7 @@ def test_a_store_comes_back_with_its_layers_in_order(ranks):
     )
 
 
-def test_layers_may_differ_by_client_in_number_and_order():
+def test_layers_may_differ_by_client_in_number_and_order() -> None:
     ranks = {"a": {"x": 1, "y": 2}, "b": {"y": 2, "x": 1}, "c": {"x": 1}, "d": {}}
     made = ClientStore(dict.fromkeys(ranks, "any"), ranks, {"c": 0})
     again = back(made)
@@ -78,9 +83,10 @@ def test_layers_may_differ_by_client_in_number_and_order():
     assert back(ClientStore({}, {})) == ClientStore({}, {})
 
 
-def test_a_store_of_run_format_1_is_read():
+def test_a_store_of_run_format_1_is_read() -> None:
     ranks = {"a": {"x": 1}, "b": {"x": 1}, "c": {"x": 2}}
-    old = {"types": dict.fromkeys(ranks, "any"), "ranks": ranks, "held": {"a": 3}}
+    types = dict.fromkeys(ranks, "any")
+    old = {"types": types, "ranks": ranks, "held": {"a": 3}}
     found = ClientStore.from_json(json.loads(json.dumps(old)))
-    assert found == ClientStore(old["types"], ranks, {"a": 3})
+    assert found == ClientStore(types, ranks, {"a": 3})
     assert found.ranks["a"] is found.ranks["b"]

@@ -26,9 +26,9 @@ def round_of(*norms: float) -> Products:
 
 def test_what_is_longer_than_a_few_medians_is_as_long_as_that() -> None:
     verdicts = NormClip(factor=2.0).verdicts(round_of(1.0, 1.5, 1.0, 10.0, 0.0))
-    assert {c: (v.weight, v.shrink) for c, v in verdicts.items()} == {
-        "3": (1.0, pytest.approx(0.2))
-    }
+    assert set(verdicts) == {"3"}
+    assert verdicts["3"].weight == 1.0
+    assert verdicts["3"].shrink == pytest.approx(0.2)
     assert NormClip(factor=10.0).verdicts(round_of(1.0, 1.5, 1.0, 10.0)) == {}
     assert NormClip().verdicts(round_of(0.0, 0.0, 5.0)) == {}
     assert NormClip(factor=0.5).verdicts(round_of(4.0))["0"].shrink == 0.5

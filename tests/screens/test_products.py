@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
 
-from flexlora.adapters import Factors
+from flexlora.adapters import Factors, Sides
 from flexlora.rules import Contribution
 from flexlora.screens import Products, Verdict, products
 from reference import assert_close, gaussian, product
@@ -87,7 +89,7 @@ def test_turned_factors_are_the_same_update() -> None:
 
 
 @pytest.mark.parametrize("side", ["a", "b"])
-def test_where_one_side_is_known_alone_its_change_is_the_update(side: str) -> None:
+def test_where_one_side_is_known_alone_its_change_is_the_update(side: Sides) -> None:
     made = [
         [
             Contribution.of(c.client, c.weight, c.trained.only(side), sent=c.sent.only(side))
@@ -137,7 +139,7 @@ def test_after_a_verdict_the_round_is_what_is_left_of_it() -> None:
 @pytest.mark.parametrize(
     "wrong", [{"weight": -1.0}, {"weight": float("nan")}, {"shrink": 1.5}, {"shrink": -0.1}]
 )
-def test_a_verdict_is_a_factor_and_a_share(wrong: dict[str, float]) -> None:
+def test_a_verdict_is_a_factor_and_a_share(wrong: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="a verdict of weight"):
         Verdict(**wrong)
     with pytest.raises(ValueError, match="without a reason"):

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from flexlora.adapters import Adapter, Factors
-from flexlora.engines.jobs import Failure, Job, Outcome, Reply
+from flexlora.engines.jobs import Failure, Outcome, Reply, Train
 from flexlora.federation.admission import admitted
 from flexlora.federation.collector import Collected
 from flexlora.lowrank import Dense, LowRank, Matrix
@@ -53,7 +53,7 @@ class SumsOnly:
         self._magnitudes: dict[str, float] = {}
 
     def collect(
-        self, jobs: Sequence[Job], replies: Iterable[Outcome], sent: Mapping[str, Adapter]
+        self, jobs: Sequence[Train], replies: Iterable[Outcome], sent: Mapping[str, Adapter]
     ) -> Iterator[tuple[Reply | Failure, Collected]]:
         self.clear()
 

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -16,7 +17,7 @@ from torch import Tensor
 from flexlora.engines.in_process import InProcess
 from flexlora.engines.memories import Memories
 from flexlora.errors import AdapterError, ConfigError
-from flexlora.evaluation import EvalClient, evaluate
+from flexlora.evaluation import ClientScore, EvalClient, evaluate
 from flexlora.federation import Setup, continue_run, resume, run
 from flexlora.federation.observers import Silent
 from flexlora.formats.payloads import load_tensors
@@ -149,7 +150,7 @@ def test_a_killed_process_is_resumed_to_the_same_bits(whole: Path, tmp_path: Pat
 
 def test_workers_share_the_memory(setup: Setup, tmp_path: Path) -> None:
     """The same bits as in one process: whichever worker trains a client finds what it left."""
-    quick = {
+    quick: dict[str, dict[str, Any]] = {
         "rule": {"name": "own-b"},
         "federation": {"rounds": 2, "clients_per_round": 4},
         "evaluation": {"unseen": False},
@@ -164,7 +165,8 @@ def test_workers_share_the_memory(setup: Setup, tmp_path: Path) -> None:
 def test_an_evaluation_is_of_what_the_client_would_use(setup: Setup, whole: Path) -> None:
     """The shared A with its own B, by hand; who never trained has the B that all begin with."""
     state, rule = load_state(Run.open(whole), "last"), make_rule("own-b")
-    memories, scores = Memories(whole / "memory"), []
+    memories = Memories(whole / "memory")
+    scores: list[ClientScore] = []
     for client in sorted(setup.examples.train):
         readout = rule.readout(state, rule.ranks_for(setup.spec, setup.roster.ranks["low"]))
         received = rule.receive(readout, memories.after(client, 3))

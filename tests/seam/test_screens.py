@@ -23,7 +23,7 @@ from flexlora.runs.run_directory import Run
 from flexlora.screens import SCREENS, Products, Screen, Verdict, make_screen
 from reference import assert_all_close, learned, product
 from seam.examples import EXAMPLES
-from small import Noise, moved, read, reply_to, small
+from small import Noise, all_train, moved, read, reply_to, small
 
 RULES_UNDER_TEST = [*RULES.values(), *EXAMPLES]
 NAMES = sorted(rule.name for rule in RULES_UNDER_TEST)
@@ -33,9 +33,10 @@ LOUD = "c"
 class Poisoned(Noise):
     """One client returns a change a hundred times as large as the others'."""
 
-    def exchange(self, jobs: Sequence[Job]) -> Iterator[Outcome]:  # type: ignore[override]
-        self.jobs += jobs
-        for job in jobs:
+    def exchange(self, jobs: Sequence[Job]) -> Iterator[Outcome]:
+        asked = all_train(jobs)
+        self.jobs += asked
+        for job in asked:
             received = self.rule.receive(read(job.payload), {})
             size = 10.0 if job.client == LOUD else 0.1
             trained = moved(received, job.seed, size).only(job.sides).filled(received)
@@ -147,6 +148,7 @@ def test_a_clipped_update_is_what_it_says_by_hand(tmp_path: Path) -> None:
     assert record.screened is not None
     share = {LOUD: record.screened[LOUD].shrink}
     wanted: dict[str, Tensor] = {}
+    assert isinstance(clipped.transport, Poisoned)
     for job in clipped.transport.jobs:
         sent = read(job.payload)
         trained = moved(sent, job.seed, 10.0 if job.client == LOUD else 0.1)

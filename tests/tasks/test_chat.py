@@ -22,7 +22,7 @@ TEMPLATE = (
 )
 
 
-def test_the_last_answer_is_learnt_and_all_before_is_the_prompt():
+def test_the_last_answer_is_learnt_and_all_before_is_the_prompt() -> None:
     chat = conversation([SYSTEM, ASK, SAY, AGAIN, LAST], "here")
     assert chat.history == (
         ("system", "Be brief."),
@@ -50,13 +50,13 @@ def test_the_last_answer_is_learnt_and_all_before_is_the_prompt():
         ([ASK, "yes"], "message 2, has no object; give it the keys role and content"),
     ],
 )
-def test_other_chats_are_refused(value: Any, words: str):
+def test_other_chats_are_refused(value: Any, words: str) -> None:
     with pytest.raises(DataError) as caught:
         conversation(value, "here")
     assert words in str(caught.value)
 
 
-def test_a_column_of_chats():
+def test_a_column_of_chats() -> None:
     rows = [Row("t, line 1", "t:1", {"m": [ASK, SAY], "kind": "c"})]
     (record,) = Columns(messages="m", category="kind").read(Rows("t", ("m", "kind"), rows))
     assert record.example == Example("t:1", "user one", "", ("assistant one",), "c")
@@ -76,13 +76,13 @@ def tokenizer() -> Any:
 CHAT = Example("e", "and now?", "", ("fine",), history=(("system", "S"), ("user", "U")))
 
 
-def test_a_template_sees_the_turns_in_order(tokenizer: Any):
+def test_a_template_sees_the_turns_in_order(tokenizer: Any) -> None:
     encoded = encode(tokenizer, CHAT, style="chat", max_tokens=200)
     shown = "<system>S<user>U<user>and now?<assistant>"
     assert encoded.prompt == tuple(tokenizer(shown, add_special_tokens=False)["input_ids"])
 
 
-def test_alpaca_and_templates_that_refuse_say_so(tokenizer: Any):
+def test_alpaca_and_templates_that_refuse_say_so(tokenizer: Any) -> None:
     with pytest.raises(
         DataError, match=r"example 'e' is a chat with 2 messages .* 'alpaca' cannot"
     ):

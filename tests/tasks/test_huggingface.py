@@ -56,7 +56,9 @@ def load(path: Path | str, **options: Any) -> Corpus:
     return open_source("huggingface", {"path": str(path), **NAMED, **options}).load()
 
 
-def test_saved_splits_and_class_labels_by_name(folder: Path, capfd: pytest.CaptureFixture[str]):
+def test_saved_splits_and_class_labels_by_name(
+    folder: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     capfd.readouterr()
     corpus = load(folder / "both", test_split="test")
     assert capfd.readouterr() == ("", "")
@@ -72,7 +74,7 @@ def test_saved_splits_and_class_labels_by_name(folder: Path, capfd: pytest.Captu
     assert sum(len(task.examples) for task in shared.unseen) == 2
 
 
-def test_data_files_and_chats(folder: Path):
+def test_data_files_and_chats(folder: Path) -> None:
     corpus = load(folder / "files", split="test")
     assert [e.references for t in corpus.train for e in t.examples] == [("0",)] * 2 + [("1",)] * 2
     chat = {"prompt": (), "response": "", "category": "kind", "messages": "chat"}
@@ -96,7 +98,7 @@ def test_data_files_and_chats(folder: Path):
         ("junk", {}, "cannot be loaded"),
     ],
 )
-def test_what_cannot_be_read(folder: Path, path: str, options: dict[str, Any], words: str):
+def test_what_cannot_be_read(folder: Path, path: str, options: dict[str, Any], words: str) -> None:
     (folder / "empty").mkdir()
     (folder / "junk").mkdir()
     (folder / "junk" / "train.parquet").write_bytes(b"PAR1 no")
@@ -104,7 +106,7 @@ def test_what_cannot_be_read(folder: Path, path: str, options: dict[str, Any], w
         load(folder / path, **options)
 
 
-def test_a_name_without_a_network(monkeypatch: pytest.MonkeyPatch):
+def test_a_name_without_a_network(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     before = datasets.config.HF_UPDATE_DOWNLOAD_COUNTS
@@ -115,7 +117,7 @@ def test_a_name_without_a_network(monkeypatch: pytest.MonkeyPatch):
     assert before == datasets.config.HF_UPDATE_DOWNLOAD_COUNTS
 
 
-def test_unlabelled_rows_are_null(tmp_path: Path):
+def test_unlabelled_rows_are_null(tmp_path: Path) -> None:
     data = made(3).map(lambda row: {"a": -1 if row["q"] == "ask 1" else row["a"]})
     data.save_to_disk(str(tmp_path / "d"))
     with pytest.raises(DataError, match=r"\(train\), row 1: a is null, expected text"):

@@ -2,19 +2,25 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from flexlora.errors import ConfigError, DataError
 from flexlora.tasks.natural_instructions import NaturalInstructions
+from flexlora.tasks.source import Corpus
 
 pa = pytest.importorskip("pyarrow")
 pq = pytest.importorskip("pyarrow.parquet")
 
+Tasks = Mapping[str, dict[str, Any] | str]
+Build = Callable[..., Path]
 
-def document(count: int = 3, **changes) -> dict:
+
+def document(count: int = 3, **changes: Any) -> dict[str, Any]:
     return {
         "Definition": ["Say it. "],
         "Categories": ["Saying", "Other"],
@@ -24,10 +30,10 @@ def document(count: int = 3, **changes) -> dict:
 
 
 @pytest.fixture
-def official(tmp_path):
+def official(tmp_path: Path) -> Build:
     """Build the official layout: name → document, or text to be written as it is."""
 
-    def build(train: dict, test: dict | None = None, absent: tuple[str, ...] = ()):
+    def build(train: Tasks, test: Tasks | None = None, absent: tuple[str, ...] = ()) -> Path:
         (tmp_path / "tasks").mkdir()
         (tmp_path / "splits" / "default").mkdir(parents=True)
         for split, tasks in (("train", {**train}), ("test", test or {"task9_z": document()})):
@@ -42,10 +48,12 @@ def official(tmp_path):
 
 
 @pytest.fixture
-def parquet(tmp_path):
+def parquet(tmp_path: Path) -> Build:
     """Build the parquet layout with small row groups, tasks that straddle them and null ids."""
 
-    def build(counts=(("task1_a", 5), ("task2_b", 4)), **columns):
+    def build(
+        counts: Sequence[tuple[str, int]] = (("task1_a", 5), ("task2_b", 4)), **columns: Any
+    ) -> Path:
         rows = [(name, i) for name, count in counts for i in range(count)]
         table = {
             "task": [name for name, _ in rows],
@@ -63,11 +71,11 @@ def parquet(tmp_path):
     return build
 
 
-def load(path, **options):
+def load(path: Path, **options: Any) -> Corpus:
     return NaturalInstructions(str(path), **options).load()
 
 
-def test_the_official_layout(official):
+def test_the_official_layout(official: Build) -> None:
     corpus = load(official({"task1_a": document(), "task2_b": document(2, Definition="As text")}))
     assert [task.name for task in corpus.train] == ["task1_a", "task2_b"]
     assert [task.name for task in corpus.unseen] == ["task9_z"]
@@ -79,7 +87,7 @@ def test_the_official_layout(official):
     assert corpus.notes == ()
 
 
-def test_absent_tasks_are_noted_and_none_left_is_an_error(official):
+def test_absent_tasks_are_noted_and_none_left_is_an_error(official: Build) -> None:
     folder = official({"task1_a": document()}, absent=("task5_x", "task6_y"))
     assert load(folder).notes == (
         "2 of the 3 tasks listed in the train split are not on disk (such as task5_x)",
@@ -89,7 +97,7 @@ def test_absent_tasks_are_noted_and_none_left_is_an_error(official):
         load(folder)
 
 
-def test_the_parquet_layout(parquet):
+def test_the_parquet_layout(parquet: Build) -> None:
     corpus = load(parquet())
     assert [(task.name, len(task.examples)) for task in corpus.train] == [
         ("task1_a", 5),
@@ -102,7 +110,7 @@ def test_the_parquet_layout(parquet):
     assert task.examples[4].references == ("out 4", "more")
 
 
-def test_choices_are_made_by_the_seed_and_by_name_alone(parquet):
+def test_choices_are_made_by_the_seed_and_by_name_alone(parquet: Build) -> None:
     counts = tuple((f"task{i}_x", 20) for i in range(8))
     folder = parquet(counts)
     options = {"train_tasks": 3, "unseen_tasks": 2, "examples_per_task": 6}
@@ -121,7 +129,7 @@ def test_choices_are_made_by_the_seed_and_by_name_alone(parquet):
     assert {len(task.examples) for task in small.unseen} == {1}
 
 
-def test_both_layouts_choose_alike(parquet, official, tmp_path):
+def test_both_layouts_choose_alike(parquet: Build, official: Build, tmp_path: Path) -> None:
     instances = [{"id": f"i{i}", "input": f"in {i}", "output": [f"out {i}"]} for i in range(9)]
     tasks = {f"task{n}_x": document(Instances=instances) for n in range(6)}
     options = {"train_tasks": 3, "unseen_tasks": 0, "examples_per_task": 4}
@@ -139,7 +147,7 @@ def test_both_layouts_choose_alike(parquet, official, tmp_path):
     assert load(path, **options) == one
 
 
-def test_small_tasks_are_left_out_on_request_and_noted(official):
+def test_small_tasks_are_left_out_on_request_and_noted(official: Build) -> None:
     folder = official({"task1_a": document(0), "task2_b": document(9), "task3_c": document(2)})
     corpus = load(folder, min_examples=3)
     assert [task.name for task in corpus.train] == ["task2_b"]
@@ -150,7 +158,7 @@ def test_small_tasks_are_left_out_on_request_and_noted(official):
         load(folder, min_examples=3, train_tasks=2)
 
 
-BROKEN = [
+BROKEN: list[tuple[Any, str]] = [
     ('{"Definition": "x",\n "Instances": [\n', r"task1_a\.json, line \d+: broken JSON"),
     ("[]", "holds list, expected an object"),
     (document(Definition=7), "Definition is int, expected text"),
@@ -167,7 +175,7 @@ BROKEN = [
 
 
 @pytest.mark.parametrize(("content", "message"), BROKEN)
-def test_broken_task_files(official, content, message):
+def test_broken_task_files(official: Build, content: str | dict[str, Any], message: str) -> None:
     folder = official({"task1_a": content})
     with pytest.raises(DataError, match=message) as caught:
         load(folder)
@@ -175,14 +183,14 @@ def test_broken_task_files(official, content, message):
     assert "\n" not in str(caught.value)
 
 
-def test_an_unreadable_encoding(official):
+def test_an_unreadable_encoding(official: Build) -> None:
     folder = official({"task1_a": document()})
     (folder / "tasks" / "task1_a.json").write_bytes(b"\xff\xfe{}")
     with pytest.raises(DataError, match=r"task1_a\.json cannot be read"):
         load(folder)
 
 
-def test_a_missing_split_file(official):
+def test_a_missing_split_file(official: Build) -> None:
     folder = official({"task1_a": document()})
     (folder / "splits" / "default" / "test_tasks.txt").unlink()
     with pytest.raises(DataError, match=r"test_tasks\.txt cannot be read"):
@@ -190,7 +198,7 @@ def test_a_missing_split_file(official):
     assert load(folder, unseen_tasks=0).unseen == ()
 
 
-def test_no_folder_and_a_folder_without_data(tmp_path):
+def test_no_folder_and_a_folder_without_data(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="nowhere is no folder; set path"):
         load(tmp_path / "nowhere")
     with pytest.raises(DataError, match=r"holds no Natural .* tasks/\*\.json .*tasks\.jsonl") as e:
@@ -198,7 +206,7 @@ def test_no_folder_and_a_folder_without_data(tmp_path):
     assert str(tmp_path) in str(e.value)
 
 
-def test_a_truncated_parquet(parquet):
+def test_a_truncated_parquet(parquet: Build) -> None:
     folder = parquet()
     data = (folder / "train.parquet").read_bytes()
     for damaged in (data[: len(data) // 2], b"", data[:40] + bytes(400) + data[440:]):
@@ -210,7 +218,7 @@ def test_a_truncated_parquet(parquet):
         load(folder)
 
 
-def test_a_foreign_parquet_names_its_columns(parquet):
+def test_a_foreign_parquet_names_its_columns(parquet: Build) -> None:
     folder = parquet()
     pq.write_table(pa.table({"text": ["a"], "id": ["b"]}), folder / "train.parquet")
     with pytest.raises(
@@ -230,14 +238,14 @@ def test_a_foreign_parquet_names_its_columns(parquet):
         ({"output": [["x"], [None], *([["y"]] * 7)]}, r"row 1 \(task task1_a\): input or output"),
     ],
 )
-def test_wrong_types_and_nulls(parquet, columns, message):
+def test_wrong_types_and_nulls(parquet: Build, columns: dict[str, Any], message: str) -> None:
     if "task" in columns:
         columns = {"task": pa.array([None] * 9, pa.string())}
     with pytest.raises(DataError, match=message):
         load(parquet(**columns))
 
 
-def test_an_empty_parquet(parquet):
+def test_an_empty_parquet(parquet: Build) -> None:
     folder = parquet()
     pq.write_table(pq.read_table(folder / "train.parquet").slice(0, 0), folder / "train.parquet")
     with pytest.raises(DataError, match=r"train\.parquet holds no rows"):
@@ -254,7 +262,7 @@ def test_an_empty_parquet(parquet):
         ('{"task": "task1_a", "definition": "d", "category": "c"}', "line 3: .* described twice"),
     ],
 )
-def test_broken_descriptions(parquet, line, message):
+def test_broken_descriptions(parquet: Build, line: str, message: str) -> None:
     folder = parquet()
     with (folder / "tasks.jsonl").open("a") as file:
         file.write(line + "\n")
@@ -262,7 +270,7 @@ def test_broken_descriptions(parquet, line, message):
         load(folder)
 
 
-def test_missing_descriptions(parquet):
+def test_missing_descriptions(parquet: Build) -> None:
     folder = parquet()
     (folder / "tasks.jsonl").write_text('{"task": "other", "definition": "", "category": ""}')
     with pytest.raises(DataError, match=r"does not describe task 'task[12]_"):
@@ -275,12 +283,12 @@ def test_missing_descriptions(parquet):
 @pytest.mark.parametrize(
     "wrong", [{"train_tasks": -1}, {"examples_per_task": 0}, {"share": 0.0}, {"share": 1.1}]
 )
-def test_wrong_options(wrong):
+def test_wrong_options(wrong: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match=next(iter(wrong))):
         NaturalInstructions("x", **wrong)
 
 
-def test_the_real_collection_in_both_layouts(shared):
+def test_the_real_collection_in_both_layouts(shared: Path) -> None:
     folder = shared / "data" / "natural_instructions"
     rows = load(folder, train_tasks=20, examples_per_task=5, unseen_examples_per_task=2)
     assert [len(rows.train), len(rows.unseen)] == [20, 60]
@@ -298,7 +306,9 @@ def test_the_real_collection_in_both_layouts(shared):
         assert {replace(example, category="") for example in other.examples} <= unnamed
 
 
-def test_parquet_without_pyarrow_names_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_parquet_without_pyarrow_names_the_extra(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "train.parquet").write_bytes(b"PAR1")
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     with pytest.raises(DataError, match=r"pyarrow is not installed; install the extra flexlora\["):

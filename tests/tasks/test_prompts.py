@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from transformers import AutoTokenizer
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from flexlora.errors import ConfigError, DataError
 from flexlora.tasks.prompts import (
@@ -19,7 +21,7 @@ from flexlora.tasks.task import Example, Task
 
 
 @pytest.fixture(scope="module")
-def tokenizer(shared):
+def tokenizer(shared: Path) -> PreTrainedTokenizerBase:
     return AutoTokenizer.from_pretrained(shared / "models" / "ni-llama-6m")
 
 
@@ -27,7 +29,7 @@ def example(text: str, answer: str = "Yes.", instruction: str = "Do it.") -> Exa
     return Example("e1", instruction, text, (answer, "another"), "kind")
 
 
-def test_alpaca_is_worded_exactly(tokenizer):
+def test_alpaca_is_worded_exactly(tokenizer: PreTrainedTokenizerBase) -> None:
     encoded = encode(tokenizer, example("1 and {2}", "3", "Add {the} numbers."), max_tokens=200)
     assert tokenizer.decode(encoded.prompt) == (
         "<s>Below is an instruction that describes a task, paired with an input that provides "
@@ -40,7 +42,7 @@ def test_alpaca_is_worded_exactly(tokenizer):
 
 
 @pytest.mark.parametrize("text", ["", " \n"])
-def test_an_empty_input_has_its_own_wording(tokenizer, text):
+def test_an_empty_input_has_its_own_wording(tokenizer: PreTrainedTokenizerBase, text: str) -> None:
     encoded = encode(tokenizer, example(text, instruction="Say yes."), max_tokens=200)
     assert tokenizer.decode(encoded.prompt) == (
         "<s>Below is an instruction that describes a task. Write a response that appropriately "
@@ -48,7 +50,9 @@ def test_an_empty_input_has_its_own_wording(tokenizer, text):
     )
 
 
-def test_special_tokens_are_the_tokenizers_own_without_its_eos(tokenizer, shared):
+def test_special_tokens_are_the_tokenizers_own_without_its_eos(
+    tokenizer: PreTrainedTokenizerBase, shared: Path
+) -> None:
     foreign = AutoTokenizer.from_pretrained(shared / "models" / "stories260K")
     for each in (tokenizer, foreign):
         encoded = encode(each, example("now"), max_tokens=400)
@@ -61,15 +65,18 @@ def test_special_tokens_are_the_tokenizers_own_without_its_eos(tokenizer, shared
 class EosTokenizer:
     """Adds BOS and EOS, as T5-like and some BPE tokenizers do; one token per character."""
 
-    bos_token_id, eos_token_id = 1, 2
+    bos_token_id = 1
+    eos_token_id: int | None = 2
     chat_template, name_or_path = None, "with-eos"
 
-    def __call__(self, texts, *, add_special_tokens, **_):
+    def __call__(
+        self, texts: Sequence[str], *, add_special_tokens: bool, **_: object
+    ) -> dict[str, list[list[int]]]:
         rows = [[ord(letter) + 10 for letter in text] for text in texts]
         return {"input_ids": [[1, *row, 2] for row in rows] if add_special_tokens else rows}
 
 
-def test_a_trailing_eos_of_the_tokenizer_is_stripped():
+def test_a_trailing_eos_of_the_tokenizer_is_stripped() -> None:
     encoded = encode(EosTokenizer(), example("in", "out"), max_tokens=1000)
     assert encoded.prompt[0] == 1
     assert encoded.prompt[-1] == ord("\n") + 10
@@ -80,7 +87,9 @@ WORDS = st.text(alphabet="abc é日.\n1", max_size=400)
 
 
 @given(text=WORDS, answer=st.text(alphabet="xyz ", max_size=40), limit=st.integers(60, 250))
-def test_what_is_cut_is_the_end_of_the_input_and_nothing_else(tokenizer, text, answer, limit):
+def test_what_is_cut_is_the_end_of_the_input_and_nothing_else(
+    tokenizer: PreTrainedTokenizerBase, text: str, answer: str, limit: int
+) -> None:
     whole = encode(tokenizer, example(text, answer), max_tokens=10_000)
     try:
         cut = encode(tokenizer, example(text, answer), max_tokens=limit)
@@ -100,14 +109,16 @@ def test_what_is_cut_is_the_end_of_the_input_and_nothing_else(tokenizer, text, a
         assert text.startswith(kept)
 
 
-def test_the_cut_keeps_as_much_of_the_input_as_fits(tokenizer):
+def test_the_cut_keeps_as_much_of_the_input_as_fits(tokenizer: PreTrainedTokenizerBase) -> None:
     long = example(" ".join(f"word{i} is here" for i in range(300)))
     for limit in range(100, 500, 50):
         encoded = encode(tokenizer, long, max_tokens=limit)
         assert limit - 3 <= len(encoded.prompt) + len(encoded.response) <= limit
 
 
-def test_no_room_names_task_example_tokens_limit_and_cure(tokenizer):
+def test_no_room_names_task_example_tokens_limit_and_cure(
+    tokenizer: PreTrainedTokenizerBase,
+) -> None:
     task = Task("task7", (example("x", instruction="word " * 100),))
     with pytest.raises(DataError, match=r"'task7', example 'e1': \d+ tokens .* is 64; raise max_"):
         encode_tasks(tokenizer, [task], max_tokens=64)
@@ -116,7 +127,7 @@ def test_no_room_names_task_example_tokens_limit_and_cure(tokenizer):
     assert encode_tasks(tokenizer, [task], max_tokens=64, skip_too_long=True) == {"task7": ()}
 
 
-def test_a_response_is_never_cut(tokenizer):
+def test_a_response_is_never_cut(tokenizer: PreTrainedTokenizerBase) -> None:
     long = example("x", "yes " * 300)
     with pytest.raises(DataError, match=r"response 3\d\d.*set skip_too_long"):
         encode(tokenizer, long, max_tokens=200)
@@ -125,7 +136,9 @@ def test_a_response_is_never_cut(tokenizer):
     assert whole.response[-1] == tokenizer.eos_token_id
 
 
-def test_choices_are_encoded_like_the_response_and_leave_it_room(tokenizer):
+def test_choices_are_encoded_like_the_response_and_leave_it_room(
+    tokenizer: PreTrainedTokenizerBase,
+) -> None:
     asked = replace(example("Which? " * 40, "no"), choices=("yes, very much so", "no"))
     encoded = encode(tokenizer, asked, max_tokens=100)
     assert encoded.answer == 1
@@ -138,7 +151,9 @@ def test_choices_are_encoded_like_the_response_and_leave_it_room(tokenizer):
         encode(tokenizer, replace(asked, choices=("maybe",)), max_tokens=100)
 
 
-def test_many_at_once_equal_one_by_one(tokenizer, monkeypatch):
+def test_many_at_once_equal_one_by_one(
+    tokenizer: PreTrainedTokenizerBase, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("flexlora.tasks.prompts._BATCH", 4)
     tasks = [
         Task(f"t{i}", tuple(example("long text " * (9 * j), f"{i}") for j in range(i)))
@@ -152,7 +167,7 @@ def test_many_at_once_equal_one_by_one(tokenizer, monkeypatch):
     assert any(encoded.truncated for encoded in many["t7"])
 
 
-def test_bad_tasks_are_refused(tokenizer):
+def test_bad_tasks_are_refused(tokenizer: PreTrainedTokenizerBase) -> None:
     twice = Task("t", ())
     with pytest.raises(DataError, match="'t' comes twice"):
         encode_tasks(tokenizer, [twice, twice], max_tokens=99)
@@ -160,7 +175,9 @@ def test_bad_tasks_are_refused(tokenizer):
         encode(tokenizer, Example("e", "Do.", "x", ()), max_tokens=99)
 
 
-def test_chat_uses_the_template_and_needs_one(tokenizer, shared):
+def test_chat_uses_the_template_and_needs_one(
+    tokenizer: PreTrainedTokenizerBase, shared: Path
+) -> None:
     with pytest.raises(DataError, match=r"ni-llama-6m.* has no chat template; use .*'alpaca'"):
         encode(tokenizer, example("x"), style="chat", max_tokens=99)
     chat = AutoTokenizer.from_pretrained(shared / "models" / "ni-llama-6m")
@@ -175,17 +192,17 @@ def test_chat_uses_the_template_and_needs_one(tokenizer, shared):
     assert chat.decode(cut.prompt).endswith("[/][assistant]")
 
 
-def test_a_tokenizer_without_eos_is_refused():
+def test_a_tokenizer_without_eos_is_refused() -> None:
     tokenizer = EosTokenizer()
     tokenizer.eos_token_id = None
     with pytest.raises(DataError, match="'with-eos' has no EOS"):
         encode(tokenizer, example("x"), max_tokens=99)
 
 
-def test_the_style_registry(monkeypatch):
+def test_the_style_registry(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("flexlora.tasks.prompts._STYLES", {"alpaca": get_style("alpaca")})
     with pytest.raises(ConfigError, match="did you mean 'alpaca'"):
         get_style("alpacca")
-    register_style("plain", Style(lambda _, instruction, text: instruction + text, True))
+    register_style("plain", Style(lambda _, asked: asked.instruction + asked.input, True))
     with pytest.raises(ConfigError, match="'plain' is registered already"):
         register_style("plain", get_style("plain"))

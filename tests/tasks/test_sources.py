@@ -15,7 +15,7 @@ SECOND = Example("2", "do", "", ("x",))
 TASK = Task("t", (FIRST, SECOND))
 
 
-def test_the_fingerprint_is_pinned():
+def test_the_fingerprint_is_pinned() -> None:
     assert fingerprint([TASK], []) == Corpus.of([TASK], []).fingerprint
     assert fingerprint([TASK], []) == (
         "61bd676ca3bfd2e340ca3ab561df5a434330fb9a0e74f3e334eaa7a57c9a1982"
@@ -46,16 +46,20 @@ def test_the_fingerprint_is_pinned():
         ),
     ],
 )
-def test_the_fingerprint_sees_every_change(other):
+def test_the_fingerprint_sees_every_change(other: Task) -> None:
     assert fingerprint([TASK], []) != fingerprint([other], [])
 
 
-def test_the_fingerprint_sees_the_part_and_the_order():
+def test_the_fingerprint_sees_the_part_and_the_order() -> None:
     other = replace(TASK, name="u")
-    prints = {
-        fingerprint(*parts)
-        for parts in (([TASK], []), ([], [TASK]), ([TASK, other], []), ([other, TASK], []))
-    }
+    nothing: list[Task] = []
+    orders = (
+        ([TASK], nothing),
+        (nothing, [TASK]),
+        ([TASK, other], nothing),
+        ([other, TASK], nothing),
+    )
+    prints = {fingerprint(*parts) for parts in orders}
     assert len(prints) == 4
 
 
@@ -68,7 +72,9 @@ class Fixed:
         return Corpus.of([replace(TASK, name=self.name)] * self.count, [])
 
 
-def test_a_source_is_registered_once_and_opened_with_its_options(monkeypatch):
+def test_a_source_is_registered_once_and_opened_with_its_options(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setitem(SOURCES, "fixed", Fixed)
     register("fixed", Fixed)
     assert get_source("fixed") is Fixed
@@ -87,12 +93,12 @@ def test_a_source_is_registered_once_and_opened_with_its_options(monkeypatch):
         open_source("fixed", {})
 
 
-def test_the_built_in_sources_are_there():
+def test_the_built_in_sources_are_there() -> None:
     for name in ("embedded", "natural_instructions"):
         assert hasattr(get_source(name), "load")
 
 
-def test_sources_import_neither_pyarrow_nor_transformers():
+def test_sources_import_neither_pyarrow_nor_transformers() -> None:
     code = (
         "import sys; from flexlora.tasks.source import get_source; "
         "get_source('natural_instructions'); get_source('embedded'); import flexlora.tasks.prompts;"
@@ -103,7 +109,7 @@ def test_sources_import_neither_pyarrow_nor_transformers():
     assert done.stdout.strip() == "[]"
 
 
-def test_embedded_tasks_are_a_function_of_the_options():
+def test_embedded_tasks_are_a_function_of_the_options() -> None:
     options = {"train_tasks": 5, "examples_per_task": 12, "seed": 3}
     corpus = open_source("embedded", options).load()
     assert corpus == open_source("embedded", options).load()
@@ -117,7 +123,7 @@ def test_embedded_tasks_are_a_function_of_the_options():
     assert open_source("embedded", options | {"seed": 4}).load().fingerprint != corpus.fingerprint
 
 
-def test_embedded_refuses_what_cannot_be():
+def test_embedded_refuses_what_cannot_be() -> None:
     with pytest.raises(ConfigError, match=r"data\.unseen is .stale.; known: development, fresh"):
         open_source("embedded", {"unseen": "stale"})
     with pytest.raises(

@@ -55,7 +55,7 @@ KINDS = {"jsonl": "jsonl", "csv": "csv", "tsv": "csv", "parquet": "parquet"}
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_same_rows_in_any_file_are_the_same_examples(tmp_path: Path, kind: str):
+def test_the_same_rows_in_any_file_are_the_same_examples(tmp_path: Path, kind: str) -> None:
     options = {"client": "who", "category": "kind", "id": "key"}
     corpus = load(put(tmp_path, ROWS, kind), KINDS[kind], **options)
     assert corpus.unseen == ()
@@ -71,7 +71,7 @@ def test_the_same_rows_in_any_file_are_the_same_examples(tmp_path: Path, kind: s
     assert corpus.fingerprint == expected.fingerprint
 
 
-def test_rows_are_named_by_their_place_and_folders_are_read_in_order(tmp_path: Path):
+def test_rows_are_named_by_their_place_and_folders_are_read_in_order(tmp_path: Path) -> None:
     put(tmp_path, ROWS[6:], "jsonl", "b")
     put(tmp_path, ROWS[:6], "jsonl", "a")
     (tmp_path / "notes.txt").write_text("no rows")
@@ -81,15 +81,18 @@ def test_rows_are_named_by_their_place_and_folders_are_read_in_order(tmp_path: P
     assert [task.examples[i].id for i in (0, 5, 6)] == ["a:1", "a:6", "b:1"]
 
 
-def test_several_columns_make_one_input_with_blank_lines(tmp_path: Path):
-    rows = [{"q": "do", "x": "one", "y": None, "z": "two", "a": "ok"}, {"q": "do", "a": "ok"}]
+def test_several_columns_make_one_input_with_blank_lines(tmp_path: Path) -> None:
+    rows: list[dict[str, str | None]] = [
+        {"q": "do", "x": "one", "y": None, "z": "two", "a": "ok"},
+        {"q": "do", "a": "ok"},
+    ]
     path = put(tmp_path, rows, "jsonl")
     examples = all_of(load(path, prompt=["q", "x", "y", "z"]).train)
     assert [e.input for e in examples] == ["one\n\ntwo", ""]
     assert all_of(load(path, prompt="q").train)[0].input == ""
 
 
-def test_quotes_line_breaks_marks_and_scripts_survive(tmp_path: Path):
+def test_quotes_line_breaks_marks_and_scripts_survive(tmp_path: Path) -> None:
     text = 'a "b", c\r\nd\u2028e — ни\x85'
     for kind, source in KINDS.items():
         path = put(tmp_path, [{"q": text, "a": "好"}], kind)
@@ -99,14 +102,15 @@ def test_quotes_line_breaks_marks_and_scripts_survive(tmp_path: Path):
         assert (example.instruction, example.references) == (text, ("好",)), kind
 
 
-def test_a_csv_field_may_be_longer_than_python_expects(tmp_path: Path):
+def test_a_csv_field_may_be_longer_than_python_expects(tmp_path: Path) -> None:
     before = csv.field_size_limit()
     path = put(tmp_path, [{"q": "x" * 200_000, "a": "y"}], "csv")
     assert len(all_of(load(path, "csv", prompt="q").train)[0].instruction) == 200_000
     assert csv.field_size_limit() == before
 
 
-def test_lists_are_references_and_choices_rank_answers(tmp_path: Path):
+def test_lists_are_references_and_choices_rank_answers(tmp_path: Path) -> None:
+    rows: list[dict[str, Any]]
     rows = [{"q": "?", "a": ["red", "crimson"], "c": ["blue", "red"]}]
     (example,) = all_of(load(put(tmp_path, rows, "jsonl"), prompt="q", choices="c").train)
     assert (example.references, example.choices) == (("red", "crimson"), ("blue", "red"))
@@ -118,13 +122,13 @@ def test_lists_are_references_and_choices_rank_answers(tmp_path: Path):
     assert [e.references for e in placed] == [("blue",), ("red",)]
 
 
-def test_whole_numbers_are_written_out(tmp_path: Path):
+def test_whole_numbers_are_written_out(tmp_path: Path) -> None:
     rows = [{"q": 7, "a": 49, "who": 3}]
     corpus = load(put(tmp_path, rows, "jsonl"), prompt="q", client="who")
     assert corpus.train[0] == Task("3", (Example("rows:1", "7", "", ("49",)),))
 
 
-def test_only_named_parquet_columns_are_read(tmp_path: Path):
+def test_only_named_parquet_columns_are_read(tmp_path: Path) -> None:
     nested = [{**row, "image": {"bytes": b"\x00"}} for row in ROWS]
     path = put(tmp_path, nested, "parquet")
     assert len(all_of(load(path, "parquet").train)) == 12
@@ -135,7 +139,7 @@ def test_only_named_parquet_columns_are_read(tmp_path: Path):
 # --- what is kept apart --------------------------------------------------------------------------
 
 
-def test_a_share_of_every_category_is_kept_at_the_server(tmp_path: Path):
+def test_a_share_of_every_category_is_kept_at_the_server(tmp_path: Path) -> None:
     rows = [*ROWS, {**ROWS[0], "kind": "single", "q": "only one"}]
     corpus = load(
         put(tmp_path, rows, "jsonl"), client="who", category="kind", test_share=0.3, seed=5
@@ -147,7 +151,7 @@ def test_a_share_of_every_category_is_kept_at_the_server(tmp_path: Path):
     assert [task.name for task in corpus.train] == ["w0", "w1", "w2"]
 
 
-def test_whole_clients_or_another_file_are_kept_unseen(tmp_path: Path):
+def test_whole_clients_or_another_file_are_kept_unseen(tmp_path: Path) -> None:
     path = put(tmp_path, ROWS, "jsonl")
     corpus = load(path, client="who", unseen_tasks=1, seed=2)
     assert len(corpus.unseen) == 1
@@ -161,7 +165,7 @@ def test_whole_clients_or_another_file_are_kept_unseen(tmp_path: Path):
     assert (len(only.train), len(all_of(only.unseen))) == (0, 4)
 
 
-def test_limits_and_notes(tmp_path: Path):
+def test_limits_and_notes(tmp_path: Path) -> None:
     path = put(tmp_path, [*ROWS, *({**ROWS[0], "who": "w9"} for _ in range(2))], "jsonl")
     corpus = load(path, client="who", min_examples=3, train_tasks=2, examples_per_task=2)
     assert [len(task.examples) for task in corpus.train] == [2, 2]
@@ -175,9 +179,10 @@ def test_limits_and_notes(tmp_path: Path):
     assert small != {e.id for e in all_of(load(path, examples=5, seed=1).train)}
 
 
-def test_two_loads_are_equal_and_a_changed_file_is_another(tmp_path: Path):
+def test_two_loads_are_equal_and_a_changed_file_is_another(tmp_path: Path) -> None:
     path = put(tmp_path, ROWS, "jsonl")
-    options = {"client": "who", "category": "kind", "test_share": 0.2, "examples": 10, "seed": 3}
+    options: dict[str, Any] = {"client": "who", "category": "kind", "seed": 3}
+    options |= {"test_share": 0.2, "examples": 10}
     assert load(path, **options) == load(path, **options)
     before = load(path, **options).fingerprint
     put(tmp_path, [*ROWS[:-1], {**ROWS[-1], "a": "no"}], "jsonl")
@@ -195,7 +200,7 @@ def test_two_loads_are_equal_and_a_changed_file_is_another(tmp_path: Path):
         ({"messages": "m"}, "data.messages and data.prompt are both given"),
     ],
 )
-def test_options_that_cannot_be(options: dict[str, Any], words: str):
+def test_options_that_cannot_be(options: dict[str, Any], words: str) -> None:
     with pytest.raises(ConfigError, match=words):
         open_source("jsonl", {"path": "x", **NAMED, **options})
 
@@ -209,7 +214,7 @@ def test_options_that_cannot_be(options: dict[str, Any], words: str):
         ({"min_examples": 9}, "no row of .* is left to train on"),
     ],
 )
-def test_more_than_there_is(tmp_path: Path, options: dict[str, Any], words: str):
+def test_more_than_there_is(tmp_path: Path, options: dict[str, Any], words: str) -> None:
     with pytest.raises(DataError, match=words):
         load(put(tmp_path, ROWS, "jsonl"), client="who", **options)
 
@@ -246,24 +251,24 @@ GOOD = {"q": "do", "a": "ok", "c": ["ok", "no"], "n": "x"}
         ({"n": b"y"}, "t, line 2: n is bytes, expected text"),
     ],
 )
-def test_wrong_values_are_named_with_their_row(row: dict[str, Any], words: str):
+def test_wrong_values_are_named_with_their_row(row: dict[str, Any], words: str) -> None:
     with pytest.raises(DataError, match=words):
         read(GOOD, {**GOOD, "n": "y", **row}, choices="c", id="n")
 
 
-def test_wrong_choices_in_text_and_by_place():
+def test_wrong_choices_in_text_and_by_place() -> None:
     with pytest.raises(DataError, match="c is text, but no list in JSON; write the choices as"):
         read({**GOOD, "c": "ok|no"}, choices="c")
     with pytest.raises(DataError, match="a is 2, but there are 2 choices; give the place"):
         read({**GOOD, "a": 2}, choices="c")
 
 
-def test_all_blank_rows_are_told_at_once():
+def test_all_blank_rows_are_told_at_once() -> None:
     with pytest.raises(DataError, match="t, line 1: a is blank; 2 rows have nothing there"):
         read({"q": "x", "a": ""}, {"q": "x", "a": "y"}, {"q": "x", "a": " "})
 
 
-def test_columns_that_are_missing_or_not_named():
+def test_columns_that_are_missing_or_not_named() -> None:
     with pytest.raises(
         DataError, match=r"column 'b' is not in t, which has q, a, c, n; set data.r"
     ):
@@ -285,7 +290,7 @@ def test_columns_that_are_missing_or_not_named():
 # --- Dolly ---------------------------------------------------------------------------------------
 
 
-def test_dolly_as_it_is_on_disk(shared: Path):
+def test_dolly_as_it_is_on_disk(shared: Path) -> None:
     corpus = open_source(
         "dolly", {"path": str(shared / "data" / "dolly"), "test_share": 0.1, "seed": 0}
     ).load()
@@ -306,7 +311,7 @@ def test_dolly_as_it_is_on_disk(shared: Path):
     assert open_source("dolly", {"path": str(file), "test_share": 0.1}).load() == corpus
 
 
-def test_no_reader_imports_what_it_does_not_need():
+def test_no_reader_imports_what_it_does_not_need() -> None:
     script = (
         "import sys; from flexlora.tasks.source import get_source;"
         "[get_source(name) for name in ('jsonl', 'csv', 'parquet', 'huggingface', 'dolly')];"

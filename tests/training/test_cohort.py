@@ -47,8 +47,10 @@ def check(
     given = visits(ours, clients, **changes)
     together = train_cohort(ours, given, stacked=stacked, **options)
     assert torch.equal(torch.get_rng_state(), state)
+    found: list[Trained] = []
     for visit, one, other in zip(given, wanted, together, strict=True):
         assert isinstance(other, Trained)
+        found.append(other)
         assert apart(other.adapter, one.adapter) < limit
         assert apart(other.adapter, visit.adapter) > 1e-3
         numbers = (one.steps, one.tokens, one.examples)
@@ -56,7 +58,7 @@ def check(
         for name in ("loss", "first_loss", "last_loss"):
             assert getattr(other, name) == pytest.approx(getattr(one, name), abs=limit)
     assert [x.steps for x in wanted] == [20, 4, 20, 7, 6][:clients]
-    return together
+    return found
 
 
 @KERNELS
@@ -81,11 +83,10 @@ def test_so_it_does_with_dropout_origin_delta_and_penalty(
     delta = random_adapter(ours.layers, 2, seed=77, scale=0.5)
 
     def proximal(live: Live, sent: Live) -> Tensor:
-        return 0.1 * sum(
-            ((b - sent[name][0]) ** 2).sum() + (a**2).sum() for name, (b, a) in live.items()
-        )
+        parts = (((b - sent[name][0]) ** 2).sum() + (a**2).sum() for name, (b, a) in live.items())
+        return 0.1 * sum(parts, torch.zeros(()))
 
-    options = {"origin": True, "penalty": proximal, "changes": {"dropout": dropout}}
+    options: dict[str, Any] = {"origin": True, "penalty": proximal, "changes": {"dropout": dropout}}
     ours.set_delta({name: factors.product() for name, factors in delta.items()})
     try:
         check(ours, stacked=stacked, limit=allowed(torch.float64, attention), **options)
@@ -143,5 +144,6 @@ def test_a_cohort_of_one_is_the_client_alone_bit_for_bit(
     # Batched and in a loop the branch adds up in other orders; the bits are those of either twice.
     (one,) = check(ours, 1, stacked=stacked, limit=allowed(torch.float32, attention))
     (other,) = train_cohort(ours, visits(ours, 1), stacked=stacked)
+    assert isinstance(other, Trained)
     assert one.loss == other.loss
     assert all(torch.equal(one.adapter[x].b, other.adapter[x].b) for x in one.adapter)

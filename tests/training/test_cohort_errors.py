@@ -63,8 +63,9 @@ def test_bad_data_and_foreign_adapters_are_their_clients_own(stacked: bool) -> N
     assert lost in str(found[3])
     whole = visits(ours, 5)
     for k in (1, 4):
-        assert isinstance(found[k], Trained)
-        assert apart(found[k].adapter, train(ours, whole[k]).adapter) < 1e-6
+        trained = found[k]
+        assert isinstance(trained, Trained)
+        assert apart(trained.adapter, train(ours, whole[k]).adapter) < 1e-6
     assert [type(x) for x in train_cohort(ours, [given[0], given[2]])] == [DataError] * 2
     assert train_cohort(ours, []) == []
 
@@ -111,6 +112,6 @@ def test_a_step_that_fails_leaves_the_model_whole() -> None:
     with pytest.raises(torch.OutOfMemoryError):
         train_cohort(ours, visits(ours, 3), penalty=exhausted)
     assert torch.equal(ours(input_ids=ids).logits, before)
-    assert ours.model.config._attn_implementation == "sdpa"
-    head: Any = ours.model.get_output_embeddings()
-    assert not head._forward_pre_hooks
+    inner: Any = ours.model
+    assert inner.config._attn_implementation == "sdpa"
+    assert not inner.get_output_embeddings()._forward_pre_hooks

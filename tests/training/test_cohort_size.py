@@ -65,7 +65,7 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> Machine:
     return made
 
 
-def tried(chosen: CohortSize) -> dict[int, float]:
+def tried(chosen: CohortSize) -> dict[int, Any]:
     return {x.clients: pytest.approx(x.speed) for x in chosen.tried}
 
 
@@ -74,7 +74,7 @@ def tried(chosen: CohortSize) -> dict[int, float]:
 )
 def test_it_doubles_as_long_as_it_pays_and_clients_are_left(
     machine: Machine, clients: int, wanted: dict[int, float]
-):
+) -> None:
     chosen = choose_cohort_size(machine, some(machine, clients), budget_bytes=PLENTY)
     assert tried(chosen) == wanted
     assert chosen.clients == max(wanted)
@@ -110,7 +110,7 @@ COSTS: dict[str, tuple[Callable[[int], float], int, dict[int, float]]] = {
 @pytest.mark.parametrize("case", COSTS)
 def test_the_fastest_is_chosen_where_it_is_worth_it(
     monkeypatch: pytest.MonkeyPatch, machine: Machine, case: str
-):
+) -> None:
     cost, clients, wanted = COSTS[case]
     monkeypatch.setattr(machine, "cost", cost)
     chosen = choose_cohort_size(machine, some(machine, 8), budget_bytes=PLENTY)
@@ -118,7 +118,7 @@ def test_the_fastest_is_chosen_where_it_is_worth_it(
     assert chosen.clients == clients
 
 
-def test_without_room_for_two_nothing_larger_is_tried(machine: Machine):
+def test_without_room_for_two_nothing_larger_is_tried(machine: Machine) -> None:
     chosen = choose_cohort_size(machine, some(machine, 8), budget_bytes=1)
     if chosen.tried[0].peak_bytes is None:
         pytest.skip(UNKNOWN)
@@ -145,7 +145,7 @@ def test_what_is_chosen_has_taken_no_more_than_its_budget(
     megabytes: dict[int, int | None],
     budget: int,
     wanted: list[int],
-):
+) -> None:
     def peak(work: Callable[[], object], _: torch.device) -> int | None:
         work()
         found = megabytes[machine.last]
@@ -159,7 +159,7 @@ def test_what_is_chosen_has_taken_no_more_than_its_budget(
 
 def test_memory_is_that_of_the_longest_examples_and_no_less_than_what_is_trained(
     machine: Machine,
-):
+) -> None:
     """The longest examples are the last client's; its adapter is there twice, with gradients."""
     lengths: list[int] = []
     machine.model.register_forward_pre_hook(
@@ -178,7 +178,7 @@ def test_memory_is_that_of_the_longest_examples_and_no_less_than_what_is_trained
 
 
 @pytest.mark.parametrize("fits", [1, 2, 5])
-def test_a_number_that_runs_out_of_memory_is_not_chosen(machine: Machine, fits: int):
+def test_a_number_that_runs_out_of_memory_is_not_chosen(machine: Machine, fits: int) -> None:
     machine.fits = fits
     chosen = choose_cohort_size(machine, some(machine, 8), budget_bytes=PLENTY)
     assert tried(chosen) == {clients: clients for clients in (1, 2, 4) if clients <= fits}
@@ -186,14 +186,14 @@ def test_a_number_that_runs_out_of_memory_is_not_chosen(machine: Machine, fits: 
     assert machine.most == 2 * chosen.clients
 
 
-def test_one_client_without_room_is_one_at_a_time(machine: Machine):
+def test_one_client_without_room_is_one_at_a_time(machine: Machine) -> None:
     """What becomes of it is said in its round."""
     machine.fits = 0
     given = some(machine, 4)
     assert choose_cohort_size(machine, given, budget_bytes=PLENTY) == CohortSize(1, ())
 
 
-def test_a_fault_of_ours_is_told():
+def test_a_fault_of_ours_is_told() -> None:
     class Broken(AdaptedModel):
         def start(self, *_: Any, **__: Any) -> Any:
             raise RuntimeError("shapes cannot be multiplied")
@@ -203,7 +203,7 @@ def test_a_fault_of_ours_is_told():
         choose_cohort_size(ours, some(ours, 2), budget_bytes=PLENTY)
 
 
-def test_visits_that_cannot_be_trained_are_no_hindrance(machine: Machine):
+def test_visits_that_cannot_be_trained_are_no_hindrance(machine: Machine) -> None:
     given = some(machine, 2) + [replace(visit, data=()) for visit in some(machine, 2)]
     assert choose_cohort_size(machine, given, budget_bytes=PLENTY).clients == 2
     assert choose_cohort_size(machine, [], budget_bytes=PLENTY).clients == 1
@@ -211,7 +211,7 @@ def test_visits_that_cannot_be_trained_are_no_hindrance(machine: Machine):
 
 @pytest.mark.parametrize("origin", [False, True])
 @pytest.mark.parametrize("fits", [2, 99])
-def test_nothing_is_left_of_the_trial(machine: Machine, origin: bool, fits: int):
+def test_nothing_is_left_of_the_trial(machine: Machine, origin: bool, fits: int) -> None:
     """Training after it is training without it, bit for bit, though memory ran out in it."""
     ours = machine
     layer = ours.layers[0]
@@ -258,7 +258,7 @@ def logits(ours: AdaptedModel) -> Tensor:
 
 
 @pytest.mark.parametrize(("steps", "most"), [(1, 1), (20, 2)])
-def test_few_steps_of_each_are_trained(machine: Machine, steps: int, most: int):
+def test_few_steps_of_each_are_trained(machine: Machine, steps: int, most: int) -> None:
     given = [replace(x, recipe=replace(ADAMW, max_steps=steps)) for x in some(machine, 2)]
     train_cohort(machine, given)  # What is found out once is found out.
     passes: list[None] = []
@@ -271,7 +271,7 @@ def test_few_steps_of_each_are_trained(machine: Machine, steps: int, most: int):
     assert len(passes) == most + 1 + 1 + 3 * 3 * most
 
 
-def test_the_quickest_turns_are_compared(monkeypatch: pytest.MonkeyPatch, machine: Machine):
+def test_the_quickest_turns_are_compared(monkeypatch: pytest.MonkeyPatch, machine: Machine) -> None:
     """Somebody else uses the machine in every second pass."""
     passes: list[None] = []
 

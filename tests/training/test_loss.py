@@ -13,6 +13,7 @@ from flexlora.models import AdaptedModel
 from flexlora.training import collate, loss
 from flexlora.training.loss import ResponseLoss
 from models.oracle import FAMILIES, VOCABULARY, encoded, plain_loss, random_adapter, random_model
+from reference import there
 
 CLIENTS = (encoded(3, seed=1), encoded(1, seed=2), encoded(4, seed=3))
 
@@ -78,15 +79,14 @@ def test_weighted_losses_have_weighted_gradients() -> None:
 def test_the_logits_are_never_held_all_at_once(
     monkeypatch: pytest.MonkeyPatch, loss_on: str
 ) -> None:
-    model = random_model("llama").model
+    model: Any = random_model("llama").model
     monkeypatch.setattr(loss, "_LOGITS", 4 * VOCABULARY + 1)
     rows: list[int] = []
 
     def count(_head: nn.Module, _args: Any, out: Tensor) -> None:
         rows.append(out.numel() // out.shape[-1])
 
-    head: Any = model.get_output_embeddings()
-    head.register_forward_hook(count)
+    model.get_output_embeddings().register_forward_hook(count)
     batch = collate(CLIENTS, 0, loss_on=loss_on)
     with ResponseLoss(model).active() as losses_of:
         losses_of(batch)
@@ -152,7 +152,7 @@ def test_an_adapted_head_computes_all_logits() -> None:
         assert torch.allclose(losses[k], wanted.double(), atol=1e-6)
         mine = carried.trainables[k]
         assert torch.allclose(mine.gradient, alone.gradient, atol=1e-6)
-        assert mine.pairs["lm_head"].grad_a.any()
+        assert there(mine.pairs["lm_head"].grad_a).any()
 
 
 class Headless(nn.Module):

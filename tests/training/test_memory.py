@@ -15,7 +15,7 @@ from flexlora.training.memory import free_bytes, out_of_memory
 CPU = torch.device("cpu")
 
 
-def test_torchs_own_error_is_known_and_others_are_not():
+def test_torchs_own_error_is_known_and_others_are_not() -> None:
     with pytest.raises(RuntimeError) as raised:
         torch.empty(2**60)
     assert not isinstance(raised.value, torch.OutOfMemoryError)
@@ -42,7 +42,7 @@ print(*(peak_bytes(small_parts, cpu) for _ in range(3)), peak_bytes(lambda: None
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells the peak of a process")
-def test_the_peak_is_what_was_taken_also_where_it_lay_free_before():
+def test_the_peak_is_what_was_taken_also_where_it_lay_free_before() -> None:
     """From the second time on it is taken from what the first has left."""
     done = subprocess.run([sys.executable, "-c", FREE], capture_output=True, text=True, check=True)
     *found, nothing = map(int, done.stdout.split())
@@ -71,17 +71,17 @@ print(before - resident())
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only glibc's malloc can be told")
 @pytest.mark.parametrize(("how", "returned"), [("returned", True), ("kept", False)])
-def test_what_is_freed_goes_back_at_once_where_asked(how: str, returned: bool):
+def test_what_is_freed_goes_back_at_once_where_asked(how: str, returned: bool) -> None:
     command = [sys.executable, "-c", HOLES, how]
     freed = int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
     assert (freed > 30e6) == returned, freed
 
 
-def test_free_memory_is_some_of_this_machine():
+def test_free_memory_is_some_of_this_machine() -> None:
     assert 1e6 < free_bytes(CPU) < 1e15
 
 
-def test_the_limit_of_a_container_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_the_limit_of_a_container_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The tightest of its own group and those around it; files in the cache can go."""
     (tmp_path / "groups").write_text("1:name=systemd:/old\n0::/outer/inner\n")
     monkeypatch.setattr(memory, "_GROUPS", tmp_path / "groups")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from flexlora.errors import ConfigError
@@ -25,8 +27,8 @@ from flexlora.training import Recipe
         ({"max_steps": 0}, "max_steps is 0"),
     ],
 )
-def test_values_out_of_range(changes: dict[str, object], message: str) -> None:
-    values: dict[str, object] = {"optimiser": "sgd", "learning_rate": 0.1, "batch_size": 2}
+def test_values_out_of_range(changes: dict[str, Any], message: str) -> None:
+    values: dict[str, Any] = {"optimiser": "sgd", "learning_rate": 0.1, "batch_size": 2}
     Recipe(**values)
     with pytest.raises(ConfigError, match=message):
         Recipe(**(values | changes))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from flexlora.adapters import Adapter, Factors
 from flexlora.errors import DataError, TrainingError
 from flexlora.models import AdaptedModel, BaseModel, load_model
 from flexlora.models.trainable import Live
+from flexlora.tasks.prompts import Encoded
 from flexlora.training import Recipe, Visit, plan, train
 from models.oracle import FAMILIES, Peft, apart, encoded, plain_loss, random_adapter, random_model
 from training.clients import allowed
@@ -22,7 +24,7 @@ def seeded(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-def visit(adapter: Adapter, data: list, recipe: Recipe, seed: int = 0) -> Visit:
+def visit(adapter: Adapter, data: list[Encoded], recipe: Recipe, seed: int = 0) -> Visit:
     return Visit(adapter, data, recipe, seeded(seed))
 
 
@@ -31,7 +33,10 @@ def visit(adapter: Adapter, data: list, recipe: Recipe, seed: int = 0) -> Visit:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("attention", [None, "eager"])
 def test_training_equals_peft_with_the_plain_loop(
-    family: str, optimiser: str, dtype: torch.dtype, attention: str | None
+    family: str,
+    optimiser: Literal["adamw", "sgd"],
+    dtype: torch.dtype,
+    attention: str | None,
 ) -> None:
     """Twenty steps: the products within what other orders of sums make of them."""
     data = encoded(10)
@@ -138,10 +143,11 @@ def test_a_penalty_pulls_and_is_not_reported() -> None:
         for name, (b, a) in sent.items():
             assert torch.equal(b, adapter[name].b)
             assert torch.equal(a, adapter[name].a)
-        return 0.5 * sum(
+        parts = (
             ((b - sent[name][0]) ** 2).sum() + ((a - sent[name][1]) ** 2).sum()
             for name, (b, a) in live.items()
         )
+        return 0.5 * sum(parts, torch.zeros(()))
 
     plain = train(ours, visit(adapter, data, recipe))
     pulled = train(ours, visit(adapter, data, recipe), penalty=proximal)
@@ -186,7 +192,8 @@ def test_data_that_cannot_be_trained_on() -> None:
     with pytest.raises(DataError, match=r"example e1 has 1.. tokens, expected at most 64"):
         train(ours, visit(adapter, long, recipe))
     for part in ("prompt", "response"):
-        empty = [replace(encoded(1)[0], **{part: ()})]
+        change: dict[str, Any] = {part: ()}
+        empty = [replace(encoded(1)[0], **change)]
         with pytest.raises(DataError, match=f"example e0 has an empty {part}"):
             train(ours, visit(adapter, empty, recipe))
 
