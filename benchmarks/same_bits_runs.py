@@ -66,12 +66,12 @@ def run(rule: str, how: How = "command", of: str = "", /, **changes: Mapping[str
     return Run({name: {**BASE.get(name, {}), **changed.get(name, {})} for name in names}, how, of)
 
 
-LARGE = {
+LARGE: dict[str, Mapping[str, Any]] = {
     "model": {"targets": ["all-linear"]},
     "clients": {"types": {"low": 4, "middle": {"attention": 12, "all": 24}, "high": 40}},
 }
 
-WIDE = {
+WIDE: dict[str, Mapping[str, Any]] = {
     "model": {"name": WIDE_MODEL, "targets": ["q_proj"]},
     "data": {"max_tokens": 350},
     "clients": {"mix": {"low": 0.25, "high": 0.75}, "types": {"low": 90, "high": 100}},
