@@ -53,16 +53,17 @@ def admitted(
     collected = Collected()
 
     def admit(index: int, job: Train, reply: Reply) -> Reply | Failure:
-        given = sent[job.client]
+        given, returned = sent[job.client], rule.returns(job.round)
         try:
             adapter = checked(
                 reply,
                 given,
                 prunes=rule.traits.prunes,
-                sides=rule.returns(job.round),
+                sides=returned,
                 metrics=job.metrics,
             )
-            adapter = adapter.filled(given) if rule.leaves_the_rest(job.round) else adapter
+            if returned != "both" and rule.leaves_the_rest(job.round):
+                adapter = adapter.filled(given)
             norm = update_norm(adapter, given, origin=rule.traits.origin)
         except AdapterError as error:
             return Failure(job.id, job.client, str(error))

@@ -8,6 +8,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Literal, Protocol, final
 
+from torch import Tensor
+
 from flexlora.adapters import Adapter, Factors
 from flexlora.engines.jobs import Failure, Outcome, Reply, Train
 from flexlora.errors import ConfigError
@@ -125,12 +127,10 @@ class Plain:
         def read(client: str) -> Factors:
             given, names = sent[client][layer], [f"{layer}.{side}" for side in self._sides]
             tensors = self._spool.tensors(self._numbers[client], names)
-            found = dict(zip(self._sides, tensors, strict=True))
-            b, a = found.get("b", given.b), found.get("a", given.a)
-            if len(found) == 1 and not self._filled:
-                b, a = (b, a.to("meta")) if "b" in found else (b.to("meta"), a)
-            rank = self._ranks[client][layer]
-            b, a = b[:, :rank], a[:rank]
+            if len(tensors) == 2:
+                b, a = tensors
+            else:
+                b, a = self._with_other_side(tensors[0], given)
             trained = Factors(b, a, given.scale)
             if client not in shrinks:
                 return trained
@@ -153,6 +153,14 @@ class Plain:
                 for client in sorted(weights)
             ]
         )
+
+    def _with_other_side(self, side: Tensor, given: Factors) -> tuple[Tensor, Tensor]:
+        """(b, a) where one side was returned: the other as it was sent, or absent."""
+        if self._sides == ("b",):
+            a = given.a if self._filled else given.a.to("meta")
+            return side, a[: side.shape[1]]
+        b = given.b if self._filled else given.b.to("meta")
+        return b[:, : side.shape[0]], side
 
     def clear(self) -> None:
         """Remove the spool, of this round or of one that was cut short."""
