@@ -15,8 +15,9 @@ from flexlora.config.config import Config
 from flexlora.config.schedule import Schedule
 from flexlora.engines.jobs import Train, Transport
 from flexlora.errors import RoundError
+from flexlora.evaluation import MeanScore
 from flexlora.federation.collector import Plain
-from flexlora.federation.loop import Federation, Record, last
+from flexlora.federation.loop import Federation, last
 from flexlora.federation.observers import Recorder
 from flexlora.federation.sending import Sender
 from flexlora.federation.streams import Streams
@@ -28,7 +29,7 @@ from flexlora.runs.events import Event, Failed, Replied, RoundBegun, RoundEnded
 from flexlora.runs.packed_state import pack
 from flexlora.runs.progress import Progress
 from flexlora.runs.records import RoundRecord
-from flexlora.runs.run_directory import Run
+from flexlora.runs.run_directory import Record, Run
 from flexlora.runs.store import ClientStore
 from flexlora.training import Recipe
 from reference import dense
@@ -70,8 +71,8 @@ def federation(
     rule = make_rule(name, options)
     given = iter(values or [-float(i) for i in range(100)])
 
-    def validate(_: State) -> Record:
-        return {"clients": 1, "examples": 1, "loss": next(given)}
+    def validate(_: State) -> MeanScore:
+        return MeanScore(1, 1, {"loss": next(given)})
 
     run = Run.open(folder) if folder.exists() else Run.create(Config(), folder)
     store = ClientStore(

@@ -7,7 +7,6 @@ import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
 
 from flexlora.engines.jobs import Failure, Reply, Transport
 from flexlora.errors import RoundError
@@ -28,8 +27,7 @@ from flexlora.runs.run_directory import Run
 from flexlora.runs.spectra import spectra_record
 from flexlora.screens import Screen
 
-Record = dict[str, Any]
-Validate = Callable[[State], Record]
+Validate = Callable[[State], MeanScore | None]
 Decide = Callable[[RoundRecord], float]
 
 
@@ -123,8 +121,7 @@ class Federation:
     def _validate(self, state: State, collected: Collected, record: RoundRecord) -> RoundRecord:
         """Score the new state at the server and on clients, and log its spectra."""
         started = time.perf_counter()
-        if scores := self.validate(state):
-            record = replace(record, validation=MeanScore.from_json(scores))
+        record = replace(record, validation=self.validate(state))
         validated = time.perf_counter()
         seconds = {"validate": validated - started}
         if self.schedule.evaluating_clients:
@@ -191,7 +188,7 @@ class Federation:
             raise RoundError(f"round {round}: the screens left no client; loosen [screens]")
         return passed
 
-    def _combine(self, round: int, sending: Sending, passed: Passed) -> tuple[State, Record]:
+    def _combine(self, round: int, sending: Sending, passed: Passed) -> tuple[State, Cut | None]:
         """The state after the round, layer by layer, and the record of what was cut off it."""
         spec, delta = self.state.spec, self.state.delta
         generator = self.streams.generator("combine", round)
@@ -229,7 +226,7 @@ class Federation:
         round: int,
         sending: Sending,
         collected: Collected,
-        cut: Record,
+        cut: Cut | None,
         seconds: Mapping[str, float],
     ) -> RoundRecord:
         replies = collected.replies
@@ -249,7 +246,7 @@ class Federation:
             bytes_down=sum(job.bytes_down for job in sending.jobs),
             bytes_up=collected.bytes_up,
             seconds=seconds,
-            cut=Cut.from_json(cut["cut"]) if cut else None,
+            cut=cut,
         )
 
     def _commit(self, record: RoundRecord) -> None:
@@ -264,15 +261,13 @@ class Federation:
         shutil.rmtree(self.run.next, ignore_errors=True)
 
 
-def _cut(certificates: Sequence[Certificate]) -> Record:
-    """{"cut": {error, certificates}}: ‖what was cut off‖_F over all layers, and how many of each
-    kind say so. Empty for a rule that cuts nothing.
-    """
+def _cut(certificates: Sequence[Certificate]) -> Cut | None:
+    """What was cut off over all layers; None for a rule that cuts nothing."""
     if not certificates:
-        return {}
+        return None
     kinds = _count(certificate.kind for certificate in certificates)
     error = math.hypot(*(certificate.error for certificate in certificates))
-    return {"cut": {"error": error, "certificates": kinds}}
+    return Cut(error, kinds)
 
 
 def _count(names: Iterator[str]) -> Mapping[str, int]:

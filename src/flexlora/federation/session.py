@@ -11,6 +11,7 @@ from typing import Any
 from flexlora.config.config import Config
 from flexlora.config.settings import rule_of, screens_of
 from flexlora.engines.memories import Memories
+from flexlora.evaluation import MeanScore
 from flexlora.federation.as_it_was import derived, described, require_here, require_unchanged
 from flexlora.federation.at_once import choose, resolved
 from flexlora.federation.at_once import read as at_once_of
@@ -36,7 +37,7 @@ from flexlora.runs.events import Ended, Halved
 from flexlora.runs.progress import Progress
 from flexlora.runs.readout import load_state
 from flexlora.runs.results import Result
-from flexlora.runs.run_directory import Record, Run
+from flexlora.runs.run_directory import Run
 from flexlora.training import CohortSize
 
 MEMORY = "memory"  # Of the clients, in a run's folder; only where a rule has them remember.
@@ -154,18 +155,21 @@ class Session:
 
     def _made(self, folder: Path | str | None) -> Run:
         start, at_once = self.start, self._at_once()
-        made = Run.create(
+        return Run.create(
             self.config,
             folder,
             resolved=derived(self.setup) | resolved(at_once),
             data=described(self.setup),
             parent=start.parent if start else None,
             start=start.checkpoint() if start else None,
+            bring=self._bring_memory,
         )
+
+    def _bring_memory(self, folder: Path) -> None:
+        """What the clients of a parent remember goes into the new run."""
         if self.rule.traits.memory and self._parent is not None:
-            before = self._parent.run.folder / MEMORY
-            Memories(made.folder / MEMORY).take_over(before, self._parent.state.round)
-        return made
+            theirs, round = self._parent.run.folder / MEMORY, self._parent.state.round
+            Memories(folder / MEMORY).take_over(theirs, round)
 
     def _at_once(self) -> CohortSize:
         if self._parent is not None and self.config.run.clients_at_once == "auto":
@@ -181,9 +185,9 @@ class Session:
         def halved(round: int, clients: int) -> None:
             observer.told(Halved(round, clients))
 
-        def validated(state: State) -> Record:
+        def validated(state: State) -> MeanScore | None:
             scores = validate(setup, rule.learned(state))
-            return {} if scores is None else scores.mean().to_json()
+            return None if scores is None else scores.mean()
 
         engine = make_engine(
             setup, rule, cohort=at_once_of(run), halved=halved, memory=run.folder / MEMORY

@@ -14,7 +14,7 @@ from __future__ import annotations
 import re
 import shutil
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
@@ -62,13 +62,15 @@ class Run:
         data: Mapping[str, Any] | None = None,
         parent: Mapping[str, Any] | None = None,
         start: Checkpoint | None = None,
+        bring: Callable[[Path], None] = lambda _: None,
     ) -> Run:
         """Make a new run directory: `folder`, or `<run.out>/<run.name>-<n>` with the next free n.
 
         resolved: choices made by measurement or derivation, reused on resume (no none values);
         data: what was read (fingerprint, counts, notes); parent, start: what the run begins from,
-        and its state, kept as the checkpoint of round `parent["start"]`. Raises RunError when the
-        folder exists.
+        and its state, kept as the checkpoint of round `parent["start"]`; bring: puts whatever else
+        a run begins with into its folder, which appears whole or not at all. Raises RunError when
+        the folder exists.
         """
         target = Path(folder) if folder is not None else fresh_folder(config)
         with atomic_folder(target) as aside:
@@ -83,6 +85,7 @@ class Run:
             if parent is not None and start is not None:
                 (aside / "parent.json").write_text(json_text(dict(parent), indent=2))
                 Run(aside, config).write_checkpoint(parent["start"], *start)
+            bring(aside)
         return Run(target, config)
 
     @staticmethod
