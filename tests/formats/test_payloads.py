@@ -214,3 +214,30 @@ def test_saved_tensors_come_back(tmp_path: Path, found: dict[str, torch.Tensor])
 def _with_head(head: str) -> bytes:
     text = json.dumps({"__metadata__": {"flexlora": head}}).encode()
     return len(text).to_bytes(8, "little") + text
+
+
+class Interrupted:
+    """A file that reads nothing the first `times`, as torch tells it of a lost Ctrl-C."""
+
+    def __init__(self, times: int) -> None:
+        self.times = times
+
+    def get_tensor(self, name: str) -> torch.Tensor:
+        self.times -= 1
+        if self.times >= 0:
+            raise ValueError("could not determine the shape of object type 'UntypedStorage'")
+        return torch.ones(2)
+
+    def __exit__(self, *_: object) -> None: ...
+
+
+def test_ctrl_c_that_torch_swallows_is_no_damage(tmp_path: Path) -> None:
+    save_tensors(tmp_path / "p", {"x": torch.ones(2)})
+    with open_payload(tmp_path / "p") as file:
+        file._file = Interrupted(1)
+        with pytest.raises(KeyboardInterrupt):
+            file.tensor("x")
+        assert torch.equal(file.tensor("x"), torch.ones(2))
+        file._file = Interrupted(2)
+        with pytest.raises(AdapterError, match="truncated or was not written by FlexLoRA"):
+            file.tensor("x")

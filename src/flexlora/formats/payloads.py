@@ -85,7 +85,17 @@ class PayloadReader(Closing):
         try:
             return torch.clone(self._file.get_tensor(name))
         except _BROKEN as error:
+            if self._can_read(name):
+                # Ctrl-C came while torch looked at the file's memory, and became a ValueError.
+                raise KeyboardInterrupt from error
             raise _foreign(f"payload file {self.path}", error) from error
+
+    def _can_read(self, name: str) -> bool:
+        try:
+            self._file.get_tensor(name)
+        except _BROKEN:
+            return False
+        return True
 
     def close(self) -> None:
         if self._file is not None:
