@@ -97,11 +97,13 @@ def test_a_line_a_round_with_what_failed_and_what_is_left(
 
 @pytest.mark.parametrize("width", [40, 60, 120])
 def test_the_view_fits_its_terminal_and_leaves_a_line(tmp_path: Path, width: int) -> None:
-    console = Console(file=io.StringIO(), force_terminal=True, width=width, height=30)
+    file = io.StringIO()
+    console = Console(file=file, force_terminal=True, width=width, height=30)
     view = LiveView(console)
     view.told(started(made(tmp_path / "r")))
     view.told(RoundEnded(record(2, 0.5)))
     view.told(RoundBegun(3, ("a", "b", "c")))
+    assert "3 in flight" in file.getvalue()  # At once, however short the round.
     view.told(Failed(3, "a", "its disk is full [/x] [enforce fail]"))
     shown = Console(file=io.StringIO(), width=width, height=30, record=True)
     shown.print(view)
@@ -112,7 +114,7 @@ def test_the_view_fits_its_terminal_and_leaves_a_line(tmp_path: Path, width: int
         assert part in words
     assert "1.0 MB down, 2.0 MB up" in words
     view.close()
-    screen = ESCAPE.sub("", console.file.getvalue())  # type: ignore[attr-defined]
+    screen = ESCAPE.sub("", file.getvalue())
     assert "client a left out: its disk is full [/x] [enforce fail]" in screen
     assert screen.rstrip().endswith("r: stopped after round 2 of 4")
 

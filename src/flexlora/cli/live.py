@@ -18,7 +18,7 @@ from flexlora.cli.standing_words import (
     time_left,
 )
 from flexlora.cli.words import count, size
-from flexlora.runs.events import Event, Started
+from flexlora.runs.events import Event, RoundBegun, Started
 from flexlora.runs.run_directory import Run
 from flexlora.runs.standing import Standing
 
@@ -40,6 +40,8 @@ class LiveView:
         self._known.told(event)
         if words := event_words(event):
             self._say(words)
+        if isinstance(event, RoundBegun):  # Also a round shorter than a tick of the view is seen.
+            self.live.refresh()
 
     def close(self) -> None:
         """Take the view away; what remains is one line, also of a run that was stopped."""
