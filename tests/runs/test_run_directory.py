@@ -53,13 +53,14 @@ def test_what_is_no_run_is_refused(run: Run, tmp_path: Path) -> None:
         Run.create(run.config, run.folder)
     with pytest.raises(RunError, match=r"none is no run: it has no config\.toml"):
         Run.open(tmp_path / "none")
-    (run.folder / "format.json").write_text('{"version": 3}')
-    with pytest.raises(RunError, match="run format 3, this FlexLoRA reads up to 2; update"):
-        Run.open(run.folder)
+    for version in (1, 3):
+        (run.folder / "format.json").write_text(json.dumps({"version": version}))
+        with pytest.raises(RunError, match=f"run format {version}, this FlexLoRA reads 2; use"):
+            Run.open(run.folder)
     (run.folder / "format.json").write_text("{")
     with pytest.raises(RunError, match=r"format\.json is missing or damaged"):
         Run.open(run.folder)
-    (run.folder / "format.json").write_text('{"version": 1}')
+    (run.folder / "format.json").write_text('{"version": 2}')
     (run.folder / "config.toml").write_text("[modle]")
     with pytest.raises(RunError, match=r"has a config that cannot be used: .*\[modle\]"):
         Run.open(run.folder)
@@ -143,16 +144,15 @@ def test_a_wrong_event_is_named_with_its_file_and_line(
 ) -> None:
     run.append_event(Noted("begins"))
     with open(run.folder / "events.jsonl", "a") as file:
-        file.write(json.dumps(line) + "\n")
+        file.write(json.dumps({"time": 0.0} | line) + "\n")
     with pytest.raises(RunError, match=rf"events\.jsonl, line 2 is damaged \({words}"):
         run.events(Event)
 
 
 def test_events_of_other_versions_are_left_out(run: Run) -> None:
-    """What is not known here; what lacks a time, as before run format 2, is known."""
     with open(run.folder / "events.jsonl", "a") as file:
         file.write('{"event": "tracker", "tracker": "mlflow"}\n')
-        file.write('{"event": "failure", "round": 1, "client": "a", "reason": "no"}\n')
+        file.write(json.dumps(Failed(1, "a", "no").to_json()) + "\n")
     assert run.events(Event) == [Failed(1, "a", "no")]
 
 

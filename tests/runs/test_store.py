@@ -81,12 +81,3 @@ def test_layers_may_differ_by_client_in_number_and_order() -> None:
     assert [list(table) for table in again.ranks.values()] == [list(t) for t in ranks.values()]
     assert again.held == {"c": 0}
     assert back(ClientStore({}, {})) == ClientStore({}, {})
-
-
-def test_a_store_of_run_format_1_is_read() -> None:
-    ranks = {"a": {"x": 1}, "b": {"x": 1}, "c": {"x": 2}}
-    types = dict.fromkeys(ranks, "any")
-    old = {"types": types, "ranks": ranks, "held": {"a": 3}}
-    found = ClientStore.from_json(json.loads(json.dumps(old)))
-    assert found == ClientStore(types, ranks, {"a": 3})
-    assert found.ranks["a"] is found.ranks["b"]

@@ -43,8 +43,7 @@ class Event:
         kind = EVENTS.get(text(record, "event"))
         if kind is None:
             return None
-        # Before run format 2 lines had no time.
-        return kind._read(record, number(record, "time") if "time" in record else float("nan"))
+        return kind._read(record, number(record, "time"))
 
     def _values(self) -> dict[str, Any]:
         return {f.name: getattr(self, f.name) for f in fields(self) if f.name != "time"}

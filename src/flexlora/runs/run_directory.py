@@ -37,7 +37,7 @@ from flexlora.runs.lock import in_use, locked
 from flexlora.runs.logs import Log
 from flexlora.runs.records import RoundRecord
 
-FORMAT_VERSION = 2  # 1: checkpoints name ranks by client and layer.
+FORMAT_VERSION = 2
 _LOGS = ("events", "metrics", "spectra")
 E = TypeVar("E", bound=Event)
 
@@ -90,16 +90,16 @@ class Run:
 
     @staticmethod
     def open(folder: Path | str) -> Run:
-        """Open a run directory. Raises RunError for what is no run, or one of a newer FlexLoRA."""
+        """Open a run directory. Raises RunError for what is no run, or one of another format."""
         path = Path(folder)
         for name in ("config.toml", "format.json"):
             if not (path / name).is_file():
                 raise RunError(f"{folder} is no run: it has no {name}; give a run directory")
         version = read_table(path / "format.json").get("version")
-        if not isinstance(version, int) or version > FORMAT_VERSION:
+        if version != FORMAT_VERSION:
             raise RunError(
-                f"{folder} has run format {version}, this FlexLoRA reads up to {FORMAT_VERSION}; "
-                "update FlexLoRA"
+                f"{folder} has run format {version}, this FlexLoRA reads {FORMAT_VERSION}; "
+                "use the FlexLoRA that wrote it"
             )
         try:
             return Run(path, load_config(path / "config.toml"))

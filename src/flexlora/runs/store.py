@@ -54,13 +54,7 @@ class ClientStore:
 
     @staticmethod
     def from_json(data: Mapping[str, Any]) -> ClientStore:
-        """The store that `to_json` was asked of; clients of equal ranks share one table.
-
-        Also what it was in run format 1: {types: client → type, ranks: client → {layer: rank},
-        held: client → version}.
-        """
-        if "patterns" not in data:
-            return ClientStore(dict(data["types"]), _shared(data["ranks"]), dict(data["held"]))
+        """The store that `to_json` was asked of; clients of equal ranks share one table."""
         clients, names = data["clients"], data["names"]
         made = [_table(data["layouts"], pattern) for pattern in data["patterns"]]
         held = zip(clients, data["held"], strict=True)
@@ -74,11 +68,3 @@ class ClientStore:
 def _table(layouts: Sequence[Sequence[str]], pattern: Sequence[int]) -> dict[str, int]:
     layout, *ranks = pattern
     return dict(zip(layouts[layout], ranks, strict=True))
-
-
-def _shared(ranks: Mapping[str, Mapping[str, int]]) -> dict[str, dict[str, int]]:
-    made: dict[tuple[tuple[str, int], ...], dict[str, int]] = {}
-    return {
-        client: made.setdefault(tuple(table.items()), dict(table))
-        for client, table in ranks.items()
-    }
