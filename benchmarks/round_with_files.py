@@ -21,7 +21,8 @@ import torch
 
 from flexlora.adapters import Adapter, Delta, Factors, LayerSpec, factors_payload
 from flexlora.engines.jobs import Failure, Reply, Train
-from flexlora.federation.collector import Collected, Plain
+from flexlora.federation.admission import Collected
+from flexlora.federation.collector import Plain
 from flexlora.formats.payloads import load_tensors, open_payload, save_tensors, to_bytes
 from flexlora.lowrank import Spectrum
 from flexlora.rules import ClientView

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from flexlora.adapters import Adapter, Factors, factors_payload
 from flexlora.engines.jobs import Failure, Reply
-from flexlora.federation.collector import Collected, Plain
+from flexlora.federation.admission import Collected
+from flexlora.federation.collector import Plain
 from flexlora.federation.spool import Spool
 from flexlora.formats.payloads import to_bytes
 from flexlora.rules import Rule, make_rule

@@ -128,13 +128,18 @@ def test_a_wrong_entry_of_a_round_is_named_with_its_file_and_line(
         run.records()
 
 
+COUNTED = dict.fromkeys(("rounds", "scored_round", "bytes_up", "bytes_down", "seconds"), 1)
+ENDED = {"event": "result", "run": "r", "rule": "fedit", **COUNTED}
+
+
 @pytest.mark.parametrize(
     ("line", "words"),
     [
         ({"round": 1}, "event is missing"),
         ({"event": "failure", "round": 1, "client": "a"}, "reason is missing"),
         ({"event": "round_begun", "round": "x", "clients": []}, "round is 'x', expected"),
-        ({"event": "result"}, "rows is missing"),
+        ({"event": "result"}, "run is missing"),
+        (ENDED, "rows is missing"),
         ({"event": "round", "round": 1}, "learning_rate is missing"),
         ({"event": "note", "text": "x", "time": "now"}, "time is 'now', expected a number"),
     ],

@@ -10,8 +10,7 @@ from torch import Tensor
 
 from flexlora.adapters import Adapter, Factors
 from flexlora.engines.jobs import Failure, Outcome, Reply, Train
-from flexlora.federation.admission import admitted
-from flexlora.federation.collector import Collected
+from flexlora.federation.admission import Collected, admitted
 from flexlora.lowrank import Dense, LowRank, Matrix
 from flexlora.rules import Contribution, Contributions, Rule
 

@@ -13,8 +13,7 @@ from torch import Tensor
 from flexlora.adapters import Adapter, Factors
 from flexlora.engines.jobs import Failure, Outcome, Reply, Train
 from flexlora.errors import ConfigError
-from flexlora.federation.admission import Collected as Collected
-from flexlora.federation.admission import admitted
+from flexlora.federation.admission import Collected, admitted
 from flexlora.federation.spool import Spool
 from flexlora.rules import Contribution, Contributions, Listed, Rule
 from flexlora.screens import Screen, shrunk

@@ -11,7 +11,8 @@ from dataclasses import replace
 from flexlora.engines.jobs import Failure, Reply, Transport
 from flexlora.errors import RoundError
 from flexlora.evaluation import MeanScore
-from flexlora.federation.collector import Collected, Collector, require_collectable
+from flexlora.federation.admission import Collected
+from flexlora.federation.collector import Collector, require_collectable
 from flexlora.federation.observers import Observer
 from flexlora.federation.on_clients import collect_scores, summary
 from flexlora.federation.screening import Passed, screened

@@ -65,6 +65,7 @@ _READERS: Mapping[str, Callable[[Mapping[str, Any], str], Any]] = {
     "float": number,
     "tuple[str, ...]": texts,
     "Mapping[str, int]": counts,
+    "tuple[Means, ...]": lambda record, key: _means(record, key),  # Defined below.
 }
 
 
@@ -215,6 +216,13 @@ class Means:
         )
 
 
+def _means(record: Mapping[str, Any], key: str) -> tuple[Means, ...]:
+    rows = record.get(key)
+    if not isinstance(rows, list) or not all(isinstance(row, Mapping) for row in rows):
+        raise ValueError(f"{key} is missing, or no list of objects")
+    return tuple(map(Means.from_json, rows))
+
+
 @final
 @dataclass(frozen=True)
 class Ended(Event):
@@ -253,23 +261,6 @@ class Ended(Event):
 
     def _values(self) -> dict[str, Any]:
         return {**super()._values(), "rows": [row.to_json() for row in self.rows]}
-
-    @classmethod
-    def _read(cls, record: Mapping[str, Any], time: float) -> Self:
-        rows = record.get("rows")
-        if not isinstance(rows, list) or not all(isinstance(row, Mapping) for row in rows):
-            raise ValueError("rows is missing, or no list of objects")
-        return cls(
-            run=text(record, "run"),
-            rule=text(record, "rule"),
-            rounds=whole(record, "rounds"),
-            scored_round=whole(record, "scored_round"),
-            bytes_up=whole(record, "bytes_up"),
-            bytes_down=whole(record, "bytes_down"),
-            seconds=number(record, "seconds"),
-            rows=tuple(map(Means.from_json, rows)),
-            time=time,
-        )
 
 
 EVENTS: Mapping[str, type[Event]] = {
