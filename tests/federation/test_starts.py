@@ -444,3 +444,13 @@ def test_a_damaged_parent_is_said(parent: Path, tmp_path: Path) -> None:
     meta.write_text(json.dumps({"best": None, "meta": {"state": {}}}))
     with pytest.raises(RunError, match="missing or damaged"):
         Parent.open(folder)
+
+
+def test_a_parent_that_does_not_say_its_base_is_no_match(
+    setup: Setup, parent: Path, tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(parent, tmp_path / "p"))
+    (folder / "data.json").write_text("{}")
+    opened = Parent.open(folder)
+    with pytest.raises(RunError, match=r"data\.json is missing or damaged"):
+        opened.start(*started(setup, opened, {"federation": {"rounds": 3}}))

@@ -95,7 +95,8 @@ class Parent:
     def _require_same(self, setup: Setup, rule: Rule) -> None:
         base = setup.config.model.name
         was, now = self.state.spec, setup.spec
-        weights = self.run.data.get("model_fingerprint", setup.ground.fingerprint)
+        with self.run.undamaged("data.json"):
+            weights = str(self.run.data["model_fingerprint"])
         differing = [
             f"{words} is {mine}, not {theirs} as in {self.run.folder}"
             for words, mine, theirs in (
