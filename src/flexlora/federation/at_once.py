@@ -31,6 +31,7 @@ def choose(setup: Setup, rule: Rule) -> CohortSize:
         return CohortSize(config.run.clients_at_once, ())
     asked = (
         rule.traits.origin,
+        rule.traits.mixed_ranks,
         rule.trains(1),
         config.run.memory_gb,
         workers_of(setup),
