@@ -121,6 +121,7 @@ def test_it_is_measured_once_for_a_setup_and_what_it_depends_on(setup: Setup) ->
     assert at_once.choose(auto, plain) is first
     assert at_once.choose(auto, make_rule("hetlora")) is first
     assert at_once.choose(auto, origin) is not first
+    assert at_once.choose(auto, make_rule("fedit")) is not first  # All at the lowest rank.
     # Another budget is another question.
     config = small(**QUICK, run={"clients_at_once": "auto", "memory_gb": 1e-9})
     little = prepare(config, setup)
