@@ -10,9 +10,11 @@ help:
 	@echo "make demo   set up and run the demonstration (minutes on two cores, no network after set-up)"
 	@echo "make test   set up and run the tests"
 	@echo "make test-kernels  the numeric tests under other kernels and threads (KERNELS=short: two)"
+	@echo "make lint   ruff and mypy --strict, no tests"
 	@echo "make check  ruff, mypy --strict and the tests"
 	@echo "make soak   the long tests"
 	@echo "make docs   the user's guide and the reference, in docs/_build/html"
+	@echo "make clean  remove what make made"
 
 demo: $(VENV)/.run
 	$(BIN)/flexlora demo

@@ -1,11 +1,12 @@
 """How long a report takes to write and to open, and how large it is.
 
-python benchmarks/report_page.py [OUT.json]: a table; JSON beside it, by default in
-results/benchmarks/report_page.json. Needs Chromium and chromedriver.
+python benchmarks/report_page.py [--out OUT.json]: a table; JSON beside it.
+Needs Chromium and chromedriver.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import statistics
 import sys
@@ -48,6 +49,9 @@ def measure(folder: Path, browser: Browser, rounds: int, clients: int) -> dict[s
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path, default=OUT, help="JSON to write")
+    out: Path = parser.parse_args().out
     with tempfile.TemporaryDirectory() as scratch:
         browser = Browser(Path(scratch) / "profile")
         try:
@@ -58,7 +62,6 @@ def main() -> None:
     print("  ".join(rows[0]))
     for row in rows:
         print("  ".join(f"{row[name]:>{len(name)}}" for name in row))
-    out = Path(sys.argv[1]) if len(sys.argv) > 1 else OUT
     out.parent.mkdir(parents=True, exist_ok=True)
     document = {"environment": {**environment(), "browser": version}, "rows": rows}
     out.write_text(json.dumps(document, indent=2) + "\n")

@@ -12,11 +12,12 @@ set -uo pipefail
 cd "$(dirname "$0")/.."
 python=${PYTHON:-.venv/bin/python}
 part="tests/lowrank tests/properties tests/rules tests/contracts tests/training tests/models
-  tests/adapters tests/merging tests/evaluation tests/benchmarks"
+  tests/adapters tests/merging tests/evaluation tests/benchmarks tests/screens
+  tests/seam/test_screens.py"
 short=${KERNELS:-}
 if [ "$short" = short ]; then
   # Tests that hold a bound, rather than move values or refuse input.
-  part="tests/lowrank tests/rules tests/properties/test_lowrank_properties.py
+  part="tests/lowrank tests/rules tests/screens tests/properties/test_lowrank_properties.py
     tests/properties/test_truncate_properties.py tests/training/test_precision.py
     tests/training/test_loss.py tests/models/test_lora.py tests/models/test_packing.py"
 fi

@@ -1,4 +1,4 @@
-"""docs/guarantees.md names tests: each of them exists."""
+"""What the pages say of the tests is true, and their tables are whole."""
 
 from __future__ import annotations
 
@@ -14,3 +14,11 @@ def test_every_guarantee_names_a_test_that_exists() -> None:
     assert len(named) > 20
     for path, name in named:
         assert f"def {name}(" in (ROOT / path).read_text(), f"{path}::{name}"
+
+
+def test_no_blank_line_cuts_a_table_in_two() -> None:
+    for page in [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]:
+        text = re.sub(r"^```.*?^```", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
+        begun = re.findall(r"(?:^|\n)\n(\|.*)\n(.*)", text)
+        for head, under in begun:
+            assert re.fullmatch(r"[|:\- ]+", under), f"{page.name}: {head[:60]} begins no table"

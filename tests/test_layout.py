@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import flexlora
 from test_architecture import BANS, ORDER, PURE
 
 PAGE = (Path(__file__).parents[1] / "docs" / "layout.md").read_text()
@@ -23,6 +24,14 @@ def test_floors_rise_and_the_lowest_are_pure() -> None:
     assert floors == sorted(floors)
     low = {name for floor, (_, name, _) in zip(floors, ROWS, strict=True) if floor <= 1}
     assert low == PURE
+
+
+def test_a_folder_says_the_same_floor_of_itself() -> None:
+    source = Path(flexlora.__file__).parent
+    for floor, name, _ in ROWS:
+        file = source / name / "__init__.py"
+        if file.is_file():
+            assert file.read_text().startswith(f'"""Floor {floor}: '), name
 
 
 def test_the_bans_are_told() -> None:

@@ -255,13 +255,18 @@ def _words(annotation: Any) -> str:
         kinds = [_words(part) for part in parts if part is not type(None)]
         return " or ".join(dict.fromkeys(kinds))
     if origin is tuple:
-        return "list of text"
+        return f"list of {_plural(_words(parts[0]))}"
     if origin is dict:
         return "table"
     if parts and hasattr(annotation, "__metadata__"):
         return _words(parts[0])
     known = {str: "text", int: "whole number", float: "number", bool: "true or false"}
     return known.get(annotation, getattr(annotation, "__name__", str(annotation)))
+
+
+def _plural(words: str) -> str:
+    """'whole number' → 'whole numbers'; 'text' stays."""
+    return words if words == "text" else f"{words}s"
 
 
 def setup(app: Any) -> dict[str, bool]:

@@ -24,7 +24,7 @@ def run(
         typer.Option("--force", help="Take model.init_from though it was made for another base."),
     ] = False,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Load and check everything, train nothing.")
+        bool, typer.Option("--dry-run", help="Read the data, check the settings, train nothing.")
     ] = False,
     quiet: QuietOption = False,
     json: JsonOption = False,

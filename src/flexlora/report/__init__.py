@@ -1,4 +1,4 @@
-"""Floor 4: reports. Reads run directories only; needs the extra flexlora[report]."""
+"""Floor 5: reports. Reads run directories only; needs the extra flexlora[report]."""
 
 from __future__ import annotations
 
