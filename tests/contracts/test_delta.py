@@ -41,7 +41,7 @@ def test_a_restart_puts_all_that_is_learned_into_delta(rule: Rule) -> None:
     for name, matrix in learned(rule, state).items():
         assert_close(dense(state.delta.layers[name]), matrix)
     for ranks in MIXED.values():
-        for factors in rule.send(state, ranks, generator(3)).values():
+        for factors in rule.receive(rule.send(state, ranks, generator(3)), {}).values():
             assert float(product(factors).norm()) == 0.0
 
 

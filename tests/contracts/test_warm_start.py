@@ -71,10 +71,10 @@ def test_clients_of_a_warm_start_begin_at_what_is_learned(rule: Rule, rank: int)
         assert_close(dense(frozen), whole if bound is None else best(whole, max(bound, HIGH)))
     for ranks in MIXED.values():
         asked = rule.ranks_for(state.spec, ranks)
-        sent = rule.send(state, asked, generator(1))
-        assert sent.ranks == asked
-        assert_trainable(sent)
-        for name, factors in sent.items():
+        received = rule.receive(rule.send(state, asked, generator(1)), {})
+        assert received.ranks == asked
+        assert_trainable(received)
+        for name, factors in received.items():
             wanted = best(learned(rule, state)[name], asked[name])
             if rule.traits.delta == "restart":
                 wanted = torch.zeros_like(wanted)

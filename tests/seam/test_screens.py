@@ -119,6 +119,28 @@ def test_a_far_client_is_left_out_as_a_failure_and_the_rest_is_a_round_without_i
             assert torch.equal(tensor, krum.state.layers[layer][key])
 
 
+class Still(Noise):
+    """From the second round on, three of five clients return what they were sent."""
+
+    def exchange(self, jobs: Sequence[Job]) -> Iterator[Outcome]:
+        asked = all_train(jobs)
+        self.jobs += asked
+        for job in asked:
+            received = self.rule.receive(read(job.payload), {})
+            still = job.round > 1 and job.client in sorted(RANKS)[:3]
+            trained = received if still else moved(received, job.seed)
+            yield reply_to(job, self.rule.reply(job.round, trained, received, {}).adapter)
+
+
+@pytest.mark.parametrize("name", ["flexlora", "flexlora-increment", "fedit"])
+def test_honest_clients_are_not_erased_because_others_stood_still(
+    tmp_path: Path, name: str
+) -> None:
+    found = federation(tmp_path / "r", name, clients=5, rounds=2)
+    found.screens, found.transport = (make_screen("norm_clip"),), Still(found.rule)
+    assert [record.screened for record in play(found)] == [{}, {}]
+
+
 class Halves(Screen):
     """Half of everybody's weight and of everybody's change."""
 

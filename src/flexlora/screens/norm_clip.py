@@ -1,4 +1,4 @@
-"""Clipping: no update is longer than a few times the round's median."""
+"""Clipping: no change is longer than a few times the round's median."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from flexlora.screens.verdict import Verdict
 
 @final
 class NormClip(Screen):
-    """update_k ← update_k · min(1, M / ‖update_k‖_F), with M = factor × the median norm of a round.
+    """change_k ← change_k · min(1, M / ‖change_k‖_F), with M = factor × the median norm of a round.
 
     Source: Sun, Kairouz, Suresh & McMahan 2019 (arXiv 1911.07963), norm thresholding. Deviations:
     M follows the round, where theirs is a constant; norms are those of the clients' products over
-    all layers, so that no turn of the factors hides an update. Where half of the updates are zero,
+    all layers, so that no turn of the factors hides a change. Where half of the changes are zero,
     nothing is clipped.
     """
 
@@ -27,7 +27,7 @@ class NormClip(Screen):
     source = "Sun et al. 2019, arXiv 1911.07963"
 
     def __init__(self, factor: float = 3.0) -> None:
-        """`factor` of the median above which an update is shrunk, above 0."""
+        """`factor` of the median above which a change is shrunk, above 0."""
         if not 0.0 < factor < math.inf:
             raise ConfigError(f"screens.norm_clip.factor is {factor}; give a number above 0")
         self.factor = factor
