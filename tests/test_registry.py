@@ -55,6 +55,26 @@ def test_a_name_is_taken_once() -> None:
     assert made["small"] is Small
 
 
+def test_one_thing_may_be_added_again_now_or_later() -> None:
+    """As a module does that is run twice, in any order."""
+    for steps in ("ll", "ln", "nl", "lnl", "nln", "lgl", "lgn"):
+        made: Registry[type] = Registry("kind")
+        for step in steps:
+            if step == "l":
+                made.add_later("error", "flexlora.errors", "ConfigError")
+            elif step == "n":
+                assert made.add("error", ConfigError) is ConfigError
+            else:
+                assert made["error"] is ConfigError
+        assert list(made.values()) == [ConfigError]
+    made.add_later("later", "flexlora.errors", "RunError")
+    for module, attribute in (("flexlora.errors", "ConfigError"), ("nowhere", "RunError")):
+        with pytest.raises(ConfigError, match="'later' is registered already"):
+            made.add_later("later", module, attribute)
+    with pytest.raises(ConfigError, match="'later' is registered already"):
+        made.add("later", ConfigError)
+
+
 def test_names_that_are_not_there_are_said() -> None:
     with pytest.raises(ConfigError, match=r"^thing\.kind is 'smal'; did you mean 'small'\?$"):
         kinds().named("smal")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Iterator, Mapping, MutableMapping
+from dataclasses import dataclass
 from importlib import import_module
 from typing import Any, Generic, TypeVar, cast
 
@@ -31,14 +33,15 @@ class Registry(MutableMapping[str, T], Generic[T]):
         Raises ConfigError if another has the name.
         """
         held = self._held.get(name, thing)
-        if held is not thing:
+        if not _same(held, thing):
             by = getattr(held, "__qualname__", "")
             raise ConfigError(
                 f"{self.kind} {name!r} is registered already{f', by {by}' if by else ''}; choose "
                 "another name"
             )
-        self._held[name] = thing
-        return thing
+        if not isinstance(thing, _Later):
+            self._held[name] = thing
+        return cast("T", self._held.setdefault(name, thing))
 
     def add_later(self, name: str, module: str, attribute: str) -> None:
         """Add what this module has, which is imported when it is first asked for."""
@@ -103,10 +106,21 @@ class Registry(MutableMapping[str, T], Generic[T]):
         return f"Registry({self.kind}: {', '.join(self)})"
 
 
+def _same(held: object, thing: object) -> bool:
+    """Whether they are one thing; what comes later may have been imported by now."""
+    if held is thing or (isinstance(held, _Later) and held == thing):
+        return True
+    for later, other in ((held, thing), (thing, held)):
+        if isinstance(later, _Later) and not isinstance(other, _Later):
+            module = sys.modules.get(later.module)
+            return module is not None and getattr(module, later.attribute, None) is other
+    return False
+
+
+@dataclass(frozen=True)
 class _Later:
-    def __init__(self, module: str, attribute: str) -> None:
-        self.module = module
-        self.attribute = attribute
+    module: str
+    attribute: str
 
     def imported(self) -> object:
         return getattr(import_module(self.module), self.attribute)

@@ -13,11 +13,12 @@ from flexlora.adapters import Adapter, Factors
 from flexlora.errors import ConfigError
 from flexlora.lowrank import LowRank
 from flexlora.rules.client import Encoded, Live, Memory
-from flexlora.rules.contributions import Contributions, Summary, normalised
+from flexlora.rules.contributions import Contributions
 from flexlora.rules.layer import ClientView, Combined, Layer, LayerState
 from flexlora.rules.rule import Rule
 from flexlora.rules.spectral import empty_factors, warm_factors
 from flexlora.rules.traits import Traits
+from flexlora.rules.weights import Summary, normalised
 
 
 @final

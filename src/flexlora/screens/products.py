@@ -15,7 +15,7 @@ from flexlora.adapters import change
 from flexlora.rules import Contribution
 from flexlora.screens.verdict import Verdict
 
-# Layer after layer, every client's contribution, clients always in one order.
+# Layer after layer, every client's contribution, in the order of the clients.
 Layers = Callable[[], Iterable[Sequence[Contribution]]]
 _WIDE = 2048  # Of inner width that is held at once, on each side of a product.
 
@@ -24,11 +24,11 @@ _WIDE = 2048  # Of inner width that is held at once, on each side of a product.
 class Products:
     """Every client's change: trained − sent as products, over all layers together (see `change`).
 
-    clients: in order. examples and weights: of each; the weights sum to 1. Who returned what it was
-    sent has a change of exactly zero. Where a client returns one side alone and the other is not
-    known, its change is that of the one side. Lengths and inner products are computed when they are
-    first asked for, from the factors, block by block of clients and layer by layer: memory is that
-    of two blocks of one layer's factors.
+    clients: in the order of `weights`. examples and weights: of each; the weights sum to 1. Who
+    returned what it was sent has a change of exactly zero. Where a client returns one side alone
+    and the other is not known, its change is that of the one side. Lengths and inner products are
+    computed when they are first asked for, from the factors, block by block of clients and layer by
+    layer: memory is that of two blocks of one layer's factors.
     """
 
     def __init__(
@@ -40,7 +40,7 @@ class Products:
         self.clients = tuple(weights)
         self.examples = {client: examples[client] for client in self.clients}
         self.weights = dict(weights)
-        self._measured = _Measured(layers)
+        self._measured = _Measured(self.clients, layers)
         self._places = list(range(len(self.clients)))
         self._shrinks = [1.0] * len(self.clients)
 
@@ -66,18 +66,16 @@ class Products:
         squares = gram.diagonal()
         return (squares[:, None] + squares - 2.0 * gram).clamp_(min=0.0)
 
-    def after(self, verdicts: Mapping[str, Verdict]) -> Products:
-        """The round once these are carried out; what was computed already stays known."""
+    def after(self, verdicts: Mapping[str, Verdict], weights: Mapping[str, float]) -> Products:
+        """The round once these are carried out; what was computed already stays known.
+
+        weights: of those who are left, summing to 1: the rule weighs what is left, perhaps anew.
+        """
         kept = [k for k, c in enumerate(self.clients) if c not in verdicts or verdicts[c].weight]
-        weights = {
-            c: self.weights[c] * (verdicts[c].weight if c in verdicts else 1.0)
-            for c in (self.clients[k] for k in kept)
-        }
-        whole = sum(weights.values()) or 1.0
         left = object.__new__(Products)
-        left.clients = tuple(weights)
+        left.clients = tuple(self.clients[k] for k in kept)
         left.examples = {client: self.examples[client] for client in left.clients}
-        left.weights = {client: weight / whole for client, weight in weights.items()}
+        left.weights = {client: weights[client] for client in left.clients}
         left._measured = self._measured
         left._places = [self._places[k] for k in kept]
         left._shrinks = [
@@ -90,8 +88,13 @@ class Products:
 class _Measured:
     """What is known of the changes as they came."""
 
-    def __init__(self, layers: Layers) -> None:
-        self._layers = layers
+    def __init__(self, clients: Sequence[str], layers: Layers) -> None:
+        self._clients, self._told = tuple(clients), layers
+
+    def _layers(self) -> Iterator[Sequence[Contribution]]:
+        for layer in self._told():
+            assert tuple(c.client for c in layer) == self._clients, "clients in another order"
+            yield layer
 
     @cached_property
     def norms(self) -> list[float]:
