@@ -93,6 +93,20 @@ def test_it_makes_what_it_names() -> None:
         kinds().make("small", {"depth": 3})
 
 
+def test_options_may_stand_in_a_table_of_each() -> None:
+    made: Registry[type] = Registry("kind", tables="kinds")
+    made.add("small", Small)
+    made.add("other", Other)
+    assert made.make("small", {"size": 3}).size == 3
+    for options, message in (
+        ({"sise": 3}, r"^kinds\.small\.sise is not an option of 'small'; did you mean 'size'\?$"),
+        ({"depth": 3}, r"^kinds\.small\.depth is not an option of 'small'; known: size$"),
+        ({"size": "a"}, r'^kinds\.small\.size is "a", expected a whole number; correct it$'),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            made.make("small", options)
+
+
 def test_what_comes_later_is_imported_when_it_is_asked_for() -> None:
     code = (
         "import sys; from flexlora.registry import Registry\n"

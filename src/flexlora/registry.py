@@ -18,13 +18,15 @@ class Registry(MutableMapping[str, T], Generic[T]):
     """In the order in which they were added.
 
     kind: what errors call one ("rule"); key: the key of a config that names one ("rule.name"), or
-    "" where there are several; hint: what an error adds on names that are not here.
+    "" where there are several; tables: the table of a config where each that is chosen has a table
+    of its own ("screens"), if there is one; hint: what an error adds on names that are not here.
     """
 
-    def __init__(self, kind: str, key: str = "", hint: str = "") -> None:
+    def __init__(self, kind: str, key: str = "", hint: str = "", tables: str = "") -> None:
         self.kind = kind
         self.key = key
         self.hint = hint
+        self.tables = tables
         self._held: dict[str, T | _Later] = {}
 
     def add(self, name: str, thing: T) -> T:
@@ -68,15 +70,15 @@ class Registry(MutableMapping[str, T], Generic[T]):
         another type or out of range.
         """
         made = cast("Any", self.named(name))
-        others = cast("Mapping[str, Any]", self)
         given = checked(
             made,
             options or {},
-            chooser=self.key,
+            chooser=self.key or self.tables,
             name=name,
-            others=others,
+            others=None if self.tables else cast("Mapping[str, Any]", self),
             beside=beside,
             hidden=hidden,
+            table=f"{self.tables}.{name}" if self.tables else "",
         )
         return made(**given)
 

@@ -12,6 +12,8 @@ from contracts.cases import every, worth_a_trial
 from flexlora.errors import ConfigError, RuleError
 from flexlora.rules import RULES, Rule, Traits, make_rule, register
 from flexlora.rules.flexlora import FlexLoRA
+from flexlora.rules.hetlora import HetLoRA
+from flexlora.rules.increment import FlexLoRAIncrement
 from reference import as_in_production
 from seam.examples import EXAMPLES
 
@@ -61,12 +63,24 @@ def test_a_taken_name_is_refused() -> None:
         ("xyz", {}, "rule.name is 'xyz'; known: fedit, flexlora"),
         ("hetlora", {"gama": 1.0}, "rule.gama is not an option of 'hetlora'; did you mean 'gamma'"),
         ("fedit", {"gamma": 1.0}, "rule.gamma is not an option of 'fedit'; leave it out"),
-        ("hetlora", {"gamma": "a lot"}, "rule.gamma is .a lot., expected a number; correct it"),
-        ("hetlora", {"gamma": 0.0}, "rule.gamma is 0.0; give a share above 0 and at most 1"),
+        (
+            "hetlora",
+            {"gamma": "a lot"},
+            "rule.gamma is .a lot., expected a number above 0 and at",
+        ),
+        ("hetlora", {"gamma": 0.0}, "rule.gamma is 0.0, expected a number above 0 and at most 1"),
         ("hetlora", {"gamma": float("nan")}, "rule.gamma is nan"),
-        ("hetlora", {"regulariser": -1.0}, "rule.regulariser is -1.0; give 0 or more"),
+        (
+            "hetlora",
+            {"regulariser": -1.0},
+            "rule.regulariser is -1.0, expected a number of 0 or",
+        ),
         ("hetlora", {"regulariser": float("nan")}, "rule.regulariser is nan"),
-        ("flexlora-increment", {"frozen_rank": 0}, "rule.frozen_rank is 0; give a whole number"),
+        (
+            "flexlora-increment",
+            {"frozen_rank": 0},
+            "rule.frozen_rank is 0, expected a whole number of 1",
+        ),
         (
             "flexlora-increment",
             {"frozen_rank": 2.5},
@@ -79,3 +93,25 @@ def test_unknown_names_and_wrong_options_are_refused(
 ) -> None:
     with as_in_production(), pytest.raises(ConfigError, match=message.replace("?", r"\?")):
         make_rule(name, options)
+
+
+@pytest.mark.parametrize(
+    ("made", "message"),
+    [
+        (
+            lambda: HetLoRA(gamma=1.5),
+            r"rule\.gamma is 1\.5, expected a number above 0 and",
+        ),
+        (lambda: HetLoRA(regulariser=float("inf")), r"rule\.regulariser is inf, expected a number"),
+        (
+            lambda: FlexLoRAIncrement(frozen_rank=True),
+            r"rule\.frozen_rank is true, expected",
+        ),
+        (lambda: FlexLoRA(split="right"), r'rule\.split is "right"; known: balanced, left'),
+    ],
+)
+def test_so_are_those_that_a_rule_is_made_with_in_python(
+    made: Callable[[], Rule], message: str
+) -> None:
+    with as_in_production(), pytest.raises(ConfigError, match=message):
+        made()

@@ -100,11 +100,21 @@ def test_screens_are_made_by_name_with_options_of_their_types() -> None:
     for name, options, message in (
         ("norm_clop", {}, "screen 'norm_clop' is unknown; did you mean 'norm_clip'"),
         ("norm_clip", {"facto": 1.0}, "screens.norm_clip.facto is not an option of 'norm_clip'"),
-        ("norm_clip", {"factor": "a"}, 'screens.norm_clip.factor is "a", expected a number'),
-        ("norm_clip", {"factor": 0.0}, "screens.norm_clip.factor is 0.0; give a number above 0"),
+        (
+            "norm_clip",
+            {"factor": "a"},
+            'screens.norm_clip.factor is "a", expected a number above',
+        ),
+        (
+            "norm_clip",
+            {"factor": 0.0},
+            "screens.norm_clip.factor is 0.0, expected a number above",
+        ),
     ):
         with as_in_production(), pytest.raises(ConfigError, match=message.replace(".", r"\.")):
             make_screen(name, options)
+    with as_in_production(), pytest.raises(ConfigError, match=r"norm_clip\.factor is inf"):
+        NormClip(factor=float("inf"))
 
 
 def test_a_taken_name_is_refused() -> None:

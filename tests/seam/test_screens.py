@@ -314,7 +314,7 @@ def _rule(name: str) -> Rule:
         ),
         (
             {"norm_clip": {"factor": -1.0}},
-            "screens.norm_clip.factor is -1.0; give a number above 0",
+            "screens.norm_clip.factor is -1.0, expected a number above 0 (of the median",
         ),
     ],
 )

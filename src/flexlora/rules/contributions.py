@@ -110,6 +110,7 @@ class Listed(Contributions):
 
     def sum(self, rank: int | None = None) -> Matrix:
         if rank is None:
+            # The same sum, rounded otherwise than part by part: what is kept whole has these bits.
             whole = ((c.weight, c.update()) for c in self._each)
             return total(whole, self.shape, self.width)
         parts = (part for c in self._each for part in c.parts())

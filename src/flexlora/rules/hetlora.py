@@ -4,24 +4,26 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import final
+from dataclasses import dataclass
+from typing import Annotated, final
 
 import torch
 from torch import Tensor
 
 from flexlora.adapters import Adapter, Factors
-from flexlora.errors import ConfigError
 from flexlora.lowrank import LowRank
+from flexlora.options import Option, require
 from flexlora.rules.client import Encoded, Live, Memory
 from flexlora.rules.contributions import Contributions
 from flexlora.rules.layer import ClientView, Combined, Layer, LayerState
 from flexlora.rules.rule import Rule
-from flexlora.rules.spectral import empty_factors, warm_factors
+from flexlora.rules.spectral import empty_factors, held_factors, warm_factors
 from flexlora.rules.traits import Traits
 from flexlora.rules.weights import Summary, normalised
 
 
 @final
+@dataclass(frozen=True, eq=False)
 class HetLoRA(Rule):
     """B ← Σ w_k [B_k 0], A ← Σ w_k [A_k; 0]; a client is sent the first r_k directions.
 
@@ -40,17 +42,14 @@ class HetLoRA(Rule):
     source = "Cho et al., EMNLP 2024, arXiv 2401.06432"
     traits = Traits(needs="each", prunes=True, compares="factors")
 
-    def __init__(self, gamma: float = 0.99, regulariser: float = 0.005) -> None:
-        """`gamma` in (0, 1]: share of the rank that pruning keeps (1: never prunes).
+    gamma: Annotated[
+        float,
+        Option("γ: share of the rank that pruning keeps; 1: never prunes", above=0.0, most=1.0),
+    ] = 0.99
+    regulariser: Annotated[float, Option("λ: weight of the tail in the loss", least=0.0)] = 0.005
 
-        `regulariser` λ ≥ 0 on the tail.
-        """
-        if not 0.0 < gamma <= 1.0:
-            raise ConfigError(f"rule.gamma is {gamma}; give a share above 0 and at most 1")
-        if not 0.0 <= regulariser < math.inf:
-            raise ConfigError(f"rule.regulariser is {regulariser}; give 0 or more")
-        self.gamma = gamma
-        self.regulariser = regulariser
+    def __post_init__(self) -> None:
+        require(self, "rule")
 
     def init_layer(self, layer: Layer) -> LayerState:
         return empty_factors(layer, layer.highest)
@@ -59,7 +58,7 @@ class HetLoRA(Rule):
         return Combined(warm_factors(layer, layer.highest, start))
 
     def send_layer(self, layer: Layer, state: LayerState, client: ClientView) -> Factors:
-        return _held(layer, state).cut(client.rank(layer))
+        return held_factors(layer, state).cut(client.rank(layer))
 
     def weigh(self, summaries: Sequence[Summary]) -> dict[str, float]:
         if all(s.norm == 0.0 for s in summaries):
@@ -79,11 +78,11 @@ class HetLoRA(Rule):
         return Combined({"b": b, "a": a})
 
     def learned_layer(self, layer: Layer, state: LayerState) -> LowRank:
-        return _held(layer, state).product()
+        return held_factors(layer, state).product()
 
     def readout_layer(self, layer: Layer, state: LayerState, rank: int) -> Factors:
         """The method's own cut (the first directions), not the best approximation."""
-        whole = _held(layer, state)
+        whole = held_factors(layer, state)
         kept = whole.cut(rank)
         pad = rank - kept.rank
         b = torch.cat([kept.b, kept.b.new_zeros(layer.m, pad)], dim=1)
@@ -112,7 +111,3 @@ class HetLoRA(Rule):
             for f in adapter.values()
         )
         return math.sqrt(sum(tail.product().norm() ** 2 for tail in tails))
-
-
-def _held(layer: Layer, state: LayerState) -> Factors:
-    return Factors(state["b"], state["a"], layer.scale(state["a"].shape[0]))

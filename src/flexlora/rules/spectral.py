@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from flexlora.adapters import factors_of
+from flexlora.adapters import Factors, factors_of
 from flexlora.lowrank import Dense, LowRank, Matrix, Spectrum, best, singular_values, svd
 from flexlora.rules.layer import Layer, LayerState
 
@@ -55,6 +55,11 @@ def warm_factors(layer: Layer, rank: int, start: LowRank) -> LayerState:
     rows = fresh_rows(rank, layer.n, layer.generator)
     factors = factors_of(best(start, rank).kept, rank, layer.scale(rank), fill=rows)
     return {"b": factors.b, "a": factors.a}
+
+
+def held_factors(layer: Layer, state: LayerState) -> Factors:
+    """What such a state holds, at the scale of its rank."""
+    return Factors(state["b"], state["a"], layer.scale(state["a"].shape[0]))
 
 
 def exact_state(fresh: Tensor, held: Spectrum | Dense) -> LayerState:

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 from statistics import median
-from typing import final
+from typing import Annotated, final
 
-from flexlora.errors import ConfigError
+from flexlora.options import Option, require
 from flexlora.screens.base import Screen
 from flexlora.screens.products import Products
 from flexlora.screens.verdict import Verdict
 
 
 @final
+@dataclass(frozen=True, eq=False)
 class NormClip(Screen):
     """change_k ← change_k · min(1, M / ‖change_k‖_F), with M = factor × the median norm of a round.
 
@@ -26,11 +27,12 @@ class NormClip(Screen):
     name = "norm_clip"
     source = "Sun et al. 2019, arXiv 1911.07963"
 
-    def __init__(self, factor: float = 3.0) -> None:
-        """`factor` of the median above which a change is shrunk, above 0."""
-        if not 0.0 < factor < math.inf:
-            raise ConfigError(f"screens.norm_clip.factor is {factor}; give a number above 0")
-        self.factor = factor
+    factor: Annotated[float, Option("of the median above which a change is shrunk", above=0.0)] = (
+        3.0
+    )
+
+    def __post_init__(self) -> None:
+        require(self, f"screens.{self.name}")
 
     def verdicts(self, products: Products) -> Mapping[str, Verdict]:
         norms = products.norms
