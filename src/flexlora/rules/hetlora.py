@@ -17,7 +17,7 @@ from flexlora.rules.client import Encoded, Live, Memory
 from flexlora.rules.contributions import Contributions
 from flexlora.rules.layer import ClientView, Combined, Layer, LayerState
 from flexlora.rules.rule import Rule
-from flexlora.rules.spectral import empty_factors, held_factors, warm_factors
+from flexlora.rules.spectral import empty_factors, warm_factors
 from flexlora.rules.traits import Traits
 from flexlora.rules.weights import Summary, normalised
 
@@ -31,11 +31,13 @@ class HetLoRA(Rule):
     λ ‖B_tail‖ ‖A_tail‖ to its loss, its tail being the directions above ⌊γ r⌋; if training left
     the tail's product smaller than it was sent, the client drops the tail and keeps the lower rank.
 
-    Source: Cho et al., EMNLP 2024 (arXiv 2401.06432), sections 3.2 and 3.3. Deviations: ranks may
-    differ by layer, and all layers of a client are pruned together, by the tails' joint norm; the
-    paper has no α, so all clients share ONE scale, that of the highest rank, and cutting a client's
-    factors never changes the meaning of what it keeps; directions that no client of the round owns
-    stay as they are (padded with zeros in both factors they could never be trained again).
+    Source: Cho et al., EMNLP 2024 (arXiv 2401.06432), sections 3.2 and 3.3. The paper's model is
+    W₀ + BA: it has no α and no scale by rank, so `training.alpha` and `scaling` say nothing here.
+    All clients share one scale, 1 by default, and cutting a client's factors never changes the
+    meaning of what it keeps. Deviations: ranks may differ by layer, and all layers of a client are
+    pruned together, by the tails' joint norm; `scale` may be another than 1; directions that no
+    client of the round owns stay as they are (padded with zeros in both factors they could never be
+    trained again).
     """
 
     name = "hetlora"
@@ -47,6 +49,9 @@ class HetLoRA(Rule):
         Option("γ: share of the rank that pruning keeps; 1: never prunes", above=0.0, most=1.0),
     ] = 0.99
     regulariser: Annotated[float, Option("λ: weight of the tail in the loss", least=0.0)] = 0.005
+    scale: Annotated[
+        float, Option("s of W₀ + s·BA, one for all clients; the paper has no other", above=0.0)
+    ] = 1.0
 
     def __post_init__(self) -> None:
         require(self, "rule")
@@ -55,10 +60,10 @@ class HetLoRA(Rule):
         return empty_factors(layer, layer.highest)
 
     def warm_start_layer(self, layer: Layer, start: LowRank) -> Combined:
-        return Combined(warm_factors(layer, layer.highest, start))
+        return Combined(warm_factors(layer, layer.highest, start, self.scale))
 
     def send_layer(self, layer: Layer, state: LayerState, client: ClientView) -> Factors:
-        return held_factors(layer, state).cut(client.rank(layer))
+        return self._held(state).cut(client.rank(layer))
 
     def weigh(self, summaries: Sequence[Summary]) -> dict[str, float]:
         if all(s.norm == 0.0 for s in summaries):
@@ -78,11 +83,11 @@ class HetLoRA(Rule):
         return Combined({"b": b, "a": a})
 
     def learned_layer(self, layer: Layer, state: LayerState) -> LowRank:
-        return held_factors(layer, state).product()
+        return self._held(state).product()
 
     def readout_layer(self, layer: Layer, state: LayerState, rank: int) -> Factors:
         """The method's own cut (the first directions), not the best approximation."""
-        whole = held_factors(layer, state)
+        whole = self._held(state)
         kept = whole.cut(rank)
         pad = rank - kept.rank
         b = torch.cat([kept.b, kept.b.new_zeros(layer.m, pad)], dim=1)
@@ -100,6 +105,9 @@ class HetLoRA(Rule):
         if self._tail_norm(trained) >= self._tail_norm(sent):
             return Encoded(trained)
         return Encoded(Adapter({name: f.cut(self._kept(f.rank)) for name, f in trained.items()}))
+
+    def _held(self, state: LayerState) -> Factors:
+        return Factors(state["b"], state["a"], self.scale)
 
     def _kept(self, rank: int) -> int:
         """⌊γ r⌋, but at least 1: a client never prunes itself out of a layer."""
