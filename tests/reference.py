@@ -176,7 +176,7 @@ class Round:
             self.replies[client] = encoded.adapter.filled(rest)
             self.remembered[client] = encoded.memory
         counts = examples or {client: 10 * (i + 1) for i, client in enumerate(sorted(cohort))}
-        self.weights = rule.weigh(
+        self.weights = rule.weights(
             [Summary(client, counts[client], self._norm(client)) for client in sorted(cohort)]
         )
 

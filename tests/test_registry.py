@@ -55,6 +55,26 @@ def test_a_name_is_taken_once() -> None:
     assert made["small"] is Small
 
 
+def test_one_thing_may_be_added_again_now_or_later() -> None:
+    """As a module does that is run twice, in any order."""
+    for steps in ("ll", "ln", "nl", "lnl", "nln", "lgl", "lgn"):
+        made: Registry[type] = Registry("kind")
+        for step in steps:
+            if step == "l":
+                made.add_later("error", "flexlora.errors", "ConfigError")
+            elif step == "n":
+                assert made.add("error", ConfigError) is ConfigError
+            else:
+                assert made["error"] is ConfigError
+        assert list(made.values()) == [ConfigError]
+    made.add_later("later", "flexlora.errors", "RunError")
+    for module, attribute in (("flexlora.errors", "ConfigError"), ("nowhere", "RunError")):
+        with pytest.raises(ConfigError, match="'later' is registered already"):
+            made.add_later("later", module, attribute)
+    with pytest.raises(ConfigError, match="'later' is registered already"):
+        made.add("later", ConfigError)
+
+
 def test_names_that_are_not_there_are_said() -> None:
     with pytest.raises(ConfigError, match=r"^thing\.kind is 'smal'; did you mean 'small'\?$"):
         kinds().named("smal")
@@ -71,6 +91,20 @@ def test_it_makes_what_it_names() -> None:
     assert kinds().make("small").size == 1
     with pytest.raises(ConfigError, match=r"thing\.depth is not an option of 'small'; .*'other'"):
         kinds().make("small", {"depth": 3})
+
+
+def test_options_may_stand_in_a_table_of_each() -> None:
+    made: Registry[type] = Registry("kind", tables="kinds")
+    made.add("small", Small)
+    made.add("other", Other)
+    assert made.make("small", {"size": 3}).size == 3
+    for options, message in (
+        ({"sise": 3}, r"^kinds\.small\.sise is not an option of 'small'; did you mean 'size'\?$"),
+        ({"depth": 3}, r"^kinds\.small\.depth is not an option of 'small'; known: size$"),
+        ({"size": "a"}, r'^kinds\.small\.size is "a", expected a whole number; correct it$'),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            made.make("small", options)
 
 
 def test_what_comes_later_is_imported_when_it_is_asked_for() -> None:

@@ -53,7 +53,7 @@ class RoundError(FlexLoRAError):
 
 
 class RuleError(FlexLoRAError):
-    """A rule does what its traits do not declare."""
+    """A rule does what its traits do not declare, or gives what none may give."""
 
 
 class TrainingError(FlexLoRAError):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Iterator, Mapping, MutableMapping
+from dataclasses import dataclass
 from importlib import import_module
 from typing import Any, Generic, TypeVar, cast
 
@@ -16,13 +18,15 @@ class Registry(MutableMapping[str, T], Generic[T]):
     """In the order in which they were added.
 
     kind: what errors call one ("rule"); key: the key of a config that names one ("rule.name"), or
-    "" where there are several; hint: what an error adds on names that are not here.
+    "" where there are several; tables: the table of a config where each that is chosen has a table
+    of its own ("screens"), if there is one; hint: what an error adds on names that are not here.
     """
 
-    def __init__(self, kind: str, key: str = "", hint: str = "") -> None:
+    def __init__(self, kind: str, key: str = "", hint: str = "", tables: str = "") -> None:
         self.kind = kind
         self.key = key
         self.hint = hint
+        self.tables = tables
         self._held: dict[str, T | _Later] = {}
 
     def add(self, name: str, thing: T) -> T:
@@ -31,14 +35,15 @@ class Registry(MutableMapping[str, T], Generic[T]):
         Raises ConfigError if another has the name.
         """
         held = self._held.get(name, thing)
-        if held is not thing:
+        if not _same(held, thing):
             by = getattr(held, "__qualname__", "")
             raise ConfigError(
                 f"{self.kind} {name!r} is registered already{f', by {by}' if by else ''}; choose "
                 "another name"
             )
-        self._held[name] = thing
-        return thing
+        if not isinstance(thing, _Later):
+            self._held[name] = thing
+        return cast("T", self._held.setdefault(name, thing))
 
     def add_later(self, name: str, module: str, attribute: str) -> None:
         """Add what this module has, which is imported when it is first asked for."""
@@ -65,15 +70,15 @@ class Registry(MutableMapping[str, T], Generic[T]):
         another type or out of range.
         """
         made = cast("Any", self.named(name))
-        others = cast("Mapping[str, Any]", self)
         given = checked(
             made,
             options or {},
-            chooser=self.key,
+            chooser=self.key or self.tables,
             name=name,
-            others=others,
+            others=None if self.tables else cast("Mapping[str, Any]", self),
             beside=beside,
             hidden=hidden,
+            table=f"{self.tables}.{name}" if self.tables else "",
         )
         return made(**given)
 
@@ -103,10 +108,21 @@ class Registry(MutableMapping[str, T], Generic[T]):
         return f"Registry({self.kind}: {', '.join(self)})"
 
 
+def _same(held: object, thing: object) -> bool:
+    """Whether they are one thing; what comes later may have been imported by now."""
+    if held is thing or (isinstance(held, _Later) and held == thing):
+        return True
+    for later, other in ((held, thing), (thing, held)):
+        if isinstance(later, _Later) and not isinstance(other, _Later):
+            module = sys.modules.get(later.module)
+            return module is not None and getattr(module, later.attribute, None) is other
+    return False
+
+
+@dataclass(frozen=True)
 class _Later:
-    def __init__(self, module: str, attribute: str) -> None:
-        self.module = module
-        self.attribute = attribute
+    module: str
+    attribute: str
 
     def imported(self) -> object:
         return getattr(import_module(self.module), self.attribute)

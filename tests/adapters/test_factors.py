@@ -129,4 +129,15 @@ def test_an_absent_side_is_filled_with_the_first_directions_of_another() -> None
     assert torch.equal(whole.only("a").filled(whole).b, whole.b)
     assert whole.filled(other) is whole
     assert whole.only("b").filled(other.only("b")).sides == "b"
-    assert Adapter({"x": whole.only("a")}).filled({"x": other})["x"].sides == "both"
+    held = Adapter({"x": whole.only("a"), "y": whole.only("b")}).filled({"x": other})
+    assert (held["x"].sides, held["y"].sides) == ("both", "b")
+
+
+def test_an_absent_side_is_filled_with_zeros() -> None:
+    whole = factors()
+    for side in ("a", "b"):
+        filled = whole.only(side).zero_filled()
+        assert filled.sides == "both"
+        assert torch.equal(getattr(filled, side), getattr(whole, side))
+        assert filled.product().norm() == 0.0
+    assert torch.equal(whole.zero_filled().b, whole.b)

@@ -151,7 +151,7 @@ case(
 case("rule option of a wrong type", 'rule.gamma is "high", expected a number')(
     lambda p: p.run("rule.name=hetlora", "rule.gamma=high")
 )
-case("rule option out of range", "rule.gamma is 2; give a share above 0")(
+case("rule option out of range", "rule.gamma is 2, expected a number above 0 and at most 1")(
     lambda p: p.run("rule.name=hetlora", "rule.gamma=2")
 )
 case("unknown mix", "mix 'unifrom' is unknown; did you mean 'uniform'?")(

@@ -10,13 +10,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from flexlora.adapters import Adapter, Factors, factors_payload
+from flexlora.adapters import Adapter, Factors, Sides, factors_payload
 from flexlora.engines.jobs import Failure, Reply
 from flexlora.federation.admission import Collected
 from flexlora.federation.collector import Plain
 from flexlora.federation.spool import Spool
 from flexlora.formats.payloads import to_bytes
-from flexlora.rules import Rule, make_rule
+from flexlora.rules import Rule, Traits, make_rule
+from flexlora.rules.flexlora import FlexLoRA
 from reference import generator, rule_with
 from small import LAYERS, moved, reply_to, spec, train_job
 
@@ -103,6 +104,33 @@ def test_nothing_is_read_until_it_is_asked_for(
     # Each time anew: nothing is kept.
     last.trained, first.update()
     assert [number for number, _ in read] == [0] * 4 + [1] * 2
+
+
+class Remembering(FlexLoRA):  # type: ignore[misc]  # It is final.
+    """Compares products, and clients that remember return both sides."""
+
+    traits = Traits(memory=True)
+
+
+class OneSided(FlexLoRA):  # type: ignore[misc]
+    """Compares products of B alone, while the other side is not known."""
+
+    def trains(self, round: int) -> Sides:
+        return "b"
+
+
+@pytest.mark.parametrize(("rule", "sent"), [(Remembering, "both"), (OneSided, "b")])
+def test_a_shrunk_contribution_has_the_rank_that_it_says(
+    tmp_path: Path, rule: type[Rule], sent: Sides
+) -> None:
+    plain = Plain(tmp_path, rule())
+    given = {client: adapter.only(sent) for client, adapter in SENT.items()}
+    returned = rule().returns(1)
+    replies = [reply_to(j, moved(SENT[j.client], k).only(returned)) for k, j in enumerate(JOBS)]
+    for _, collected in plain.collect(JOBS, replies, given):
+        assert not collected.failures
+    for contribution in plain.contributions(LAYERS[0].name, {"a": 1.0}, given, {"a": 0.5}).each():
+        assert contribution.rank == contribution.trained.rank
 
 
 def test_only_the_clients_with_a_weight_are_read(plain: Plain) -> None:

@@ -36,13 +36,9 @@ def test_a_weighted_sum_is_the_dense_one(case: Case) -> None:
 
 @every_kind
 @given(cases())
-def test_inner_product_norm_scale_and_difference(case: Case) -> None:
+def test_norm_scale_sum_and_difference(case: Case) -> None:
     first = case.total()
     second = part(case.kind, case.m, case.n, 3, case.seed + 77)
-    wanted = float((dense(first) * dense(second)).sum())
-    scale = magnitude(first) * magnitude(second)
-    assert first.inner(second) == pytest.approx(wanted, abs=1e-10 * scale, rel=1e-10)
-    assert second.inner(first) == pytest.approx(wanted, abs=1e-10 * scale, rel=1e-10)
     assert abs(first.norm() - float(dense(first).norm())) <= 1e-7 * magnitude(first)
     limit = 4 * EPS * (magnitude(first) + magnitude(second))
     assert float((dense(first - second) - (dense(first) - dense(second))).norm()) <= limit
@@ -116,7 +112,7 @@ def test_nothing_is_changed_in_place(case: Case) -> None:
     left, right = total.left.clone(), total.right.clone()
     svd(total).truncate(1)
     total.scaled(3.0)
-    total.inner(total - total)
+    (total - total).norm()
     assert torch.equal(total.left, left)
     assert torch.equal(total.right, right)
 

@@ -13,10 +13,6 @@ SPEC = Spec.of([LAYER], [{LAYER.name: 3}, {LAYER.name: 8}], alpha=6.0)
 RULE = make_rule("fedit")
 
 
-def trained(seed: int) -> Factors:
-    return Factors(gaussian(12, 3, seed=seed), gaussian(3, 10, seed=9 + seed), 2.0)
-
-
 def contributions() -> list[Contribution]:
     return [
         Contribution.of(

@@ -24,6 +24,7 @@ LAYER = LayerSpec("q_proj", 24, 18)
 RANKS = {"ann": 2, "bob": 4, "cyd": 7, "dan": 12}
 EXAMPLES = {"ann": 40, "bob": 10, "cyd": 30, "dan": 20}
 ALPHA, STEPS, RATE = 4.0, 3, 0.02
+OPTIONS = [{"split": "balanced"}]  # For the contract tests, beside the default.
 
 
 def target(client: str) -> Tensor:

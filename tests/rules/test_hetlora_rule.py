@@ -2,22 +2,31 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
+from torch import Tensor
 
-from flexlora.adapters import Adapter, Factors, LayerSpec
+from flexlora.adapters import Adapter, Factors, LayerSpec, Scaling
 from flexlora.errors import RoundError
+from flexlora.lowrank import LowRank
 from flexlora.rules import ClientView, Contribution, LayerState, Listed, Spec, Summary
 from flexlora.rules.hetlora import HetLoRA
-from reference import assert_close, at, gaussian, generator, product, there
+from reference import assert_close, at, dense, gaussian, generator, product, there
 
 LAYER = LayerSpec("q_proj", 9, 7)
 SPEC = Spec((LAYER,), {LAYER.name: 5}, {LAYER.name: 2}, alpha=10.0)
-OPTIONS = [{"gamma": 0.5, "regulariser": 0.1}]  # For the contract tests, beside the default.
+# For the contract tests, beside the default.
+OPTIONS = [{"gamma": 0.5, "regulariser": 0.1}, {"scale": 0.3}]
 
 
 def factors(rank: int, seed: int) -> Factors:
-    return Factors(gaussian(9, rank, seed=seed), gaussian(rank, 7, seed=seed + 50), SPEC.scale(5))
+    return Factors(gaussian(9, rank, seed=seed), gaussian(rank, 7, seed=seed + 50), 1.0)
+
+
+def whole_of(b: Tensor, a: Tensor, scale: float) -> Contribution:
+    return Contribution.of("all", 1.0, Factors(b, a, scale))
 
 
 def combined(rule: HetLoRA, state: LayerState, *parts: Contribution) -> LayerState:
@@ -72,8 +81,53 @@ def test_a_client_is_sent_the_first_directions_at_one_common_scale() -> None:
         sent = rule.send_layer(at(SPEC), state, ClientView("", {LAYER.name: rank}))
         assert torch.equal(sent.b, state["b"][:, :rank])
         assert torch.equal(sent.a, state["a"][:rank])
-        assert sent.scale == 10.0 / 5
+        assert sent.scale == 1.0
         assert_close(product(rule.readout_layer(at(SPEC), state, rank)), product(sent), 1e-12)
+
+
+@pytest.mark.parametrize("scaling", ["lora", "rslora"])
+@pytest.mark.parametrize("alpha", [10.0, 1.0])
+def test_by_default_a_client_computes_with_the_plain_product(
+    scaling: Scaling, alpha: float
+) -> None:
+    """W₀ + BA as in the paper, whatever α and the federation's scaling by rank."""
+    rule, spec = HetLoRA(), replace(SPEC, alpha=alpha, scaling=scaling)
+    b, a = factors(5, 2).b, factors(5, 2).a
+    state = rule.combine(
+        at(spec), rule.init(spec, generator()).layers[LAYER.name], Listed([whole_of(b, a, 1.0)])
+    ).state
+    dense_b, dense_a = b.double(), a.double()
+    for rank in (1, 2, 5):
+        view = ClientView("", {LAYER.name: rank})
+        plain = dense_b[:, :rank] @ dense_a[:rank]
+        assert_close(product(rule.send_layer(at(spec), state, view)), plain, 1e-12)
+        assert_close(product(rule.readout_layer(at(spec), state, rank)), plain, 1e-12)
+    assert_close(dense(rule.learned_layer(at(spec), state)), dense_b @ dense_a, 1e-12)
+
+
+@pytest.mark.parametrize("scale", [0.3, 4.0])
+def test_another_scale_multiplies_the_product_and_its_gradients(scale: float) -> None:
+    """∂⟨G, s·BA⟩/∂B = s·G Aᵀ and ∂/∂A = s·Bᵀ G."""
+    rule = HetLoRA(scale=scale)
+    b, a = factors(5, 2).b, factors(5, 2).a
+    start = rule.init(SPEC, generator()).layers[LAYER.name]
+    state = rule.combine(at(SPEC), start, Listed([whole_of(b, a, scale)])).state
+    sent = rule.send_layer(at(SPEC), state, ClientView("", {LAYER.name: 5}))
+    assert sent.scale == scale
+    assert_close(product(sent), scale * b.double() @ a.double(), 1e-6)
+    live_b, live_a = b.double().requires_grad_(), a.double().requires_grad_()
+    gradient = gaussian(9, 7, seed=3).double()
+    (gradient * (sent.scale * live_b @ live_a)).sum().backward()
+    assert_close(there(live_b.grad), scale * gradient @ a.double().T, 1e-12)
+    assert_close(there(live_a.grad), scale * b.double().T @ gradient, 1e-12)
+
+
+def test_a_start_is_the_same_update_at_any_scale() -> None:
+    start = LowRank(gaussian(9, 3, seed=1), gaussian(3, 7, seed=2))
+    for scale in (1.0, 0.3):
+        rule = HetLoRA(scale=scale)
+        begun = rule.warm_start(SPEC, {LAYER.name: start}, generator())
+        assert_close(dense(rule.learned(begun)[LAYER.name]), dense(start), 1e-6)
 
 
 def test_weights_follow_the_norm_of_the_whole_update() -> None:

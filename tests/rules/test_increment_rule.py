@@ -26,7 +26,8 @@ LAYER = LayerSpec("q_proj", SIZE, SIZE)
 RANKS = (4, 4, 8, 8, 16, 16, 32, 64)
 COHORT = {f"client{i}": {LAYER.name: rank} for i, rank in enumerate(RANKS)}
 EQUAL = dict.fromkeys(COHORT, 10)
-OPTIONS = [{"frozen_rank": 3}]  # For the contract tests, beside the default.
+# For the contract tests, beside the default.
+OPTIONS = [{"frozen_rank": 3}, {"split": "balanced"}]
 
 
 def orthogonal(rows: int, columns: int, seed: int) -> Tensor:

@@ -41,5 +41,5 @@ def test_both_splits_send_the_same_product(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["flexlora", "flexlora-increment"])
 def test_another_word_is_refused(name: str) -> None:
-    with pytest.raises(ConfigError, match=r"rule\.split is 'right'; give 'left' or 'balanced'"):
+    with pytest.raises(ConfigError, match=r'rule\.split is "right"; known: balanced, left'):
         make_rule(name, {"split": "right"})

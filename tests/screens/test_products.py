@@ -114,7 +114,7 @@ def test_nothing_is_read_before_it_is_asked_for_nor_twice() -> None:
         return layers()
 
     asked = Products(EXAMPLES, WEIGHTS, told)
-    left = asked.after({"ann": Verdict(weight=0.0, reason="it is late")})
+    left = asked.after({"ann": Verdict(weight=0.0, reason="it is late")}, WEIGHTS)
     assert read == []
     assert len(left.gram) == 3
     assert len(asked.gram) == 4
@@ -124,15 +124,17 @@ def test_nothing_is_read_before_it_is_asked_for_nor_twice() -> None:
 
 def test_after_a_verdict_the_round_is_what_is_left_of_it() -> None:
     made = of(layers())
-    left = made.after({"ann": Verdict(weight=0.0, reason="late"), "dan": Verdict(0.5, 0.25)})
+    weights = {"bob": 2 / 7, "cyd": 3 / 7, "dan": 2 / 7}
+    verdicts = {"ann": Verdict(weight=0.0, reason="late"), "dan": Verdict(0.5, 0.25)}
+    left = made.after(verdicts, weights)
     assert left.clients == ("bob", "cyd", "dan")
-    assert left.weights == pytest.approx({"bob": 2 / 7, "cyd": 3 / 7, "dan": 2 / 7})
+    assert left.weights == weights
     assert left.examples == {"bob": 2, "cyd": 3, "dan": 4}
     assert left.norms["dan"] == pytest.approx(0.25 * made.norms["dan"])
     assert left.norms["bob"] == made.norms["bob"]
     shares = torch.tensor([1.0, 1.0, 0.25], dtype=torch.float64)
     assert_close(left.gram, made.gram[1:, 1:] * shares[:, None] * shares)
-    again = left.after({"dan": Verdict(shrink=0.5)})
+    again = left.after({"dan": Verdict(shrink=0.5)}, weights)
     assert again.norms["dan"] == pytest.approx(0.125 * made.norms["dan"])
 
 

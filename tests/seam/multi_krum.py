@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import final
+from dataclasses import dataclass
+from typing import Annotated, final
 
-from flexlora.errors import ConfigError
+from flexlora.options import Option
 from flexlora.screens import Products, Screen, Verdict
 
 
 @final
+@dataclass(frozen=True, eq=False)
 class MultiKrum(Screen):
     """Keeps all but `outliers` clients: those with the lowest sum of squared distances to their
     K − outliers − 2 nearest.
@@ -21,10 +23,7 @@ class MultiKrum(Screen):
     name = "multi_krum"
     source = "Blanchard et al., NeurIPS 2017, arXiv 1703.02757"
 
-    def __init__(self, outliers: int = 1) -> None:
-        if outliers < 0:
-            raise ConfigError(f"screens.multi_krum.outliers is {outliers}; give 0 or more")
-        self.outliers = outliers
+    outliers: Annotated[int, Option("clients that are left out", least=0)] = 1
 
     def verdicts(self, products: Products) -> Mapping[str, Verdict]:
         clients = products.clients

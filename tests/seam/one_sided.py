@@ -7,7 +7,7 @@ from typing import final
 from flexlora.adapters import Factors, Sides, best_factors
 from flexlora.lowrank import LowRank
 from flexlora.rules import ClientView, Combined, Contributions, Layer, LayerState, Rule, Traits
-from flexlora.rules.spectral import empty_factors, warm_factors
+from flexlora.rules.spectral import empty_factors, held_factors, warm_factors
 
 
 @final
@@ -32,7 +32,7 @@ class FreezeA(Rule):
         return Combined(warm_factors(layer, layer.lowest, start))
 
     def send_layer(self, layer: Layer, state: LayerState, client: ClientView) -> Factors:
-        return Factors(state["b"], state["a"], layer.scale(layer.lowest))
+        return held_factors(layer, state)
 
     def combine_layer(
         self, layer: Layer, state: LayerState, contributions: Contributions
@@ -40,7 +40,7 @@ class FreezeA(Rule):
         return Combined({"b": contributions.mean_factors().b, "a": state["a"]})
 
     def learned_layer(self, layer: Layer, state: LayerState) -> LowRank:
-        return Factors(state["b"], state["a"], layer.scale(state["a"].shape[0])).product()
+        return held_factors(layer, state).product()
 
     def readout_layer(self, layer: Layer, state: LayerState, rank: int) -> Factors:
         return best_factors(self.learned_layer(layer, state), rank, layer.scale(rank))

@@ -11,7 +11,7 @@ from torch import Tensor
 from flexlora.adapters import Factors, best_factors
 from flexlora.lowrank import LowRank
 from flexlora.rules import ClientView, Combined, Contributions, Layer, LayerState, Rule, Traits
-from flexlora.rules.spectral import empty_factors, warm_factors
+from flexlora.rules.spectral import empty_factors, held_factors, warm_factors
 
 
 @final
@@ -48,7 +48,7 @@ class Sketched(Rule):
         return Combined({**state, "b": b, "a": a})
 
     def learned_layer(self, layer: Layer, state: LayerState) -> LowRank:
-        return Factors(state["b"], state["a"], layer.scale(state["a"].shape[0])).product()
+        return held_factors(layer, state).product()
 
     def readout_layer(self, layer: Layer, state: LayerState, rank: int) -> Factors:
         return best_factors(self.learned_layer(layer, state), rank, layer.scale(rank))

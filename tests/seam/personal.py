@@ -17,7 +17,7 @@ from flexlora.rules import (
     Rule,
     Traits,
 )
-from flexlora.rules.spectral import empty_factors, warm_factors
+from flexlora.rules.spectral import empty_factors, held_factors, warm_factors
 
 
 @final
@@ -54,7 +54,7 @@ class OwnB(Rule):
         return Combined(warm_factors(layer, layer.lowest, start))
 
     def send_layer(self, layer: Layer, state: LayerState, client: ClientView) -> Factors:
-        return Factors(state["b"], state["a"], layer.scale(layer.lowest))
+        return held_factors(layer, state)
 
     def combine_layer(
         self, layer: Layer, state: LayerState, contributions: Contributions
@@ -62,9 +62,9 @@ class OwnB(Rule):
         return Combined({"b": state["b"], "a": contributions.mean_factors().a})
 
     def learned_layer(self, layer: Layer, state: LayerState) -> LowRank:
-        return Factors(state["b"], state["a"], layer.scale(state["a"].shape[0])).product()
+        return held_factors(layer, state).product()
 
     def readout_layer(self, layer: Layer, state: LayerState, rank: int) -> Factors:
         if rank == layer.lowest:
-            return Factors(state["b"], state["a"], layer.scale(rank))
+            return held_factors(layer, state)
         return best_factors(self.learned_layer(layer, state), rank, layer.scale(rank))

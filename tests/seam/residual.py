@@ -10,6 +10,7 @@ from flexlora.rules import ClientView, Combined, Contributions, Layer, LayerStat
 from flexlora.rules.spectral import (
     empty_factors,
     exact_state,
+    held_factors,
     held_in,
     plus,
     warm_factors,
@@ -39,7 +40,7 @@ class Residual(Rule):
         return Combined({**exact_state(none, rest), **factors}, rest.low_rank())
 
     def send_layer(self, layer: Layer, state: LayerState, client: ClientView) -> Factors:
-        return Factors(state["b"], state["a"], layer.scale(layer.lowest))
+        return held_factors(layer, state)
 
     def combine_layer(
         self, layer: Layer, state: LayerState, contributions: Contributions
@@ -51,7 +52,7 @@ class Residual(Rule):
         return Combined(after, held.low_rank())
 
     def learned_layer(self, layer: Layer, state: LayerState) -> LowRank:
-        sent = Factors(state["b"], state["a"], layer.scale(state["a"].shape[0]))
+        sent = held_factors(layer, state)
         return held_in(state).low_rank() + sent.product()
 
     def readout_layer(self, layer: Layer, state: LayerState, rank: int) -> Factors:

@@ -16,7 +16,8 @@ from flexlora.engines.jobs import Job, Outcome
 from flexlora.errors import ConfigError, RoundError
 from flexlora.federation import Setup, run
 from flexlora.federation.loop import Federation
-from flexlora.rules import RULES, Rule
+from flexlora.rules import RULES, Rule, Summary
+from flexlora.rules.flexlora import FlexLoRA
 from flexlora.runs.events import Failed
 from flexlora.runs.readout import load_state
 from flexlora.runs.run_directory import Run
@@ -119,6 +120,28 @@ def test_a_far_client_is_left_out_as_a_failure_and_the_rest_is_a_round_without_i
             assert torch.equal(tensor, krum.state.layers[layer][key])
 
 
+class Still(Noise):
+    """From the second round on, three of five clients return what they were sent."""
+
+    def exchange(self, jobs: Sequence[Job]) -> Iterator[Outcome]:
+        asked = all_train(jobs)
+        self.jobs += asked
+        for job in asked:
+            received = self.rule.receive(read(job.payload), {})
+            still = job.round > 1 and job.client in sorted(RANKS)[:3]
+            trained = received if still else moved(received, job.seed)
+            yield reply_to(job, self.rule.reply(job.round, trained, received, {}).adapter)
+
+
+@pytest.mark.parametrize("name", ["flexlora", "flexlora-increment", "fedit"])
+def test_honest_clients_are_not_erased_because_others_stood_still(
+    tmp_path: Path, name: str
+) -> None:
+    found = federation(tmp_path / "r", name, clients=5, rounds=2)
+    found.screens, found.transport = (make_screen("norm_clip"),), Still(found.rule)
+    assert [record.screened for record in play(found)] == [{}, {}]
+
+
 class Halves(Screen):
     """Half of everybody's weight and of everybody's change."""
 
@@ -161,6 +184,64 @@ def test_a_clipped_update_is_what_it_says_by_hand(tmp_path: Path) -> None:
         assert float((matrix - wanted[layer]).norm()) == pytest.approx(
             float(rest), rel=1e-3, abs=1e-5
         )
+
+
+def test_a_verdict_falls_on_whom_it_is_of_in_whatever_order_a_rule_weighs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Rotated(FlexLoRA):  # type: ignore[misc]  # It is final.
+        name = "rotated"
+
+        def weigh(self, summaries: Sequence[Summary]) -> dict[str, float]:
+            first, *rest = super().weigh(summaries).items()
+            return dict([*rest, first])
+
+    monkeypatch.setitem(RULES, "rotated", Rotated)
+    for name in ("norm_clip", "multi_krum"):
+        (record,) = play(made(tmp_path / name, "rotated", make_screen(name)))
+        assert record.screened is not None
+        assert set(record.screened) == {LOUD}
+
+
+class Watching(Screen):
+    """What the weights are when its turn comes."""
+
+    name, source = "watching", "this test"
+
+    def __init__(self) -> None:
+        self.seen: dict[str, float] = {}
+
+    def verdicts(self, products: Products) -> dict[str, Verdict]:
+        self.seen = dict(products.weights)
+        return {}
+
+
+@pytest.mark.parametrize("name", ["hetlora", "flexlora"])
+def test_a_screen_sees_the_weights_of_what_those_before_it_left(tmp_path: Path, name: str) -> None:
+    """A rule that weighs by norms weighs less what is shrunk."""
+    before, between, after = Watching(), Watching(), Watching()
+    clip, krum = make_screen("norm_clip", {"factor": 1.0}), make_screen("multi_krum")
+    play(made(tmp_path / "r", name, before, clip, between, krum, after))
+    assert sum(before.seen.values()) == pytest.approx(1.0)
+    assert sum(between.seen.values()) == pytest.approx(1.0)
+    assert (between.seen[LOUD] < 0.9 * before.seen[LOUD]) == (name == "hetlora")
+    (gone,) = set(between.seen) - set(after.seen)
+    rest = 1.0 - between.seen[gone]
+    assert after.seen == pytest.approx(
+        {client: weight / rest for client, weight in between.seen.items() if client != gone}
+    )
+
+
+class Stranger(Screen):
+    name, source = "stranger", "this test"
+
+    def verdicts(self, products: Products) -> dict[str, Verdict]:
+        return {"nobody": Verdict(0.5)}
+
+
+def test_a_verdict_on_a_stranger_names_the_screen(tmp_path: Path) -> None:
+    with pytest.raises(RoundError, match="screen stranger judges client 'nobody', who is not in"):
+        play(made(tmp_path / "r", "flexlora", Stranger()))
 
 
 class Nobody(Screen):
@@ -233,7 +314,7 @@ def _rule(name: str) -> Rule:
         ),
         (
             {"norm_clip": {"factor": -1.0}},
-            "screens.norm_clip.factor is -1.0; give a number above 0",
+            "screens.norm_clip.factor is -1.0, expected a number above 0 (of the median",
         ),
     ],
 )

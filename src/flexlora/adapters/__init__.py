@@ -2,6 +2,7 @@
 
 from flexlora.adapters.anatomy import LayerAnatomy as LayerAnatomy
 from flexlora.adapters.anatomy import dissect as dissect
+from flexlora.adapters.change import change as change
 from flexlora.adapters.delta import Delta as Delta
 from flexlora.adapters.delta import DeltaUpdate as DeltaUpdate
 from flexlora.adapters.delta import Patch as Patch

@@ -95,6 +95,11 @@ class Factors:
             return Factors(self.b, other.a[: self.rank], self.scale)
         return Factors(other.b[:, : self.rank], self.a, self.scale)
 
+    def zero_filled(self) -> Factors:
+        """The same with zeros for an absent side."""
+        b, a = (torch.zeros_like(x, device="cpu") if x.is_meta else x for x in (self.b, self.a))
+        return Factors(b, a, self.scale)
+
     def finite(self) -> bool:
         """True if neither the sides that are there nor the scale hold NaN or infinity."""
         sides = (side for side in (self.b, self.a) if not side.is_meta)
@@ -159,7 +164,9 @@ class Adapter(Mapping[str, Factors]):
 
     def filled(self, other: Mapping[str, Factors]) -> Adapter:
         """The same with absent sides from `other`, layer by layer, where it has them."""
-        return self._mapped({name: f.filled(other[name]) for name, f in self.items()})
+        return self._mapped(
+            {name: f.filled(other[name]) if name in other else f for name, f in self.items()}
+        )
 
     def _mapped(self, layers: Mapping[str, Factors]) -> Adapter:
         return Adapter(

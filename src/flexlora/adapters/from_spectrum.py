@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import get_args
 
 import torch
@@ -45,14 +44,9 @@ def best_factors(held: Spectrum | Matrix, rank: int, scale: float) -> Factors:
     return factors_of(spectrum, rank, scale)
 
 
-def checked_split(split: str, key: str = "rule.split", show: Callable[[str], str] = repr) -> Split:
-    """An option of that kind. Raises ConfigError for another than "left" or "balanced".
-
-    key, show: what its message calls the option, and how it writes a value.
-    """
-    if split == "left":
-        return "left"
-    if split == "balanced":
-        return "balanced"
-    words = " or ".join(show(known) for known in get_args(Split))
-    raise ConfigError(f"{key} is {show(split)}; give {words}")
+def checked_split(split: str, key: str) -> Split:
+    """One of the two. Raises ConfigError, which names it as `key`, for another."""
+    known: dict[str, Split] = {name: name for name in get_args(Split)}
+    if split not in known:
+        raise ConfigError(f"{key} is {split}; give {' or '.join(known)}")
+    return known[split]

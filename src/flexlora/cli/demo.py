@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from flexlora.cli.output import JsonOption, QuietOption, output
 
-ARMS = (
-    ("fedit", "homogeneous: every client at the lowest rank (the bucket effect)"),
-    ("flexlora", "FlexLoRA: every client at its own rank, exact sums, SVD"),
-    ("flexlora-increment", "the increment form: what a client was not sent stays as it is"),
-)
+if TYPE_CHECKING:
+    from flexlora.rules import Rule
+
+SHOWN = ("fedit", "flexlora", "flexlora-increment")
 
 
 def demo(
@@ -32,16 +32,22 @@ def demo(
     """
     from flexlora.config import load_config
     from flexlora.federation import Session, prepare
+    from flexlora.rules import RULES
 
     words = output(quiet=quiet, json=json_)
     config_file = Path(__file__).with_name("demo.toml")
     overrides = [*(set_ or []), f"run.out={json.dumps(str(out), ensure_ascii=False)}"]
-    configs = [load_config(config_file, [*overrides, f"rule.name={arm!r}"]) for arm, _ in ARMS]
+    configs = [load_config(config_file, [*overrides, f"rule.name={name!r}"]) for name in SHOWN]
     setup = prepare(configs[0])
     words.describe(setup)
     results = []
-    for config, (_, what) in zip(configs, ARMS, strict=True):
-        words.say(f"\n{what}")
+    for config, name in zip(configs, SHOWN, strict=True):
+        words.say(f"\n{_what(RULES[name])}")
         with words.observer() as watching:
             results.append(Session.of(config, setup).play(observer=watching))
     words.results(results)
+
+
+def _what(rule: type[Rule]) -> str:
+    """The sentence that the rule's own file begins with."""
+    return (sys.modules[rule.__module__].__doc__ or rule.name).partition("\n")[0]

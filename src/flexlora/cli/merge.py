@@ -50,7 +50,7 @@ def merge(
             weights=_numbers(weights),
             rank=None if rank is None else parsed_rank(rank, f"--rank {rank}"),
             energy=energy,
-            split=checked_split(split, "--split", str),
+            split=checked_split(split, "--split"),
             dtype=dtype,
             force=force,
             watch=lambda layer, layers: status.update(f"merging: layer {layer} of {layers}"),

@@ -8,10 +8,11 @@ from dataclasses import dataclass, field, replace
 
 import torch
 
-from flexlora.adapters import Adapter, Factors
+from flexlora.adapters import Adapter, Factors, change
 from flexlora.engines.jobs import Failure, Outcome, Reply, Scored, Train
 from flexlora.errors import AdapterError
 from flexlora.federation.guard import checked
+from flexlora.lowrank import LowRank
 from flexlora.rules import Rule, Summary
 
 # What a collector does with a good reply: the number of its job, the reply, its adapter.
@@ -100,20 +101,12 @@ def update_norm(adapter: Adapter, sent: Adapter, *, origin: bool) -> float:
     Of a layer of which one side alone is known, the norm of that side's change. Raises AdapterError
     where finite factors overflow in it.
     """
-    if not origin and all(f.sides == "both" for f in adapter.values()):
-        norm = adapter.norm()
-    else:
-        steps = (_step_norm(f, sent[name], origin) for name, f in adapter.items())
-        norm = math.sqrt(sum(step**2 for step in steps))
+    norm = math.sqrt(sum(_update(f, sent[n], origin).norm() ** 2 for n, f in adapter.items()))
     if not norm <= torch.finfo(torch.float32).max:
         raise AdapterError(f"the update has norm {norm:g}, expected one that float32 can hold")
     return norm
 
 
-def _step_norm(trained: Factors, sent: Factors, origin: bool) -> float:
-    if trained.sides == "both":
-        product = trained.product()
-        return (product - sent.product()).norm() if origin else product.norm()
-    if trained.sides == "b":
-        return float((trained.b.double() - sent.b[:, : trained.rank].double()).norm())
-    return float((trained.a.double() - sent.a[: trained.rank].double()).norm())
+def _update(trained: Factors, sent: Factors, origin: bool) -> LowRank:
+    whole = trained.sides == "both" and not origin
+    return trained.product() if whole else change(trained, sent)

@@ -68,7 +68,7 @@ def require_collectable(rule: Rule, collector: Collector, screens: Sequence[Scre
     for screen in screens:
         if screen.judges:
             raise ConfigError(
-                f"screen {screen.name} judges every client's update, and these are collected in a "
+                f"screen {screen.name} judges every client's change, and these are collected in a "
                 f"way that gives their sum alone; leave screens.{screen.name} out"
             )
 
@@ -136,8 +136,10 @@ class Plain:
             return shrunk(trained, given, shrinks[client], as_factors=as_factors)
 
         def rank(client: str) -> int:
-            stacked = client in shrinks and not as_factors and self._filled
-            return self._ranks[client][layer] + (sent[client][layer].rank if stacked else 0)
+            given, returned = sent[client][layer], self._ranks[client][layer]
+            whole = len(self._sides) == 2 or (self._filled and given.sides == "both")
+            stacked = client in shrinks and not as_factors and whole
+            return returned + (given.rank if stacked else 0)
 
         return Listed(
             [

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from flexlora.adapters import Adapter
+from flexlora.errors import RoundError
 from flexlora.federation.admission import Collected, update_norm
 from flexlora.federation.collector import Collector
 from flexlora.rules import Contribution, Rule, Summary, normalised
@@ -33,62 +34,88 @@ def screened(
     sent: Mapping[str, Adapter],
     layers: Sequence[str],
 ) -> Passed:
-    """The rule weighs what the screens have left; without a screen that judges, nothing is read."""
+    """The rule weighs what the screens have left; without a screen that judges, nothing is read.
+
+    Each screen sees the weights of what those before it have left. Raises RoundError for a verdict
+    on a client that is not there, and RuleError for what cannot be weights of these clients.
+    """
     ordered = [collected.summaries[client] for client in sorted(collected.summaries)]
-    weights = rule.weigh(ordered)
+    begun = rule.weights(ordered)
     judging = [screen for screen in screens if screen.judges]
     if not judging:
-        return Passed(weights)
+        return Passed(begun)
 
     def contributions() -> Iterator[Sequence[Contribution]]:
         for layer in layers:
-            yield collector.contributions(layer, weights, sent, {}).each()
+            yield collector.contributions(layer, begun, sent, {}).each()
 
-    products = Products({s.client: s.examples for s in ordered}, weights, contributions)
-    factors, shrinks = dict.fromkeys(weights, 1.0), dict.fromkeys(weights, 1.0)
-    left_out: dict[str, str] = {}
+    left = _Left(rule, collector, sent, layers, {s.client: s for s in ordered})
+    products = Products({s.client: s.examples for s in ordered}, begun, contributions)
     for screen in judging:
         verdicts = screen.verdicts(products) if products.clients else {}
+        left.take(screen, verdicts, products.clients)
+        products = products.after(verdicts, left.weights())
+    return Passed(products.weights, left.shrinks, left.out, left.told())
+
+
+class _Left:
+    """What screens have left of a round: of its clients, their weights and their changes."""
+
+    def __init__(
+        self,
+        rule: Rule,
+        collector: Collector,
+        sent: Mapping[str, Adapter],
+        layers: Sequence[str],
+        summaries: dict[str, Summary],
+    ) -> None:
+        self._rule, self._collector, self._sent, self._layers = rule, collector, sent, layers
+        self._summaries = summaries
+        self._factors = dict.fromkeys(summaries, 1.0)
+        self.shrinks: dict[str, float] = {}
+        self.out: dict[str, str] = {}
+
+    def take(self, screen: Screen, verdicts: Mapping[str, Verdict], clients: Sequence[str]) -> None:
         for client, verdict in verdicts.items():
-            factors[client] *= verdict.weight
-            shrinks[client] *= verdict.shrink
+            if client not in clients:
+                raise RoundError(
+                    f"screen {screen.name} judges client {client!r}, who is not in the round as "
+                    "it stands; judge those of products.clients alone"
+                )
+            self._factors[client] *= verdict.weight
             if verdict.weight == 0.0:
-                left_out[client] = f"screen {screen.name}: {verdict.reason}"
-        products = products.after(verdicts)
-    shrinks = {c: share for c, share in shrinks.items() if share < 1.0 and c not in left_out}
-    kept = [
-        _shrunk(s, rule, collector, sent, layers, shrinks) if s.client in shrinks else s
-        for s in ordered
-        if s.client not in left_out
-    ]
-    told = {
-        c: Verdict(factors[c], shrinks.get(c, 1.0), left_out.get(c, ""))
-        for c in weights
-        if factors[c] != 1.0 or c in shrinks
-    }
-    if not kept:
-        return Passed({}, {}, left_out, told)
-    weights = rule.weigh(kept)
-    if any(factors[client] != 1.0 for client in weights):
-        weights = normalised(
-            {client: weight * factors[client] for client, weight in weights.items()}
-        )
-    return Passed(weights, shrinks, left_out, told)
+                self.out[client] = f"screen {screen.name}: {verdict.reason}"
+                self.shrinks.pop(client, None)
+            elif verdict.shrink < 1.0:
+                self.shrinks[client] = self.shrinks.get(client, 1.0) * verdict.shrink
+                self._measure(client)
 
+    def weights(self) -> Mapping[str, float]:
+        """Client → weight, summing to 1; empty where nobody is left."""
+        kept = [s for s in self._summaries.values() if s.client not in self.out]
+        if not kept:
+            return {}
+        weights = self._rule.weights(kept)
+        if all(self._factors[client] == 1.0 for client in weights):
+            return weights
+        return normalised({client: w * self._factors[client] for client, w in weights.items()})
 
-def _shrunk(
-    summary: Summary,
-    rule: Rule,
-    collector: Collector,
-    sent: Mapping[str, Adapter],
-    layers: Sequence[str],
-    shrinks: Mapping[str, float],
-) -> Summary:
-    """With the norm of what is left of it."""
-    client = summary.client
-    given = {
-        layer: collector.contributions(layer, {client: 1.0}, sent, shrinks).each()[0].trained
-        for layer in layers
-    }
-    norm = update_norm(Adapter(given), sent[client], origin=rule.traits.origin)
-    return replace(summary, norm=norm)
+    def told(self) -> dict[str, Verdict]:
+        """What became of those who were not passed as they came."""
+        return {
+            c: Verdict(factor, self.shrinks.get(c, 1.0), self.out.get(c, ""))
+            for c, factor in self._factors.items()
+            if factor != 1.0 or c in self.shrinks
+        }
+
+    def _measure(self, client: str) -> None:
+        """The norm of what is left of it, which a rule may weigh by if it sees each."""
+        if self._rule.traits.needs == "sum":
+            return
+        given = {
+            layer: self._collector.contributions(layer, {client: 1.0}, self._sent, self.shrinks)
+            for layer in self._layers
+        }
+        adapter = Adapter({layer: found.each()[0].trained for layer, found in given.items()})
+        norm = update_norm(adapter, self._sent[client], origin=self._rule.traits.origin)
+        self._summaries[client] = replace(self._summaries[client], norm=norm)

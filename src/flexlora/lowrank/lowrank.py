@@ -102,12 +102,6 @@ class LowRank:
     def __sub__(self, other: LowRank) -> LowRank:
         return LowRank.weighted_sum([self, other], [1.0, -1.0])
 
-    def inner(self, other: LowRank) -> float:
-        """Frobenius inner product ⟨self, other⟩ = tr((LᵀL')(R'Rᵀ)), at O((m+n)·r·r')."""
-        left = self.left.double().T @ other.left.double()
-        right = other.right.double() @ self.right.double().T
-        return float((left * right.T).sum())
-
     def norm(self) -> float:
         """Frobenius norm from the factors, in float64."""
         left, right = self.left.double(), self.right.double()

@@ -58,7 +58,7 @@ def merge(
     cut_down = _reduction(rank, energy)
     if dtype is not None and dtype not in DTYPES:
         raise ConfigError(f"dtype is {dtype}; give one of {', '.join(DTYPES)}")
-    checked_split(split, "split", str)
+    checked_split(split, "split")
     with opened(adapters, force=force) as readers:
         layers = union(readers)
         stored = DTYPES[dtype] if dtype else _widest(readers)

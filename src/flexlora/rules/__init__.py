@@ -6,8 +6,6 @@ from flexlora.rules.client import Memory as Memory
 from flexlora.rules.contributions import Contribution as Contribution
 from flexlora.rules.contributions import Contributions as Contributions
 from flexlora.rules.contributions import Listed as Listed
-from flexlora.rules.contributions import Summary as Summary
-from flexlora.rules.contributions import normalised as normalised
 from flexlora.rules.layer import ClientView as ClientView
 from flexlora.rules.layer import Combined as Combined
 from flexlora.rules.layer import Layer as Layer
@@ -19,3 +17,5 @@ from flexlora.rules.registry import make_rule as make_rule
 from flexlora.rules.registry import register as register
 from flexlora.rules.rule import Rule as Rule
 from flexlora.rules.traits import Traits as Traits
+from flexlora.rules.weights import Summary as Summary
+from flexlora.rules.weights import normalised as normalised

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import abc
-import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence, Set
 from dataclasses import dataclass
-from typing import final
+from typing import Any, final
 
 import torch
 
-from flexlora.adapters import Factors
-from flexlora.errors import RoundError, RuleError
+from flexlora.adapters import Factors, Sides
+from flexlora.errors import RuleError
 from flexlora.lowrank import LowRank, Matrix, total
 
 
@@ -85,7 +84,8 @@ class Contributions(abc.ABC):
     def mean_factors(self) -> Factors:
         """Σ w_k B_k and Σ w_k A_k in float32: for rules that compare factors, at one rank for all.
 
-        A side that no client returned is absent. Raises RuleError for different ranks.
+        A side that no client returned is absent. Raises RuleError for different ranks, sides or
+        scales: factors mean the same only where these are the same.
         """
 
     @abc.abstractmethod
@@ -103,36 +103,47 @@ class Listed(Contributions):
 
     def __init__(self, contributions: Sequence[Contribution]) -> None:
         """At least one, all of one layer."""
+        assert contributions, "a layer's contributions are those of at least one client"
         self._each = tuple(contributions)
         self.shape = self._each[0].sent.shape
         self.width = sum(c.width for c in self._each)
 
     def sum(self, rank: int | None = None) -> Matrix:
         if rank is None:
+            # The same sum, rounded otherwise than part by part: what is kept whole has these bits.
             whole = ((c.weight, c.update()) for c in self._each)
             return total(whole, self.shape, self.width)
         parts = (part for c in self._each for part in c.parts())
         return total(parts, self.shape, self.width, rank)
 
     def mean_factors(self) -> Factors:
-        (m, n), first = self.shape, self._each[0]
-        ranks = {c.rank for c in self._each}
-        if len(ranks) > 1:
-            raise RuleError(
-                f"the mean of factors was asked for at ranks {', '.join(map(str, sorted(ranks)))}; "
-                "declare mixed_ranks=False, or go through each()"
-            )
-        b, a = torch.zeros(m, first.rank), torch.zeros(first.rank, n)
+        (m, n), rank = self.shape, self._each[0].rank
+        _require_one("ranks", {c.rank for c in self._each}, "declare mixed_ranks=False")
+        b, a = torch.zeros(m, rank), torch.zeros(rank, n)
+        sides: set[Sides] = set()
+        scales: set[float] = set()
         for c in self._each:
             trained = c.trained
+            sides.add(trained.sides)
+            scales.add(trained.scale)
             if trained.sides != "a":
                 b += c.weight * trained.b.float()
             if trained.sides != "b":
                 a += c.weight * trained.a.float()
-        return Factors(b, a, trained.scale).only(trained.sides)
+        _require_one("sides", sides, "return the same of all clients")
+        _require_one("scales", scales, "send all clients one scale")
+        return Factors(b, a, scales.pop()).only(sides.pop())
 
     def each(self) -> Sequence[Contribution]:
         return self._each
+
+
+def _require_one(what: str, found: Set[Any], cure: str) -> None:
+    if len(found) > 1:
+        listed = ", ".join(map(str, sorted(found)))
+        raise RuleError(
+            f"the mean of factors was asked for at {what} {listed}; {cure}, or go through each()"
+        )
 
 
 @final
@@ -156,34 +167,3 @@ class SumsOf(Contributions):
             f"rule {self._rule} asked for every client's contribution, but its traits say "
             "needs='sum'; declare needs='each'"
         )
-
-
-@dataclass(frozen=True)
-class Summary:
-    """What a rule may weigh a reply by: training examples, and ‖update‖_F over all layers.
-
-    A rule with needs="sum" weighs by examples alone: a sum is made before any norm is known. Where
-    one side alone is ever returned, norm is that of its change.
-    """
-
-    client: str
-    examples: int
-    norm: float
-
-
-def normalised(weights: Mapping[str, float]) -> dict[str, float]:
-    """Weights divided by their sum.
-
-    Raises RoundError for a negative or non-finite one, and for a zero sum.
-    """
-    whole = sum(weights.values())
-    for client, weight in weights.items():
-        if not 0.0 <= weight < math.inf:
-            raise RoundError(
-                f"client {client} has weight {weight}; weights are finite and never negative"
-            )
-    if whole <= 0.0:
-        raise RoundError(
-            f"the weights of all {len(weights)} clients are zero; at least one client needs data"
-        )
-    return {client: weight / whole for client, weight in weights.items()}

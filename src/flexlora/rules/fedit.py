@@ -9,7 +9,7 @@ from flexlora.lowrank import LowRank
 from flexlora.rules.contributions import Contributions
 from flexlora.rules.layer import ClientView, Combined, Layer, LayerState
 from flexlora.rules.rule import Rule
-from flexlora.rules.spectral import empty_factors, warm_factors
+from flexlora.rules.spectral import empty_factors, held_factors, warm_factors
 from flexlora.rules.traits import Traits
 
 
@@ -32,7 +32,7 @@ class FedIT(Rule):
         return Combined(warm_factors(layer, layer.lowest, start))
 
     def send_layer(self, layer: Layer, state: LayerState, client: ClientView) -> Factors:
-        return _held(layer, state)
+        return held_factors(layer, state)
 
     def combine_layer(
         self, layer: Layer, state: LayerState, contributions: Contributions
@@ -41,11 +41,7 @@ class FedIT(Rule):
         return Combined({"b": mean.b, "a": mean.a})
 
     def learned_layer(self, layer: Layer, state: LayerState) -> LowRank:
-        return _held(layer, state).product()
+        return held_factors(layer, state).product()
 
     def readout_layer(self, layer: Layer, state: LayerState, rank: int) -> Factors:
         return best_factors(self.learned_layer(layer, state), rank, layer.scale(rank))
-
-
-def _held(layer: Layer, state: LayerState) -> Factors:
-    return Factors(state["b"], state["a"], layer.scale(state["a"].shape[0]))

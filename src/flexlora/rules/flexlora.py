@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import final
+from dataclasses import dataclass
+from typing import Annotated, final
 
 from torch import Tensor
 
-from flexlora.adapters import Factors, checked_split, factors_of
-from flexlora.lowrank import LowRank, truncate
+from flexlora.adapters import Factors, factors_of
+from flexlora.lowrank import LowRank, Split, truncate
+from flexlora.options import Option, require
 from flexlora.rules.contributions import Contributions
 from flexlora.rules.layer import ClientView, Combined, Layer, LayerState
 from flexlora.rules.rule import Rule
@@ -21,6 +23,7 @@ from flexlora.rules.traits import Traits
 
 
 @final
+@dataclass(frozen=True, eq=False)
 class FlexLoRA(Rule):
     """ΔW ← Σ w_k s_k B_k A_k, each round anew; a client of rank r is sent its best rank-r part.
 
@@ -36,9 +39,12 @@ class FlexLoRA(Rule):
     source = "Bai et al., NeurIPS 2024, arXiv 2402.11505"
     traits = Traits()
 
-    def __init__(self, split: str = "left") -> None:
-        """`split`: singular values all in what is sent as B ("left", the paper), or "balanced"."""
-        self.split = checked_split(split)
+    split: Annotated[
+        Split, Option("where singular values go: all into what is sent as B (the paper), or half")
+    ] = "left"
+
+    def __post_init__(self) -> None:
+        require(self, "rule")
 
     def init_layer(self, layer: Layer) -> LayerState:
         return empty_state(layer)

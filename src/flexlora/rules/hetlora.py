@@ -4,23 +4,26 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import final
+from dataclasses import dataclass
+from typing import Annotated, final
 
 import torch
 from torch import Tensor
 
 from flexlora.adapters import Adapter, Factors
-from flexlora.errors import ConfigError
 from flexlora.lowrank import LowRank
+from flexlora.options import Option, require
 from flexlora.rules.client import Encoded, Live, Memory
-from flexlora.rules.contributions import Contributions, Summary, normalised
+from flexlora.rules.contributions import Contributions
 from flexlora.rules.layer import ClientView, Combined, Layer, LayerState
 from flexlora.rules.rule import Rule
 from flexlora.rules.spectral import empty_factors, warm_factors
 from flexlora.rules.traits import Traits
+from flexlora.rules.weights import Summary, normalised
 
 
 @final
+@dataclass(frozen=True, eq=False)
 class HetLoRA(Rule):
     """B ← Σ w_k [B_k 0], A ← Σ w_k [A_k; 0]; a client is sent the first r_k directions.
 
@@ -28,37 +31,39 @@ class HetLoRA(Rule):
     λ ‖B_tail‖ ‖A_tail‖ to its loss, its tail being the directions above ⌊γ r⌋; if training left
     the tail's product smaller than it was sent, the client drops the tail and keeps the lower rank.
 
-    Source: Cho et al., EMNLP 2024 (arXiv 2401.06432), sections 3.2 and 3.3. Deviations: ranks may
-    differ by layer, and all layers of a client are pruned together, by the tails' joint norm; the
-    paper has no α, so all clients share ONE scale, that of the highest rank, and cutting a client's
-    factors never changes the meaning of what it keeps; directions that no client of the round owns
-    stay as they are (padded with zeros in both factors they could never be trained again).
+    Source: Cho et al., EMNLP 2024 (arXiv 2401.06432), sections 3.2 and 3.3. The paper's model is
+    W₀ + BA: it has no α and no scale by rank, so `training.alpha` and `scaling` say nothing here.
+    All clients share one scale, 1 by default, and cutting a client's factors never changes the
+    meaning of what it keeps. Deviations: ranks may differ by layer, and all layers of a client are
+    pruned together, by the tails' joint norm; `scale` may be another than 1; directions that no
+    client of the round owns stay as they are (padded with zeros in both factors they could never be
+    trained again).
     """
 
     name = "hetlora"
     source = "Cho et al., EMNLP 2024, arXiv 2401.06432"
     traits = Traits(needs="each", prunes=True, compares="factors")
 
-    def __init__(self, gamma: float = 0.99, regulariser: float = 0.005) -> None:
-        """`gamma` in (0, 1]: share of the rank that pruning keeps (1: never prunes).
+    gamma: Annotated[
+        float,
+        Option("γ: share of the rank that pruning keeps; 1: never prunes", above=0.0, most=1.0),
+    ] = 0.99
+    regulariser: Annotated[float, Option("λ: weight of the tail in the loss", least=0.0)] = 0.005
+    scale: Annotated[
+        float, Option("s of W₀ + s·BA, one for all clients; the paper has no other", above=0.0)
+    ] = 1.0
 
-        `regulariser` λ ≥ 0 on the tail.
-        """
-        if not 0.0 < gamma <= 1.0:
-            raise ConfigError(f"rule.gamma is {gamma}; give a share above 0 and at most 1")
-        if not 0.0 <= regulariser < math.inf:
-            raise ConfigError(f"rule.regulariser is {regulariser}; give 0 or more")
-        self.gamma = gamma
-        self.regulariser = regulariser
+    def __post_init__(self) -> None:
+        require(self, "rule")
 
     def init_layer(self, layer: Layer) -> LayerState:
         return empty_factors(layer, layer.highest)
 
     def warm_start_layer(self, layer: Layer, start: LowRank) -> Combined:
-        return Combined(warm_factors(layer, layer.highest, start))
+        return Combined(warm_factors(layer, layer.highest, start, self.scale))
 
     def send_layer(self, layer: Layer, state: LayerState, client: ClientView) -> Factors:
-        return _held(layer, state).cut(client.rank(layer))
+        return self._held(state).cut(client.rank(layer))
 
     def weigh(self, summaries: Sequence[Summary]) -> dict[str, float]:
         if all(s.norm == 0.0 for s in summaries):
@@ -78,11 +83,11 @@ class HetLoRA(Rule):
         return Combined({"b": b, "a": a})
 
     def learned_layer(self, layer: Layer, state: LayerState) -> LowRank:
-        return _held(layer, state).product()
+        return self._held(state).product()
 
     def readout_layer(self, layer: Layer, state: LayerState, rank: int) -> Factors:
         """The method's own cut (the first directions), not the best approximation."""
-        whole = _held(layer, state)
+        whole = self._held(state)
         kept = whole.cut(rank)
         pad = rank - kept.rank
         b = torch.cat([kept.b, kept.b.new_zeros(layer.m, pad)], dim=1)
@@ -101,6 +106,9 @@ class HetLoRA(Rule):
             return Encoded(trained)
         return Encoded(Adapter({name: f.cut(self._kept(f.rank)) for name, f in trained.items()}))
 
+    def _held(self, state: LayerState) -> Factors:
+        return Factors(state["b"], state["a"], self.scale)
+
     def _kept(self, rank: int) -> int:
         """⌊γ r⌋, but at least 1: a client never prunes itself out of a layer."""
         return max(1, math.floor(self.gamma * rank + 1e-9))  # 0.29 · 100 is 28.999…
@@ -111,7 +119,3 @@ class HetLoRA(Rule):
             for f in adapter.values()
         )
         return math.sqrt(sum(tail.product().norm() ** 2 for tail in tails))
-
-
-def _held(layer: Layer, state: LayerState) -> Factors:
-    return Factors(state["b"], state["a"], layer.scale(state["a"].shape[0]))

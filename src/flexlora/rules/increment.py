@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import final
+from dataclasses import dataclass
+from typing import Annotated, final
 
 from torch import Tensor
 
-from flexlora.adapters import Factors, best_factors, checked_split, factors_of
-from flexlora.errors import ConfigError
-from flexlora.lowrank import Dense, LowRank, Spectrum, truncate
+from flexlora.adapters import Factors, best_factors, factors_of
+from flexlora.lowrank import Dense, LowRank, Spectrum, Split, truncate
+from flexlora.options import Option, require
 from flexlora.rules.contributions import Contributions
 from flexlora.rules.layer import ClientView, Combined, Layer, LayerState
 from flexlora.rules.rule import Rule
@@ -25,6 +26,7 @@ from flexlora.rules.traits import Traits
 
 
 @final
+@dataclass(frozen=True, eq=False)
 class FlexLoRAIncrement(Rule):
     """ΔW ← ΔW + Σ w_k (s_k B'_k A'_k − s_k B_k A_k), B_k A_k being what client k was sent.
 
@@ -34,6 +36,8 @@ class FlexLoRAIncrement(Rule):
     W₀ + Δ + trainable − origin, sees the tail it cannot train, and learns only what is missing.
     The state is never cut (increments below its last singular value would vanish every round); it
     is factored while that is smaller, then the matrix itself with its largest triplets.
+    `frozen_rank` bounds the bytes down. A layer's Δ is never cut below the highest rank of a
+    client, whose origin it must hold.
 
     Ours; nearest published: FedHL (arXiv 2505.18494).
     """
@@ -42,21 +46,15 @@ class FlexLoRAIncrement(Rule):
     source = "this project; nearest: FedHL, arXiv 2505.18494"
     traits = Traits(delta="origin")
 
-    def __init__(self, frozen_rank: int | None = None, split: str = "left") -> None:
-        """`split`: singular values all in what is sent as B ("left", the paper), or "balanced".
+    frozen_rank: Annotated[
+        int | None, Option("largest rank per layer of the Δ that travels; all without it", least=1)
+    ] = None
+    split: Annotated[
+        Split, Option("where singular values go: all into what is sent as B (the paper), or half")
+    ] = "left"
 
-        `frozen_rank`: largest rank per layer of the Δ that travels; None sends all of it.
-
-        It bounds the bytes down. A layer's Δ is never cut below the highest rank of a client,
-        whose origin it must hold.
-        """
-        if frozen_rank is not None and (not isinstance(frozen_rank, int) or frozen_rank < 1):
-            raise ConfigError(
-                f"rule.frozen_rank is {frozen_rank}; give a whole number of 1 or more, or leave "
-                "it out"
-            )
-        self.frozen_rank = frozen_rank
-        self.split = checked_split(split)
+    def __post_init__(self) -> None:
+        require(self, "rule")
 
     def init_layer(self, layer: Layer) -> LayerState:
         return empty_state(layer)

@@ -18,9 +18,10 @@ from flexlora.adapters import Adapter, Delta, Factors, Sides
 from flexlora.errors import AdapterError
 from flexlora.lowrank import LowRank, singular_values
 from flexlora.rules.client import Encoded, Live, Memory
-from flexlora.rules.contributions import Contributions, Summary, SumsOf, normalised
+from flexlora.rules.contributions import Contributions, SumsOf
 from flexlora.rules.layer import ClientView, Combined, Layer, LayerState, Spec, State
 from flexlora.rules.traits import Traits
+from flexlora.rules.weights import ExamplesOf, Summary, normalised, require_weights
 
 _NAMED = 5  # Layers that an error lists at most.
 
@@ -73,7 +74,7 @@ class Rule(abc.ABC):
     def weigh(self, summaries: Sequence[Summary]) -> dict[str, float]:
         """Client → weight, non-negative, summing to 1: by training examples (FedAvg).
 
-        Raises RoundError where all weights are zero.
+        The traits say what may be asked of a summary. Raises RoundError where all weights are zero.
         """
         return normalised({s.client: float(s.examples) for s in summaries})
 
@@ -153,6 +154,17 @@ class Rule(abc.ABC):
         view = ClientView(client if self.traits.sends == "client" else "", ranks)
         layers = state.spec.at(state.round + 1, generator)
         return Adapter({x.name: self.send_layer(x, state.layers[x.name], view) for x in layers})
+
+    @final
+    def weights(self, summaries: Sequence[Summary]) -> dict[str, float]:
+        """`weigh`, with no more in reach than the traits say; in the order of the summaries.
+
+        Raises RuleError for asking more, and for what cannot be weights of these clients.
+        """
+        asked = summaries
+        if self.traits.needs == "sum":
+            asked = [ExamplesOf(summary, self.name) for summary in summaries]
+        return require_weights(self.weigh(asked), summaries, self.name)
 
     @final
     def combine(self, layer: Layer, state: LayerState, contributions: Contributions) -> Combined:

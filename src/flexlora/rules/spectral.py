@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from flexlora.adapters import factors_of
+from flexlora.adapters import Factors, factors_of
 from flexlora.lowrank import Dense, LowRank, Matrix, Spectrum, best, singular_values, svd
 from flexlora.rules.layer import Layer, LayerState
 
@@ -50,11 +50,20 @@ def empty_factors(layer: Layer, rank: int) -> LayerState:
     return {"b": torch.zeros(layer.m, rank), "a": fresh_rows(rank, layer.n, layer.generator)}
 
 
-def warm_factors(layer: Layer, rank: int, start: LowRank) -> LayerState:
-    """The same with the best part of `start`, the rest drawn as at first."""
+def warm_factors(layer: Layer, rank: int, start: LowRank, scale: float | None = None) -> LayerState:
+    """The same with the best part of `start`, the rest drawn as at first.
+
+    scale: that of what the state holds; None for the federation's of this rank.
+    """
     rows = fresh_rows(rank, layer.n, layer.generator)
-    factors = factors_of(best(start, rank).kept, rank, layer.scale(rank), fill=rows)
+    scale = layer.scale(rank) if scale is None else scale
+    factors = factors_of(best(start, rank).kept, rank, scale, fill=rows)
     return {"b": factors.b, "a": factors.a}
+
+
+def held_factors(layer: Layer, state: LayerState) -> Factors:
+    """What such a state holds, at the federation's scale of its rank."""
+    return Factors(state["b"], state["a"], layer.scale(state["a"].shape[0]))
 
 
 def exact_state(fresh: Tensor, held: Spectrum | Dense) -> LayerState:

@@ -24,7 +24,7 @@ class Screen(abc.ABC):
     source: ClassVar[str]
 
     def verdicts(self, products: Products) -> Mapping[str, Verdict]:
-        """The server's half: client → verdict, for those whose update does not stay as it is.
+        """The server's half: client → verdict, for those whose change does not stay as it is.
 
         products: the round as the screens before have left it.
         """
@@ -40,5 +40,5 @@ class Screen(abc.ABC):
     @final
     @property
     def judges(self) -> bool:
-        """Whether it has a half at the server, which must see every client's update."""
+        """Whether it has a half at the server, which must see every client's change."""
         return type(self).verdicts is not Screen.verdicts

@@ -1,4 +1,4 @@
-"""A round's updates by their inner products alone: lengths, angles and distances, nothing dense."""
+"""A round's changes by their inner products alone: lengths, angles and distances, nothing dense."""
 
 from __future__ import annotations
 
@@ -11,23 +11,24 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from flexlora.lowrank import LowRank
+from flexlora.adapters import change
 from flexlora.rules import Contribution
 from flexlora.screens.verdict import Verdict
 
-# Layer after layer, every client's contribution, clients always in one order.
+# Layer after layer, every client's contribution, in the order of the clients.
 Layers = Callable[[], Iterable[Sequence[Contribution]]]
 _WIDE = 2048  # Of inner width that is held at once, on each side of a product.
 
 
 @final
 class Products:
-    """Every client's update: trained − sent as products, over all layers together.
+    """Every client's change: trained − sent as products, over all layers together (see `change`).
 
-    clients: in order. examples and weights: of each; the weights sum to 1. Where a client returns
-    one side alone and the other is not known, its update is the change of that side. Lengths and
-    inner products are computed when they are first asked for, from the factors, block by block of
-    clients and layer by layer: memory is that of two blocks of one layer's factors.
+    clients: in the order of `weights`. examples and weights: of each; the weights sum to 1. Who
+    returned what it was sent has a change of exactly zero. Where a client returns one side alone
+    and the other is not known, its change is that of the one side. Lengths and inner products are
+    computed when they are first asked for, from the factors, block by block of clients and layer by
+    layer: memory is that of two blocks of one layer's factors.
     """
 
     def __init__(
@@ -39,20 +40,20 @@ class Products:
         self.clients = tuple(weights)
         self.examples = {client: examples[client] for client in self.clients}
         self.weights = dict(weights)
-        self._measured = _Measured(layers)
+        self._measured = _Measured(self.clients, layers)
         self._places = list(range(len(self.clients)))
         self._shrinks = [1.0] * len(self.clients)
 
     @property
     def norms(self) -> dict[str, float]:
-        """Client → ‖update‖_F."""
+        """Client → ‖change‖_F."""
         found = self._measured.norms
         pairs = zip(self._places, self._shrinks, strict=True)
         return dict(zip(self.clients, (found[x] * s for x, s in pairs), strict=True))
 
     @property
     def gram(self) -> Float[Tensor, "k k"]:
-        """⟨update_i, update_j⟩ of clients i and j in order, float64."""
+        """⟨change_i, change_j⟩ of clients i and j in order, float64."""
         shrinks = torch.tensor(self._shrinks, dtype=torch.float64)
         places = torch.tensor(self._places, dtype=torch.long)
         found = self._measured.gram[places][:, places]
@@ -60,23 +61,21 @@ class Products:
 
     @property
     def distances(self) -> Float[Tensor, "k k"]:
-        """‖update_i − update_j‖² of clients i and j in order, float64, never negative."""
+        """‖change_i − change_j‖² of clients i and j in order, float64, never negative."""
         gram = self.gram
         squares = gram.diagonal()
         return (squares[:, None] + squares - 2.0 * gram).clamp_(min=0.0)
 
-    def after(self, verdicts: Mapping[str, Verdict]) -> Products:
-        """The round once these are carried out; what was computed already stays known."""
+    def after(self, verdicts: Mapping[str, Verdict], weights: Mapping[str, float]) -> Products:
+        """The round once these are carried out; what was computed already stays known.
+
+        weights: of those who are left, summing to 1: the rule weighs what is left, perhaps anew.
+        """
         kept = [k for k, c in enumerate(self.clients) if c not in verdicts or verdicts[c].weight]
-        weights = {
-            c: self.weights[c] * (verdicts[c].weight if c in verdicts else 1.0)
-            for c in (self.clients[k] for k in kept)
-        }
-        whole = sum(weights.values()) or 1.0
         left = object.__new__(Products)
-        left.clients = tuple(weights)
+        left.clients = tuple(self.clients[k] for k in kept)
         left.examples = {client: self.examples[client] for client in left.clients}
-        left.weights = {client: weight / whole for client, weight in weights.items()}
+        left.weights = {client: weights[client] for client in left.clients}
         left._measured = self._measured
         left._places = [self._places[k] for k in kept]
         left._shrinks = [
@@ -87,10 +86,15 @@ class Products:
 
 
 class _Measured:
-    """What is known of the updates as they came."""
+    """What is known of the changes as they came."""
 
-    def __init__(self, layers: Layers) -> None:
-        self._layers = layers
+    def __init__(self, clients: Sequence[str], layers: Layers) -> None:
+        self._clients, self._told = tuple(clients), layers
+
+    def _layers(self) -> Iterator[Sequence[Contribution]]:
+        for layer in self._told():
+            assert tuple(c.client for c in layer) == self._clients, "clients in another order"
+            yield layer
 
     @cached_property
     def norms(self) -> list[float]:
@@ -100,7 +104,7 @@ class _Measured:
         for layer in self._layers():
             squares = squares or [0.0] * len(layer)
             for k, contribution in enumerate(layer):
-                squares[k] += _moved(contribution).norm() ** 2
+                squares[k] += change(contribution.trained, contribution.sent).norm() ** 2
         return [math.sqrt(square) for square in squares]
 
     @cached_property
@@ -122,14 +126,14 @@ class _Measured:
 
 
 class _Block:
-    """Some clients' updates of one layer side by side. owners: of each column of the left sides."""
+    """Some clients' changes of one layer side by side. owners: of each column of the left sides."""
 
     def __init__(self, layer: Sequence[Contribution], clients: range) -> None:
-        moved = [_moved(layer[k]) for k in clients]
+        changes = [change(layer[k].trained, layer[k].sent) for k in clients]
         self._clients = len(clients)
-        self._left = torch.cat([x.left.double() for x in moved], dim=1)
-        self._right = torch.cat([x.right.double() for x in moved])
-        widths = torch.tensor([x.width for x in moved])
+        self._left = torch.cat([x.left.double() for x in changes], dim=1)
+        self._right = torch.cat([x.right.double() for x in changes])
+        widths = torch.tensor([x.width for x in changes])
         self._owners = torch.arange(len(clients)).repeat_interleave(widths)
 
     def inner(self, other: _Block) -> Tensor:
@@ -149,14 +153,3 @@ def _blocks(layer: Sequence[Contribution]) -> Iterator[range]:
             begin, width = k, 0
         width += mine
     yield range(begin, len(layer))
-
-
-def _moved(contribution: Contribution) -> LowRank:
-    """trained − sent, as products where both sides are known."""
-    trained, sent = contribution.trained, contribution.sent
-    if trained.sides == "both":
-        return trained.product() - sent.product()
-    one = torch.eye(trained.rank)
-    if trained.sides == "b":
-        return LowRank(trained.b.float() - sent.b[:, : trained.rank].float(), one)
-    return LowRank(one, trained.a.float() - sent.a[: trained.rank].float())

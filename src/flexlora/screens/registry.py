@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
-from flexlora.options import checked
 from flexlora.registry import Registry
 from flexlora.screens.base import Screen
 from flexlora.screens.norm_clip import NormClip
 
-SCREENS: Registry[type[Screen]] = Registry("screen")
+SCREENS: Registry[type[Screen]] = Registry("screen", tables="screens")
 
 
 def register(screen: type[Screen]) -> type[Screen]:
@@ -23,9 +22,7 @@ def make_screen(name: str, options: Mapping[str, Any] | None = None) -> Screen:
 
     Raises ConfigError for an unknown name and for an option that is unknown, missing or wrong.
     """
-    kind = SCREENS.named(name)
-    table = f"screens.{name}"
-    return kind(**checked(kind, options or {}, chooser="screens", name=name, table=table))
+    return cast("Screen", SCREENS.make(name, options))
 
 
 register(NormClip)

@@ -1,4 +1,4 @@
-"""How an update that a screen shrinks enters a rule, whatever the rule."""
+"""How a change that a screen shrinks enters a rule, whatever the rule."""
 
 from __future__ import annotations
 
@@ -13,8 +13,10 @@ def shrunk(trained: Factors, sent: Factors, share: float, *, as_factors: bool) -
 
     as_factors: of the factors side by side, at the trained rank, for rules that compare factors
     (and wherever one side alone is known). Else of the products, exactly: the rank is then that of
-    both together, and what Δ holds of `sent` is subtracted from it as ever.
+    both together, and what Δ holds of `sent` is subtracted from it as ever. A side that was not
+    sent counts as zero.
     """
+    sent = sent.zero_filled()
     dtype = accumulation_dtype(trained.b.dtype, trained.a.dtype)
     b, a = trained.b.to(dtype), trained.a.to(dtype)
     if as_factors or trained.sides != "both":

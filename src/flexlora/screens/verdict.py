@@ -9,10 +9,10 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Verdict:
-    """What becomes of one client's update.
+    """What becomes of one client's change.
 
     weight: a factor ≥ 0 on its weight; 0 leaves it out, and `reason` says why. shrink: a factor in
-    [0, 1] on what it changed. Raises ValueError for others.
+    [0, 1] on the change itself. Raises ValueError for others.
     """
 
     weight: float = 1.0
