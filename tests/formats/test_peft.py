@@ -3,7 +3,7 @@
 import json
 import math
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import torch
@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
-from flexlora.adapters import Adapter, Factors
+from flexlora.adapters import Adapter, Factors, Sides
 from flexlora.errors import AdapterError, RunError
 from flexlora.formats.peft import is_peft, load_peft, peft_scaling, save_peft
 
@@ -225,7 +225,7 @@ def test_equal_adapters_give_equal_bytes_and_the_base_can_be_named(tmp_path: Pat
 def test_saving_refuses(tmp_path: Path) -> None:
     good = adapter_for({"q": (4, 5)}, [2])
     (tmp_path / "there").mkdir()
-    with pytest.raises(RunError, match="there exists; choose another --out or remove it"):
+    with pytest.raises(RunError, match="there exists; choose another folder or remove it"):
         save_peft(good, tmp_path / "there")
     with pytest.raises(AdapterError, match="no layers"):
         save_peft(Adapter({}), tmp_path / "out")
@@ -234,6 +234,10 @@ def test_saving_refuses(tmp_path: Path) -> None:
         save_peft(Adapter({"q": Factors(factors.b * math.nan, factors.a, 1.0)}), tmp_path / "out")
     with pytest.raises(AdapterError, match="layer q of the adapter holds NaN or infinity"):
         save_peft(Adapter({"q": Factors(factors.b, factors.a, math.inf)}), tmp_path / "out")
+    for side in get_args(Sides)[1:]:
+        message = f"layer q of the adapter holds {side} alone; fill the other side before it is sav"
+        with pytest.raises(AdapterError, match=message):
+            save_peft(Adapter({"q": factors.only(side)}), tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 

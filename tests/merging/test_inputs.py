@@ -81,7 +81,7 @@ def test_weights_are_one_each() -> None:
 
 def test_what_is_there_is_not_written_over(tmp_path: Path, two: list[Path]) -> None:
     (tmp_path / "out").mkdir()
-    assert "out exists; choose another --out or remove it" in refused(tmp_path, RunError, two)
+    assert "out exists; choose another folder or remove it" in refused(tmp_path, RunError, two)
     before = contents(tmp_path)
     with pytest.raises(RunError, match="exists"):
         merge(two, two[0], rank=2)
@@ -202,7 +202,7 @@ def test_folders_that_are_not_there(tmp_path: Path, two: list[Path]) -> None:
     )
 
 
-BASES = "give adapters of one base model, or --force if they are"
+BASES = "give adapters of one base model, or force the merge (--force) if they are"
 
 
 def test_another_base_model(tmp_path: Path, two: list[Path]) -> None:

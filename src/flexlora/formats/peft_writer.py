@@ -14,6 +14,7 @@ from typing import Any
 from torch import Tensor
 
 from flexlora.adapters import Factors
+from flexlora.errors import AdapterError
 from flexlora.formats.atomic import atomic_folder
 from flexlora.formats.peft_config import CONFIG, EXTRA, WEIGHTS
 from flexlora.formats.peft_reader import PREFIX, Kind
@@ -38,7 +39,13 @@ class PeftWriter:
 
         α is chosen such that PEFT's α/r is the scale to the last bit wherever a float64 allows it.
         Rank 0 is written as rank 1 with zeros: any reader loads it, and it adds nothing.
+        Raises AdapterError for a layer of which one side is absent.
         """
+        if factors.sides != "both":
+            raise AdapterError(
+                f"layer {name} of the adapter holds {factors.sides} alone; fill the other side "
+                "before it is saved"
+            )
         b, a = factors.b, factors.a
         if factors.rank == 0:
             self.extra["empty"].append(name)

@@ -58,7 +58,7 @@ def union(readers: Sequence[PeftReader]) -> dict[str, PeftLayer]:
 
 
 def _require_one_base(one: PeftReader, other: PeftReader) -> None:
-    cure = "give adapters of one base model, or --force if they are"
+    cure = "give adapters of one base model, or force the merge (--force) if they are"
     differing = difference(*(Base(x.base, x.base_fingerprint) for x in (one, other)))
     if differing == "weights":
         raise AdapterError(

@@ -159,7 +159,7 @@ def _factors(
         name = str(dtype).removeprefix("torch.")
         raise AdapterError(
             f"layer {layer.name} of {out} would hold values that {name} cannot; "
-            "give another --dtype, or smaller weights"
+            "give another dtype, or smaller weights"
         )
     return factors
 
