@@ -90,7 +90,7 @@ def test_half_of_a_pair_is_refused(lost: str) -> None:
 @pytest.mark.parametrize("meta", [{}, {"x.scale": "two"}])
 def test_a_missing_or_unreadable_scale_is_refused(meta: dict[str, str]) -> None:
     tensors = {"x.b": torch.zeros(2, 1), "x.a": torch.zeros(1, 2)}
-    with pytest.raises(AdapterError, match="layer 'x' needs tensors b and a, .* and a scale"):
+    with pytest.raises(AdapterError, match=r"layer 'x' needs tensors b and a, .* and a scale"):
         payload_adapter(Payload("factors", tensors, meta))
 
 

@@ -126,7 +126,7 @@ case(
 case(
     "layers of other shapes", f"layer {Q} is linear 8 × 6 in", "linear 9 × 6 in", "of different m"
 )(lambda p: ["merge", *p.adapters(9), "--rank", 2, "--force", "--out", p.folder / "out"])
-case("another kind of adapter", "b is a PEFT adapter of type IA3; only LORA can be read")(
+case("another kind of adapter", "b is a PEFT adapter of type 'IA3'; only LORA can be read")(
     lambda p: p.spoilt(lambda b: edit(b, peft_type="IA3"))
 )
 case("DoRA", "b holds DoRA (use_dora), which is no plain LoRA pair; train or save it as plain")(
@@ -162,9 +162,10 @@ case("truncated", "adapter_model.safetensors is truncated or no safetensors file
 case("a damaged config", "adapter_config.json is not readable JSON; save the adapter again")(
     lambda p: p.spoilt(lambda b: (b / "adapter_config.json").write_bytes(b"\xff{"))
 )
-case("a damaged note", "flexlora.json is damaged; remove it, or save the adapter again")(
-    lambda p: p.spoilt(lambda b: (b / "flexlora.json").write_text("[]"))
-)
+case(
+    "a damaged note",
+    "flexlora.json is damaged (is not a JSON table); remove it, or save",
+)(lambda p: p.spoilt(lambda b: (b / "flexlora.json").write_text("[]")))
 
 
 @pytest.mark.parametrize("name", CASES)

@@ -142,7 +142,7 @@ def _(place: Place) -> Arguments:
     return place.start(folder)
 
 
-@case("start with a damaged note", "flexlora.json is damaged; remove it, or save the adapter again")
+@case("start with a damaged note", "flexlora.json is damaged (is not readable JSON); remove it, or save")
 def _(place: Place) -> Arguments:
     folder = place.adapter(base_fingerprint="float32:" + "f" * 64)
     (folder / "flexlora.json").write_text("[")
@@ -230,7 +230,7 @@ def _(place: Place) -> Arguments:
     return ["inspect", folder]
 
 
-@case("inspect another kind of adapter", "is a PEFT adapter of type IA3; only LORA can be read")
+@case("inspect another kind of adapter", "is a PEFT adapter of type 'IA3'; only LORA can be read")
 def _(place: Place) -> Arguments:
     config = place.adapter() / "adapter_config.json"
     config.write_text(json.dumps({**json.loads(config.read_text()), "peft_type": "IA3"}))

@@ -17,7 +17,7 @@ from flexlora.adapters import Factors
 from flexlora.errors import AdapterError
 from flexlora.formats.atomic import atomic_folder
 from flexlora.formats.peft_config import CONFIG, EXTRA, WEIGHTS
-from flexlora.formats.peft_reader import PREFIX, Kind
+from flexlora.formats.peft_keys import Kind, pair_keys
 from flexlora.formats.tensor_file import TensorFile
 
 TASK_TYPE = "CAUSAL_LM"
@@ -117,13 +117,6 @@ def peft_folder(
         (aside / CONFIG).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
         if any(writer.extra.values()):
             (aside / EXTRA).write_text(json.dumps(writer.extra, indent=2, sort_keys=True) + "\n")
-
-
-def pair_keys(name: str, kind: Kind = "linear") -> tuple[str, str]:
-    """The keys of a layer's a and b in PEFT's file."""
-    if kind == "embedding":
-        return f"{PREFIX}{name}.lora_embedding_A", f"{PREFIX}{name}.lora_embedding_B"
-    return f"{PREFIX}{name}.lora_A.weight", f"{PREFIX}{name}.lora_B.weight"
 
 
 def _alpha(scale: float, rank: int) -> float:
