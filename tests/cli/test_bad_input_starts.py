@@ -142,7 +142,10 @@ def _(place: Place) -> Arguments:
     return place.start(folder)
 
 
-@case("start with a damaged note", "flexlora.json is damaged (is not readable JSON); remove it, or save")
+@case(
+    "start with a damaged note",
+    "flexlora.json is damaged (is not readable JSON); remove it, or",
+)
 def _(place: Place) -> Arguments:
     folder = place.adapter(base_fingerprint="float32:" + "f" * 64)
     (folder / "flexlora.json").write_text("[")

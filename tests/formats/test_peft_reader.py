@@ -244,7 +244,14 @@ def test_what_begins_like_a_wrapper_is_none(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["model.embed_tokens", "lm_head", "transformer.wte", "gpt_neox.embed_in", "embed_out"]
+    "name",
+    [
+        "model.embed_tokens",
+        "lm_head",
+        "transformer.wte",
+        "gpt_neox.embed_in",
+        "backbone.embeddings",
+    ],
 )
 def test_a_vocabulary_that_was_resized_stands_beside_lora(tmp_path: Path, name: str) -> None:
     """PEFT saves it whole, and says so nowhere in the config."""

@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 
 from flexlora.adapters import Factors
 from flexlora.errors import RunError
-from flexlora.formats.peft_reader import Kind, PeftReader
-from flexlora.formats.peft_writer import pair_keys, peft_folder
+from flexlora.formats.peft_keys import Kind, pair_keys
+from flexlora.formats.peft_reader import PeftReader
+from flexlora.formats.peft_writer import peft_folder
 from peft_folders import PREFIX, config_of, stored, updates
 from reference import assert_close, gaussian, product
 

@@ -25,7 +25,7 @@ _EMBEDDING = re.compile(r"(?P<layer>.+)\.lora_embedding_(?P<side>[AB])(?:\.(?P<a
 # How models call their token embeddings and their head, which PEFT saves whole where the
 # vocabulary was resized.
 _VOCABULARY = re.compile(
-    r"(?:.+\.)?(?:embed_tokens|lm_head|wte|embed_in|embed_out|word_embeddings|tok_embeddings|shared)"
+    r"(?:.+\.)?(?:embed_tokens|lm_head|wte|embed_in|embed_out|embeddings|word_embeddings|tok_embeddings|shared)"
     r"\.(?:weight|bias)"
 )
 
