@@ -35,8 +35,9 @@ from torch import Tensor, nn
 
 from flexlora import merge
 from flexlora.adapters import Factors
+from flexlora.formats.peft_keys import pair_keys
 from flexlora.formats.peft_reader import PeftReader
-from flexlora.formats.peft_writer import pair_keys, peft_folder
+from flexlora.formats.peft_writer import peft_folder
 from flexlora.lowrank import best, total
 from flexlora.runs.environment import environment
 from merge_view import ALGEBRA, PEFT, WHOLE, draw, table

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from cohort_case import Client, length
 from flexlora.adapters import Adapter
-from flexlora.formats.peft_writer import pair_keys
+from flexlora.formats.peft_keys import pair_keys
 from flexlora.models import BaseModel
 from flexlora.tasks.prompts import Encoded
 

@@ -118,7 +118,7 @@ def moved(adapter: Adapter, seed: int, size: float = 0.1) -> Adapter:
 
 
 def read(payload: bytes) -> Adapter:
-    return payload_adapter(from_bytes(payload, limit_bytes=len(payload)))
+    return payload_adapter(from_bytes(payload))
 
 
 def reply_to(job: Job, adapter: Adapter, /, **changes: Any) -> Reply:

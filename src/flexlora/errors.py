@@ -9,7 +9,8 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
-_SHOWN = 12  # Names that an error lists at most.
+_LISTED = 12  # Names that an error lists at most.
+_SHOWN = 60  # Characters of a value that an error shows at most.
 
 
 class FlexLoRAError(Exception):
@@ -66,5 +67,23 @@ def nearest(name: str, known: Iterable[str]) -> str:
     close = difflib.get_close_matches(name, options, n=1)
     if close:
         return f"did you mean '{close[0]}'?"
-    more = f", … ({len(options)} in all)" if len(options) > _SHOWN else ""
-    return f"known: {', '.join(options[:_SHOWN])}{more}"
+    more = f", … ({len(options)} in all)" if len(options) > _LISTED else ""
+    return f"known: {', '.join(options[:_LISTED])}{more}"
+
+
+def shown(value: object) -> str:
+    """A value that others gave, for an error: as Python writes it, in 60 characters at most.
+
+    Control and direction characters in it are escaped, a number of any length is cut.
+    """
+    if isinstance(value, str):
+        return cut_short(repr(value[: 2 * _SHOWN]))
+    try:
+        return cut_short(repr(value))
+    except (ValueError, RecursionError):  # More digits or more depth than Python writes.
+        return f"{type(value).__name__} of great length"
+
+
+def cut_short(text: str) -> str:
+    """The text, in 60 characters at most."""
+    return text if len(text) <= _SHOWN else text[: _SHOWN - 1] + "…"

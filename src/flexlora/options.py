@@ -15,11 +15,10 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, is_dataclass
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from flexlora.errors import ConfigError, nearest
+from flexlora.errors import ConfigError, cut_short, nearest
 
 _WORDS = {int: "a whole number", float: "a number", str: "text in quotes", bool: "true or false"}
 _UNFIT = object()
-_SHOWN = 60  # Characters of a value that an error shows at most.
 
 
 @dataclass(frozen=True)
@@ -158,7 +157,7 @@ def shown(value: object) -> str:
     """A value as it stands in a config, cut short."""
     number = isinstance(value, float)  # JSON writes NaN where TOML writes nan.
     text = repr(value) if number else json.dumps(value, ensure_ascii=False, default=str)
-    return text if len(text) <= _SHOWN else text[: _SHOWN - 1] + "…"
+    return cut_short(text)
 
 
 def _argument(hint: Any, default: Any) -> Argument:

@@ -61,3 +61,11 @@ def test_what_is_not_finite_is_refused() -> None:
     large = Factors(torch.ones(2, 1) * 1e30, torch.ones(1, 2) * 1e30, 1.0)
     with pytest.raises(AdapterError, match=r"layer bad of .* above what float32 holds"):
         dissect(Adapter({"bad": large}))
+
+
+def test_layers_stand_in_the_order_of_their_numbers_whatever_stands_for_a_digit() -> None:
+    """ "²" is a digit and no decimal; a number may have more digits than Python converts."""
+    names = ["x.1²2", "x.2", "x.10", "x.10a", "x.²", "x." + "9" * 5000, "x.٣"]
+    wanted = ["x.1²2", "x.2", "x.10", "x.10a", "x." + "9" * 5000, "x.²", "x.٣"]
+    found = dissect(Adapter({name: factors(1) for name in reversed(names)}))
+    assert [layer.name for layer in found] == wanted

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 
 from flexlora.adapters.kept import parsed_rank, require_rank_or_energy
 from flexlora.errors import ConfigError, RankError
+from reference import as_in_production
 
 
 @pytest.mark.parametrize(
@@ -17,9 +19,12 @@ def test_a_rank_is_a_whole_number_or_full(typed: int | str, rank: int | str) -> 
     assert parsed_rank(typed, "rank") == rank
 
 
-@pytest.mark.parametrize("typed", ["", "2.5", "Full", "²", "1e3"])
-def test_other_text_is_no_rank(typed: str) -> None:
-    with pytest.raises(RankError) as caught:
+@pytest.mark.parametrize(
+    "typed",
+    ["", "2.5", "Full", "²", "1e3", "9" * 5000, 3.7, 3.0, math.inf, math.nan, True, None, [2]],
+)
+def test_what_is_not_whole_is_no_rank(typed: Any) -> None:
+    with as_in_production(), pytest.raises(RankError) as caught:
         parsed_rank(typed, f"--rank {typed}")
     message = f"--rank {typed} is no whole number; give 1 or more, or 'full'"
     assert str(caught.value) == message

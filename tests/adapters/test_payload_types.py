@@ -71,7 +71,9 @@ def test_one_side_crosses_alone_and_says_how_large_the_other_is(sides: Sides) ->
 def test_a_size_that_is_none_is_refused(size: str) -> None:
     for tensors in ({"x.b": torch.zeros(2, 1)}, {"x.b": torch.zeros(2)}):
         payload = Payload("factors", tensors, {"x.scale": "1.0", "x.n": size})
-        with pytest.raises(AdapterError, match="layer x is incomplete"):
+        with pytest.raises(
+            AdapterError, match="layer 'x' needs tensors b and a, or one of them and the size"
+        ):
             payload_adapter(payload)
 
 
@@ -79,14 +81,16 @@ def test_a_size_that_is_none_is_refused(size: str) -> None:
 def test_half_of_a_pair_is_refused(lost: str) -> None:
     payload = factors_payload(Adapter({"x": Factors(torch.zeros(2, 1), torch.zeros(1, 2), 1.0)}))
     tensors = {key: value for key, value in payload.tensors.items() if key != lost}
-    with pytest.raises(AdapterError, match="layer x is incomplete"):
+    with pytest.raises(
+        AdapterError, match="layer 'x' needs tensors b and a, or one of them and the size"
+    ):
         payload_adapter(replace(payload, tensors=tensors))
 
 
 @pytest.mark.parametrize("meta", [{}, {"x.scale": "two"}])
 def test_a_missing_or_unreadable_scale_is_refused(meta: dict[str, str]) -> None:
     tensors = {"x.b": torch.zeros(2, 1), "x.a": torch.zeros(1, 2)}
-    with pytest.raises(AdapterError, match="layer x is incomplete: needs tensors b and a and a sc"):
+    with pytest.raises(AdapterError, match=r"layer 'x' needs tensors b and a, .* and a scale"):
         payload_adapter(Payload("factors", tensors, meta))
 
 
@@ -94,15 +98,36 @@ def test_a_missing_or_unreadable_scale_is_refused(meta: dict[str, str]) -> None:
 def test_a_tensor_that_is_no_factor_is_refused(key: str) -> None:
     payload = factors_payload(Adapter({"x": Factors(torch.zeros(2, 1), torch.zeros(1, 2), 1.0)}))
     tensors = {**payload.tensors, key: torch.zeros(1)}
-    with pytest.raises(AdapterError, match=f"payload tensor {key} is no factor"):
+    with pytest.raises(AdapterError, match=f"payload tensor '{key}' is no factor"):
         payload_adapter(replace(payload, tensors=tensors))
+
+
+def test_factors_that_do_not_fit_are_refused_with_their_layer() -> None:
+    tensors = {"x.b": torch.zeros(2, 1), "x.a": torch.zeros(2, 2)}
+    fit = pytest.raises(AdapterError, match="layer 'x': factors need b")
+    with as_in_production(), fit:
+        payload_adapter(Payload("factors", tensors, {"x.scale": "1.0"}))
+
+
+@pytest.mark.parametrize("place", ["layer", "tensor", "schema"])
+def test_what_a_stranger_wrote_is_quoted_short_and_visibly(place: str) -> None:
+    long = "\x1b[2J\u202e" + "y" * 500_000
+    tensors = {f"{long}.b" if place == "layer" else long: torch.zeros(1, 1)}
+    payload = Payload(long if place == "schema" else "factors", tensors)
+    with pytest.raises(AdapterError) as caught:
+        payload_adapter(payload)
+    assert len(str(caught.value)) < 250
+    assert str(caught.value).isprintable()
+    assert r"\x1b[2J\u202eyyy" in str(caught.value)
 
 
 def test_another_schema_or_version_is_refused() -> None:
     payload = factors_payload(adapter())
-    with pytest.raises(AdapterError, match="payload is sketch version 1; expected factors"):
+    with pytest.raises(AdapterError, match="payload is 'sketch' version 1; expected 'factors'"):
         payload_adapter(replace(payload, schema="sketch"))
-    with pytest.raises(AdapterError, match="payload is factors version 2; expected factors ver"):
+    with pytest.raises(
+        AdapterError, match="payload is 'factors' version 2; expected 'factors' ver"
+    ):
         payload_adapter(replace(payload, version=2))
 
 

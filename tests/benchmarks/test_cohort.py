@@ -17,7 +17,7 @@ import cohort
 import cohort_case
 import cohort_view
 import usual_loop
-from flexlora.formats.peft_writer import pair_keys
+from flexlora.formats.peft_keys import pair_keys
 from flexlora.models import AdaptedModel
 from flexlora.tasks.prompts import Encoded
 from flexlora.training import CohortSize, train

@@ -101,10 +101,10 @@ case("an unknown dtype", "dtype is float64; give one of float32, bfloat16, float
 case("an unknown split", "--split is right; give left or balanced")(
     lambda p: p.merge("--rank", 2, "--split", "right")
 )
-case("into what exists", "b exists; choose another --out or remove it")(
+case("into what exists", "b exists; choose another folder or remove it")(
     lambda p: ["merge", *p.adapters(), "--rank", 2, "--out", p.folder / "b"]
 )
-case("into an input", "a exists; choose another --out or remove it")(
+case("into an input", "a exists; choose another folder or remove it")(
     lambda p: ["merge", p.adapters()[0], "--rank", "full", "--out", p.folder / "a"]
 )
 
@@ -119,13 +119,14 @@ case("no adapter", "has no adapter_config.json; give a folder that save_pretrain
 case("a file", "is not a folder; give a PEFT adapter folder")(
     lambda p: [*p.merge("--rank", 2), p.folder / "a" / "adapter_model.safetensors"]
 )
-case("another base", "b for org/other; give adapters of one base model, or --force if they are")(
-    lambda p: p.spoilt(lambda b: edit(b, base_model_name_or_path="org/other"))
-)
+case(
+    "another base",
+    "b for org/other; give adapters of one base model, or force the merge (--force) if they are",
+)(lambda p: p.spoilt(lambda b: edit(b, base_model_name_or_path="org/other")))
 case(
     "layers of other shapes", f"layer {Q} is linear 8 × 6 in", "linear 9 × 6 in", "of different m"
 )(lambda p: ["merge", *p.adapters(9), "--rank", 2, "--force", "--out", p.folder / "out"])
-case("another kind of adapter", "b is a PEFT adapter of type IA3; only LORA can be read")(
+case("another kind of adapter", "b is a PEFT adapter of type 'IA3'; only LORA can be read")(
     lambda p: p.spoilt(lambda b: edit(b, peft_type="IA3"))
 )
 case("DoRA", "b holds DoRA (use_dora), which is no plain LoRA pair; train or save it as plain")(
@@ -161,9 +162,10 @@ case("truncated", "adapter_model.safetensors is truncated or no safetensors file
 case("a damaged config", "adapter_config.json is not readable JSON; save the adapter again")(
     lambda p: p.spoilt(lambda b: (b / "adapter_config.json").write_bytes(b"\xff{"))
 )
-case("a damaged note", "flexlora.json is damaged; remove it, or save the adapter again")(
-    lambda p: p.spoilt(lambda b: (b / "flexlora.json").write_text("[]"))
-)
+case(
+    "a damaged note",
+    "flexlora.json is damaged (is not a JSON table); remove it, or save",
+)(lambda p: p.spoilt(lambda b: (b / "flexlora.json").write_text("[]")))
 
 
 @pytest.mark.parametrize("name", CASES)

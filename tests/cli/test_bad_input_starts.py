@@ -142,7 +142,10 @@ def _(place: Place) -> Arguments:
     return place.start(folder)
 
 
-@case("start with a damaged note", "flexlora.json is damaged; remove it, or save the adapter again")
+@case(
+    "start with a damaged note",
+    "flexlora.json is damaged (is not readable JSON); remove it, or",
+)
 def _(place: Place) -> Arguments:
     folder = place.adapter(base_fingerprint="float32:" + "f" * 64)
     (folder / "flexlora.json").write_text("[")
@@ -193,7 +196,7 @@ case(
 case("continue with an unknown key", "federation.round is unknown; did you mean 'rounds'?")(
     lambda p: p.go_on("federation.round=2")
 )
-case("continue into what exists", "exists; choose another --out or remove it")(
+case("continue into what exists", "exists; choose another folder or remove it")(
     lambda p: ["continue", p.parent, "--out", p.folder, "--set", "federation.rounds=2"]
 )
 
@@ -230,7 +233,7 @@ def _(place: Place) -> Arguments:
     return ["inspect", folder]
 
 
-@case("inspect another kind of adapter", "is a PEFT adapter of type IA3; only LORA can be read")
+@case("inspect another kind of adapter", "is a PEFT adapter of type 'IA3'; only LORA can be read")
 def _(place: Place) -> Arguments:
     config = place.adapter() / "adapter_config.json"
     config.write_text(json.dumps({**json.loads(config.read_text()), "peft_type": "IA3"}))

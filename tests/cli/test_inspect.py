@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from commands import Flexlora
+from commands import Flexlora, assert_one_sentence
 from flexlora.adapters import Adapter, Factors, dissect
 from flexlora.cli.adapter_view import bars
 from flexlora.cli.words import count, size, span
@@ -17,6 +17,7 @@ from flexlora.federation import run
 from flexlora.formats.peft import load_peft, save_peft
 from flexlora.runs.events import Failed
 from flexlora.runs.run_directory import Run
+from peft_folders import pair, write_folder
 from reference import gaussian
 from small import small
 from terminal import lines_on_a_terminal
@@ -107,6 +108,30 @@ def test_rslora_has_its_own_alpha(flexlora: Flexlora, tmp_path: Path) -> None:
     written = {**json.loads(config.read_text()), "use_rslora": True, "lora_alpha": 6}
     config.write_text(json.dumps(written))
     assert "α 6, scale α/√r = 3," in flexlora("inspect", tmp_path / "a").out
+
+
+def test_what_stands_beside_lora_is_said(flexlora: Flexlora, tmp_path: Path) -> None:
+    """Embeddings that PEFT saved whole are no reason not to show the layers."""
+    tensors = pair("x.q", 6, 5, 2) | {
+        "lm_head.weight": torch.ones(9, 5),
+        "conv.lora_A.weight": torch.ones(2, 4, 3),
+        "conv.lora_B.weight": torch.ones(6, 2, 1),
+    }
+    write_folder(tmp_path / "a", tensors, r=2)
+    done = flexlora("inspect", tmp_path / "a")
+    head = "base_model.model.lm_head.weight"
+    assert f"beside LoRA it holds 1 tensor whole: {head}" in done.out.splitlines()
+    assert any(line.startswith("x.q") for line in done.out.splitlines())
+    told = json.loads(flexlora("inspect", tmp_path / "a", "--json").out)
+    assert told["whole"] == [head]
+    assert {name: layer["n"] for name, layer in told["layers"].items()} == {"x.q": 5, "conv": 12}
+
+
+def test_a_folder_of_several_adapters_is_told_from_one(flexlora: Flexlora, tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        save_peft(adapter(1), tmp_path / "both" / name)
+    done = flexlora("inspect", tmp_path / "both")
+    assert_one_sentence(done, "it holds adapters of their own ('one', 'two'); give one of them")
 
 
 def test_an_adapter_as_json(flexlora: Flexlora, peft: Path) -> None:

@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from torch import Tensor
 
 from commands import PROCESS, Done, Flexlora
 from flexlora.formats.peft import load_peft
 from flexlora.merging import merge
-from peft_folders import pair, stored, updates, weighted, write_folder
+from peft_folders import add, pair, stored, updates, weighted, write_folder
 from reference import assert_all_close, gaussian
 from terminal import lines_on_a_terminal
 
@@ -53,7 +54,7 @@ def test_what_went_in_what_came_out_and_each_layer(flexlora: Flexlora, two: list
         assert row[3] == ("5" if "q_proj" in layer.name else "4")
         assert row[4] == f"{layer.norm:.3g}"
         assert row[5] == ("0" if layer.share == 0.0 else f"{100 * layer.share:.3g}")
-    assert "– : the adapter lacks the layer and counts as zero there (2 layers)" in lines
+    assert "– : B lacks 2 of 4 layers and counts as zero there" in lines
     assert lines[-2].startswith(f"4 layers, {again.parameters} parameters of float32, discarded")
     assert f"{100 * again.share:.3g} % of the energy" in lines[-2]
     written = sum(file.stat().st_size for file in Path("out").iterdir())
@@ -99,7 +100,7 @@ def test_the_kind_is_told_where_a_layer_is_not_linear(flexlora: Flexlora) -> Non
         "conv.lora_B.weight": gaussian(6, 2, 1),
     }
     write_folder(Path("c"), tensors, r=2)
-    done = flexlora("merge", "a", "c", "--rank", 2, "--out", "out")
+    done = flexlora("merge", "a", "c", "--rank", 2, "--force", "--out", "out")
     found = {name: cells(done, name)[-1] for name in ("embed", "conv", "model.layers.0.mlp")}
     assert found == {"embed": "embedding", "conv": "convolution", "model.layers.0.mlp": "linear"}
     assert "names begin with" not in done.out
@@ -114,7 +115,7 @@ def test_many_layers_are_shown_by_kind_unless_all_are_asked_for(flexlora: Flexlo
     assert cells(done, "self_attn.q_proj")[1:7] == ["30", "4", "3", "or", "–", "4"]
     assert cells(done, "mlp.down_proj")[1:5] == ["30", "4", "–", "4"]
     assert "60 layers, by kind; --all shows each of them" in done.out
-    assert "counts as zero there (40 layers)" in done.out
+    assert "– : B lacks 40 of 60 layers and counts as zero there" in done.out
     again = merge([Path("c"), Path("d")], "again", rank=4)
     lost = [layer for layer in again.layers if "q_proj" in layer.name]
     share = sum(layer.error**2 for layer in lost) / sum(layer.norm**2 for layer in lost)
@@ -188,3 +189,28 @@ def test_a_pipe_gets_the_table_alone(tmp_path: Path) -> None:
     assert done.stdout.startswith(f"A = {folders[0]}, weight 0.5\n")
     assert len([line for line in done.stdout.splitlines() if line.endswith("%")]) == 4
     assert "Traceback" not in done.stderr
+
+
+def test_an_adapter_that_changes_nothing_is_said(flexlora: Flexlora, two: list[Path]) -> None:
+    """As one that was saved before any training, or whose B was lost."""
+    tensors = stored(two[1])
+    add(two[1], **{key: torch.zeros_like(x) for key, x in tensors.items() if "lora_B" in key})
+    said = "B changes nothing: its A or its B is zero in every layer"
+    done = flexlora("merge", "a", "b", "--rank", 2, "--out", "out")
+    assert said in done.out.splitlines()
+    assert "A changes nothing" not in done.out
+    told = json.loads(flexlora("merge", "a", "b", "--rank", 2, "--out", "n", "--json").out)
+    assert told["zero"] == [False, True]
+    flags = ("--rank", "full", "--weights", 1, "--out", "m", "--json")
+    assert json.loads(flexlora("merge", "b", *flags).out)["zero"] == [True]
+    assert "changes nothing" in flexlora("inspect", "b").out
+    assert json.loads(flexlora("inspect", "b", "--json").out)["zero"] is True
+    assert json.loads(flexlora("inspect", "a", "--json").out)["zero"] is False
+
+
+@pytest.mark.usefixtures("two")
+def test_layers_of_one_side_alone_stand_in_the_json(flexlora: Flexlora) -> None:
+    told = json.loads(flexlora("merge", "a", "b", "--rank", 2, "--out", "out", "--json").out)
+    mlp = [name for name in told["layers"] if "mlp" in name]
+    assert told["lacking"] == [[], mlp]
+    assert len(mlp) == 2

@@ -116,11 +116,11 @@ BAD = [
     ("cut short", WHOLE[:-5], "truncated or was not written by FlexLoRA"),
     ("cut in the header", WHOLE[:40], "truncated or was not written by FlexLoRA"),
     ("pickle", pickle.dumps({"x": torch.zeros(2)}), "truncated or was not written by FlexLoRA"),
-    ("another schema", to_bytes(Payload("delta", {})), "payload is delta version 1"),
+    ("another schema", to_bytes(Payload("delta", {})), "payload is 'delta' version 1"),
     (
         "half of a pair",
         to_bytes(Payload("factors", {f"{NAME}.b": torch.zeros(6, 3)})),
-        "payload layer x.q_proj is incomplete",
+        "payload layer 'x.q_proj' needs tensors b and a",
     ),
 ]
 

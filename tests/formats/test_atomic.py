@@ -56,7 +56,7 @@ def test_a_folder_appears_whole_or_not_at_all(tmp_path: Path) -> None:
 @pytest.mark.parametrize("make", [Path.mkdir, Path.touch])
 def test_an_existing_target_is_refused(tmp_path: Path, make: Callable[[Path], None]) -> None:
     make(tmp_path / "out")
-    message = "out exists; choose another --out or remove it"
+    message = "out exists; choose another folder or remove it"
     with pytest.raises(RunError, match=message), atomic_folder(tmp_path / "out"):
         pytest.fail("the body must not run")
 
@@ -73,3 +73,14 @@ def test_a_parent_that_is_a_file_is_refused(tmp_path: Path) -> None:
         atomic_write(tmp_path / "file" / "a", "x")
     with pytest.raises(FlexLoRAError, match="cannot write"), atomic_folder(tmp_path / "file" / "a"):
         pytest.fail("the body must not run")
+
+
+def test_a_disk_that_is_full_amid_a_folder_is_said(tmp_path: Path) -> None:
+    def full(aside: Path) -> None:
+        (aside / "a").write_text("1")
+        raise OSError(28, "No space left on device")
+
+    words = "cannot write .*out: No space left on device; free space there or choose another"
+    with pytest.raises(FlexLoRAError, match=words), atomic_folder(tmp_path / "out") as aside:
+        full(aside)
+    assert os.listdir(tmp_path) == []

@@ -2,8 +2,9 @@
 
 import json
 import math
+import os
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
-from flexlora.adapters import Adapter, Factors
+from flexlora.adapters import Adapter, Factors, Sides
 from flexlora.errors import AdapterError, RunError
 from flexlora.formats.peft import is_peft, load_peft, peft_scaling, save_peft
 
@@ -134,7 +135,8 @@ def contents(folder: Path) -> dict[str, bytes]:
 def test_the_scaling_and_what_is_a_peft_folder_are_told(tmp_path: Path) -> None:
     save_peft(adapter_for({"x.q": (3, 4)}, [2]), tmp_path / "a")
     assert is_peft(tmp_path / "a")
-    assert not is_peft(tmp_path)
+    assert is_peft(tmp_path)  # It holds a folder of one, which the error for it names.
+    assert not is_peft(tmp_path / "b")
     assert peft_scaling(tmp_path / "a") == "lora"
     config = tmp_path / "a" / "adapter_config.json"
     config.write_text(json.dumps({**json.loads(config.read_text()), "use_rslora": True}))
@@ -225,7 +227,7 @@ def test_equal_adapters_give_equal_bytes_and_the_base_can_be_named(tmp_path: Pat
 def test_saving_refuses(tmp_path: Path) -> None:
     good = adapter_for({"q": (4, 5)}, [2])
     (tmp_path / "there").mkdir()
-    with pytest.raises(RunError, match="there exists; choose another --out or remove it"):
+    with pytest.raises(RunError, match="there exists; choose another folder or remove it"):
         save_peft(good, tmp_path / "there")
     with pytest.raises(AdapterError, match="no layers"):
         save_peft(Adapter({}), tmp_path / "out")
@@ -234,6 +236,10 @@ def test_saving_refuses(tmp_path: Path) -> None:
         save_peft(Adapter({"q": Factors(factors.b * math.nan, factors.a, 1.0)}), tmp_path / "out")
     with pytest.raises(AdapterError, match="layer q of the adapter holds NaN or infinity"):
         save_peft(Adapter({"q": Factors(factors.b, factors.a, math.inf)}), tmp_path / "out")
+    for side in get_args(Sides)[1:]:
+        message = f"layer q of the adapter holds {side} alone; fill the other side before it is sav"
+        with pytest.raises(AdapterError, match=message):
+            save_peft(Adapter({"q": factors.only(side)}), tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
@@ -254,13 +260,32 @@ WRONG_CONFIGS = [
     ({"bias": "all"}, "holds trained biases (bias = 'all')"),
     ({"modules_to_save": ["lm_head"]}, "holds whole modules saved beside LoRA (modules_to_save)"),
     ({"target_parameters": ["w"]}, "holds LoRA on bare parameters"),
-    ({"init_lora_weights": "pissa_niter_4"}, "was initialised by pissa_niter_4"),
-    ({"peft_type": "IA3"}, "is a PEFT adapter of type IA3; only LORA can be read"),
+    ({"init_lora_weights": "pissa_niter_4"}, "was initialised by 'pissa_niter_4'"),
+    ({"peft_type": "IA3"}, "is a PEFT adapter of type 'IA3'; only LORA can be read"),
     ({"r": 3}, "layer x.q in {} has rank 2, but adapter_config.json says 3"),
-    ({"r": "many"}, "has r 'many' for layer x.q; give a number above 0"),
+    ({"r": "many"}, "has r 'many' for layer x.q; give a whole number of 1 or more"),
     ({"lora_alpha": None}, "has lora_alpha None for layer x.q"),
     ({"rank_pattern": {"(": 2}}, "has a pattern for r that cannot be read"),
-    ({"alpha_pattern": [1]}, "has a pattern for lora_alpha that cannot be read"),
+    ({"alpha_pattern": [1]}, "has alpha_pattern [1]; make it a table of patterns and numbers"),
+    ({"alpha_pattern": {"a{99999999999999999999}": 2}}, "has a pattern for lora_alpha that cannot"),
+    ({"rank_pattern": {"(" * 20_000 + "q" + ")" * 20_000: 2}}, "has a pattern for r that cannot"),
+    ({"rank_pattern": {"(" * 300 + "q" + ")" * 300 + r"\1": 2}}, "has a pattern for r that cannot"),
+    ({"rank_pattern": {"(?!k).*": 2}}, "'(?!k).*': it has parts that cannot be run in linear time"),
+    ({"rank_pattern": {"q": 10**400}}, "has r 1000000"),
+    ({"r": 10**400}, "has r 1000000"),
+    ({"r": 0}, "has r 0 for layer x.q; give a whole number of 1 or more"),
+    ({"r": True}, "has r True for layer x.q"),
+    ({"lora_alpha": 10**400}, "has lora_alpha 1000000"),
+    ({"lora_alpha": math.inf}, "has lora_alpha inf for layer x.q; give a number"),
+    ({"lora_alpha": math.nan}, "has lora_alpha nan for layer x.q"),
+    ({"base_model_name_or_path": ["a"]}, "has base_model_name_or_path ['a']; make it the name of"),
+    ({"base_model_name_or_path": "a" * 5000}, "has base_model_name_or_path 'aaaa"),
+    ({"base_model_name_or_path": "\ud800"}, "adapter_config.json is not readable JSON"),
+    ({"task_type": []}, "has task_type []; make it a name"),
+    ({"modules_to_save": [1]}, "has modules_to_save [1]; make it a list of names"),
+    ({"modules_to_save": "head"}, "has modules_to_save 'head'; make it a list of names"),
+    ({"peft_type": "x" * 9999}, "is a PEFT adapter of type 'xxxx"),
+    ({"bias": "x" * 9999}, "holds trained biases (bias = 'xxxx"),
 ]
 
 
@@ -272,6 +297,22 @@ def test_a_config_that_is_no_plain_lora_is_refused(
     with pytest.raises(AdapterError) as caught:
         load_peft(folder)
     assert message.format(folder) in str(caught.value)
+    assert len(str(caught.value)) < 400
+
+
+HANGS = ["(a+)+b", "(.*)*x", ".*" * 30 + "x", "((q|.)*)*b", "(.*?){2,9}z"]
+
+
+@pytest.mark.parametrize("pattern", HANGS)
+@pytest.mark.parametrize("key", ["rank_pattern", "alpha_pattern", "target_modules"])
+def test_an_expression_that_would_run_for_ever_is_run_in_linear_time(
+    tmp_path: Path, pattern: str, key: str
+) -> None:
+    """Python's `re` needs longer than anyone lives for each of them; none matches."""
+    name = "a" * 300
+    save_peft(adapter_for({name: (4, 5)}, [2]), tmp_path / "out")
+    edit(tmp_path / "out", **{key: pattern if key == "target_modules" else {pattern: 7}})
+    assert load_peft(tmp_path / "out").ranks == {name: 2}
 
 
 PREFIX = "base_model.model.x.q."
@@ -282,7 +323,24 @@ WRONG_TENSORS = [
     ({"weight": torch.ones(4, 5)}, "holds tensor base_model.model.x.q.weight"),
     ({"lora_B.weight": None}, "layer x.q in {} has no lora_B"),
     ({"lora_A.weight": None}, "layer x.q in {} has no lora_A"),
-    ({"lora_A.weight": None, "lora_B.weight": None}, "holds no tensors"),
+    ({"lora_A.weight": None, "lora_B.weight": None}, "holds no LoRA tensors"),
+    (
+        {"lora_A.weight": torch.ones(2, 0)},
+        "is empty, of shape (2, 0), as DeepSpeed's",
+    ),
+    (
+        {"lora_B.weight": torch.ones(0, 2)},
+        "is empty, of shape (0, 2), as DeepSpeed's",
+    ),
+    ({"lora_A.weight": torch.ones(0)}, "q.lora_A.weight in {} is empty, of shape (0,)"),
+    (
+        {"l" * 600 + ".lora_A.weight": torch.ones(2, 5)},
+        "holds a tensor of a name of 635 characters",
+    ),
+    (
+        {"lora_A.a.weight": torch.ones(2, 5), "lora_A.b.weight": torch.ones(2, 5)},
+        "holds several ada",
+    ),
     ({"lora_A.weight": torch.full((2, 5), math.nan)}, "layer x.q of the adapter holds NaN"),
     ({"lora_A.weight": torch.full((2, 5), math.inf)}, "layer x.q of the adapter holds NaN or inf"),
     ({"lora_A.weight": torch.ones(3, 5)}, "shapes (3, 5) and (4, 2), expected (r, n) and (m, r)"),
@@ -320,7 +378,7 @@ def test_missing_and_damaged_files_are_refused(folder: Path) -> None:
     assert "holds only pickled weights (adapter_model.bin), which can run code" in message()
     weights.write_bytes(whole)
     (folder / "flexlora.json").write_text("[]")
-    assert "flexlora.json is damaged" in message()
+    assert "flexlora.json is damaged (is not a JSON table); remove it, or save" in message()
     config.write_text("{")
     assert "adapter_config.json is not readable JSON" in message()
     config.write_text("[]")
@@ -329,6 +387,69 @@ def test_missing_and_damaged_files_are_refused(folder: Path) -> None:
     assert "has no adapter_config.json; give a folder that save_pretrained wrote" in message()
     with pytest.raises(AdapterError, match="is not a folder; give a PEFT adapter folder"):
         load_peft(weights)
+
+
+NOTES = [
+    ({"empty": "x"}, "empty is 'x', expected a list of texts"),
+    ({"empty": [["x"]]}, "empty is [['x']], expected a list of texts"),
+    ({"scales": [1]}, "scales is [1], expected an object"),
+    ({"scales": {"x.q": True}}, "scales.x.q is True, expected a number"),
+    ({"scales": {"x.q": 10**400}}, "expected a number that a float holds"),
+    ({"base_fingerprint": 3}, "base_fingerprint is 3, expected a text"),
+]
+
+
+@pytest.mark.parametrize(("note", "message"), NOTES, ids=range(len(NOTES)))
+def test_notes_of_another_type_are_damage(folder: Path, note: Any, message: str) -> None:
+    (folder / "flexlora.json").write_text(json.dumps({"empty": [], "scales": {}} | note))
+    with pytest.raises(AdapterError) as caught:
+        load_peft(folder)
+    assert "flexlora.json is damaged (" in str(caught.value)
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["adapter_config.json", "flexlora.json"])
+@pytest.mark.parametrize("kind", ["device", "pipe", "folder", "large", "gone"])
+def test_what_never_ends_is_not_read(folder: Path, name: str, kind: str) -> None:
+    place = folder / name
+    place.unlink(missing_ok=True)
+    if kind == "device":
+        place.symlink_to("/dev/zero")
+    elif kind == "pipe":
+        os.mkfifo(place)
+    elif kind == "folder":
+        place.mkdir()
+    elif kind == "large":
+        with open(place, "wb") as file:
+            file.truncate(1 << 40)
+    else:
+        place.symlink_to(folder / "nowhere")
+    if (kind, name) == ("gone", "flexlora.json"):
+        assert load_peft(folder)
+        return
+    with pytest.raises(AdapterError) as caught:
+        load_peft(folder)
+    words = {"large": "has more than 16 MB", "gone": "has no adapter_config.json"}
+    assert words.get(kind, "is no plain file") in str(caught.value)
+
+
+def test_weights_that_never_end_are_not_read(folder: Path) -> None:
+    (folder / "adapter_model.safetensors").unlink()
+    os.mkfifo(folder / "adapter_model.safetensors")
+    with pytest.raises(AdapterError, match=r"has no adapter_model\.safetensors"):
+        load_peft(folder)
+
+
+def test_a_folder_of_several_adapters_says_which_it_holds(tmp_path: Path) -> None:
+    """PEFT saves every adapter but "default" to a folder of its name."""
+    for name in ("one", "two"):
+        save_peft(adapter_for({"x.q": (4, 5)}, [2]), tmp_path / "both" / name)
+    with pytest.raises(AdapterError) as caught:
+        load_peft(tmp_path / "both")
+    words = (
+        f"it holds adapters of their own ('one', 'two'); give one of them, like {tmp_path}/both/one"
+    )
+    assert words in str(caught.value)
 
 
 def test_an_edited_alpha_wins_over_the_noted_scale(tmp_path: Path) -> None:

@@ -140,7 +140,7 @@ ODD: list[tuple[dict[str, torch.Tensor], dict[str, Any], str]] = [
     ),
     (
         pair("x", 4, 4, 2) | {"head.weight": gaussian(2, 2)},
-        {"r": 2, "modules_to_save": ["hea", "ead"]},
+        {"r": 2, "modules_to_save": ["hea", "ead", "head.weight", "x"]},
         f"holds tensor {PREFIX}head.weight, which is no plain LoRA pair",
     ),
     (pair("x", 4, 4, 2), {"r": 2, "modules_to_save": {"head": 1}}, "make it a list of names"),
@@ -200,3 +200,75 @@ def test_the_training_door_takes_no_embedding(folder: Path) -> None:
         load_peft(folder)
     add(folder, **{f"{PREFIX}embed.lora_embedding_{x}": None for x in "AB"})
     assert list(load_peft(folder)) == ["block.q"]
+
+
+WRAPPED = [
+    "_orig_mod.base_model.model.",
+    "base_model.model._orig_mod.",
+    "module.base_model.model.",
+    "base_model.model.module.",
+    "base_model.model.base_model.model.",
+    "module._orig_mod.base_model.model.base_model.model.",
+    "_fsdp_wrapped_module.base_model.model.",
+    "module.",
+    "",
+]
+
+
+@pytest.mark.parametrize("before", WRAPPED)
+@pytest.mark.parametrize(
+    "within", ["", "_orig_mod.", "_fsdp_wrapped_module.", "_checkpoint_wrapped"]
+)
+def test_known_wrappers_are_no_part_of_a_name(tmp_path: Path, before: str, within: str) -> None:
+    """torch.compile, DDP, FSDP, activation checkpointing, and PEFT within PEFT."""
+    from safetensors.torch import save_file
+
+    within = f"{within}_module." if within.endswith("wrapped") else within
+    given = {f"layers.0.{key}": x for key, x in pair("q", 4, 5, 2).items()}
+    folder = write_folder(tmp_path / "a", given, r=2, alpha_pattern={"layers.0.q": 6})
+    tensors = {f"{before}layers.0.{within}{key[9:]}": x for key, x in given.items()}
+    tensors[f"{before}model.{within}embed_tokens.weight"] = gaussian(9, 5)
+    save_file(tensors, folder / "adapter_model.safetensors")
+    with PeftReader(folder) as reader:
+        assert list(reader.layers) == ["layers.0.q"]
+        assert reader.factors("layers.0.q").scale == 3.0
+        assert reader.whole == (f"{PREFIX}model.embed_tokens.weight",)
+        assert torch.equal(reader.tensor(reader.whole[0]), gaussian(9, 5))
+
+
+def test_what_begins_like_a_wrapper_is_none(tmp_path: Path) -> None:
+    names = ("modules.0.q", "layers.module.q", "my_orig_mod.q", "base_model.q")
+    given = {key: x for name in names for key, x in pair(name, 4, 5, 2).items()}
+    with PeftReader(write_folder(tmp_path / "a", given, r=2)) as reader:
+        assert list(reader.layers) == sorted(names)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "model.embed_tokens",
+        "lm_head",
+        "transformer.wte",
+        "gpt_neox.embed_in",
+        "backbone.embeddings",
+    ],
+)
+def test_a_vocabulary_that_was_resized_stands_beside_lora(tmp_path: Path, name: str) -> None:
+    """PEFT saves it whole, and says so nowhere in the config."""
+    tensors = pair("x", 4, 5, 2) | {f"{name}.weight": gaussian(12, 5)}
+    folder = write_folder(tmp_path / "a", tensors, r=2)
+    with PeftReader(folder) as reader:
+        assert (list(reader.layers), reader.whole) == (["x"], (f"{PREFIX}{name}.weight",))
+    with pytest.raises(AdapterError) as caught:
+        load_peft(folder)
+    assert f"{name}.weight whole, as PEFT saves embeddings after a voc" in str(caught.value)
+    assert "save_pretrained(…, save_embedding_layers=False)" in str(caught.value)
+
+
+def test_one_tensor_under_two_names_is_not_dropped(tmp_path: Path) -> None:
+    tensors = pair("x", 4, 5, 2) | {
+        "lm_head.weight": gaussian(3, 5),
+        "_orig_mod.lm_head.weight": gaussian(3, 5, seed=1),
+    }
+    with pytest.raises(AdapterError, match=r"holds lm_head\.weight twice"):
+        PeftReader(write_folder(tmp_path / "a", tensors, r=2))

@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 
 from flexlora.adapters import Factors
 from flexlora.errors import RunError
-from flexlora.formats.peft_reader import Kind, PeftReader
-from flexlora.formats.peft_writer import pair_keys, peft_folder
+from flexlora.formats.peft_keys import Kind, pair_keys
+from flexlora.formats.peft_reader import PeftReader
+from flexlora.formats.peft_writer import peft_folder
 from peft_folders import PREFIX, config_of, stored, updates
 from reference import assert_close, gaussian, product
 
@@ -129,6 +130,6 @@ def test_a_body_that_raises_leaves_nothing(tmp_path: Path) -> None:
 
 def test_a_folder_that_is_there_stays(tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
-    words = "out exists; choose another --out or remove it"
+    words = "out exists; choose another folder or remove it"
     with pytest.raises(RunError, match=words), peft_folder(tmp_path / "out", [], base=""):
         pytest.fail("the body must not begin")

@@ -95,6 +95,8 @@ def test_what_is_sent_is_run_as_it_was(folder: Path) -> None:
         ("my:middle", "names no function"),
         ("my.py:a b", "names no function"),
         ("gone.py:f", "metric file gone.py cannot be read (No such file"),
+        ("~nobody_is_called_that/x.py:f", "names no place of a file (Could not determine home"),
+        ("a\0b.py:f", "names no place of a file (embedded null"),
         ("my.py:midle", "metric file my.py has no 'midle'; did you mean 'middle'?"),
         ("my.py:sqr", "my.py has no 'sqr'; known: middle"),  # what it imports is not its own
     ],

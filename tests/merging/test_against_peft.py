@@ -394,7 +394,7 @@ def test_every_option_of_peft_is_read_refused_or_harmless(tmp_path: Path) -> Non
 @pytest.mark.parametrize("init", ["pissa", "pissa_niter_2", "olora"])
 def test_an_init_that_changes_the_base_is_refused(tmp_path: Path, init: str) -> None:
     folder = written(llama(), tmp_path / "a", 0, init_lora_weights=init, target_modules=ATTENTION)
-    with pytest.raises(AdapterError, match=f"was initialised by {init}, which changes the base"):
+    with pytest.raises(AdapterError, match=f"was initialised by '{init}', which changes the base"):
         merge([folder], tmp_path / "out", rank=2)
 
 

@@ -15,7 +15,7 @@ import torch
 from flexlora.errors import AdapterError, ConfigError, InputError, RankError, RunError
 from flexlora.merging import merge
 from flexlora.merging.inputs import checked_weights
-from peft_folders import PREFIX, add, edit, pair, write_folder
+from peft_folders import PREFIX, add, config_of, edit, pair, stored, write_folder
 from reference import gaussian
 from wrong_input import contents
 
@@ -81,7 +81,7 @@ def test_weights_are_one_each() -> None:
 
 def test_what_is_there_is_not_written_over(tmp_path: Path, two: list[Path]) -> None:
     (tmp_path / "out").mkdir()
-    assert "out exists; choose another --out or remove it" in refused(tmp_path, RunError, two)
+    assert "out exists; choose another folder or remove it" in refused(tmp_path, RunError, two)
     before = contents(tmp_path)
     with pytest.raises(RunError, match="exists"):
         merge(two, two[0], rank=2)
@@ -137,8 +137,11 @@ FOLDERS: dict[str, tuple[Callable[[Path], object], str]] = {
     "trained tokens": (lambda p: edit(p, trainable_token_indices=[1]), "holds trained tokens"),
     "bare parameters": (lambda p: edit(p, target_parameters=["w"]), "holds LoRA on bare param"),
     "replicated layers": (lambda p: edit(p, layer_replication=[[0, 1]]), "holds replicated layers"),
-    "PiSSA": (lambda p: edit(p, init_lora_weights="pissa"), "initialised by pissa, which changes"),
-    "another method": (lambda p: edit(p, peft_type="IA3"), "is a PEFT adapter of type IA3"),
+    "PiSSA": (
+        lambda p: edit(p, init_lora_weights="pissa"),
+        "initialised by 'pissa', which changes",
+    ),
+    "another method": (lambda p: edit(p, peft_type="IA3"), "is a PEFT adapter of type 'IA3'"),
     "pickle": (pickled, "holds only pickled weights (adapter_model.bin), which can run code"),
     "truncated": (cut_short, "adapter_model.safetensors is truncated or no safetensors file"),
     "a header that lies": (huge_header, "is truncated or no safetensors file"),
@@ -164,8 +167,8 @@ FOLDERS: dict[str, tuple[Callable[[Path], object], str]] = {
         "has modules_to_save 'lm_head'; make it a list of names",
     ),
     "a foreign tensor": (
-        lambda p: add(p, **{f"{PREFIX}lm_head.weight": torch.ones(2)}),
-        "holds tensor base_model.model.lm_head.weight, which is no plain LoRA pair",
+        lambda p: add(p, **{f"{PREFIX}score.weight": torch.ones(2)}),
+        "holds tensor base_model.model.score.weight, which is no plain LoRA pair",
     ),
     "whole numbers": (
         lambda p: add(p, **{f"{KEY}lora_B.weight": torch.ones(8, 3, dtype=torch.int32)}),
@@ -173,7 +176,7 @@ FOLDERS: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "nothing": (
         lambda p: add(p, **{f"{KEY}lora_{x}.weight": None for x in "AB"}),
-        "holds no tensors",
+        "holds no LoRA tensors",
     ),
 }
 
@@ -202,7 +205,7 @@ def test_folders_that_are_not_there(tmp_path: Path, two: list[Path]) -> None:
     )
 
 
-BASES = "give adapters of one base model, or --force if they are"
+BASES = "give adapters of one base model, or force the merge (--force) if they are"
 
 
 def test_another_base_model(tmp_path: Path, two: list[Path]) -> None:
@@ -289,7 +292,69 @@ def test_weights_kept_in_another_orientation(tmp_path: Path, two: list[Path]) ->
     assert f"fan_in_fan_out is on in {two[1]} and off in {two[0]}; correct" in message
 
 
+def renamed(folder: Path, before: str, after: str) -> Path:
+    """The folder with `before` in its keys replaced."""
+    tensors = dict.fromkeys(stored(folder))
+    changed = {key.replace(before, after): x for key, x in stored(folder).items()}
+    return add(folder, **(tensors | changed))
+
+
+def test_adapters_that_share_no_layer(tmp_path: Path, two: list[Path]) -> None:
+    """Another nesting of the same model; side by side they would be half an adapter each."""
+    other = renamed(two[1], "layers", "language_model.layers")
+    message = refused(tmp_path, AdapterError, two)
+    assert message == (
+        f"{two[0]} and {other} share no layer: the first has '{Q}', the second "
+        f"'language_model.{Q}'; give adapters of one model whose layers have the same names, or "
+        "force the merge (--force) if these are different layers"
+    )
+    assert len(merge(two, tmp_path / "out", rank=2, force=True).layers) == 2
+
+
+@pytest.mark.parametrize("place", [0, 1, 2])
+def test_one_of_three_that_shares_no_layer(tmp_path: Path, two: list[Path], place: int) -> None:
+    other = write_folder(tmp_path / "c", pair("x", 8, 6, 2), r=2, base_model_name_or_path="org/m")
+    given = [*two[:place], other, *two[place:]]
+    message = refused(tmp_path, AdapterError, given)
+    assert message.startswith(f"{other} and {given[place - 1 if place else 1]} share no layer")
+
+
+@pytest.mark.parametrize("wrapper", ["_orig_mod.", "module.", "base_model.model."])
+def test_known_wrappers_are_taken_off(tmp_path: Path, two: list[Path], wrapper: str) -> None:
+    plain = merge(two, tmp_path / "plain", rank="full")
+    renamed(two[1], PREFIX, wrapper + PREFIX)
+    merged = merge(two, tmp_path / "out", rank="full")
+    assert merged.layers == plain.layers
+    assert contents_of(tmp_path / "out") == contents_of(tmp_path / "plain")
+
+
+def contents_of(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
 HEAD = f"{PREFIX}lm_head.weight"
+
+
+@pytest.mark.parametrize("modules", [["lm_head"], None])
+def test_modules_that_are_equal_are_carried_over(
+    tmp_path: Path, two: list[Path], modules: list[str] | None
+) -> None:
+    """Without a name in the config it is a head that PEFT saved after a vocabulary was resized."""
+    for folder in two:
+        edit(add(folder, **{HEAD: gaussian(4, 3)}), modules_to_save=modules)
+    merge(two, tmp_path / "out", rank=2)
+    assert torch.equal(stored(tmp_path / "out")[HEAD], gaussian(4, 3))
+    assert config_of(tmp_path / "out").get("modules_to_save") == modules
+
+
+def test_embeddings_that_differ_are_refused_with_how_to_leave_them_out(
+    tmp_path: Path, two: list[Path]
+) -> None:
+    for seed, folder in enumerate(two):
+        add(folder, **{HEAD: gaussian(4, 3, seed=seed)})
+    message = refused(tmp_path, AdapterError, two)
+    assert f"{HEAD} differs between {two[0]} and {two[1]}; modules saved whole cannot" in message
+    assert "save_pretrained(…, save_embedding_layers=False)" in message
 
 
 def test_modules_saved_whole_that_differ(tmp_path: Path, two: list[Path]) -> None:

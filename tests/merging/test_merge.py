@@ -309,8 +309,8 @@ def test_another_base_model_can_be_forced(tmp_path: Path, three: list[Path]) -> 
 
 
 def test_one_model_at_two_places_is_one_base(tmp_path: Path, three: list[Path]) -> None:
-    edit(three[0], base_model_name_or_path="org/base")
-    edit(three[1], base_model_name_or_path="/models/base/")
+    edit(three[0], base_model_name_or_path="org/tiny")
+    edit(three[1], base_model_name_or_path="/models/tiny/")
     assert merge(three, tmp_path / "out", rank=2).layers
 
 

@@ -114,7 +114,7 @@ def test_at_full_rank_it_is_the_sum(made: list[Given], by: list[float]) -> None:
     by = by[: len(made)]
     assume(any(by))
     with written(made) as (folders, out):
-        done = merge(folders, out, weights=by, rank="full", dtype="float32")
+        done = merge(folders, out, force=True, weights=by, rank="full", dtype="float32")
         wanted, got, limits = weighted(folders, by), updates(out), rounding(folders, by)
         assert set(got) == set(wanted) == {layer.name for layer in done.layers}
         for layer in done.layers:
@@ -137,7 +137,7 @@ def test_at_a_rank_it_is_as_near_as_can_be_and_says_how_near(
     by = by[: len(made)]
     assume(any(by))
     with written(made) as (folders, out):
-        done = merge(folders, out, weights=by, rank=rank, split=split, dtype="float32")
+        done = merge(folders, out, force=True, weights=by, rank=rank, split=split, dtype="float32")
         wanted, got, limits = weighted(folders, by), updates(out), rounding(folders, by)
         for layer in done.layers:
             optimum = tail_norm(wanted[layer.name], rank)
@@ -154,7 +154,7 @@ def test_energy_is_kept_with_the_fewest_directions(
     by = by[: len(made)]
     assume(any(by))
     with written(made) as (folders, out):
-        done = merge(folders, out, weights=by, energy=energy, dtype="float32")
+        done = merge(folders, out, force=True, weights=by, energy=energy, dtype="float32")
         wanted, limits = weighted(folders, by), rounding(folders, by)
         for layer in done.layers:
             whole, limit = float(wanted[layer.name].norm()), limits[layer.name]
@@ -177,10 +177,17 @@ def test_the_order_of_adapters_changes_nothing_beyond_rounding(
     assume(any(by))
     order = data.draw(st.permutations(range(len(made))))
     with written(made) as (folders, out):
-        merge(folders, out, weights=by, rank="full", dtype="float32")
+        merge(folders, out, force=True, weights=by, rank="full", dtype="float32")
         turned = out.with_name("turned")
         other = [by[i] for i in order]
-        merge([folders[i] for i in order], turned, weights=other, rank="full", dtype="float32")
+        merge(
+            [folders[i] for i in order],
+            turned,
+            force=True,
+            weights=other,
+            rank="full",
+            dtype="float32",
+        )
         one, two, limits = updates(out), updates(turned), rounding(folders, by)
         assert set(one) == set(two)
         for name in one:
@@ -212,9 +219,9 @@ def test_half_precision_is_rounded_once_at_the_end(
     by = by[: len(made)]
     assume(any(by))
     with written(made) as (folders, out):
-        merge(folders, out, weights=by, rank="full", dtype=dtype)
+        merge(folders, out, force=True, weights=by, rank="full", dtype=dtype)
         exact = out.with_name("exact")
-        merge(folders, exact, weights=by, rank="full", dtype="float32")
+        merge(folders, exact, force=True, weights=by, rank="full", dtype="float32")
         assert config_of(out) == config_of(exact)
         rounded, known = stored(out), stored(exact)
         assert set(rounded) == set(known)

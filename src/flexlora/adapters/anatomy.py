@@ -93,6 +93,7 @@ def _dtypes(factors: Factors) -> str:
 
 
 def _natural(name: str) -> list[tuple[int, int, str]]:
-    """A key that compares runs of digits as numbers."""
-    parts = re.split(r"(\d+)", name)
-    return [(1, int(part), "") if part.isdigit() else (0, 0, part) for part in parts]
+    """A key that compares runs of digits as numbers, however long, without making numbers."""
+    texts = re.split(r"([0-9]+)", name)  # Every other part is digits.
+    numbers = [text.lstrip("0") if place % 2 else text for place, text in enumerate(texts)]
+    return [(1, len(x), x) if place % 2 else (0, 0, x) for place, x in enumerate(numbers)]

@@ -10,12 +10,15 @@ from flexlora.errors import ConfigError, RankError
 def parsed_rank(rank: int | str, shown: str) -> int | Literal["full"]:
     """A rank as it was typed: a whole number, whether or not it fits, or "full".
 
-    Raises RankError for other text; shown: what its message begins with.
+    Raises RankError for other text and for a number that is not whole; shown: what its message
+    begins with.
     """
     if rank == "full":
         return "full"
     try:
-        return int(rank)
+        if isinstance(rank, str) or type(rank) is int:
+            return int(rank)
+        raise ValueError(rank)
     except ValueError as error:
         raise RankError(f"{shown} is no whole number; give 1 or more, or 'full'") from error
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from flexlora.adapters.factors import Adapter, Factors
-from flexlora.errors import AdapterError
+from flexlora.errors import AdapterError, shown
 
 FORMAT_VERSION = 1
 Schema = str
@@ -58,23 +58,29 @@ def payload_adapter(payload: Payload) -> Adapter:
     """
     if payload.schema != "factors" or payload.version != FORMAT_VERSION:
         raise AdapterError(
-            f"payload is {payload.schema} version {payload.version}; "
-            f"expected factors version {FORMAT_VERSION}"
+            f"payload is {shown(payload.schema)} version {payload.version}; "
+            f"expected 'factors' version {FORMAT_VERSION}"
         )
     for key in payload.tensors:
         if not key.endswith((".b", ".a")):
-            raise AdapterError(f"payload tensor {key} is no factor; expected `<layer>.b` or `.a`")
+            raise AdapterError(
+                f"payload tensor {shown(key)} is no factor; expected `<layer>.b` or `.a`"
+            )
     names = {key[:-2] for key in payload.tensors}
     layers: dict[str, Factors] = {}
-    for name in names:
+    for name in sorted(names):
         try:
             b, a = _pair(payload, name)
             scale = float(payload.meta[f"{name}.scale"])
         except (KeyError, ValueError) as error:
             raise AdapterError(
-                f"payload layer {name} is incomplete: needs tensors b and a and a scale"
+                f"payload layer {shown(name)} needs tensors b and a, or one of them and the size "
+                "of the other, and a scale"
             ) from error
-        layers[name] = Factors(b, a, scale)
+        try:
+            layers[name] = Factors(b, a, scale)
+        except AdapterError as error:
+            raise AdapterError(f"payload layer {shown(name)}: {error}") from error
     return Adapter(layers)
 
 

@@ -18,6 +18,7 @@ from flexlora.cli.tables import say
 from flexlora.cli.words import count, size, span
 
 BARS = "▁▂▃▄▅▆▇█"
+_NAMED = 3  # Tensors that a sentence names at most.
 
 
 def bars(values: Sequence[float], width: int) -> str:
@@ -34,8 +35,13 @@ def bars(values: Sequence[float], width: int) -> str:
     return "".join(BARS[min(step, len(BARS)) - 1] if step else " " for step in steps)
 
 
-def adapter_json(path: Path, adapter: Adapter, scaling: Scaling) -> dict[str, Any]:
-    """Plain values for JSON: the summary's, and all that is known of every layer."""
+def adapter_json(
+    path: Path, adapter: Adapter, scaling: Scaling, whole: Sequence[str]
+) -> dict[str, Any]:
+    """Plain values for JSON: the summary's, and all that is known of every layer.
+
+    whole: keys of tensors that the folder holds beside LoRA.
+    """
     layers = dissect(adapter)
     return {
         "kind": "adapter",
@@ -47,12 +53,24 @@ def adapter_json(path: Path, adapter: Adapter, scaling: Scaling) -> dict[str, An
         "bytes": sum(x.nbytes for x in layers),
         "bytes_on_disk": _on_disk(path),
         "norm": _norm(layers),
+        "zero": _norm(layers) == 0.0,
+        "whole": list(whole),
         "layers": {x.name: {**asdict(x), "alpha": _alpha(x, scaling)} for x in layers},
     }
 
 
-def show_adapter(path: Path, adapter: Adapter, scaling: Scaling, *, everything: bool) -> None:
-    """A summary, then every layer, or every kind of layer where they are many."""
+def show_adapter(
+    path: Path,
+    adapter: Adapter,
+    scaling: Scaling,
+    whole: Sequence[str],
+    *,
+    everything: bool,
+) -> None:
+    """A summary, then every layer, or every kind of layer where they are many.
+
+    whole: keys of tensors that the folder holds beside LoRA.
+    """
     layers = dissect(adapter)
     dtypes = " and ".join(dict.fromkeys(x.dtype for x in layers))
     rule = "α/r" if scaling == "lora" else "α/√r"
@@ -67,6 +85,10 @@ def show_adapter(path: Path, adapter: Adapter, scaling: Scaling, *, everything: 
         f"scale {rule} = {span([x.scale for x in layers])}, "
         f"‖ΔW‖ = {_norm(layers):.4g} over all layers"
     )
+    if _norm(layers) == 0.0:
+        say("it changes nothing: A or B is zero in every layer, as before any training")
+    if whole:
+        say(f"beside LoRA it holds {count(len(whole), 'tensor')} whole: {_some(whole)}")
     console = Console(width=None if Console().is_terminal else PIPED)
     wide = console.width >= WIDE
     single = everything or len(layers) <= SHOWN
@@ -130,6 +152,10 @@ def _mean_spectrum(layers: Sequence[LayerAnatomy]) -> list[float]:
 
 def _alpha(layer: LayerAnatomy, scaling: Scaling) -> float:
     return layer.scale * (layer.rank if scaling == "lora" else math.sqrt(layer.rank))
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:_NAMED]) + (", …" if len(names) > _NAMED else "")
 
 
 def _norm(layers: Sequence[LayerAnatomy]) -> float:

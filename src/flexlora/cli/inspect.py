@@ -25,13 +25,14 @@ def inspect(
 
 def _adapter(path: Path, everything: bool, as_json: bool) -> None:
     from flexlora.cli.adapter_view import adapter_json, show_adapter
-    from flexlora.formats.peft import load_peft, peft_scaling
+    from flexlora.formats.peft_reader import PeftReader
 
-    adapter, scaling = load_peft(path), peft_scaling(path)
+    with PeftReader(path.expanduser()) as reader:
+        adapter = reader.adapter()
     if as_json:
-        _print(adapter_json(path, adapter, scaling))
+        _print(adapter_json(path, adapter, reader.scaling, reader.whole))
     else:
-        show_adapter(path, adapter, scaling, everything=everything)
+        show_adapter(path, adapter, reader.scaling, reader.whole, everything=everything)
 
 
 def _run(path: Path, everything: bool, as_json: bool) -> None:

@@ -29,7 +29,11 @@ def merge(
         str | None, typer.Option(help="float32, bfloat16 or float16 (default: as the inputs).")
     ] = None,
     force: Annotated[
-        bool, typer.Option("--force", help="Merge though the adapters name different base models.")
+        bool,
+        typer.Option(
+            "--force",
+            help="Merge though bases differ by name, or no layer is shared.",
+        ),
     ] = False,
     all_: Annotated[bool, typer.Option("--all", help="Show every layer, however many.")] = False,
     json_: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,

@@ -23,6 +23,8 @@ def merged_json(merged: Merged) -> dict[str, Any]:
         "out": str(merged.out),
         "adapters": [str(path) for path in merged.adapters],
         "weights": list(merged.weights),
+        "zero": list(merged.zero),
+        "lacking": [list(names) for names in merged.lacking],
         "dtype": merged.dtype,
         "parameters": merged.parameters,
         "bytes": merged.nbytes,
@@ -52,11 +54,14 @@ def show_merged(merged: Merged, *, everything: bool) -> None:
     console.print(_table([name.removeprefix(prefix) for name in names], groups, merged))
     if not single:
         say(f"\n{len(layers):,} layers, by kind; --all shows each of them")
-    lacking = sum(None in layer.ranks for layer in layers)
-    if lacking:
-        where = count(lacking, "layer")
-        say(f"\n– : the adapter lacks the layer and counts as zero there ({where})")
     say("")
+    for letter, lacked in zip(_letters(merged), merged.lacking, strict=True):
+        if lacked:
+            where = f"{len(lacked):,} of {count(len(layers), 'layer')}"
+            say(f"– : {letter} lacks {where} and counts as zero there")
+    for letter, zero in zip(_letters(merged), merged.zero, strict=True):
+        if zero:
+            say(f"{letter} changes nothing: its A or its B is zero in every layer")
     say(
         f"{count(len(layers), 'layer')}, {count(merged.parameters, 'parameter')} of "
         f"{merged.dtype}, discarded {_percent(merged.share)} of the energy "

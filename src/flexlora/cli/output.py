@@ -69,7 +69,7 @@ def output(*, quiet: bool, json: bool) -> Output:
 def require_free(out: Path | None) -> None:
     """Raise RunError, before anything is loaded, for a run directory that is there already."""
     if out is not None and os.path.lexists(out):
-        raise RunError(f"{out} exists; choose another --out or remove it")
+        raise RunError(f"{out} exists; choose another folder or remove it")
 
 
 @final

@@ -94,8 +94,7 @@ class InProcess:
         for job in jobs:
             try:
                 if job.payload not in sent:
-                    read = from_bytes(job.payload, limit_bytes=len(job.payload))
-                    sent[job.payload] = payload_adapter(read)
+                    sent[job.payload] = payload_adapter(from_bytes(job.payload))
                 remembered[job] = self._remembered(job)
                 received = self.rule.receive(sent[job.payload], remembered[job])
             except FlexLoRAError as error:

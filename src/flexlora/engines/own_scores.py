@@ -100,7 +100,7 @@ class OwnScores:
 
     def _score_sent(self, jobs: Sequence[Evaluate]) -> Iterable[ClientScore]:
         job = jobs[0]
-        sent = payload_adapter(from_bytes(job.payload, limit_bytes=len(job.payload)))
+        sent = payload_adapter(from_bytes(job.payload))
         memory = {} if self._memories is None else self._memories.after(job.client, job.round)
         received = self._rule.receive(sent, memory)
         return self._score_with({name: f.product() for name, f in received.items()}, jobs)

@@ -123,4 +123,4 @@ def pack_delta(delta: Delta) -> bytes:
 
 
 def unpack_delta(data: bytes) -> Delta:
-    return Delta().updated(payload_update(from_bytes(data, limit_bytes=len(data))))
+    return Delta().updated(payload_update(from_bytes(data)))

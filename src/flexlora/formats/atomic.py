@@ -55,27 +55,23 @@ def atomic_folder(path: Path | str) -> Iterator[Path]:
     """Yield an empty folder beside `path`; it becomes `path` on success and vanishes on failure.
 
     Raises RunError when `path` exists (at the start, or by the time of the rename), FlexLoRAError
-    when the disk refuses. What the body raises passes through.
+    when the disk refuses, in the body too. What else the body raises passes through.
     """
     target = Path(path)
     _require_free(target)
     aside = _aside(target)
     try:
         aside.mkdir(parents=True)
+        yield aside
+        for folder, _, files in os.walk(aside):
+            for name in files:
+                _sync(Path(folder) / name)
+            _sync(Path(folder))
+        _require_free(target)
+        os.rename(aside, target)
+        _sync(target.parent)
     except OSError as error:
         raise _refused(target, error) from error
-    try:
-        yield aside
-        try:
-            for folder, _, files in os.walk(aside):
-                for name in files:
-                    _sync(Path(folder) / name)
-                _sync(Path(folder))
-            _require_free(target)
-            os.rename(aside, target)
-            _sync(target.parent)
-        except OSError as error:
-            raise _refused(target, error) from error
     finally:
         shutil.rmtree(aside, ignore_errors=True)
 
@@ -91,7 +87,7 @@ def _aside(target: Path) -> Path:
 
 def _require_free(target: Path) -> None:
     if os.path.lexists(target):
-        raise RunError(f"{target} exists; choose another --out or remove it")
+        raise RunError(f"{target} exists; choose another folder or remove it")
 
 
 def _refused(target: Path, error: OSError) -> FlexLoRAError:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 
 from torch import Tensor
 
-from flexlora.adapters import DeltaUpdate, Payload
-from flexlora.errors import AdapterError
+from flexlora.adapters import FORMAT_VERSION, DeltaUpdate, Payload
+from flexlora.errors import AdapterError, shown
 from flexlora.lowrank import LowRank
 
 SCHEMA = "delta"
+_VERSION = re.compile(r"0|[1-9][0-9]{0,17}")  # As `update_payload` writes it.
 
 
 def layer_tensors(layers: Mapping[str, LowRank], prefix: str = "") -> dict[str, Tensor]:
@@ -45,18 +47,24 @@ def update_payload(update: DeltaUpdate) -> Payload:
 
 def payload_update(payload: Payload) -> DeltaUpdate:
     """Read it back, bit for bit. Raises AdapterError for anything else than `update_payload`."""
-    if payload.schema != SCHEMA:
-        raise AdapterError(f"payload is {payload.schema}; expected {SCHEMA}")
+    if payload.schema != SCHEMA or payload.version != FORMAT_VERSION:
+        raise AdapterError(
+            f"payload is {shown(payload.schema)} version {payload.version}; "
+            f"expected {SCHEMA!r} version {FORMAT_VERSION}"
+        )
     tensors = payload.tensors
     try:
-        version, start = int(payload.meta["version"]), payload.meta["start"]
-        held = int(start) if start else None
+        version, start = _version(payload.meta["version"]), payload.meta["start"]
+        held = _version(start) if start else None
+        if held is not None and held >= version:
+            raise ValueError(held, version)
         for key in tensors:
             if key.endswith("|left"):
                 _require_pair(tensors[key], tensors[key.removesuffix("left") + "right"])
     except (KeyError, ValueError) as error:
         raise AdapterError(
-            "payload of Δ is incomplete: it needs versions, and left and right of every layer"
+            "payload of Δ is no update: it needs a version, an earlier one or none to start from, "
+            "and left and right of every layer, of floats, that fit each other"
         ) from error
     layers = tensor_layers(tensors)
     if len(tensors) != 2 * len(layers):
@@ -64,6 +72,14 @@ def payload_update(payload: Payload) -> DeltaUpdate:
     return DeltaUpdate(version, held, layers)
 
 
+def _version(text: str) -> int:
+    if _VERSION.fullmatch(text) is None:
+        raise ValueError(text)
+    return int(text)
+
+
 def _require_pair(left: Tensor, right: Tensor) -> None:
     if left.ndim != 2 or right.ndim != 2 or left.shape[1] != right.shape[0]:
         raise ValueError(left.shape, right.shape)
+    if not (left.is_floating_point() and right.is_floating_point()):
+        raise ValueError(left.dtype, right.dtype)

@@ -9,7 +9,7 @@ import math
 from collections.abc import Mapping
 from typing import Any, NoReturn
 
-_SHOWN = 60  # Characters of a wrong value that an error shows at most.
+from flexlora.errors import shown
 
 
 def text(record: Mapping[str, Any], name: str) -> str:
@@ -63,10 +63,11 @@ def _whole(name: str, value: Any) -> int:
 def _number(name: str, value: Any) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float | None):
         _refuse(name, value, "a number")
-    return math.nan if value is None else float(value)
+    try:
+        return math.nan if value is None else float(value)
+    except OverflowError:
+        _refuse(name, value, "a number that a float holds")
 
 
 def _refuse(name: str, value: Any, wanted: str) -> NoReturn:
-    shown = repr(value)
-    shown = shown if len(shown) <= _SHOWN else shown[: _SHOWN - 1] + "…"
-    raise ValueError(f"{name} is {shown}, expected {wanted}")
+    raise ValueError(f"{name} is {shown(value)}, expected {wanted}")

@@ -34,13 +34,18 @@ def to_bytes(payload: Payload) -> bytes:
     return _pack(payload.tensors, head)
 
 
-def from_bytes(data: bytes, *, limit_bytes: int) -> Payload:
+def from_bytes(data: bytes, *, limit_bytes: int | None = None) -> Payload:
     """Read a payload back, bit for bit, from bytes that need not be trusted.
 
-    Raises AdapterError for more than `limit_bytes` (before anything is parsed), for bytes that
-    are truncated, foreign or pickled, and for a newer format version.
+    limit_bytes: the most that a stranger may send; None where whoever sends is no stranger.
+    Raises AdapterError for more than that (before anything is parsed), for bytes that are
+    truncated, foreign or pickled, and for a newer format version.
     """
-    _require_size(len(data), limit_bytes, "payload")
+    if limit_bytes is not None and len(data) > limit_bytes:
+        raise AdapterError(
+            f"payload is {len(data)} bytes, above the limit of {limit_bytes}; "
+            "send fewer layers or lower ranks, or raise the limit"
+        )
     try:
         tensors = load_bytes(data)
         length = int.from_bytes(data[:8], "little")
@@ -59,13 +64,11 @@ class PayloadReader(Closing):
     what `tensor` is asked for is brought into memory.
     """
 
-    def __init__(self, path: Path | str, *, limit_bytes: int | None = None) -> None:
+    def __init__(self, path: Path | str) -> None:
         self.path = Path(path)
         self._file: Any = None
         if not self.path.is_file():
             raise AdapterError(f"payload file {path} is missing; check the path")
-        if limit_bytes is not None:
-            _require_size(self.path.stat().st_size, limit_bytes, f"payload file {path}")
         try:
             self._file = safe_open(str(path), framework="pt")
             metadata = self._file.metadata()
@@ -103,9 +106,9 @@ class PayloadReader(Closing):
             self._file = None
 
 
-def open_payload(path: Path | str, *, limit_bytes: int | None = None) -> PayloadReader:
+def open_payload(path: Path | str) -> PayloadReader:
     """Open a payload that `to_bytes` wrote. Raises AdapterError as `from_bytes` does."""
-    return PayloadReader(path, limit_bytes=limit_bytes)
+    return PayloadReader(path)
 
 
 def save_tensors(
@@ -204,14 +207,6 @@ def _head(metadata: object, thing: str) -> tuple[str, int, dict[str, str]]:
             "update FlexLoRA"
         )
     return schema, version, meta
-
-
-def _require_size(size: int, limit: int, thing: str) -> None:
-    if size > limit:
-        raise AdapterError(
-            f"{thing} is {size} bytes, above the limit of {limit}; "
-            "send fewer layers or lower ranks, or raise the limit"
-        )
 
 
 def _foreign(thing: str, error: BaseException | None) -> AdapterError:

@@ -13,8 +13,9 @@ from pathlib import Path
 from flexlora.adapters import Adapter, Scaling
 from flexlora.errors import AdapterError
 from flexlora.formats.peft_config import CONFIG, WEIGHTS, read_config, scaling_of, unsupported
+from flexlora.formats.peft_keys import is_vocabulary, pair_keys
 from flexlora.formats.peft_reader import PeftReader
-from flexlora.formats.peft_writer import pair_keys, peft_folder
+from flexlora.formats.peft_writer import peft_folder
 
 
 def save_peft(
@@ -56,13 +57,20 @@ def save_peft(
 def load_peft(folder: Path | str) -> Adapter:
     """Read any plain PEFT LoRA folder; dtypes stay, ranks and scales may differ by layer.
 
-    What `save_peft` wrote comes back bit for bit. Layer names are those of the base model
-    ("base_model.model." is stripped), and `base` is the base model that the folder names.
+    What `save_peft` wrote comes back bit for bit. Layer names are those of the base model, without
+    "base_model.model." and what torch.compile, DDP, FSDP and activation checkpointing put into
+    them; `base` is the base model that the folder names.
     Raises AdapterError for a folder that is missing, damaged or not finite, for every PEFT variant
     whose update is not scale · B A, for layers that are not linear, and for whole modules saved
     beside LoRA: nothing is dropped silently.
     """
     with PeftReader(folder) as reader:
+        for key in filter(is_vocabulary, reader.whole):
+            raise AdapterError(
+                f"{reader.path} holds {key} whole, as PEFT saves embeddings after a vocabulary was "
+                "resized; if they are the base model's, save the adapter with "
+                "save_pretrained(…, save_embedding_layers=False)"
+            )
         if reader.whole or reader.config.get("modules_to_save"):
             where = f"tensor {reader.whole[0]}" if reader.whole else "modules_to_save"
             raise unsupported(reader.path, f"whole modules saved beside LoRA ({where})")
@@ -72,12 +80,7 @@ def load_peft(folder: Path | str) -> Adapter:
                 raise unsupported(
                     reader.path, f"LoRA on {a_n} (layer {name}, of lora_A {layer.a_shape})"
                 )
-        return Adapter(
-            {name: reader.factors(name) for name in reader.layers},
-            base=reader.base,
-            base_fingerprint=reader.base_fingerprint,
-            fan_in_fan_out=reader.fan_in_fan_out,
-        )
+        return reader.adapter()
 
 
 def peft_scaling(folder: Path | str) -> Scaling:
@@ -86,5 +89,7 @@ def peft_scaling(folder: Path | str) -> Scaling:
 
 
 def is_peft(folder: Path | str) -> bool:
-    """True for a folder that holds a PEFT adapter, sound or not."""
-    return any((Path(folder) / name).is_file() for name in (CONFIG, WEIGHTS))
+    """True for a folder that holds a PEFT adapter, sound or not, or folders that hold one each."""
+    path = Path(folder)
+    here = any((path / name).is_file() for name in (CONFIG, WEIGHTS))
+    return here or any(found.is_file() for found in path.glob(f"*/{CONFIG}"))

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-import json
-import math
-import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final, Literal, final
 
 from flexlora.adapters import Scaling
-from flexlora.errors import AdapterError
+from flexlora.errors import AdapterError, shown
+from flexlora.formats import json_fields
+from flexlora.formats.json_file import json_table
+from flexlora.formats.layer_patterns import LayerPatterns
 
 CONFIG, WEIGHTS, EXTRA = "adapter_config.json", "adapter_model.safetensors", "flexlora.json"
 LARGEST_CONFIG_BYTES = 1 << 24
+_LARGEST_NUMBER: Final = 1e30  # Of r and α: what float32 holds, with room for α/r.
+_LONGEST_NAME: Final = 4096  # Characters of a name or path.
+_LISTED: Final = 6  # Adapters that an error names at most.
 Config = dict[str, Any]
 
 # Options of a PEFT LoRA config that make it compute something else than base + scale · B A.
@@ -33,40 +37,59 @@ _FOREIGN = {
 _BASE_CHANGING = ("pissa", "olora", "corda", "loftq", "lora_ga")
 
 
+def _is_text(value: object) -> bool:
+    return isinstance(value, str) and len(value) <= _LONGEST_NAME
+
+
+def _is_table(value: object) -> bool:
+    return isinstance(value, dict)
+
+
+def _are_texts(value: object) -> bool:
+    return isinstance(value, list) and all(map(_is_text, value))
+
+
+# What is read of a config beside numbers: what it must be where it is given.
+_TYPES: Mapping[str, tuple[Callable[[object], bool], str]] = {
+    "base_model_name_or_path": (_is_text, "the name of a model"),
+    "task_type": (_is_text, "a name"),
+    "modules_to_save": (_are_texts, "a list of names"),
+    "rank_pattern": (_is_table, "a table of patterns and numbers"),
+    "alpha_pattern": (_is_table, "a table of patterns and numbers"),
+}
+
+
 def read_config(path: Path) -> Config:
     """The folder's config. Raises AdapterError where its update is not scale · B A."""
     if not path.is_dir():
         raise AdapterError(f"{path} is not a folder; give a PEFT adapter folder")
     try:
-        if (path / CONFIG).stat().st_size > LARGEST_CONFIG_BYTES:
-            raise AdapterError(
-                f"{path / CONFIG} has more than {LARGEST_CONFIG_BYTES >> 20} MB; save it again"
-            )
-        config = json.loads((path / CONFIG).read_bytes())
+        config = json_table(path / CONFIG, limit_bytes=LARGEST_CONFIG_BYTES)
     except FileNotFoundError as error:
+        raise AdapterError(f"{path} has no {CONFIG}; {_where_one_is(path)}") from error
+    except OSError as error:
         raise AdapterError(
-            f"{path} has no {CONFIG}; give a folder that save_pretrained wrote"
+            f"{path / CONFIG} cannot be read ({error.strerror}); check the path"
         ) from error
-    except (OSError, ValueError, RecursionError) as error:
-        raise AdapterError(
-            f"{path / CONFIG} is not readable JSON; save the adapter again"
-        ) from error
-    if not isinstance(config, dict):
-        raise AdapterError(f"{path / CONFIG} is not a JSON table; save the adapter again")
+    except ValueError as error:
+        raise AdapterError(f"{path / CONFIG} {error}; save the adapter again") from error
     kind = config.get("peft_type")
     if kind != "LORA":
-        raise AdapterError(f"{path} is a PEFT adapter of type {kind}; only LORA can be read")
+        raise AdapterError(f"{path} is a PEFT adapter of type {shown(kind)}; only LORA can be read")
     for key, words in _FOREIGN.items():
         if config.get(key):
             raise unsupported(path, f"{words} ({key})")
     if config.get("bias", "none") != "none":
-        raise unsupported(path, f"trained biases (bias = {config['bias']!r})")
+        raise unsupported(path, f"trained biases (bias = {shown(config['bias'])})")
     init = config.get("init_lora_weights")
     if isinstance(init, str) and init.startswith(_BASE_CHANGING):
         raise AdapterError(
-            f"{path} was initialised by {init}, which changes the base model; convert it to plain "
-            "LoRA with save_pretrained(path_initial_model_for_weight_conversion=…)"
+            f"{path} was initialised by {shown(init)}, which changes the base model; convert it to "
+            "plain LoRA with save_pretrained(path_initial_model_for_weight_conversion=…)"
         )
+    for key, (fits, words) in _TYPES.items():
+        if config.get(key) is not None and not fits(config[key]):
+            raise AdapterError(f"{path / CONFIG} has {key} {shown(config[key])}; make it {words}")
     return config
 
 
@@ -74,42 +97,80 @@ def scaling_of(config: Mapping[str, Any]) -> Scaling:
     return "rslora" if config.get("use_rslora") else "lora"
 
 
-def matched(path: Path, key: str, name: str, config: dict[str, Any]) -> float:
-    """r or lora_alpha of one layer: the first pattern that matches, as PEFT matches, decides."""
-    patterns = config.get("rank_pattern" if key == "r" else "alpha_pattern") or {}
-    value = config.get(key, 8)
-    try:
-        for pattern, number in patterns.items():
-            if re.match(rf"(.*\.)?({pattern})$", name):
-                value = number
-                break
-    except (re.error, AttributeError) as error:
-        raise AdapterError(
-            f"{path / CONFIG} has a pattern for {key} that cannot be read; correct it"
-        ) from error
-    known = isinstance(value, int | float) and not isinstance(value, bool)
-    if not known or not math.isfinite(value) or (key == "r" and value < 1):
-        raise AdapterError(
-            f"{path / CONFIG} has {key} {value!r} for layer {name}; give a number above 0"
+@final
+class PerLayer:
+    """r or lora_alpha by layer: that of the first pattern that matches, or what holds for all.
+
+    Raises AdapterError for patterns that cannot be read.
+    """
+
+    def __init__(self, path: Path, config: Config, key: Literal["r", "lora_alpha"]) -> None:
+        self._where, self._key = path / CONFIG, key
+        self._common = config.get(key, 8)
+        table = config.get("rank_pattern" if key == "r" else "alpha_pattern") or {}
+        try:
+            self._patterns = LayerPatterns(table)
+        except ValueError as error:
+            raise self._unreadable(error) from error
+
+    def of(self, layer: str) -> float:
+        """The number. Raises AdapterError for what is none, or for a rank below 1."""
+        try:
+            value = self._patterns.of(layer, self._common)
+        except ValueError as error:
+            raise self._unreadable(error) from error
+        known = isinstance(value, int | float) and not isinstance(value, bool)
+        least = 1 if self._key == "r" else -_LARGEST_NUMBER
+        if not known or not least <= value <= _LARGEST_NUMBER:
+            words = "a whole number of 1 or more" if self._key == "r" else "a number"
+            raise AdapterError(
+                f"{self._where} has {self._key} {shown(value)} for layer {layer}; give {words}"
+            )
+        return float(value)
+
+    def _unreadable(self, error: ValueError) -> AdapterError:
+        return AdapterError(
+            f"{self._where} has a pattern for {self._key} that cannot be read ({error}); correct it"
         )
-    return float(value)
 
 
-def read_extra(path: Path) -> Config:
-    """What `save_peft` noted beside PEFT's own files; nothing for other folders."""
+@dataclass(frozen=True)
+class Extra:
+    """What `save_peft` noted beside PEFT's own files.
+
+    empty: layers of rank 0; scales: of the layers whose scale no α/r rounds to.
+    """
+
+    empty: frozenset[str]
+    scales: Mapping[str, float]
+    base_fingerprint: str
+
+
+def read_extra(path: Path) -> Extra:
+    """The notes; none for folders of others. Raises AdapterError for damaged ones."""
     try:
-        extra = json.loads((path / EXTRA).read_bytes())
-        return {
-            "empty": list(extra["empty"]),
-            "scales": dict(extra["scales"]),
-            "base_fingerprint": str(extra.get("base_fingerprint", "")),
-        }
+        extra = json_table(path / EXTRA, limit_bytes=LARGEST_CONFIG_BYTES)
+        return Extra(
+            frozenset(json_fields.texts(extra, "empty")),
+            json_fields.numbers(extra, "scales"),
+            json_fields.text({"base_fingerprint": "", **extra}, "base_fingerprint"),
+        )
     except FileNotFoundError:
-        return {"empty": [], "scales": {}, "base_fingerprint": ""}
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        return Extra(frozenset(), {}, "")
+    except (OSError, ValueError) as error:
+        words = error.strerror if isinstance(error, OSError) else error
         raise AdapterError(
-            f"{path / EXTRA} is damaged; remove it, or save the adapter again"
+            f"{path / EXTRA} is damaged ({words}); remove it, or save the adapter again"
         ) from error
+
+
+def _where_one_is(path: Path) -> str:
+    """What to give instead of a folder without a config: PEFT saves named adapters in folders."""
+    held = sorted(found.parent.name for found in path.glob(f"*/{CONFIG}"))
+    if not held:
+        return "give a folder that save_pretrained wrote"
+    names = ", ".join(map(shown, held[:_LISTED])) + (", …" if len(held) > _LISTED else "")
+    return f"it holds adapters of their own ({names}); give one of them, like {path / held[0]}"
 
 
 def unsupported(path: Path, what: str) -> AdapterError:

@@ -3,39 +3,28 @@
 from __future__ import annotations
 
 import math
-import re
-from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, final
+from typing import final
 
 import torch
 from torch import Tensor
 
-from flexlora.adapters import Factors, Scaling, lora_scale
+from flexlora.adapters import Adapter, Factors, Scaling, lora_scale
 from flexlora.errors import AdapterError
 from flexlora.formats.closing import Closing
 from flexlora.formats.peft_config import (
     CONFIG,
     WEIGHTS,
-    matched,
+    PerLayer,
     read_config,
     read_extra,
     scaling_of,
-    unsupported,
 )
+from flexlora.formats.peft_keys import Kind, sorted_out
 from flexlora.formats.tensor_file import DTYPES, Stored, TensorReader
 
-PREFIX = "base_model.model."
-FROZEN = ".base_layer.weight"  # The base model's own tensor, which PEFT saves under embeddings.
-Kind = Literal["linear", "embedding", "convolution"]
-_PAIR = re.compile(
-    r"(?:base_model\.model\.)?(?P<layer>.+)\.lora_(?P<side>[AB])(?:\.[^.]+)?\.weight"
-)
-_EMBEDDING = re.compile(
-    r"(?:base_model\.model\.)?(?P<layer>.+)\.lora_embedding_(?P<side>[AB])(?:\.[^.]+)?"
-)
 _FLOATS = {name: dtype for name, dtype in DTYPES.items() if dtype.is_floating_point}
 
 
@@ -64,8 +53,9 @@ class PeftLayer:
 class PeftReader(Closing):
     """A PEFT LoRA folder, open. Use as a context manager, or `close()` it.
 
-    layers: name → `PeftLayer`, in name order; `whole`: keys of tensors that stand beside LoRA
-    (modules_to_save). Only what `factors` and `tensor` are asked for is brought into memory.
+    layers: name → `PeftLayer`, in name order, as the base model calls them, whatever wrapped it;
+    whole: keys of tensors that stand beside LoRA (modules_to_save, embeddings), as PEFT writes
+    them. Only what `factors` and `tensor` are asked for is brought into memory.
     Raises AdapterError for a folder that is missing, damaged or pickled, and for every PEFT variant
     whose update is not scale · B A: nothing is dropped silently.
     """
@@ -77,11 +67,19 @@ class PeftReader(Closing):
         self._file = _opened(self.path)
         try:
             stored = self._file.stored
-            pairs, self.whole = _sorted_out(self.path, stored, self.config)
+            modules = self.config.get("modules_to_save") or []
+            pairs, self._whole = sorted_out(self.path, stored, modules)
+            self._require_gathered(pairs, stored)
+            self._ranks = PerLayer(self.path, self.config, "r")
+            self._alphas = PerLayer(self.path, self.config, "lora_alpha")
             self.layers = {name: self._layer(name, pairs[name], stored) for name in sorted(pairs)}
         except BaseException:
             self.close()
             raise
+
+    @property
+    def whole(self) -> tuple[str, ...]:
+        return tuple(self._whole)
 
     @property
     def base(self) -> str:
@@ -90,7 +88,7 @@ class PeftReader(Closing):
 
     @property
     def base_fingerprint(self) -> str:
-        return str(self._extra["base_fingerprint"])
+        return self._extra.base_fingerprint
 
     @property
     def fan_in_fan_out(self) -> bool:
@@ -112,12 +110,33 @@ class PeftReader(Closing):
             )
         return factors.cut(layer.rank)
 
+    def adapter(self) -> Adapter:
+        """All layers, as matrices. Raises AdapterError as `factors`."""
+        return Adapter(
+            {name: self.factors(name) for name in self.layers},
+            base=self.base,
+            base_fingerprint=self.base_fingerprint,
+            fan_in_fan_out=self.fan_in_fan_out,
+        )
+
     def tensor(self, key: str) -> Tensor:
-        """A tensor of the file, in memory of its own."""
-        return self._file.read(key)
+        """A tensor of the file, or one of `whole`, in memory of its own."""
+        return self._file.read(self._whole.get(key, key))
 
     def close(self) -> None:
         self._file.close()
+
+    def _require_gathered(
+        self, pairs: Mapping[str, Mapping[str, str]], tensors: Mapping[str, Stored]
+    ) -> None:
+        of_layers = (key for pair in pairs.values() for key in pair.values())
+        for key in (*of_layers, *self._whole.values()):
+            if 0 in tensors[key].shape:
+                raise AdapterError(
+                    f"tensor {key} in {self.path} is empty, of shape {tensors[key].shape}, as "
+                    "DeepSpeed's ZeRO-3 leaves it where weights are not gathered; set "
+                    "stage3_gather_16bit_weights_on_model_save, and save the adapter again"
+                )
 
     def _layer(
         self, name: str, pair: Mapping[str, str], tensors: Mapping[str, Stored]
@@ -135,7 +154,7 @@ class PeftReader(Closing):
                 f"layer {name} in {self.path} is stored as {dtypes[0]} and {dtypes[1]}; "
                 "save it as floats"
             )
-        rank = matched(self.path, "r", name, self.config)
+        rank = self._ranks.of(name)
         if rank != a[0]:
             raise AdapterError(
                 f"layer {name} in {self.path} has rank {a[0]}, but {CONFIG} says {rank:g}; "
@@ -149,15 +168,13 @@ class PeftReader(Closing):
 
     def _is_empty(self, name: str, pair: Mapping[str, str]) -> bool:
         """True for a layer of rank 0, which `save_peft` notes and writes as rank 1 of zeros."""
-        noted = name in self._extra["empty"]
+        noted = name in self._extra.empty
         return noted and not any(bool(self.tensor(key).any()) for key in pair.values())
 
     def _scale(self, name: str, rank: int) -> float:
-        alpha = matched(self.path, "lora_alpha", name, self.config)
-        scale = lora_scale(alpha, rank, self.scaling)
-        exact = self._extra["scales"].get(name)
-        noted = isinstance(exact, float) and math.isclose(exact, scale, rel_tol=1e-15)
-        return exact if noted else scale
+        scale = lora_scale(self._alphas.of(name), rank, self.scaling)
+        exact = self._extra.scales.get(name, math.nan)
+        return exact if math.isclose(exact, scale, rel_tol=1e-15) else scale
 
 
 def _opened(path: Path) -> TensorReader:
@@ -169,41 +186,6 @@ def _opened(path: Path) -> TensorReader:
             )
         raise AdapterError(f"{path} has no {WEIGHTS}; save the adapter again")
     return TensorReader(path / WEIGHTS)
-
-
-def _sorted_out(
-    path: Path, keys: Mapping[str, Any], config: Mapping[str, Any]
-) -> tuple[dict[str, dict[str, str]], tuple[str, ...]]:
-    """Layer → side → key, and the keys of whole modules; every tensor is accounted for."""
-    pairs: dict[str, dict[str, str]] = defaultdict(dict)
-    whole = []
-    modules = config.get("modules_to_save") or []
-    if not isinstance(modules, list):
-        raise AdapterError(
-            f"{path / CONFIG} has modules_to_save {modules!r}; make it a list of names"
-        )
-    for key in sorted(keys):
-        match = _PAIR.fullmatch(key) or _EMBEDDING.fullmatch(key)
-        if match is not None:
-            if match["side"] in pairs[match["layer"]]:
-                raise AdapterError(
-                    f"{path} holds layer {match['layer']} twice; save one adapter only"
-                )
-            pairs[match["layer"]][match["side"]] = key
-        elif _is_whole(key, modules):
-            whole.append(key)
-        else:
-            raise unsupported(path, _variant(key))
-    if not pairs:
-        raise AdapterError(f"{path / WEIGHTS} holds no tensors; save the adapter again")
-    return pairs, tuple(whole)
-
-
-def _is_whole(key: str, modules: Sequence[Any]) -> bool:
-    """True for a tensor of modules_to_save, or an embedding that PEFT saved beside its LoRA."""
-    if key.endswith(FROZEN):
-        return True
-    return any(re.search(rf"(^|\.){re.escape(str(module))}\.", key) for module in modules)
 
 
 def _kind(path: Path, name: str, key: str, a: tuple[int, ...], b: tuple[int, ...]) -> Kind:
@@ -222,12 +204,3 @@ def _kind(path: Path, name: str, key: str, a: tuple[int, ...], b: tuple[int, ...
             "convolution, whose update is no product of two matrices; leave that layer out"
         )
     return "convolution"
-
-
-def _variant(key: str) -> str:
-    """What a tensor that is no half of a LoRA pair comes from, for the refusal."""
-    if "lora_magnitude_vector" in key:
-        return f"DoRA (tensor {key})"
-    if key.endswith("bias"):
-        return f"trained biases (tensor {key})"
-    return f"tensor {key}"

@@ -14,9 +14,10 @@ from typing import Any
 from torch import Tensor
 
 from flexlora.adapters import Factors
+from flexlora.errors import AdapterError
 from flexlora.formats.atomic import atomic_folder
 from flexlora.formats.peft_config import CONFIG, EXTRA, WEIGHTS
-from flexlora.formats.peft_reader import PREFIX, Kind
+from flexlora.formats.peft_keys import Kind, pair_keys
 from flexlora.formats.tensor_file import TensorFile
 
 TASK_TYPE = "CAUSAL_LM"
@@ -38,7 +39,13 @@ class PeftWriter:
 
         α is chosen such that PEFT's α/r is the scale to the last bit wherever a float64 allows it.
         Rank 0 is written as rank 1 with zeros: any reader loads it, and it adds nothing.
+        Raises AdapterError for a layer of which one side is absent.
         """
+        if factors.sides != "both":
+            raise AdapterError(
+                f"layer {name} of the adapter holds {factors.sides} alone; fill the other side "
+                "before it is saved"
+            )
         b, a = factors.b, factors.a
         if factors.rank == 0:
             self.extra["empty"].append(name)
@@ -110,13 +117,6 @@ def peft_folder(
         (aside / CONFIG).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
         if any(writer.extra.values()):
             (aside / EXTRA).write_text(json.dumps(writer.extra, indent=2, sort_keys=True) + "\n")
-
-
-def pair_keys(name: str, kind: Kind = "linear") -> tuple[str, str]:
-    """The keys of a layer's a and b in PEFT's file."""
-    if kind == "embedding":
-        return f"{PREFIX}{name}.lora_embedding_A", f"{PREFIX}{name}.lora_embedding_B"
-    return f"{PREFIX}{name}.lora_A.weight", f"{PREFIX}{name}.lora_B.weight"
 
 
 def _alpha(scale: float, rank: int) -> float:

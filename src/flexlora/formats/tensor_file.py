@@ -141,7 +141,11 @@ class TensorReader(Closing):
             with safe_open(str(path), framework="pt"):
                 pass  # It holds every limit: of the header's size, of offsets, of shapes.
             self._file = open(path, "rb")  # noqa: SIM115 - closed by close
-        except (SafetensorError, OSError, ValueError, KeyError, RuntimeError) as error:
+        except OSError as error:
+            # safetensors leaves out what the system says of a file that is gone.
+            reason = error.strerror or str(error).partition(":")[0]
+            raise AdapterError(f"{path} cannot be read ({reason}); check the path") from error
+        except (SafetensorError, ValueError, KeyError, RuntimeError) as error:
             raise self._broken() from error
         begin = 8 + int.from_bytes(self._file.read(8), "little")
         self.stored = layout(self._file.read(begin - 8), begin)

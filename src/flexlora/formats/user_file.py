@@ -38,7 +38,12 @@ class UserFile:
         such thing, and for a file that cannot be read.
         """
         shown, _, name = spec.rpartition(":")
-        path = Path(shown).expanduser().resolve()
+        try:
+            path = Path(shown).expanduser().resolve()
+        except (RuntimeError, ValueError, OSError) as error:  # No such user; a NUL; a circle.
+            raise ConfigError(
+                f"{kind} {spec!r} names no place of a file ({error}); give path/to/file.py:{thing}"
+            ) from error
         if path.suffix != ".py" or not name.isidentifier():
             raise ConfigError(
                 f"{kind} {spec!r} names no {thing.lower()}; give path/to/file.py:{thing}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from itertools import combinations
@@ -10,8 +11,9 @@ from pathlib import Path
 
 import torch
 
-from flexlora.errors import AdapterError, ConfigError
-from flexlora.formats.peft_reader import FROZEN, PeftLayer, PeftReader
+from flexlora.errors import AdapterError, ConfigError, shown
+from flexlora.formats.peft_keys import FROZEN, is_vocabulary
+from flexlora.formats.peft_reader import PeftLayer, PeftReader
 from flexlora.formats.same_base import Base, difference
 
 
@@ -35,14 +37,16 @@ def checked_weights(adapters: int, weights: Sequence[float] | None) -> tuple[flo
 
 @contextmanager
 def opened(adapters: Sequence[Path | str], *, force: bool) -> Iterator[tuple[PeftReader, ...]]:
-    """All folders, open and fit to be summed: one base model, one shape per layer, equal whole
-    modules. Raises AdapterError naming the first two that do not fit.
+    """All folders, open and fit to be summed: one base model and a layer that each shares with
+    another (unless forced), one shape per layer, equal whole modules. Raises AdapterError naming
+    the first two that do not fit.
     """
     with ExitStack() as stack:
         readers = tuple(stack.enter_context(PeftReader(folder)) for folder in adapters)
         if not force:
             for one, other in combinations(readers, 2):
                 _require_one_base(one, other)
+            _require_shared_layers(readers)
         _require_equal_modules(readers)
         _require_one_shape(readers)
         yield readers
@@ -58,7 +62,7 @@ def union(readers: Sequence[PeftReader]) -> dict[str, PeftLayer]:
 
 
 def _require_one_base(one: PeftReader, other: PeftReader) -> None:
-    cure = "give adapters of one base model, or --force if they are"
+    cure = "give adapters of one base model, or force the merge (--force) if they are"
     differing = difference(*(Base(x.base, x.base_fingerprint) for x in (one, other)))
     if differing == "weights":
         raise AdapterError(
@@ -69,6 +73,20 @@ def _require_one_base(one: PeftReader, other: PeftReader) -> None:
         raise AdapterError(
             f"{one.path} was made for {one.base}, {other.path} for {other.base}; {cure}"
         )
+
+
+def _require_shared_layers(readers: Sequence[PeftReader]) -> None:
+    """Names that nothing shares are mostly names of the same layers under another wrapper."""
+    holders = Counter(name for reader in readers for name in reader.layers)
+    for place, reader in enumerate(readers):
+        if len(readers) > 1 and all(holders[name] == 1 for name in reader.layers):
+            other = readers[place - 1] if place else readers[1]
+            ours, theirs = (shown(next(iter(x.layers))) for x in (reader, other))
+            raise AdapterError(
+                f"{reader.path} and {other.path} share no layer: the first has {ours}, the second "
+                f"{theirs}; give adapters of one model whose layers have the same names, or force "
+                "the merge (--force) if these are different layers"
+            )
 
 
 def _require_one_shape(readers: Sequence[PeftReader]) -> None:
@@ -105,8 +123,13 @@ def whole(readers: Sequence[PeftReader]) -> dict[str, PeftReader]:
 
 
 def _require_equal_modules(readers: Sequence[PeftReader]) -> None:
-    cure = "modules saved whole cannot be summed; merge adapters that share them, or have none"
     for key, first in sorted(whole(readers).items()):
+        cure = "modules saved whole cannot be summed; merge adapters that share them, or have none"
+        if is_vocabulary(key):
+            cure += (
+                "; embeddings that are the base model's own are left out by "
+                "save_pretrained(…, save_embedding_layers=False)"
+            )
         for reader in readers:
             if key not in reader.whole:
                 # A copy of the base model's own weight may be in one of them alone.

@@ -12,8 +12,9 @@ import torch
 from flexlora.adapters import Factors, checked_split
 from flexlora.adapters.kept import require_rank_or_energy
 from flexlora.errors import AdapterError, ConfigError, RankError
+from flexlora.formats.peft_keys import pair_keys
 from flexlora.formats.peft_reader import PeftLayer, PeftReader
-from flexlora.formats.peft_writer import TASK_TYPE, pair_keys, peft_folder
+from flexlora.formats.peft_writer import TASK_TYPE, peft_folder
 from flexlora.lowrank import LowRank, Matrix, Split, Truncation, best, svd, total
 from flexlora.merging.inputs import checked_weights, opened, union, whole
 from flexlora.merging.merged import Merged, MergedLayer
@@ -44,7 +45,7 @@ def merge(
     ‖·‖²_F with the fewest directions, layer by layer. split: "left" puts the singular values into
     B and leaves orthonormal rows in A, "balanced" gives each side their root. dtype: "float32",
     "bfloat16" or "float16" as stored; None for the widest of the inputs. force: merge though the
-    folders name different base models. watch: told layers done and in all.
+    folders name different base models or share no layer. watch: told layers done and in all.
 
     Guarantees: each layer is the best approximation of its rank, to rounding of float32, whatever
     the inputs' dtype. What is written has scale 1: α = r in every layer, rsLoRA off. One adapter
@@ -64,6 +65,7 @@ def merge(
         stored = DTYPES[dtype] if dtype else _widest(readers)
         untouched = len(readers) == 1 and given == (1.0,) and rank == "full" and dtype is None
         done = []
+        moving: set[int] = set()
         with peft_folder(
             out,
             _keys(readers, layers),
@@ -79,8 +81,9 @@ def merge(
                 if untouched:
                     factors = readers[0].factors(name)
                     norm, error = factors.product().norm(), 0.0
+                    moving |= {0} if _moves(factors) else set()
                 else:
-                    cut = _cut(cut_down, readers, given, layer)
+                    cut = _cut(cut_down, readers, given, layer, moving)
                     factors = _factors(cut, split, stored, layer, out)
                     error, norm = cut.error, cut.norm
                 writer.add(name, factors, layer.kind, layer.a_shape[1:])
@@ -97,6 +100,7 @@ def merge(
         out=folder,
         adapters=tuple(reader.path for reader in readers),
         weights=given,
+        zero=tuple(place not in moving for place in range(len(readers))),
         layers=tuple(done),
         dtype=str(stored).removeprefix("torch."),
         nbytes=sum(file.stat().st_size for file in folder.iterdir()),
@@ -123,31 +127,46 @@ def _reduction(rank: int | str | None, energy: float | None) -> CutDown:
 
 
 def _cut(
-    cut_down: CutDown, readers: Sequence[PeftReader], weights: Sequence[float], layer: PeftLayer
+    cut_down: CutDown,
+    readers: Sequence[PeftReader],
+    weights: Sequence[float],
+    layer: PeftLayer,
+    moving: set[int],
 ) -> Truncation:
     try:
-        return cut_down(_sum(readers, weights, layer))
+        return cut_down(_sum(readers, weights, layer, moving))
     except ValueError as error:  # Every input is finite, so it is their sum that is not.
         raise AdapterError(
             f"layer {layer.name} becomes infinite when weighted and summed; give smaller weights"
         ) from error
 
 
-def _sum(readers: Sequence[PeftReader], weights: Sequence[float], layer: PeftLayer) -> Matrix:
-    """Σ weight · ΔW of one layer, factored; a reader's factors are held while they are added."""
+def _sum(
+    readers: Sequence[PeftReader], weights: Sequence[float], layer: PeftLayer, moving: set[int]
+) -> Matrix:
+    """Σ weight · ΔW of one layer, factored; a reader's factors are held while they are added.
+
+    moving: is told the places of readers that do change something.
+    """
     holders = [
-        (weight, reader)
-        for weight, reader in zip(weights, readers, strict=True)
+        (place, weight, reader)
+        for place, (weight, reader) in enumerate(zip(weights, readers, strict=True))
         if layer.name in reader.layers
     ]
 
     def parts() -> Iterator[tuple[float, LowRank]]:
-        for weight, reader in holders:
+        for place, weight, reader in holders:
             factors = reader.factors(layer.name)
+            if place not in moving and _moves(factors):
+                moving.add(place)
             yield weight * factors.scale, factors.unscaled()
 
-    width = sum(reader.layers[layer.name].rank for _, reader in holders)
+    width = sum(reader.layers[layer.name].rank for _, _, reader in holders)
     return total(parts(), (layer.m, layer.n), width)
+
+
+def _moves(factors: Factors) -> bool:
+    return bool(factors.b.any()) and bool(factors.a.any())
 
 
 def _factors(
@@ -159,7 +178,7 @@ def _factors(
         name = str(dtype).removeprefix("torch.")
         raise AdapterError(
             f"layer {layer.name} of {out} would hold values that {name} cannot; "
-            "give another --dtype, or smaller weights"
+            "give another dtype, or smaller weights"
         )
     return factors
 

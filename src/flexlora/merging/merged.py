@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
-from flexlora.formats.peft_reader import Kind
+from flexlora.formats.peft_keys import Kind
 
 
 @dataclass(frozen=True)
@@ -37,17 +37,27 @@ class MergedLayer:
 class Merged:
     """A merge that is done.
 
-    adapters, weights: in the order given. nbytes: of the new folder. untouched: it is the one
-    adapter that was given, tensors and scales bit for bit.
+    adapters, weights: in the order given; zero: which of them change nothing, their A or B being
+    zero in every layer. nbytes: of the new folder. untouched: it is the one adapter that was given,
+    tensors and scales bit for bit.
     """
 
     out: Path
     adapters: tuple[Path, ...]
     weights: tuple[float, ...]
+    zero: tuple[bool, ...]
     layers: tuple[MergedLayer, ...]
     dtype: str
     nbytes: int
     untouched: bool
+
+    @property
+    def lacking(self) -> tuple[tuple[str, ...], ...]:
+        """Of each adapter the layers that it lacks and another has; they count as zero there."""
+        return tuple(
+            tuple(layer.name for layer in self.layers if layer.ranks[place] is None)
+            for place in range(len(self.adapters))
+        )
 
     @property
     def norm(self) -> float:
