@@ -79,7 +79,16 @@ def test_a_thousand_layers_with_a_pattern_each_need_one_look_each() -> None:
 
 NONE = ["(", ")", "a**", "a{2}{3}", "a*+", "(?!a)b", "(?<=a)b", r"(a)\1", "(?i)a", "a{,3}"]
 NONE += ["a{99999}", "[[:alpha:]]", r"\Qa\E", r"\pL", r"\x41", "[a", "a|*", "é+", "(" * 990]
-NONE += ["((a{900}){900}){900}", "a}", "a]", "a++", "(?P<x>a)", "\\"]
+NONE += [
+    "((a{900}){900}){900}",
+    "(a?){999}",
+    "(.?.?){99}" * 90,
+    "a}",
+    "a]",
+    "a++",
+    "(?P<x>a)",
+    "\\",
+]
 
 
 @pytest.mark.parametrize("key", NONE)
