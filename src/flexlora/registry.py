@@ -26,12 +26,12 @@ class Registry(MutableMapping[str, T], Generic[T]):
         self._held: dict[str, T | _Later] = {}
 
     def add(self, name: str, thing: T) -> T:
-        """Add it; what has the name already may be added again.
+        """Add it; what has the name already, or equals what has it, may be added again.
 
         Raises ConfigError if another has the name.
         """
         held = self._held.get(name, thing)
-        if held is not thing:
+        if held is not thing and held != thing:
             by = getattr(held, "__qualname__", "")
             raise ConfigError(
                 f"{self.kind} {name!r} is registered already{f', by {by}' if by else ''}; choose "

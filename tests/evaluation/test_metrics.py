@@ -26,6 +26,7 @@ from flexlora.evaluation import (
     get_metric,
     register_metric,
 )
+from flexlora.evaluation.metrics import resolve_metrics
 from flexlora.tasks.prompts import Encoded
 
 CHOICE = ("choice", "choice_norm")
@@ -147,7 +148,9 @@ def test_perplexity_pools_losses_over_tokens_and_then_over_clients(tiny: SimpleN
 
 
 def test_a_model_that_diverged_is_no_mistake_of_a_metric(tiny: SimpleNamespace) -> None:
-    broken = SimpleNamespace(model=LlamaForCausalLM(tiny.model.config), tokenizer=Letters())
+    broken = SimpleNamespace(
+        model=LlamaForCausalLM(tiny.model.config), tokenizer=Letters(), context=tiny.context
+    )
     with torch.no_grad():
         broken.model.lm_head.weight.fill_(torch.nan)
     example = encoded(0, ((5, 6), [(7,), (8,)], 0))
@@ -190,6 +193,41 @@ def test_a_metric_of_ones_own(tiny: SimpleNamespace) -> None:
         assert metric.heading == "evens ↑"
     finally:
         del METRICS["evens"]
+
+
+def test_a_metric_that_is_given_whole_is_finished_by_itself(tiny: SimpleNamespace) -> None:
+    """Whatever is registered under its name, if anything is."""
+    examples = tuple(replace(encoded(i, ((5,), [(6,), (7,)], 0)), id=str(i)) for i in range(3))
+    for name in ("own", "perplexity"):
+        metric = Metric(name, "loss", True, half_of_even_examples, finish=math.sqrt)
+        scores = evaluate(tiny, [EvalClient("a", examples)], EvalSettings(metrics=(metric,)))
+        wanted = pytest.approx(math.sqrt(1 / 3))
+        assert scores.mean()[name] == scores.clients[0][name] == wanted
+        assert scores.by_category()["x"][name] == wanted
+        assert scores.to_json()["clients"][0][name] == wanted
+
+
+def test_two_metrics_of_one_name_are_refused() -> None:
+    other = replace(METRICS["loss"], digits=9)
+    with pytest.raises(ConfigError, match="two metrics are named 'loss'; give one another name"):
+        EvalSettings(metrics=("loss", other))
+    assert len(resolve_metrics(("loss", METRICS["loss"]))) == 1
+
+
+def weight_of_even_examples(example: Encoded, _loss: object) -> float:
+    return 1.0 - int(example.id) % 2
+
+
+def test_a_category_without_weight_has_no_value_and_breaks_nothing(tiny: SimpleNamespace) -> None:
+    examples = tuple(
+        replace(encoded(i, ((5,), [(6,), (7,)], 0)), id=str(i), category="ab"[i % 2])
+        for i in range(3)
+    )
+    metric = Metric("own", "loss", True, lambda *_: 3.0, weight=weight_of_even_examples)
+    settings = EvalSettings(metrics=(metric, "loss"))
+    scores = evaluate(tiny, [EvalClient("a", examples)], settings)
+    assert scores.mean()["own"] == scores.by_category()["a"]["own"] == 3.0
+    assert set(scores.by_category()["b"].values) == {"loss"}
 
 
 @pytest.mark.parametrize(

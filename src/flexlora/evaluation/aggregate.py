@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
-from flexlora.evaluation.metric import BESIDE, finished
+from flexlora.evaluation.metric import BESIDE, Metric, finished
 from flexlora.formats.json_fields import number, whole
 
 
@@ -16,16 +16,18 @@ class ClientScore:
 
     means: metric → its mean over these examples, not yet finished (for perplexity, the mean loss):
     what means over clients are made of. values, and `score["rouge_l"]`: what is shown of them.
+    given: those metrics that were no names of registered ones, by name.
     """
 
     client: str
     category: str
     examples: int
     means: Mapping[str, float]
+    given: Mapping[str, Metric] = field(default_factory=dict, repr=False, compare=False)
 
     @property
     def values(self) -> dict[str, float]:
-        return finished(self.means)
+        return finished(self.means, self.given)
 
     def __getitem__(self, metric: str) -> float:
         return self.values[metric]
@@ -133,4 +135,4 @@ def _mean(rows: Sequence[ClientScore]) -> MeanScore:
         / sum(sizes)
         for name in shared
     }
-    return MeanScore(len(rows), sum(sizes), finished(means))
+    return MeanScore(len(rows), sum(sizes), finished(means, rows[0].given))

@@ -59,6 +59,11 @@ class EvalSettings:
             raise ConfigError("metrics is empty; name at least one")
         resolve_metrics(self.metrics)
 
+    @property
+    def given(self) -> dict[str, Metric]:
+        """The metrics that are no names of registered ones."""
+        return {x.name: x for x in self.metrics if isinstance(x, Metric)}
+
 
 def evaluate(
     model: Evaluated,
@@ -71,12 +76,14 @@ def evaluate(
 
     carried: what the model carries, one adapter a client in their order (see `evaluate_each`).
     Examples of all clients share batches; the result does not depend on how. Raises DataError as
-    `require_scorable` does, and, naming metric, client and example, for a metric that fails or
-    gives no finite number for finite losses or for a text.
+    `require_scorable` does, for an example that is empty or beyond the model's context, and,
+    naming metric, client and example, for a metric that fails or gives no finite number for finite
+    losses or for a text.
     """
     clients = tuple(clients)
     require_scorable(clients, settings)
     metrics = resolve_metrics(settings.metrics)
+    _require_context(clients, {metric.needs for metric in metrics}, model.context)
     places = [(client, example) for client in clients for example in client.examples]
     owners = [k for k, client in enumerate(clients) for _ in client.examples]
     needs: set[Need] = {metric.needs for metric in metrics}
@@ -99,10 +106,11 @@ def evaluate(
     ]
     by_client = _grouped(rows, lambda row: row.client)
     cells = _grouped(rows, lambda row: (row.client, row.example.category))
+    given = settings.given
     return Scores(
-        tuple(_score(c.id, c.category, by_client[c.id]) for c in clients),
+        tuple(_whole(c.id, c.category, by_client[c.id], given) for c in clients),
         _predictions(by_client.values(), metrics, settings.predictions),
-        cells=tuple(_score(*cell, members) for cell, members in cells.items()),
+        cells=tuple(_score(*cell, members, given) for cell, members in cells.items()),
     )
 
 
@@ -130,6 +138,15 @@ def require_scorable(clients: Sequence[EvalClient], settings: EvalSettings) -> N
             f"{metric.name!r} needs ({len(bare):,} of {len(places):,} examples have none); give "
             f"every example its choices, or leave {metric.name!r} out"
         )
+
+
+def _require_context(clients: Sequence[EvalClient], needs: Collection[Need], context: int) -> None:
+    for client in clients:
+        for example in client.examples:
+            try:
+                example.check(context, response="loss" in needs, choices="choices" in needs)
+            except DataError as error:
+                raise DataError(f"client {client.id!r}, {error}") from error
 
 
 @dataclass(frozen=True)
@@ -169,18 +186,31 @@ def _finite(found: str | ExampleLoss | tuple[ChoiceLoss, ...]) -> bool:
     return all(math.isfinite(loss.total) for loss in losses)
 
 
-def _score(client: str, category: str, rows: Sequence[_Row]) -> ClientScore:
+def _score(
+    client: str, category: str, rows: Sequence[_Row], given: Mapping[str, Metric]
+) -> ClientScore:
+    """A metric whose weights add up to 0 over these rows has no value here."""
     means = {}
     for name in rows[0].numbers:
         numbers = [row.numbers[name] for row in rows]
         total = sum(weight for _, weight in numbers)
-        if not total > 0:
+        if total > 0:
+            means[name] = sum(value * weight for value, weight in numbers) / total
+    return ClientScore(client, category, len(rows), means, given)
+
+
+def _whole(
+    client: str, category: str, rows: Sequence[_Row], given: Mapping[str, Metric]
+) -> ClientScore:
+    """Over all of a client's examples every metric has a value."""
+    score = _score(client, category, rows, given)
+    for name in rows[0].numbers:
+        if name not in score.means:
             raise DataError(
                 f"metric {name!r}, client {client!r}: the weights of its {len(rows)} examples add "
-                f"up to {total}; give weights above 0"
+                "up to 0; give weights above 0"
             )
-        means[name] = sum(value * weight for value, weight in numbers) / total
-    return ClientScore(client, category, len(rows), means)
+    return score
 
 
 def _grouped(rows: Sequence[_Row], key: Callable[[_Row], K]) -> dict[K, list[_Row]]:

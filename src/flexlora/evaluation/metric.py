@@ -91,21 +91,34 @@ def text_metric(
 
     Its mean is the plain mean over examples. name: default the function's own.
     """
+    return Metric(name or function.__name__, "text", higher_is_better, _OfText(function))
 
-    def score(example: Encoded, text: str) -> float:
-        return function(text, example.references)
 
-    return Metric(name or function.__name__, "text", higher_is_better, score)
+@dataclass(frozen=True)
+class _OfText:
+    """No closure, for a metric is sent to worker processes."""
+
+    function: Callable[[str, tuple[str, ...]], float]
+
+    def __call__(self, example: Encoded, text: str) -> float:
+        return self.function(text, example.references)
 
 
 def register_metric(metric: Metric) -> Metric:
-    """Add a metric under its name. Raises ConfigError if another has that name."""
-    return METRICS.add(metric.name, metric)
+    """Add a metric under its name; an equal one may be there already, and is given.
+
+    Raises ConfigError if another has that name.
+    """
+    METRICS.add(metric.name, metric)
+    return METRICS[metric.name]
 
 
-def finished(means: Mapping[str, float]) -> dict[str, float]:
-    """What is shown of these means. A name that is not registered here keeps its mean."""
+def finished(means: Mapping[str, float], given: Mapping[str, Metric]) -> dict[str, float]:
+    """What is shown of these means: by the metrics that are given, else those registered here.
+
+    A name that is neither keeps its mean.
+    """
+    known = {**{name: METRICS[name] for name in means if name in METRICS}, **given}
     return {
-        name: METRICS[name].finish(mean) if name in METRICS else mean
-        for name, mean in means.items()
+        name: known[name].finish(mean) if name in known else mean for name, mean in means.items()
     }

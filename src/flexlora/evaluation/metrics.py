@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from flexlora.errors import ConfigError
 from flexlora.evaluation.loss import ExampleLoss
 from flexlora.evaluation.metric import METRICS as METRICS
 from flexlora.evaluation.metric import ChoiceLoss as ChoiceLoss
@@ -31,9 +32,16 @@ def get_metric(name: str) -> Metric:
 
 
 def resolve_metrics(names: Sequence[str | Metric]) -> tuple[Metric, ...]:
-    """These metrics in order, each once. Raises ConfigError as `get_metric` does."""
-    found = [get_metric(name) if isinstance(name, str) else name for name in names]
-    return tuple({metric.name: metric for metric in found}.values())
+    """These metrics in order, each once.
+
+    Raises ConfigError as `get_metric` does, and for two of one name.
+    """
+    found: dict[str, Metric] = {}
+    for name in names:
+        metric = get_metric(name) if isinstance(name, str) else name
+        if found.setdefault(metric.name, metric) != metric:
+            raise ConfigError(f"two metrics are named {metric.name!r}; give one another name")
+    return tuple(found.values())
 
 
 def _per_token(_example: Encoded, loss: ExampleLoss) -> float:
