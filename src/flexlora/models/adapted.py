@@ -178,12 +178,15 @@ class AdaptedModel:
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
-        """Base + Δ while the block runs."""
+        """W₀ while the block runs, for trials: a Δ that is not finite would spoil their answer."""
         carried = self._carried
+        held = {name: x.delta for name, x in self._wrapped.items() if x.delta is not None}
         self._carry(None)
+        self.set_delta({})
         try:
             yield
         finally:
+            self.set_delta(held)
             self._carry(carried)
 
     def _spec(self, name: str, what: str) -> LayerSpec:

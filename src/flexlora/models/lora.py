@@ -67,6 +67,11 @@ class LoRALinear(nn.Module):
         return bias if isinstance(bias, Tensor) else None
 
     @property
+    def delta(self) -> LowRank | None:
+        """What it stands on beside W₀."""
+        return self._delta
+
+    @property
     def in_features(self) -> int:
         return self.n
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from flexlora.models.lora import LoRALinear, linear_shape
-from flexlora.models.packing import asking, packed
+from flexlora.models.packing import alike, asking, packed
 from flexlora.models.read_rows import ReadRows, narrowed
 
 _TOKENS, _READ = 6, (2, 5)  # Rows that are not read lie on both sides of one that is.
@@ -72,10 +72,8 @@ class _Trial:
 
     def same_within(self, block: AbstractContextManager[None]) -> bool:
         """Whether what is read is the same, but for rounding, while the block runs."""
-        tolerance = 0.05 if self.wanted.dtype in (torch.bfloat16, torch.float16) else 1e-4
         with block:
-            off = (self.logits() - self.wanted).abs().max()
-        return bool(off <= tolerance * self.wanted.abs().max())
+            return alike(self.logits(), self.wanted)
 
 
 def _has_layers(module: nn.Module) -> bool:
