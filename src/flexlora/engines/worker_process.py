@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import multiprocessing
-import pickle
 from contextlib import suppress
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
@@ -30,7 +29,7 @@ class WorkerProcess:
         process = context.Process(target=work, args=(theirs, equipment), daemon=True)
         try:
             process.start()
-        except (pickle.PicklingError, AttributeError, TypeError):
+        except Exception:
             _require_sendable(equipment)
             raise
         theirs.close()
@@ -70,7 +69,7 @@ def _require_sendable(equipment: Equipment) -> None:
         for thing in things:
             try:
                 ForkingPickler.dumps(thing)
-            except (pickle.PicklingError, AttributeError, TypeError) as error:
+            except Exception as error:  # Whatever a part of it does when it is asked.
                 raise RunError(
                     f"{kind} {thing.name!r} cannot be sent to a worker process ({error}); define "
                     "all of it at the top level of a module, or set run.workers to 1"
