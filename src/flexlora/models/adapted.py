@@ -113,12 +113,8 @@ class AdaptedModel:
         AdapterError, before anything is changed, for an unknown layer or another shape.
         """
         for name, delta in layers.items():
-            spec = self._spec(name, "delta")
-            if delta.shape != (spec.m, spec.n):
-                raise AdapterError(
-                    f"delta of layer {name} is {delta.shape[0]} × {delta.shape[1]}, expected "
-                    f"{spec.m} × {spec.n}; it was made for another base model"
-                )
+            self._spec(name, "delta")
+            self._wrapped[name].require_fit(delta)
         for name, wrapped in self._wrapped.items():
             wrapped.set_delta(layers.get(name))
 
