@@ -210,6 +210,11 @@ def test_a_window_that_is_in_the_mask_alone_is_not_packed(
     assert can_pack(model) == packs
 
 
+def test_a_window_that_no_layer_has_is_no_hindrance() -> None:
+    whole = random_model("gemma3", layer_types=["full_attention"] * 2).model
+    assert can_pack(whole)
+
+
 class Mixes(transformers.LlamaForCausalLM):  # type: ignore[misc]  # Has no types here.
     """Something other than attention looks at the token before."""
 

@@ -54,7 +54,8 @@ def can_pack(model: Any) -> bool:
                 ).logits
         except _NotOursError:
             return False
-    if _has_window(config) and sum(x is not None for x in windows) < max(1, kinds.count(_SLIDING)):
+    told = sum(window is not None for window in windows)
+    if _has_window(config) and told < (kinds.count(_SLIDING) if kinds else 1):
         return False
     return alike(together, torch.cat(apart, dim=1))
 
