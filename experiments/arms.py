@@ -40,7 +40,8 @@ class Experiment:
     """One config, its arms, where runs and results go.
 
     variants: name → overrides; variant: what a variant is, in a word; titles: arm → its words in
-    the table; columns: (title, where in a run's record, digits) beyond the scores of every table.
+    the table; columns: (title, where in a run's record, digits) beyond the scores of every table;
+    loss: the metric that is shown as such, "token_loss" where variants deal examples otherwise.
     """
 
     name: str
@@ -50,6 +51,7 @@ class Experiment:
     variant: str
     variants: Mapping[str, Settings]
     columns: Sequence[tuple[str, tuple[str, ...], int]] = ()
+    loss: str = "loss"
 
     @property
     def runs(self) -> Path:
@@ -156,7 +158,8 @@ class Experiment:
             rows = [next(r for r in x["rows"] if r["state"] == state) for x in results]
             scores = [
                 spread([row[part]["mean"][key] for row in rows], digits)
-                for part, key, digits in COLUMNS
+                for part, name, digits in COLUMNS
+                for key in [self.loss if name == "loss" else name]
             ]
             costs = [""] * (2 + len(self.columns))
             if state == "full":
@@ -199,11 +202,21 @@ class Experiment:
             if against == arm:
                 continue
             cells = [
-                spread([_loss(found, arm, s, part) - _loss(found, against, s, part) for s in seeds])
+                spread(
+                    [
+                        self._loss(found, arm, s, part) - self._loss(found, against, s, part)
+                        for s in seeds
+                    ]
+                )
                 for part in ("unseen", "own")
             ]
             lines.append(f"| {arm[1]} | {self.titles.get(arm, arm[0])} | {' | '.join(cells)} |")
         return lines
+
+    def _loss(self, found: Mapping[str, Any], arm: Arm, seed: int, part: str) -> float:
+        rows = found[run_name(arm, seed)]["results"]["rows"]
+        mean = next(row for row in rows if row["state"] == "full")[part]["mean"]
+        return float(mean[self.loss])
 
     def _play(self, name: str, settings: Settings) -> None:
         folder = self.runs / name
@@ -240,11 +253,6 @@ def _at(record: Mapping[str, Any], path: Sequence[str]) -> float:
     for key in path:
         value = value[key]
     return float(value)
-
-
-def _loss(found: Mapping[str, Any], arm: Arm, seed: int, part: str) -> float:
-    rows = found[run_name(arm, seed)]["results"]["rows"]
-    return float(next(row for row in rows if row["state"] == "full")[part]["mean"]["loss"])
 
 
 def spread(values: Sequence[float], digits: int = 3) -> str:

@@ -30,7 +30,7 @@ class Registry(MutableMapping[str, T], Generic[T]):
         self._held: dict[str, T | _Later] = {}
 
     def add(self, name: str, thing: T) -> T:
-        """Add it; what has the name already may be added again.
+        """Add it; what has the name already, or equals what has it, may be added again.
 
         Raises ConfigError if another has the name.
         """
@@ -110,7 +110,7 @@ class Registry(MutableMapping[str, T], Generic[T]):
 
 def _same(held: object, thing: object) -> bool:
     """Whether they are one thing; what comes later may have been imported by now."""
-    if held is thing or (isinstance(held, _Later) and held == thing):
+    if held is thing or held == thing:
         return True
     for later, other in ((held, thing), (thing, held)):
         if isinstance(later, _Later) and not isinstance(other, _Later):

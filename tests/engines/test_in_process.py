@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import pytest
 import torch
@@ -11,10 +11,13 @@ import torch
 from flexlora.adapters import Adapter, Delta, Factors, factors_payload
 from flexlora.engines.in_process import InProcess
 from flexlora.engines.jobs import Failure, Outcome, Reply, Train
+from flexlora.errors import RuleError
 from flexlora.federation import prepare
 from flexlora.federation.setup import Setup
 from flexlora.formats.payloads import to_bytes
-from flexlora.rules import make_rule
+from flexlora.models.trainable import Live
+from flexlora.rules import Memory, Rule, make_rule
+from flexlora.rules.flexlora import FlexLoRA
 from flexlora.tasks.prompts import Encoded
 from flexlora.training import train_cohort
 from small import first_jobs, read, small
@@ -169,3 +172,48 @@ def test_what_delta_holds_already_is_not_counted_twice(setup: Setup, jobs: list[
     ]
     assert losses[1] == pytest.approx(losses[0], rel=1e-5)
     assert losses[2] != pytest.approx(losses[0], rel=1e-3)
+
+
+@dataclass(frozen=True)
+class Pull:
+    """A penalty that fails for a client of rank 4."""
+
+    error: Exception
+
+    def __call__(self, live: Live, _: Live) -> None:
+        if any(b.shape[1] == 4 for b, _ in live.values()):
+            raise self.error
+
+
+class Penal(FlexLoRA):  # type: ignore[misc]
+    penalises = True
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__()
+        self.penalty = Pull(error)  # type: ignore[assignment]
+
+
+class Narrow(FlexLoRA):  # type: ignore[misc]
+    """It runs out of memory over what a client of rank 4 is sent."""
+
+    def receive(self, sent: Adapter, memory: Memory) -> Adapter:
+        if max(sent.ranks.values()) == 4:
+            raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: 3 GiB")
+        return super().receive(sent, memory)
+
+
+@pytest.mark.parametrize("rule", [Penal(RuleError("no penalty for it")), Narrow()], ids=["p", "n"])
+def test_what_the_rule_cannot_do_for_a_client_is_that_clients_alone(
+    setup: Setup, jobs: list[Train], rule: Rule
+) -> None:
+    high = {job.id for job in jobs if setup.roster.types[job.client] == "high"}
+    assert 0 < len(high) < len(jobs)
+    wanted = {x.job: x for x in InProcess(setup.model, setup.examples.train, RULE).exchange(jobs)}
+    engine = InProcess(setup.model, setup.examples.train, rule, cohort=4)
+    found = {x.job: x for x in engine.exchange(jobs)}
+    assert {job for job, x in found.items() if isinstance(x, Failure)} == high
+    for job, reply in found.items():
+        one = wanted[job]
+        if isinstance(reply, Reply) and isinstance(one, Reply):
+            assert reply.loss == pytest.approx(one.loss, rel=1e-4)
+            assert reply.tokens == one.tokens

@@ -2,27 +2,34 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from flexlora.adapters import Adapter, Delta
+from flexlora.config.config import ModelConfig
 from flexlora.engines.in_process import InProcess
 from flexlora.engines.jobs import Failure, Outcome, Reply, Train
-from flexlora.engines.worker import Equipment, pack_delta, unpack_delta
-from flexlora.engines.workers import Workers
-from flexlora.errors import TrainingError
-from flexlora.federation import prepare
+from flexlora.engines.worker import Equipment, _sendable, pack_delta, unpack_delta
+from flexlora.engines.workers import Workers, _again, _Batch
+from flexlora.errors import ModelError, RunError, TrainingError
+from flexlora.evaluation import METRICS, text_metric
+from flexlora.evaluation.metric_file import SentMetric
+from flexlora.federation import prepare, run
 from flexlora.federation.setup import Setup
 from flexlora.lowrank import LowRank
 from flexlora.rules import Encoded, Memory, Rule, make_rule
 from flexlora.rules.flexlora import FlexLoRA
-from small import first_jobs, small
+from flexlora.runs.run_directory import Run
+from small import first_jobs, small, train_job
 
 RULE = make_rule("flexlora")
 
@@ -63,9 +70,23 @@ def jobs(setup: Setup) -> list[Train]:
     return first_jobs(setup, RULE)
 
 
-def workers(setup: Setup, rule: Rule = RULE, count: int = 2, cohort: int = 1) -> Workers:
-    model = setup.config.model
-    equipment = Equipment(model, "cpu", rule, setup.settings.validation, threads=1)
+def workers(
+    setup: Setup,
+    rule: Rule = RULE,
+    count: int = 2,
+    cohort: int = 1,
+    *,
+    model: ModelConfig | None = None,
+    metrics: tuple[SentMetric, ...] = (),
+) -> Workers:
+    equipment = Equipment(
+        model or setup.config.model,
+        "cpu",
+        rule,
+        setup.settings.validation,
+        threads=1,
+        metrics=metrics,
+    )
     return Workers(
         [equipment] * count, setup.examples.train, setup.examples.held_out, cohort=cohort
     )
@@ -126,8 +147,21 @@ def test_a_client_that_kills_its_worker_is_a_failure_and_no_other(
         found = by_job(engine.exchange([deadly, harmless]))
     assert isinstance(found[harmless.id], Reply)
     assert found[deadly.id] == Failure(
-        deadly.id, deadly.client, "its worker process died over it 2 times (exit code -9)"
+        deadly.id, deadly.client, "its worker process died over it 3 times (exit code -9)"
     )
+
+
+def test_deaths_are_counted_together_and_alone() -> None:
+    """Twice with another client, then alone: three. Always alone: two."""
+    pair = _Batch((train_job("a"), train_job("b")))
+    again, lost = _again(pair, -9)
+    assert ([x.jobs for x in again], lost) == ([pair.jobs], [])
+    again, lost = _again(again[0], -9)
+    assert ([len(x.jobs) for x in again], lost) == ([1, 1], [])
+    for batch, deaths in ((again[0], 3), (replace(again[0], deaths=1), 2)):
+        left, (failed,) = _again(batch, -9)
+        assert left == []
+        assert failed.reason == f"its worker process died over it {deaths} times (exit code -9)"
 
 
 @pytest.mark.parametrize("rule", [Broken(), Unwritable()])
@@ -137,6 +171,130 @@ def test_a_fault_of_ours_is_told(setup: Setup, jobs: list[Train], rule: Rule) ->
         pytest.raises(RuntimeError, match=r"(?s)a worker process failed:.*a fault of ours"),
     ):
         list(engine.exchange(jobs))
+
+
+class Mine(TrainingError):
+    """Of a class that the parent may not know."""
+
+
+def test_an_error_that_says_what_to_do_keeps_its_class_and_words(
+    setup: Setup, jobs: list[Train]
+) -> None:
+    """A model that is not there: exit code 2 with one worker and with many."""
+    model = setup.config.model.model_copy(update={"name": "/no/such/model"})
+    with closing(workers(setup, model=model)) as engine, pytest.raises(ModelError) as raised:
+        list(engine.exchange(jobs))
+    assert str(raised.value).startswith("model folder /no/such/model does not exist; give")
+    assert "load_model" in "".join(raised.value.__notes__)  # Where it came from, for --debug.
+    assert raised.value.exit_code == 2
+    sent = _sendable(Mine("a word of ours"))
+    assert (type(sent), str(sent)) == (TrainingError, "a word of ours")
+
+
+class Loads(FlexLoRA):  # type: ignore[misc]
+    """Kills the worker while it loads the model, as often as there are files to take away."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__()
+        self.folder = folder
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        left = sorted(self.folder.iterdir())
+        if left:
+            left[0].unlink()
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+@pytest.mark.parametrize(("deaths", "lives"), [(1, True), (2, False)])
+def test_a_worker_that_dies_before_it_has_its_model_is_no_clients_doing(
+    setup: Setup, jobs: list[Train], tmp_path: Path, deaths: int, lives: bool
+) -> None:
+    for death in range(deaths):
+        (tmp_path / str(death)).touch()
+    with closing(workers(setup, Loads(tmp_path), count=1)) as engine:
+        if lives:
+            assert all(isinstance(x, Reply) for x in engine.exchange(jobs[:1]))
+            return
+        message = r"ended 2 times while it loaded its model \(exit code -9\).*set run.workers lower"
+        with pytest.raises(RunError, match=message):
+            list(engine.exchange(jobs[:1]))
+        assert engine.processes == []
+
+
+def test_an_exchange_that_is_left_half_way_leaves_nothing(setup: Setup, jobs: list[Train]) -> None:
+    with closing(workers(setup)) as engine:
+        begun = engine.exchange(jobs[:2])
+        next(begun)
+        begun.close()  # type: ignore[attr-defined]
+        asked = [replace(job, id=f"new-{job.id}") for job in jobs[2:4]]
+        assert set(by_job(engine.exchange(asked))) == {job.id for job in asked}
+
+
+class Closure(FlexLoRA):  # type: ignore[misc]
+    def __init__(self) -> None:
+        super().__init__()
+        self.half = lambda x: x / 2
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"rule": Closure()}, "rule 'flexlora' cannot be sent to a worker process .*run.workers"),
+        (
+            {"metrics": (text_metric(lambda text, _: len(text), name="long"),)},
+            "metric 'long' cannot be sent to a worker process",
+        ),
+    ],
+)
+def test_what_cannot_be_sent_is_refused_by_name(
+    setup: Setup, jobs: list[Train], changes: dict[str, Any], message: str
+) -> None:
+    with closing(workers(setup, **changes)) as engine, pytest.raises(RunError, match=message):
+        list(engine.exchange(jobs))
+    assert multiprocessing.active_children() == []
+
+
+def test_no_workers_are_no_engine() -> None:
+    with pytest.raises(ValueError, match="equipment is empty"):
+        Workers([], {}, {})
+
+
+OWN = """
+from flexlora.evaluation import Metric
+
+HALF = 0.5
+
+def as_long(prediction, references):
+    return HALF * len(prediction)
+
+tokens = Metric("tokens", "loss", False, lambda example, loss: loss.tokens)
+"""
+
+
+def test_a_metric_of_ones_own_is_the_same_with_workers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A function and a whole metric of a file, which the workers get as it was read."""
+    before = dict(METRICS)
+    monkeypatch.chdir(tmp_path)
+    Path("my.py").write_text(OWN)
+    own = {"metric": "my.py:as_long", "metrics": ["my.py:tokens"], "on_clients": "tuned"}
+    rest = {"unseen": False, "own_examples": 0}
+    try:
+        found = []
+        for count in (1, 2):
+            config = small(
+                federation={"rounds": 1}, evaluation={**own, **rest}, run={"workers": count}
+            )
+            run(config, tmp_path / str(count))
+            found += Run.open(tmp_path / str(count)).read_metrics()
+    finally:
+        METRICS.clear()
+        METRICS.update(before)
+    one, two = ({k: v for k, v in x.items() if k != "seconds"} for x in found)
+    assert one == two
+    assert "as_long" in str(one)
 
 
 def test_a_failure_comes_back(setup: Setup, jobs: list[Train]) -> None:

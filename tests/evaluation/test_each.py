@@ -160,7 +160,7 @@ def test_the_model_is_left_as_it_was_whatever_happens() -> None:
 def test_refusals() -> None:
     model, clients = adapted("llama"), some_clients()
     updates = some_updates(model)
-    with pytest.raises(ValueError, match="4 updates for 5 clients"):
+    with pytest.raises(ValueError, match="updates are 4 for 5 clients"):
         evaluate_each(model, clients, updates[1:], SETTINGS)
     name = model.layers[0].name
     lacking = {x: part for x, part in updates[1].items() if x != name}
@@ -168,3 +168,20 @@ def test_refusals() -> None:
         evaluate_each(model, clients, [updates[0], lacking, *updates[2:]], SETTINGS)
     with pytest.raises(DataError, match="client 'c0' has no examples"):
         evaluate_each(model, [EvalClient("c0", ())], updates[:1], SETTINGS)
+
+
+def test_a_client_that_is_not_finite_spoils_no_other_ones_texts() -> None:
+    model, clients = adapted("llama"), some_clients()
+    updates = some_updates(model)
+    good = evaluate_each(model, clients, updates, SETTINGS)
+    updates[2] = {
+        name: LowRank(part.left * torch.nan, part.right) for name, part in updates[2].items()
+    }
+    spoilt = evaluate_each(model, clients, updates, SETTINGS)
+
+    def of_others(scores: Scores) -> list[str]:
+        return [x.text for x in scores.predictions if x.client != "c2"]
+
+    assert of_others(spoilt) == of_others(good)
+    for one, other in zip(spoilt.clients, good.clients, strict=True):
+        assert one.client == "c2" or one.values == pytest.approx(other.values, rel=1e-4)

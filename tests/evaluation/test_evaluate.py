@@ -224,4 +224,42 @@ def test_real_tasks_on_a_real_model(shared: Path) -> None:
     scores = evaluate(evaluated, clients, EvalSettings(max_new_tokens=8))
     assert scores.mean().examples == 6
     assert 1.0 < scores.mean()["loss"] < 9.0  # the untuned model: ln 4096 = 8.3 is to know nothing
-    assert 0.0 <= scores.mean()["rouge_l"] <= 100.0
+    for said, client in zip(scores.clients, clients, strict=True):
+        texts = generate(
+            evaluated, [x.prompt for x in client.examples], batch_size=1, max_new_tokens=8
+        )
+        values = [
+            rouge_l(text, x.references) for text, x in zip(texts, client.examples, strict=True)
+        ]
+        assert said["rouge_l"] == pytest.approx(sum(values) / len(values))
+
+
+LONG = tuple(range(3, 3 + 12))
+
+
+@pytest.mark.parametrize(
+    ("change", "metric", "message"),
+    [
+        ({"prompt": ()}, "rouge_l", "client 'a', example 'e1' has an empty prompt; leave it out"),
+        ({"response": ()}, "loss", "'e1' has an empty response"),
+        ({"choices": ((3, 2), ())}, "choice", "'e1' has an empty choice 2"),
+        ({"prompt": LONG * 5}, "loss", "'e1' has 62 tokens, expected at most 40, the model's cont"),
+        ({"response": LONG * 5}, "loss", "'e1' has 62 tokens, expected at most 40"),
+        ({"choices": ((3, 2), LONG * 5)}, "choice", "'e1' has 62 tokens with its choice 2, exp"),
+    ],
+)
+def test_what_does_not_fit_is_refused_as_in_training(
+    tiny: SimpleNamespace, change: dict[str, Any], metric: str, message: str
+) -> None:
+    small = SimpleNamespace(model=tiny.model, tokenizer=tiny.tokenizer, context=40)
+    good = Encoded("e0", "x", (5, 6), (7, 2), ("w7",), choices=((7, 2), (8, 2)), answer=0)
+    bad = replace(replace(good, id="e1"), **change)
+    with pytest.raises(DataError, match=message):
+        evaluate(small, [EvalClient("a", (good, bad))], EvalSettings(metrics=(metric,)))
+
+
+def test_a_long_response_is_no_hindrance_where_nobody_reads_it(tiny: SimpleNamespace) -> None:
+    small = SimpleNamespace(model=tiny.model, tokenizer=tiny.tokenizer, context=40)
+    example = Encoded("e", "x", (5, 6), LONG * 5, ("w7",))
+    settings = EvalSettings(metrics=("rouge_l",), max_new_tokens=2)
+    assert evaluate(small, [EvalClient("a", (example,))], settings).mean().examples == 1

@@ -8,6 +8,7 @@ from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -26,6 +27,8 @@ from flexlora.evaluation import (
     get_metric,
     register_metric,
 )
+from flexlora.evaluation.metric import ChoiceLoss
+from flexlora.evaluation.metrics import resolve_metrics
 from flexlora.tasks.prompts import Encoded
 
 CHOICE = ("choice", "choice_norm")
@@ -38,6 +41,11 @@ class Letters:
 
     def decode(self, ids: Sequence[int], **_: object) -> str:
         return "é".join("x" * i for i in ids)
+
+
+class Ascii(Letters):
+    def decode(self, ids: Sequence[int], **_: object) -> str:
+        return "-".join("x" * i for i in ids)
 
 
 @pytest.fixture(scope="module")
@@ -92,8 +100,9 @@ def test_choices_agree_with_one_at_a_time(
     )
     for row, example in zip(found.clients, examples, strict=True):
         logs = [log_likelihood(tiny, example.prompt, choice) for choice in example.choices]
-        sizes = [len(Letters().decode(choice[:-1]).encode()) for choice in example.choices]
-        per_byte = [log / size for log, size in zip(logs, sizes, strict=True)]
+        bare = [log_likelihood(tiny, example.prompt, choice[:-1]) for choice in example.choices]
+        texts = [Letters().decode(choice[:-1]) for choice in example.choices]
+        per_byte = [log / len(x.encode()) for log, x in zip(bare, texts, strict=True)]
         for name, values in zip(CHOICE, (logs, per_byte), strict=True):
             ranked = sorted(values)
             if ranked[-1] - ranked[-2] > 1e-4:  # Closer than that, rounding decides.
@@ -101,9 +110,61 @@ def test_choices_agree_with_one_at_a_time(
         assert row["loss"] == pytest.approx(-logs[example.answer] / len(example.response), rel=1e-4)
 
 
+def harness(logs: Sequence[float], texts: Sequence[str], right: int) -> dict[str, float]:
+    """What lm-evaluation-harness 0.4 makes of the choices' log-likelihoods, a blank before none."""
+    logs_of, chars = np.array(logs), np.array([float(len(x)) for x in texts])
+    sizes = np.array([float(len(x.encode())) for x in texts])
+    by = {"acc": logs_of, "acc_norm": logs_of / chars, "acc_bytes": logs_of / sizes}
+    return {name: 100.0 * (int(np.argmax(values)) == right) for name, values in by.items()}
+
+
+@settings(max_examples=25)
+@given(st.lists(EXAMPLES, min_size=1, max_size=5))
+def test_choices_are_the_harness_own_but_for_what_is_named(
+    tiny: SimpleNamespace, drawn: list[Drawn]
+) -> None:
+    """choice: `acc` of choices with EOS; choice_norm: `acc_bytes` of bare ones.
+
+    In ASCII that is `acc_norm` too.
+    A tie is wrong here and the first one's there; no text that is drawn has one.
+    """
+    examples = tuple(encoded(i, one) for i, one in enumerate(drawn))
+    clients = [EvalClient(e.id, (e,)) for e in examples]
+    ascii_only = SimpleNamespace(model=tiny.model, tokenizer=Ascii(), context=tiny.context)
+    for model in (tiny, ascii_only):
+        rows = evaluate(model, clients, EvalSettings(metrics=CHOICE)).clients
+        for row, example in zip(rows, examples, strict=True):
+            texts = [model.tokenizer.decode(choice[:-1]) for choice in example.choices]
+            ended, bare = (
+                [log_likelihood(tiny, example.prompt, choice[:end]) for choice in example.choices]
+                for end in (None, -1)
+            )
+            sizes = [log / len(x.encode()) for log, x in zip(bare, texts, strict=True)]
+            if min(apart(ended), apart(sizes)) < 1e-4:
+                continue  # Rounding decides.
+            assert row["choice"] == harness(ended, texts, example.answer)["acc"]
+            theirs = harness(bare, texts, example.answer)
+            assert row["choice_norm"] == theirs["acc_bytes"]
+            assert model is tiny or row["choice_norm"] == theirs["acc_norm"]
+
+
+def apart(values: Sequence[float]) -> float:
+    first, second = sorted(values, reverse=True)[:2]
+    return first - second
+
+
+def test_the_end_is_no_part_of_what_is_counted_per_byte() -> None:
+    """A short choice paid for its EOS as much as a long one, over fewer bytes."""
+    example = Encoded("e", "x", (5,), (6, 2), ("x",), choices=((6, 2), (7, 2)), answer=0)
+    found = [ChoiceLoss(total=3.0, bytes=2, end=2.0), ChoiceLoss(total=6.0, bytes=8, end=1.0)]
+    assert get_metric("choice_norm").score(example, found) == 100.0
+    found = [ChoiceLoss(total=3.0, bytes=2, end=1.0), ChoiceLoss(total=6.0, bytes=8, end=1.0)]
+    assert get_metric("choice_norm").score(example, found) == 0.0
+
+
 def choices_of(*totals: float, answer: int = 0) -> float:
     example = Encoded("e", "x", (5,), (6, 2), ("x",), choices=((6, 2),) * len(totals))
-    found = [SimpleNamespace(total=total, bytes=1) for total in totals]
+    found = [ChoiceLoss(total, 1, 0.0) for total in totals]
     return get_metric("choice").score(replace(example, answer=answer), found)
 
 
@@ -116,7 +177,7 @@ def test_a_tie_counts_as_wrong_wherever_the_right_choice_stands() -> None:
 
 def test_choice_norm_is_per_byte() -> None:
     example = Encoded("e", "x", (5,), (6, 2), ("x",), choices=((6, 2), (7, 2)), answer=0)
-    found = [SimpleNamespace(total=6.0, bytes=6), SimpleNamespace(total=4.0, bytes=2)]
+    found = [ChoiceLoss(6.0, 6, 0.0), ChoiceLoss(4.0, 2, 0.0)]
     assert get_metric("choice").score(example, found) == 0.0
     assert get_metric("choice_norm").score(example, found) == 100.0
 
@@ -146,8 +207,50 @@ def test_perplexity_pools_losses_over_tokens_and_then_over_clients(tiny: SimpleN
     assert both.mean()["loss"] == pytest.approx((2 * first["loss"] + second["loss"]) / 3)
 
 
+@pytest.mark.parametrize("owners", [(0, 0, 0, 0), (0, 1, 1, 1), (0, 1, 2, 3), (1, 0, 0, 1)])
+def test_the_loss_per_token_does_not_depend_on_who_holds_what(
+    tiny: SimpleNamespace, owners: tuple[int, ...]
+) -> None:
+    """The mean loss of clients does: each weighs by its examples, whatever their length."""
+    examples = [
+        Encoded(str(i), "xy"[i % 2], (5, 6), (*range(3, 3 + n), 2), ("x",))
+        for i, n in enumerate((1, 9, 4, 2))
+    ]
+    held = {k: [i for i, owner in enumerate(owners) if owner == k] for k in sorted(set(owners))}
+    clients = [EvalClient(str(k), tuple(examples[i] for i in mine)) for k, mine in held.items()]
+    scores = evaluate(tiny, clients, EvalSettings(metrics=("token_loss", "loss")))
+    totals = [-log_likelihood(tiny, e.prompt, e.response) for e in examples]
+    sizes = [len(e.response) for e in examples]
+    assert scores.mean()["token_loss"] == pytest.approx(sum(totals) / sum(sizes))
+    for row in scores.clients:
+        assert row["token_loss"] == row["loss"]
+    for place, name in enumerate("xy"):
+        wanted = sum(totals[place::2]) / sum(sizes[place::2])
+        assert scores.by_category()[name]["token_loss"] == pytest.approx(wanted)
+    if len(clients) == 1:
+        assert scores.mean()["loss"] == scores.mean()["token_loss"]
+
+
+def test_a_reference_that_a_metric_passes_over_is_told_once(tiny: SimpleNamespace) -> None:
+    texts = (("yes",), ("no", "巴黎"), ("öl",), ("+",))
+    examples = tuple(
+        Encoded(f"e{i}", "x", (5, 6), (7, 2), references) for i, references in enumerate(texts)
+    )
+    settings = EvalSettings(max_new_tokens=1, metrics=("loss", "rouge_l", "rouge_l_unicode"))
+    scores = evaluate(tiny, [EvalClient("a", examples)], settings)
+    first, second = scores.notes
+    assert first.startswith(
+        "rouge_l passes over some of a reference in 3 of 4 examples, 'e1' first"
+    )
+    assert "rouge_l_unicode keeps the letters of any script" in first
+    assert second.startswith("rouge_l_unicode passes over some of a reference in 1 of 4 examples")
+    assert not evaluate(tiny, [EvalClient("a", examples[:1])], settings).notes
+
+
 def test_a_model_that_diverged_is_no_mistake_of_a_metric(tiny: SimpleNamespace) -> None:
-    broken = SimpleNamespace(model=LlamaForCausalLM(tiny.model.config), tokenizer=Letters())
+    broken = SimpleNamespace(
+        model=LlamaForCausalLM(tiny.model.config), tokenizer=Letters(), context=tiny.context
+    )
     with torch.no_grad():
         broken.model.lm_head.weight.fill_(torch.nan)
     example = encoded(0, ((5, 6), [(7,), (8,)], 0))
@@ -192,6 +295,41 @@ def test_a_metric_of_ones_own(tiny: SimpleNamespace) -> None:
         del METRICS["evens"]
 
 
+def test_a_metric_that_is_given_whole_is_finished_by_itself(tiny: SimpleNamespace) -> None:
+    """Whatever is registered under its name, if anything is."""
+    examples = tuple(replace(encoded(i, ((5,), [(6,), (7,)], 0)), id=str(i)) for i in range(3))
+    for name in ("own", "perplexity"):
+        metric = Metric(name, "loss", True, half_of_even_examples, finish=math.sqrt)
+        scores = evaluate(tiny, [EvalClient("a", examples)], EvalSettings(metrics=(metric,)))
+        wanted = pytest.approx(math.sqrt(1 / 3))
+        assert scores.mean()[name] == scores.clients[0][name] == wanted
+        assert scores.by_category()["x"][name] == wanted
+        assert scores.to_json()["clients"][0][name] == wanted
+
+
+def test_two_metrics_of_one_name_are_refused() -> None:
+    other = replace(METRICS["loss"], digits=9)
+    with pytest.raises(ConfigError, match="two metrics are named 'loss'; give one another name"):
+        EvalSettings(metrics=("loss", other))
+    assert len(resolve_metrics(("loss", METRICS["loss"]))) == 1
+
+
+def weight_of_even_examples(example: Encoded, _loss: object) -> float:
+    return 1.0 - int(example.id) % 2
+
+
+def test_a_category_without_weight_has_no_value_and_breaks_nothing(tiny: SimpleNamespace) -> None:
+    examples = tuple(
+        replace(encoded(i, ((5,), [(6,), (7,)], 0)), id=str(i), category="ab"[i % 2])
+        for i in range(3)
+    )
+    metric = Metric("own", "loss", True, lambda *_: 3.0, weight=weight_of_even_examples)
+    settings = EvalSettings(metrics=(metric, "loss"))
+    scores = evaluate(tiny, [EvalClient("a", examples)], settings)
+    assert scores.mean()["own"] == scores.by_category()["a"]["own"] == 3.0
+    assert set(scores.by_category()["b"].values) == {"loss"}
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -228,4 +366,4 @@ def test_wrong_metrics(wrong: dict[str, Any], message: str) -> None:
 def test_every_metric_is_known_by_its_name() -> None:
     assert all(get_metric(name).name == name for name in METRICS)
     better = {name for name, metric in METRICS.items() if not metric.higher_is_better}
-    assert better == {"loss", "perplexity"}
+    assert better == {"loss", "token_loss", "perplexity"}

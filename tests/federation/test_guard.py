@@ -169,6 +169,9 @@ def test_a_negative_number_of_examples_is_refused() -> None:
         ClientScore("b", "x", 2, {"loss": 1.0}),
         ClientScore("a", "x", 2, {"rouge_l": 1.0}),
         ClientScore("a", "x", 2, {}),
+        ClientScore("a", "x", 2, {"loss": 1.0}, {"loss": math.inf}),
+        ClientScore("a", "x", 2, {"loss": 1.0}, {"loss": 0.0}),
+        ClientScore("a", "x", 2, {"loss": 1.0}, {"other": 1.0}),
     ],
 )
 def test_a_false_score_beside_a_good_adapter_is_refused(false: ClientScore) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import tomllib
 from pathlib import Path
 
@@ -41,6 +42,33 @@ def test_what_was_moved_to_small_clients_is_noted() -> None:
     (note,) = setup.describe()["notes"]
     assert "examples were moved from the largest clients" in note
     assert {held.examples for held in setup.census.clients} == {3}
+
+
+def test_references_that_a_metric_passes_over_are_noted(tmp_path: Path) -> None:
+    """Before anything is trained, and in data.json; only where such a metric scores."""
+    rows = [{"question": f"Which town is number {i}?", "answer": "巴黎"} for i in range(20)]
+    (tmp_path / "q.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    data = {
+        "source": "jsonl",
+        "path": str(tmp_path / "q.jsonl"),
+        "prompt": "question",
+        "response": "answer",
+        "test_share": 0.3,
+        "max_tokens": 200,
+    }
+    tables = {**SMALL, "data": data, "partition": {"by": "iid", "clients": 2}}
+
+    def notes(*metrics: str) -> list[str]:
+        evaluation = {**SMALL["evaluation"], "metrics": list(metrics)}
+        setup = prepare(parse_config({**tables, "evaluation": evaluation}), outline=True)
+        found: list[str] = setup.describe()["notes"]
+        assert found == list(setup.notes)
+        return found
+
+    (note,) = notes("loss", "rouge_l")
+    assert note.startswith("rouge_l passes over some of a reference in ")
+    assert "(rouge_l_unicode keeps the letters of any script), and nothing is left" in note
+    assert notes("loss", "rouge_l_unicode", "exact_match") == []
 
 
 def test_clients_kept_out_of_training_are_counted_apart() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from dataclasses import replace
 from typing import Any
 
@@ -12,6 +13,7 @@ import transformers
 from flexlora.errors import ModelError
 from flexlora.evaluation import EvalClient, EvalSettings, evaluate
 from flexlora.models import devices, find_device, load_model, model_fingerprint
+from flexlora.models.device import out_of_memory
 from flexlora.training import Trained, train_cohort
 from models.layers import KERNELS
 from models.oracle import apart
@@ -55,14 +57,68 @@ def test_a_device_that_is_not_there_is_refused_by_name(
 
 def test_the_cpu_is_always_there() -> None:
     assert devices()[0] == "cpu"
-    assert len(devices()) == 1 + torch.cuda.device_count() + torch.backends.mps.is_available()
     model: Any = load_model("tiny").model
     assert model.device.type == "cpu"
 
 
-def test_a_model_that_does_not_fit_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_devices_are_named_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    assert devices() == ("cpu", "cuda:0", "cuda:1", "mps")
+
+
+def test_torchs_own_error_is_known_and_others_are_not() -> None:
+    with pytest.raises(RuntimeError) as raised:
+        torch.empty(2**60)
+    assert not isinstance(raised.value, torch.OutOfMemoryError)
+    assert out_of_memory(raised.value)
+    with pytest.raises(MemoryError) as python:
+        bytearray(2**60)
+    assert out_of_memory(python.value)
+    with pytest.raises(RuntimeError) as other:
+        torch.ones(2) @ torch.ones(3)
+    assert not out_of_memory(other.value)
+
+
+# As torch, its libraries and the system word it.
+SAID = (
+    torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 3.00 GiB"),
+    RuntimeError("[enforce fail] . DefaultCPUAllocator: can't allocate memory: 3 GiB"),
+    RuntimeError("CUDA error: out of memory"),
+    RuntimeError("CUDA driver error: out of memory"),
+    RuntimeError("MPS backend out of memory (MPS allocated: 9 GB, max allowed: 9 GB)"),
+    RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+    RuntimeError("CUDA error: CUBLAS_STATUS_NOT_INITIALIZED when calling `cublasCreate(handle)`"),
+    RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"),
+    OSError(errno.ENOMEM, "Cannot allocate memory"),
+    MemoryError(),
+)
+
+
+@pytest.mark.parametrize("error", SAID, ids=str)
+def test_what_says_that_there_is_no_room(error: Exception) -> None:
+    assert out_of_memory(error)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        RuntimeError("CUDA error: CUBLAS_STATUS_NOT_INITIALIZED when calling `cublasSgemm`"),
+        OSError(errno.ENOENT, "No such file or directory"),
+        ValueError("example 'out of memory' is no number"),
+    ],
+    ids=str,
+)
+def test_what_says_something_else(error: Exception) -> None:
+    assert not out_of_memory(error)
+
+
+@pytest.mark.parametrize("error", SAID, ids=str)
+def test_a_model_that_does_not_fit_is_said(
+    monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
     def full(*_: object) -> None:
-        raise torch.OutOfMemoryError("CUDA out of memory")
+        raise error
 
     monkeypatch.setattr(transformers.PreTrainedModel, "to", full)
     with pytest.raises(

@@ -89,6 +89,23 @@ def test_a_row_that_is_not_finite_is_its_own_clients_alone() -> None:
     assert bool(found[1].isnan().all())
 
 
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf])
+@pytest.mark.parametrize("side", ["a", "bt"])
+def test_factors_that_are_not_finite_are_their_own_clients_alone(bad: float, side: str) -> None:
+    layer = make()
+    carried = frozen(layer)
+    carried.share((2, 1, 1))
+    x = draw(4, N)
+    wanted = by_hand(layer, x, [0, 0, 1, 2])
+    layer.carry(carried)
+    for pair in carried.trainables[1].pairs.values():
+        getattr(pair, side)[: pair.rank] = bad
+    with torch.no_grad():
+        found = layer(x)
+    assert torch.allclose(found[[0, 1, 3]], wanted[[0, 1, 3]], atol=1e-9)
+    assert not bool(found[2].isfinite().any())
+
+
 def test_nothing_is_joined_that_may_still_change() -> None:
     layer = make()
     carried = carry(layer, CLIENTS)

@@ -9,6 +9,7 @@ import pytest
 import torch
 import transformers
 
+from flexlora.lowrank import LowRank
 from flexlora.models import AdaptedModel, packing
 from flexlora.models.packing import PACKED, can_pack, packed
 from models.oracle import FAMILIES, VOCABULARY, random_adapter, random_model
@@ -153,8 +154,65 @@ def test_who_cannot_pack() -> None:
 
 
 def test_soft_capped_attention_is_not_packed() -> None:
-    """Its attention caps its scores, which ours would not."""
+    """It has an attention of its own; ours would not cap its scores."""
     assert not can_pack(random_model("gemma2").model)
+
+
+class Sinks(transformers.LlamaForCausalLM):  # type: ignore[misc]  # Has no types here.
+    """Tells its attention of sinks, which torch's own passes over in silence."""
+
+    def forward(self, input_ids: torch.Tensor, **options: Any) -> Any:
+        return super().forward(input_ids, s_aux=torch.ones(4), **options)
+
+
+def test_what_asks_more_of_its_attention_is_not_packed() -> None:
+    """Both of a trial's halves would leave it out, and so be alike."""
+    inner: Any = random_model("llama").model
+    assert not can_pack(Sinks(inner.config).eval())
+
+
+@pytest.mark.parametrize("more", [{"softcap": 50.0}, {"s_aux": 1}, {"is_causal": False}])
+def test_attention_of_another_kind_is_refused(more: dict[str, Any]) -> None:
+    """Caps, sinks, or looking ahead."""
+    model: Any = random_model("llama").model
+    x = torch.ones(1, 4, 3, 6)
+    with packed(model, (3,)), pytest.raises(RuntimeError, match=next(iter(more))):
+        packing._attention(model.model.layers[0].self_attn, x, x, x, None, **more)
+
+
+_MASKED = {
+    "hidden_size": 24,
+    "intermediate_size": 40,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "vocab_size": VOCABULARY,
+    "max_position_embeddings": 64,
+    "pad_token_id": 0,
+}
+
+
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [
+        (transformers.PhimoeConfig, {"num_local_experts": 2, "num_experts_per_tok": 2}),
+        (transformers.DogeConfig, {}),
+    ],
+)
+@pytest.mark.parametrize(("window", "packs"), [(8, False), (None, True), (64, True)])
+def test_a_window_that_is_in_the_mask_alone_is_not_packed(
+    kind: Any, options: dict[str, Any], window: int | None, packs: bool
+) -> None:
+    """A trial within the window would not show it. One as wide as the context takes nothing."""
+    torch.manual_seed(0)
+    config = kind(**_MASKED, **options, sliding_window=window)
+    model = transformers.AutoModelForCausalLM.from_config(config).eval()
+    assert can_pack(model) == packs
+
+
+def test_a_window_that_no_layer_has_is_no_hindrance() -> None:
+    whole = random_model("gemma3", layer_types=["full_attention"] * 2).model
+    assert can_pack(whole)
 
 
 class Mixes(transformers.LlamaForCausalLM):  # type: ignore[misc]  # Has no types here.
@@ -194,10 +252,17 @@ def test_the_attention_is_put_back() -> None:
 
 def test_packing_is_asked_of_the_base_alone() -> None:
     ours = AdaptedModel(random_model("llama"))
+    layer = ours.layers[0]
+    broken = LowRank(torch.full((layer.m, 1), torch.inf), torch.ones(1, layer.n))
+    ours.set_delta({layer.name: broken})
     ids = torch.tensor([[3, 4], [5, 6]])
     carried = ours.start([random_adapter(ours.layers, 2, seed=k) for k in (0, 1)])
     carried.share((3, 4))  # No rows of the trial would fit.
     assert ours.packs
+    assert ours._rowwise
+    assert ours._asking
+    assert ours._wrapped[layer.name].delta is broken  # It stands on it again.
+    ours.set_delta({})
     carried.share((1, 1))
     together = ours(input_ids=ids).logits
     ours.stop()

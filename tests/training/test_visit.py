@@ -189,12 +189,12 @@ def test_data_that_cannot_be_trained_on() -> None:
         train(ours, visit(adapter, [], recipe))
     long = encoded(2)
     long[1] = replace(long[1], prompt=tuple(range(3, 60)) * 2)
-    with pytest.raises(DataError, match=r"example e1 has 1.. tokens, expected at most 64"):
+    with pytest.raises(DataError, match=r"example 'e1' has 1.. tokens, expected at most 64"):
         train(ours, visit(adapter, long, recipe))
     for part in ("prompt", "response"):
         change: dict[str, Any] = {part: ()}
         empty = [replace(encoded(1)[0], **change)]
-        with pytest.raises(DataError, match=f"example e0 has an empty {part}"):
+        with pytest.raises(DataError, match=f"example 'e0' has an empty {part}"):
             train(ours, visit(adapter, empty, recipe))
 
 

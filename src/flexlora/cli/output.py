@@ -130,7 +130,7 @@ class Json:
     """Events (`EVENTS`) on stdout, all other words on stderr."""
 
     def describe(self, setup: Setup) -> None:
-        for note in setup.examples.notes:
+        for note in setup.notes:
             self.say(f"note: {note}")
 
     def plan(self, preview: Preview) -> None:
@@ -178,5 +178,6 @@ def scores_json(scores: Scores, model: str, adapter: str | None) -> dict[str, An
         "model": model,
         "adapter": adapter,
         "left_out": scores.left_out,
+        "notes": list(scores.notes),
         **scores.to_json(),
     }

@@ -112,6 +112,8 @@ def scores_table(scores: Scores) -> None:
         table.add_section()
     table.add_row("all", *_mean(total), style="bold")
     Console(width=None if Console().is_terminal else 132).print(table)
+    for note in scores.notes:
+        say(f"note: {note}")
     if scores.left_out:
         say(f"{scores.left_out:,} examples were left out as too long")
 

@@ -45,7 +45,7 @@ class EvaluationConfig(Table):
         description="examples of the clients' own test parts scored at the end, at most",
     )
     metrics: Annotated[tuple[Text, ...], Field(min_length=1), BeforeValidator(as_tuple)] = Field(
-        default=("loss", "rouge_l", "exact_match"),
+        default=("loss", "token_loss", "rouge_l", "exact_match"),
         description="scores at the end: names of metrics, or path/to/file.py:function",
     )
     metric: Text = Field(

@@ -7,7 +7,7 @@ from typing import TypeVar
 
 from flexlora.engines.jobs import Failure, Job
 from flexlora.errors import FlexLoRAError
-from flexlora.training.memory import out_of_memory
+from flexlora.models.device import out_of_memory
 
 T = TypeVar("T")
 J = TypeVar("J", bound=Job)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -20,10 +20,10 @@ from flexlora.errors import ConfigError, FlexLoRAError
 from flexlora.evaluation import ClientScore, EvalSettings
 from flexlora.formats.payloads import from_bytes, to_bytes
 from flexlora.models import AdaptedModel
+from flexlora.models.device import out_of_memory
 from flexlora.rules import Memory, Rule
 from flexlora.screens import Screen
 from flexlora.training import Trained, Visit, train_cohort
-from flexlora.training.memory import out_of_memory
 
 
 class InProcess:
@@ -88,30 +88,16 @@ class InProcess:
         """Train these jobs' clients in one forward pass; None: that takes too much memory."""
         began = time.perf_counter()
         outcomes: list[Outcome] = []
-        sent: dict[bytes, Adapter] = {}
         remembered: dict[Train, Memory] = {}
         visits: dict[Train, Visit] = {}
-        for job in jobs:
-            try:
-                if job.payload not in sent:
-                    sent[job.payload] = payload_adapter(from_bytes(job.payload))
-                remembered[job] = self._remembered(job)
-                received = self.rule.receive(sent[job.payload], remembered[job])
-            except FlexLoRAError as error:
-                outcomes.append(failure(job, error))
-                continue
-            data = self.data.get(job.client, ())
-            generator = torch.Generator().manual_seed(job.seed)
-            visits[job] = Visit(received, data, job.recipe, generator)
         try:
+            for job, read in self._read(jobs).items():
+                if isinstance(read, Failure):
+                    outcomes.append(read)
+                else:
+                    visits[job], remembered[job] = read
             self.model.set_delta(jobs[0].delta.layers)
-            found = train_cohort(
-                self.model,
-                list(visits.values()),
-                origin=jobs[0].origin,
-                sides=jobs[0].sides,
-                penalty=self.rule.penalty if self.rule.penalises else None,
-            )
+            found = self._trained(visits)
         except (RuntimeError, MemoryError) as error:
             if not out_of_memory(error):
                 raise
@@ -138,6 +124,46 @@ class InProcess:
             outcomes.append(attempt(job, reply))
         return outcomes
 
+    def _read(self, jobs: Sequence[Train]) -> dict[Train, tuple[Visit, Memory] | Failure]:
+        """What each client begins with; the same bytes are read once."""
+        sent: dict[bytes, Adapter] = {}
+        found: dict[Train, tuple[Visit, Memory] | Failure] = {}
+        for job in jobs:
+            try:
+                if job.payload not in sent:
+                    read = from_bytes(job.payload)
+                    sent[job.payload] = payload_adapter(read)
+                memory = self._remembered(job)
+                received = self.rule.receive(sent[job.payload], memory)
+            except FlexLoRAError as error:
+                found[job] = failure(job, error)
+                continue
+            generator = torch.Generator().manual_seed(job.seed)
+            data = self.data.get(job.client, ())
+            found[job] = Visit(received, data, job.recipe, generator), memory
+        return found
+
+    def _trained(self, visits: Mapping[Train, Visit]) -> list[Trained | FlexLoRAError]:
+        """In their order; where the rule's penalty fails, one by one, so that it is one's alone."""
+        first = next(iter(visits), None)
+        if first is None:
+            return []
+        draws = {job: visit.generator.get_state() for job, visit in visits.items()}
+        try:
+            return train_cohort(
+                self.model,
+                list(visits.values()),
+                origin=first.origin,
+                sides=first.sides,
+                penalty=self.rule.penalty if self.rule.penalises else None,
+            )
+        except FlexLoRAError as error:
+            if len(visits) == 1:
+                return [error]
+        for job, visit in visits.items():
+            visit.generator.set_state(draws[job])
+        return [one for job, visit in visits.items() for one in self._trained({job: visit})]
+
     def _remembered(self, job: Train) -> Memory:
         """What the client remembers of earlier rounds."""
         return {} if self._memories is None else self._memories.before(job.client, job.round)
@@ -156,12 +182,13 @@ class InProcess:
             draws = _generator(f"{job.seed}/screen/{screen.name}")
             screened = screen.at_client(screened, start, draws).only(job.sides).filled(start)
         encoded = self.rule.reply(job.round, screened, start, memory)
+        payload = to_bytes(factors_payload(encoded.adapter))
         if self._memories is not None:
             self._memories.keep(job.client, job.round, encoded.memory)
         return Reply(
             job=job.id,
             client=job.client,
-            payload=to_bytes(factors_payload(encoded.adapter)),
+            payload=payload,
             examples=trained.examples,
             loss=trained.loss,
             steps=trained.steps,

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from flexlora.adapters import Adapter, payload_adapter
-from flexlora.engines.attempts import J, attempt_all
+from flexlora.engines.attempts import attempt_all
 from flexlora.engines.jobs import Evaluate, Failure, Job, Outcome, Scored, Train
 from flexlora.engines.memories import Memories
 from flexlora.evaluation import (
@@ -16,6 +16,7 @@ from flexlora.evaluation import (
     evaluate,
     evaluate_each,
 )
+from flexlora.evaluation.rows import grouped
 from flexlora.formats.payloads import from_bytes
 from flexlora.lowrank import LowRank
 from flexlora.models import AdaptedModel
@@ -58,7 +59,7 @@ class OwnScores:
         def alike(job: Evaluate) -> object:
             return job.payload, job.metrics, job.client if alone else ""
 
-        for group in _groups(jobs, alike):
+        for group in grouped(jobs, alike).values():
             some = [job for job in group if self._held_out.get(job.client)]
             for job in group:
                 if job not in some:
@@ -94,7 +95,7 @@ class OwnScores:
             return job.metrics, job.client if self._fills_a_pass(job) else None
 
         scores: dict[Train, ClientScore | Failure] = {}
-        for group in _groups(wanted, together):
+        for group in grouped(wanted, together).values():
             scores |= attempt_all(group, score)
         return scores
 
@@ -135,11 +136,3 @@ def _together(delta: Mapping[str, LowRank], update: Mapping[str, LowRank]) -> di
     for name, part in delta.items():
         whole[name] = part + whole[name] if name in whole else part
     return whole
-
-
-def _groups(jobs: Iterable[J], key: Callable[[J], object]) -> list[list[J]]:
-    """Jobs of equal keys together, in the order in which they first come."""
-    groups: dict[object, list[J]] = {}
-    for job in jobs:
-        groups.setdefault(key(job), []).append(job)
-    return list(groups.values())

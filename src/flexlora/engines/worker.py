@@ -15,13 +15,16 @@ from pathlib import Path
 
 import torch
 
+from flexlora import errors
 from flexlora.adapters import Delta, DeltaUpdate
 from flexlora.config.base import load_base
 from flexlora.config.config import ModelConfig
 from flexlora.engines.cohorts import Examples
 from flexlora.engines.in_process import InProcess
 from flexlora.engines.jobs import Job, Outcome, Train
+from flexlora.errors import FlexLoRAError
 from flexlora.evaluation import EvalSettings
+from flexlora.evaluation.metric_file import SentMetric, take_metric
 from flexlora.formats.delta import payload_update, update_payload
 from flexlora.formats.payloads import from_bytes, to_bytes
 from flexlora.models import AdaptedModel
@@ -33,7 +36,8 @@ from flexlora.training.memory import return_what_is_freed
 @dataclass(frozen=True, eq=False)
 class Equipment:
     """What a worker is made with. threads: CPU threads of each; frugal: memory before speed;
-    memory: the folder for what clients remember, the same for all workers.
+    memory: the folder for what clients remember, the same for all workers; metrics: those that
+    jobs may name, for a worker knows only what it imports.
     """
 
     model: ModelConfig
@@ -44,6 +48,7 @@ class Equipment:
     frugal: bool = False
     memory: Path | None = None
     screens: Sequence[Screen] = ()
+    metrics: tuple[SentMetric, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,13 +70,27 @@ class Begun:
     """A worker has been told what it is made with."""
 
 
+@dataclass(frozen=True)
+class Ready:
+    """A worker holds its model: what happens from now on has to do with its orders."""
+
+
 @dataclass(frozen=True, eq=False)
 class Done:
-    """The outcomes of an order, and how many clients still train at once; or why it broke."""
+    """The outcomes of an order, and how many clients still train at once."""
 
     outcomes: tuple[Outcome, ...]
     cohort: int
-    broken: str | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Broken:
+    """Why a worker ends: an error that says so itself, or the traceback of a fault of ours."""
+
+    error: FlexLoRAError | str
+
+
+Message = Begun | Ready | Done | Broken
 
 
 def work(pipe: Connection, equipment: Equipment) -> None:
@@ -83,7 +102,10 @@ def work(pipe: Connection, equipment: Equipment) -> None:
         return_what_is_freed()
     try:
         pipe.send(Begun())
+        for metric in equipment.metrics:
+            take_metric(metric)
         model = AdaptedModel(load_base(equipment.model, equipment.device), equipment.model.targets)
+        pipe.send(Ready())
         delta = Delta()
         while True:
             order: Order = pipe.recv()
@@ -104,9 +126,23 @@ def work(pipe: Connection, equipment: Equipment) -> None:
             pipe.send(Done(outcomes, engine.cohort))
     except EOFError:
         return
+    except FlexLoRAError as error:
+        _tell(pipe, Broken(_sendable(error)))
     except Exception:
-        with suppress(OSError):  # The parent may be gone.
-            pipe.send(Done((), 0, traceback.format_exc()))
+        _tell(pipe, Broken(traceback.format_exc()))
+
+
+def _tell(pipe: Connection, broken: Broken) -> None:
+    with suppress(OSError):  # The parent may be gone.
+        pipe.send(broken)
+
+
+def _sendable(error: FlexLoRAError) -> FlexLoRAError:
+    """The same words in the nearest class that the parent knows, with where it came from."""
+    kind = next(kind for kind in type(error).__mro__ if kind.__module__ == errors.__name__)
+    same: FlexLoRAError = kind(str(error))
+    same.add_note("".join(traceback.format_exception(error)))
+    return same
 
 
 def _end_with_parent() -> None:

@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
-import multiprocessing
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection, wait
-from multiprocessing.process import BaseProcess
 
 from flexlora.adapters import Delta
 from flexlora.engines.cohorts import Examples, Halved, cohorts, cut, cut_to_train, ignore_halved
 from flexlora.engines.jobs import Failure, Job, Outcome, Train
-from flexlora.engines.worker import Begun, Done, Equipment, Order, pack_delta, work
-from flexlora.errors import RunError
+from flexlora.engines.worker import (
+    Begun,
+    Broken,
+    Equipment,
+    Order,
+    Ready,
+    pack_delta,
+)
+from flexlora.engines.worker_process import WorkerProcess
+from flexlora.errors import FlexLoRAError, RunError
 
 _NEVER_BEGAN = (
     "a worker process ended with an error before it began; in a script, put what trains under "
     "if __name__ == '__main__', for every worker imports the script, or set run.workers to 1"
 )
-_TRIES = 2  # A client that is alone with a worker that dies so often is given up.
+_DEATHS = 2  # After so many a cohort is taken apart, and a client that is alone is given up.
+_STARTS = 2  # A worker that dies so often in a row while it loads its model will not live.
 
 
 class Workers:
@@ -30,9 +36,12 @@ class Workers:
     together, then one by one, so that only the one that kills it is a `Failure`. Where a worker
     has halved its cohort for want of memory, all do, and `halved` is told.
 
-    RunError for a worker that ends with an error before it begins, which is no client's doing.
+    What is no client's doing is raised: the worker's own error where it gives one, and RunError
+    for a rule, screen or metric that cannot be sent, and for a worker that ends before it has its
+    model. ValueError without equipment.
 
-    Workers start with the first exchange; `close` ends them.
+    Workers start with the first exchange; `close` ends them. Those that are busy when an exchange
+    is left half way end with it.
     """
 
     def __init__(
@@ -44,47 +53,53 @@ class Workers:
         cohort: int = 1,
         halved: Halved = ignore_halved,
     ) -> None:
+        if not equipment:
+            raise ValueError("equipment is empty; give that of one worker at least")
         self.data = data
         self.held_out = held_out
         self.cohort = cohort
         self.halved = halved
         self._equipment = equipment
-        self._workers: dict[int, _Worker] = {}
+        self._starts = [0] * len(equipment)
+        self._workers: dict[int, WorkerProcess] = {}
 
     def exchange(self, jobs: Sequence[Job]) -> Iterator[Outcome]:
         waiting = [_Batch(tuple(x)) for x in cohorts(jobs, self.data, self.cohort)]
         deltas: dict[int, tuple[Delta, bytes]] = {}
         busy: dict[int, _Batch] = {}
-        for place in range(min(len(waiting), len(self._equipment))):
-            self._worker(place)  # All at once: each takes seconds to begin.
-        while waiting or busy:
-            for place in range(len(self._equipment)):
-                if waiting and place not in busy:
-                    busy[place] = waiting.pop(0)
-                    self._send(place, busy[place], deltas)
-            for place in self._ready(busy):
-                worker = self._workers[place]
-                done = worker.receive()
-                if isinstance(done, Begun):
-                    worker.begun = True
-                    continue
-                batch = busy.pop(place)
-                if done is None:
-                    exit_code = self._workers.pop(place).end(patience=10.0)
-                    if exit_code == 1 and not worker.begun:
-                        raise RunError(_NEVER_BEGAN)
-                    again, lost = _again(batch, exit_code)
-                    waiting = again + waiting
-                    yield from lost
-                    continue
-                if done.broken is not None:
-                    raise RuntimeError(f"a worker process failed:\n{done.broken}")
-                first = batch.jobs[0]
-                if isinstance(first, Train) and done.cohort < min(self.cohort, len(batch.jobs)):
-                    self.cohort = done.cohort
-                    self.halved(first.round, done.cohort)
-                    waiting = [part for x in waiting for part in x.cut_to_train(done.cohort)]
-                yield from done.outcomes
+        try:
+            for place in range(min(len(waiting), len(self._equipment))):
+                self._worker(place)  # All at once: each takes seconds to begin.
+            while waiting or busy:
+                for place in range(len(self._equipment)):
+                    if waiting and place not in busy:
+                        busy[place] = waiting.pop(0)
+                        self._send(place, busy[place], deltas)
+                for place in self._ready(busy):
+                    given = self._workers[place].receive()
+                    if isinstance(given, Broken):
+                        raise _error_of(given)
+                    if isinstance(given, Ready):
+                        self._starts[place] = 0
+                    if isinstance(given, Begun | Ready):
+                        continue
+                    batch = busy.pop(place)
+                    if given is None:
+                        again, lost = self._after_death(place, batch)
+                        waiting = again + waiting
+                        yield from lost
+                        continue
+                    first = batch.jobs[0]
+                    if isinstance(first, Train) and given.cohort < min(
+                        self.cohort, len(batch.jobs)
+                    ):
+                        self.cohort = given.cohort
+                        self.halved(first.round, given.cohort)
+                        waiting = [part for x in waiting for part in x.cut_to_train(given.cohort)]
+                    yield from given.outcomes
+        finally:
+            for place in busy.keys() & self._workers:  # Left half way: they answer nobody.
+                self._end(place)
 
     def close(self) -> None:
         """End all workers."""
@@ -96,6 +111,30 @@ class Workers:
     def processes(self) -> list[int]:
         """The ids of the worker processes that run now."""
         return [worker.process.pid or 0 for worker in self._workers.values()]
+
+    def _end(self, place: int, patience: float = 0.2) -> int | None:
+        """Its exit code."""
+        return self._workers.pop(place).end(patience)
+
+    def _after_death(self, place: int, batch: _Batch) -> tuple[list[_Batch], list[Failure]]:
+        """What to try again after a worker died over these jobs, and what is given up.
+
+        Before it has its model, it died of something else.
+        """
+        worker = self._workers[place]
+        exit_code = self._end(place, patience=10.0)
+        if worker.last is Ready:
+            return _again(batch, exit_code)
+        self._starts[place] += 1
+        if exit_code == 1 and worker.last is None:
+            raise RunError(_NEVER_BEGAN)
+        if self._starts[place] >= _STARTS:
+            raise RunError(
+                f"a worker process ended {self._starts[place]} times while it loaded its model "
+                f"(exit code {exit_code}), as it does for want of memory; set run.workers lower, "
+                "model.dtype to bfloat16, or model.quantise"
+            )
+        return [batch], []
 
     def _send(self, place: int, batch: _Batch, deltas: dict[int, tuple[Delta, bytes]]) -> None:
         worker = self._worker(place)
@@ -111,7 +150,7 @@ class Workers:
         )
 
     def _delta_for(
-        self, worker: _Worker, job: Job, packed: dict[int, tuple[Delta, bytes]]
+        self, worker: WorkerProcess, job: Job, packed: dict[int, tuple[Delta, bytes]]
     ) -> bytes | None:
         """The Δ that this job stands on, packed once an exchange; None where the worker has it."""
         if not isinstance(job, Train) or worker.delta is job.delta:
@@ -121,9 +160,9 @@ class Workers:
             packed[key] = job.delta, pack_delta(job.delta)
         return packed[key][1]
 
-    def _worker(self, place: int) -> _Worker:
+    def _worker(self, place: int) -> WorkerProcess:
         if place not in self._workers:
-            self._workers[place] = _Worker.start(self._equipment[place])
+            self._workers[place] = WorkerProcess.start(self._equipment[place])
         return self._workers[place]
 
     def _ready(self, busy: Mapping[int, _Batch]) -> list[int]:
@@ -136,10 +175,10 @@ _NONE = Delta()
 
 @dataclass(frozen=True, eq=False)
 class _Batch:
-    """Jobs to do together. tries: how often they have been begun before."""
+    """Jobs to do together. deaths: workers that died over them, with whomever they were."""
 
     jobs: tuple[Job, ...]
-    tries: int = 0
+    deaths: int = 0
 
     def cut(self, size: int) -> list[_Batch]:
         return [replace(self, jobs=tuple(part)) for part in cut(self.jobs, size)]
@@ -150,51 +189,18 @@ class _Batch:
 
 def _again(batch: _Batch, exit_code: int | None) -> tuple[list[_Batch], list[Failure]]:
     """What to try again after a worker died over it, and what is given up."""
-    tried = replace(batch, tries=batch.tries + 1)
-    if tried.tries < _TRIES:
+    tried = replace(batch, deaths=batch.deaths + 1)
+    if tried.deaths < _DEATHS:
         return [tried], []
     if len(batch.jobs) > 1:
-        return [replace(part, tries=_TRIES - 1) for part in tried.cut(1)], []
+        return tried.cut(1), []
     (job,) = batch.jobs
-    reason = f"its worker process died over it {tried.tries} times (exit code {exit_code})"
+    reason = f"its worker process died over it {tried.deaths} times (exit code {exit_code})"
     return [], [Failure(job.id, job.client, reason)]
 
 
-class _Worker:
-    """A process, the pipe to it, whether it takes orders, and the Δ that it holds."""
-
-    def __init__(self, process: BaseProcess, pipe: Connection) -> None:
-        self.process = process
-        self.pipe = pipe
-        self.begun = False
-        self.delta: Delta | None = None
-
-    @staticmethod
-    def start(equipment: Equipment) -> _Worker:
-        context = multiprocessing.get_context("spawn")
-        ours, theirs = context.Pipe()
-        process = context.Process(target=work, args=(theirs, equipment), daemon=True)
-        process.start()
-        theirs.close()
-        return _Worker(process, ours)
-
-    def send(self, order: Order) -> None:
-        with suppress(OSError):  # It is dead: `receive` will say so.
-            self.pipe.send(order)
-
-    def receive(self) -> Begun | Done | None:
-        """What it gave; None if it died."""
-        try:
-            given: Begun | Done = self.pipe.recv()
-        except (EOFError, OSError):
-            return None
-        return given
-
-    def end(self, patience: float = 0.2) -> int | None:
-        """Stop it, after so many seconds by force; its exit code."""
-        self.pipe.close()
-        self.process.join(timeout=patience)
-        if self.process.is_alive():
-            self.process.kill()
-            self.process.join()
-        return self.process.exitcode
+def _error_of(broken: Broken) -> Exception:
+    """A fault of ours comes with the worker's traceback."""
+    if isinstance(broken.error, FlexLoRAError):
+        return broken.error
+    return RuntimeError(f"a worker process failed:\n{broken.error}")

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
-from flexlora.evaluation.metric import BESIDE, finished
+from flexlora.evaluation.metric import BESIDE, Metric, finished
 from flexlora.formats.json_fields import number, whole
 
 
@@ -16,16 +16,20 @@ class ClientScore:
 
     means: metric → its mean over these examples, not yet finished (for perplexity, the mean loss):
     what means over clients are made of. values, and `score["rouge_l"]`: what is shown of them.
+    weights: of a pooled metric, what its mean weighs among other clients'. given: those metrics
+    that were no names of registered ones, by name.
     """
 
     client: str
     category: str
     examples: int
     means: Mapping[str, float]
+    weights: Mapping[str, float] = field(default_factory=dict)
+    given: Mapping[str, Metric] = field(default_factory=dict, repr=False, compare=False)
 
     @property
     def values(self) -> dict[str, float]:
-        return finished(self.means)
+        return finished(self.means, self.given)
 
     def __getitem__(self, metric: str) -> float:
         return self.values[metric]
@@ -46,7 +50,10 @@ def values_of(record: Mapping[str, Any]) -> dict[str, float]:
 
 @dataclass(frozen=True)
 class MeanScore:
-    """Metric → its mean over clients, each weighted by its number of examples, then finished."""
+    """Metric → its mean over clients, each weighted by its number of examples, then finished.
+
+    Of a pooled metric, weighted by its own weights.
+    """
 
     clients: int
     examples: int
@@ -90,13 +97,15 @@ class Scores:
     """Rows in the order of the clients; predictions only if they were asked for.
 
     left_out: examples that were to be scored, but fit no prompt and were left out on request.
-    cells: the same scores by client and category; without, each client is of one category.
+    cells: the same scores by client and category; without, each client is of one category. notes:
+    what a metric passes over in the references, in sentences.
     """
 
     clients: tuple[ClientScore, ...]
     predictions: tuple[Prediction, ...] = ()
     left_out: int = 0
     cells: tuple[ClientScore, ...] = ()
+    notes: tuple[str, ...] = ()
 
     def mean(self) -> MeanScore:
         """Over all clients, weighted by their examples (the paper's "weighted by size").
@@ -126,11 +135,11 @@ class Scores:
 
 
 def _mean(rows: Sequence[ClientScore]) -> MeanScore:
-    sizes = [row.examples for row in rows]
-    shared = [name for name in rows[0].means if all(name in row.means for row in rows)]
-    means = {
-        name: sum(row.means[name] * size for row, size in zip(rows, sizes, strict=True))
-        / sum(sizes)
-        for name in shared
-    }
-    return MeanScore(len(rows), sum(sizes), finished(means))
+    examples = [row.examples for row in rows]
+    means = {}
+    for name in rows[0].means:
+        if all(name in row.means for row in rows):
+            sizes = [row.weights.get(name, row.examples) for row in rows]
+            weighted = (row.means[name] * size for row, size in zip(rows, sizes, strict=True))
+            means[name] = sum(weighted) / sum(sizes)
+    return MeanScore(len(rows), sum(examples), finished(means, rows[0].given))

@@ -25,7 +25,9 @@ def evaluate_each(
     name exactly the adapted layers, and ValueError unless there is one update a client.
     """
     if len(updates) != len(clients):
-        raise ValueError(f"{len(updates)} updates for {len(clients)} clients")
+        raise ValueError(
+            f"updates are {len(updates)} for {len(clients)} clients; give one for each client"
+        )
     adapters = [
         Adapter({name: Factors(part.left, part.right, 1.0) for name, part in update.items()})
         for update in updates

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
-from itertools import chain, islice, zip_longest
-from numbers import Real
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, TypeVar
 
 from flexlora.errors import ConfigError, DataError
-from flexlora.evaluation.aggregate import ClientScore, Prediction, Scores
-from flexlora.evaluation.loss import ExampleLoss
+from flexlora.evaluation.aggregate import Scores
+from flexlora.evaluation.blank import blank_references
 from flexlora.evaluation.measure import measure
-from flexlora.evaluation.metrics import ChoiceLoss, Metric, Need, resolve_metrics
+from flexlora.evaluation.metric import Metric, Need
+from flexlora.evaluation.metrics import resolve_metrics
 from flexlora.evaluation.owners import Owners
 from flexlora.evaluation.padding import Evaluated
+from flexlora.evaluation.rows import Row, grouped, number_of, predictions_of, score_of, whole_score
 from flexlora.models.carried import Carried
 from flexlora.options import Option, require
 from flexlora.tasks.prompts import Encoded
@@ -71,12 +70,14 @@ def evaluate(
 
     carried: what the model carries, one adapter a client in their order (see `evaluate_each`).
     Examples of all clients share batches; the result does not depend on how. Raises DataError as
-    `require_scorable` does, and, naming metric, client and example, for a metric that fails or
-    gives no finite number for finite losses or for a text.
+    `require_scorable` does, for an example that is empty or beyond the model's context, and,
+    naming metric, client and example, for a metric that fails or gives no finite number for finite
+    losses or for a text.
     """
     clients = tuple(clients)
     require_scorable(clients, settings)
     metrics = resolve_metrics(settings.metrics)
+    _require_context(clients, {metric.needs for metric in metrics}, model.context)
     places = [(client, example) for client in clients for example in client.examples]
     owners = [k for k, client in enumerate(clients) for _ in client.examples]
     needs: set[Need] = {metric.needs for metric in metrics}
@@ -89,20 +90,21 @@ def evaluate(
         owners=None if carried is None else Owners(carried, owners),
     )
     rows = [
-        _Row(
+        Row(
             client.id,
             example,
-            {m.name: _number(m, client, example, found[m.needs][i]) for m in metrics},
+            {m.name: number_of(m, client.id, example, found[m.needs][i]) for m in metrics},
             found["text"][i] if "text" in needs else None,
         )
         for i, (client, example) in enumerate(places)
     ]
-    by_client = _grouped(rows, lambda row: row.client)
-    cells = _grouped(rows, lambda row: (row.client, row.example.category))
+    by_client = grouped(rows, lambda row: row.client)
+    cells = grouped(rows, lambda row: (row.client, row.example.category))
     return Scores(
-        tuple(_score(c.id, c.category, by_client[c.id]) for c in clients),
-        _predictions(by_client.values(), metrics, settings.predictions),
-        cells=tuple(_score(*cell, members) for cell, members in cells.items()),
+        tuple(whole_score(c.id, c.category, by_client[c.id], metrics) for c in clients),
+        predictions_of(by_client.values(), metrics, settings.predictions),
+        cells=tuple(score_of(*cell, members, metrics) for cell, members in cells.items()),
+        notes=blank_references(metrics, (example for _, example in places)),
     )
 
 
@@ -132,80 +134,10 @@ def require_scorable(clients: Sequence[EvalClient], settings: EvalSettings) -> N
         )
 
 
-@dataclass(frozen=True)
-class _Row:
-    """One example of one client: metric → (value, weight), and the generated text if any."""
-
-    client: str
-    example: Encoded
-    numbers: Mapping[str, tuple[float, float]]
-    text: str | None
-
-
-def _number(
-    metric: Metric, client: EvalClient, example: Encoded, found: Any
-) -> tuple[float, float]:
-    where = f"metric {metric.name!r}, client {client.id!r}, example {example.id!r}"
-    try:
-        value, weight = metric.score(example, found), metric.weight(example, found)
-    except Exception as error:
-        said = " ".join(str(error).split())
-        raise DataError(
-            f"{where}: it fails with {type(error).__name__}: {said}; correct the metric"
-        ) from error
-    for number in (value, weight):
-        # A model that diverged has losses that are not finite: that is no mistake of the metric.
-        if not isinstance(number, Real) or (_finite(found) and not math.isfinite(number)):
-            raise DataError(f"{where}: it gives {number!r}, no finite number; correct the metric")
-    if weight < 0:
-        raise DataError(f"{where}: it gives the weight {weight!r}; give 0 or more")
-    return float(value), float(weight)
-
-
-def _finite(found: str | ExampleLoss | tuple[ChoiceLoss, ...]) -> bool:
-    if isinstance(found, str):
-        return True
-    losses = (found,) if isinstance(found, ExampleLoss) else found
-    return all(math.isfinite(loss.total) for loss in losses)
-
-
-def _score(client: str, category: str, rows: Sequence[_Row]) -> ClientScore:
-    means = {}
-    for name in rows[0].numbers:
-        numbers = [row.numbers[name] for row in rows]
-        total = sum(weight for _, weight in numbers)
-        if not total > 0:
-            raise DataError(
-                f"metric {name!r}, client {client!r}: the weights of its {len(rows)} examples add "
-                f"up to {total}; give weights above 0"
-            )
-        means[name] = sum(value * weight for value, weight in numbers) / total
-    return ClientScore(client, category, len(rows), means)
-
-
-def _grouped(rows: Sequence[_Row], key: Callable[[_Row], K]) -> dict[K, list[_Row]]:
-    """Key → its rows, in the order in which keys and rows first come."""
-    groups: dict[K, list[_Row]] = {}
-    for row in rows:
-        groups.setdefault(key(row), []).append(row)
-    return groups
-
-
-def _predictions(
-    by_client: Collection[Sequence[_Row]], metrics: Sequence[Metric], count: int
-) -> tuple[Prediction, ...]:
-    """The first example of each client in turn, then the second, … until there are `count`."""
-    names = [metric.name for metric in metrics if metric.needs == "text"]
-    if not names:
-        return ()
-    turns = chain.from_iterable(zip_longest(*by_client))
-    return tuple(
-        Prediction(
-            row.client,
-            row.example.id,
-            row.text or "",
-            row.example.references[0],
-            {name: row.numbers[name][0] for name in names},
-        )
-        for row in islice((row for row in turns if row is not None), count)
-    )
+def _require_context(clients: Sequence[EvalClient], needs: Collection[Need], context: int) -> None:
+    for client in clients:
+        for example in client.examples:
+            try:
+                example.check(context, response="loss" in needs, choices="choices" in needs)
+            except DataError as error:
+                raise DataError(f"client {client.id!r}, {error}") from error

@@ -2,7 +2,9 @@
 
 An own loop over the key-value cache rather than `model.generate`: rows that are done leave the
 batch, and each row stops at its own limit. Token for token it does what `model.generate` does
-(its slow twin in the tests).
+(its slow twin in the tests) with `do_sample=False` and a `GenerationConfig` that names nothing but
+how a text ends: what else a model's own may ask for (a repetition penalty, forbidden words, beams)
+is not done, for a score is of the model and not of its settings.
 """
 
 from __future__ import annotations

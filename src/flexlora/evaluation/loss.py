@@ -22,10 +22,14 @@ from flexlora.tasks.prompts import Encoded
 
 @dataclass(frozen=True)
 class ExampleLoss:
-    """The summed cross-entropy (nats) of one response or choice, and its tokens, EOS included."""
+    """The summed cross-entropy (nats) of one response or choice, and its tokens, EOS included.
+
+    end: the part of its last token, which is EOS.
+    """
 
     total: float
     tokens: int
+    end: float
 
 
 def response_losses(
@@ -49,24 +53,25 @@ def continuation_losses(
     alone. The batch size changes nothing beyond rounding. owners: of the rows, where the model
     carries adapters.
     """
-    totals = [0.0] * len(rows)
+    totals, ends = [0.0] * len(rows), [0.0] * len(rows)
     with inference(model.model) as device:
         lengths = [len(prompt) + len(continuation) for prompt, continuation in rows]
         for chosen in batches(lengths, batch_size, owners):
             if owners is not None:
                 owners.share(chosen)
             found = _totals(model, [rows[i] for i in chosen], device)
-            for i, total in zip(chosen, found, strict=True):
-                totals[i] = total
+            for i, (total, end) in zip(chosen, found, strict=True):
+                totals[i], ends[i] = total, end
     counts = [len(continuation) for _, continuation in rows]
-    return tuple(map(ExampleLoss, totals, counts))
+    return tuple(map(ExampleLoss, totals, counts, ends))
 
 
 def _totals(
     model: Evaluated,
     rows: Sequence[tuple[tuple[int, ...], tuple[int, ...]]],
     device: torch.device,
-) -> list[float]:
+) -> list[tuple[float, float]]:
+    """Of each row, all of it and its last token."""
     ids = [prompt + continuation for prompt, continuation in rows]
     batch = left_pad(ids, pad_id(model.tokenizer), device)
     counts = torch.tensor([len(continuation) for _, continuation in rows], device=device)
@@ -81,4 +86,5 @@ def _totals(
     losses[counted] = functional.cross_entropy(
         logits[counted].float(), batch.ids[:, -width:][counted], reduction="none"
     )
-    return [float(total) for total in losses.double().sum(dim=1)]
+    totals, ends = losses.double().sum(dim=1), losses[:, -1]
+    return list(zip(totals.tolist(), ends.tolist(), strict=True))

@@ -67,7 +67,8 @@ def _choices(
         len(model.tokenizer.decode(choice[:-1], clean_up_tokenization_spaces=False).encode())
         for choice in example.choices
     )
+    found = (losses[place, example.prompt, choice] for choice in example.choices)
     return tuple(
-        ChoiceLoss(losses[place, example.prompt, choice].total, max(1, size))
-        for choice, size in zip(example.choices, sizes, strict=True)
+        ChoiceLoss(loss.total, max(1, size), loss.end)
+        for loss, size in zip(found, sizes, strict=True)
     )

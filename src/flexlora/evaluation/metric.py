@@ -21,11 +21,13 @@ BESIDE = ("client", "clients", "category", "example", "examples", "text", "refer
 class ChoiceLoss:
     """One choice of an example: its summed loss (nats, EOS included), and its text's bytes (≥ 1).
 
-    −total is the log-likelihood of the choice given the prompt.
+    −total is the log-likelihood of the choice and its end, given the prompt; end: that part of
+    the loss which is EOS's, so that end − total is the log-likelihood of the text alone.
     """
 
     total: float
     bytes: int
+    end: float
 
 
 def _one(_example: Encoded, _found: Any) -> float:
@@ -44,7 +46,10 @@ class Metric:
     (the response's `ExampleLoss`), "text" (the generated answer, a str), or "choices" (a
     `ChoiceLoss` for each of the example's choices; the right one stands at `example.answer`).
     A client's mean is that of `score`, weighted by `weight` (default: every example the same). A
-    mean over clients weights each client's mean by its number of examples, whatever `weight` is.
+    mean over clients weights each client's mean by its number of examples, whatever `weight` is;
+    pooled: by the sum of its examples' weights, so that it is the mean over all examples, whoever
+    holds which.
+    blank: of a reference, what the metric passes over, in words ("": nothing); users are told.
     finish: what is shown of a mean, of one client or of many (perplexity: exp of the mean loss).
     label, digits: how tables show it (default label: the name).
     Raises ConfigError for a name that a table of scores has for something else, or unknown needs.
@@ -58,6 +63,8 @@ class Metric:
     finish: Callable[[float], float] = _as_it_is
     label: str = ""
     digits: int = 3
+    pooled: bool = False
+    blank: Callable[[str], str] | None = None
 
     def __post_init__(self) -> None:
         if not self.name.isidentifier() or self.name in BESIDE:
@@ -91,21 +98,34 @@ def text_metric(
 
     Its mean is the plain mean over examples. name: default the function's own.
     """
+    return Metric(name or function.__name__, "text", higher_is_better, _OfText(function))
 
-    def score(example: Encoded, text: str) -> float:
-        return function(text, example.references)
 
-    return Metric(name or function.__name__, "text", higher_is_better, score)
+@dataclass(frozen=True)
+class _OfText:
+    """No closure, for a metric is sent to worker processes."""
+
+    function: Callable[[str, tuple[str, ...]], float]
+
+    def __call__(self, example: Encoded, text: str) -> float:
+        return self.function(text, example.references)
 
 
 def register_metric(metric: Metric) -> Metric:
-    """Add a metric under its name. Raises ConfigError if another has that name."""
-    return METRICS.add(metric.name, metric)
+    """Add a metric under its name; an equal one may be there already, and is given.
+
+    Raises ConfigError if another has that name.
+    """
+    METRICS.add(metric.name, metric)
+    return METRICS[metric.name]
 
 
-def finished(means: Mapping[str, float]) -> dict[str, float]:
-    """What is shown of these means. A name that is not registered here keeps its mean."""
+def finished(means: Mapping[str, float], given: Mapping[str, Metric]) -> dict[str, float]:
+    """What is shown of these means: by the metrics that are given, else those registered here.
+
+    A name that is neither keeps its mean.
+    """
+    known = {**{name: METRICS[name] for name in means if name in METRICS}, **given}
     return {
-        name: METRICS[name].finish(mean) if name in METRICS else mean
-        for name, mean in means.items()
+        name: known[name].finish(mean) if name in known else mean for name, mean in means.items()
     }

@@ -1,16 +1,18 @@
-"""A metric out of a user's own file, named as "path/to/file.py:function"."""
+"""A metric out of a user's own file, named as "path/to/file.py:function", and sending metrics."""
 
 from __future__ import annotations
 
 import inspect
-from pathlib import Path
 
 from flexlora.errors import ConfigError
 from flexlora.evaluation.metric import METRICS, Metric, register_metric, text_metric
 from flexlora.formats.user_file import UserFile
 
+# As another process takes it: what a file holds is known there by the file alone.
+SentMetric = UserFile | Metric
+
 # Metric → its file, and the object there: a changed file may replace its own metrics, no others.
-_ORIGIN: dict[str, tuple[Path, object]] = {}
+_ORIGIN: dict[str, tuple[UserFile, object]] = {}
 
 
 def load_metric(spec: str) -> Metric:
@@ -22,16 +24,31 @@ def load_metric(spec: str) -> Metric:
     Raises ConfigError for a file that is missing or fails, a name that it lacks, an object that is
     neither, and a metric's name that is taken.
     """
-    file = UserFile.read(spec, "metric", "function")
+    return _metric_of(UserFile.read(spec, "metric", "function"))
+
+
+def sent_metric(metric: Metric) -> SentMetric:
+    """The metric for another process; `take_metric` registers it there."""
+    file, _ = _ORIGIN.get(metric.name, (None, None))
+    return metric if file is None else file
+
+
+def take_metric(sent: SentMetric) -> Metric:
+    """Register what `sent_metric` gave in this process. Raises ConfigError for a name taken."""
+    return _metric_of(sent) if isinstance(sent, UserFile) else register_metric(sent)
+
+
+def _metric_of(file: UserFile) -> Metric:
     found = file.named(lambda x: inspect.isfunction(x) or isinstance(x, Metric))
     metric = found if isinstance(found, Metric) else _of_function(found, file.shown, file.name)
     origin = _ORIGIN.get(metric.name)
-    if origin == (file.path, found):
+    ours = origin is not None and origin[0].path == file.path
+    if origin is not None and ours and origin[1] is found:
         return METRICS[metric.name]
-    if origin is not None and origin[0] == file.path:
+    if ours:
         METRICS.pop(metric.name, None)
     register_metric(metric)
-    _ORIGIN[metric.name] = (file.path, found)
+    _ORIGIN[metric.name] = (file, found)
     return metric
 
 

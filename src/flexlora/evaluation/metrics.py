@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from flexlora.errors import ConfigError
 from flexlora.evaluation.loss import ExampleLoss
 from flexlora.evaluation.metric import METRICS as METRICS
 from flexlora.evaluation.metric import ChoiceLoss as ChoiceLoss
@@ -18,7 +19,13 @@ from flexlora.evaluation.metric import finished as finished
 from flexlora.evaluation.metric import register_metric as register_metric
 from flexlora.evaluation.metric import text_metric as text_metric
 from flexlora.evaluation.metric_file import load_metric
-from flexlora.evaluation.scores import exact_match, rouge_l
+from flexlora.evaluation.scores import (
+    exact_match,
+    rouge_blank,
+    rouge_l,
+    rouge_l_unicode,
+    rouge_unicode_blank,
+)
 from flexlora.tasks.prompts import Encoded
 
 
@@ -31,9 +38,16 @@ def get_metric(name: str) -> Metric:
 
 
 def resolve_metrics(names: Sequence[str | Metric]) -> tuple[Metric, ...]:
-    """These metrics in order, each once. Raises ConfigError as `get_metric` does."""
-    found = [get_metric(name) if isinstance(name, str) else name for name in names]
-    return tuple({metric.name: metric for metric in found}.values())
+    """These metrics in order, each once.
+
+    Raises ConfigError as `get_metric` does, and for two of one name.
+    """
+    found: dict[str, Metric] = {}
+    for name in names:
+        metric = get_metric(name) if isinstance(name, str) else name
+        if found.setdefault(metric.name, metric) != metric:
+            raise ConfigError(f"two metrics are named {metric.name!r}; give one another name")
+    return tuple(found.values())
 
 
 def _per_token(_example: Encoded, loss: ExampleLoss) -> float:
@@ -63,11 +77,15 @@ def _choice(example: Encoded, choices: Sequence[ChoiceLoss]) -> float:
 
 
 def _choice_norm(example: Encoded, choices: Sequence[ChoiceLoss]) -> float:
-    return _chosen(example, [-choice.total / choice.bytes for choice in choices])
+    return _chosen(example, [(choice.end - choice.total) / choice.bytes for choice in choices])
 
 
 def _rouge_l(example: Encoded, text: str) -> float:
     return rouge_l(text, example.references)
+
+
+def _rouge_l_unicode(example: Encoded, text: str) -> float:
+    return rouge_l_unicode(text, example.references)
 
 
 def _exact_match(example: Encoded, text: str) -> float:
@@ -79,11 +97,23 @@ for _metric in (
     Metric("loss", "loss", False, _per_token, _tokens),
     # exp of that mean loss, of a client or over clients: never a mean of perplexities.
     Metric("perplexity", "loss", False, _per_token, _tokens, _exp, digits=2),
-    Metric("rouge_l", "text", True, _rouge_l, label="ROUGE-L", digits=1),
+    # The same over all tokens, whoever holds them: losses of different partitions compare.
+    Metric("token_loss", "loss", False, _per_token, _tokens, label="token loss", pooled=True),
+    Metric("rouge_l", "text", True, _rouge_l, label="ROUGE-L", digits=1, blank=rouge_blank),
+    Metric(
+        "rouge_l_unicode",
+        "text",
+        True,
+        _rouge_l_unicode,
+        label="ROUGE-L (Unicode)",
+        digits=1,
+        blank=rouge_unicode_blank,
+    ),
     Metric("exact_match", "text", True, _exact_match, label="exact %", digits=1),
-    # Right where the right choice has the highest log-likelihood, as lm-evaluation-harness's
-    # `acc`; per byte of its text, as `acc_bytes` there (`acc_norm` there: per character).
-    # Unlike there, EOS is part of a choice, and no blank is put before it.
+    # Right where the right choice has the highest log-likelihood, its end included: as
+    # lm-evaluation-harness's `acc` with EOS written after each choice. Without its end and per byte
+    # of its text: `acc_bytes` there (`acc_norm` there: per character, the same for ASCII).
+    # Unlike there, no blank is put before a choice, and a tie counts as wrong.
     Metric("choice", "choices", True, _choice, label="choice %", digits=1),
     Metric("choice_norm", "choices", True, _choice_norm, label="choice/byte %", digits=1),
 ):

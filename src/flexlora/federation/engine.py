@@ -14,6 +14,8 @@ from flexlora.engines.in_process import InProcess
 from flexlora.engines.worker import Equipment
 from flexlora.engines.workers import Workers
 from flexlora.errors import RunError
+from flexlora.evaluation.metric_file import sent_metric
+from flexlora.evaluation.metrics import resolve_metrics
 from flexlora.federation.setup import Setup
 from flexlora.rules import Rule
 from flexlora.training.memory import return_what_is_freed
@@ -83,6 +85,7 @@ def make_engine(
             frugal=config.run.memory_gb is not None,
             memory=memory,
             screens=screens_of(config.screens),
+            metrics=tuple(map(sent_metric, resolve_metrics(settings.metrics))),
         )
         for place in range(count)
     ]

@@ -77,6 +77,8 @@ def checked_score(score: ClientScore, client: str, metrics: Sequence[str]) -> Cl
     """
     whole = type(score.examples) is int and score.examples > 0
     finite = all(map(math.isfinite, score.means.values()))
+    finite = finite and all(math.isfinite(x) and x > 0 for x in score.weights.values())
+    finite = finite and set(score.weights) <= set(score.means)
     if score.client != client or not whole or not finite or set(score.means) != set(metrics):
         raise AdapterError(
             f"the score is of client {score.client} over {score.examples} examples with values "

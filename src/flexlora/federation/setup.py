@@ -12,6 +12,8 @@ from flexlora.config.config import Config
 from flexlora.config.settings import Settings, final_settings
 from flexlora.errors import DataError
 from flexlora.evaluation import EvalClient, require_scorable
+from flexlora.evaluation.blank import blank_references
+from flexlora.evaluation.metrics import resolve_metrics
 from flexlora.federation.census import Census
 from flexlora.federation.examples import Examples
 from flexlora.federation.ground import Ground
@@ -58,10 +60,23 @@ class Setup:
         """Who holds what, and of which type they are."""
         return self.examples.census.typed(self.roster.types)
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What of the data is missing or was done, and what the metrics will pass over."""
+        examples, final = self.examples, self.settings.final
+        scored = [x for part in (examples.own, examples.unseen) for c in part for x in c.examples]
+        return (*examples.notes, *blank_references(resolve_metrics(final.metrics), scored))
+
     def describe(self) -> dict[str, Any]:
         """What was read, for data.json; without the weights' fingerprint where none were loaded."""
         weights = {} if self.ground.outline else {"model_fingerprint": self.ground.fingerprint}
-        return {**self.examples.describe(), **weights, "partition": self.census.to_json()}
+        partition = self.census.to_json()
+        return {
+            **self.examples.describe(),
+            **weights,
+            "partition": partition,
+            "notes": list(self.notes),
+        }
 
 
 def prepare(

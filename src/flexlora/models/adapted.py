@@ -113,12 +113,8 @@ class AdaptedModel:
         AdapterError, before anything is changed, for an unknown layer or another shape.
         """
         for name, delta in layers.items():
-            spec = self._spec(name, "delta")
-            if delta.shape != (spec.m, spec.n):
-                raise AdapterError(
-                    f"delta of layer {name} is {delta.shape[0]} × {delta.shape[1]}, expected "
-                    f"{spec.m} × {spec.n}; it was made for another base model"
-                )
+            self._spec(name, "delta")
+            self._wrapped[name].require_fit(delta)
         for name, wrapped in self._wrapped.items():
             wrapped.set_delta(layers.get(name))
 
@@ -178,12 +174,15 @@ class AdaptedModel:
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
-        """Base + Δ while the block runs."""
+        """W₀ while the block runs, for trials: a Δ that is not finite would spoil their answer."""
         carried = self._carried
+        held = {name: x.delta for name, x in self._wrapped.items() if x.delta is not None}
         self._carry(None)
+        self.set_delta({})
         try:
             yield
         finally:
+            self.set_delta(held)
             self._carry(carried)
 
     def _spec(self, name: str, what: str) -> LayerSpec:

@@ -63,7 +63,9 @@ class Carried:
         own: how many of its share are the client's own, padding coming after them (default: all).
         """
         if len(shares) != len(self.trainables):
-            raise ValueError(f"{len(shares)} shares for {len(self.trainables)} clients")
+            raise ValueError(
+                f"shares are {len(shares)} for {len(self.trainables)} clients; give one for each"
+            )
         self.shares = tuple(shares)
         self.own = self.shares if own is None else tuple(own)
         if self._joiner is not None:
@@ -72,7 +74,9 @@ class Carried:
     def sow(self, seeds: Sequence[int]) -> None:
         """Draw dropout from these seeds, one a client, until the next call."""
         if len(seeds) != len(self.trainables):
-            raise ValueError(f"{len(seeds)} dropout seeds for {len(self.trainables)} clients")
+            raise ValueError(
+                f"seeds are {len(seeds)} for {len(self.trainables)} clients; give one for each"
+            )
         self.seeds = tuple(seeds)
 
     def narrow(self, read: ReadRows | None) -> None:

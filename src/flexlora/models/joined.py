@@ -2,7 +2,8 @@
 
 Where a row is one token, as in generation, each client's own products are so small that their calls
 cost more than the work. Joined, a layer is two products for all: every row through every client's
-`a`, what is not its own set to zero, and through every client's `b`.
+`a`, what is not its own set to zero, and through every client's `b`. The rows of a client whose `b`
+is not finite are NaN, and no others.
 """
 
 from __future__ import annotations
@@ -74,5 +75,13 @@ class Joiner:
                 downs.append(a)
                 ups.append(bt)
                 owners += [k] * len(a)
+        joined = torch.cat(ups)
+        if not bool(joined.isfinite().all()):
+            # Zero times what is not finite is not zero: other clients' rows would be NaN.
+            for at, bt in enumerate(ups):
+                if not bool(bt.isfinite().all()):
+                    downs[at] = torch.full_like(downs[at], torch.nan)
+                    ups[at] = torch.zeros_like(bt)
+            joined = torch.cat(ups)
         device = pairs[0].a.device
-        return torch.cat(downs), torch.cat(ups), torch.tensor(owners, device=device)
+        return torch.cat(downs), joined, torch.tensor(owners, device=device)

@@ -67,6 +67,11 @@ class LoRALinear(nn.Module):
         return bias if isinstance(bias, Tensor) else None
 
     @property
+    def delta(self) -> LowRank | None:
+        """What it stands on beside W₀."""
+        return self._delta
+
+    @property
     def in_features(self) -> int:
         return self.n
 
@@ -79,6 +84,14 @@ class LoRALinear(nn.Module):
         """The dtype adapters are trained in: float64 on a float64 base, else float32."""
         return torch.float64 if self.weight.dtype == torch.float64 else torch.float32
 
+    def require_fit(self, delta: LowRank) -> None:
+        """Raise AdapterError for a Δ of another shape."""
+        if delta.shape != (self.m, self.n):
+            raise AdapterError(
+                f"delta of layer {self.name} is {delta.shape[0]} × {delta.shape[1]}, expected "
+                f"{self.m} × {self.n}; it was made for another base model"
+            )
+
     def set_delta(self, delta: LowRank | None, *, merge: bool | None = None) -> None:
         """Stand on W₀ + Δ; None or width 0 goes back to W₀, bit for bit.
 
@@ -87,11 +100,8 @@ class LoRALinear(nn.Module):
         """
         if delta is not None and delta.width == 0:
             delta = None
-        if delta is not None and delta.shape != (self.m, self.n):
-            raise AdapterError(
-                f"delta of layer {self.name} is {delta.shape[0]} × {delta.shape[1]}, expected "
-                f"{self.m} × {self.n}; it was made for another base model"
-            )
+        if delta is not None:
+            self.require_fit(delta)
         weight = self.weight
         if merge is None:
             plain = weight.numel() == self.m * self.n  # Four bits are packed into anything.

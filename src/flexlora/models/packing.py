@@ -15,11 +15,16 @@ from torch.nn import functional
 
 Attend = Callable[..., Tensor]  # (query, key, value[, places of the queries]) → what they see.
 PACKED = "flexlora_packed"  # The name under which transformers knows this attention.
-_UNDERSTOOD = {"full_attention", "sliding_attention"}
+_SLIDING = "sliding_attention"
+_UNDERSTOOD = {"full_attention", _SLIDING}
+# What some layers ask of their attention beyond what ours does: caps, sinks, biases, a choice of
+# keys.
+_MORE = ("softcap", "s_aux", "sinks", "position_bias", "indices", "block_indices")
 
 # Of the row that a model is at, by its config's id. Not a context variable: activations that are
 # made anew in the backward pass may be made by another thread.
 _lengths: dict[int, tuple[int, ...]] = {}
+_windows: list[int | None] | None = None  # Where somebody wants to know which are told.
 _asking: dict[int, Tensor] = {}  # Places in the row, by attention module; of others: all.
 
 
@@ -29,22 +34,58 @@ def can_pack(model: Any) -> bool:
     Asked of the model's class and config first, then of the model: two short sequences in one row
     must come out as they do one by one.
     """
-    config: Any = getattr(model, "config", None)
-    kinds = set(getattr(config, "layer_types", None) or _UNDERSTOOD)
     supported = getattr(model, "_supports_attention_backend", False) is True
-    if not supported or config._attn_implementation != "sdpa" or not kinds <= _UNDERSTOOD:
+    if not supported or model.config._attn_implementation != "sdpa":
+        return False
+    config: Any = model.config.get_text_config()
+    kinds = list(getattr(config, "layer_types", None) or ())
+    if not set(kinds) <= _UNDERSTOOD:
         return False
     device = next(model.parameters()).device
-    ids = torch.arange(1, 8, device=device) % int(config.get_text_config().vocab_size)
+    ids = torch.arange(1, 8, device=device) % int(config.vocab_size)
     first, second = ids[None, :4], ids[None, 4:]
     with torch.no_grad():
         apart = [model(input_ids=x, use_cache=False).logits for x in (first, second)]
         positions = torch.tensor([[0, 1, 2, 3, 0, 1, 2]], device=ids.device)
-        with packed(model, (4, 3)):
-            together = model(input_ids=ids[None], position_ids=positions, use_cache=False).logits
-    wanted = torch.cat(apart, dim=1)
-    tolerance = 0.05 if wanted.dtype in (torch.bfloat16, torch.float16) else 1e-4
-    return bool((together - wanted).abs().max() <= tolerance * wanted.abs().max())
+        try:
+            with packed(model, (4, 3)), _told() as windows:
+                together = model(
+                    input_ids=ids[None], position_ids=positions, use_cache=False
+                ).logits
+        except _NotOursError:
+            return False
+    told = sum(window is not None for window in windows)
+    if _has_window(config) and told < (kinds.count(_SLIDING) if kinds else 1):
+        return False
+    return alike(together, torch.cat(apart, dim=1))
+
+
+def alike(one: Tensor, other: Tensor) -> bool:
+    """The same logits but for rounding."""
+    tolerance = 0.05 if other.dtype in (torch.bfloat16, torch.float16) else 1e-4
+    return bool((one - other).abs().max() <= tolerance * other.abs().max())
+
+
+def _has_window(config: Any) -> bool:
+    """Whether attention is to look back less far than a sequence may be long."""
+    window = getattr(config, "sliding_window", None)
+    longest = getattr(config, "max_position_embeddings", None)
+    return window is not None and (longest is None or window < longest)
+
+
+@contextmanager
+def _told() -> Iterator[list[int | None]]:
+    """The windows that layers tell their attention while the block runs, one a call.
+
+    A model that has its window in the mask alone tells none, and no trial of a few tokens, all
+    within the window, would show that it is gone.
+    """
+    global _windows
+    _windows = []
+    try:
+        yield _windows
+    finally:
+        _windows = None
 
 
 @contextmanager
@@ -86,6 +127,10 @@ def asking(modules: Sequence[nn.Module], places: Int[Tensor, " p"]) -> Iterator[
             _asking.pop(id(module), None)
 
 
+class _NotOursError(RuntimeError):
+    """Attention that is more than causal, or less."""
+
+
 def _attention(
     module: Any,
     query: Tensor,
@@ -94,9 +139,17 @@ def _attention(
     *_: Any,
     scaling: float | None = None,
     sliding_window: int | None = None,
-    **__: Any,
+    **more: Any,
 ) -> tuple[Tensor, None]:
-    """Causal attention inside each sequence; (1, heads, tokens, d) → (1, tokens, heads, d)."""
+    """Causal attention inside each sequence; (1, heads, tokens, d) → (1, tokens, heads, d).
+
+    Raises an error of its own for what it does not do, which `can_pack` meets first.
+    """
+    asked = [name for name in _MORE if more.get(name) is not None]
+    if asked or more.get("is_causal") is False:
+        raise _NotOursError(", ".join(asked) or "is_causal")
+    if _windows is not None:
+        _windows.append(sliding_window)
     lengths = _lengths[id(module.config)]
     apart = query.device.type == "cpu" or len(lengths) == 1
     over = _one_by_one if apart else _side_by_side

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from flexlora.models.lora import LoRALinear, linear_shape
-from flexlora.models.packing import asking, packed
+from flexlora.models.packing import alike, asking, packed
 from flexlora.models.read_rows import ReadRows, narrowed
+from flexlora.models.targets import output_head
 
 _TOKENS, _READ = 6, (2, 5)  # Rows that are not read lie on both sides of one that is.
 
@@ -22,8 +23,7 @@ def find_rowwise(model: nn.Module) -> list[nn.Module]:
     Found by trial: a row that is not read is made NaN where it enters and where it leaves such a
     module, and what is read must keep its bits; then the module gets the other rows alone.
     """
-    getter: Any = getattr(model, "get_output_embeddings", None)
-    head = getter() if getter is not None else None
+    head = output_head(model)
     found: list[nn.Module] = []
     waiting = [model]
     with torch.no_grad():
@@ -72,10 +72,8 @@ class _Trial:
 
     def same_within(self, block: AbstractContextManager[None]) -> bool:
         """Whether what is read is the same, but for rounding, while the block runs."""
-        tolerance = 0.05 if self.wanted.dtype in (torch.bfloat16, torch.float16) else 1e-4
         with block:
-            off = (self.logits() - self.wanted).abs().max()
-        return bool(off <= tolerance * self.wanted.abs().max())
+            return alike(self.logits(), self.wanted)
 
 
 def _has_layers(module: nn.Module) -> bool:

@@ -32,7 +32,7 @@ def find_layers(model: nn.Module, name: str, targets: Sequence[str]) -> tuple[La
         )
     if not targets:
         raise ModelError(f'targets is empty; give "{ALL_LINEAR}" or names of layers of {name}')
-    head = _head(model)
+    head = output_head(model)
     chosen: dict[str, LayerSpec] = {}
     for target in targets:
         for layer in _matching(model, name, target, linear, head):
@@ -73,7 +73,8 @@ def _owns(module: nn.Module) -> bool:
     return next(module.parameters(recurse=False), None) is not None
 
 
-def _head(model: nn.Module) -> nn.Module | None:
+def output_head(model: nn.Module) -> nn.Module | None:
+    """What makes logits of hidden states, where the model says so."""
     getter: Any = getattr(model, "get_output_embeddings", None)
     head = getter() if getter is not None else None
     if isinstance(head, nn.Module):

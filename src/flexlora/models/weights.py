@@ -9,6 +9,7 @@ import torch
 from safetensors import safe_open
 
 from flexlora.errors import ModelError
+from flexlora.models.device import out_of_memory
 from flexlora.models.quantised import NONE, keep_packing
 
 
@@ -65,12 +66,12 @@ def load_weights(
         )
         keep_packing(model)
         model = model if options else model.to(device)
-    except torch.OutOfMemoryError as error:
-        raise ModelError(
-            f"model {name} does not fit into the memory of {device}; set model.dtype to bfloat16, "
-            "model.quantise, or another model.device"
-        ) from error
     except Exception as error:
+        if out_of_memory(error):
+            raise ModelError(
+                f"model {name} does not fit into the memory of {device}; set model.dtype to "
+                "bfloat16, model.quantise, or another model.device"
+            ) from error
         raise ModelError(
             f"weights of model {name} cannot be loaded: {first_line(error)}; they are truncated, "
             "not safetensors, or do not fit config.json: copy or convert the model again"

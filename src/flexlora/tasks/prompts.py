@@ -50,6 +50,24 @@ class Encoded:
     choices: tuple[tuple[int, ...], ...] = ()
     answer: int = -1
 
+    def check(self, context: int, *, response: bool = True, choices: bool = False) -> None:
+        """Raise DataError for an empty part, or one that does not fit into `context` tokens.
+
+        response, choices: whether these are looked at beside the prompt.
+        """
+        parts = [("response", self.response)] if response else []
+        parts += [(f"choice {i + 1}", x) for i, x in enumerate(self.choices)] if choices else []
+        for name, part in (("prompt", self.prompt), *parts):
+            if not part:
+                raise DataError(f"example {self.id!r} has an empty {name}; leave it out")
+        longest, name = max(((len(x), name) for name, x in parts), default=(0, ""))
+        if len(self.prompt) + longest > context:
+            beside = f" with its {name}" if name not in ("", "response") else ""
+            raise DataError(
+                f"example {self.id!r} has {len(self.prompt) + longest} tokens{beside}, expected at "
+                f"most {context}, the model's context; encode it with a lower limit"
+            )
+
 
 @dataclass(frozen=True)
 class Style:

@@ -62,7 +62,10 @@ def train_cohort(
     """
     recipes = {(visit.recipe.dropout, visit.recipe.loss_on) for visit in visits}
     if len(recipes) > 1:
-        raise ValueError("visits of one cohort must have one dropout and one loss_on")
+        shown = ", ".join(f"dropout {x} with loss_on {y!r}" for x, y in sorted(recipes))
+        raise ValueError(
+            f"visits of one cohort have {shown}; give all of them one dropout and one loss_on"
+        )
     outcomes: dict[int, Trained | FlexLoRAError] = {}
     fit: list[int] = []
     for place, visit in enumerate(visits):

@@ -9,8 +9,9 @@ from dataclasses import dataclass, replace
 import torch
 
 from flexlora.models import AdaptedModel
+from flexlora.models.device import out_of_memory
 from flexlora.training.cohort import train_cohort
-from flexlora.training.memory import out_of_memory, peak_bytes
+from flexlora.training.memory import peak_bytes
 from flexlora.training.visit import Visit
 
 LARGEST = 64  # Clients at once that are tried.

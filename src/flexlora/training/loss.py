@@ -13,6 +13,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
 from flexlora.models.lora import LoRALinear
+from flexlora.models.targets import output_head
 from flexlora.training.batches import Batch
 
 _LOGITS = 1 << 24  # At most so many are held at once: 64 MiB in float32, and as much again.
@@ -30,10 +31,8 @@ class ResponseLoss:
 
     def __init__(self, model: nn.Module) -> None:
         self._model = model
-        getter: Any = getattr(model, "get_output_embeddings", None)
-        head = getter() if getter is not None else None
-        plain = isinstance(head, nn.Module) and not isinstance(head, LoRALinear)
-        self._head: nn.Module | None = head if plain else None
+        head = output_head(model)
+        self._head: nn.Module | None = None if isinstance(head, LoRALinear) else head
         self._last = True  # The head makes the logits, and nothing comes after it.
         self._places: Tensor | None = None
         self._hidden: Tensor | None = None

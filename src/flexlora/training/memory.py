@@ -1,4 +1,4 @@
-"""What memory a device has left, what some work took, and whether an error says there was none."""
+"""What memory a device has left, and what some work took."""
 
 from __future__ import annotations
 
@@ -15,7 +15,6 @@ _RESET = Path("/proc/self/clear_refs")
 _STATUS = Path("/proc/self/status")
 _GROUPS = Path("/proc/self/cgroup")
 _LIMITS = Path("/sys/fs/cgroup")
-_WORDS = ("DefaultCPUAllocator", "MPS backend out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # As glibc's malloc.h numbers them.
 _LARGE = 65536  # Bytes of a block from which on it is one of the system's own.
@@ -50,12 +49,6 @@ def peak_bytes(work: Callable[[], object], device: torch.device) -> int | None:
     before = _kibibytes(_STATUS, "VmRSS")
     work()
     return (_kibibytes(_STATUS, "VmHWM") - before) * 1024
-
-
-def out_of_memory(error: BaseException) -> bool:
-    """True on any device: some of torch's errors are a plain RuntimeError, known by its words."""
-    kinds = (torch.OutOfMemoryError, MemoryError)
-    return isinstance(error, kinds) or any(words in str(error) for words in _WORDS)
 
 
 def return_what_is_freed() -> None:

@@ -35,15 +35,7 @@ class Visit:
         if not self.data:
             raise DataError("the client has no training examples; leave it out or give it data")
         for x in self.data:
-            length = len(x.prompt) + len(x.response)
-            if length > context:
-                raise DataError(
-                    f"example {x.id} has {length} tokens, expected at most {context}, the "
-                    "model's context; encode it with a lower limit"
-                )
-            if not x.prompt or not x.response:
-                part = "response" if x.prompt else "prompt"
-                raise DataError(f"example {x.id} has an empty {part}; leave it out")
+            x.check(context)
 
     def batches(self) -> list[list[int]]:
         """The plan of this visit's batches, drawn from its generator."""

@@ -1,0 +1,76 @@
+"""One worker process as its parent holds it."""
+
+from __future__ import annotations
+
+import multiprocessing
+from contextlib import suppress
+from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
+from multiprocessing.reduction import ForkingPickler
+
+from flexlora.adapters import Delta
+from flexlora.engines.worker import Begun, Equipment, Message, Order, Ready, work
+from flexlora.errors import RunError
+
+
+class WorkerProcess:
+    """A process, the pipe to it, how far it has come, and the Δ that it holds."""
+
+    def __init__(self, process: BaseProcess, pipe: Connection) -> None:
+        self.process = process
+        self.pipe = pipe
+        self.last: type[Begun | Ready] | None = None
+        self.delta: Delta | None = None
+
+    @staticmethod
+    def start(equipment: Equipment) -> WorkerProcess:
+        context = multiprocessing.get_context("spawn")
+        ours, theirs = context.Pipe()
+        process = context.Process(target=work, args=(theirs, equipment), daemon=True)
+        try:
+            process.start()
+        except Exception:
+            _require_sendable(equipment)
+            raise
+        theirs.close()
+        return WorkerProcess(process, ours)
+
+    def send(self, order: Order) -> None:
+        with suppress(OSError):  # It is dead: `receive` will say so.
+            self.pipe.send(order)
+
+    def receive(self) -> Message | None:
+        """What it gave; None if it died."""
+        try:
+            given: Message = self.pipe.recv()
+        except (EOFError, OSError):
+            return None
+        if isinstance(given, Begun | Ready):
+            self.last = type(given)
+        return given
+
+    def end(self, patience: float = 0.2) -> int | None:
+        """Stop it, after so many seconds by force; its exit code."""
+        self.pipe.close()
+        self.process.join(timeout=patience)
+        if self.process.is_alive():
+            self.process.kill()
+            self.process.join()
+        return self.process.exitcode
+
+
+def _require_sendable(equipment: Equipment) -> None:
+    """Raise RunError naming the part that no other process can be given."""
+    for kind, things in (
+        ("rule", [equipment.rule]),
+        ("screen", equipment.screens),
+        ("metric", equipment.metrics),
+    ):
+        for thing in things:
+            try:
+                ForkingPickler.dumps(thing)
+            except Exception as error:  # Whatever a part of it does when it is asked.
+                raise RunError(
+                    f"{kind} {thing.name!r} cannot be sent to a worker process ({error}); define "
+                    "all of it at the top level of a module, or set run.workers to 1"
+                ) from error
