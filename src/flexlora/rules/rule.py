@@ -73,6 +73,8 @@ class Rule(abc.ABC):
     def weigh(self, summaries: Sequence[Summary]) -> dict[str, float]:
         """Client → weight, non-negative, summing to 1: by training examples (FedAvg).
 
+        Those that it holds: `max_steps` does not change them.
+
         Raises RoundError where all weights are zero.
         """
         return normalised({s.client: float(s.examples) for s in summaries})
