@@ -122,7 +122,7 @@ def parsed(arguments: list[str] | None) -> argparse.Namespace:
     add("--frugal", action="store_true", help="a round's freed memory goes back at once; slower")
     add("--seeds", type=int, default=2, help="trained layers of each shape that a round is made of")
     add("--clients", type=int, default=80, help="of a whole round")
-    add("--batch", type=int, default=16, help="layers of one shape in one call on a GPU")
+    add("--batch", type=int, default=16, help="layers brought to a GPU at a time")
     for name in ("layers", "hidden", "ffn", "key-value"):
         add(f"--{name}", type=int, help="of the model (default: the 1.3B, on a GPU the 8B LLaMA)")
     return parser.parse_args(arguments)

@@ -1,6 +1,6 @@
 """A whole round's algebra on a GPU, without files.
 
-Factors are brought there in batches of layers of one shape, timed apart; each batch is one call.
+Factors are brought there in batches of layers of one shape, timed apart, and truncated one by one.
 """
 
 from __future__ import annotations
@@ -15,9 +15,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from batched import truncate_all
 from flexlora.adapters import Factors, LayerSpec, factors_of
-from flexlora.lowrank import LowRank
+from flexlora.lowrank import LowRank, truncate
 from measuring import peak_of, seconds
 from one_layer import Replies, examples_of
 from procedures import moved
@@ -25,7 +24,7 @@ from whole_round import Model, Plan, Row, about, in_dtype, planned
 
 
 def round_on_device(model: Model, options: argparse.Namespace, folder: Path) -> Row:
-    """Layers of one shape in batches: factors to the device, one call, read out once per rank.
+    """Layers of one shape in batches: factors to the device, then cut and read out.
 
     The first batch of each shape is done once more beforehand: libraries load on first use.
     """
@@ -85,7 +84,11 @@ def _combined(
     layer = plan.layers[batch[0]]
     sums = [LowRank.weighted_sum([x.product() for x in each], weights) for each in factors]
     generator = torch.Generator().manual_seed(plan.seed)
-    cuts = truncate_all(sums, plan.spec.highest[layer.name], generator, starts=starts)
+    highest = plan.spec.highest[layer.name]
+    cuts = [
+        truncate(whole, highest, generator, start=start)
+        for whole, start in zip(sums, starts, strict=True)
+    ]
     for cut in cuts:
         for rank in plan.distinct(layer):
             factors_of(cut.kept, rank, plan.spec.scale(rank))

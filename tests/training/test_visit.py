@@ -101,6 +101,16 @@ def test_training_repeats_learns_and_leaves_the_model_as_it_was() -> None:
     assert short.steps == 3
 
 
+def test_examples_are_those_held_however_few_were_trained_on() -> None:
+    """They are what a client is weighed by: a bound of steps does not change its weight."""
+    ours = AdaptedModel(random_model("llama"), ("q_proj",))
+    data, adapter = encoded(7), random_adapter(ours.layers, 2)
+    for most in (1, 2, None):
+        trained = train(ours, visit(adapter, data, Recipe("sgd", 1e-2, 2, max_steps=most)))
+        assert trained.examples == 7
+        assert trained.steps == (most or 4)
+
+
 def test_an_adapted_head_is_trained_too() -> None:
     ours = AdaptedModel(random_model("llama"), ("lm_head", "q_proj"))
     data = encoded(4)

@@ -29,9 +29,10 @@ class FlexLoRA(Rule):
 
     Source: Bai et al., NeurIPS 2024 (arXiv 2402.11505), steps 3 to 5. Kept of the sum is what any
     client can be sent: its best part of the federation's highest rank, within 1e-5 of the best
-    possible distance (exactly the best where the ranks' sum is small). Where fewer than r
-    directions have been learned, the rest of A is the shared initial A with B = 0, which leaves
-    the product unchanged (the paper does not say).
+    possible distance as `truncate` measures it (exactly the best where the ranks' sum is small).
+    Where fewer than r directions have been learned, the rest of A is the shared initial A with
+    B = 0, which leaves the product unchanged (the paper does not say). That part is the "full
+    state" that is scored; the rest of the sum is lost (each round's `cut` says how much).
     Known flaw, kept: the energy outside the smallest rank dies round by round (arXiv 2602.13486).
     """
 

@@ -29,7 +29,8 @@ class FLoRA(Rule):
     """Δ ← Δ + [w_1 s_1 B_1, …] [A_1; …]: exact; every round trains a fresh adapter on top of Δ.
 
     Source: Wang et al., NeurIPS 2024 (arXiv 2409.05976). Deviations: all clients of a round start
-    from one random A (its first r rows), drawn anew each round; Δ is kept recompressed (exactly;
+    from one random A (its first r rows), drawn anew each round: where each drew its own, their
+    first steps, which move B alone, would not share a row space; Δ is kept recompressed (exactly;
     multiplied out once that is smaller) rather than as an ever longer stack; the stack itself
     travels as the patch. The fresh adapter travels as tensors and is counted as bytes down, where
     a seed would do.

@@ -74,7 +74,8 @@ class Rule(abc.ABC):
     def weigh(self, summaries: Sequence[Summary]) -> dict[str, float]:
         """Client → weight, non-negative, summing to 1: by training examples (FedAvg).
 
-        The traits say what may be asked of a summary. Raises RoundError where all weights are zero.
+        The examples are those that it holds: `max_steps` does not change them. The traits say what
+        may be asked of a summary. Raises RoundError where all weights are zero.
         """
         return normalised({s.client: float(s.examples) for s in summaries})
 

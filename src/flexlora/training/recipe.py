@@ -16,7 +16,9 @@ class Recipe:
     """Local training of one client in one round.
 
     optimiser: "adamw" or "sgd" (no momentum), fresh in every round, constant learning rate.
-    epochs: max_steps cuts them short. clip_norm: of the client's whole gradient.
+    epochs: max_steps cuts them short; the client is weighed by the examples that it holds all the
+    same, so that weights do not depend on how long a device trains. clip_norm: of the client's
+    whole gradient.
     Raises ConfigError for a value of another type or out of range.
     """
 

@@ -50,7 +50,7 @@ class Trained:
 
     loss: mean over all learnt tokens of all steps, each before its update and without the penalty;
     first_loss and last_loss: of the first and last step. tokens: seen in all steps, padding not
-    counted. examples: how many the client holds.
+    counted. examples: how many the client holds, whether or not max_steps let it train on all.
     """
 
     adapter: Adapter
