@@ -205,9 +205,22 @@ def test_no_pickle_and_no_global_random_numbers() -> None:
         assert "torch.load(" not in text, file
 
 
+def test_the_command_line_prints_through_one_door() -> None:
+    """`cli/console.py`, where what is hidden in others' names is made visible."""
+    for file in files():
+        if folder(file) != "cli" or file.name == "console.py":
+            continue
+        calls = [x for x in ast.walk(ast.parse(file.read_text())) if isinstance(x, ast.Call)]
+        named = {x.func.id for x in calls if isinstance(x.func, ast.Name)}
+        assert not named & {"print", "Console"}, file
+        written = {ast.unparse(x.func) for x in calls}
+        doors = {"sys.stdout.write", "sys.stderr.write", "typer.echo", "click.echo"}
+        assert not written & doors, file
+
+
 def test_help_loads_no_model_code() -> None:
     script = (
-        "import sys; from flexlora.cli.main import app; import typer.testing as t;"
+        "import sys; from flexlora.cli.commands import app; import typer.testing as t;"
         "r = t.CliRunner().invoke(app, ['--help']); assert r.exit_code == 0, r.output;"
         "assert 'resume' in r.output;"
         "heavy = {'torch', 'transformers', 'flwr', 'peft', 'numpy'} & set(sys.modules);"

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from commands import PROCESS, Flexlora, assert_one_sentence
 from flexlora.cli.arguments import command_line
-from flexlora.cli.main import app
+from flexlora.cli.commands import app
 from flexlora.errors import RoundError
 from flexlora.federation import prepare, run
 from flexlora.formats.peft import load_peft
@@ -161,10 +161,27 @@ def test_demo_compares_its_rules(flexlora: Flexlora, tmp_path: Path) -> None:
 
 
 def test_usage_errors_are_wrong_input(flexlora: Flexlora, tmp_path: Path) -> None:
-    for arguments in (("ruin",), ("run",), ("run", "c.toml", "--sett", "x"), ("export", tmp_path)):
-        done = flexlora(*arguments)
-        assert done.code == 2
-        assert "Traceback" not in done.err
+    for arguments, words in {
+        ("rnu",): "command 'rnu' is unknown; did you mean 'run'?; see flexlora --help",
+        ("nonsense",): "known: continue, demo, eval",
+        ("a\x1b[2J\nb",): r"command 'a\x1b[2J\nb' is unknown",
+        ("run",): "run lacks CONFIG; give it; see flexlora run --help",
+        ("run", "c.toml", "--sett", "x"): "run has no option --sett; did you mean --set?",
+        ("run", "c.toml", "--rounds", "3"): "a key of the config is set by --set TABLE.KEY=VALUE",
+        ("inspect", "x", "--rounds", "3"): "inspect has no option --rounds; see flexlora inspect",
+        ("run", "c.toml", "d.toml"): "run takes fewer arguments; leave out d.toml",
+        ("run", "c.toml", "--out"): "'--out' requires an argument",
+        ("export", tmp_path): "export lacks --out",
+        ("eval", "tiny", "--data", "embedded", "--tasks", "x"): "give a whole number",
+        ("export", "r", "--out", "a", "--energy", "x"): "--energy: 'x' is not a valid float",
+    }.items():
+        assert_one_sentence(flexlora(*arguments), words)
+
+
+def test_without_a_command_the_help_is_shown(flexlora: Flexlora) -> None:
+    done = flexlora()
+    assert (done.code, done.err) == (2, "")
+    assert "0 done, 1 the run failed" in done.out
 
 
 def test_a_run_that_fails_is_code_1(
@@ -250,5 +267,5 @@ def test_ctrl_c_says_how_to_go_on(tmp_path: Path) -> None:
         finally:
             process.kill()
     assert process.returncode == 130
-    assert said == "flexlora: stopped; a run goes on with: flexlora resume RUN\n"
+    assert said == "flexlora: stopped; go on with: flexlora resume r\n"
     assert Run.open(tmp_path / "r").checkpoints() != []

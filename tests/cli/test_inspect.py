@@ -12,9 +12,9 @@ import torch
 from commands import Flexlora
 from flexlora.adapters import Adapter, Factors, dissect
 from flexlora.cli.adapter_view import bars
-from flexlora.cli.words import count, size, span
 from flexlora.federation import run
 from flexlora.formats.peft import load_peft, save_peft
+from flexlora.formats.words import count, size, span
 from flexlora.runs.events import Failed
 from flexlora.runs.run_directory import Run
 from reference import gaussian

@@ -16,6 +16,8 @@ from flexlora.report.blocks import Mark, Table
 from flexlora.report.charts import histogram
 from flexlora.report.read import read_runs
 from flexlora.report.runs import Measure, differing_data
+from flexlora.runs.events import Failed
+from flexlora.runs.run_directory import Run
 from report.pages import figures, words
 from report.synthetic import synthetic_run
 from small import small
@@ -47,6 +49,30 @@ def test_nothing_is_loaded(tmp_path: Path) -> None:
     assert "default-src 'none'" in html
     outside = html.split("<script>")[0]
     assert not re.search(r'(src|href)="(?!#|data:)', outside)
+
+
+def test_hidden_characters_of_names_are_seen_in_texts_and_plots(tmp_path: Path) -> None:
+    """A line separator in a name would end the expressions that the plotting library makes."""
+    evil = "n\u2028b\u202ec\x1b\nd"
+    folder = synthetic_run(tmp_path / "r", **TINY, prefix=evil)
+    run = Run.open(folder)
+    run.append_event(Failed(1, evil, f"reason {evil}"))
+    page = write_report([folder])
+    shown = r"n\u2028b\u202ec\x1b"
+    assert f"reason {shown}" in words(page)
+
+    def texts(value: Any) -> set[str]:
+        if isinstance(value, dict):
+            return set().union(*map(texts, [*value, *value.values()]))
+        if isinstance(value, list):
+            return set().union(*map(texts, value))
+        return {value} if isinstance(value, str) else set()
+
+    found = texts(figures(page))
+    assert any(text.startswith(rf"{shown}\nd 000") for text in found)
+    assert all(text.isprintable() for text in found)
+    body = page.read_text().split("<script>")[0]
+    assert not {"\u2028", "\u202e", "\x1b"} & set(body)
 
 
 def test_several_runs_stand_side_by_side(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from flexlora.cli.output import JsonOption, QuietOption, output, require_free
+from flexlora.cli.playing import playing
 
 
 def continue_run(
@@ -41,6 +42,6 @@ def continue_run(
     assert start is not None
     words.describe(session.setup)
     words.say(f"goes on from {origin(start.parent)}")
-    with words.observer() as watching:
+    with playing(words) as watching:
         result = session.play(out, observer=watching)
     words.results([result])

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from flexlora.cli.output import JsonOption, QuietOption, output
+from flexlora.cli.playing import playing
 
 ARMS = (
     ("fedit", "homogeneous: every client at the lowest rank (the bucket effect)"),
@@ -41,7 +42,8 @@ def demo(
     words.describe(setup)
     results = []
     for config, (_, what) in zip(configs, ARMS, strict=True):
-        words.say(f"\n{what}")
-        with words.observer() as watching:
+        words.say()
+        words.say(what)
+        with playing(words) as watching:
             results.append(Session.of(config, setup).play(observer=watching))
     words.results(results)

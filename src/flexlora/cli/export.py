@@ -22,7 +22,7 @@ def export(
     ] = "best",
 ) -> None:
     """Write a PEFT adapter; it loads with PeftModel.from_pretrained."""
-    from flexlora.cli.tables import say
+    from flexlora.cli.console import say
     from flexlora.formats.peft import save_peft
     from flexlora.runs import load_adapter
 

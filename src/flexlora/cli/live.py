@@ -9,6 +9,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from flexlora.cli.console import Screen
 from flexlora.cli.standing_words import (
     best_words,
     clock,
@@ -17,7 +18,7 @@ from flexlora.cli.standing_words import (
     state_words,
     time_left,
 )
-from flexlora.cli.words import count, size
+from flexlora.formats.words import count, size
 from flexlora.runs.events import Event, RoundBegun, Started
 from flexlora.runs.run_directory import Run
 from flexlora.runs.standing import Standing
@@ -28,7 +29,7 @@ WIDE = 96  # columns from which on a bar and its words stand side by side
 class LiveView:
     """An observer that draws the run's state, and leaves one line of summary when it is closed."""
 
-    def __init__(self, console: Console) -> None:
+    def __init__(self, console: Screen) -> None:
         self.console = console
         self.standing: Standing | None = None
         self.live = Live(self, console=console, transient=True, refresh_per_second=3)
@@ -63,7 +64,7 @@ class LiveView:
         return self.standing
 
     def _say(self, text: str) -> None:
-        self.console.print(text, markup=False, highlight=False, soft_wrap=True)
+        self.console.print(text, soft_wrap=True)
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         known = self._known

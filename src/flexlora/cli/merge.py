@@ -35,15 +35,14 @@ def merge(
     json_: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Sum PEFT adapters of any ranks exactly, and write the best adapter of the rank asked for."""
-    from rich.console import Console
-
     from flexlora.adapters import checked_split
     from flexlora.adapters.kept import parsed_rank
+    from flexlora.cli.console import Screen
     from flexlora.cli.merge_view import merged_json, show_merged
     from flexlora.cli.output import print_json
     from flexlora.merging import merge as merge_adapters
 
-    with Console(stderr=True).status("merging") as status:
+    with Screen(stderr=True).status("merging") as status:
         done = merge_adapters(
             adapters,
             out,

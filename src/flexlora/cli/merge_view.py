@@ -7,13 +7,12 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 
 from flexlora.adapters.anatomy import kinds
-from flexlora.cli.layer_tables import PIPED, SHOWN, layer_table, shared_prefix
-from flexlora.cli.tables import say
-from flexlora.cli.words import count, size, span
+from flexlora.cli.console import say, screen
+from flexlora.cli.layer_tables import SHOWN, layer_table, shared_prefix
+from flexlora.formats.words import count, size, span
 from flexlora.merging import Merged, MergedLayer
 
 
@@ -46,17 +45,18 @@ def show_merged(merged: Merged, *, everything: bool) -> None:
     prefix = shared_prefix(names)
     if prefix:
         say(f"names begin with {prefix}")
-    say("")
+    say()
     groups = [(x,) for x in layers] if single else list(kinds(layers).values())
-    console = Console(width=None if Console().is_terminal else PIPED)
-    console.print(_table([name.removeprefix(prefix) for name in names], groups, merged))
+    screen(wide=True).print(_table([name.removeprefix(prefix) for name in names], groups, merged))
     if not single:
-        say(f"\n{len(layers):,} layers, by kind; --all shows each of them")
+        say()
+        say(f"{len(layers):,} layers, by kind; --all shows each of them")
     lacking = sum(None in layer.ranks for layer in layers)
     if lacking:
         where = count(lacking, "layer")
-        say(f"\n– : the adapter lacks the layer and counts as zero there ({where})")
-    say("")
+        say()
+        say(f"– : the adapter lacks the layer and counts as zero there ({where})")
+    say()
     say(
         f"{count(len(layers), 'layer')}, {count(merged.parameters, 'parameter')} of "
         f"{merged.dtype}, discarded {_percent(merged.share)} of the energy "

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Protocol, final
 
 import typer
 
+from flexlora.cli.console import complain, hand_over, say
 from flexlora.errors import ConfigError, RunError
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ class Output(Protocol):
 
     def describe(self, setup: Setup) -> None: ...
     def plan(self, preview: Preview) -> None: ...
-    def say(self, text: str) -> None: ...
+    def say(self, text: str = "") -> None: ...
     def observer(self) -> AbstractContextManager[Observer]: ...
     def results(self, results: Sequence[Result]) -> None: ...
 
@@ -90,8 +90,8 @@ class People:
             self.say(f"starts from {origin(preview.parent)}")
         draw_partition(preview.setup.census)
 
-    def say(self, text: str) -> None:
-        print(text, flush=True)
+    def say(self, text: str = "") -> None:
+        say(text)
 
     def observer(self) -> AbstractContextManager[Observer]:
         from flexlora.cli.progress import observer
@@ -101,7 +101,7 @@ class People:
     def results(self, results: Sequence[Result]) -> None:
         from flexlora.cli.tables import results_table
 
-        self.say("")
+        self.say()
         results_table(results)
         for result in results:
             self.say(f"run directory: {result.folder}")
@@ -113,7 +113,7 @@ class Quiet:
 
     def describe(self, setup: Setup) -> None: ...
     def plan(self, preview: Preview) -> None: ...
-    def say(self, text: str) -> None: ...
+    def say(self, text: str = "") -> None: ...
 
     def observer(self) -> AbstractContextManager[Observer]:
         from flexlora.federation.observers import Silent
@@ -122,7 +122,7 @@ class Quiet:
 
     def results(self, results: Sequence[Result]) -> None:
         for result in results:
-            print(result.folder, flush=True)
+            hand_over(str(result.folder))
 
 
 @final
@@ -136,8 +136,9 @@ class Json:
     def plan(self, preview: Preview) -> None:
         print_json(plan_json(preview), indent=2)
 
-    def say(self, text: str) -> None:
-        print(text.strip(), file=sys.stderr, flush=True)
+    def say(self, text: str = "") -> None:
+        if text:
+            complain(text)
 
     def observer(self) -> AbstractContextManager[Observer]:
         return nullcontext(Events())
@@ -157,7 +158,7 @@ def print_json(value: object, *, indent: int | None = None) -> None:
     """One JSON document on stdout; NaN and infinity are null."""
     from flexlora.formats.json_text import json_text
 
-    print(json_text(value, indent=indent), flush=True)
+    hand_over(json_text(value, indent=indent))
 
 
 def plan_json(preview: Preview) -> dict[str, Any]:

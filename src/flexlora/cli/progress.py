@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from rich.console import Console
-
+from flexlora.cli.console import say, screen
 from flexlora.cli.live import LiveView
 from flexlora.cli.standing_words import (
     best_words,
@@ -27,8 +25,7 @@ from flexlora.runs.standing import Standing
 @contextmanager
 def observer() -> Iterator[Observer]:
     """For people: a live view where stdout is a terminal that can be drawn on, lines elsewhere."""
-    # The file is named: while a tracker works, sys.stdout is not the terminal.
-    console = Console(file=sys.stdout)
+    console = screen()
     if not console.is_terminal or console.is_dumb_terminal:
         yield Lines()
         return
@@ -62,7 +59,7 @@ class Lines:
         return self.standing
 
     def _say(self, text: str) -> None:
-        print(f"{self._known.name}: {text}", flush=True)
+        say(f"{self._known.name}: {text}")
 
 
 def _line(known: Standing, record: RoundRecord) -> str:

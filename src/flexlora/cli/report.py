@@ -22,8 +22,8 @@ def report(
     ] = None,
 ) -> None:
     """Write one HTML page: scores, rounds, ranks, bytes, spectra, partition, failures, config."""
-    from flexlora.cli.tables import say
-    from flexlora.cli.words import size
+    from flexlora.cli.console import say
+    from flexlora.formats.words import size
     from flexlora.report import write_report
 
     target = write_report(folders, out)

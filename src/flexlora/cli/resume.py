@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from flexlora.cli.output import JsonOption, QuietOption, output
+from flexlora.cli.playing import may_resume, playing
 
 
 def resume(
@@ -19,7 +20,8 @@ def resume(
     from flexlora.federation import Session
 
     words = output(quiet=quiet, json=json)
+    may_resume(folder)
     session = Session.resuming(folder)
-    with words.observer() as watching:
+    with playing(words) as watching:
         result = session.play(observer=watching)
     words.results([result])

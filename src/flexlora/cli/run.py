@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from flexlora.cli.output import EVENTS, JsonOption, QuietOption, output, require_free
+from flexlora.cli.playing import playing
 
 
 def run(
@@ -45,7 +46,7 @@ def run(
     words.describe(session.setup)
     if start is not None:
         words.say(f"starts from {origin(start.parent)}")
-    with words.observer() as watching:
+    with playing(words) as watching:
         result = session.play(out, observer=watching)
     words.results([result])
 

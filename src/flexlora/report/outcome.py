@@ -6,6 +6,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from flexlora.formats.words import count
 from flexlora.report import charts
 from flexlora.report.blocks import (
     Block,
@@ -16,7 +17,6 @@ from flexlora.report.blocks import (
     Table,
     Tile,
     Tiles,
-    count,
     plain,
     signed,
 )
