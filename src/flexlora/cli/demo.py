@@ -9,13 +9,21 @@ from typing import Annotated
 import typer
 
 from flexlora.cli.output import JsonOption, QuietOption, output
+from flexlora.cli.places import require_place
 from flexlora.cli.playing import playing
+from flexlora.errors import ConfigError
 
 ARMS = (
     ("fedit", "homogeneous: every client at the lowest rank (the bucket effect)"),
     ("flexlora", "FlexLoRA: every client at its own rank, exact sums, SVD"),
     ("flexlora-increment", "the increment form: what a client was not sent stays as it is"),
 )
+# Keys that the demo itself sets.
+TAKEN = {
+    "rule.name": f"the demo compares {', '.join(arm for arm, _ in ARMS)}; leave rule.name out, or "
+    "use flexlora run for another rule",
+    "run.out": "the demo writes where --out says; give --out",
+}
 
 
 def demo(
@@ -35,6 +43,11 @@ def demo(
     from flexlora.federation import Session, prepare
 
     words = output(quiet=quiet, json=json_)
+    for item in set_ or []:
+        key = item.partition("=")[0].strip()
+        if key in TAKEN:
+            raise ConfigError(f"--set {item}: {TAKEN[key]}")
+    require_place(out / "new")
     config_file = Path(__file__).with_name("demo.toml")
     overrides = [*(set_ or []), f"run.out={json.dumps(str(out), ensure_ascii=False)}"]
     configs = [load_config(config_file, [*overrides, f"rule.name={arm!r}"]) for arm, _ in ARMS]

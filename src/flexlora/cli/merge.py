@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from flexlora.cli.places import require_free, require_there
+
 
 def merge(
     adapters: Annotated[list[Path], typer.Argument(metavar="ADAPTER...", help="PEFT folders.")],
@@ -36,12 +38,15 @@ def merge(
 ) -> None:
     """Sum PEFT adapters of any ranks exactly, and write the best adapter of the rank asked for."""
     from flexlora.adapters import checked_split
-    from flexlora.adapters.kept import parsed_rank
+    from flexlora.adapters.kept import parsed_rank, require_rank_or_energy
     from flexlora.cli.console import Screen
     from flexlora.cli.merge_view import merged_json, show_merged
     from flexlora.cli.output import print_json
     from flexlora.merging import merge as merge_adapters
 
+    require_free(out)
+    require_there("adapter", *adapters)
+    require_rank_or_energy(rank, energy, "how much of the sum is to be kept", dashes="--")
     with Screen(stderr=True).status("merging") as status:
         done = merge_adapters(
             adapters,

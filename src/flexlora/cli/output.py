@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Protocol, final
 
 import typer
 
 from flexlora.cli.console import complain, hand_over, say
-from flexlora.errors import ConfigError, RunError
+from flexlora.errors import ConfigError
 
 if TYPE_CHECKING:
     from flexlora.evaluation import Scores
@@ -64,12 +62,6 @@ def output(*, quiet: bool, json: bool) -> Output:
     if quiet:
         return Quiet()
     return Json() if json else People()
-
-
-def require_free(out: Path | None) -> None:
-    """Raise RunError, before anything is loaded, for a run directory that is there already."""
-    if out is not None and os.path.lexists(out):
-        raise RunError(f"{out} exists; choose another --out or remove it")
 
 
 @final

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from flexlora.cli.places import require_place
+
 
 def report(
     folders: Annotated[
@@ -26,5 +28,7 @@ def report(
     from flexlora.formats.words import size
     from flexlora.report import write_report
 
+    if out is not None:
+        require_place(out)
     target = write_report(folders, out)
     say(f"report written to {target} ({size(target.stat().st_size)}, needs no network)")

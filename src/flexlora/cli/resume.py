@@ -9,10 +9,12 @@ import typer
 
 from flexlora.cli.output import JsonOption, QuietOption, output
 from flexlora.cli.playing import may_resume, playing
+from flexlora.cli.trust import TrustOption, require_trust
 
 
 def resume(
     folder: Annotated[Path, typer.Argument(metavar="RUN", help="A run directory.")],
+    trust: TrustOption = None,
     quiet: QuietOption = False,
     json: JsonOption = False,
 ) -> None:
@@ -21,6 +23,7 @@ def resume(
 
     words = output(quiet=quiet, json=json)
     may_resume(folder)
+    require_trust(folder, trust)
     session = Session.resuming(folder)
     with playing(words) as watching:
         result = session.play(observer=watching)
