@@ -17,7 +17,7 @@ from flexlora.cli.arguments import command_line
 from flexlora.cli.commands import app
 from flexlora.errors import RoundError
 from flexlora.federation import prepare, run
-from flexlora.formats.peft import load_peft
+from flexlora.formats.peft import load_peft, save_peft
 from flexlora.runs import load_adapter
 from flexlora.runs.events import Failed
 from flexlora.runs.run_directory import Run
@@ -106,6 +106,58 @@ def test_export_writes_what_the_run_hands_out(
     assert (done.code, done.err) == (0, "")
     named = json.loads((tmp_path / "last" / "adapter_config.json").read_text())
     assert named["base_model_name_or_path"] == "tiny"
+
+
+def test_each_option_reaches_the_export(
+    flexlora: Flexlora, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    last = Run.open(folder).checkpoints()[-1]
+    for name, flags, options in (
+        ("share", ("--energy", 0.6), {"energy": 0.6}),
+        ("round", ("--rank", 2, "--round", last), {"rank": 2, "round": last}),
+        ("last", ("--rank", 2, "--round", "last"), {"rank": 2, "round": "last"}),
+    ):
+        assert flexlora("export", folder, *flags, "--out", tmp_path / name).code == 0
+        save_peft(load_adapter(folder, **options), tmp_path / f"same {name}")
+        for file in (tmp_path / name).iterdir():
+            assert file.read_bytes() == (tmp_path / f"same {name}" / file.name).read_bytes()
+    done = flexlora("export", folder, "--rank", 2, "--round", 99, "--out", tmp_path / "none")
+    assert_one_sentence(done, "has no checkpoint of round 99; it keeps those of ")
+    given = []
+    monkeypatch.setattr("flexlora.runs.load_adapter", lambda *a, **k: given.append((a, k)))
+    flexlora("export", folder, "--rank", 2, "--out", tmp_path / "none")
+    flexlora("export", folder, "--energy", 0.5, "--round", "007", "--out", tmp_path / "none")
+    assert given == [
+        ((folder, "2", "best"), {"energy": None}),
+        ((folder, None, "007"), {"energy": 0.5}),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("export", "gone", "--out", "o"), "gone does not exist; give a run directory"),
+        (("merge", "gone", "a", "--out", "o"), "gone does not exist; give a PEFT folder"),
+        (
+            ("export", "{folder}", "--out", "o"),
+            "just one of --rank and --energy (neither is given)",
+        ),
+        (
+            ("export", "{folder}", "--rank", "2", "--energy", "0.9", "--out", "o"),
+            "just one of --rank and --energy (both are given)",
+        ),
+        (("merge", "{folder}", "--out", "o"), "just one of --rank and --energy (neither is given)"),
+        (("merge", "{folder}", "--energy", "2", "--out", "o"), "--energy is 2.0; give a share"),
+        (("run", "{config}", "--set", "data.train_tasks=0"), "no training examples; give some, or"),
+        (("demo", "--set", "rule.name=flora"), "--set rule.name=flora: the demo compares fedit"),
+        (("demo", "--set", "run.out = x"), "--set run.out = x: the demo writes where --out says"),
+    ],
+)
+def test_errors_name_what_is_wrong_and_a_cure_that_helps(
+    flexlora: Flexlora, config: Path, folder: Path, arguments: tuple[str, ...], words: str
+) -> None:
+    places = {"{config}": config, "{folder}": folder}
+    assert_one_sentence(flexlora(*(places.get(x, x) for x in arguments)), words)
 
 
 def test_eval_prints_scores_by_category(flexlora: Flexlora, folder: Path, tmp_path: Path) -> None:
