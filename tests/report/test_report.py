@@ -90,6 +90,54 @@ def test_several_runs_stand_side_by_side(tmp_path: Path, monkeypatch: pytest.Mon
     assert best
 
 
+def test_labels_are_unique_whatever_folders_are_called(tmp_path: Path) -> None:
+    names = ("a/x", "b/x", "c/x (2)", "d/x", "e/x (2)")
+    for name in names:
+        (tmp_path / name).parent.mkdir()
+    found = read_runs([synthetic_run(tmp_path / name, **TINY) for name in names])
+    assert [run.label for run in found] == ["x", "x (2)", "x (2) (2)", "x (3)", "x (2) (3)"]
+
+
+def began(folder: Path, parent: Path | None, seed: int, **record: Any) -> Path:
+    """A run that continues another, or begins from an adapter."""
+    made = synthetic_run(folder, **TINY, seed=seed)
+    known = {"path": str(parent), "kind": "run", "round": 3, "fingerprint": f"of {parent}"}
+    (made / "parent.json").write_text(json.dumps({**known, **record, "start": 3}))
+    return made
+
+
+def test_runs_that_began_elsewhere_differ_in_more_than_the_seed(tmp_path: Path) -> None:
+    """Seeds of one chain are one arm; fresh runs, other chains and other rounds are not."""
+    first = [synthetic_run(tmp_path / f"first-{s}", **TINY, seed=s) for s in (0, 1)]
+    other = synthetic_run(tmp_path / "other", **TINY, rule="fedit")
+    second = [began(tmp_path / f"second-{s}", first[s], s) for s in (0, 1)]
+    third = [began(tmp_path / f"third-{s}", second[s], s) for s in (0, 1)]
+    of_other = began(tmp_path / "of other", other, 0)
+    earlier = began(tmp_path / "earlier", first[0], 0, round=2)
+    gone = [began(tmp_path / f"gone-{s}", tmp_path / f"no {s}", s) for s in (0, 1)]
+    same = [began(tmp_path / f"same-{s}", None, s, kind="adapter") for s in (0, 1)]
+    runs = [*first, *second, *third, of_other, earlier, *gone, *same]
+    arms: dict[str, list[str]] = {}
+    for found in read_runs(runs):
+        arms.setdefault(found.arm, []).append(found.label)
+    assert list(arms.values()) == [
+        ["first-0", "first-1"],
+        ["second-0", "second-1"],
+        ["third-0", "third-1"],
+        ["of other"],
+        ["earlier"],
+        ["gone-0"],
+        ["gone-1"],
+        ["same-0", "same-1"],
+    ]
+
+
+def test_a_run_that_says_it_began_from_itself_is_read(tmp_path: Path) -> None:
+    folder = tmp_path / "r"
+    began(folder, folder, 0)
+    assert [run.label for run in read_runs([folder])] == ["r"]
+
+
 def test_best_is_marked_in_the_metric_s_own_direction(tmp_path: Path) -> None:
     runs = [
         synthetic_run(tmp_path / name, **TINY, lift=lift, metrics=("loss",))

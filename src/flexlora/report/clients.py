@@ -121,7 +121,7 @@ def _spread(
         changes, x=f"{measure.axis}, full state − base", y="clients", series=series, whole=False
     )
     table = Table.of(
-        title, ["run", "from", "to (below)", "clients"], [row for row in bins if row[3]]
+        title, ["runs", "from", "to (below)", "clients"], [row for row in bins if row[3]]
     )
     words = "How many clients changed by how much against the base model"
     if measure.higher is not None:
