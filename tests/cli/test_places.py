@@ -121,13 +121,19 @@ def test_a_full_disk_is_the_run_s_failure_and_names_the_file(
 def test_what_the_system_refuses_names_its_path_and_a_cure_of_its_own(
     flexlora: Flexlora, monkeypatch: pytest.MonkeyPatch, number: int, cure: str, code: int
 ) -> None:
-    """Wherever it happens."""
+    """Wherever it happens; a write to an open file has no name, and is no surprise all the same."""
+    named = ["some/where"]
 
     def opened(_: object) -> None:
-        raise OSError(number, os.strerror(number), "some/where")
+        raise OSError(number, os.strerror(number), *named)
 
     monkeypatch.setattr("flexlora.federation.starts.kind_of", opened)
     done = flexlora("inspect", "r")
     assert (done.code, done.out) == (code, "")
     assert done.err.startswith(f"flexlora: cannot use some/where: {os.strerror(number)}; {cure}")
     assert done.err.count("\n") == 1
+    named.clear()
+    unnamed = flexlora("inspect", "r")
+    disk = number not in (errno.EACCES, errno.EISDIR)
+    assert (f"cannot use a file: {os.strerror(number)}; {cure}" in unnamed.err) == disk
+    assert ("unexpected" in unnamed.err) == (not disk)

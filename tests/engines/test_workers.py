@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -15,7 +18,7 @@ from flexlora.adapters import Adapter, Delta
 from flexlora.engines.in_process import InProcess
 from flexlora.engines.jobs import Failure, Outcome, Reply, Train
 from flexlora.engines.worker import Equipment, pack_delta, unpack_delta
-from flexlora.engines.workers import Workers
+from flexlora.engines.workers import Workers, deaf_to_ctrl_c
 from flexlora.errors import TrainingError
 from flexlora.federation import prepare
 from flexlora.federation.setup import Setup
@@ -154,3 +157,24 @@ def test_delta_survives_the_pipe(setup: Setup) -> None:
     assert (read.version, set(read.layers)) == (3, {layer.name})
     assert torch.equal(read.layers[layer.name].left, part.left)
     assert torch.equal(read.layers[layer.name].right, part.right)
+
+
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="looks at the process as Linux shows it")
+def test_ctrl_c_reaches_no_worker_however_early_it_comes() -> None:
+    """The signal is blocked from the start: a worker has no handler while it imports."""
+    with deaf_to_ctrl_c():
+        process = subprocess.Popen(
+            [sys.executable, "-c", "print('ready', flush=True); input()"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+        )
+    with process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        process.send_signal(signal.SIGINT)
+        status = Path(f"/proc/{process.pid}/status").read_text()
+        assert process.poll() is None
+        process.kill()
+    (blocked,) = [line.split()[1] for line in status.splitlines() if line.startswith("SigBlk")]
+    assert int(blocked, 16) >> (signal.SIGINT - 1) & 1
+    assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, set())

@@ -32,7 +32,7 @@ def _run() -> NoReturn:
     from flexlora.cli.console import Unread
     from flexlora.cli.usage import usage_words
     from flexlora.errors import FlexLoRAError
-    from flexlora.formats.refused import refused
+    from flexlora.formats.refused import of_disk, refused
 
     try:
         code = command_line(app)(prog_name="flexlora", standalone_mode=False)
@@ -52,9 +52,9 @@ def _run() -> NoReturn:
             sys.exit(UNREAD)  # As of any command in a pipe: whoever closed it knows.
         _fail(f"stopped, for whoever read the output has closed it{ends.go_on()}", UNREAD)
     except OSError as error:
-        if error.filename is None:
+        if error.filename is None and not of_disk(error):
             _unexpected(error)
-        told = refused(error.filename, error, "cannot use")
+        told = refused(error.filename or "a file", error, "cannot use")
         _fail(str(told), told.exit_code)
     except Exception as error:
         _unexpected(error)

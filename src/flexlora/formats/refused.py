@@ -22,9 +22,15 @@ _SHORT = {
     errno.ENOSPC: "free space there or choose another folder",
     errno.EDQUOT: "free space there or choose another folder",
     errno.EFBIG: "choose a folder on a disk that holds such files",
+    errno.EIO: "see whether the disk is well",
     errno.EMFILE: "raise the limit of open files (ulimit -n)",
     errno.ENFILE: "raise the limit of open files (ulimit -n)",
 }
+
+
+def of_disk(error: OSError) -> bool:
+    """Whether it tells of a disk, or of the system's limits: nothing that the network has."""
+    return error.errno in _SHORT or error.errno == errno.EROFS
 
 
 def refused(path: object, error: OSError, doing: str = "cannot write") -> FlexLoRAError:
