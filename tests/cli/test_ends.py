@@ -155,7 +155,11 @@ def test_a_terminal_gets_its_cursor_back(again: bool) -> None:
         ("[say('line') for _ in range(100_000)]", ""),
         ("[Screen().print('line') for _ in range(100_000)]", ""),
         (
-            "ends.playing = 'r'; [say('line') for _ in range(100_000)]",
+            "ends.at_work = True; [say('line') for _ in range(100_000)]",
+            "flexlora: stopped, for whoever read the output has closed it\n",
+        ),
+        (
+            "ends.at_work, ends.playing = True, 'r'; [say('line') for _ in range(100_000)]",
             "flexlora: stopped, for whoever read the output has closed it; "
             "go on with: flexlora resume r\n",
         ),

@@ -25,11 +25,15 @@ UNREAD = 141  # As a shell tells of a process that SIGPIPE has ended.
 
 @final
 class Ends:
-    """What has stopped this process, and which run goes on from where it is."""
+    """What has stopped this process, and which run goes on from where it is.
+
+    at_work: whether more was asked for than what is printed, so that its end is worth a word.
+    """
 
     def __init__(self) -> None:
         self.stopped: signal.Signals | None = None
         self.playing: str | None = None
+        self.at_work = False
         self._told = False
 
     @contextmanager
@@ -38,7 +42,7 @@ class Ends:
 
         Once stopped, it listens until the process has gone: a second signal ends that at once.
         """
-        self.stopped, self.playing, self._told = None, None, False
+        self.stopped, self.playing, self.at_work, self._told = None, None, False, False
         before: dict[int, Any] = {}
         if threading.current_thread() is threading.main_thread():
             # Windows has no SIGHUP.

@@ -48,7 +48,7 @@ def _run() -> NoReturn:
     except Abort:
         ends.leave()
     except Unread:
-        if ends.playing is None:
+        if not ends.at_work:
             sys.exit(UNREAD)  # As of any command in a pipe: whoever closed it knows.
         _fail(f"stopped, for whoever read the output has closed it{ends.go_on()}", UNREAD)
     except OSError as error:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Protocol, final
 import typer
 
 from flexlora.cli.console import complain, hand_over, say
+from flexlora.cli.ends import ends
 from flexlora.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -56,7 +57,11 @@ class Output(Protocol):
 
 
 def output(*, quiet: bool, json: bool) -> Output:
-    """Where a command's words go. Raises ConfigError when asked for silence and for JSON."""
+    """Where the words of a command that plays runs go.
+
+    Raises ConfigError when asked for silence and for JSON.
+    """
+    ends.at_work = True
     if quiet and json:
         raise ConfigError("--quiet and --json exclude each other; give one of them")
     if quiet:
