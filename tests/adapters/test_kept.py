@@ -37,7 +37,7 @@ def test_neither_and_both_are_refused(rank: int | None, energy: float | None) ->
         require_rank_or_energy(rank, energy, "how much is kept", dashes="--")
     words = f"give just one of --rank and --energy ({given}): how much is kept"
     assert str(caught.value) == words
-    with pytest.raises(ConfigError, match="^give just one of rank and energy "):
+    with pytest.raises(ConfigError, match=r"^give just one of rank and energy "):
         require_rank_or_energy(rank, energy, "how much is kept")
 
 

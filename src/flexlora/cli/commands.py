@@ -19,8 +19,8 @@ from flexlora.cli.run import run
 app = typer.Typer(
     name="flexlora",
     help="Federated LoRA fine-tuning in which every client trains at the rank it affords.",
-    epilog="Exit codes: 0 done, 1 the run failed, 2 the input was wrong, 128 + n a signal n stopped "
-    "it.",
+    epilog="Exit codes: 0 done, 1 the run failed, 2 the input was wrong, 128 + n signal n "
+    "stopped it.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
