@@ -19,6 +19,12 @@ settings.register_profile("flexlora", derandomize=True, deadline=None, max_examp
 settings.load_profile("flexlora")
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _own_state(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """What the command line remembers of this user stays as it is."""
+    os.environ["XDG_STATE_HOME"] = str(tmp_path_factory.mktemp("state"))
+
+
 @pytest.fixture(scope="session")
 def shared() -> Path:
     """The folder with real data and models, beside the repository."""

@@ -97,7 +97,7 @@ def test_every_public_name_is_in_the_reference(pages: dict[Path, Page]) -> None:
 
 
 def test_every_command_and_table_of_the_config_is_in_the_reference(pages: dict[Path, Page]) -> None:
-    from flexlora.cli.main import app
+    from flexlora.cli.commands import app
 
     anchors = set().union(*(page.anchors for page in pages.values()))
     commands = {f"flexlora-{command.name}" for command in app.registered_commands}

@@ -151,7 +151,7 @@ class CommandLine(Directive):
         import click
 
         from flexlora.cli.arguments import command_line
-        from flexlora.cli.main import app
+        from flexlora.cli.commands import app
 
         group: Any = command_line(app)
         sections = []

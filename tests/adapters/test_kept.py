@@ -37,7 +37,12 @@ def test_just_one_passes(rank: int | str | None, energy: float | None) -> None:
 
 @pytest.mark.parametrize(("rank", "energy"), [(None, None), (2, 0.5), (0, 0.0)])
 def test_neither_and_both_are_refused(rank: int | None, energy: float | None) -> None:
-    with pytest.raises(ConfigError, match=r"^give just one of rank and energy: how much is kept$"):
+    given = "neither is given" if rank is None else "both are given"
+    with pytest.raises(ConfigError) as caught:
+        require_rank_or_energy(rank, energy, "how much is kept", dashes="--")
+    words = f"give just one of --rank and --energy ({given}): how much is kept"
+    assert str(caught.value) == words
+    with pytest.raises(ConfigError, match=r"^give just one of rank and energy "):
         require_rank_or_energy(rank, energy, "how much is kept")
 
 

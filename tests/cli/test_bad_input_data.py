@@ -250,7 +250,9 @@ case(
     "fewer clients than categories", "clients is 2, but there are 3 categories", "leave partition"
 )(partition("category", "clients=2", **KIND))
 case(
-    "small clients", "fewer than partition.min_examples = 8 examples (client", "data.min_examples"
+    "small clients",
+    "fewer than partition.min_examples = 8 examples (client",
+    "leave their examples out of the data",
 )(partition("client", "min_examples=8", client="who"))
 
 

@@ -37,7 +37,7 @@ case("checkpointing in words", 'config model.checkpointing is "on", expected')(
 case("a device of eval", "device 'cuda:77' is not one of this machine")(
     lambda _: ["eval", "tiny", "--data", "embedded", "--device", "cuda:77"]
 )
-case("bits of eval", 'config model.quantise is "16bit"; did you mean')(
+case("bits of eval", '--quantise is "16bit"; did you mean')(
     lambda _: ["eval", "tiny", "--data", "embedded", "--quantise", "16bit"]
 )
 for key, value, words in (

@@ -14,10 +14,10 @@ from typer.testing import CliRunner
 
 from commands import PROCESS, Flexlora, assert_one_sentence
 from flexlora.cli.arguments import command_line
-from flexlora.cli.main import app
+from flexlora.cli.commands import app
 from flexlora.errors import RoundError
 from flexlora.federation import prepare, run
-from flexlora.formats.peft import load_peft
+from flexlora.formats.peft import load_peft, save_peft
 from flexlora.runs import load_adapter
 from flexlora.runs.events import Failed
 from flexlora.runs.run_directory import Run
@@ -108,6 +108,58 @@ def test_export_writes_what_the_run_hands_out(
     assert named["base_model_name_or_path"] == "tiny"
 
 
+def test_each_option_reaches_the_export(
+    flexlora: Flexlora, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    last = Run.open(folder).checkpoints()[-1]
+    for name, flags, options in (
+        ("share", ("--energy", 0.6), {"energy": 0.6}),
+        ("round", ("--rank", 2, "--round", last), {"rank": 2, "round": last}),
+        ("last", ("--rank", 2, "--round", "last"), {"rank": 2, "round": "last"}),
+    ):
+        assert flexlora("export", folder, *flags, "--out", tmp_path / name).code == 0
+        save_peft(load_adapter(folder, **options), tmp_path / f"same {name}")
+        for file in (tmp_path / name).iterdir():
+            assert file.read_bytes() == (tmp_path / f"same {name}" / file.name).read_bytes()
+    done = flexlora("export", folder, "--rank", 2, "--round", 99, "--out", tmp_path / "none")
+    assert_one_sentence(done, "has no checkpoint of round 99; it keeps those of ")
+    given = []
+    monkeypatch.setattr("flexlora.runs.load_adapter", lambda *a, **k: given.append((a, k)))
+    flexlora("export", folder, "--rank", 2, "--out", tmp_path / "none")
+    flexlora("export", folder, "--energy", 0.5, "--round", "007", "--out", tmp_path / "none")
+    assert given == [
+        ((folder, "2", "best"), {"energy": None}),
+        ((folder, None, "007"), {"energy": 0.5}),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("export", "gone", "--out", "o"), "gone does not exist; give a run directory"),
+        (("merge", "gone", "a", "--out", "o"), "gone does not exist; give a PEFT folder"),
+        (
+            ("export", "{folder}", "--out", "o"),
+            "just one of --rank and --energy (neither is given)",
+        ),
+        (
+            ("export", "{folder}", "--rank", "2", "--energy", "0.9", "--out", "o"),
+            "just one of --rank and --energy (both are given)",
+        ),
+        (("merge", "{folder}", "--out", "o"), "just one of --rank and --energy (neither is given)"),
+        (("merge", "{folder}", "--energy", "2", "--out", "o"), "--energy is 2.0; give a share"),
+        (("run", "{config}", "--set", "data.train_tasks=0"), "no training examples; give some, or"),
+        (("demo", "--set", "rule.name=flora"), "--set rule.name=flora: the demo compares fedit"),
+        (("demo", "--set", "run.out = x"), "--set run.out = x: the demo writes where --out says"),
+    ],
+)
+def test_errors_name_what_is_wrong_and_a_cure_that_helps(
+    flexlora: Flexlora, config: Path, folder: Path, arguments: tuple[str, ...], words: str
+) -> None:
+    places = {"{config}": config, "{folder}": folder}
+    assert_one_sentence(flexlora(*(places.get(x, x) for x in arguments)), words)
+
+
 def test_eval_prints_scores_by_category(flexlora: Flexlora, folder: Path, tmp_path: Path) -> None:
     few = ("--tasks", 2, "--examples", 1, "--max-new-tokens", 2, "--max-tokens", 250)
     base = flexlora("eval", "tiny", "--data", "embedded", *few)
@@ -161,10 +213,27 @@ def test_demo_compares_its_rules(flexlora: Flexlora, tmp_path: Path) -> None:
 
 
 def test_usage_errors_are_wrong_input(flexlora: Flexlora, tmp_path: Path) -> None:
-    for arguments in (("ruin",), ("run",), ("run", "c.toml", "--sett", "x"), ("export", tmp_path)):
-        done = flexlora(*arguments)
-        assert done.code == 2
-        assert "Traceback" not in done.err
+    for arguments, words in {
+        ("rnu",): "command 'rnu' is unknown; did you mean 'run'?; see flexlora --help",
+        ("nonsense",): "known: continue, demo, eval",
+        ("a\x1b[2J\nb",): r"command 'a\x1b[2J\nb' is unknown",
+        ("run",): "run lacks CONFIG; give it; see flexlora run --help",
+        ("run", "c.toml", "--sett", "x"): "run has no option --sett; did you mean --set?",
+        ("run", "c.toml", "--rounds", "3"): "a key of the config is set by --set TABLE.KEY=VALUE",
+        ("inspect", "x", "--rounds", "3"): "inspect has no option --rounds; see flexlora inspect",
+        ("run", "c.toml", "d.toml"): "run takes fewer arguments; leave out d.toml",
+        ("run", "c.toml", "--out"): "'--out' requires an argument",
+        ("export", tmp_path): "export lacks --out",
+        ("eval", "tiny", "--data", "embedded", "--tasks", "x"): "give a whole number",
+        ("export", "r", "--out", "a", "--energy", "x"): "--energy: 'x' is not a valid float",
+    }.items():
+        assert_one_sentence(flexlora(*arguments), words)
+
+
+def test_without_a_command_the_help_is_shown(flexlora: Flexlora) -> None:
+    done = flexlora()
+    assert (done.code, done.err) == (2, "")
+    assert "0 done, 1 the run failed" in done.out
 
 
 def test_a_run_that_fails_is_code_1(
@@ -250,5 +319,5 @@ def test_ctrl_c_says_how_to_go_on(tmp_path: Path) -> None:
         finally:
             process.kill()
     assert process.returncode == 130
-    assert said == "flexlora: stopped; a run goes on with: flexlora resume RUN\n"
+    assert said == "flexlora: stopped; go on with: flexlora resume r\n"
     assert Run.open(tmp_path / "r").checkpoints() != []

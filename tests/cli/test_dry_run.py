@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from rich.console import Console
 
 from commands import Flexlora
 from flexlora.cli import partition_view
+from flexlora.cli.console import Screen
 from flexlora.cli.partition_view import Legend, draw_partition
 from flexlora.config.config import Config
 from flexlora.config.config_file import parse_config
@@ -133,8 +133,8 @@ def test_a_bar_is_as_wide_as_asked(width: int) -> None:
 
 
 def drawn(monkeypatch: pytest.MonkeyPatch, held: Census, width: int, **options: Any) -> str:
-    console = Console(width=width, record=True, force_terminal=True, **options)
-    monkeypatch.setattr(partition_view, "Console", lambda: console)
+    console = Screen(width=width, record=True, force_terminal=True, **options)
+    monkeypatch.setattr(partition_view, "screen", lambda: console)
     draw_partition(held)
     return console.export_text()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -12,9 +13,9 @@ import torch
 from commands import Flexlora, assert_one_sentence
 from flexlora.adapters import Adapter, Factors, dissect
 from flexlora.cli.adapter_view import bars
-from flexlora.cli.words import count, size, span
 from flexlora.federation import run
 from flexlora.formats.peft import load_peft, save_peft
+from flexlora.formats.words import count, size, span
 from flexlora.runs.events import Failed
 from flexlora.runs.run_directory import Run
 from peft_folders import pair, write_folder
@@ -163,9 +164,29 @@ def test_a_run_is_shown(flexlora: Flexlora, folder: Path) -> None:
     assert (found["kind"], found["state"]) == ("run", "finished")
 
 
-def test_failures_are_grouped_by_reason(flexlora: Flexlora, folder: Path, tmp_path: Path) -> None:
-    import shutil
+def test_a_diverged_run_is_json_all_the_same(
+    flexlora: Flexlora, folder: Path, tmp_path: Path
+) -> None:
+    """Its scores are no numbers: null, for JSON has no NaN."""
+    copy = Path(shutil.copytree(folder, tmp_path / "r"))
+    log = copy / "metrics.jsonl"
+    lines = log.read_text().splitlines()
+    last = json.loads(lines[-1])
+    last["train_loss"] = None
+    last["validation"]["loss"] = None
+    log.write_text("\n".join([*lines[:-1], json.dumps(last), ""]))
 
+    def refuse(constant: str) -> None:
+        raise AssertionError(constant)
+
+    done = flexlora("inspect", copy, "--json")
+    assert done.code == 0, done
+    found = json.loads(done.out, parse_constant=refuse)
+    assert found["last"]["train_loss"] is None
+    assert found["last"]["validation"]["loss"] is None
+
+
+def test_failures_are_grouped_by_reason(flexlora: Flexlora, folder: Path, tmp_path: Path) -> None:
     copy = Path(shutil.copytree(folder, tmp_path / "r"))
     opened = Run.open(copy)
     for i in range(7):

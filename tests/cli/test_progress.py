@@ -12,6 +12,7 @@ import pytest
 from rich.console import Console
 
 from commands import Flexlora
+from flexlora.cli.console import Screen
 from flexlora.cli.live import LiveView
 from flexlora.cli.progress import Lines
 from flexlora.cli.standing_words import best_words, clock, score_words, time_left
@@ -98,7 +99,7 @@ def test_a_line_a_round_with_what_failed_and_what_is_left(
 @pytest.mark.parametrize("width", [40, 60, 120])
 def test_the_view_fits_its_terminal_and_leaves_a_line(tmp_path: Path, width: int) -> None:
     file = io.StringIO()
-    console = Console(file=file, force_terminal=True, width=width, height=30)
+    console = Screen(file=file, force_terminal=True, width=width, height=30)
     view = LiveView(console)
     view.told(started(made(tmp_path / "r")))
     view.told(RoundEnded(record(2, 0.5)))

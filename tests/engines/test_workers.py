@@ -5,6 +5,8 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import replace
@@ -19,6 +21,7 @@ from flexlora.config.config import ModelConfig
 from flexlora.engines.in_process import InProcess
 from flexlora.engines.jobs import Failure, Outcome, Reply, Train
 from flexlora.engines.worker import Equipment, _sendable, pack_delta, unpack_delta
+from flexlora.engines.worker_process import deaf_to_ctrl_c
 from flexlora.engines.workers import Workers, _again, _Batch
 from flexlora.errors import ModelError, RunError, TrainingError
 from flexlora.evaluation import METRICS, text_metric
@@ -312,3 +315,24 @@ def test_delta_survives_the_pipe(setup: Setup) -> None:
     assert (read.version, set(read.layers)) == (3, {layer.name})
     assert torch.equal(read.layers[layer.name].left, part.left)
     assert torch.equal(read.layers[layer.name].right, part.right)
+
+
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="looks at the process as Linux shows it")
+def test_ctrl_c_reaches_no_worker_however_early_it_comes() -> None:
+    """The signal is blocked from the start: a worker has no handler while it imports."""
+    with deaf_to_ctrl_c():
+        process = subprocess.Popen(
+            [sys.executable, "-c", "print('ready', flush=True); input()"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+        )
+    with process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        process.send_signal(signal.SIGINT)
+        status = Path(f"/proc/{process.pid}/status").read_text()
+        assert process.poll() is None
+        process.kill()
+    (blocked,) = [line.split()[1] for line in status.splitlines() if line.startswith("SigBlk")]
+    assert int(blocked, 16) >> (signal.SIGINT - 1) & 1
+    assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, set())

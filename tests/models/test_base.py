@@ -6,6 +6,7 @@ import json
 import shutil
 from pathlib import Path
 
+import huggingface_hub
 import pytest
 import torch
 import transformers
@@ -72,10 +73,27 @@ def test_a_folder_loads_frozen_in_eval_mode(
 
 def test_the_quiet_settings_are_put_back(saved: Path) -> None:
     level = transformers.logging.get_verbosity()
+    hub = huggingface_hub.logging.get_verbosity()
     bars = transformers.logging.is_progress_bar_enabled()
     load_model(saved)
     assert transformers.logging.get_verbosity() == level
     assert transformers.logging.is_progress_bar_enabled() == bars
+    assert huggingface_hub.logging.get_verbosity() == hub
+
+
+def test_tries_to_reach_the_hub_are_not_told_one_by_one(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def unreachable(**_: object) -> None:
+        for part in ("utils._http", "file_download"):
+            told = huggingface_hub.logging.get_logger(f"huggingface_hub.{part}")
+            told.warning("HEAD https://… timed out, retrying in 1s [Retry 1/5].")
+        raise OSError("offline")
+
+    monkeypatch.setattr(transformers.AutoConfig, "from_pretrained", unreachable)
+    with pytest.raises(ModelError, match="offline; check the name and the network"):
+        load_model("nothere")
+    assert capfd.readouterr() == ("", "")
 
 
 def test_no_folder_and_unknown_dtype(tmp_path: Path, saved: Path) -> None:

@@ -76,6 +76,10 @@ def test_what_categories_cannot_do_is_refused() -> None:
         ByCategory(clients=4).deal(labels, least=1, generator=seeded(0))
     with pytest.raises(DataError, match=r"1 of 2 clients have fewer .* = 2 .*'b' has 1"):
         ByTask().deal(labels, least=2, generator=seeded(0))
+    with pytest.raises(
+        DataError, match=r"'b' has 1.*; lower partition.min_examples or partition.clie"
+    ):
+        ByCategory(clients=2).deal(labels, least=2, generator=seeded(0))
     with pytest.raises(DataError, match="the name of another, 'a-1'; rename"):
         ByCategory(clients=3).deal(["a", "a", "a-1"], least=1, generator=seeded(0))
     with pytest.raises(ValueError, match="1 clients for 2 labels"):

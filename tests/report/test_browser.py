@@ -14,6 +14,7 @@ from report.browser import Browser, require_browser
 from report.synthetic import synthetic_run
 
 EVIL = "<img src=x onerror=\"document.title='owned'\"></script><b>"
+HIDDEN = "n\u2028b\u202ec\x1b"
 
 
 @pytest.fixture(scope="module")
@@ -33,14 +34,16 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         for i in range(2)
     ]
     evil = synthetic_run(folder / "evil", rounds=2, clients=8, unseen=4, labels=3, prefix=EVIL)
+    hidden = synthetic_run(folder / "h", rounds=2, clients=8, unseen=4, labels=3, prefix=HIDDEN)
     return {
         "big": write_report([big], folder / "big.html"),
         "few": write_report(few, folder / "few.html"),
         "evil": write_report([evil], folder / "evil.html"),
+        "hidden": write_report([hidden], folder / "hidden.html"),
     }
 
 
-@pytest.mark.parametrize("name", ["big", "few", "evil"])
+@pytest.mark.parametrize("name", ["big", "few", "evil", "hidden"])
 @pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (390, "dark")])
 def test_page(browser: Browser, pages: dict[str, Path], name: str, width: int, scheme: str) -> None:
     browser.open(pages[name], width=width, scheme=scheme)

@@ -16,6 +16,8 @@ from flexlora.report.blocks import Mark, Table
 from flexlora.report.charts import histogram
 from flexlora.report.read import read_runs
 from flexlora.report.runs import Measure, differing_data
+from flexlora.runs.events import Failed
+from flexlora.runs.run_directory import Run
 from report.pages import figures, words
 from report.synthetic import synthetic_run
 from small import small
@@ -49,6 +51,30 @@ def test_nothing_is_loaded(tmp_path: Path) -> None:
     assert not re.search(r'(src|href)="(?!#|data:)', outside)
 
 
+def test_hidden_characters_of_names_are_seen_in_texts_and_plots(tmp_path: Path) -> None:
+    """A line separator in a name would end the expressions that the plotting library makes."""
+    evil = "n\u2028b\u202ec\x1b\nd"
+    folder = synthetic_run(tmp_path / "r", **TINY, prefix=evil)
+    run = Run.open(folder)
+    run.append_event(Failed(1, evil, f"reason {evil}"))
+    page = write_report([folder])
+    shown = r"n\u2028b\u202ec\x1b"
+    assert f"reason {shown}" in words(page)
+
+    def texts(value: Any) -> set[str]:
+        if isinstance(value, dict):
+            return set().union(*map(texts, [*value, *value.values()]))
+        if isinstance(value, list):
+            return set().union(*map(texts, value))
+        return {value} if isinstance(value, str) else set()
+
+    found = texts(figures(page))
+    assert any(text.startswith(rf"{shown}\nd 000") for text in found)
+    assert all(text.isprintable() for text in found)
+    body = page.read_text().split("<script>")[0]
+    assert not {"\u2028", "\u202e", "\x1b"} & set(body)
+
+
 def test_several_runs_stand_side_by_side(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     runs = [
         synthetic_run(tmp_path / f"{rule}-seed{seed}", **TINY, rule=rule, seed=seed, lift=lift)
@@ -62,6 +88,54 @@ def test_several_runs_stand_side_by_side(tmp_path: Path, monkeypatch: pytest.Mon
     assert "Mean ± standard deviation over seeds" in words(page)
     best = re.findall(r'best">.*?</tr>', page.read_text())
     assert best
+
+
+def test_labels_are_unique_whatever_folders_are_called(tmp_path: Path) -> None:
+    names = ("a/x", "b/x", "c/x (2)", "d/x", "e/x (2)")
+    for name in names:
+        (tmp_path / name).parent.mkdir()
+    found = read_runs([synthetic_run(tmp_path / name, **TINY) for name in names])
+    assert [run.label for run in found] == ["x", "x (2)", "x (2) (2)", "x (3)", "x (2) (3)"]
+
+
+def began(folder: Path, parent: Path | None, seed: int, **record: Any) -> Path:
+    """A run that continues another, or begins from an adapter."""
+    made = synthetic_run(folder, **TINY, seed=seed)
+    known = {"path": str(parent), "kind": "run", "round": 3, "fingerprint": f"of {parent}"}
+    (made / "parent.json").write_text(json.dumps({**known, **record, "start": 3}))
+    return made
+
+
+def test_runs_that_began_elsewhere_differ_in_more_than_the_seed(tmp_path: Path) -> None:
+    """Seeds of one chain are one arm; fresh runs, other chains and other rounds are not."""
+    first = [synthetic_run(tmp_path / f"first-{s}", **TINY, seed=s) for s in (0, 1)]
+    other = synthetic_run(tmp_path / "other", **TINY, rule="fedit")
+    second = [began(tmp_path / f"second-{s}", first[s], s) for s in (0, 1)]
+    third = [began(tmp_path / f"third-{s}", second[s], s) for s in (0, 1)]
+    of_other = began(tmp_path / "of other", other, 0)
+    earlier = began(tmp_path / "earlier", first[0], 0, round=2)
+    gone = [began(tmp_path / f"gone-{s}", tmp_path / f"no {s}", s) for s in (0, 1)]
+    same = [began(tmp_path / f"same-{s}", None, s, kind="adapter") for s in (0, 1)]
+    runs = [*first, *second, *third, of_other, earlier, *gone, *same]
+    arms: dict[str, list[str]] = {}
+    for found in read_runs(runs):
+        arms.setdefault(found.arm, []).append(found.label)
+    assert list(arms.values()) == [
+        ["first-0", "first-1"],
+        ["second-0", "second-1"],
+        ["third-0", "third-1"],
+        ["of other"],
+        ["earlier"],
+        ["gone-0"],
+        ["gone-1"],
+        ["same-0", "same-1"],
+    ]
+
+
+def test_a_run_that_says_it_began_from_itself_is_read(tmp_path: Path) -> None:
+    folder = tmp_path / "r"
+    began(folder, folder, 0)
+    assert [run.label for run in read_runs([folder])] == ["r"]
 
 
 def test_best_is_marked_in_the_metric_s_own_direction(tmp_path: Path) -> None:

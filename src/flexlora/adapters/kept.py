@@ -23,12 +23,18 @@ def parsed_rank(rank: int | str, shown: str) -> int | Literal["full"]:
         raise RankError(f"{shown} is no whole number; give 1 or more, or 'full'") from error
 
 
-def require_rank_or_energy(rank: object, energy: float | None, purpose: str) -> None:
+def require_rank_or_energy(
+    rank: object, energy: float | None, purpose: str, *, dashes: str = ""
+) -> None:
     """Raise ConfigError unless just one of them is given, and an energy is above 0 and at most 1.
 
-    purpose: what they are to say, for the message. The rank itself is not looked at.
+    purpose: what they are to say, for the message; dashes: what stands before their names where
+    they were typed. The rank itself is not looked at.
     """
     if (rank is None) == (energy is None):
-        raise ConfigError(f"give just one of rank and energy: {purpose}")
+        given = "neither is given" if rank is None else "both are given"
+        raise ConfigError(f"give just one of {dashes}rank and {dashes}energy ({given}): {purpose}")
     if energy is not None and not 0.0 < energy <= 1.0:
-        raise ConfigError(f"energy is {energy}; give a share above 0 and at most 1, like 0.999")
+        raise ConfigError(
+            f"{dashes}energy is {energy}; give a share above 0 and at most 1, like 0.999"
+        )

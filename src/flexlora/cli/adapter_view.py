@@ -8,14 +8,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 
 from flexlora.adapters import Adapter, LayerAnatomy, Scaling, dissect
 from flexlora.adapters.anatomy import kinds
-from flexlora.cli.layer_tables import PIPED, SHOWN, WIDE, layer_table, shared_prefix
-from flexlora.cli.tables import say
-from flexlora.cli.words import count, size, span
+from flexlora.cli.console import say, screen
+from flexlora.cli.layer_tables import SHOWN, WIDE, layer_table, shared_prefix
+from flexlora.formats.words import count, size, span
 
 BARS = "▁▂▃▄▅▆▇█"
 _NAMED = 3  # Tensors that a sentence names at most.
@@ -89,18 +88,19 @@ def show_adapter(
         say("it changes nothing: A or B is zero in every layer, as before any training")
     if whole:
         say(f"beside LoRA it holds {count(len(whole), 'tensor')} whole: {_some(whole)}")
-    console = Console(width=None if Console().is_terminal else PIPED)
+    console = screen(wide=True)
     wide = console.width >= WIDE
     single = everything or len(layers) <= SHOWN
     prefix = shared_prefix([x.name for x in layers] if single else list(kinds(layers)))
     if prefix:
         say(f"names begin with {prefix}")
-    say("")
+    say()
     if single:
         console.print(_layer_table(layers, prefix, scaling, wide=wide))
     else:
         console.print(_kind_table(layers, prefix, wide=wide))
-        say(f"\n{len(layers):,} layers, by kind; --all shows each of them")
+        say()
+        say(f"{len(layers):,} layers, by kind; --all shows each of them")
 
 
 def _layer_table(

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from flexlora.cli.output import JsonOption, QuietOption, output, require_free
+from flexlora.cli.output import JsonOption, QuietOption, output
+from flexlora.cli.places import require_free, require_place
+from flexlora.cli.playing import playing
+from flexlora.cli.trust import TrustOption, own_code, remember, require_trust
 
 
 def continue_run(
@@ -23,6 +25,7 @@ def continue_run(
     out: Annotated[
         Path | None, typer.Option(help="The run directory to make (default: a new one in runs/).")
     ] = None,
+    trust: TrustOption = None,
     quiet: QuietOption = False,
     json: JsonOption = False,
 ) -> None:
@@ -34,13 +37,16 @@ def continue_run(
     from flexlora.federation import Session
 
     words = output(quiet=quiet, json=json)
-    kept = int(round_) if re.fullmatch(r"[0-9]+", round_) else round_
-    session = Session.continuing(parent, overrides=set_ or (), round=kept)
     require_free(out)
+    require_trust(parent, trust)
+    session = Session.continuing(parent, overrides=set_ or (), round=round_)
+    remember(own_code(session.config))  # Also what --set has named.
+    if out is None:
+        require_place(Path(session.config.run.out) / "new", "run.out")
     start = session.start
     assert start is not None
     words.describe(session.setup)
     words.say(f"goes on from {origin(start.parent)}")
-    with words.observer() as watching:
+    with playing(words) as watching:
         result = session.play(out, observer=watching)
     words.results([result])

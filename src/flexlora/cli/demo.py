@@ -10,11 +10,20 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from flexlora.cli.output import JsonOption, QuietOption, output
+from flexlora.cli.places import require_place
+from flexlora.cli.playing import playing
+from flexlora.errors import ConfigError
 
 if TYPE_CHECKING:
     from flexlora.rules import Rule
 
 SHOWN = ("fedit", "flexlora", "flexlora-increment")
+# Keys that the demo itself sets.
+TAKEN = {
+    "rule.name": f"the demo compares {', '.join(SHOWN)}; leave rule.name out, or use flexlora run "
+    "for another rule",
+    "run.out": "the demo writes where --out says; give --out",
+}
 
 
 def demo(
@@ -35,6 +44,11 @@ def demo(
     from flexlora.rules import RULES
 
     words = output(quiet=quiet, json=json_)
+    for item in set_ or []:
+        key = item.partition("=")[0].strip()
+        if key in TAKEN:
+            raise ConfigError(f"--set {item}: {TAKEN[key]}")
+    require_place(out / "new")
     config_file = Path(__file__).with_name("demo.toml")
     overrides = [*(set_ or []), f"run.out={json.dumps(str(out), ensure_ascii=False)}"]
     configs = [load_config(config_file, [*overrides, f"rule.name={name!r}"]) for name in SHOWN]
@@ -42,8 +56,9 @@ def demo(
     words.describe(setup)
     results = []
     for config, name in zip(configs, SHOWN, strict=True):
-        words.say(f"\n{_what(RULES[name])}")
-        with words.observer() as watching:
+        words.say()
+        words.say(_what(RULES[name]))
+        with playing(words) as watching:
             results.append(Session.of(config, setup).play(observer=watching))
     words.results(results)
 

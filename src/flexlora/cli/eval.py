@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+
+from flexlora.errors import ConfigError
 
 
 def evaluate(
@@ -55,7 +58,12 @@ def evaluate(
     from flexlora.config.config_file import parse_config
     from flexlora.federation import score_model
 
-    tables = _tables(data)
+    for option, number in (("--tasks", tasks), ("--examples", examples)):
+        if number is not None and number < 1:
+            raise ConfigError(
+                f"{option} is {number}, expected a whole number of 1 or more; correct it"
+            )
+    tables, own = _tables(data), data.endswith(".toml")
     given: dict[str, dict[str, object]] = {
         "model": {
             "name": model,
@@ -65,7 +73,7 @@ def evaluate(
             "prompt": prompt,
         },
         "data": {
-            "unseen_tasks": tasks,
+            "unseen_tasks": None if own else tasks,
             "unseen_examples_per_task": examples,
             "max_tokens": max_tokens,
             "skip_too_long": skip_too_long or None,
@@ -76,11 +84,33 @@ def evaluate(
     for name, table in given.items():
         known = {key: value for key, value in table.items() if value is not None}
         tables[name] = tables.get(name, {}) | known
-    scores = score_model(parse_config(tables), adapter, force=force)
+    try:
+        config = parse_config(tables)
+    except ConfigError as error:
+        raise ConfigError(_in_options(str(error), given)) from error
+    # Of a config's own test examples: it says itself what they are.
+    some = tasks if own else None
+    scores = score_model(config, adapter, tasks=some, force=force)
     if json:
         print_json(scores_json(scores, model, None if adapter is None else str(adapter)), indent=2)
     else:
         scores_table(scores)
+
+
+# Key of the config → the option that sets it, where that has another name.
+_OPTIONS = {"name": "MODEL", "unseen_tasks": "--tasks", "unseen_examples_per_task": "--examples"}
+_OPTIONS |= {"metrics": "--metric"}
+
+
+def _in_options(words: str, given: Mapping[str, Mapping[str, object]]) -> str:
+    """An error about keys of a config, with the options that were typed in place of those keys."""
+    for table, keys in given.items():
+        for key, value in keys.items():
+            if value is not None:
+                option = _OPTIONS.get(key, f"--{key.replace('_', '-')}")
+                words = words.replace(f"config {table}.{key} ", f"{option} ")
+                words = words.replace(f"{table}.{key} ", f"{option} ")
+    return words
 
 
 def _tables(data: str) -> dict[str, dict[str, Any]]:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from flexlora.cli.places import require_free, require_there
+from flexlora.cli.trust import TrustOption, require_trust
 
 
 def export(
@@ -20,13 +22,18 @@ def export(
     round_: Annotated[
         str, typer.Option("--round", help="'best' by validation, 'last', or a kept round.")
     ] = "best",
+    trust: TrustOption = None,
 ) -> None:
     """Write a PEFT adapter; it loads with PeftModel.from_pretrained."""
-    from flexlora.cli.tables import say
+    from flexlora.adapters.kept import require_rank_or_energy
+    from flexlora.cli.console import say
     from flexlora.formats.peft import save_peft
     from flexlora.runs import load_adapter
 
-    kept = int(round_) if re.fullmatch(r"[0-9]+", round_) else round_
-    adapter = load_adapter(folder, rank, kept, energy=energy)
+    require_free(out)
+    require_there("run", folder)
+    require_rank_or_energy(rank, energy, "what the adapter is to hold", dashes="--")
+    require_trust(folder, trust, metrics=False)
+    adapter = load_adapter(folder, rank, round_, energy=energy)
     save_peft(adapter, out)
     say(f"{adapter!r} written to {out}")

@@ -25,28 +25,24 @@ def inspect(
 
 def _adapter(path: Path, everything: bool, as_json: bool) -> None:
     from flexlora.cli.adapter_view import adapter_json, show_adapter
+    from flexlora.cli.output import print_json
     from flexlora.formats.peft_reader import PeftReader
 
     with PeftReader(path.expanduser()) as reader:
         adapter = reader.adapter()
     if as_json:
-        _print(adapter_json(path, adapter, reader.scaling, reader.whole))
+        print_json(adapter_json(path, adapter, reader.scaling, reader.whole), indent=2)
     else:
         show_adapter(path, adapter, reader.scaling, reader.whole, everything=everything)
 
 
 def _run(path: Path, everything: bool, as_json: bool) -> None:
+    from flexlora.cli.output import print_json
     from flexlora.cli.run_view import show_run
     from flexlora.runs.overview import overview
 
     found = overview(path)
     if as_json:
-        _print(found)
+        print_json(found, indent=2)
     else:
         show_run(found, everything=everything)
-
-
-def _print(found: object) -> None:
-    import json
-
-    print(json.dumps(found, indent=2, ensure_ascii=False))

@@ -5,12 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from itertools import takewhile
 
-from rich.markup import escape
 from rich.table import Table
 
 SHOWN = 40  # Layers that are shown one by one unless all are asked for.
 WIDE = 110  # Columns of a terminal that has room for shapes, α and longer bars.
-PIPED = 132
 
 
 def layer_table(first: str, names: Sequence[str], columns: Mapping[str, list[str] | None]) -> Table:
@@ -22,7 +20,7 @@ def layer_table(first: str, names: Sequence[str], columns: Mapping[str, list[str
         left = title in ("spectrum", "mean spectrum", "‖ΔW‖ by depth", "from")
         table.add_column(title, justify="left" if left else "right", no_wrap=True)
     for name, *cells in zip(names, *shown.values(), strict=True):
-        table.add_row(escape(name), *cells)
+        table.add_row(name, *cells)
     return table
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import final
+
 from rich.console import Console, ConsoleOptions, Group, RenderResult
 from rich.constrain import Constrain
 from rich.live import Live
@@ -9,6 +11,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from flexlora.cli.console import Screen
 from flexlora.cli.standing_words import (
     best_words,
     clock,
@@ -17,27 +20,26 @@ from flexlora.cli.standing_words import (
     state_words,
     time_left,
 )
-from flexlora.cli.words import count, size
-from flexlora.runs.events import Event, RoundBegun, Started
-from flexlora.runs.run_directory import Run
-from flexlora.runs.standing import Standing
+from flexlora.cli.watcher import Watcher
+from flexlora.formats.words import count, size
+from flexlora.runs.events import Event, RoundBegun
 
 WIDE = 96  # columns from which on a bar and its words stand side by side
 
 
-class LiveView:
+@final
+class LiveView(Watcher):
     """An observer that draws the run's state, and leaves one line of summary when it is closed."""
 
-    def __init__(self, console: Console) -> None:
+    def __init__(self, console: Screen) -> None:
+        super().__init__()
         self.console = console
-        self.standing: Standing | None = None
         self.live = Live(self, console=console, transient=True, refresh_per_second=3)
 
-    def told(self, event: Event) -> None:
-        if isinstance(event, Started):
-            self.standing = Standing(Run.open(event.run))
-            self.live.start()
-        self._known.told(event)
+    def begin(self) -> None:
+        self.live.start()
+
+    def show(self, event: Event) -> None:
         if words := event_words(event):
             self._say(words)
         if isinstance(event, RoundBegun):  # Also a round shorter than a tick of the view is seen.
@@ -48,7 +50,7 @@ class LiveView:
         if self.standing is None:
             return
         self.live.stop()
-        known = self._known
+        known = self.known
         if not known.ended:
             self._say(f"{known.name}: stopped after round {known.last} of {known.rounds}")
             return
@@ -57,23 +59,18 @@ class LiveView:
             parts.append(f"best round {known.best.round}: {score_words(known, known.best)}")
         self._say(", ".join(parts))
 
-    @property
-    def _known(self) -> Standing:
-        assert self.standing is not None
-        return self.standing
-
     def _say(self, text: str) -> None:
-        self.console.print(text, markup=False, highlight=False, soft_wrap=True)
+        self.console.print(text, soft_wrap=True)
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        known = self._known
+        known = self.known
         rule, model = known.config.rule.name, known.config.model.name
         title = Text.assemble((known.name, "bold"), (f"  {rule} on {model}", "dim"))
         # Room for the "^C" that a terminal echoes: on a full last line it would begin another.
         yield Constrain(Group(title, self._rows(options.max_width - 3)), options.max_width - 3)
 
     def _rows(self, width: int) -> Table:
-        known = self._known
+        known = self.known
         grid = Table.grid(padding=(0, 1))
         grid.add_column(style="bold", no_wrap=True)
         grid.add_column(overflow="fold")
@@ -94,7 +91,7 @@ class LiveView:
 
     def _add_phase(self, grid: Table, width: int) -> None:
         """What is done now: a round, with its clients, or the scoring at the end."""
-        known = self._known
+        known = self.known
         if known.scoring:
             grid.add_row("scoring", f"{state_words(known.scoring)}, on unseen clients")
         if not known.round:

@@ -1,55 +1,12 @@
-"""The command line: one function per command, wired here. `flexlora --help` loads no model code."""
+"""The process `flexlora`: it listens to signals, loads the commands, and tells how they ended."""
 
 from __future__ import annotations
 
 import os
 import sys
-import traceback
-from typing import Annotated, NoReturn
+from typing import NoReturn
 
-import typer
-
-from flexlora.cli.arguments import command_line
-from flexlora.cli.continue_run import continue_run
-from flexlora.cli.demo import demo
-from flexlora.cli.eval import evaluate
-from flexlora.cli.export import export
-from flexlora.cli.inspect import inspect
-from flexlora.cli.merge import merge
-from flexlora.cli.report import report
-from flexlora.cli.resume import resume
-from flexlora.cli.run import run
-from flexlora.errors import FlexLoRAError
-
-app = typer.Typer(
-    name="flexlora",
-    help="Federated LoRA fine-tuning in which every client trains at the rank it affords.",
-    epilog="Exit codes: 0 done, 1 the run failed, 2 the input was wrong.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-)
-app.command("demo")(demo)
-app.command("run")(run)
-app.command("resume")(resume)
-app.command("continue")(continue_run)
-app.command("export")(export)
-app.command("merge")(merge)
-app.command("eval")(evaluate)
-app.command("inspect")(inspect)
-app.command("report")(report)
-
-INTERRUPTED = 130
-_debug = False
-
-
-@app.callback()
-def options(
-    debug: Annotated[bool, typer.Option(help="Show the traceback of an error.")] = False,
-) -> None:
-    """Federated LoRA fine-tuning in which every client trains at the rank it affords."""
-    global _debug
-    _debug = debug
+from flexlora.cli.ends import UNREAD, ends
 
 
 def main() -> None:
@@ -57,25 +14,71 @@ def main() -> None:
     # Read when torch loads, which is later. Threads that spin while they wait make small
     # decompositions up to fifty times slower as soon as anything else uses a core.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    with ends.listening():
+        try:
+            _run()
+        except (Exception, KeyboardInterrupt):
+            if ends.stopped is None:
+                raise
+            ends.leave()
+
+
+def _run() -> NoReturn:
+    from click import Abort, UsageError
+    from click.exceptions import NoArgsIsHelpError
+
+    from flexlora.cli.arguments import command_line
+    from flexlora.cli.commands import app
+    from flexlora.cli.console import Unread
+    from flexlora.cli.usage import usage_words
+    from flexlora.errors import FlexLoRAError
+    from flexlora.formats.refused import of_disk, refused
+
     try:
-        command_line(app)()
+        code = command_line(app)(prog_name="flexlora", standalone_mode=False)
+        if ends.stopped is not None:
+            ends.leave()
+        sys.exit(code)
     except FlexLoRAError as error:
         _fail(str(error), error.exit_code)
-    except SystemExit as stop:
-        if stop.code == INTERRUPTED:  # Typer makes this of Ctrl-C.
-            print("flexlora: stopped; a run goes on with: flexlora resume RUN", file=sys.stderr)
-        raise
+    except NoArgsIsHelpError:
+        sys.exit(2)  # The help is printed already.
+    except UsageError as error:
+        _fail(usage_words(error), 2)
+    except Abort:
+        ends.leave()
+    except Unread:
+        if not ends.at_work:
+            sys.exit(UNREAD)  # As of any command in a pipe: whoever closed it knows.
+        _fail(f"stopped, for whoever read the output has closed it{ends.go_on()}", UNREAD)
+    except OSError as error:
+        if error.filename is None and not of_disk(error):
+            _unexpected(error)
+        told = refused(error.filename or "a file", error, "cannot use")
+        _fail(str(told), told.exit_code)
     except Exception as error:
-        words = " ".join(str(error).split())
-        if len(words) > 300:
-            words = words[:299] + "…"
-        where = "" if _debug else " (flexlora --debug COMMAND … shows where)"
-        _fail(f"unexpected {type(error).__name__}: {words}{where}", 1)
+        _unexpected(error)
+
+
+def _unexpected(error: Exception) -> NoReturn:
+    from flexlora.cli.commands import debugging
+    from flexlora.formats.words import shortened
+
+    words = shortened(" ".join(str(error).split()), 300)
+    where = "" if debugging() else " (flexlora --debug COMMAND … shows where)"
+    _fail(f"unexpected {type(error).__name__}: {words}{where}", 1)
 
 
 def _fail(sentence: str, code: int) -> NoReturn:
     """End with this sentence on stderr, after it the traceback if that was asked for."""
-    print(f"flexlora: {sentence}", file=sys.stderr)
-    if _debug:
-        traceback.print_exc()
+    import traceback
+
+    from flexlora.cli.commands import debugging
+    from flexlora.cli.console import complain
+
+    if ends.stopped is not None:  # A library took the stop for an error of its own.
+        ends.leave()
+    complain(f"flexlora: {sentence}")
+    if debugging():
+        complain(traceback.format_exc().rstrip(), keep="\n")
     sys.exit(code)

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from flexlora.cli.places import require_free, require_there
+
 
 def merge(
     adapters: Annotated[list[Path], typer.Argument(metavar="ADAPTER...", help="PEFT folders.")],
@@ -39,15 +41,17 @@ def merge(
     json_: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Sum PEFT adapters of any ranks exactly, and write the best adapter of the rank asked for."""
-    from rich.console import Console
-
     from flexlora.adapters import checked_split
-    from flexlora.adapters.kept import parsed_rank
+    from flexlora.adapters.kept import parsed_rank, require_rank_or_energy
+    from flexlora.cli.console import Screen
     from flexlora.cli.merge_view import merged_json, show_merged
     from flexlora.cli.output import print_json
     from flexlora.merging import merge as merge_adapters
 
-    with Console(stderr=True).status("merging") as status:
+    require_free(out)
+    require_there("adapter", *adapters)
+    require_rank_or_energy(rank, energy, "how much of the sum is to be kept", dashes="--")
+    with Screen(stderr=True).status("merging") as status:
         done = merge_adapters(
             adapters,
             out,

@@ -7,13 +7,12 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 
 from flexlora.adapters.anatomy import kinds
-from flexlora.cli.layer_tables import PIPED, SHOWN, layer_table, shared_prefix
-from flexlora.cli.tables import say
-from flexlora.cli.words import count, size, span
+from flexlora.cli.console import say, screen
+from flexlora.cli.layer_tables import SHOWN, layer_table, shared_prefix
+from flexlora.formats.words import count, size, span
 from flexlora.merging import Merged, MergedLayer
 
 
@@ -48,13 +47,13 @@ def show_merged(merged: Merged, *, everything: bool) -> None:
     prefix = shared_prefix(names)
     if prefix:
         say(f"names begin with {prefix}")
-    say("")
+    say()
     groups = [(x,) for x in layers] if single else list(kinds(layers).values())
-    console = Console(width=None if Console().is_terminal else PIPED)
-    console.print(_table([name.removeprefix(prefix) for name in names], groups, merged))
+    screen(wide=True).print(_table([name.removeprefix(prefix) for name in names], groups, merged))
     if not single:
-        say(f"\n{len(layers):,} layers, by kind; --all shows each of them")
-    say("")
+        say()
+        say(f"{len(layers):,} layers, by kind; --all shows each of them")
+    say()
     for letter, lacked in zip(_letters(merged), merged.lacking, strict=True):
         if lacked:
             where = f"{len(lacked):,} of {count(len(layers), 'layer')}"

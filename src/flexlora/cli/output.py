@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import os
-import sys
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Protocol, final
 
 import typer
 
-from flexlora.errors import ConfigError, RunError
+from flexlora.cli.console import complain, hand_over, say
+from flexlora.cli.ends import ends
+from flexlora.errors import ConfigError
 
 if TYPE_CHECKING:
     from flexlora.evaluation import Scores
@@ -52,24 +51,22 @@ class Output(Protocol):
 
     def describe(self, setup: Setup) -> None: ...
     def plan(self, preview: Preview) -> None: ...
-    def say(self, text: str) -> None: ...
+    def say(self, text: str = "") -> None: ...
     def observer(self) -> AbstractContextManager[Observer]: ...
     def results(self, results: Sequence[Result]) -> None: ...
 
 
 def output(*, quiet: bool, json: bool) -> Output:
-    """Where a command's words go. Raises ConfigError when asked for silence and for JSON."""
+    """Where the words of a command that plays runs go.
+
+    Raises ConfigError when asked for silence and for JSON.
+    """
+    ends.at_work = True
     if quiet and json:
         raise ConfigError("--quiet and --json exclude each other; give one of them")
     if quiet:
         return Quiet()
     return Json() if json else People()
-
-
-def require_free(out: Path | None) -> None:
-    """Raise RunError, before anything is loaded, for a run directory that is there already."""
-    if out is not None and os.path.lexists(out):
-        raise RunError(f"{out} exists; choose another folder or remove it")
 
 
 @final
@@ -90,8 +87,8 @@ class People:
             self.say(f"starts from {origin(preview.parent)}")
         draw_partition(preview.setup.census)
 
-    def say(self, text: str) -> None:
-        print(text, flush=True)
+    def say(self, text: str = "") -> None:
+        say(text)
 
     def observer(self) -> AbstractContextManager[Observer]:
         from flexlora.cli.progress import observer
@@ -101,7 +98,7 @@ class People:
     def results(self, results: Sequence[Result]) -> None:
         from flexlora.cli.tables import results_table
 
-        self.say("")
+        self.say()
         results_table(results)
         for result in results:
             self.say(f"run directory: {result.folder}")
@@ -113,7 +110,7 @@ class Quiet:
 
     def describe(self, setup: Setup) -> None: ...
     def plan(self, preview: Preview) -> None: ...
-    def say(self, text: str) -> None: ...
+    def say(self, text: str = "") -> None: ...
 
     def observer(self) -> AbstractContextManager[Observer]:
         from flexlora.federation.observers import Silent
@@ -122,7 +119,7 @@ class Quiet:
 
     def results(self, results: Sequence[Result]) -> None:
         for result in results:
-            print(result.folder, flush=True)
+            hand_over(str(result.folder))
 
 
 @final
@@ -136,8 +133,9 @@ class Json:
     def plan(self, preview: Preview) -> None:
         print_json(plan_json(preview), indent=2)
 
-    def say(self, text: str) -> None:
-        print(text.strip(), file=sys.stderr, flush=True)
+    def say(self, text: str = "") -> None:
+        if text:
+            complain(text)
 
     def observer(self) -> AbstractContextManager[Observer]:
         return nullcontext(Events())
@@ -157,7 +155,7 @@ def print_json(value: object, *, indent: int | None = None) -> None:
     """One JSON document on stdout; NaN and infinity are null."""
     from flexlora.formats.json_text import json_text
 
-    print(json_text(value, indent=indent), flush=True)
+    hand_over(json_text(value, indent=indent))
 
 
 def plan_json(preview: Preview) -> dict[str, Any]:

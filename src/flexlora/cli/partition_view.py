@@ -9,14 +9,14 @@ from functools import partial
 
 from rich import box
 from rich.columns import Columns
-from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from flexlora.cli.words import count, size
+from flexlora.cli.console import Screen, screen
 from flexlora.federation.census import Census, Holding
 from flexlora.federation.preview import Forecast
+from flexlora.formats.visible import visible
+from flexlora.formats.words import count, shortened, size
 from flexlora.partition.dirichlet import largest_remainder
 
 MOST_ROWS = 40  # clients drawn one by one; of more, the quantiles are
@@ -92,7 +92,7 @@ class Legend:
 
 def forecast_table(forecast: Forecast) -> None:
     """Print the client types: how many, their ranks and sizes, and the bytes of a round."""
-    console = Console()
+    console = screen()
     table = Table(title="clients", title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
     same = all(kind.bytes_down == kind.bytes_up for kind in forecast.types)
     ways = ("each way",) if same else ("down", "up")
@@ -101,7 +101,7 @@ def forecast_table(forecast: Forecast) -> None:
     for kind in forecast.types:
         sizes = dict.fromkeys((kind.smallest, round(kind.median), kind.largest))
         table.add_row(
-            escape(kind.name),
+            kind.name,
             f"{kind.clients:,}",
             kind.ranks,
             f"{kind.examples:,}",
@@ -126,7 +126,7 @@ def forecast_table(forecast: Forecast) -> None:
 
 def draw_partition(census: Census) -> None:
     """Print who holds which labels, how many examples, and how skewed that is."""
-    console = Console()
+    console = screen()
     colour = console.color_system is not None and not console.no_color
     legend = Legend.of(_counts(census), colour=colour)
     many = len(census.clients) > MOST_ROWS
@@ -163,9 +163,9 @@ def draw_partition(census: Census) -> None:
     )
 
 
-def _say(console: Console) -> Callable[[str], None]:
+def _say(console: Screen) -> Callable[[str], None]:
     """Print a sentence: wrapped between words on a terminal, on one line elsewhere."""
-    return partial(console.print, highlight=False, markup=False, soft_wrap=not console.is_terminal)
+    return partial(console.print, soft_wrap=not console.is_terminal)
 
 
 def _counts(census: Census) -> dict[str, int]:
@@ -218,8 +218,7 @@ def _histogram(sizes: Sequence[int], width: int) -> Table:
 
 
 def _short(text: str, width: int) -> str:
-    line = " ".join(text.split())
-    return line if len(line) <= width else line[: width - 1] + "…"
+    return shortened(visible(" ".join(text.split())), width)
 
 
 def _percent(share: float) -> str:

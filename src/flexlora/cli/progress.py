@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import final
 
-from rich.console import Console
-
+from flexlora.cli.console import say, screen
 from flexlora.cli.live import LiveView
 from flexlora.cli.standing_words import (
     best_words,
@@ -17,18 +16,17 @@ from flexlora.cli.standing_words import (
     state_words,
     time_left,
 )
+from flexlora.cli.watcher import Watcher
 from flexlora.federation.observers import Observer
-from flexlora.runs.events import Event, RoundEnded, Scoring, Started
+from flexlora.runs.events import Event, RoundEnded, Scoring
 from flexlora.runs.records import RoundRecord
-from flexlora.runs.run_directory import Run
 from flexlora.runs.standing import Standing
 
 
 @contextmanager
 def observer() -> Iterator[Observer]:
     """For people: a live view where stdout is a terminal that can be drawn on, lines elsewhere."""
-    # The file is named: while a tracker works, sys.stdout is not the terminal.
-    console = Console(file=sys.stdout)
+    console = screen()
     if not console.is_terminal or console.is_dumb_terminal:
         yield Lines()
         return
@@ -39,30 +37,23 @@ def observer() -> Iterator[Observer]:
         view.close()
 
 
-class Lines:
+@final
+class Lines(Watcher):
     """One plain line per round, for files and pipes."""
 
-    def __init__(self) -> None:
-        self.standing: Standing | None = None
+    def begin(self) -> None:
+        """A line comes with what is worth one."""
 
-    def told(self, event: Event) -> None:
-        if isinstance(event, Started):
-            self.standing = Standing(Run.open(event.run))
-        self._known.told(event)
+    def show(self, event: Event) -> None:
         if isinstance(event, RoundEnded):
-            self._say(_line(self._known, event.record))
+            self._say(_line(self.known, event.record))
         elif isinstance(event, Scoring):
             self._say(f"scoring {state_words(event.state)} on unseen clients")
         elif words := event_words(event):
             self._say(words)
 
-    @property
-    def _known(self) -> Standing:
-        assert self.standing is not None
-        return self.standing
-
     def _say(self, text: str) -> None:
-        print(f"{self._known.name}: {text}", flush=True)
+        say(f"{self.known.name}: {text}")
 
 
 def _line(known: Standing, record: RoundRecord) -> str:

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from flexlora.cli.places import require_place
+
 
 def report(
     folders: Annotated[
@@ -22,9 +24,11 @@ def report(
     ] = None,
 ) -> None:
     """Write one HTML page: scores, rounds, ranks, bytes, spectra, partition, failures, config."""
-    from flexlora.cli.tables import say
-    from flexlora.cli.words import size
+    from flexlora.cli.console import say
+    from flexlora.formats.words import size
     from flexlora.report import write_report
 
+    if out is not None:
+        require_place(out)
     target = write_report(folders, out)
     say(f"report written to {target} ({size(target.stat().st_size)}, needs no network)")

@@ -8,10 +8,13 @@ from typing import Annotated
 import typer
 
 from flexlora.cli.output import JsonOption, QuietOption, output
+from flexlora.cli.playing import may_resume, playing
+from flexlora.cli.trust import TrustOption, require_trust
 
 
 def resume(
     folder: Annotated[Path, typer.Argument(metavar="RUN", help="A run directory.")],
+    trust: TrustOption = None,
     quiet: QuietOption = False,
     json: JsonOption = False,
 ) -> None:
@@ -19,7 +22,9 @@ def resume(
     from flexlora.federation import Session
 
     words = output(quiet=quiet, json=json)
+    may_resume(folder)
+    require_trust(folder, trust)
     session = Session.resuming(folder)
-    with words.observer() as watching:
+    with playing(words) as watching:
         result = session.play(observer=watching)
     words.results([result])

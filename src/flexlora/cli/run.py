@@ -7,7 +7,10 @@ from typing import Annotated
 
 import typer
 
-from flexlora.cli.output import EVENTS, JsonOption, QuietOption, output, require_free
+from flexlora.cli.output import EVENTS, JsonOption, QuietOption, output
+from flexlora.cli.places import require_free, require_place
+from flexlora.cli.playing import playing
+from flexlora.cli.trust import TrustOption, own_code, remember, require_trust
 
 
 def run(
@@ -26,6 +29,7 @@ def run(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Read the data, check the settings, train nothing.")
     ] = False,
+    trust: TrustOption = None,
     quiet: QuietOption = False,
     json: JsonOption = False,
 ) -> None:
@@ -33,11 +37,19 @@ def run(
     from flexlora.cli.tables import origin
     from flexlora.config import load_config
     from flexlora.federation import Session
+    from flexlora.federation.starts import kind_of
 
     words = output(quiet=quiet, json=json)
     forced = ["model.init_force=true"] if force else []
-    session = Session.of(load_config(config, [*(set_ or []), *forced]))
     require_free(out)
+    asked = load_config(config, [*(set_ or []), *forced])
+    if out is None:
+        require_place(Path(asked.run.out) / "new", "run.out")
+    remember(own_code(asked))
+    begin = asked.model.init_from
+    if begin is not None and kind_of(begin) == "run":
+        require_trust(Path(begin).expanduser(), trust, metrics=False)
+    session = Session.of(asked)
     if dry_run:
         words.plan(session.preview())
         return
@@ -45,7 +57,7 @@ def run(
     words.describe(session.setup)
     if start is not None:
         words.say(f"starts from {origin(start.parent)}")
-    with words.observer() as watching:
+    with playing(words) as watching:
         result = session.play(out, observer=watching)
     words.results([result])
 

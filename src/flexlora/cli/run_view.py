@@ -6,13 +6,12 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
-from flexlora.cli.tables import origin, say
-from flexlora.cli.words import count, size, span
+from flexlora.cli.console import say, screen
+from flexlora.cli.tables import origin
 from flexlora.evaluation import MeanScore
+from flexlora.formats.words import count, size, span
 from flexlora.runs.records import OnClients
 
 SHOWN = 5  # Kinds of failures that are shown unless all are asked for.
@@ -39,7 +38,9 @@ def show_run(found: Mapping[str, Any], *, everything: bool) -> None:
     for name in ("best", "last"):
         scored = found[name]
         if scored and not (name == "last" and scored == found["best"]):
-            say(f"{name} round {scored['round']}: {_scores(scored)}")
+            say(f"{name} round {scored['round']}: {_at_server(scored)}")
+            if words := _on_clients(scored):
+                say(f"  on clients: {words}")
     replies = sum(kind["replies"] for kind in found["types"].values())
     say(
         f"{count(found['clients_per_round'] or 0, 'client')} a round; "
@@ -52,27 +53,37 @@ def show_run(found: Mapping[str, Any], *, everything: bool) -> None:
         f"{found['seconds']:,.1f} s in rounds; {size(found['bytes_on_disk'])} on disk, "
         + (f"checkpoints of rounds {kept}" if kept else "no checkpoint")
     )
-    say("")
-    console = Console(width=None if Console().is_terminal else 132)
+    say()
+    console = screen(wide=True)
     if found["types"]:
         console.print(_type_table(found))
     if everything and found["clients"]:
-        say("")
+        say()
         console.print(_client_table(found))
     _failures(found["failures"], everything=everything)
 
 
-def _scores(scored: Mapping[str, Any]) -> str:
-    """Validation at the server, then on clients (a line of its own), of one round."""
+def _at_server(scored: Mapping[str, Any]) -> str:
+    """What one round scored there."""
     parts = [("train loss", scored["train_loss"])]
     if "validation" in scored:
         values = MeanScore.from_json(scored["validation"]).values
         parts += [(f"validation {name}", value) for name, value in values.items()]
-    own = []
-    if "on_clients" in scored:
-        for kind, scores in OnClients.from_json(scored["on_clients"]).by_kind.items():
-            own += [(f"{kind} {name}", spread.mean) for name, spread in scores.metrics.items()]
-    return _numbers(parts) + (f"\n  on clients: {words}" if (words := _numbers(own)) else "")
+    return _numbers(parts)
+
+
+def _on_clients(scored: Mapping[str, Any]) -> str:
+    """What its clients scored of one round; "" where they did not."""
+    if "on_clients" not in scored:
+        return ""
+    kinds = OnClients.from_json(scored["on_clients"]).by_kind
+    return _numbers(
+        [
+            (f"{kind} {name}", spread.mean)
+            for kind, scores in kinds.items()
+            for name, spread in scores.metrics.items()
+        ]
+    )
 
 
 def _numbers(named: Sequence[tuple[str, float | None]]) -> str:
@@ -87,7 +98,7 @@ def _type_table(found: Mapping[str, Any]) -> Table:
         members = [c for c in found["clients"].values() if c["type"] == name]
         counts = [len(client["rounds"]) for client in members]
         table.add_row(
-            escape(name),
+            name,
             _ranks(kind["ranks"], members),
             f"{kind['clients']:,}",
             f"{sum(count > 0 for count in counts):,}",
@@ -109,8 +120,8 @@ def _client_table(found: Mapping[str, Any]) -> Table:
     table = _table("client", "type", "rank", "replies", "failures", "rounds")
     for name, client in found["clients"].items():
         table.add_row(
-            escape(name),
-            escape(client["type"]),
+            name,
+            client["type"],
             span(list(client["ranks"].values())),
             f"{len(client['rounds']):,}",
             f"{client['failures']:,}",

@@ -5,25 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
+from flexlora.cli.console import say, screen
 from flexlora.cli.partition_view import forecast_table
 from flexlora.evaluation import MeanScore, Scores, get_metric
 from flexlora.federation.preview import Forecast
 from flexlora.federation.setup import Setup
+from flexlora.formats.words import megabytes
 from flexlora.runs.results import BASE, FULL, STATE_WORDS, Result, Row
-
-
-def say(text: str) -> None:
-    """One line on stdout, never wrapped: paths stay whole."""
-    print(text)
-
-
-def megabytes(count: int) -> str:
-    """Bytes as decimal megabytes with one decimal."""
-    return f"{count / 1e6:,.1f}"
 
 
 def describe(setup: Setup, forecast: Forecast | None = None) -> None:
@@ -54,8 +45,8 @@ def _types_table(setup: Setup) -> None:
     roster, train = setup.roster, setup.examples.train
     for name, clients in roster.counts().items():
         examples = sum(len(train[client]) for client, kind in roster.types.items() if kind == name)
-        table.add_row(escape(name), str(clients), str(roster.mix.types[name]), f"{examples:,}")
-    Console().print(table)
+        table.add_row(name, str(clients), str(roster.mix.types[name]), f"{examples:,}")
+    screen().print(table)
 
 
 def origin(parent: Mapping[str, Any]) -> str:
@@ -76,7 +67,7 @@ def results_table(results: Sequence[Result]) -> None:
     shown = list(results[0].row(BASE).unseen.mean().values)
     for part in ("", "own\n"):
         for name in shown:
-            table.add_column(f"{part}{get_metric(name).heading}", justify="right")
+            table.add_column(Text(f"{part}{get_metric(name).heading}"), justify="right")
     for column in ("MB up", "MB down", "s, rounds"):
         table.add_column(column, justify="right")
     table.add_row(STATE_WORDS[BASE], "none", *_scores(results[0].row(BASE), shown), "", "", "")
@@ -91,11 +82,11 @@ def results_table(results: Sequence[Result]) -> None:
             )
             table.add_row(
                 result.rule if index == 0 else "",
-                STATE_WORDS.get(row.state, escape(f"{row.state} ({row.ranks})")),
+                STATE_WORDS.get(row.state, f"{row.state} ({row.ranks})"),
                 *_scores(row, shown),
                 *(cost if whole else ("", "", "")),
             )
-    Console(width=None if Console().is_terminal else 132).print(table)
+    screen(wide=True).print(table)
 
 
 def scores_table(scores: Scores) -> None:
@@ -106,12 +97,12 @@ def scores_table(scores: Scores) -> None:
     for column in ("clients", "examples", *(get_metric(name).heading for name in total.values)):
         table.add_column(column, justify="right")
     for name, rows in scores.rows_by_category().items():
-        table.add_row(escape(name), *_mean(Scores(tuple(rows)).mean()), style="bold")
+        table.add_row(name, *_mean(Scores(tuple(rows)).mean()), style="bold")
         for row in rows:
-            table.add_row(escape(f"  {row.client}"), *_mean(Scores((row,)).mean()))
+            table.add_row(f"  {row.client}", *_mean(Scores((row,)).mean()))
         table.add_section()
     table.add_row("all", *_mean(total), style="bold")
-    Console(width=None if Console().is_terminal else 132).print(table)
+    screen(wide=True).print(table)
     for note in scores.notes:
         say(f"note: {note}")
     if scores.left_out:

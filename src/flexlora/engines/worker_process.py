@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import multiprocessing
-from contextlib import suppress
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from multiprocessing.reduction import ForkingPickler
@@ -28,7 +30,8 @@ class WorkerProcess:
         ours, theirs = context.Pipe()
         process = context.Process(target=work, args=(theirs, equipment), daemon=True)
         try:
-            process.start()
+            with deaf_to_ctrl_c():
+                process.start()
         except Exception:
             _require_sendable(equipment)
             raise
@@ -74,3 +77,19 @@ def _require_sendable(equipment: Equipment) -> None:
                     f"{kind} {thing.name!r} cannot be sent to a worker process ({error}); define "
                     "all of it at the top level of a module, or set run.workers to 1"
                 ) from error
+
+
+@contextmanager
+def deaf_to_ctrl_c() -> Iterator[None]:
+    """Processes begun within never hear Ctrl-C, which a terminal sends to all; we hear it after.
+
+    Not only from `work` on: before it, a worker imports for seconds, and would end in a traceback.
+    """
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)

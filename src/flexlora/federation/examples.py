@@ -152,6 +152,11 @@ def _keep_out(
 
     Raises DataError where nobody would be left to train.
     """
+    if not clients:
+        raise DataError(
+            "there is no client to train: the data has no training examples; give some, or raise "
+            "data.train_tasks where it is 0"
+        )
     if count >= len(clients):
         raise DataError(
             f"evaluation.validation_clients is {count}, but there are {len(clients)} clients; "

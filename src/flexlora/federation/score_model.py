@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from flexlora.federation.data import (
     require_context,
     require_unseen,
 )
+from flexlora.federation.sampling import sample
 from flexlora.federation.streams import Streams
 from flexlora.formats.peft import load_peft
 from flexlora.models import (
@@ -27,15 +29,22 @@ from flexlora.models import (
     require_made_for,
 )
 from flexlora.tasks.clients import as_clients
+from flexlora.tasks.task import Task
 
 
 def score_model(
-    config: Config, adapter: Adapter | Path | str | None = None, *, force: bool = False
+    config: Config,
+    adapter: Adapter | Path | str | None = None,
+    *,
+    tasks: int | None = None,
+    force: bool = False,
 ) -> Scores:
     """Score the config's model, with this adapter (or PEFT folder), on its source's test tasks.
 
     Uses [model], [data], [evaluation] and the seed of the config; nothing is trained or written.
-    force: use an adapter that was made for another base, too, as long as its layers fit.
+    tasks: score so many of the test tasks, drawn by the seed (none: all that there are); more than
+    there are is a DataError. force: use an adapter that was made for another base, too, as long as
+    its layers fit.
     Raises AdapterError for an adapter that is malformed or was made for another model.
     """
     asked = config.evaluation.model_copy(update={"unseen": True})  # Whatever a run of it does.
@@ -54,8 +63,9 @@ def score_model(
     data = config.data.without_training()
     corpus = read_corpus(config.model_copy(update={"data": data}), streams)
     require_unseen(config, corpus)
-    tasks = corpus.unseen
-    clients = as_clients(tasks, seed=streams.derive("split"), unseen=True)
+    clients = as_clients(
+        _some(corpus.unseen, tasks, streams), seed=streams.derive("split"), unseen=True
+    )
     scored = eval_clients(model, clients, "test", config)
     if not scored:
         raise DataError(
@@ -65,6 +75,18 @@ def score_model(
     scores = evaluate(model, scored, settings)
     wanted, kept = sum(len(c.test) for c in clients), sum(len(c.examples) for c in scored)
     return replace(scores, left_out=wanted - kept)
+
+
+def _some(tasks: Sequence[Task], count: int | None, streams: Streams) -> Sequence[Task]:
+    """So many of them, in their order."""
+    if count is None:
+        return tasks
+    if not 1 <= count <= len(tasks):
+        raise DataError(
+            f"--tasks is {count}, but there are {len(tasks)} test tasks; give 1 to {len(tasks)}"
+        )
+    chosen = set(sample([task.name for task in tasks], count, streams.generator("test_tasks")))
+    return [task for task in tasks if task.name in chosen]
 
 
 def _with(base: BaseModel, precision: str, adapter: Adapter, *, force: bool) -> AdaptedModel:

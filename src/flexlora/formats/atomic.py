@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from flexlora.errors import FlexLoRAError, RunError
+from flexlora.formats.refused import refused
 
 
 def atomic_write(path: Path | str, data: bytes | str) -> None:
@@ -91,10 +92,7 @@ def _require_free(target: Path) -> None:
 
 
 def _refused(target: Path, error: OSError) -> FlexLoRAError:
-    reason = error.strerror or str(error)
-    return FlexLoRAError(
-        f"cannot write {target}: {reason}; free space there or choose another folder"
-    )
+    return refused(target, error)
 
 
 def _sync(path: Path) -> None:

@@ -168,11 +168,17 @@ def _context(model: Any, tokenizer: Any) -> int:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep transformers' warnings and progress bars away; put its settings back afterwards."""
+    """Keep warnings and progress bars of transformers and the hub's library away, for a while.
+
+    The hub's tells of every try to reach it: that it failed is in our own error.
+    """
+    from huggingface_hub.utils import logging as hub
     from transformers.utils import logging
 
     level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    hub_level = hub.get_verbosity()
     logging.set_verbosity_error()
+    hub.set_verbosity(hub.log_levels["error"])
     logging.disable_progress_bar()
     try:
         with warnings.catch_warnings():
@@ -180,5 +186,6 @@ def _quiet() -> Iterator[None]:
             yield
     finally:
         logging.set_verbosity(level)
+        hub.set_verbosity(hub_level)
         if bars:
             logging.enable_progress_bar()

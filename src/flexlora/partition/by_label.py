@@ -24,7 +24,7 @@ class ByTask(Scheme):
     groups = "task"
 
     def deal(self, labels: Sequence[str], *, least: int, generator: torch.Generator) -> Dealt:
-        return _dealt(_places(labels), least)
+        return _dealt(_places(labels), least, _LEAVE)
 
 
 @final
@@ -35,7 +35,7 @@ class ByClient(Scheme):
     groups = "client"
 
     def deal(self, labels: Sequence[str], *, least: int, generator: torch.Generator) -> Dealt:
-        return _dealt(_places(labels), least)
+        return _dealt(_places(labels), least, _LEAVE)
 
 
 @final
@@ -58,7 +58,7 @@ class ByCategory(Scheme):
     def deal(self, labels: Sequence[str], *, least: int, generator: torch.Generator) -> Dealt:
         places = _places(labels)
         if self.clients is None:
-            return _dealt(places, least)
+            return _dealt(places, least, _LEAVE)
         if self.clients < len(places):
             raise DataError(
                 f"partition.clients is {self.clients}, but there are {len(places)} categories, and "
@@ -84,7 +84,7 @@ class ByCategory(Scheme):
                         f"the name of another, {name!r}; rename that category"
                     )
                 dealt[name] = tuple(sorted(found[i] for i in order[part::count]))
-        return _dealt(dealt, least)
+        return _dealt(dealt, least, "or partition.clients")
 
 
 def seats(sizes: Mapping[str, int], clients: int) -> dict[str, int]:
@@ -105,6 +105,9 @@ def seats(sizes: Mapping[str, int], clients: int) -> dict[str, int]:
     return count
 
 
+_LEAVE = "or leave their examples out of the data"
+
+
 def _places(labels: Sequence[str]) -> dict[str, Indices]:
     places: dict[str, list[int]] = {}
     for place, label in enumerate(labels):
@@ -112,13 +115,12 @@ def _places(labels: Sequence[str]) -> dict[str, Indices]:
     return {label: tuple(places[label]) for label in sorted(places)}
 
 
-def _dealt(clients: Mapping[str, Indices], least: int) -> Dealt:
+def _dealt(clients: Mapping[str, Indices], least: int, cure: str) -> Dealt:
     small = Counter({name: len(held) for name, held in clients.items() if len(held) < least})
     if small:
         name, size = small.most_common()[-1]
         raise DataError(
             f"{len(small)} of {len(clients)} clients have fewer than partition.min_examples = "
-            f"{least} examples (client {name!r} has {size}); lower partition.min_examples, or "
-            "leave small tasks out with data.min_examples"
+            f"{least} examples (client {name!r} has {size}); lower partition.min_examples {cure}"
         )
     return Dealt(clients)

@@ -7,6 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from flexlora.formats.words import count
+
 ROWS = 250  # A table's rows at most; what is beyond is counted.
 ABSENT = "–"
 
@@ -141,11 +143,6 @@ def signed(value: float, digits: int) -> str:
 
 def plain(value: float, digits: int) -> str:
     return f"{value:,.{digits}f}".replace("-", "−")
-
-
-def count(number: int, thing: str) -> str:
-    """ "1 round", "2,000 rounds"."""
-    return f"{number:,} {thing}" + ("" if number == 1 else "s")
 
 
 def _plain(value: Any) -> Any:

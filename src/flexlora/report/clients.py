@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from flexlora.formats.words import count
 from flexlora.report import charts
-from flexlora.report.blocks import Block, Figure, Heading, Mark, Note, Section, Table, count, signed
+from flexlora.report.blocks import Block, Figure, Heading, Mark, Note, Section, Table, signed
 from flexlora.report.common import SCOPE_WORDS, arms, leading, legend, score_measures
 from flexlora.report.runs import SCOPES, Measure, ReportRun, Scored
 from flexlora.runs.results import BASE, FULL
@@ -120,7 +121,7 @@ def _spread(
         changes, x=f"{measure.axis}, full state − base", y="clients", series=series, whole=False
     )
     table = Table.of(
-        title, ["run", "from", "to (below)", "clients"], [row for row in bins if row[3]]
+        title, ["runs", "from", "to (below)", "clients"], [row for row in bins if row[3]]
     )
     words = "How many clients changed by how much against the base model"
     if measure.higher is not None:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from flexlora.formats.words import count
 from flexlora.report import charts
 from flexlora.report.blocks import (
     Block,
@@ -16,12 +16,12 @@ from flexlora.report.blocks import (
     Table,
     Tile,
     Tiles,
-    count,
     plain,
     signed,
 )
 from flexlora.report.common import SCOPE_WORDS, arms, leading, legend, score_measures
 from flexlora.report.runs import SCOPES, Measure, ReportRun, Scored, differing_data
+from flexlora.report.seeds import over_seeds
 from flexlora.runs.results import BASE, FULL, START, STATE_WORDS
 
 
@@ -106,7 +106,7 @@ def _scores(runs: Sequence[ReportRun], scope: str, *, mark: bool) -> list[Block]
     seeded = any(sum(run.arm == arm for run in runs) > 1 for arm in arms(runs))
     blocks: list[Block] = [_table(title, runs, scope, found, mark)]
     if seeded:
-        blocks.append(_seeds(runs, scope, found))
+        blocks.append(over_seeds(runs, scope, found))
     if len(runs) > 1 and scope == SCOPES[0]:
         blocks += [_against(runs, scope, measure) for measure in leading(found)]
     return blocks
@@ -172,54 +172,6 @@ def _best(runs: Sequence[ReportRun], scope: str, found: Sequence[Measure]) -> di
         if measure.higher is not None and len(set(values)) > 1:
             made[measure.name] = max(values) if measure.higher else min(values)
     return made
-
-
-def _seeds(runs: Sequence[ReportRun], scope: str, found: Sequence[Measure]) -> Table:
-    """A row an arm; an arm is marked best where it is best on every seed, the same for all arms."""
-    scored = {
-        arm: {run.seed: s for run in runs if run.arm == arm and (s := run.scored(FULL, scope))}
-        for arm in arms(runs)
-    }
-    fair = len(scored) > 1 and len({tuple(sorted(by_seed)) for by_seed in scored.values()}) == 1
-    means: dict[str, dict[str, float]] = {measure.name: {} for measure in found}
-    texts: dict[tuple[str, str], str] = {}
-    for arm, by_seed in scored.items():
-        for measure in found:
-            values = [s.mean[measure.name] for s in by_seed.values() if measure.name in s.mean]
-            if values:
-                means[measure.name][arm] = mean = statistics.fmean(values)
-                texts[arm, measure.name] = _value(mean, measure)
-            if len(values) > 1:
-                sd = plain(statistics.stdev(values), measure.digits)
-                texts[arm, measure.name] += f" ± {sd}"
-
-    def wins(arm: str, measure: Measure) -> bool:
-        """Better than every other arm on every seed: seeds differ in their data as arms do not."""
-        mine = scored[arm]
-        return all(
-            measure.gain(mine[seed].mean[measure.name], 0.0)
-            > measure.gain(other[seed].mean[measure.name], 0.0)
-            for name, other in scored.items()
-            if name != arm
-            for seed in mine
-        )
-
-    def cell(arm: str, measure: Measure) -> Mark | None:
-        every = means[measure.name]
-        if arm not in every:
-            return None
-        whole = all(measure.name in s.mean for one in scored.values() for s in one.values())
-        best = fair and whole and measure.higher is not None and wins(arm, measure)
-        return Mark(every[arm], texts[arm, measure.name], best)
-
-    rows = [[arm, len(scored[arm]), *(cell(arm, m) for m in found)] for arm in scored]
-    caption = (
-        f"Mean ± standard deviation over seeds, full state, {SCOPE_WORDS[scope]}; marked: best on "
-        "every seed"
-    )
-    return Table.of(
-        caption, ["runs that differ in the seed alone", "runs"] + [m.heading for m in found], rows
-    )
 
 
 def _against(runs: Sequence[ReportRun], scope: str, measure: Measure) -> Figure:

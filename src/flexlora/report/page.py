@@ -13,7 +13,9 @@ import vl_convert
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
-from flexlora.report.blocks import Figure, Heading, Note, Section, Table, Tiles, count
+from flexlora.formats.visible import all_visible, visible
+from flexlora.formats.words import count
+from flexlora.report.blocks import Figure, Heading, Note, Section, Table, Tiles
 from flexlora.report.charts import CONFIG
 from flexlora.report.clients import clients
 from flexlora.report.outcome import outcome
@@ -44,10 +46,18 @@ _KINDS = {Figure: "figure", Table: "table", Note: "note", Tiles: "tiles", Headin
 
 
 def page(runs: Sequence[ReportRun]) -> str:
-    """The whole page. What comes from runs is escaped, in the HTML and inside the scripts."""
+    """The whole page. What comes from runs is escaped, in the HTML and inside the scripts.
+
+    Characters that are not seen are made visible there (`_shown`, `_json`).
+    """
     sections = [make(runs) for make in SECTIONS]
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True)
-    environment.lstrip_blocks = True
+    environment = Environment(
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        finalize=_shown,
+    )
     template = environment.from_string(_file("page.html"))
     names = list(dict.fromkeys(run.arm if len(runs) > 1 else run.label for run in runs))
     title = ", ".join(names[:TITLED])
@@ -96,9 +106,17 @@ def _kind(block: object) -> str:
     return _KINDS[type(block)]
 
 
+def _shown(value: object) -> object:
+    """What a template writes: texts keep their lines, all else that is hidden is made visible."""
+    return visible(value, "\n\t") if isinstance(value, str) and type(value) is str else value
+
+
 def _json(value: Any) -> Markup:
-    """JSON that can stand inside a script element whatever strings it holds."""
-    text = json.dumps(value, separators=(",", ":"), allow_nan=False, ensure_ascii=True)
+    """JSON that can stand inside a script element whatever strings it holds.
+
+    Visible: the plotting library makes expressions of names, which a line separator would end.
+    """
+    text = json.dumps(all_visible(value), separators=(",", ":"), allow_nan=False, ensure_ascii=True)
     for character in "<>&":
         text = text.replace(character, f"\\u{ord(character):04x}")
     return Markup(text)

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
+from flexlora.formats.words import count
 from flexlora.report import charts
-from flexlora.report.blocks import Block, Figure, Heading, Note, Section, Table, count
+from flexlora.report.blocks import Block, Figure, Heading, Note, Section, Table
 from flexlora.report.runs import Holder, Partition, ReportRun
 
 FEW = 40  # Clients that are shown one by one at most.

@@ -109,7 +109,8 @@ def _gets(runs: Sequence[ReportRun], scope: str, measure: Measure) -> list[Block
             name = STATE_WORDS.get(state.name) or _type_name(run, state.name)
             order.append(name)
             value = scored.mean[measure.name]
-            rows.append({"name": name, "series": run.arm, "x": value, "base": before})
+            row = {"name": name, "run": run.label, "series": run.arm}
+            rows.append(row | {"x": value, "base": before})
     if len(set(order)) < 2:
         return []
     names = list(dict.fromkeys(order))
@@ -117,7 +118,7 @@ def _gets(runs: Sequence[ReportRun], scope: str, measure: Measure) -> list[Block
     table = Table.of(
         title,
         ["what is scored", "run", measure.heading],
-        [[r["name"], r["series"], r["x"]] for r in rows],
+        [[r["name"], r["run"], r["x"]] for r in rows],
         digits={measure.heading: measure.digits},
     )
     words = (

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import re
 import tomllib
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from flexlora.errors import RunError
 from flexlora.evaluation.aggregate import values_of
 from flexlora.report.runs import (
     SCOPES,
@@ -58,6 +61,7 @@ def _read(run: Run) -> ReportRun:
         environment=run.environment,
         data=run.data,
         parent=run.parent,
+        origin=_origin(run),
         clients=clients,
         ranks=ranks,
         higher=higher,
@@ -76,13 +80,37 @@ def _named(runs: Sequence[ReportRun]) -> tuple[ReportRun, ...]:
     runs = [replace(run, label=label) for run, label in zip(runs, labels, strict=True)]
     groups: dict[str, list[ReportRun]] = {}
     for run in runs:
-        groups.setdefault(repr(_but_seed(run.config)), []).append(run)
+        groups.setdefault(_key(run), []).append(run)
     names = [
         members[0].label if len(members) == 1 else _stem([run.label for run in members])
         for members in groups.values()
     ]
     arms = dict(zip(groups, _unique(names), strict=True))
-    return tuple(replace(run, arm=arms[repr(_but_seed(run.config))]) for run in runs)
+    return tuple(replace(run, arm=arms[_key(run)]) for run in runs)
+
+
+def _key(run: ReportRun) -> str:
+    return repr((_but_seed(run.config), run.origin))
+
+
+def _origin(run: Run, below: frozenset[Path] = frozenset()) -> str:
+    """What a run began from, but for seeds: "" for the bare base model.
+
+    Of a run: its config without the seed, its round, and what it began from itself, as long as it
+    lies where it lay. Of an adapter, or of a run that has gone: the fingerprint of its tensors,
+    which no other seed shares.
+    """
+    parent = run.parent
+    if parent is None:
+        return ""
+    folder = Path(str(parent.get("path")))
+    below |= {run.folder.resolve()}
+    if parent.get("kind") == "run" and folder.resolve() not in below:
+        with suppress(RunError):
+            above = Run.open(folder)
+            config = _but_seed(tomllib.loads(above.config.to_toml()))
+            return repr((config, parent.get("round"), _origin(above, below)))
+    return str(parent.get("fingerprint"))
 
 
 def _but_seed(config: Mapping[str, Mapping[str, Any]]) -> Record:
@@ -92,12 +120,13 @@ def _but_seed(config: Mapping[str, Mapping[str, Any]]) -> Record:
 
 
 def _unique(names: Sequence[str]) -> list[str]:
-    seen: dict[str, int] = {}
-    made = []
+    """Each name as it is where it is free, else with the first number that makes it so."""
+    taken: dict[str, None] = {}  # In order.
     for name in names:
-        seen[name] = seen.get(name, 0) + 1
-        made.append(name if seen[name] == 1 else f"{name} ({seen[name]})")
-    return made
+        numbered = (f"{name} ({number})" for number in itertools.count(2))
+        free = name if name not in taken else next(x for x in numbered if x not in taken)
+        taken[free] = None
+    return list(taken)
 
 
 def _stem(labels: Sequence[str]) -> str:

@@ -133,6 +133,7 @@ class Partition:
 class ReportRun:
     """One run. label: unique on the page; arm: the same for runs that differ in the seed alone.
 
+    origin: equal for runs that began from the same, but for seeds; "" for the bare base model.
     higher: metric → whether more of it is better, as far as the run recorded it.
     """
 
@@ -146,6 +147,7 @@ class ReportRun:
     environment: Record
     data: Record
     parent: Record | None
+    origin: str
     clients: Mapping[str, int]
     ranks: Mapping[str, str]
     higher: Mapping[str, bool]

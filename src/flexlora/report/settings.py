@@ -8,8 +8,9 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from flexlora.formats.words import count, shortened
 from flexlora.report import charts
-from flexlora.report.blocks import Block, Figure, Note, Section, Table, count
+from flexlora.report.blocks import Block, Figure, Note, Section, Table
 from flexlora.report.common import arms, by_round, legend, thinned
 from flexlora.report.runs import ReportRun
 
@@ -93,4 +94,4 @@ def _text(value: Any) -> str:
     if value is None:
         return "–"
     text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-    return text if len(text) <= 300 else text[:299] + "…"
+    return shortened(text, 300)

@@ -11,6 +11,7 @@ from typing import Any, TypeVar, final
 from flexlora.errors import RunError
 from flexlora.formats.atomic import atomic_write
 from flexlora.formats.json_text import json_text
+from flexlora.formats.refused import refused
 from flexlora.runs.files import Record
 
 T = TypeVar("T")
@@ -31,12 +32,17 @@ class Log:
 
         durable: the line is on disk when this returns, and so are all before it; without, other
         processes see it, but a loss of power may take it.
+        Raises FlexLoRAError when the disk refuses.
         """
-        with open(self.path, "ab") as file:
-            file.write((json_text(dict(record)) + "\n").encode())
-            if durable:
-                file.flush()
-                os.fsync(file.fileno())
+        line = (json_text(dict(record)) + "\n").encode()
+        try:
+            with open(self.path, "ab") as file:
+                file.write(line)
+                if durable:
+                    file.flush()
+                    os.fsync(file.fileno())
+        except OSError as error:
+            raise refused(self.path, error) from error
 
     def records(self) -> list[Record]:
         """All lines in order. Raises RunError for one that is damaged, but for the last."""

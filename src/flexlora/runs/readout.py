@@ -15,6 +15,8 @@ from flexlora.rules import Rule, State
 from flexlora.runs.packed_state import unpack
 from flexlora.runs.run_directory import Checkpoint, Run
 
+_DIGITS = 18  # Of a round's number as text at most: no run has more.
+
 
 def load_adapter(
     folder: Path | str,
@@ -80,7 +82,12 @@ def load_state(opened: Run, round: int | str = "best") -> State:
 
 
 def require_checkpoint(opened: Run, round: int | str) -> Checkpoint:
-    """(tensors, meta) of a round. Raises RunError naming the rounds that are kept."""
+    """(tensors, meta) of a round: its number (also as text), "best" or "last".
+
+    Raises RunError naming the rounds that are kept.
+    """
+    if isinstance(round, str) and round.isascii() and round.isdecimal():
+        round = int(round[:_DIGITS])
     checkpoint = opened.load_checkpoint(round)
     if checkpoint is None:
         kept = ", ".join(map(str, opened.checkpoints()))

@@ -23,3 +23,13 @@ def span(values: Sequence[float], digits: int = 4) -> str:
         f"{x:,}" if isinstance(x, int) else f"{x:.{digits}g}" for x in (min(values), max(values))
     )
     return low if low == high else f"{low}–{high}"
+
+
+def megabytes(count: int) -> str:
+    """Bytes as decimal megabytes with one decimal."""
+    return f"{count / 1e6:,.1f}"
+
+
+def shortened(text: str, width: int) -> str:
+    """At most so many characters, the last of them "…" where some are missing."""
+    return text if len(text) <= width else text[: width - 1] + "…"

@@ -1,0 +1,95 @@
+"""Whether code that a run names may be run here: by this user's word, or because it was before.
+
+A run's config can name Python files for its rule and metrics. Who typed that config into
+`flexlora run` meant it. Who goes on with a run that came from elsewhere may not know of it, and
+neither who owns its folder nor what the run says of itself tells: an unpacked archive belongs to
+whoever unpacked it. So the files that this user's own configs named are remembered by content
+(sha256), in the user's state folder, out of any run's reach. Code that is not among them needs a
+word, `--trust FILE`; it is remembered from then on. One byte changed is another file.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from flexlora.errors import ConfigError
+
+if TYPE_CHECKING:
+    from flexlora.config import Config
+    from flexlora.formats.user_file import UserFile
+
+TrustOption = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--trust",
+        metavar="FILE",
+        help="Run this Python file, which the run names and you have not run before; may be "
+        "repeated.",
+    ),
+]
+
+
+def own_code(config: Config, *, metrics: bool = True) -> list[UserFile]:
+    """The files of a rule and of metrics that a config names. Nothing of them is run."""
+    from flexlora.formats.user_file import UserFile
+
+    files = [UserFile.read(config.rule.name, "rule", "Class")] if config.rule.in_file else []
+    if metrics:
+        names = dict.fromkeys((*config.evaluation.metrics, config.evaluation.metric))
+        files += [UserFile.read(name, "metric", "function") for name in names if ":" in name]
+    return files
+
+
+def remember(files: Sequence[UserFile]) -> None:
+    """These files need no word of this user any more, as long as they stay as they are."""
+    new = sorted({file.fingerprint for file in files} - _remembered())
+    if not new:
+        return
+    place = _place()
+    try:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        with open(place, "a", encoding="ascii") as file:
+            file.write("".join(f"{digest}\n" for digest in new))
+    except OSError:
+        return  # A home that cannot be written: a word is needed each time.
+
+
+def require_trust(run: Path, trusted: Sequence[Path] | None, *, metrics: bool = True) -> None:
+    """Raise ConfigError for code of a run that was neither run before nor is among `trusted`.
+
+    metrics: whether the run's metrics are going to be used, not its rule alone.
+    """
+    from flexlora.runs.run_directory import Run
+
+    files = own_code(Run.open(run).config, metrics=metrics)
+    words = {path.expanduser().resolve(): path for path in trusted or ()}
+    for path in words.keys() - {file.path for file in files}:
+        named = ", ".join(dict.fromkeys(file.shown for file in files)) or "none"
+        raise ConfigError(
+            f"--trust {words[path]} is no file that {run} runs (it runs: {named}); leave it out"
+        )
+    known = _remembered()
+    for file in files:
+        if file.fingerprint not in known and file.path not in words:
+            raise ConfigError(
+                f"{run} names a {file.kind} in {file.shown}, Python code that you have not run "
+                f"before and that may do all that you may; read it, then add --trust {file.shown}"
+            )
+    remember(files)
+
+
+def _remembered() -> set[str]:
+    try:
+        return set(_place().read_text(encoding="ascii").split())
+    except (OSError, ValueError):
+        return set()
+
+
+def _place() -> Path:
+    state = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
+    return Path(state) / "flexlora" / "trusted"

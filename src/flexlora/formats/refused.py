@@ -1,0 +1,46 @@
+"""What the system refused to read or write: which path, why, and what helps."""
+
+from __future__ import annotations
+
+import errno
+import os
+
+from flexlora.errors import FlexLoRAError, InputError
+
+_WRONG_PATH = {
+    errno.ENOTDIR: "a file stands where a folder should be; choose another path",
+    errno.EEXIST: "a file stands where a folder should be; choose another path",
+    errno.EISDIR: "a folder stands where a file should be; choose another path",
+    errno.ENOENT: "check the path",
+    errno.ENAMETOOLONG: "choose a shorter name",
+    errno.ELOOP: "a link there leads to itself; choose another path",
+    errno.EACCES: "make it writable, or choose another folder",
+    errno.EPERM: "make it writable, or choose another folder",
+    errno.EROFS: "choose a folder that can be written",
+}
+_SHORT = {
+    errno.ENOSPC: "free space there or choose another folder",
+    errno.EDQUOT: "free space there or choose another folder",
+    errno.EFBIG: "choose a folder on a disk that holds such files",
+    errno.EIO: "see whether the disk is well",
+    errno.EMFILE: "raise the limit of open files (ulimit -n)",
+    errno.ENFILE: "raise the limit of open files (ulimit -n)",
+}
+
+
+def of_disk(error: OSError) -> bool:
+    """Whether it tells of a disk, or of the system's limits: nothing that the network has."""
+    return error.errno in _SHORT or error.errno == errno.EROFS
+
+
+def refused(path: object, error: OSError, doing: str = "cannot write") -> FlexLoRAError:
+    """The error to raise: an InputError where the path is wrong, else one that the run failed of.
+
+    path: what is named, unless the system names it better.
+    """
+    reason = error.strerror or str(error)
+    number = error.errno or 0
+    wrong = number in _WRONG_PATH
+    cure = _WRONG_PATH.get(number) or _SHORT.get(number) or "see whether the disk is well"
+    kind = InputError if wrong else FlexLoRAError
+    return kind(f"{doing} {os.fsdecode(str(path))}: {reason}; {cure}")

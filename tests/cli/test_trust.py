@@ -1,0 +1,106 @@
+"""Code that a run names is run by the word of who goes on with it, or where that user ran it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from commands import Flexlora, assert_one_sentence
+from flexlora.runs.run_directory import Run
+from small import small, write
+
+# It leaves a trace, and then ends what is tried.
+FOREIGN = "open('ran', 'w').close()\nraise SystemExit('ran')\n"
+RULE = {"name": "theirs.py:Mine"}
+
+
+@pytest.fixture
+def foreign(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A run that came with its code, unpacked in the working directory."""
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    monkeypatch.chdir(tmp_path)
+    Path("theirs.py").write_text(FOREIGN)
+    return made(Path("foreign"))
+
+
+def made(folder: Path, **evaluation: object) -> Path:
+    rule = {} if evaluation else RULE
+    resolved = {"threads": 1, "device": "cpu", "layers": 8, "clients_per_round": 2}
+    return Run.create(small(rule=rule, evaluation=evaluation), folder, resolved=resolved).folder
+
+
+def ran() -> bool:
+    """Whether the code was run since this was asked last."""
+    trace = Path("ran")
+    found = trace.exists()
+    trace.unlink(missing_ok=True)
+    return found
+
+
+COMMANDS = {
+    "resume": ("resume", "foreign"),
+    "export": ("export", "foreign", "--rank", 2, "--out", "out"),
+    "run from it": ("run", "c.toml", "--out", "out"),
+}
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+@pytest.mark.usefixtures("foreign")
+def test_foreign_code_needs_a_word(flexlora: Flexlora, name: str) -> None:
+    write(small(model={"init_from": "foreign"}), Path("c.toml"))
+    asked = COMMANDS[name]
+    assert_one_sentence(flexlora(*asked), "names a rule in theirs.py", "add --trust theirs.py")
+    Path("other.py").touch()
+    words = "--trust other.py is no file that foreign runs (it runs: theirs.py)"
+    assert_one_sentence(flexlora(*asked, "--trust", "other.py"), words)
+    assert not ran()
+    assert_one_sentence(flexlora(*asked, "--trust", "./theirs.py"), "theirs.py fails with SystemE")
+    assert ran()
+    assert_one_sentence(flexlora(*asked), "theirs.py fails with")  # The word holds from now on,
+    assert ran()
+    Path("theirs.py").write_text(FOREIGN + "#")  # but not for another file.
+    assert_one_sentence(flexlora(*asked), "add --trust theirs.py")
+    assert not ran()
+
+
+@pytest.mark.usefixtures("foreign")
+def test_continuing_needs_it_too(flexlora: Flexlora) -> None:
+    asked = ("continue", "foreign", "--set", "federation.rounds=9")
+    assert_one_sentence(flexlora(*asked), "add --trust theirs.py")
+    assert_one_sentence(flexlora(*asked, "--trust", "theirs.py"), "has no checkpoint")
+
+
+@pytest.mark.usefixtures("foreign")
+def test_what_one_s_own_config_has_named_needs_none(flexlora: Flexlora) -> None:
+    config = write(small(rule=RULE), Path("c.toml"))
+    assert_one_sentence(flexlora("run", config), "theirs.py fails with")
+    assert ran()
+    assert_one_sentence(flexlora("resume", "foreign"), "theirs.py fails with")
+    assert ran()
+
+
+@pytest.mark.usefixtures("foreign")
+def test_metrics_are_code_too(flexlora: Flexlora) -> None:
+    made(Path("scored"), metrics=["loss", "theirs.py:score"])
+    assert_one_sentence(flexlora("resume", "scored"), "a metric in theirs.py", "--trust theirs.py")
+    done = flexlora("export", "scored", "--rank", 2, "--out", "out")  # It scores nothing.
+    assert_one_sentence(done, "has no checkpoint")
+
+
+@pytest.mark.usefixtures("foreign")
+def test_reading_a_run_runs_nothing(flexlora: Flexlora) -> None:
+    assert flexlora("inspect", "foreign").code == 0
+    assert flexlora("report", "foreign").code == 0
+    assert not ran()
+
+
+@pytest.mark.usefixtures("foreign")
+def test_where_nothing_can_be_remembered_a_word_is_needed_each_time(
+    flexlora: Flexlora, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Path("file").touch()
+    monkeypatch.setenv("XDG_STATE_HOME", "file")
+    asked = ("resume", "foreign")
+    assert_one_sentence(flexlora(*asked, "--trust", "theirs.py"), "theirs.py fails with")
+    assert_one_sentence(flexlora(*asked), "add --trust theirs.py")
