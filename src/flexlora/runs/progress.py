@@ -16,15 +16,18 @@ class Progress:
     stale: int = 0
 
     def after(self, round: int, value: float) -> Progress:
+        """NaN is no gain."""
         if value < self.best:
             return Progress(value, round, 0)
         return replace(self, stale=self.stale + 1)
 
     def to_json(self) -> dict[str, Any]:
-        # JSON has no infinity; before the first validation there is no best.
+        # JSON has no infinity: null is that of no best yet, or, of a round, one beyond all others.
         return asdict(self) | {"best": self.best if math.isfinite(self.best) else None}
 
     @staticmethod
     def from_json(data: dict[str, Any]) -> Progress:
-        best = math.inf if data["best"] is None else data["best"]
-        return Progress(best, data["best_round"], data["stale"])
+        best, best_round = data["best"], data["best_round"]
+        if best is None:
+            best = -math.inf if best_round else math.inf
+        return Progress(best, best_round, data["stale"])
