@@ -11,6 +11,8 @@ import torch
 
 from flexlora.config.config import Config, FederationConfig, RunConfig
 from flexlora.errors import RunError
+from flexlora.formats.atomic import remove_folder
+from flexlora.runs.checkpoints import Checkpoints
 from flexlora.runs.events import Event, Failed, Noted, RoundBegun
 from flexlora.runs.run_directory import Run, fresh_folder
 from small import round_record
@@ -178,17 +180,73 @@ def test_checkpoints_come_back_and_only_last_and_best_stay(run: Run) -> None:
             assert tensors[name].dtype == tensor.dtype
             assert torch.equal(tensors[name], tensor)
     assert run.load_checkpoint(3) is None
-    run.write_checkpoint(4, state(9), {}, best=None)
-    assert run.checkpoints() == [4]
+    run.write_checkpoint(5, state(9), {}, best=None)
+    assert run.checkpoints() == [5]
     tensors, _ = run.load_checkpoint("best") or pytest.fail("no checkpoint")
     assert torch.equal(tensors["layer|x|u"], state(9)["layer|x|u"])
 
 
-def test_going_back_forgets_later_checkpoints(run: Run) -> None:
-    for round, best in ((1, 1), (2, 1), (3, 1)):
-        run.write_checkpoint(round, state(round), {}, best=best)
-    run.write_checkpoint(2, state(2), {}, best=1)
-    assert run.checkpoints() == [1, 2]
+def test_who_reads_while_checkpoints_come_and_go_reads_one(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between the list of the rounds and a look into the last one, that one was replaced."""
+    run.append_metrics(round_record(1))
+    run.write_checkpoint(1, state(1), {"round": 1})
+    listed = Checkpoints.rounds
+    moved: list[int] = []
+
+    def late(self: Checkpoints) -> list[int]:
+        found = listed(self)
+        if not moved:
+            moved.append(2)
+            monkeypatch.setattr(Checkpoints, "rounds", listed)
+            run.append_metrics(round_record(2))
+            run.write_checkpoint(2, state(2), {"round": 2})
+        return found
+
+    for read in (
+        lambda: (run.load_checkpoint("last") or pytest.fail("none"))[1],
+        lambda: (run.load_checkpoint("best") or pytest.fail("none"))[1],
+        run.last_meta,
+    ):
+        monkeypatch.setattr(Checkpoints, "rounds", late)
+        assert read() == {"round": 2}
+        moved.clear()
+        remove_folder(run.folder / "checkpoints" / "round-0002")
+        run.truncate_log(1)
+        run.write_checkpoint(1, state(1), {"round": 1})
+
+
+def test_a_run_whose_checkpoints_are_gone_is_not_begun_again(run: Run) -> None:
+    run.append_metrics(round_record(1))
+    assert run.load_checkpoint() is None  # Killed before the first one: that is a healthy run.
+    gone = r"checkpoints is missing or damaged; restore it, or start a new run"
+    run.append_metrics(round_record(2))
+    with pytest.raises(RunError, match=gone):
+        run.load_checkpoint()
+    run.truncate_log(0)
+    assert run.load_checkpoint() is None
+    run.write_results({})
+    with pytest.raises(RunError, match=gone):
+        run.load_checkpoint()
+
+
+@pytest.mark.parametrize("round", ["null", '"x"', "1.5", "[]"])
+@pytest.mark.parametrize("name", ["metrics", "events", "spectra"])
+def test_a_line_of_no_round_is_said_before_the_log_is_cut(run: Run, name: str, round: str) -> None:
+    with open(run.folder / f"{name}.jsonl", "a") as file:
+        file.write(f'{{"round": {round}}}\n')
+    wanted = rf"{name}\.jsonl, line 1 is damaged \(round is .* expected a whole number\)"
+    with pytest.raises(RunError, match=wanted):
+        run.truncate_log(0)
+
+
+def test_a_round_without_a_checkpoint_is_not_committed(run: Run) -> None:
+    run.append_metrics(round_record(1))
+    assert run.committed() == []
+    run.write_checkpoint(1, state(1), {})
+    run.append_metrics(round_record(2))
+    assert run.committed() == [round_record(1)]
 
 
 def test_a_checkpoint_that_cannot_be_written_leaves_the_last(run: Run) -> None:
@@ -207,10 +265,18 @@ def test_a_damaged_checkpoint_is_said(run: Run) -> None:
 
 
 def test_two_holders_exclude_each_other_and_leftovers_go(run: Run) -> None:
-    left = run.folder / "checkpoints" / ".round-0002.abcd.tmp"
-    left.mkdir()
+    places = (run.folder, run.folder / "checkpoints", run.folder / "memory" / "ab01")
+    left = [folder / ".round-0002.0123abcd.tmp" for folder in places]
+    for path in left:
+        path.mkdir(parents=True)
+        (path / "state").touch()
+    left.append(run.folder / "memory" / "ab01" / ".000003.safetensors.0123abcd.tmp")
+    left[-1].touch()
+    theirs = run.folder / "tensorboard" / ".cache.tmp"
+    theirs.mkdir(parents=True)
     with run.locked():
-        assert not left.exists()
+        assert not [path for path in left if path.exists()]
+        assert theirs.exists()
         with (
             pytest.raises(RunError, match="in use by another process"),
             Run.open(run.folder).locked(),
@@ -218,6 +284,31 @@ def test_two_holders_exclude_each_other_and_leftovers_go(run: Run) -> None:
             pytest.fail("the lock was given twice")
     with run.locked():
         pass
+
+
+def test_checkpoints_that_were_to_go_do(run: Run) -> None:
+    """Killed between writing one and removing those before it."""
+    for round in (1, 2, 3):
+        run.write_checkpoint(round, state(round), {}, best=1)
+        shutil.copytree(run.folder / "checkpoints", run.folder / f"kept-{round}")
+    shutil.copytree(run.folder / "kept-2" / "round-0002", run.folder / "checkpoints/round-0002")
+    assert run.checkpoints() == [1, 2, 3]
+    with run.locked():
+        assert run.checkpoints() == [1, 3]
+
+
+def test_two_who_make_a_run_at_once_get_a_number_each(tmp_path: Path) -> None:
+    config = Config(run=RunConfig(out=str(tmp_path / "runs")))
+    others = iter(range(2))
+
+    def meanwhile(_: Path) -> None:
+        if next(others, None) is not None:
+            Run.create(config)
+
+    assert Run.create(config, bring=meanwhile).folder.name == "flexlora-3"
+    assert sorted(path.name for path in (tmp_path / "runs").iterdir()) == [
+        f"flexlora-{n}" for n in (1, 2, 3)
+    ]
 
 
 def test_a_run_can_be_moved(run: Run, tmp_path: Path) -> None:

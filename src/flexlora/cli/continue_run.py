@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from flexlora.cli.output import JsonOption, QuietOption, output, require_free
+from flexlora.cli.output import JsonOption, QuietOption, output
 
 
 def continue_run(
@@ -32,11 +32,13 @@ def continue_run(
     """
     from flexlora.cli.tables import origin
     from flexlora.federation import Session
+    from flexlora.formats.atomic import require_free
 
     words = output(quiet=quiet, json=json)
     kept = int(round_) if re.fullmatch(r"[0-9]+", round_) else round_
     session = Session.continuing(parent, overrides=set_ or (), round=kept)
-    require_free(out)
+    if out is not None:
+        require_free(out)
     start = session.start
     assert start is not None
     words.describe(session.setup)

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Protocol, final
 
 import typer
 
-from flexlora.errors import ConfigError, RunError
+from flexlora.errors import ConfigError
 
 if TYPE_CHECKING:
     from flexlora.evaluation import Scores
@@ -35,9 +33,9 @@ EVENTS = "\n\n".join(
         "clients (type: count), trackers, schema (1).",
         "round_begun: round, clients (those drawn).",
         "reply: round, client, type, examples, tokens, loss, seconds, bytes_up.",
-        "failure: round, client, reason, kind (train or evaluate).",
+        "failure: round, client, reason, kind (train, evaluate, or screen: a screen left it out).",
         "round: a line of metrics.jsonl, as soon as the round is committed.",
-        "clients_at_once_halved: round, clients, bit_identity: memory ran out.",
+        "clients_at_once_halved: round, clients: memory ran out; other bits from here on.",
         "note: text.",
         "scoring: state (base, start, full or a client type), which is scored next.",
         "result: run, and results.json with the means alone.",
@@ -64,12 +62,6 @@ def output(*, quiet: bool, json: bool) -> Output:
     if quiet:
         return Quiet()
     return Json() if json else People()
-
-
-def require_free(out: Path | None) -> None:
-    """Raise RunError, before anything is loaded, for a run directory that is there already."""
-    if out is not None and os.path.lexists(out):
-        raise RunError(f"{out} exists; choose another --out or remove it")
 
 
 @final

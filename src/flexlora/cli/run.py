@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from flexlora.cli.output import EVENTS, JsonOption, QuietOption, output, require_free
+from flexlora.cli.output import EVENTS, JsonOption, QuietOption, output
 
 
 def run(
@@ -33,11 +33,13 @@ def run(
     from flexlora.cli.tables import origin
     from flexlora.config import load_config
     from flexlora.federation import Session
+    from flexlora.formats.atomic import require_free
 
     words = output(quiet=quiet, json=json)
     forced = ["model.init_force=true"] if force else []
     session = Session.of(load_config(config, [*(set_ or []), *forced]))
-    require_free(out)
+    if out is not None:
+        require_free(out)
     if dry_run:
         words.plan(session.preview())
         return

@@ -7,6 +7,7 @@ that is half there. `leftovers` finds such siblings.
 from __future__ import annotations
 
 import os
+import re
 import secrets
 import shutil
 from collections.abc import Iterator
@@ -14,6 +15,12 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from flexlora.errors import FlexLoRAError, RunError
+
+_ASIDE = re.compile(r"\..+\.[0-9a-f]{8}\.tmp")
+
+
+class Taken(RunError):
+    """What was to be made is there already."""
 
 
 def atomic_write(path: Path | str, data: bytes | str) -> None:
@@ -54,11 +61,11 @@ def atomic_file(path: Path | str, *, synced: bool = True) -> Iterator[Path]:
 def atomic_folder(path: Path | str) -> Iterator[Path]:
     """Yield an empty folder beside `path`; it becomes `path` on success and vanishes on failure.
 
-    Raises RunError when `path` exists (at the start, or by the time of the rename), FlexLoRAError
+    Raises Taken when `path` exists (at the start, or by the time of the rename), FlexLoRAError
     when the disk refuses. What the body raises passes through.
     """
     target = Path(path)
-    _require_free(target)
+    require_free(target)
     aside = _aside(target)
     try:
         aside.mkdir(parents=True)
@@ -71,27 +78,51 @@ def atomic_folder(path: Path | str) -> Iterator[Path]:
                 for name in files:
                     _sync(Path(folder) / name)
                 _sync(Path(folder))
-            _require_free(target)
+            require_free(target)
             os.rename(aside, target)
             _sync(target.parent)
         except OSError as error:
+            require_free(target)  # Somebody else's rename may have come first.
             raise _refused(target, error) from error
     finally:
         shutil.rmtree(aside, ignore_errors=True)
 
 
+def remove_folder(path: Path) -> None:
+    """Remove a folder so that nobody, not even after a kill, finds it with only some of its files.
+
+    Raises FileNotFoundError where there is none.
+    """
+    aside = _aside(path)
+    os.rename(path, aside)
+    shutil.rmtree(aside)
+
+
 def leftovers(folder: Path) -> list[Path]:
-    """What writers that were killed left aside in `folder`. Safe to remove when nobody writes."""
-    return sorted(folder.glob(".*.tmp"))
+    """What writers that were killed left aside in `folder` and in the folders below it.
+
+    Safe to remove when nobody writes there.
+    """
+    return sorted(path for path in folder.rglob(".*.tmp") if _ASIDE.fullmatch(path.name))
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove `leftovers`. For who alone writes in the folder."""
+    for path in leftovers(folder):
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
 
 
 def _aside(target: Path) -> Path:
     return target.parent / f".{target.name}.{secrets.token_hex(4)}.tmp"
 
 
-def _require_free(target: Path) -> None:
+def require_free(target: Path | str) -> None:
+    """Raise Taken for a path at which there is anything already."""
     if os.path.lexists(target):
-        raise RunError(f"{target} exists; choose another --out or remove it")
+        raise Taken(f"{target} exists; choose another --out or remove it")
 
 
 def _refused(target: Path, error: OSError) -> FlexLoRAError:

@@ -10,6 +10,7 @@ from typing import Any, TypeVar, final
 
 from flexlora.errors import RunError
 from flexlora.formats.atomic import atomic_write
+from flexlora.formats.json_fields import whole
 from flexlora.formats.json_text import json_text
 from flexlora.runs.files import Record
 
@@ -53,8 +54,13 @@ class Log:
         return found
 
     def truncate(self, round: int) -> None:
-        """Drop the lines of rounds after this one, and a last line that was cut short."""
-        kept = [line for line, record in self._lines() if record.get("round", 0) <= round]
+        """Drop the lines of rounds after this one, and a last line that was cut short.
+
+        Raises RunError for a line that is damaged.
+        """
+        rounds = self.read(lambda record: whole(record, "round") if "round" in record else 0)
+        lines = (line for line, _ in self._lines())
+        kept = [line for line, of in zip(lines, rounds, strict=True) if of <= round]
         atomic_write(self.path, b"".join(kept))
 
     def _lines(self) -> list[tuple[bytes, Record]]:

@@ -6,16 +6,16 @@ environment.json   versions, machine       checkpoints/   round-0007/{state.safe
 data.json          fingerprint, notes      spectra.jsonl  singular values, validated rounds
 format.json        version of this layout  spool/, next/  replies, layers of a round
 parent.json        what it began from      results.json   the final scores
-trackers.json      its trackers' runs      tensorboard/, wandb/   what those trackers keep
+memory/            what clients remember   trackers.json, tensorboard/, wandb/   of its trackers
 """
 
 from __future__ import annotations
 
 import re
-import shutil
 import tomllib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -25,7 +25,12 @@ from torch import Tensor
 from flexlora.config.config import Config
 from flexlora.config.config_file import load_config
 from flexlora.errors import ConfigError, RunError
-from flexlora.formats.atomic import atomic_folder, atomic_write, leftovers
+from flexlora.formats.atomic import (
+    Taken,
+    atomic_folder,
+    atomic_write,
+    remove_leftovers,
+)
 from flexlora.formats.json_text import json_text
 from flexlora.runs.checkpoints import Checkpoint as Checkpoint
 from flexlora.runs.checkpoints import Checkpoints
@@ -66,14 +71,20 @@ class Run:
     ) -> Run:
         """Make a new run directory: `folder`, or `<run.out>/<run.name>-<n>` with the next free n.
 
-        resolved: choices made by measurement or derivation, reused on resume (no none values);
+        resolved: choices made by measurement or derivation (no none values); those that change
+        bits, the device, threads and clients at once, are used again on resume, the others noted;
         data: what was read (fingerprint, counts, notes); parent, start: what the run begins from,
         and its state, kept as the checkpoint of round `parent["start"]`; bring: puts whatever else
         a run begins with into its folder, which appears whole or not at all. Raises RunError when
         the folder exists.
         """
-        target = Path(folder) if folder is not None else fresh_folder(config)
-        with atomic_folder(target) as aside:
+
+        def make(target: Path) -> Run:
+            with atomic_folder(target) as aside:
+                fill(aside)
+            return Run(target, config)
+
+        def fill(aside: Path) -> None:
             (aside / "checkpoints").mkdir()
             (aside / "config.toml").write_bytes(config.to_toml().encode())
             (aside / "resolved.toml").write_bytes(tomli_w.dumps(resolved or {}).encode())
@@ -86,7 +97,15 @@ class Run:
                 (aside / "parent.json").write_text(json_text(dict(parent), indent=2))
                 Run(aside, config).write_checkpoint(parent["start"], *start)
             bring(aside)
-        return Run(target, config)
+
+        if folder is not None:
+            return make(Path(folder))
+        while True:
+            target = fresh_folder(config)
+            try:
+                return make(target)
+            except Taken:  # Another process took the number meanwhile.
+                continue
 
     @staticmethod
     def open(folder: Path | str) -> Run:
@@ -118,12 +137,12 @@ class Run:
     def locked(self) -> Iterator[None]:
         """Hold the run against other processes, and remove what writers that were killed left.
 
-        Raises RunError when another process holds it; a process that dies lets go of it.
+        Files and folders that were not done, and checkpoints that were to go. Raises RunError when
+        another process holds it; a process that dies lets go of it.
         """
         with locked(self.folder):
-            for left in leftovers(self.folder):
-                shutil.rmtree(left) if left.is_dir() else left.unlink()
-            self._checkpoints.clean()
+            remove_leftovers(self.folder)
+            self._checkpoints.tidy(self._kept)
             yield
 
     def in_use(self) -> bool:
@@ -156,7 +175,7 @@ class Run:
     def environment(self) -> Record:
         return read_table(self.folder / "environment.json")
 
-    @property
+    @cached_property
     def parent(self) -> Record | None:
         """What the run began from; None for one that began at the bare base model."""
         began = (self.folder / "parent.json").is_file()
@@ -215,6 +234,12 @@ class Run:
         """The rounds in order. Raises RunError naming a line that is damaged, and what is wrong."""
         return self._log("metrics").read(RoundRecord.from_json)
 
+    def committed(self) -> list[RoundRecord]:
+        """The rounds that a checkpoint stands behind: a resume would play any other again."""
+        rounds = self.checkpoints()  # Read first: a round's line is written before it.
+        last = rounds[-1] if rounds else self.start_round or 0
+        return [record for record in self.records() if record.round <= last]
+
     def read_metrics(self) -> list[Record]:
         """The lines of metrics.jsonl as they stand, for other tools; `records` are the same."""
         return self._log("metrics").records()
@@ -236,8 +261,11 @@ class Run:
 
         best: the round that validated best so far (None: none did). meta is anything JSON holds.
         """
-        kept = () if self.start_round is None else (self.start_round,)
-        self._checkpoints.write(round, tensors, meta, best=best, kept=kept)
+        self._checkpoints.write(round, tensors, meta, best=best, kept=self._kept)
+
+    @property
+    def _kept(self) -> tuple[int, ...]:
+        return () if self.start_round is None else (self.start_round,)
 
     def checkpoints(self) -> list[int]:
         """The rounds that have a checkpoint, in order."""
@@ -246,11 +274,19 @@ class Run:
     def load_checkpoint(self, round: int | str | None = None) -> Checkpoint | None:
         """(tensors, meta) of a round, "best", or "last" (also None); None where there is none.
 
-        "best" is the last where no round was validated. Raises RunError for a damaged one.
+        "best" is the last where no round was validated. Raises RunError for a damaged one, and for
+        a run that has none though it came further than to the line of its first round.
         """
-        if self.parent is not None and not self.checkpoints():
-            raise damaged(self._checkpoints.folder)
-        return self._checkpoints.load(round)
+        found = self._checkpoints.load(round)
+        if found is None and not self.checkpoints():
+            begun = self.parent is not None or self.read_results() is not None
+            if begun or len(self.records()) > 1:
+                raise damaged(self._checkpoints.folder)
+        return found
+
+    def last_meta(self) -> Record:
+        """The meta of the last checkpoint; empty where there is none."""
+        return self._checkpoints.last_meta()
 
     def checkpoint_meta(self, round: int) -> Record:
         """The meta of a kept round, without its tensors. Raises RunError for a damaged one."""
