@@ -20,6 +20,7 @@ from flexlora.rules import make_rule
 from flexlora.runs.events import Event, Failed, Halved, Replied, RoundEnded
 from flexlora.runs.run_directory import Run
 from flexlora.training import CohortSize
+from resealed import reseal
 from same_run import assert_same_run
 from small import small, write
 
@@ -109,6 +110,7 @@ def test_a_resume_reads_the_number_and_does_not_measure(
 def test_a_number_that_is_none_is_a_damaged_file(tmp_path: Path, damage: str) -> None:
     made = Run.create(small(**QUICK), tmp_path / "r")
     (tmp_path / "r" / "resolved.toml").write_text(damage)
+    reseal(tmp_path / "r")
     with pytest.raises(RunError, match=r"resolved\.toml is missing or damaged"):
         at_once.read(made)
 

@@ -28,6 +28,7 @@ from flexlora.runs.readout import load_state
 from flexlora.runs.run_directory import Run
 from flexlora.runs.standing import Standing
 from reference import assert_close, dense, product
+from resealed import reseal
 from same_run import assert_same_run
 from small import round_record, small, write
 
@@ -321,6 +322,7 @@ def test_resume_refuses_what_has_changed(
     again = copy(folder, tmp_path / "r")
     data = json.loads((again / "data.json").read_text())
     (again / "data.json").write_text(json.dumps({**data, key: "f" * 64}))
+    reseal(again)
     with pytest.raises(RunError, match=rf"the {thing} of .* has changed since the run began"):
         resume(again)
 
@@ -330,7 +332,10 @@ def test_damaged_files_of_a_run_are_said(folder: Path, tmp_path: Path, name: str
     again = copy(folder, tmp_path / "r")
     for file in again.glob(name):
         file.write_text("" if name.endswith("toml") else '{"meta": {}}')
-    with pytest.raises(RunError, match="is missing or damaged; restore it"):
+    with pytest.raises(RunError, match=r"is damaged: it is not as it was written .* restore it"):
+        resume(again)
+    reseal(again)
+    with pytest.raises(RunError, match=r"is missing or damaged.*; restore it"):
         resume(again)
 
 

@@ -17,6 +17,7 @@ from flexlora.runs.overview import overview
 from flexlora.runs.progress import Progress
 from flexlora.runs.run_directory import Run
 from flexlora.runs.standing import Standing
+from resealed import reseal
 from small import small
 
 NONE = {"train": 0, "evaluate": 0, "screen": 0}
@@ -75,6 +76,7 @@ def test_failures_are_told_by_client_and_type(folder: Path) -> None:
     opened.append_event(Failed(2, client, "it is asleep", "evaluate"))
     with open(folder / "events.jsonl", "a") as file:
         file.write('{"round": 2, "event": "something else"}\n')
+    reseal(folder)
     found = overview(folder)
     assert [told["reason"] for told in found["failures"]] == [
         *["its disk is full"] * 2,
@@ -147,5 +149,6 @@ def test_what_is_damaged_or_no_run_is_said(folder: Path, tmp_path: Path) -> None
         overview(tmp_path)
     lines = (folder / "metrics.jsonl").read_text().splitlines()
     (folder / "metrics.jsonl").write_text('{"round": 1}\n' + "\n".join(lines[1:]) + "\n")
+    reseal(folder)
     with pytest.raises(RunError, match=r"metrics\.jsonl, line 1 is damaged \(learning_rate is"):
         overview(folder)

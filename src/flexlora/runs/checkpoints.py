@@ -1,4 +1,4 @@
-"""The checkpoints of a run: round-0007/{state.safetensors, meta.json}."""
+"""The checkpoints of a run: round-0007/{state.safetensors, meta.json, SHA256SUMS}."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from flexlora.errors import AdapterError, RunError
 from flexlora.formats.atomic import atomic_folder, remove_folder
 from flexlora.formats.json_text import json_text
 from flexlora.formats.payloads import load_tensors, save_tensors
-from flexlora.runs.files import Record, damaged, read_table
+from flexlora.runs.files import CURE, Record, damaged, read_table
+from flexlora.runs.sums import NAME, read_sums, require_whole, write_sums
 
 Checkpoint = tuple[Mapping[str, Tensor], Record]
 T = TypeVar("T")
@@ -23,10 +24,15 @@ _ROUND = re.compile(r"round-(\d{4,})")
 
 @final
 class Checkpoints:
-    """One folder; each checkpoint in it appears whole or not at all."""
+    """One folder; each checkpoint in it appears whole or not at all.
 
-    def __init__(self, folder: Path) -> None:
+    run: what tells this run from others: a checkpoint of another one is none of this.
+    """
+
+    def __init__(self, folder: Path, run: str) -> None:
         self.folder = folder
+        self.run = run
+        self._written = 0  # The round that this process wrote last.
 
     def rounds(self) -> list[int]:
         """The rounds that have a checkpoint, in order."""
@@ -42,13 +48,19 @@ class Checkpoints:
         *,
         best: int | None,
         kept: Collection[int],
+        logs: Mapping[str, str],
     ) -> None:
-        """Write the state after a round, then remove all but this, the best and those `kept`."""
+        """Write the state after a round, then remove all but this, the best and those `kept`.
+
+        logs: the check at which each of the run's logs stands.
+        """
         with atomic_folder(self._of(round)) as aside:
             save_tensors(aside / "state.safetensors", tensors)
-            (aside / "meta.json").write_text(
-                json_text({"best": best, "meta": dict(meta)}, strict=True)
-            )
+            file = {"run": self.run, "round": round, "best": best, "logs": dict(logs)}
+            text = json_text(file | {"meta": dict(meta)}, strict=True)
+            (aside / "meta.json").write_text(text)
+            write_sums(aside)
+        self._written = round
         self.keep((round, best, *kept))
 
     def keep(self, rounds: Collection[int | None]) -> None:
@@ -75,6 +87,8 @@ class Checkpoints:
             if asked not in rounds:
                 return None
             folder = self._of(int(asked))
+            if asked != self._written:
+                self._require(folder, "state.safetensors")
             try:
                 tensors, _ = load_tensors(folder / "state.safetensors")
             except AdapterError as error:
@@ -90,6 +104,10 @@ class Checkpoints:
     def meta(self, round: int) -> Record:
         """The meta of a kept round, without its tensors. Raises RunError for a damaged one."""
         return dict(self._file(round)["meta"])
+
+    def logs(self) -> Mapping[str, str]:
+        """Log → its check when the last checkpoint was written; empty where there is none."""
+        return self._steady(lambda found: self._file(found[-1])["logs"] if found else {})
 
     def _steady(self, read: Callable[[list[int]], T]) -> T:
         """What is read of the rounds that there are, while another process adds and removes."""
@@ -111,7 +129,23 @@ class Checkpoints:
         return self.folder / f"round-{round:04d}"
 
     def _file(self, round: int) -> Record:
-        file = read_table(self._of(round) / "meta.json")
-        if not isinstance(file.get("meta"), dict):
-            raise damaged(self._of(round))
+        folder = self._of(round)
+        self._require(folder, "meta.json")
+        file = read_table(folder / "meta.json")
+        if file.get("run") != self.run or file.get("round") != round:
+            raise RunError(f"{folder} is of another run or round; {CURE}")
+        texts = isinstance(file.get("logs"), dict) and all(
+            isinstance(check, str) for check in file["logs"].values()
+        )
+        if not isinstance(file.get("meta"), dict) or not texts:
+            raise damaged(folder / "meta.json")
         return file
+
+    def _require(self, folder: Path, name: str) -> None:
+        sums = read_sums(folder)
+        foreign = {path.name for path in folder.iterdir()} - sums.keys() - {NAME}
+        if foreign:
+            raise RunError(f"{folder / min(foreign)} is not of what was written here; remove it")
+        if name not in sums:
+            raise damaged(folder / NAME)
+        require_whole(folder, (name,), sums)

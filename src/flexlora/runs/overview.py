@@ -6,7 +6,9 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
+from flexlora.formats.json_fields import text
 from flexlora.runs.events import FAILURES, Event, Failed, Started
+from flexlora.runs.fields import or_none, typed
 from flexlora.runs.progress import Progress
 from flexlora.runs.records import RoundRecord
 from flexlora.runs.run_directory import Record, Run
@@ -29,23 +31,25 @@ def overview(folder: Path | str) -> Record:
     events = run.events(Event)
     failures = [event for event in events if isinstance(event, Failed)]
     begun = any(isinstance(event, Started) for event in events)
-    config, best = run.config, last.get("progress", {}).get("best_round")
+    config = run.config
+    with run.undamaged("checkpoints"):
+        progress = Progress.from_json(last["progress"]) if last else Progress()
     round = records[-1].round if records else run.start_round or 0
     with run.undamaged("checkpoints"):
         clients = _clients(last.get("store"), records, failures)
         return {
             "kind": "run",
             "path": str(folder),
-            "state": _state(run, begun, round, last),
+            "state": _state(run, begun, round, progress),
             "round": round,
             "rounds": config.federation.rounds,
             "rounds_played": len(records),
             "rule": config.document()["rule"],
             "model": {"name": config.model.name, "dtype": config.model.dtype},
             "layers": run.resolved.get("layers"),
-            "commit": run.environment.get("commit"),
+            "commit": typed(run.environment, {"commit": or_none(text)}).get("commit"),
             "parent": run.parent,
-            "best": next((_scores(r) for r in records if r.round == best), None),
+            "best": next((_scores(r) for r in records if r.round == progress.best_round), None),
             "last": _scores(records[-1]) if records else None,
             "clients_per_round": run.resolved.get("clients_per_round"),
             "types": _types(run.resolved, clients),
@@ -68,7 +72,7 @@ def _on_disk(folder: Path) -> int:
     return total
 
 
-def _state(run: Run, begun: bool, round: int, last: Record) -> str:
+def _state(run: Run, begun: bool, round: int, progress: Progress) -> str:
     if run.read_results() is not None:
         return "finished"
     if run.in_use():
@@ -76,7 +80,7 @@ def _state(run: Run, begun: bool, round: int, last: Record) -> str:
     if not begun:
         return "never started"
     patience = run.config.federation.patience
-    stale = Progress.from_json(last["progress"]).stale if last else 0
+    stale = progress.stale
     exhausted = patience > 0 and stale >= patience
     return "not scored" if exhausted or round >= run.config.federation.rounds else "stopped"
 

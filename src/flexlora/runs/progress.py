@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
+
+from flexlora.formats.json_fields import number, whole
 
 
 @dataclass(frozen=True)
@@ -26,8 +29,9 @@ class Progress:
         return asdict(self) | {"best": self.best if math.isfinite(self.best) else None}
 
     @staticmethod
-    def from_json(data: dict[str, Any]) -> Progress:
-        best, best_round = data["best"], data["best_round"]
-        if best is None:
+    def from_json(data: Mapping[str, Any]) -> Progress:
+        """Raises ValueError naming an entry that is missing or wrong."""
+        best, best_round = number(data, "best"), whole(data, "best_round")
+        if math.isnan(best):
             best = -math.inf if best_round else math.inf
-        return Progress(best, best_round, data["stale"])
+        return Progress(best, best_round, whole(data, "stale"))

@@ -6,6 +6,7 @@ environment.json   versions, machine       checkpoints/   round-0007/{state.safe
 data.json          fingerprint, notes      spectra.jsonl  singular values, validated rounds
 format.json        version of this layout  spool/, next/  replies, layers of a round
 parent.json        what it began from      results.json   the final scores
+SHA256SUMS         of what is written once, when the run is made
 memory/            what clients remember   trackers.json, tensorboard/, wandb/   of its trackers
 """
 
@@ -16,6 +17,7 @@ import tomllib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cached_property
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -31,19 +33,24 @@ from flexlora.formats.atomic import (
     atomic_write,
     remove_leftovers,
 )
+from flexlora.formats.checked import checked, file_digest, with_check
+from flexlora.formats.json_fields import whole
 from flexlora.formats.json_text import json_text
 from flexlora.runs.checkpoints import Checkpoint as Checkpoint
 from flexlora.runs.checkpoints import Checkpoints
 from flexlora.runs.environment import environment
 from flexlora.runs.events import Event
+from flexlora.runs.fields import PARENT, RESOLVED, typed
+from flexlora.runs.files import CURE, UNREADABLE, damaged, read_table
 from flexlora.runs.files import Record as Record
-from flexlora.runs.files import damaged, read_table
 from flexlora.runs.lock import in_use, locked
 from flexlora.runs.logs import Log
 from flexlora.runs.records import RoundRecord
+from flexlora.runs.sums import NAME, read_sums, require_whole, write_sums
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 _LOGS = ("events", "metrics", "spectra")
+_ONCE = ("parent.json",)  # Of a run that has none, one is foreign.
 E = TypeVar("E", bound=Event)
 
 
@@ -57,6 +64,7 @@ class Run:
         """Use `Run.create` or `Run.open`."""
         self.folder = folder
         self.config = config
+        self._logs = {name: Log(folder / f"{name}.jsonl") for name in _LOGS}
 
     @staticmethod
     def create(
@@ -91,10 +99,12 @@ class Run:
             (aside / "environment.json").write_text(json_text(environment(), indent=2))
             (aside / "data.json").write_text(json_text(dict(data or {}), indent=2))
             (aside / "format.json").write_text(json_text({"version": FORMAT_VERSION}))
+            if parent is not None and start is not None:
+                (aside / "parent.json").write_text(json_text(dict(parent), indent=2))
+            write_sums(aside)
             for name in _LOGS:
                 (aside / f"{name}.jsonl").touch()
             if parent is not None and start is not None:
-                (aside / "parent.json").write_text(json_text(dict(parent), indent=2))
                 Run(aside, config).write_checkpoint(parent["start"], *start)
             bring(aside)
 
@@ -109,7 +119,11 @@ class Run:
 
     @staticmethod
     def open(folder: Path | str) -> Run:
-        """Open a run directory. Raises RunError for what is no run, or one of another format."""
+        """Open a run directory.
+
+        Raises RunError for what is no run, one of another format, and one of whose files, of those
+        that are written once, any is not as it was.
+        """
         path = Path(folder)
         for name in ("config.toml", "format.json"):
             if not (path / name).is_file():
@@ -120,6 +134,8 @@ class Run:
                 f"{folder} has run format {version}, this FlexLoRA reads {FORMAT_VERSION}; "
                 "use the FlexLoRA that wrote it"
             )
+        sums = read_sums(path)
+        require_whole(path, sorted({*_ONCE, *sums}), sums)
         try:
             return Run(path, load_config(path / "config.toml"))
         except ConfigError as error:
@@ -130,8 +146,8 @@ class Run:
         """Turn what goes wrong with reading one of this run's own files into a RunError."""
         try:
             yield
-        except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
-            raise damaged(self.folder / name) from error
+        except UNREADABLE as error:
+            raise damaged(self.folder / name, " ".join(str(error).split())[:80]) from error
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -161,11 +177,12 @@ class Run:
 
     @property
     def resolved(self) -> Record:
-        """The choices made by measurement or derivation."""
+        """The choices made by measurement or derivation, each of its type where it is there."""
+        path = self.folder / "resolved.toml"
         try:
-            return tomllib.loads((self.folder / "resolved.toml").read_bytes().decode())
-        except (OSError, ValueError) as error:
-            raise damaged(self.folder / "resolved.toml") from error
+            return typed(tomllib.loads(path.read_bytes().decode()), RESOLVED)
+        except (OSError, ValueError, RecursionError) as error:
+            raise damaged(path, error) from error
 
     @property
     def data(self) -> Record:
@@ -178,8 +195,13 @@ class Run:
     @cached_property
     def parent(self) -> Record | None:
         """What the run began from; None for one that began at the bare base model."""
-        began = (self.folder / "parent.json").is_file()
-        return read_table(self.folder / "parent.json") if began else None
+        path = self.folder / "parent.json"
+        if not path.is_file():
+            return None
+        try:
+            return typed(read_table(path), PARENT, PARENT)
+        except ValueError as error:
+            raise damaged(path, error) from error
 
     @property
     def start_round(self) -> int | None:
@@ -187,28 +209,34 @@ class Run:
         if self.parent is None:
             return None
         with self.undamaged("parent.json"):
-            return int(self.parent["start"])
+            return whole(self.parent, "start")
 
     def write_results(self, results: Mapping[str, Any]) -> None:
         """The final scores, as results.json."""
-        atomic_write(self.folder / "results.json", json_text(dict(results), indent=2))
+        text, _ = with_check(results, indent=2)
+        atomic_write(self.folder / "results.json", text + "\n")
 
     def read_results(self) -> Record | None:
         """The final scores, or None for a run that has not ended."""
-        done = (self.folder / "results.json").is_file()
-        return read_table(self.folder / "results.json") if done else None
+        path = self.folder / "results.json"
+        if not path.is_file():
+            return None
+        try:
+            return checked(path.read_bytes())[0]
+        except (OSError, ValueError) as error:
+            raise damaged(path, error) from error
 
     def append_event(self, event: Event) -> None:
         """Add one line to events.jsonl, which is on disk then if the event is durable."""
-        self._log("events").append(event.to_json(), durable=event.durable)
+        self._logs["events"].append(event.to_json(), durable=event.durable)
 
     def append_metrics(self, record: RoundRecord) -> None:
         """Add one round's line to metrics.jsonl."""
-        self._log("metrics").append(record.to_json())
+        self._logs["metrics"].append(record.to_json())
 
     def append_spectra(self, record: Mapping[str, Any]) -> None:
         """Add one round's line to spectra.jsonl."""
-        self._log("spectra").append(record)
+        self._logs["spectra"].append(record)
 
     def read_spectra(self) -> list[Record]:
         """The validated rounds' singular values, as `spectra.spectra_record` makes them."""
@@ -235,10 +263,19 @@ class Run:
         return self._log("metrics").read(RoundRecord.from_json)
 
     def committed(self) -> list[RoundRecord]:
-        """The rounds that a checkpoint stands behind: a resume would play any other again."""
+        """The rounds that a checkpoint stands behind: a resume would play any other again.
+
+        Raises RunError where the line of one of them is gone.
+        """
         rounds = self.checkpoints()  # Read first: a round's line is written before it.
         last = rounds[-1] if rounds else self.start_round or 0
-        return [record for record in self.records() if record.round <= last]
+        found = [record for record in self.records() if record.round <= last]
+        wanted = range((self.start_round or 0) + 1, last + 1)
+        for record, round in zip_longest(found, wanted):
+            if record is None or record.round != round:
+                what = f"round {round}" if round else f"{len(wanted)} rounds alone"
+                raise RunError(f"{self.folder / 'metrics.jsonl'} has not {what}; {CURE}")
+        return found
 
     def read_metrics(self) -> list[Record]:
         """The lines of metrics.jsonl as they stand, for other tools; `records` are the same."""
@@ -246,6 +283,7 @@ class Run:
 
     def truncate_log(self, round: int) -> None:
         """Drop what was logged for rounds after this one, and a last line that was cut short."""
+        self.committed()
         for name in _LOGS:
             self._log(name).truncate(round)
 
@@ -261,7 +299,8 @@ class Run:
 
         best: the round that validated best so far (None: none did). meta is anything JSON holds.
         """
-        self._checkpoints.write(round, tensors, meta, best=best, kept=self._kept)
+        logs = {name: log.last() for name, log in self._logs.items()}
+        self._checkpoints.write(round, tensors, meta, best=best, kept=self._kept, logs=logs)
 
     @property
     def _kept(self) -> tuple[int, ...]:
@@ -292,12 +331,14 @@ class Run:
         """The meta of a kept round, without its tensors. Raises RunError for a damaged one."""
         return self._checkpoints.meta(round)
 
-    @property
+    @cached_property
     def _checkpoints(self) -> Checkpoints:
-        return Checkpoints(self.folder / "checkpoints")
+        return Checkpoints(self.folder / "checkpoints", file_digest(self.folder / NAME))
 
     def _log(self, name: str) -> Log:
-        return Log(self.folder / f"{name}.jsonl")
+        """For reading: what the last checkpoint was made after is there."""
+        self._logs[name].require(self._checkpoints.logs().get(name, ""))
+        return self._logs[name]
 
 
 def fresh_folder(config: Config) -> Path:
