@@ -16,12 +16,12 @@ def typed(record: Record, readers: Mapping[str, Reader], required: Collection[st
 
     Raises ValueError naming one that is not, or one that is required and missing.
     """
-    for name in required:
-        if name not in record:
-            raise ValueError(f"{name} is missing")
     for name, read in readers.items():
         if name in record:
             read(record, name)
+    for name in required:
+        if name not in record:
+            raise ValueError(f"{name} is missing")
     return record
 
 

@@ -13,7 +13,6 @@ memory/            what clients remember   trackers.json, tensorboard/, wandb/  
 from __future__ import annotations
 
 import re
-import tomllib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cached_property
@@ -21,12 +20,10 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Any, TypeVar
 
-import tomli_w
 from torch import Tensor
 
 from flexlora.config.config import Config
-from flexlora.config.config_file import load_config
-from flexlora.errors import ConfigError, RunError
+from flexlora.errors import RunError
 from flexlora.formats.atomic import (
     Taken,
     atomic_folder,
@@ -35,22 +32,18 @@ from flexlora.formats.atomic import (
 )
 from flexlora.formats.checked import checked, file_digest, with_check
 from flexlora.formats.json_fields import whole
-from flexlora.formats.json_text import json_text
 from flexlora.runs.checkpoints import Checkpoint as Checkpoint
 from flexlora.runs.checkpoints import Checkpoints
-from flexlora.runs.environment import environment
 from flexlora.runs.events import Event
-from flexlora.runs.fields import PARENT, RESOLVED, typed
 from flexlora.runs.files import CURE, UNREADABLE, damaged, read_table
 from flexlora.runs.files import Record as Record
 from flexlora.runs.lock import in_use, locked
 from flexlora.runs.logs import Log
+from flexlora.runs.once import read_config, read_parent, read_resolved, write_once
 from flexlora.runs.records import RoundRecord
-from flexlora.runs.sums import NAME, read_sums, require_whole, write_sums
+from flexlora.runs.sums import NAME
 
-FORMAT_VERSION = 3
 _LOGS = ("events", "metrics", "spectra")
-_ONCE = ("parent.json",)  # Of a run that has none, one is foreign.
 E = TypeVar("E", bound=Event)
 
 
@@ -94,14 +87,7 @@ class Run:
 
         def fill(aside: Path) -> None:
             (aside / "checkpoints").mkdir()
-            (aside / "config.toml").write_bytes(config.to_toml().encode())
-            (aside / "resolved.toml").write_bytes(tomli_w.dumps(resolved or {}).encode())
-            (aside / "environment.json").write_text(json_text(environment(), indent=2))
-            (aside / "data.json").write_text(json_text(dict(data or {}), indent=2))
-            (aside / "format.json").write_text(json_text({"version": FORMAT_VERSION}))
-            if parent is not None and start is not None:
-                (aside / "parent.json").write_text(json_text(dict(parent), indent=2))
-            write_sums(aside)
+            write_once(aside, config, resolved or {}, data or {}, parent)
             for name in _LOGS:
                 (aside / f"{name}.jsonl").touch()
             if parent is not None and start is not None:
@@ -124,22 +110,7 @@ class Run:
         Raises RunError for what is no run, one of another format, and one of whose files, of those
         that are written once, any is not as it was.
         """
-        path = Path(folder)
-        for name in ("config.toml", "format.json"):
-            if not (path / name).is_file():
-                raise RunError(f"{folder} is no run: it has no {name}; give a run directory")
-        version = read_table(path / "format.json").get("version")
-        if version != FORMAT_VERSION:
-            raise RunError(
-                f"{folder} has run format {version}, this FlexLoRA reads {FORMAT_VERSION}; "
-                "use the FlexLoRA that wrote it"
-            )
-        sums = read_sums(path)
-        require_whole(path, sorted({*_ONCE, *sums}), sums)
-        try:
-            return Run(path, load_config(path / "config.toml"))
-        except ConfigError as error:
-            raise RunError(f"{folder} has a config that cannot be used: {error}") from error
+        return Run(Path(folder), read_config(folder))
 
     @contextmanager
     def undamaged(self, name: str) -> Iterator[None]:
@@ -178,11 +149,7 @@ class Run:
     @property
     def resolved(self) -> Record:
         """The choices made by measurement or derivation, each of its type where it is there."""
-        path = self.folder / "resolved.toml"
-        try:
-            return typed(tomllib.loads(path.read_bytes().decode()), RESOLVED)
-        except (OSError, ValueError, RecursionError) as error:
-            raise damaged(path, error) from error
+        return read_resolved(self.folder)
 
     @property
     def data(self) -> Record:
@@ -195,13 +162,7 @@ class Run:
     @cached_property
     def parent(self) -> Record | None:
         """What the run began from; None for one that began at the bare base model."""
-        path = self.folder / "parent.json"
-        if not path.is_file():
-            return None
-        try:
-            return typed(read_table(path), PARENT, PARENT)
-        except ValueError as error:
-            raise damaged(path, error) from error
+        return read_parent(self.folder)
 
     @property
     def start_round(self) -> int | None:
