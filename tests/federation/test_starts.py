@@ -150,6 +150,8 @@ def test_a_resume_needs_the_parent_no_more(from_peft: Result, tmp_path: Path) ->
     for round in Run.open(folder).checkpoints()[1:]:
         shutil.rmtree(folder / "checkpoints" / f"round-{round:04d}")
     (folder / "results.json").unlink()
+    for log in folder.glob("*.jsonl"):
+        log.write_text("")
     text = (folder / "config.toml").read_text()
     (folder / "config.toml").write_text(text.replace("init_from = ", 'init_from = "/gone" # '))
     reseal(folder)
