@@ -89,6 +89,7 @@ def test_a_resume_reads_the_number_and_does_not_measure(
     file = tmp_path / "r" / "resolved.toml"
     was = tomllib.loads(file.read_text())["clients_at_once"]
     file.write_text(file.read_text().replace(f"clients_at_once = {was}\n", "clients_at_once = 3\n"))
+    reseal(tmp_path / "r")
 
     def never(*_: object, **__: object) -> CohortSize:
         pytest.fail("measured anew")

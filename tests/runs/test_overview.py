@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from flexlora.errors import RunError
-from flexlora.federation import run
+from flexlora.federation import resume, run
 from flexlora.report.read import read_runs
 from flexlora.runs import Result
 from flexlora.runs.events import Event, Failed, Started
@@ -142,6 +142,14 @@ def test_a_run_without_a_single_round(tmp_path: Path) -> None:
     found = overview(made.folder)
     assert found["state"] == "never started"
     assert (found["best"], found["last"], found["clients"], found["types"]) == (None, None, {}, {})
+
+
+def test_results_that_are_gone_are_made_again_by_a_resume(folder: Path) -> None:
+    (folder / "results.json").unlink()
+    with pytest.raises(RunError, match=r"results\.json is missing, though the run has ended"):
+        overview(folder)
+    resume(folder)
+    assert overview(folder)["state"] == "finished"
 
 
 def test_what_is_damaged_or_no_run_is_said(folder: Path, tmp_path: Path) -> None:

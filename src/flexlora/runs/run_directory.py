@@ -34,7 +34,7 @@ from flexlora.formats.checked import checked, file_digest, with_check
 from flexlora.formats.json_fields import whole
 from flexlora.runs.checkpoints import Checkpoint as Checkpoint
 from flexlora.runs.checkpoints import Checkpoints
-from flexlora.runs.events import Event
+from flexlora.runs.events import Ended, Event
 from flexlora.runs.files import CURE, UNREADABLE, damaged, read_table
 from flexlora.runs.files import Record as Record
 from flexlora.runs.lock import in_use, locked
@@ -178,9 +178,14 @@ class Run:
         atomic_write(self.folder / "results.json", text + "\n")
 
     def read_results(self) -> Record | None:
-        """The final scores, or None for a run that has not ended."""
+        """The final scores, or None for a run that has not ended. Raises RunError for lost ones."""
         path = self.folder / "results.json"
         if not path.is_file():
+            if self.events(Ended):
+                again = f"make it again with: flexlora resume {self.folder}"
+                raise RunError(
+                    f"{path} is missing, though the run has ended; restore it, or {again}"
+                )
             return None
         try:
             return checked(path.read_bytes())[0]
