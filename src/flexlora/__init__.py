@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from flexlora.federation import prepare as prepare
     from flexlora.federation import resume as resume
     from flexlora.federation import run as run
-    from flexlora.federation import score_model as score_model
+    from flexlora.federation.score_model import score_model as score_model
     from flexlora.formats.peft import load_peft as load_peft
     from flexlora.formats.peft import save_peft as save_peft
     from flexlora.lowrank import LowRank as LowRank

@@ -219,7 +219,7 @@ case("inspect a file", "c.toml is neither an adapter nor a run")(
 )
 
 
-@case("inspect a damaged run", "metrics.jsonl, line 1 is damaged; remove that line")
+@case("inspect a damaged run", "metrics.jsonl, line 1 is damaged", "restore it")
 def _(place: Place) -> Arguments:
     folder = place.run()
     (folder / "metrics.jsonl").write_text("{\n{}\n")

@@ -38,7 +38,8 @@ def record(round: int, loss: float | None = None, **changes: Any) -> RoundRecord
 
 def made(folder: Path, **federation: Any) -> Run:
     config = small(federation={"rounds": 4, **federation}, evaluation={"every": 2})
-    return Run.create(config, folder)
+    resolved = {"metric": "loss", "higher_is_better": {"loss": False}}
+    return Run.create(config, folder, resolved=resolved)
 
 
 def started(run: Run) -> Started:
@@ -56,6 +57,7 @@ def test_the_best_round_and_the_change_against_it(tmp_path: Path) -> None:
     run = made(tmp_path / "r")
     for number, loss in ((1, 2.0), (2, 1.5), (3, 1.75)):
         run.append_metrics(record(number, loss))
+        run.write_checkpoint(number, {}, {})
     standing = Standing(run)  # As a resume begins.
     assert [best_words(standing, r) for r in standing.done[-1:]] == [
         "0.250 behind round 2, the best"

@@ -9,6 +9,7 @@ import pytest
 
 from commands import Flexlora, assert_one_sentence
 from report.synthetic import synthetic_run
+from resealed import reseal
 
 
 @pytest.fixture
@@ -38,6 +39,7 @@ def test_a_damaged_log(flexlora: Flexlora, folder: Path) -> None:
     log.write_bytes(b"{\n" + log.read_bytes())
     assert_one_sentence(flexlora("report", folder), "metrics.jsonl", "line 1 is damaged")
     log.write_bytes(b'{"round": 1, "seconds": 3}\n')
+    reseal(folder)
     assert_one_sentence(
         flexlora("report", folder), "metrics.jsonl", "line 1 is damaged (learning_rate is missing)"
     )

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from flexlora.config.config import Config, DataConfig, PartitionConfig
+from flexlora.config.config import DataConfig, PartitionConfig
 from flexlora.config.config_file import load_config, parse_config
 from flexlora.errors import ConfigError
 from flexlora.options import arguments_of
@@ -87,11 +87,9 @@ def test_a_table_alone_is_held_to_them_too() -> None:
         PartitionConfig(options={"alpha": 1.0})
 
 
-def test_an_empty_path_is_none_as_runs_of_before_have_it() -> None:
-    config = parse_config({"data": {"source": "embedded", "path": ""}})
-    assert config == Config()
-    with pytest.raises(ConfigError, match=r"needs data\.path"):
-        parse_config({"data": {"source": "csv", "path": ""}})
+def test_an_empty_path_is_an_option_as_any_other() -> None:
+    with pytest.raises(ConfigError, match="not an option of 'embedded'"):
+        parse_config({"data": {"source": "embedded", "path": ""}})
 
 
 def test_training_is_left_out_where_the_source_can(monkeypatch: pytest.MonkeyPatch) -> None:

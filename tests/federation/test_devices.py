@@ -14,6 +14,7 @@ from flexlora.federation import resume, run, score_model
 from flexlora.runs import load_adapter
 from flexlora.runs.run_directory import Run
 from reference import product
+from resealed import reseal
 from small import small
 
 
@@ -28,10 +29,12 @@ def test_the_device_is_resolved_and_a_resume_needs_it(folder: Path) -> None:
     table = folder / "resolved.toml"
     written = table.read_text()
     table.write_text(written.replace('device = "cpu"', 'device = "cuda:77"'))
+    reseal(folder)
     message = r"r ran on cuda:77, and this machine has cpu.*; resume it where there is one, or go"
     with pytest.raises(RunError, match=message):
         resume(folder)
     table.write_text(written)
+    reseal(folder)
     resume(folder)
 
 

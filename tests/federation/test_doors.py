@@ -19,6 +19,7 @@ from flexlora.formats.peft import save_peft
 from flexlora.models import base
 from flexlora.runs import load_adapter
 from flexlora.runs.run_directory import Run
+from resealed import reseal
 from same_run import assert_same_run
 from small import small, write
 
@@ -112,6 +113,7 @@ def test_both_doors_continue_at_the_same_bits(tmp_path: Path, flexlora: Flexlora
     was = Run.open(parent).resolved["clients_at_once"]
     text = resolved.read_text()
     resolved.write_text(text.replace(f"clients_at_once = {was}\n", "clients_at_once = 3\n"))
+    reseal(parent)
     by_python = continue_run(parent, {"federation": {"rounds": 3}}, tmp_path / "python").folder
     out = tmp_path / "command"
     done = flexlora("continue", parent, "--set", "federation.rounds=3", "--out", out)

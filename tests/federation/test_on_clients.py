@@ -252,16 +252,15 @@ def test_clients_decide_when_to_stop_and_which_round_is_best(setup: Setup, tmp_p
 
 
 def test_patience_counts_the_deciders_rounds() -> None:
-    config = small(evaluation={"decide_by": "clients"})
-    by_server = small()
     shared = ClientScores(1, 1, {"loss": Spread(2.0, 2.0, 0.0)})
     record = round_record(
         1, validation=MeanScore(1, 1, {"loss": 3.0}), on_clients=OnClients(shared, None, 0, 9)
     )
-    assert (decide(config, record), decide(by_server, record)) == (2.0, 3.0)
+    assert decide("loss", False, "clients", record) == 2.0
+    assert decide("loss", False, "server", record) == 3.0
     nobody = replace(record, on_clients=OnClients(ClientScores(0, 0, {}), None, 1, 9))
     with pytest.raises(RoundError, match="round 1: no client gave a usable score"):
-        decide(config, nobody)
+        decide("loss", False, "clients", nobody)
 
 
 def test_a_failed_evaluation_is_recorded_with_its_reason(

@@ -9,8 +9,10 @@ import pytest
 
 from flexlora.evaluation import METRICS
 from flexlora.federation import run
+from flexlora.report.write import write_report
 from flexlora.runs.deciding import decide
 from flexlora.runs.run_directory import Run
+from flexlora.runs.standing import Standing
 from small import small
 
 OWN = """
@@ -30,8 +32,8 @@ def opened(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
     (folder / "own.py").write_text(OWN)
     before = dict(METRICS)
     scoring = {
-        "metrics": ["perplexity", f"{folder}/own.py:surplus"],
-        "metric": "exact_match",
+        "metrics": ["perplexity", "exact_match"],
+        "metric": f"{folder}/own.py:surplus",
         "predictions": 3,
         "validation_examples": 2,
         "own_examples": 2,
@@ -44,8 +46,9 @@ def opened(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
 
 def test_a_round_is_scored_by_loss_and_by_what_decides(opened: Run) -> None:
     (record,) = opened.records()
-    assert set(record.scores) == {"loss", "exact_match"}
-    assert decide(opened.config, record) == -record.scores["exact_match"]
+    assert set(record.scores) == {"loss", "surplus"}
+    assert decide("surplus", False, "server", record) == record.scores["surplus"]
+    assert decide("surplus", True, "server", record) == -record.scores["surplus"]
 
 
 def test_the_end_is_scored_by_all_of_them(opened: Run) -> None:
@@ -69,6 +72,12 @@ def test_a_reader_of_the_run_knows_which_way_is_better(opened: Run) -> None:
 
 
 def test_a_run_reads_without_the_files_of_its_metrics(opened: Run) -> None:
-    file = Path(opened.config.evaluation.metrics[1].rpartition(":")[0])
+    file = Path(opened.config.evaluation.metric.rpartition(":")[0])
     file.unlink()
+    METRICS.pop("surplus")
     assert Run.open(opened.folder).read_results() == opened.read_results()
+    best = Standing.of(Run.open(opened.folder)).best
+    assert best is not None
+    assert best.round == (opened.read_results() or {})["scored_round"]
+    write_report([opened.folder], opened.folder / "page.html")
+    assert "surplus" not in METRICS

@@ -23,11 +23,14 @@ from flexlora.formats.peft import load_peft, save_peft
 from flexlora.models import AdaptedModel, load_model
 from flexlora.rules import RULES, make_rule
 from flexlora.runs import Result, load_adapter
+from flexlora.runs.overview import overview
 from flexlora.runs.readout import load_state
 from flexlora.runs.run_directory import Run
+from flexlora.runs.standing import Standing
 from reference import assert_close, dense, product
+from resealed import reseal
 from same_run import assert_same_run
-from small import small, write
+from small import round_record, small, write
 
 TINY_FOLDER = Path(flexlora.__file__).parent / "models" / "tiny"
 
@@ -65,7 +68,10 @@ def test_every_rule_learns_on_a_setup_that_others_used(
     assert (result.rounds, result.rule) == (3, name)
     records = Run.open(result.folder).read_metrics()
     assert result.bytes_up == sum(record["bytes_up"] for record in records) > 0
-    assert result.bytes_down == sum(record["bytes_down"] for record in records) > 0
+    assert result.bytes_down == sum(
+        record["bytes_down"] + record["on_clients"]["bytes_down"] for record in records
+    )
+    assert all(record["on_clients"]["bytes_down"] > 0 for record in records)
     losses = [record["validation"]["loss"] for record in records]
     base = validate(setup, {})
     assert base is not None
@@ -162,20 +168,15 @@ def test_without_validation_few_examples_are_enough() -> None:
 
 # Runs the command line in a process that kills itself, at the given moment, as a machine would.
 KILLED = """
-import importlib, os, signal, sys
-
-main, checkpoints, collector, engine, loop, run, scoring = (
-    importlib.import_module("flexlora." + name)
-    for name in (
-        "cli.main", "runs.checkpoints", "federation.collector", "engines.in_process",
-        "federation.loop", "runs.run_directory", "federation.scoring",
-    )
-)
+import importlib, json, os, signal, sys
 
 def die(*_, **__):
     os.kill(os.getpid(), signal.SIGKILL)
 
 def on_call(owner, name, count, after):
+    module, _, kind = owner.partition(":")
+    owner = importlib.import_module(module)
+    owner = getattr(owner, kind) if kind else owner
     original = getattr(owner, name)
     calls = []
     def wrapped(*args, **options):
@@ -188,27 +189,29 @@ def on_call(owner, name, count, after):
         return result
     setattr(owner, name, wrapped)
 
-moment = sys.argv.pop(1)
-on_call(*{
-    "before the first round": (loop.Federation, "play", 1, False),
-    "after a client of round 2": (engine.InProcess, "_reply", 3, True),
-    "while combining round 2": (collector.Plain, "contributions", 10, True),
-    "right after the line of round 2": (run.Run, "append_metrics", 2, True),
-    "before round 2 gets its name": (checkpoints, "save_tensors", 2, True),
-    "before round 1 is removed": (checkpoints.Checkpoints, "rounds", 4, False),
-    "while scoring": (scoring, "score", 2, True),
-    "before the results": (run.Run, "write_results", 1, False),
-}[moment])
-main.main()
+on_call(*json.loads(sys.argv.pop(1)))
+importlib.import_module("flexlora.cli.main").main()
 """
-MOMENTS = {
-    "before the first round": 0,
-    "after a client of round 2": 1,
-    "while combining round 2": 1,
-    "right after the line of round 2": 1,
-    "before round 2 gets its name": 1,
-    "before round 1 is removed": 2,
-    "while scoring": 3,
+# Moment → what is called then, in which module (and class), for the how many-th time, whether the
+# kill comes after it; and the last checkpoint that is there then.
+LOOP, RUN = "flexlora.federation.loop", "flexlora.runs.run_directory:Run"
+CHECKPOINTS = "flexlora.runs.checkpoints"
+MOMENTS: dict[str, tuple[tuple[str, str, int, bool], int]] = {
+    "before the first round": ((f"{LOOP}:Federation", "play", 1, False), 0),
+    "right after the line of round 1": ((RUN, "append_metrics", 1, True), 0),
+    "after a client of round 2": (
+        ("flexlora.engines.in_process:InProcess", "_reply", 3, True),
+        1,
+    ),
+    "while combining round 2": (
+        ("flexlora.federation.collector:Plain", "contributions", 10, True),
+        1,
+    ),
+    "right after the line of round 2": ((RUN, "append_metrics", 2, True), 1),
+    "before round 2 gets its name": ((CHECKPOINTS, "save_tensors", 2, True), 1),
+    "before round 1 is removed": ((CHECKPOINTS, "remove_folder", 1, False), 2),
+    "while scoring": (("flexlora.federation.scoring", "score", 2, True), 3),
+    "before the results": ((RUN, "write_results", 1, False), 3),
 }
 
 
@@ -221,12 +224,15 @@ def test_resume_after_a_kill_ends_at_the_same_bits(
     folder: Path, tmp_path: Path, moment: str
 ) -> None:
     config = write(CONFIG, tmp_path / "c.toml")
-    command = [sys.executable, "-c", KILLED, moment, "run", str(config), "--out"]
+    called, stands = MOMENTS[moment]
+    command = [sys.executable, "-c", KILLED, json.dumps(called), "run", str(config), "--out"]
     killed = subprocess.run([*command, str(tmp_path / "r")], env=environment(), capture_output=True)
     assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()
     stopped = Run.open(tmp_path / "r")
     assert stopped.read_results() is None
-    assert max(stopped.checkpoints(), default=0) == MOMENTS[moment]
+    assert max(stopped.checkpoints(), default=0) == stands
+    assert overview(tmp_path / "r")["state"] == ("stopped" if stands < 3 else "not scored")
+    assert Standing.of(stopped).last == stands
     result = resume(tmp_path / "r")
     assert_same_run(tmp_path / "r", folder)
     assert result.folder == tmp_path / "r"
@@ -234,6 +240,32 @@ def test_resume_after_a_kill_ends_at_the_same_bits(
     assert hidden == []
     assert not (tmp_path / "r" / "next").exists()
     assert not (tmp_path / "r" / "spool").exists()
+
+
+def test_a_kill_while_a_checkpoint_is_removed_leaves_no_half_of_it(tmp_path: Path) -> None:
+    code = """
+import os, shutil, signal, sys
+from pathlib import Path
+from flexlora.formats.atomic import remove_folder
+
+def half(path, **_):
+    next(Path(path).iterdir()).unlink()
+    os.kill(os.getpid(), signal.SIGKILL)
+
+shutil.rmtree = half
+remove_folder(Path(sys.argv[1]))
+"""
+    run = Run.create(CONFIG, tmp_path / "r")
+    for round in (1, 2):
+        run.append_metrics(round_record(round))
+        run.write_checkpoint(round, {}, {}, best=1)
+    gone = run.folder / "checkpoints" / "round-0001"
+    killed = subprocess.run([sys.executable, "-c", code, str(gone)], env=environment())
+    assert killed.returncode == -signal.SIGKILL
+    assert run.checkpoints() == [2]
+    assert len(list(run.folder.rglob("*.tmp"))) == 1
+    with run.locked():
+        assert list(run.folder.rglob("*.tmp")) == []
 
 
 def test_resume_after_a_blind_kill_by_the_command_line(folder: Path, tmp_path: Path) -> None:
@@ -290,6 +322,7 @@ def test_resume_refuses_what_has_changed(
     again = copy(folder, tmp_path / "r")
     data = json.loads((again / "data.json").read_text())
     (again / "data.json").write_text(json.dumps({**data, key: "f" * 64}))
+    reseal(again)
     with pytest.raises(RunError, match=rf"the {thing} of .* has changed since the run began"):
         resume(again)
 
@@ -299,7 +332,10 @@ def test_damaged_files_of_a_run_are_said(folder: Path, tmp_path: Path, name: str
     again = copy(folder, tmp_path / "r")
     for file in again.glob(name):
         file.write_text("" if name.endswith("toml") else '{"meta": {}}')
-    with pytest.raises(RunError, match="is missing or damaged; restore it"):
+    with pytest.raises(RunError, match=r"is damaged: it is not as it was written .* restore it"):
+        resume(again)
+    reseal(again)
+    with pytest.raises(RunError, match=r"is missing or damaged.*; restore it"):
         resume(again)
 
 

@@ -28,6 +28,7 @@ from flexlora.runs.packed_state import pack
 from flexlora.runs.readout import load_state
 from flexlora.runs.run_directory import Run
 from reference import assert_close, best, dense, gaussian, held_rank, product
+from resealed import reseal
 from small import small
 
 NAMES = sorted(RULES)
@@ -149,8 +150,11 @@ def test_a_resume_needs_the_parent_no_more(from_peft: Result, tmp_path: Path) ->
     for round in Run.open(folder).checkpoints()[1:]:
         shutil.rmtree(folder / "checkpoints" / f"round-{round:04d}")
     (folder / "results.json").unlink()
+    for log in folder.glob("*.jsonl"):
+        log.write_text("")
     text = (folder / "config.toml").read_text()
     (folder / "config.toml").write_text(text.replace("init_from = ", 'init_from = "/gone" # '))
+    reseal(folder)
     again = resume(folder)
     assert_same_bits(last(folder)[0], last(from_peft.folder)[0])
     for one, other in zip(again.rows, from_peft.rows, strict=True):
@@ -442,6 +446,7 @@ def test_a_damaged_parent_is_said(parent: Path, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(parent, tmp_path / "p"))
     meta = next((folder / "checkpoints").glob("*/meta.json"))
     meta.write_text(json.dumps({"best": None, "meta": {"state": {}}}))
+    reseal(folder)
     with pytest.raises(RunError, match="missing or damaged"):
         Parent.open(folder)
 
@@ -451,6 +456,7 @@ def test_a_parent_that_does_not_say_its_base_is_no_match(
 ) -> None:
     folder = Path(shutil.copytree(parent, tmp_path / "p"))
     (folder / "data.json").write_text("{}")
+    reseal(folder)
     opened = Parent.open(folder)
     with pytest.raises(RunError, match=r"data\.json is missing or damaged"):
         opened.start(*started(setup, opened, {"federation": {"rounds": 3}}))

@@ -1,13 +1,16 @@
 """Nothing half-written is ever seen."""
 
 import os
+import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from flexlora.errors import FlexLoRAError, RunError
-from flexlora.formats.atomic import atomic_folder, atomic_write, leftovers
+from flexlora.formats.atomic import atomic_folder, atomic_write, leftovers, remove_leftovers
 
 
 def test_a_file_is_replaced_and_nothing_is_left_aside(tmp_path: Path) -> None:
@@ -65,6 +68,62 @@ def test_a_target_that_appears_meanwhile_is_kept(tmp_path: Path) -> None:
     with pytest.raises(RunError, match="exists"), atomic_folder(tmp_path / "out"):
         (tmp_path / "out").mkdir()
     assert os.listdir(tmp_path) == ["out"]
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from flexlora.formats.atomic import atomic_file, atomic_folder
+
+make, target = {"file": atomic_file, "folder": atomic_folder}[sys.argv[1]], Path(sys.argv[2])
+with make(target) as aside:
+    (aside / "half" if aside.is_dir() else aside).touch()
+    if sys.argv[3] == "killed":
+        os.kill(os.getpid(), signal.SIGKILL)
+    print("half", flush=True)
+    sys.stdin.read()
+"""
+
+
+def write(target: Path, kind: str) -> None:
+    if kind == "file":
+        atomic_write(target, "whole")
+        return
+    with atomic_folder(target) as aside:
+        (aside / "whole").touch()
+
+
+@pytest.mark.parametrize("kind", ["file", "folder"])
+def test_who_writes_a_target_next_removes_what_a_killed_writer_left(
+    tmp_path: Path, kind: str
+) -> None:
+    for name in ("out", "out[1]", "other"):
+        command = [sys.executable, "-c", KILLED, kind, str(tmp_path / name), "killed"]
+        assert subprocess.run(command).returncode == -signal.SIGKILL
+    assert len(leftovers(tmp_path)) == 3
+    elsewhere = tmp_path / ".out.000000-1.0123abcd.tmp"
+    elsewhere.touch()  # Of a process of another machine, which may live.
+    for name in ("out", "out[1]"):
+        write(tmp_path / name, kind)
+    (other,) = [path for path in leftovers(tmp_path) if path != elsewhere]
+    assert other.name.startswith(".other.")
+    assert elsewhere.exists()
+    assert sorted(path.name for path in tmp_path.glob("[!.]*")) == ["out", "out[1]"]
+
+
+@pytest.mark.parametrize("kind", ["file", "folder"])
+def test_what_a_living_writer_has_aside_stays(tmp_path: Path, kind: str) -> None:
+    command = [sys.executable, "-c", KILLED, kind, str(tmp_path / "out"), "lives"]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe) as writer:
+        assert writer.stdout is not None
+        assert writer.stdout.readline() == b"half\n"
+        write(tmp_path / "out", kind)
+        remove_leftovers(tmp_path)
+        assert len(list(tmp_path.glob(".out.*.tmp"))) == 1
+        writer.communicate()
+    assert (writer.returncode == 0) == (kind == "file")  # A folder that is there is not replaced.
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
 def test_a_parent_that_is_a_file_is_refused(tmp_path: Path) -> None:

@@ -76,6 +76,8 @@ def synthetic_run(
     every = max(1, rounds // 40)
     for number in range(1, rounds + 1):
         _play(run, number, ids, types, draw, every, lift, failing, metrics, layers)
+    if rounds:
+        run.write_checkpoint(rounds, {}, {})
     if finished:
         rows = [
             _row("base", "", 0.0, ids, others, labels, draw, metrics),

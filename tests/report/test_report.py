@@ -20,6 +20,7 @@ from flexlora.runs.events import Failed
 from flexlora.runs.run_directory import Run
 from report.pages import figures, words
 from report.synthetic import synthetic_run
+from resealed import reseal
 from small import small
 
 LIMIT_BYTES = 5_000_000
@@ -169,6 +170,7 @@ def test_other_data_is_said(tmp_path: Path) -> None:
     runs = [synthetic_run(tmp_path / name, **TINY) for name in "ab"]
     data = json.loads((runs[1] / "data.json").read_text())
     (runs[1] / "data.json").write_text(json.dumps({**data, "fingerprint": "0"}))
+    reseal(runs[1])
     assert differing_data(read_runs(runs)) == ["data"]
     page = write_report(runs, tmp_path / "page.html")
     assert "differ in their data: do not compare their scores directly" in words(page)
@@ -179,6 +181,7 @@ def test_data_that_follows_the_seed_is_no_warning(tmp_path: Path) -> None:
     runs = [synthetic_run(tmp_path / f"r-seed{seed}", **TINY, seed=seed) for seed in (0, 1)]
     data = json.loads((runs[1] / "data.json").read_text())
     (runs[1] / "data.json").write_text(json.dumps({**data, "fingerprint": "0"}))
+    reseal(runs[1])
     text = words(write_report(runs, tmp_path / "page.html"))
     assert "The data differ by seed" in text
     assert "do not compare" not in text
@@ -202,6 +205,7 @@ def test_older_runs_have_no_spectra_and_no_partition(tmp_path: Path) -> None:
     data = json.loads((folder / "data.json").read_text())
     del data["partition"]
     (folder / "data.json").write_text(json.dumps(data))
+    reseal(folder)
     text = words(write_report([folder]))
     assert "No run has records of its singular values." in text
     assert "no record of who holds which examples" in text
@@ -214,6 +218,7 @@ def test_a_metric_of_the_user_s_own(tmp_path: Path) -> None:
     assert "Validation politeness by round" in words(write_report([folder]))
     with (folder / "resolved.toml").open("a") as file:
         file.write("[higher_is_better]\npoliteness = true\nloss = false\n")
+    reseal(folder)
     assert "politeness ↑" in words(write_report([folder]))
 
 
@@ -230,6 +235,7 @@ def test_what_is_no_run_or_damaged_writes_nothing(tmp_path: Path) -> None:
     folder = synthetic_run(tmp_path / "r", **TINY)
     page = tmp_path / "page.html"
     (folder / "results.json").write_text('{"rows": [{"state": "base", "unseen": 3}]}')
+    reseal(folder)
     with pytest.raises(RunError, match=r"results\.json is missing or damaged"):
         write_report([folder], page)
     with pytest.raises(RunError, match="given twice"):

@@ -15,6 +15,7 @@ from flexlora.report import write_report
 from flexlora.report.charts import lines
 from report.pages import figures, words
 from report.synthetic import synthetic_run
+from resealed import reseal
 from small import small
 
 TINY: dict[str, Any] = {"rounds": 3, "clients": 8, "unseen": 4, "labels": 3, "layers": 1}
@@ -31,6 +32,7 @@ def change_rounds(folder: Path, change: Callable[[dict[str, Any]], Any]) -> None
     for record in records:
         change(record)
     log.write_text("".join(json.dumps(record) + "\n" for record in records))
+    reseal(folder)
 
 
 def change_results(folder: Path, change: Callable[[list[dict[str, Any]]], Any]) -> None:
@@ -38,11 +40,13 @@ def change_results(folder: Path, change: Callable[[list[dict[str, Any]]], Any]) 
     results = json.loads(path.read_text())
     change(results["rows"])
     path.write_text(json.dumps(results))
+    reseal(folder)
 
 
 def test_where_a_run_began(folder: Path) -> None:
     parent = {"path": "runs/<old>", "kind": "run", "rule": "fedit", "round": 7, "start": 0}
     (folder / "parent.json").write_text(json.dumps(parent))
+    reseal(folder)
     change_results(folder, lambda rows: rows.insert(1, {**rows[1], "state": "start"}))
     text = words(write_report([folder]))
     assert "r began from the run runs/<old>, played by fedit up to round 7" in text
@@ -82,6 +86,7 @@ def test_values_that_json_cannot_hold_are_gaps(folder: Path) -> None:
     change_results(folder, lambda rows: rows[1]["unseen"]["mean"].update(loss=None))
     log = folder / "spectra.jsonl"
     log.write_text(re.sub(r'"effective_rank": ?[^,]*', '"effective_rank": null', log.read_text()))
+    reseal(folder)
     page = write_report([folder])
     assert "Training loss: no round has a finite value." in words(page)
     assert "No run has records of its singular values." in words(page)

@@ -82,6 +82,20 @@ def is_kind(kind: type) -> bool:
     return issubclass(kind, Event) and kind is not Event
 
 
+@pytest.mark.parametrize(
+    ("event", "change", "words"),
+    [
+        (ALL[0], {"schema": 2}, "schema is 2, this FlexLoRA reads 1"),
+        (ALL[3], {"kind": "sleep"}, "kind is 'sleep', expected one of train, evaluate, screen"),
+    ],
+)
+def test_what_only_another_version_would_write_is_refused(
+    event: Event, change: dict[str, Any], words: str
+) -> None:
+    with pytest.raises(ValueError, match=words):
+        Event.from_json(line(event) | change)
+
+
 def test_a_number_that_json_cannot_hold_is_nan_again() -> None:
     event = Replied(1, "a", "low", 4, 90, math.nan, math.inf, 1000)
     assert line(event)["loss"] is None

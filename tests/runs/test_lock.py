@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import filelock
@@ -39,13 +40,33 @@ def test_another_process_holds_it_until_it_dies(tmp_path: Path) -> None:
         assert in_use(tmp_path)
 
 
-def test_looking_writes_nothing_and_stops_nobody(tmp_path: Path) -> None:
+def test_looking_writes_nothing(tmp_path: Path) -> None:
     assert not in_use(tmp_path)
     assert list(tmp_path.iterdir()) == []
     with locked(tmp_path):
         assert in_use(tmp_path)
         assert in_use(tmp_path)
     assert not in_use(tmp_path)
+
+
+def test_two_who_look_do_not_take_each_other_for_a_run(tmp_path: Path) -> None:
+    fcntl = pytest.importorskip("fcntl")
+    with locked(tmp_path):
+        pass
+    with open(tmp_path / ".lock", "rb") as other:
+        fcntl.flock(other, fcntl.LOCK_SH)  # As another process does while it looks.
+        assert not in_use(tmp_path)
+
+
+def test_who_looks_stops_nobody_from_playing(tmp_path: Path) -> None:
+    fcntl = pytest.importorskip("fcntl")
+    with locked(tmp_path):
+        pass
+    with open(tmp_path / ".lock", "rb") as other:
+        fcntl.flock(other, fcntl.LOCK_SH)
+        threading.Timer(0.05, fcntl.flock, (other, fcntl.LOCK_UN)).start()
+        with locked(tmp_path):
+            assert in_use(tmp_path)
 
 
 def test_it_is_released_whatever_happens_within(tmp_path: Path) -> None:

@@ -5,17 +5,22 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from flexlora.errors import RunError
-from flexlora.federation import run
+from flexlora.federation import resume, run
+from flexlora.report.read import read_runs
 from flexlora.runs import Result
-from flexlora.runs.events import Failed
+from flexlora.runs.events import Event, Failed, Started
 from flexlora.runs.overview import overview
+from flexlora.runs.progress import Progress
 from flexlora.runs.run_directory import Run
+from flexlora.runs.standing import Standing
+from resealed import reseal
 from small import small
+
+NONE = {"train": 0, "evaluate": 0, "screen": 0}
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +65,7 @@ def test_who_took_part_at_which_rank(result: Result) -> None:
     for name, rank in (("low", "2"), ("high", "4")):
         counted = sum(r["types"].get(name, 0) for r in records)
         told = found["types"][name]
-        assert told == {"ranks": rank, "clients": 2, "replies": counted, "failures": 0}
+        assert told == {"ranks": rank, "clients": 2, "replies": counted, "failures": NONE}
 
 
 def test_failures_are_told_by_client_and_type(folder: Path) -> None:
@@ -68,24 +73,41 @@ def test_failures_are_told_by_client_and_type(folder: Path) -> None:
     client = opened.read_metrics()[0]["clients"][0]
     for name in (client, "nobody that is known"):
         opened.append_event(Failed(2, name, "its disk is full"))
+    opened.append_event(Failed(2, client, "it is asleep", "evaluate"))
     with open(folder / "events.jsonl", "a") as file:
         file.write('{"round": 2, "event": "something else"}\n')
+    reseal(folder)
     found = overview(folder)
-    assert [told["reason"] for told in found["failures"]] == ["its disk is full"] * 2
-    assert found["clients"][client]["failures"] == 1
-    assert found["types"][found["clients"][client]["type"]]["failures"] == 1
+    assert [told["reason"] for told in found["failures"]] == [
+        *["its disk is full"] * 2,
+        "it is asleep",
+    ]
+    wanted = {**NONE, "train": 1, "evaluate": 1}
+    assert found["clients"][client]["failures"] == wanted
+    assert found["types"][found["clients"][client]["type"]]["failures"] == wanted
 
 
-def unfinished(folder: Path, lines: int) -> Run:
-    """As if it had been stopped after so many rounds."""
-    (folder / "results.json").unlink()
-    path = folder / "metrics.jsonl"
-    path.write_bytes(b"".join(path.read_bytes().splitlines(keepends=True)[:lines]))
-    return Run.open(folder)
+def unfinished(result: Result, folder: Path, rounds: int, lines: int | None = None) -> Run:
+    """As it stood after so many rounds, and so many lines of them, when it was stopped.
+
+    Of the checkpoints only what they say of rounds is as it was then.
+    """
+    shutil.copytree(result.folder, folder, ignore=shutil.ignore_patterns("results.json", "*.jsonl"))
+    run, whole = Run.open(folder), Run.open(result.folder)
+    tensors, meta = whole.load_checkpoint("last") or pytest.fail("no checkpoint")
+    shutil.rmtree(folder / "checkpoints")
+    for event in whole.events(Event)[:1]:
+        run.append_event(event)
+    for record in whole.records()[: rounds if lines is None else lines]:
+        run.append_metrics(record)
+        if record.round <= rounds:
+            run.write_checkpoint(record.round, tensors, meta)
+    return run
 
 
-def test_the_states_of_a_run(folder: Path) -> None:
-    opened = unfinished(folder, 3)
+def test_the_states_of_a_run(result: Result, tmp_path: Path) -> None:
+    folder = tmp_path / "r"
+    opened = unfinished(result, folder, 3)
     assert overview(folder)["state"] == "not scored"
     with opened.locked():
         assert overview(folder)["state"] == "running"
@@ -93,22 +115,26 @@ def test_the_states_of_a_run(folder: Path) -> None:
     assert unfinished_again["state"] == "not scored"
 
 
-@pytest.mark.parametrize(("lines", "state"), [(2, "stopped"), (0, "never started")])
-def test_a_run_that_was_stopped(folder: Path, lines: int, state: str) -> None:
-    unfinished(folder, lines)
-    found = overview(folder)
-    assert (found["state"], found["round"], found["rounds_played"]) == (state, lines, lines)
+@pytest.mark.parametrize(("rounds", "lines"), [(2, 2), (2, 3), (1, 1), (0, 1), (0, 0)])
+def test_a_run_that_was_stopped(result: Result, tmp_path: Path, rounds: int, lines: int) -> None:
+    """Also between a round's line and its checkpoint, and in its first round."""
+    unfinished(result, tmp_path / "r", rounds, lines)
+    found = overview(tmp_path / "r")
+    assert (found["state"], found["round"], found["rounds_played"]) == ("stopped", rounds, rounds)
+    assert (found["last"] is None) == (found["bytes_down"] == 0) == (rounds == 0)
+    assert Standing.of(Run.open(tmp_path / "r")).last == rounds
+    (told,) = read_runs([tmp_path / "r"])
+    assert [record.round for record in told.rounds] == list(range(1, rounds + 1))
 
 
-def test_patience_ends_a_run_before_its_last_round(folder: Path) -> None:
-    unfinished(folder, 2)
-    text = (folder / "config.toml").read_text()
-    (folder / "config.toml").write_text(text.replace("patience = 0", "patience = 1"))
-    meta = sorted((folder / "checkpoints").glob("*/meta.json"))[-1]
-    document: dict[str, Any] = json.loads(meta.read_text())
-    document["meta"]["progress"]["stale"] = 1
-    meta.write_text(json.dumps(document))
-    assert overview(folder)["state"] == "not scored"
+def test_patience_ends_a_run_before_its_last_round(result: Result, tmp_path: Path) -> None:
+    run = Run.create(small(federation={"patience": 1}), tmp_path / "r", resolved={"layers": 8})
+    _, meta = Run.open(result.folder).load_checkpoint("last") or pytest.fail("no checkpoint")
+    run.append_event(Started("r", "hetlora", "tiny", 3, 0, {}, ()))
+    for record in Run.open(result.folder).records()[:2]:
+        run.append_metrics(record)
+    run.write_checkpoint(2, {}, meta | {"progress": Progress(1.0, 1, 1).to_json()})
+    assert overview(tmp_path / "r")["state"] == "not scored"
 
 
 def test_a_run_without_a_single_round(tmp_path: Path) -> None:
@@ -118,10 +144,19 @@ def test_a_run_without_a_single_round(tmp_path: Path) -> None:
     assert (found["best"], found["last"], found["clients"], found["types"]) == (None, None, {}, {})
 
 
+def test_results_that_are_gone_are_made_again_by_a_resume(folder: Path) -> None:
+    (folder / "results.json").unlink()
+    with pytest.raises(RunError, match=r"results\.json is missing, though the run has ended"):
+        overview(folder)
+    resume(folder)
+    assert overview(folder)["state"] == "finished"
+
+
 def test_what_is_damaged_or_no_run_is_said(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(RunError, match="is no run"):
         overview(tmp_path)
     lines = (folder / "metrics.jsonl").read_text().splitlines()
     (folder / "metrics.jsonl").write_text('{"round": 1}\n' + "\n".join(lines[1:]) + "\n")
+    reseal(folder)
     with pytest.raises(RunError, match=r"metrics\.jsonl, line 1 is damaged \(learning_rate is"):
         overview(folder)

@@ -11,8 +11,11 @@ import torch
 
 from flexlora.config.config import Config, FederationConfig, RunConfig
 from flexlora.errors import RunError
+from flexlora.formats.atomic import remove_folder
+from flexlora.runs.checkpoints import Checkpoints
 from flexlora.runs.events import Event, Failed, Noted, RoundBegun
 from flexlora.runs.run_directory import Run, fresh_folder
+from resealed import reseal
 from small import round_record
 
 
@@ -20,14 +23,14 @@ from small import round_record
 def run(tmp_path: Path) -> Run:
     config = Config(federation=FederationConfig(rounds=7))
     return Run.create(
-        config, tmp_path / "r", resolved={"threads": 2, "ranks": {"a": 3}}, data={"notes": ["x"]}
+        config, tmp_path / "r", resolved={"threads": 2, "ranks": {"a": "3"}}, data={"notes": ["x"]}
     )
 
 
 def test_what_was_created_is_opened(run: Run) -> None:
     opened = Run.open(run.folder)
     assert opened.config == run.config
-    assert opened.resolved == {"threads": 2, "ranks": {"a": 3}}
+    assert opened.resolved == {"threads": 2, "ranks": {"a": "3"}}
     assert opened.data == {"notes": ["x"]}
     assert opened.environment["torch"] == torch.__version__
     assert opened.environment["threads"] == torch.get_num_threads()
@@ -53,15 +56,18 @@ def test_what_is_no_run_is_refused(run: Run, tmp_path: Path) -> None:
         Run.create(run.config, run.folder)
     with pytest.raises(RunError, match=r"none is no run: it has no config\.toml"):
         Run.open(tmp_path / "none")
-    for version in (1, 3):
+    for version in (2, 4):
         (run.folder / "format.json").write_text(json.dumps({"version": version}))
-        with pytest.raises(RunError, match=f"run format {version}, this FlexLoRA reads 2; use"):
+        with pytest.raises(RunError, match=f"run format {version}, this FlexLoRA reads 3; use"):
             Run.open(run.folder)
     (run.folder / "format.json").write_text("{")
     with pytest.raises(RunError, match=r"format\.json is missing or damaged"):
         Run.open(run.folder)
-    (run.folder / "format.json").write_text('{"version": 2}')
+    (run.folder / "format.json").write_text('{"version": 3}')
     (run.folder / "config.toml").write_text("[modle]")
+    with pytest.raises(RunError, match=r"config\.toml is damaged: it is not as it was written"):
+        Run.open(run.folder)
+    reseal(run.folder)
     with pytest.raises(RunError, match=r"has a config that cannot be used: .*\[modle\]"):
         Run.open(run.folder)
     (run.folder / "resolved.toml").write_text("x =")
@@ -95,10 +101,11 @@ def test_logs_are_json_and_are_cut_back_to_a_round(run: Run) -> None:
 
 def test_a_log_that_is_damaged_in_the_middle_is_said(run: Run) -> None:
     (run.folder / "metrics.jsonl").write_text('{"round": 1}\nnonsense\n{"round": 2}\n')
-    with pytest.raises(RunError, match=r"metrics\.jsonl, line 2 is damaged"):
+    reseal(run.folder)
+    with pytest.raises(RunError, match=r"metrics\.jsonl, line 2 is damaged .*; restore it"):
         run.read_metrics()
     (run.folder / "metrics.jsonl").write_text("3\n")
-    with pytest.raises(RunError, match=r"metrics\.jsonl, line 1 is no record"):
+    with pytest.raises(RunError, match=r"line 1 is damaged \(it has no check at its end\)"):
         run.read_metrics()
 
 
@@ -124,6 +131,7 @@ def test_a_wrong_entry_of_a_round_is_named_with_its_file_and_line(
     line = round_record(2).to_json() | change
     with open(run.folder / "metrics.jsonl", "a") as file:
         file.write(json.dumps(line) + "\n")
+    reseal(run.folder)
     with pytest.raises(RunError, match=rf"metrics\.jsonl, line 2 is damaged \({words}"):
         run.records()
 
@@ -150,6 +158,7 @@ def test_a_wrong_event_is_named_with_its_file_and_line(
     run.append_event(Noted("begins"))
     with open(run.folder / "events.jsonl", "a") as file:
         file.write(json.dumps({"time": 0.0} | line) + "\n")
+    reseal(run.folder)
     with pytest.raises(RunError, match=rf"events\.jsonl, line 2 is damaged \({words}"):
         run.events(Event)
 
@@ -158,6 +167,7 @@ def test_events_of_other_versions_are_left_out(run: Run) -> None:
     with open(run.folder / "events.jsonl", "a") as file:
         file.write('{"event": "tracker", "tracker": "mlflow"}\n')
         file.write(json.dumps(Failed(1, "a", "no").to_json()) + "\n")
+    reseal(run.folder)
     assert run.events(Event) == [Failed(1, "a", "no")]
 
 
@@ -178,17 +188,74 @@ def test_checkpoints_come_back_and_only_last_and_best_stay(run: Run) -> None:
             assert tensors[name].dtype == tensor.dtype
             assert torch.equal(tensors[name], tensor)
     assert run.load_checkpoint(3) is None
-    run.write_checkpoint(4, state(9), {}, best=None)
-    assert run.checkpoints() == [4]
+    run.write_checkpoint(5, state(9), {}, best=None)
+    assert run.checkpoints() == [5]
     tensors, _ = run.load_checkpoint("best") or pytest.fail("no checkpoint")
     assert torch.equal(tensors["layer|x|u"], state(9)["layer|x|u"])
 
 
-def test_going_back_forgets_later_checkpoints(run: Run) -> None:
-    for round, best in ((1, 1), (2, 1), (3, 1)):
-        run.write_checkpoint(round, state(round), {}, best=best)
-    run.write_checkpoint(2, state(2), {}, best=1)
-    assert run.checkpoints() == [1, 2]
+def test_who_reads_while_checkpoints_come_and_go_reads_one(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between the list of the rounds and a look into the last one, that one was replaced."""
+    run.append_metrics(round_record(1))
+    run.write_checkpoint(1, state(1), {"round": 1})
+    listed = Checkpoints.rounds
+    moved: list[int] = []
+
+    def late(self: Checkpoints) -> list[int]:
+        found = listed(self)
+        if not moved:
+            moved.append(2)
+            monkeypatch.setattr(Checkpoints, "rounds", listed)
+            run.append_metrics(round_record(2))
+            run.write_checkpoint(2, state(2), {"round": 2})
+        return found
+
+    for read in (
+        lambda: (run.load_checkpoint("last") or pytest.fail("none"))[1],
+        lambda: (run.load_checkpoint("best") or pytest.fail("none"))[1],
+        run.last_meta,
+    ):
+        monkeypatch.setattr(Checkpoints, "rounds", late)
+        assert read() == {"round": 2}
+        moved.clear()
+        remove_folder(run.folder / "checkpoints" / "round-0002")
+        run.truncate_log(1)
+        run.write_checkpoint(1, state(1), {"round": 1})
+
+
+def test_a_run_whose_checkpoints_are_gone_is_not_begun_again(run: Run) -> None:
+    run.append_metrics(round_record(1))
+    assert run.load_checkpoint() is None  # Killed before the first one: that is a healthy run.
+    gone = r"checkpoints is missing or damaged; restore it, or start a new run"
+    run.append_metrics(round_record(2))
+    with pytest.raises(RunError, match=gone):
+        run.load_checkpoint()
+    run.truncate_log(0)
+    assert run.load_checkpoint() is None
+    run.write_results({"rows": []})
+    with pytest.raises(RunError, match=gone):
+        run.load_checkpoint()
+
+
+@pytest.mark.parametrize("round", ["null", '"x"', "1.5", "[]"])
+@pytest.mark.parametrize("name", ["metrics", "events", "spectra"])
+def test_a_line_of_no_round_is_said_before_the_log_is_cut(run: Run, name: str, round: str) -> None:
+    with open(run.folder / f"{name}.jsonl", "a") as file:
+        file.write(f'{{"round": {round}}}\n')
+    reseal(run.folder)
+    wanted = rf"{name}\.jsonl, line 1 is damaged \(round is .* expected a whole number\)"
+    with pytest.raises(RunError, match=wanted):
+        run.truncate_log(0)
+
+
+def test_a_round_without_a_checkpoint_is_not_committed(run: Run) -> None:
+    run.append_metrics(round_record(1))
+    assert run.committed() == []
+    run.write_checkpoint(1, state(1), {})
+    run.append_metrics(round_record(2))
+    assert run.committed() == [round_record(1)]
 
 
 def test_a_checkpoint_that_cannot_be_written_leaves_the_last(run: Run) -> None:
@@ -201,16 +268,109 @@ def test_a_checkpoint_that_cannot_be_written_leaves_the_last(run: Run) -> None:
 
 def test_a_damaged_checkpoint_is_said(run: Run) -> None:
     run.write_checkpoint(1, state(1), {})
-    (run.folder / "checkpoints" / "round-0001" / "state.safetensors").write_bytes(b"x")
-    with pytest.raises(RunError, match="round-0001 is missing or damaged; restore it, or start a"):
-        run.load_checkpoint()
+    folder = run.folder / "checkpoints" / "round-0001"
+    before = (folder / "state.safetensors").read_bytes()
+    for damage in (b"x", before[:-1], before[:-1] + bytes([before[-1] ^ 1])):
+        (folder / "state.safetensors").write_bytes(damage)
+        with pytest.raises(RunError, match=r"state\.safetensors is damaged: it is not as it was"):
+            Run.open(run.folder).load_checkpoint()
+    (folder / "state.safetensors").write_bytes(before)
+    (folder / "other.json").touch()
+    with pytest.raises(RunError, match=r"other\.json is not of what was written here; remove it"):
+        Run.open(run.folder).load_checkpoint()
+    (folder / "other.json").unlink()
+    (folder / "meta.json").unlink()
+    with pytest.raises(RunError, match=r"meta\.json is missing; restore it"):
+        Run.open(run.folder).load_checkpoint()
+
+
+def test_a_checkpoint_of_another_run_or_round_is_said(run: Run, tmp_path: Path) -> None:
+    run.write_checkpoint(1, state(1), {})
+    other = Run.create(Config(), tmp_path / "other")
+    other.write_checkpoint(1, state(2), {})
+    ours = run.folder / "checkpoints" / "round-0001"
+    shutil.copytree(ours, ours.with_name("round-0002"))
+    with pytest.raises(RunError, match="round-0002 is of another run or round; restore it"):
+        Run.open(run.folder).load_checkpoint()
+    shutil.rmtree(ours.with_name("round-0002"))
+    shutil.rmtree(ours)
+    shutil.copytree(other.folder / "checkpoints" / "round-0001", ours)
+    with pytest.raises(RunError, match="round-0001 is of another run or round; restore it"):
+        Run.open(run.folder).load_checkpoint()
+
+
+def damage_of_lines(lines: list[bytes]) -> dict[str, list[bytes]]:
+    first, second, *rest = lines
+    return {
+        "changed": [first.replace(b"0.5", b"0.6"), second, *rest],
+        "lost": [first, *rest],
+        "moved": [second, first, *rest],
+        "twice": [first, first, second, *rest],
+        "lost at the end": [first, second],
+    }
+
+
+@pytest.mark.parametrize("name", ["metrics", "events", "spectra"])
+@pytest.mark.parametrize("how", list(damage_of_lines([b""] * 3)))
+def test_a_line_that_is_not_as_it_was_is_found(run: Run, name: str, how: str) -> None:
+    for round in (1, 2, 3):
+        run.append_metrics(round_record(round))
+        run.append_event(Noted("0.5"))
+        run.append_spectra({"round": round, "layers": {}, "x": 0.5})
+    run.write_checkpoint(3, {}, {})
+    path = run.folder / f"{name}.jsonl"
+    path.write_bytes(b"".join(damage_of_lines(path.read_bytes().splitlines(keepends=True))[how]))
+    opened = Run.open(run.folder)
+    reads = {"metrics": opened.read_metrics, "spectra": opened.read_spectra}
+    wanted = rf"{name}\.jsonl(, line \d is damaged| lacks lines that a checkpoint was made after)"
+    with pytest.raises(RunError, match=wanted):
+        reads.get(name, opened.read_events)()
+    with pytest.raises(RunError, match=wanted):
+        opened.truncate_log(3)
+
+
+@pytest.mark.parametrize("rounds", [(1, 3), (2, 3), (1, 2), (1, 2, 2, 3), (1, 2, 4)])
+def test_metrics_have_the_rounds_that_a_checkpoint_claims(
+    run: Run, rounds: tuple[int, ...]
+) -> None:
+    for round in rounds:
+        run.append_metrics(round_record(round))
+    run.write_checkpoint(3, {}, {})
+    with pytest.raises(RunError, match=r"metrics\.jsonl has not (round \d|3 rounds alone); rest"):
+        run.committed()
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "words"),
+    [
+        ("resolved.toml", 'threads = "2"', "threads is '2', expected a whole number"),
+        ("resolved.toml", "threads = 0", "threads is 0, expected 1 or more"),
+        ("resolved.toml", "[ranks]\na = 3", "a is 3, expected a text"),
+        ("resolved.toml", "x = " + "[" * 9999, ""),
+        ("parent.json", '{"start": "x"}', "start is 'x', expected a whole number"),
+        ("data.json", "[" * 99999, ""),
+    ],
+)
+def test_small_files_are_of_their_types(run: Run, name: str, text: str, words: str) -> None:
+    (run.folder / name).write_text(text)
+    opened = Run.open(reseal(run.folder))
+    with pytest.raises(RunError, match=rf"{name} is missing or damaged.*{words}"):
+        _ = opened.resolved, opened.parent, opened.data
 
 
 def test_two_holders_exclude_each_other_and_leftovers_go(run: Run) -> None:
-    left = run.folder / "checkpoints" / ".round-0002.abcd.tmp"
-    left.mkdir()
+    places = (run.folder, run.folder / "checkpoints", run.folder / "memory" / "ab01")
+    left = [folder / ".round-0002.000000-1.0123abcd.tmp" for folder in places]
+    for path in left:
+        path.mkdir(parents=True)
+        (path / "state").touch()
+    left.append(run.folder / "memory" / "ab01" / ".000003.safetensors.000000-1.0123abcd.tmp")
+    left[-1].touch()
+    theirs = run.folder / "tensorboard" / ".cache.tmp"
+    theirs.mkdir(parents=True)
     with run.locked():
-        assert not left.exists()
+        assert not [path for path in left if path.exists()]
+        assert theirs.exists()
         with (
             pytest.raises(RunError, match="in use by another process"),
             Run.open(run.folder).locked(),
@@ -218,6 +378,31 @@ def test_two_holders_exclude_each_other_and_leftovers_go(run: Run) -> None:
             pytest.fail("the lock was given twice")
     with run.locked():
         pass
+
+
+def test_checkpoints_that_were_to_go_do(run: Run) -> None:
+    """Killed between writing one and removing those before it."""
+    for round in (1, 2, 3):
+        run.write_checkpoint(round, state(round), {}, best=1)
+        shutil.copytree(run.folder / "checkpoints", run.folder / f"kept-{round}")
+    shutil.copytree(run.folder / "kept-2" / "round-0002", run.folder / "checkpoints/round-0002")
+    assert run.checkpoints() == [1, 2, 3]
+    with run.locked():
+        assert run.checkpoints() == [1, 3]
+
+
+def test_two_who_make_a_run_at_once_get_a_number_each(tmp_path: Path) -> None:
+    config = Config(run=RunConfig(out=str(tmp_path / "runs")))
+    others = iter(range(2))
+
+    def meanwhile(_: Path) -> None:
+        if next(others, None) is not None:
+            Run.create(config)
+
+    assert Run.create(config, bring=meanwhile).folder.name == "flexlora-3"
+    assert sorted(path.name for path in (tmp_path / "runs").iterdir()) == [
+        f"flexlora-{n}" for n in (1, 2, 3)
+    ]
 
 
 def test_a_run_can_be_moved(run: Run, tmp_path: Path) -> None:

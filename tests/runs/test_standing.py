@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import json
+import math
+import tempfile
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 
 from flexlora.evaluation import MeanScore
+from flexlora.formats.json_text import json_text
 from flexlora.runs.events import (
     Ended,
     Event,
@@ -21,6 +26,7 @@ from flexlora.runs.events import (
     Scoring,
     Started,
 )
+from flexlora.runs.progress import Progress
 from flexlora.runs.records import RoundRecord
 from flexlora.runs.run_directory import Run
 from flexlora.runs.standing import Standing
@@ -37,7 +43,14 @@ class Clock:
 
 @pytest.fixture
 def run(tmp_path: Path) -> Run:
-    return Run.create(small(federation={"rounds": 4}, evaluation={"every": 2}), tmp_path / "r")
+    config = small(federation={"rounds": 4}, evaluation={"every": 2})
+    resolved = {"metric": "loss", "higher_is_better": {"loss": False}}
+    return Run.create(config, tmp_path / "r", resolved=resolved)
+
+
+def commit(run: Run, record: RoundRecord) -> None:
+    run.append_metrics(record)
+    run.write_checkpoint(record.round, {}, {})
 
 
 def validated(round: int, loss: float) -> RoundRecord:
@@ -101,7 +114,7 @@ STORY: tuple[Event, ...] = (
 
 
 def known(standing: Standing) -> dict[str, Any]:
-    names = ("round", "clients", "replied", "failed", "done", "best", "gain", "scoring", "ended")
+    names = ("round", "drawn", "replied", "failed", "done", "best", "gain", "scoring", "ended")
     more = ("last", "in_flight", "elapsed", "rounds", "name")
     return {name: getattr(standing, name) for name in (*names, *more)} | {"left": standing.left()}
 
@@ -112,7 +125,7 @@ def test_the_directory_alone_tells_what_the_observer_was_told(run: Run, told: in
     live = Standing(run, now)
     for event in STORY[:told]:
         if isinstance(event, RoundEnded):
-            run.append_metrics(event.record)
+            commit(run, event.record)
         run.append_event(event)
         live.told(event)
     now.time = STORY[told - 1].time + 0.75
@@ -129,7 +142,7 @@ def test_what_stands_in_the_middle_of_a_round(run: Run) -> None:
     for event in STORY[:5]:
         run.append_event(event)
     standing = Standing.of(run)
-    assert (standing.round, standing.clients, standing.failed) == (1, 3, 1)
+    assert (standing.round, standing.drawn, standing.failed) == (1, 3, 1)
     assert (dict(standing.replied), standing.in_flight) == ({"low": 1}, 1)
     assert standing.elapsed == pytest.approx(3.0)
 
@@ -138,14 +151,47 @@ def test_a_round_whose_end_was_not_told_has_ended(run: Run) -> None:
     """The process was killed between the round's commit and the telling."""
     for event in STORY[:6]:
         run.append_event(event)
-    run.append_metrics(validated(1, 2.0))
+    commit(run, validated(1, 2.0))
     standing = Standing.of(run)
     assert (standing.last, standing.round, standing.in_flight) == (1, 0, 0)
     assert [record.round for record in standing.done] == [1]
 
 
+def test_whom_a_screen_left_out_had_replied(run: Run) -> None:
+    standing = Standing(run)
+    for event in (
+        RoundBegun(1, ("a", "b")),
+        replied(1, "a", "low", 1.0),
+        replied(1, "b", "low", 2.0),
+        Failed(1, "b", "its update lies far off", "screen"),
+    ):
+        standing.told(event)
+    assert (standing.replied.total(), standing.failed, standing.in_flight) == (2, 0, 0)
+
+
+VALUES = st.floats(width=32) | st.sampled_from([math.nan, math.inf, -math.inf, 0.0, -0.0])
+
+
+@given(st.lists(VALUES, max_size=6))
+@example([math.nan, 2.0, 1.0])
+@example([-math.inf, 1.0])
+def test_the_best_round_is_the_one_that_the_session_chose(values: list[float]) -> None:
+    """Whatever the metric gave; and a session that is resumed after any of them chooses alike."""
+    with tempfile.TemporaryDirectory() as folder:
+        resolved = {"metric": "loss", "higher_is_better": {"loss": False}}
+        standing = Standing(Run.create(small(), Path(folder) / "r", resolved=resolved))
+        progress = Progress()
+        for round, value in enumerate(values, 1):
+            standing.told(RoundEnded(validated(round, value)))
+            progress = progress.after(round, value)
+            best = standing.best.round if standing.best else 0
+            assert best == progress.best_round
+            told = json.loads(json_text(progress.to_json(), strict=True))
+            assert Progress.from_json(told) == progress
+
+
 def test_a_round_is_counted_once(run: Run) -> None:
-    run.append_metrics(validated(1, 2.0))
+    commit(run, validated(1, 2.0))
     standing = Standing(run)
     standing.told(RoundEnded(validated(1, 2.0)))
     assert len(standing.done) == 1

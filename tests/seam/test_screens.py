@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -111,7 +112,7 @@ def test_a_far_client_is_left_out_as_a_failure_and_the_rest_is_a_round_without_i
     assert record.screened == {LOUD: Verdict(0.0, 1.0, reason)}
     assert record.clients == tuple(sorted(set(RANKS) - {LOUD}))
     assert record.failures == 1
-    assert krum.run.events(Failed) == [Failed(1, LOUD, reason)]
+    assert krum.run.events(Failed) == [Failed(1, LOUD, reason, "screen")]
     assert krum.run.records() == [record]
     without = made(tmp_path / "w", name, poisoned=False, fails=(LOUD,))
     play(without)
@@ -140,6 +141,17 @@ def test_honest_clients_are_not_erased_because_others_stood_still(
     found = federation(tmp_path / "r", name, clients=5, rounds=2)
     found.screens, found.transport = (make_screen("norm_clip"),), Still(found.rule)
     assert [record.screened for record in play(found)] == [{}, {}]
+
+
+def test_who_is_left_out_holds_the_delta_that_it_was_sent(tmp_path: Path) -> None:
+    """It is not sent it again, and its bytes are not counted twice."""
+    krum = made(tmp_path / "k", "flexlora-increment", make_screen("multi_krum", {"outliers": 1}))
+    krum.schedule = replace(krum.schedule, rounds=3)
+    play(krum)
+    last = [job for job in krum.transport.jobs if job.round == 3]  # type: ignore[attr-defined]
+    assert len(last) == 5
+    assert {job.client: job.held for job in last} == dict.fromkeys(sorted(RANKS), 1)
+    assert [record.failures for record in krum.run.records()] == [1, 1, 1]
 
 
 class Halves(Screen):

@@ -84,7 +84,7 @@ class LiveView(Watcher):
             for record in scored[-1:]:
                 words = f"{score_words(known, record)} in round {record.round}"
                 grid.add_row("validation", f"{words}, {best_words(known, record)}")
-            down = sum(record.bytes_down for record in known.done)
+            down = sum(record.total_bytes_down for record in known.done)
             up = sum(record.bytes_up for record in known.done)
             grid.add_row("bytes", f"{size(down)} down, {size(up)} up")
         return grid
@@ -101,7 +101,7 @@ class LiveView(Watcher):
         words = f"{done} done" + (f" ({kinds})" if kinds else "")
         words += f", {known.in_flight} in flight" if known.in_flight else ", combining and scoring"
         words += f", {known.failed} failed" if known.failed else ""
-        _add_bar(grid, f"round {known.round}", done + known.failed, known.clients, width, words)
+        _add_bar(grid, f"round {known.round}", done + known.failed, known.drawn, width, words)
 
 
 def _add_bar(grid: Table, name: str, done: int, total: int, width: int, words: str) -> None:

@@ -16,6 +16,7 @@ from flexlora.runs.records import OnClients
 
 SHOWN = 5  # Kinds of failures that are shown unless all are asked for.
 
+_FAILED = {"train": "failed", "evaluate": "failed to evaluate", "screen": "screened out"}
 _STATES = {
     "finished": "finished",
     "running": "running in another process",
@@ -104,7 +105,7 @@ def _type_table(found: Mapping[str, Any]) -> Table:
             f"{sum(count > 0 for count in counts):,}",
             f"{kind['replies']:,}",
             span(counts) if counts else "0",
-            f"{kind['failures']:,}",
+            _counts(kind["failures"]),
         )
     return table
 
@@ -124,26 +125,32 @@ def _client_table(found: Mapping[str, Any]) -> Table:
             client["type"],
             span(list(client["ranks"].values())),
             f"{len(client['rounds']):,}",
-            f"{client['failures']:,}",
+            _counts(client["failures"]),
             ", ".join(map(str, client["rounds"])),
         )
     return table
 
 
+def _counts(failures: Mapping[str, int]) -> str:
+    """How many of each kind: "3", "3 and 1 to evaluate"."""
+    words = {"train": "", "evaluate": " to evaluate", "screen": " screened out"}
+    return " and ".join(f"{n:,}{words[kind]}" for kind, n in failures.items() if n) or "0"
+
+
 def _failures(failures: Sequence[Mapping[str, Any]], *, everything: bool) -> None:
-    """Failures by reason, the most frequent first."""
-    by_reason: dict[str, list[Mapping[str, Any]]] = {}
+    """Failures by kind and reason, the most frequent first."""
+    by_reason: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
     for event in failures:
-        by_reason.setdefault(event["reason"], []).append(event)
+        by_reason.setdefault((event["kind"], event["reason"]), []).append(event)
     ordered = sorted(by_reason.items(), key=lambda item: -len(item[1]))
     shown = ordered if everything else ordered[:SHOWN]
-    for reason, events in shown:
+    for (kind, reason), events in shown:
         rounds = span([event["round"] for event in events])
         clients = sorted({event["client"] for event in events})
         who = ", ".join(clients if everything else clients[:3])
         more = f" and {len(clients) - 3} more" if len(clients) > 3 and not everything else ""
         words = " ".join(reason.split())
-        say(f"failed {len(events):,} ×, rounds {rounds}, clients {who}{more}: {words}")
+        say(f"{_FAILED[kind]} {len(events):,} ×, rounds {rounds}, clients {who}{more}: {words}")
     if len(shown) < len(ordered):
         say(f"{len(ordered) - len(shown):,} more reasons; --all shows each of them")
 

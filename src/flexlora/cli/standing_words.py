@@ -49,14 +49,16 @@ def score_words(standing: Standing, record: RoundRecord) -> str:
     config = standing.config.evaluation
     parts = [f"{name} {value:.3f}" for name, value in record.scores.items()]
     if config.decide_by == "clients" and record.on_clients is not None:
-        found = record.on_clients.shared.metrics.get(config.metric)
-        parts += [f"on clients {config.metric} {found.mean:.3f}"] if found else []
+        found = record.on_clients.shared.metrics.get(standing.metric)
+        parts += [f"on clients {standing.metric} {found.mean:.3f}"] if found else []
     return ", ".join(parts)
 
 
 def best_words(standing: Standing, record: RoundRecord) -> str:
     """How a validated round stands to the best one."""
-    if standing.best is None or record is standing.best:
+    if standing.best is None:
+        return "no number, and none before it"
+    if record is standing.best:
         better = "" if standing.gain is None else f", {standing.gain:.3f} better than before"
         return f"best so far{better}"
     behind = 0.0 if standing.gain is None else -standing.gain

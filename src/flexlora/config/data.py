@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, model_validator
 
 from flexlora.config.table import Choice, Positive, Text, argument
 from flexlora.options import arguments_of
@@ -28,12 +28,6 @@ class DataConfig(Choice):
         default=False, description="leave out, and count, examples that no cut of the input fits"
     )
     options: dict[str, Any] = Field(default={}, description="options of the source: see below")
-
-    @field_validator("options")
-    @classmethod
-    def _no_path(cls, options: dict[str, Any]) -> dict[str, Any]:
-        """An empty path is none: runs from before the sources had options of their own wrote it."""
-        return {k: v for k, v in options.items() if (k, v) != ("path", "")}
 
     @model_validator(mode="after")
     def _that_the_source_takes(self) -> DataConfig:

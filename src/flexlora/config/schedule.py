@@ -39,9 +39,12 @@ class Schedule:
 
     def validates(self, round: int) -> bool:
         """Every `evaluate_every` rounds, and after the last one."""
-        if self.evaluate_every == 0:
-            return False
-        return round % self.evaluate_every == 0 or round == self.rounds
+        return validates(round, self.evaluate_every, self.rounds)
+
+
+def validates(round: int, every: int, rounds: int) -> bool:
+    """Whether this round of so many is validated, every so many (0: none is) and the last one."""
+    return every > 0 and (round % every == 0 or round == rounds)
 
 
 def clients_per_round(

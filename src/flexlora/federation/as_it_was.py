@@ -8,7 +8,7 @@ import torch
 
 from flexlora.config.settings import rule_fingerprint
 from flexlora.errors import ModelError, RunError
-from flexlora.evaluation.metrics import resolve_metrics
+from flexlora.evaluation.metrics import get_metric, resolve_metrics
 from flexlora.federation.engine import threads_of, workers_of
 from flexlora.federation.setup import Setup
 from flexlora.models import devices, find_device
@@ -62,6 +62,7 @@ def derived(setup: Setup) -> dict[str, Any]:
         "clients": roster.counts(),
         "ranks": {name: str(roster.mix.types[name]) for name in roster.ranks},
         # Of metrics out of files, too: nobody who reads the run has to have those.
+        "metric": get_metric(setup.config.evaluation.metric).name,
         "higher_is_better": {
             metric.name: metric.higher_is_better
             for metric in resolve_metrics(setup.settings.final.metrics)

@@ -104,10 +104,10 @@ class Federation:
         sending = self.sender.training(self.state, self.store)
         self.observer.told(RoundBegun(round, tuple(job.client for job in sending.jobs)))
         collected = self._collect(round, sending)
-        trained = time.perf_counter()
+        trained, answered = time.perf_counter(), list(collected.ranks)
         passed = self._screen(round, sending, collected)
         state, cut = self._combine(round, sending, passed)
-        self._remember(collected)
+        self._remember(answered, collected.ranks)
         combined = time.perf_counter()
         seconds = {"clients": trained - started, "combine": combined - trained}
         record = self._record(round, sending, collected, cut, seconds)
@@ -182,9 +182,8 @@ class Federation:
         passed = screened(self.screens, self.rule, self.collector, collected, sending.sent, layers)
         jobs = {job.client: job.id for job in sending.jobs}
         for client, reason in passed.left_out.items():
-            failure = Failure(jobs[client], client, reason)
-            collected.leave_out(failure)
-            self.observer.told(self._came(round, failure))
+            collected.leave_out(Failure(jobs[client], client, reason))
+            self.observer.told(Failed(round, client, reason, "screen"))
         if not passed.weights:
             raise RoundError(f"round {round}: the screens left no client; loosen [screens]")
         return passed
@@ -215,12 +214,12 @@ class Federation:
             delta = delta.advanced(frozen, steps if len(steps) == len(frozen) else None)
         return State(spec, round, layers, delta), _cut(certificates)
 
-    def _remember(self, collected: Collected) -> None:
-        """Clients that replied hold the Δ they were sent; pruned ranks persist."""
-        for client, ranks in collected.ranks.items():
+    def _remember(self, answered: Sequence[str], ranks: Mapping[str, dict[str, int]]) -> None:
+        """Who answered holds the Δ it was sent, whatever a screen said; pruned ranks persist."""
+        for client in answered:
             self.store.held[client] = self.state.delta.version
-            if self.rule.traits.prunes:
-                self.store.ranks[client] = ranks
+        if self.rule.traits.prunes:
+            self.store.ranks |= ranks
 
     def _record(
         self,

@@ -11,7 +11,7 @@ from typing import Any
 from flexlora.config.config import Config
 from flexlora.config.settings import rule_of, screens_of
 from flexlora.engines.memories import Memories
-from flexlora.evaluation import MeanScore
+from flexlora.evaluation import MeanScore, get_metric
 from flexlora.federation.as_it_was import derived, described, require_here, require_unchanged
 from flexlora.federation.at_once import choose, resolved
 from flexlora.federation.at_once import read as at_once_of
@@ -23,17 +23,18 @@ from flexlora.federation.engine import (
     spare_memory,
 )
 from flexlora.federation.loop import Federation, last
-from flexlora.federation.observers import Observer, Observers, Recorder, Silent, started
+from flexlora.federation.observers import Observer, Observers, Recorder, Silent, elsewhere, started
 from flexlora.federation.preview import Preview, forecast
 from flexlora.federation.scoring import final_rows, validate
 from flexlora.federation.sending import Sender
 from flexlora.federation.setup import Setup, prepare
 from flexlora.federation.starts import Start, warm_start
 from flexlora.federation.trackers import Trackers, require_trackers
+from flexlora.formats.atomic import require_free
 from flexlora.rules import State
 from flexlora.runs.committed import Committed
 from flexlora.runs.deciding import decide
-from flexlora.runs.events import Ended, Halved
+from flexlora.runs.events import Ended, Halved, Noted
 from flexlora.runs.progress import Progress
 from flexlora.runs.readout import load_state
 from flexlora.runs.results import Result
@@ -141,9 +142,12 @@ class Session:
     def play(self, folder: Path | str | None = None, *, observer: Observer | None = None) -> Result:
         """Play all rounds that are left, score the unseen clients, and leave it in a folder.
 
-        folder: the run directory to make (default: a new one under `run.out`). Raises RoundError
-        if no client of a round replies.
+        folder: the run directory to make (default: a new one under `run.out`). Raises RunError,
+        before anything is loaded, for one that exists, and RoundError if no client of a round
+        replies.
         """
+        if self._resumed is None and folder is not None:
+            require_free(folder)
         require_begun()
         spare_memory(self.config)
         run = self._resumed or self._made(folder)
@@ -180,6 +184,8 @@ class Session:
         setup, rule = self.setup, self.rule
         sender = Sender(rule, setup.settings.schedule, setup.streams)
         begin = sender.begin(setup.spec)
+        evaluation = setup.config.evaluation
+        metric = get_metric(evaluation.metric)
         stands = last(run) or Committed(begin, setup.roster.fresh_store(), Progress())
 
         def halved(round: int, clients: int) -> None:
@@ -201,10 +207,12 @@ class Session:
                 screens=self.screens,
                 run=run,
                 validate=validated,
-                decide=partial(decide, setup.config),
+                decide=partial(decide, metric.name, metric.higher_is_better, evaluation.decide_by),
                 observer=observer,
             )
             observer.told(started(run))
+            if self._resumed is not None and (words := elsewhere(run)):
+                observer.told(Noted(words))
             for _ in federation.rounds():
                 pass
             result = self._scored(run, federation, observer)

@@ -193,7 +193,7 @@ def scalars(record: RoundRecord) -> dict[str, float]:
         "examples": record.examples,
         "tokens": record.tokens,
         "failures": record.failures,
-        "bytes/down": record.bytes_down,
+        "bytes/down": record.total_bytes_down,
         "bytes/up": record.bytes_up,
     }
     found |= {f"seconds/{phase}": seconds for phase, seconds in record.seconds.items()}

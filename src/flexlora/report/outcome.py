@@ -212,7 +212,7 @@ def _overview(runs: Sequence[ReportRun]) -> Table:
             run.scored_round,
             sum(run.clients.values()) or None,
             len(run.failed),
-            sum(x.bytes_down + x.bytes_up for x in run.rounds) / 1e6,
+            sum(x.total_bytes_down + x.bytes_up for x in run.rounds) / 1e6,
             sum(x.total_seconds for x in run.rounds) / 60,
         ]
         for run in runs

@@ -65,7 +65,7 @@ def _read(run: Run) -> ReportRun:
         clients=clients,
         ranks=ranks,
         higher=higher,
-        rounds=tuple(run.records()),
+        rounds=tuple(run.committed()),
         failed=tuple(run.events(Failed)),
         spectra=spectra,
         states=states,

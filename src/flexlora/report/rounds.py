@@ -132,7 +132,7 @@ def _spread(r: RoundRecord, kind: str, name: str) -> Spread | None:
 def _bytes(runs: Sequence[ReportRun]) -> Figure:
     rows, columns = [], {}
     ways: tuple[tuple[str, Value], ...] = (
-        ("down", lambda r: r.bytes_down),
+        ("down", lambda r: r.total_bytes_down),
         ("up", lambda r: r.bytes_up),
     )
     for run in runs:
@@ -161,7 +161,7 @@ def _efficiency(runs: Sequence[ReportRun]) -> list[Block]:
     measure = found[0]
     rows, cells = [], []
     for run in runs:
-        sums = itertools.accumulate((r.bytes_down + r.bytes_up) / 1e6 for r in run.rounds)
+        sums = itertools.accumulate((r.total_bytes_down + r.bytes_up) / 1e6 for r in run.rounds)
         points = [
             (r.round, sent, y)
             for r, sent in zip(run.rounds, sums, strict=True)

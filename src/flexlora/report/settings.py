@@ -21,18 +21,18 @@ def failures(runs: Sequence[ReportRun]) -> Section:
     failed = [(run, event) for run in runs for event in run.failed]
     if not failed:
         return Section("failures", "Failures", (Note("No client failed."),))
-    reasons = Counter((run.label, event.reason) for run, event in failed)
-    ranked = [[label, reason, n] for (label, reason), n in reasons.most_common()]
+    reasons = Counter((run.label, event.kind, event.reason) for run, event in failed)
+    ranked = [[*which, n] for which, n in reasons.most_common()]
     clients = {(run.label, event.client) for run, event in failed}
     words = f"{count(len(failed), 'failure')} of {count(len(clients), 'client')}."
     blocks: list[Block] = [
         Note(words),
-        Table.of("Reasons", ["run", "reason", "failures"], ranked, limit=SHOWN),
+        Table.of("Reasons", ["run", "kind", "reason", "failures"], ranked, limit=SHOWN),
     ]
     if any(len(run.rounds) > 1 for run in runs):
         blocks.append(_by_round(runs))
-    rows = [[run.label, event.round, event.client, event.reason] for run, event in failed]
-    names = ["run", "round", "client", "reason"]
+    rows = [[run.label, x.round, x.client, x.kind, x.reason] for run, x in failed]
+    names = ["run", "round", "client", "kind", "reason"]
     blocks.append(Table.of("Failures one by one", names, rows, limit=SHOWN))
     return Section("failures", "Failures", tuple(blocks))
 
@@ -50,7 +50,7 @@ def _by_round(runs: Sequence[ReportRun]) -> Figure:
             for number, n in thinned(points)
         ]
     spec = charts.lines(rows, x="round", y="failures, cumulative", series=arms(runs), zero=True)
-    words = "Clients that gave no usable reply, added up; a steeper line is a worse time."
+    words = "Clients drawn to train that did not count, added up; a steeper line is a worse time."
     return Figure(title, words, spec, by_round(title, columns), legend(arms(runs)))
 
 

@@ -1,31 +1,38 @@
-"""The checkpoints of a run: round-0007/{state.safetensors, meta.json}."""
+"""The checkpoints of a run: round-0007/{state.safetensors, meta.json, SHA256SUMS}."""
 
 from __future__ import annotations
 
 import re
-import shutil
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
+from contextlib import suppress
 from pathlib import Path
-from typing import Any, final
+from typing import Any, TypeVar, final
 
 from torch import Tensor
 
-from flexlora.errors import AdapterError
-from flexlora.formats.atomic import atomic_folder, leftovers
+from flexlora.errors import AdapterError, RunError
+from flexlora.formats.atomic import atomic_folder, remove_folder
 from flexlora.formats.json_text import json_text
 from flexlora.formats.payloads import load_tensors, save_tensors
-from flexlora.runs.files import Record, damaged, read_table
+from flexlora.runs.files import CURE, Record, damaged, read_table
+from flexlora.runs.sums import NAME, read_sums, require_whole, write_sums
 
 Checkpoint = tuple[Mapping[str, Tensor], Record]
+T = TypeVar("T")
 _ROUND = re.compile(r"round-(\d{4,})")
 
 
 @final
 class Checkpoints:
-    """One folder; each checkpoint in it appears whole or not at all."""
+    """One folder; each checkpoint in it appears whole or not at all.
 
-    def __init__(self, folder: Path) -> None:
+    run: what tells this run from others: a checkpoint of another one is none of this.
+    """
+
+    def __init__(self, folder: Path, run: str) -> None:
         self.folder = folder
+        self.run = run
+        self._written = 0  # The round that this process wrote last.
 
     def rounds(self) -> list[int]:
         """The rounds that have a checkpoint, in order."""
@@ -41,49 +48,104 @@ class Checkpoints:
         *,
         best: int | None,
         kept: Collection[int],
+        logs: Mapping[str, str],
     ) -> None:
-        """Write the state after a round, then remove all but this, the best and those `kept`."""
-        target = self._of(round)
-        if target.exists():
-            shutil.rmtree(target)
-        with atomic_folder(target) as aside:
+        """Write the state after a round, then remove all but this, the best and those `kept`.
+
+        logs: the check at which each of the run's logs stands.
+        """
+        with atomic_folder(self._of(round)) as aside:
             save_tensors(aside / "state.safetensors", tensors)
-            (aside / "meta.json").write_text(
-                json_text({"best": best, "meta": dict(meta)}, strict=True)
-            )
+            file = {"run": self.run, "round": round, "best": best, "logs": dict(logs)}
+            text = json_text(file | {"meta": dict(meta)}, strict=True)
+            (aside / "meta.json").write_text(text)
+            write_sums(aside)
+        self._written = round
+        self.keep((round, best, *kept))
+
+    def keep(self, rounds: Collection[int | None]) -> None:
+        """Remove the checkpoints of all other rounds, each of them whole."""
         for older in self.rounds():
-            if older not in (round, best, *kept):
-                shutil.rmtree(self._of(older))
+            if older not in rounds:
+                remove_folder(self._of(older))
+
+    def tidy(self, kept: Collection[int]) -> None:
+        """Remove what `write` would have, had it not been killed. For who holds the run alone."""
+        rounds = self.rounds()
+        if rounds:
+            with suppress(RunError):  # Who reads a damaged one will say so; nothing goes before.
+                self.keep((rounds[-1], self._best(rounds[-1]), *kept))
 
     def load(self, round: int | str | None) -> Checkpoint | None:
         """As `Run.load_checkpoint`."""
-        rounds = self.rounds()
-        if rounds and round in (None, "last", "best"):
-            last = rounds[-1]
-            best = self._file(last).get("best") if round == "best" else None
-            round = last if best is None else best
-        if round not in rounds:
-            return None
-        try:
-            tensors, _ = load_tensors(self._of(int(round)) / "state.safetensors")
-        except AdapterError as error:
-            raise damaged(self._of(int(round))) from error
-        return tensors, self.meta(int(round))
+
+        def read(rounds: list[int]) -> Checkpoint | None:
+            asked = round
+            if rounds and asked in (None, "last", "best"):
+                best = self._best(rounds[-1]) if asked == "best" else None
+                asked = rounds[-1] if best is None else best
+            if asked not in rounds:
+                return None
+            folder = self._of(int(asked))
+            if asked != self._written:
+                self._require(folder, "state.safetensors")
+            try:
+                tensors, _ = load_tensors(folder / "state.safetensors")
+            except AdapterError as error:
+                raise damaged(folder) from error
+            return tensors, self.meta(int(asked))
+
+        return self._steady(read)
+
+    def last_meta(self) -> Record:
+        """The meta of the last checkpoint; empty where there is none."""
+        return self._steady(lambda rounds: self.meta(rounds[-1]) if rounds else {})
 
     def meta(self, round: int) -> Record:
         """The meta of a kept round, without its tensors. Raises RunError for a damaged one."""
         return dict(self._file(round)["meta"])
 
-    def clean(self) -> None:
-        """Remove what writers that were killed left. For who holds the run alone."""
-        for left in leftovers(self.folder):
-            shutil.rmtree(left) if left.is_dir() else left.unlink()
+    def logs(self) -> Mapping[str, str]:
+        """Log → its check when the last checkpoint was written; empty where there is none."""
+        return self._steady(lambda found: self._file(found[-1])["logs"] if found else {})
+
+    def _steady(self, read: Callable[[list[int]], T]) -> T:
+        """What is read of the rounds that there are, while another process adds and removes."""
+        rounds = self.rounds()
+        while True:
+            try:
+                return read(rounds)
+            except RunError:
+                now = self.rounds()
+                if now == rounds:
+                    raise
+                rounds = now
+
+    def _best(self, last: int) -> int | None:
+        best = self._file(last).get("best")
+        return best if type(best) is int else None
 
     def _of(self, round: int) -> Path:
         return self.folder / f"round-{round:04d}"
 
     def _file(self, round: int) -> Record:
-        file = read_table(self._of(round) / "meta.json")
-        if not isinstance(file.get("meta"), dict):
-            raise damaged(self._of(round))
+        folder = self._of(round)
+        self._require(folder, "meta.json")
+        file = read_table(folder / "meta.json")
+        if file.get("run") != self.run or file.get("round") != round:
+            raise RunError(f"{folder} is of another run or round; {CURE}")
+        texts = isinstance(file.get("logs"), dict) and all(
+            isinstance(check, str) for check in file["logs"].values()
+        )
+        if not isinstance(file.get("meta"), dict) or not texts:
+            raise damaged(folder / "meta.json")
         return file
+
+    def _require(self, folder: Path, name: str) -> None:
+        sums = read_sums(folder)
+        foreign = {path.name for path in folder.iterdir()} - sums.keys() - {NAME}
+        if foreign:
+            raise RunError(f"{folder / min(foreign)} is not of what was written here; remove it")
+        if name not in sums:
+            raise damaged(folder / NAME)
+        require_whole(folder, (name,), sums)

@@ -2,30 +2,38 @@
 
 from __future__ import annotations
 
-from flexlora.config.config import Config
+from typing import Literal
+
 from flexlora.errors import RoundError
-from flexlora.evaluation import get_metric
 from flexlora.runs.records import RoundRecord
 
 
-def decide(config: Config, record: RoundRecord) -> float:
+def decide(
+    metric: str, higher_is_better: bool, by: Literal["server", "clients"], record: RoundRecord
+) -> float:
     """What the best round minimises: the chosen metric of the server's or the clients' validation.
 
     record: of a round that was validated by who decides. Raises RoundError where the clients
     decide and none gave a score.
     """
-    metric = get_metric(config.evaluation.metric)
-    chosen = metric.name
-    if config.evaluation.decide_by == "server":
-        assert record.validation is not None
-        value = record.validation[chosen]
+    value = decisive(metric, higher_is_better, by, record)
+    if value is None:
+        raise RoundError(
+            f"round {record.round}: no client gave a usable score, but "
+            "evaluation.decide_by is 'clients'; see the reasons in events.jsonl"
+        )
+    return value
+
+
+def decisive(
+    metric: str, higher_is_better: bool, by: Literal["server", "clients"], record: RoundRecord
+) -> float | None:
+    """As `decide`; None for a round that has no such score."""
+    if by == "server":
+        value = None if record.validation is None else record.validation.values.get(metric)
     else:
-        assert record.on_clients is not None
-        found = record.on_clients.shared.metrics.get(chosen)
-        if found is None:
-            raise RoundError(
-                f"round {record.round}: no client gave a usable score, but "
-                "evaluation.decide_by is 'clients'; see the reasons in events.jsonl"
-            )
-        value = found.mean
-    return -value if metric.higher_is_better else value
+        found = record.on_clients.shared.metrics.get(metric) if record.on_clients else None
+        value = None if found is None else found.mean
+    if value is None:
+        return None
+    return -value if higher_is_better else value

@@ -32,12 +32,22 @@ def environment() -> Record:
     }
 
 
+def changed(before: Record) -> dict[str, tuple[Any, Any]]:
+    """Key → (before, now), for what is not as it was noted."""
+    now = environment()
+    return {key: (before.get(key), now[key]) for key in now if before.get(key) != now[key]}
+
+
 def _commit() -> str | None:
-    """The commit that this code was run from, "+" for changes on top; None outside a checkout."""
-    where = Path(__file__).parent
+    """The commit that this code was run from, "+" for changes on top; None outside a checkout.
+
+    A repository that does not track this very file is somebody else's, with ours installed in it.
+    """
+    where = Path(__file__)
     try:
-        git = ["git", "-C", str(where)]
+        git = ["git", "-C", str(where.parent)]
         options: Any = {"capture_output": True, "text": True, "check": True, "timeout": 10}
+        subprocess.run([*git, "ls-files", "--error-unmatch", "--", where.name], **options)
         commit = str(subprocess.run([*git, "rev-parse", "HEAD"], **options).stdout).strip()
         changed = subprocess.run([*git, "status", "--porcelain", "--", "."], **options).stdout
     except (OSError, subprocess.SubprocessError):

@@ -17,6 +17,7 @@ from flexlora.formats.json_fields import counts, number, table, text, texts, who
 from flexlora.runs.records import RoundRecord
 from flexlora.runs.results import Result
 
+FAILURES = ("train", "evaluate", "screen")  # What a client may have failed in.
 SCHEMA = 1  # Of events as JSON; `started` carries it. It rises when a field changes its meaning.
 
 
@@ -88,6 +89,13 @@ class Started(Event):
     trackers: tuple[str, ...]
     schema: int = SCHEMA
 
+    @classmethod
+    def _read(cls, record: Mapping[str, Any], time: float) -> Self:
+        found = super()._read(record, time)
+        if found.schema != SCHEMA:
+            raise ValueError(f"schema is {found.schema}, this FlexLoRA reads {SCHEMA}")
+        return found
+
 
 @final
 @dataclass(frozen=True)
@@ -106,7 +114,7 @@ class RoundBegun(Event):
 @final
 @dataclass(frozen=True)
 class Replied(Event):
-    """A client's update came, and was found good.
+    """A client's update came, and was what was asked for.
 
     tokens: non-pad tokens seen; loss: mean over its steps; seconds: of its training; bytes_up: of
     the update as it was sent, which itself is in no event.
@@ -127,9 +135,10 @@ class Replied(Event):
 @final
 @dataclass(frozen=True)
 class Failed(Event):
-    """A client gave nothing usable, and why.
+    """A client counts for nothing, and why.
 
-    kind: what it was to do, "train" or "evaluate".
+    kind: what it was to do and gave nothing usable for, "train" or "evaluate"; or "screen": it had
+    replied, and a screen left it out.
     """
 
     name = "failure"
@@ -137,6 +146,13 @@ class Failed(Event):
     client: str
     reason: str
     kind: str = "train"
+
+    @classmethod
+    def _read(cls, record: Mapping[str, Any], time: float) -> Self:
+        found = super()._read(record, time)
+        if found.kind not in FAILURES:
+            raise ValueError(f"kind is {found.kind!r}, expected one of {', '.join(FAILURES)}")
+        return found
 
 
 @final
@@ -160,13 +176,12 @@ class RoundEnded(Event):
 class Halved(Event):
     """Memory ran out, and so many clients train at once from here on.
 
-    bit_identity: that of the run and its config, which ends here: other numbers round otherwise.
+    The same config no longer gives the same bits: other numbers round otherwise.
     """
 
     name = "clients_at_once_halved"
     round: int
     clients: int
-    bit_identity: str = "waived"
 
 
 @final

@@ -41,25 +41,28 @@ def in_use(folder: Path) -> bool:
     path = folder / _NAME
     if not path.is_file():
         return False
+    try:
+        import fcntl
+    except ImportError:
+        return _refuses_another(path)
+    try:
+        # Shared, so that two who look do not take each other for a run; and for readers alone,
+        # where nothing may be written.
+        with open(path, "rb") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError as error:
+        return isinstance(error, BlockingIOError)
+    return False
+
+
+def _refuses_another(path: Path) -> bool:
+    """On Windows, which has no shared locks that filelock's would respect."""
     lock = FileLock(path)
     try:
         lock.acquire(blocking=False)
     except Timeout:
         return True
-    except OSError:  # A folder that may only be read: filelock opens its file for writing.
-        return _refuses_readers(path)
-    lock.release()
-    return False
-
-
-def _refuses_readers(path: Path) -> bool:
-    try:
-        import fcntl
-
-        with open(path, "rb") as file:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except ImportError:  # Windows
+    except OSError:  # A folder that may only be read.
         return False
-    except OSError as error:
-        return isinstance(error, BlockingIOError)
+    lock.release()
     return False

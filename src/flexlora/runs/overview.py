@@ -6,7 +6,9 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from flexlora.runs.events import Failed
+from flexlora.formats.json_fields import text
+from flexlora.runs.events import FAILURES, Event, Failed, Started
+from flexlora.runs.fields import or_none, typed
 from flexlora.runs.progress import Progress
 from flexlora.runs.records import RoundRecord
 from flexlora.runs.run_directory import Record, Run
@@ -19,45 +21,46 @@ def overview(folder: Path | str) -> Record:
     state: "finished", "running" (another process holds it), "not scored" (all rounds are played),
     "stopped" or "never started"; best: the round that validated best, None where none did;
     types: name → ranks (in words), clients, replies and failures; clients: id → type, ranks
-    (layer → rank, as trained last), rounds (in which it replied) and failures; bytes on the wire
-    and on disk; seconds within rounds. Raises RunError for what is no run, or a damaged one.
+    (layer → rank, as trained last), rounds (in which it counted) and failures, by what it was to
+    do: train, evaluate, or pass a screen; bytes on the wire, to train and to evaluate, and on disk;
+    seconds within rounds. A round that has no checkpoint yet is not played yet. Raises RunError for
+    what is no run, or a damaged one.
     """
     run = Run.open(folder)
-    records, last = run.records(), _last_meta(run)
-    failures = run.events(Failed)
-    config, best = run.config, last.get("progress", {}).get("best_round")
+    records, last = run.committed(), run.last_meta()
+    events = run.events(Event)
+    failures = [event for event in events if isinstance(event, Failed)]
+    begun = any(isinstance(event, Started) for event in events)
+    config = run.config
+    with run.undamaged("checkpoints"):
+        progress = Progress.from_json(last["progress"]) if last else Progress()
     round = records[-1].round if records else run.start_round or 0
     with run.undamaged("checkpoints"):
         clients = _clients(last.get("store"), records, failures)
         return {
             "kind": "run",
             "path": str(folder),
-            "state": _state(run, records, round, last),
+            "state": _state(run, begun, round, progress),
             "round": round,
             "rounds": config.federation.rounds,
             "rounds_played": len(records),
             "rule": config.document()["rule"],
             "model": {"name": config.model.name, "dtype": config.model.dtype},
             "layers": run.resolved.get("layers"),
-            "commit": run.environment.get("commit"),
+            "commit": typed(run.environment, {"commit": or_none(text)}).get("commit"),
             "parent": run.parent,
-            "best": next((_scores(r) for r in records if r.round == best), None),
+            "best": next((_scores(r) for r in records if r.round == progress.best_round), None),
             "last": _scores(records[-1]) if records else None,
             "clients_per_round": run.resolved.get("clients_per_round"),
             "types": _types(run.resolved, clients),
             "clients": clients,
             "failures": [event.to_json() for event in failures],
             "bytes_up": sum(record.bytes_up for record in records),
-            "bytes_down": sum(record.bytes_down for record in records),
+            "bytes_down": sum(record.total_bytes_down for record in records),
             "seconds": sum(record.total_seconds for record in records),
             "checkpoints": run.checkpoints(),
             "bytes_on_disk": _on_disk(run.folder),
         }
-
-
-def _last_meta(run: Run) -> Record:
-    rounds = run.checkpoints()
-    return run.checkpoint_meta(rounds[-1]) if rounds else {}
 
 
 def _on_disk(folder: Path) -> int:
@@ -69,15 +72,16 @@ def _on_disk(folder: Path) -> int:
     return total
 
 
-def _state(run: Run, records: Sequence[RoundRecord], round: int, last: Record) -> str:
+def _state(run: Run, begun: bool, round: int, progress: Progress) -> str:
     if run.read_results() is not None:
         return "finished"
     if run.in_use():
         return "running"
-    if not records:
+    if not begun:
         return "never started"
     patience = run.config.federation.patience
-    exhausted = patience > 0 and Progress.from_json(last["progress"]).stale >= patience
+    stale = progress.stale
+    exhausted = patience > 0 and stale >= patience
     return "not scored" if exhausted or round >= run.config.federation.rounds else "stopped"
 
 
@@ -93,7 +97,12 @@ def _clients(
 ) -> dict[str, Record]:
     store = ClientStore({}, {}) if kept is None else ClientStore.from_json(kept)
     found: dict[str, Record] = {
-        client: {"type": kind, "ranks": store.ranks[client], "rounds": [], "failures": 0}
+        client: {
+            "type": kind,
+            "ranks": store.ranks[client],
+            "rounds": [],
+            "failures": dict.fromkeys(FAILURES, 0),
+        }
         for client, kind in sorted(store.types.items())
     }
     for record in records:
@@ -101,7 +110,7 @@ def _clients(
             found[client]["rounds"].append(record.round)
     for event in failures:
         if event.client in found:  # A foreign reply may name anybody.
-            found[event.client]["failures"] += 1
+            found[event.client]["failures"][event.kind] += 1
     return found
 
 
@@ -113,6 +122,6 @@ def _types(resolved: Record, clients: Mapping[str, Record]) -> dict[str, Record]
             "ranks": resolved["ranks"][name],
             "clients": count,
             "replies": sum(len(client["rounds"]) for client in members),
-            "failures": sum(client["failures"] for client in members),
+            "failures": {kind: sum(c["failures"][kind] for c in members) for kind in FAILURES},
         }
     return found

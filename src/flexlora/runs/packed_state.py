@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from functools import partial
-from typing import Any
+from typing import Any, get_args
 
 from torch import Tensor
 
-from flexlora.adapters import Delta, LayerSpec, Patch
+from flexlora.adapters import Delta, LayerSpec, Patch, Scaling
 from flexlora.formats.delta import layer_tensors, tensor_layers
+from flexlora.formats.json_fields import counts, number, table, text, whole
 from flexlora.formats.payloads import Tensors
 from flexlora.rules import LayerState, Spec, State
 
@@ -39,14 +41,47 @@ def pack(state: State) -> tuple[Tensors, dict[str, Any]]:
 
 
 def unpack(tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) -> State:
-    """The state that `pack` was given. Its layers are fetched from `tensors` as they are used."""
-    spec = dict(meta["spec"])
-    spec["layers"] = tuple(LayerSpec(**layer) for layer in spec["layers"])
+    """The state that `pack` was given. Its layers are fetched from `tensors` as they are used.
+
+    Raises ValueError where they are not of one state, naming what is wrong.
+    """
+    spec = _spec(table(meta, "spec"))
+    versions = [whole({"patches": version}, "patches") for version in meta["patches"]]
     patches = tuple(
-        Patch(version, tensor_layers(tensors, f"patch|{version}|")) for version in meta["patches"]
+        Patch(version, tensor_layers(tensors, f"patch|{version}|")) for version in versions
     )
-    delta = Delta(meta["delta"], tensor_layers(tensors, "delta|"), patches)
-    return State(Spec(**spec), meta["round"], unpack_layers(tensors), delta)
+    delta = Delta(whole(meta, "delta"), tensor_layers(tensors, "delta|"), patches)
+    layers = unpack_layers(tensors)
+    if layers.keys() != spec.highest.keys():
+        odd = min(layers.keys() ^ spec.highest.keys())
+        raise ValueError(f"layer {odd!r:.80} is in the state or in its spec alone")
+    shapes = {layer.name: (layer.m, layer.n) for layer in spec.layers}
+    for held in (delta.layers, *(patch.layers for patch in patches)):
+        for name, matrix in held.items():
+            if shapes.get(name) != matrix.shape:
+                raise ValueError(f"Δ of layer {name!r:.80} has shape {matrix.shape}")
+    return State(spec, whole(meta, "round"), layers, delta)
+
+
+def _spec(record: Mapping[str, Any]) -> Spec:
+    layers = tuple(
+        LayerSpec(text(layer, "name"), whole(layer, "m"), whole(layer, "n"))
+        for layer in record["layers"]
+    )
+    highest, lowest = counts(record, "highest"), counts(record, "lowest")
+    for layer in layers:
+        low, high = lowest[layer.name], highest[layer.name]
+        if not 1 <= low <= high <= min(layer.m, layer.n):
+            raise ValueError(f"layer {layer.name!r:.80} has ranks from {low} to {high}")
+    if not len(layers) == len(highest) == len(lowest):
+        raise ValueError(f"{len(layers)} layers have {len(highest)} ranks")
+    alpha, scaling = number(record, "alpha"), text(record, "scaling")
+    if not 0.0 < alpha < math.inf:
+        raise ValueError(f"alpha is {alpha}")
+    for known in get_args(Scaling):
+        if scaling == known:
+            return Spec(layers, highest, lowest, alpha, known)
+    raise ValueError(f"scaling is {scaling!r:.60}")
 
 
 def unpack_layers(tensors: Mapping[str, Tensor]) -> dict[str, LayerState]:
@@ -54,7 +89,7 @@ def unpack_layers(tensors: Mapping[str, Tensor]) -> dict[str, LayerState]:
     layers: dict[str, dict[str, Callable[[], Tensor]]] = {}
     for path in tensors:
         kind, *rest = path.split("|")
-        if kind == "layer":
+        if kind == "layer" and len(rest) == 2:
             layers.setdefault(rest[0], {})[rest[1]] = partial(tensors.__getitem__, path)
     return {name: Tensors(layer) for name, layer in layers.items()}
 

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
+
+from flexlora.formats.json_fields import number, whole
 
 
 @dataclass(frozen=True)
@@ -16,15 +19,19 @@ class Progress:
     stale: int = 0
 
     def after(self, round: int, value: float) -> Progress:
+        """NaN is no gain."""
         if value < self.best:
             return Progress(value, round, 0)
         return replace(self, stale=self.stale + 1)
 
     def to_json(self) -> dict[str, Any]:
-        # JSON has no infinity; before the first validation there is no best.
+        # JSON has no infinity: null is that of no best yet, or, of a round, one beyond all others.
         return asdict(self) | {"best": self.best if math.isfinite(self.best) else None}
 
     @staticmethod
-    def from_json(data: dict[str, Any]) -> Progress:
-        best = math.inf if data["best"] is None else data["best"]
-        return Progress(best, data["best_round"], data["stale"])
+    def from_json(data: Mapping[str, Any]) -> Progress:
+        """Raises ValueError naming an entry that is missing or wrong."""
+        best, best_round = number(data, "best"), whole(data, "best_round")
+        if math.isnan(best):
+            best = -math.inf if best_round else math.inf
+        return Progress(best, best_round, whole(data, "stale"))

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 from flexlora.adapters import Adapter, Factors, Ranks, factors_of
@@ -38,19 +39,31 @@ def load_adapter(
     require_rank_or_energy(rank, energy, "what the adapter is to hold")
     state = load_state(opened, round)
     if energy is not None:
-        return _described(opened, _of_energy(rule, state, energy))
+        with _of_a_whole_state(opened):
+            return _described(opened, _of_energy(rule, state, energy))
     return adapter_of(opened, rule, state, "full" if rank is None else rank)
 
 
 def adapter_of(opened: Run, rule: Rule, state: State, rank: int | str) -> Adapter:
     """The adapter that this state of the run hands out at this rank, as `load_adapter` does."""
     asked = parsed_rank(rank, f"rank '{rank}'")
-    if asked == "full":
-        values = rule.singular_values(state)
-        ranks = {name: max(1, len(of_layer)) for name, of_layer in values.items()}
-    else:
-        ranks = Ranks.of(asked).resolve(state.spec.layers)
-    return _described(opened, rule.readout(state, ranks))
+    with _of_a_whole_state(opened):
+        if asked == "full":
+            values = rule.singular_values(state)
+            ranks = {name: max(1, len(of_layer)) for name, of_layer in values.items()}
+        else:
+            ranks = Ranks.of(asked).resolve(state.spec.layers)
+        return _described(opened, rule.readout(state, ranks))
+
+
+@contextmanager
+def _of_a_whole_state(opened: Run) -> Iterator[None]:
+    """What a rule cannot do with the tensors of a checkpoint is damage to that checkpoint."""
+    with opened.undamaged("checkpoints"):
+        try:
+            yield
+        except RuntimeError as error:  # torch's, for shapes and values that do not go together.
+            raise ValueError(str(error)) from error
 
 
 def _of_energy(rule: Rule, state: State, energy: float) -> dict[str, Factors]:

@@ -94,8 +94,9 @@ class Cut:
 class RoundRecord:
     """A round that was played.
 
-    clients: those whose replies counted, by id; types: how many of them of each type; train_loss:
-    their mean, by examples; tokens: non-pad tokens seen; bytes: as serialised; seconds: by phase;
+    clients: those whose replies counted, by id; types: how many of them of each type; failures:
+    those drawn to train that did not count; train_loss: their mean, by examples; tokens: non-pad
+    tokens seen; bytes: of training, as serialised; seconds: by phase;
     cut: where the rule cuts something off; validation: the server's scores, on_clients: the
     clients', in rounds that have them; screened: whom the screens shrank, weighed less or left out,
     where there are screens that judge.
@@ -126,6 +127,11 @@ class RoundRecord:
         """The server's validation, as far as it is finite; empty without."""
         values = {} if self.validation is None else self.validation.values
         return {name: value for name, value in values.items() if math.isfinite(value)}
+
+    @property
+    def total_bytes_down(self) -> int:
+        """What clients were sent to train, and to evaluate."""
+        return self.bytes_down + (0 if self.on_clients is None else self.on_clients.bytes_down)
 
     @property
     def total_seconds(self) -> float:

@@ -41,7 +41,10 @@ class Row:
 
 @dataclass(frozen=True)
 class Result:
-    """A finished run. rounds: rounds played; scored_round: the round whose state was scored."""
+    """A finished run. rounds: rounds played; scored_round: the round whose state was scored.
+
+    bytes: all that was sent between server and clients, to train and to evaluate, as serialised.
+    """
 
     folder: Path
     rule: str
@@ -68,7 +71,7 @@ class Result:
             scored_round=scored_round,
             rows=tuple(rows),
             bytes_up=sum(record.bytes_up for record in records),
-            bytes_down=sum(record.bytes_down for record in records),
+            bytes_down=sum(record.total_bytes_down for record in records),
             seconds=sum(record.total_seconds for record in records),
         )
 

@@ -6,38 +6,43 @@ environment.json   versions, machine       checkpoints/   round-0007/{state.safe
 data.json          fingerprint, notes      spectra.jsonl  singular values, validated rounds
 format.json        version of this layout  spool/, next/  replies, layers of a round
 parent.json        what it began from      results.json   the final scores
-trackers.json      its trackers' runs      tensorboard/, wandb/   what those trackers keep
+SHA256SUMS         of what is written once, when the run is made
+memory/            what clients remember   trackers.json, tensorboard/, wandb/   of its trackers
 """
 
 from __future__ import annotations
 
 import re
-import shutil
-import tomllib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import cached_property
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any, TypeVar
 
-import tomli_w
 from torch import Tensor
 
 from flexlora.config.config import Config
-from flexlora.config.config_file import load_config
-from flexlora.errors import ConfigError, RunError
-from flexlora.formats.atomic import atomic_folder, atomic_write, leftovers
-from flexlora.formats.json_text import json_text
+from flexlora.errors import RunError
+from flexlora.formats.atomic import (
+    Taken,
+    atomic_folder,
+    atomic_write,
+    remove_leftovers,
+)
+from flexlora.formats.checked import checked, file_digest, with_check
+from flexlora.formats.json_fields import whole
 from flexlora.runs.checkpoints import Checkpoint as Checkpoint
 from flexlora.runs.checkpoints import Checkpoints
-from flexlora.runs.environment import environment
-from flexlora.runs.events import Event
+from flexlora.runs.events import Ended, Event
+from flexlora.runs.files import CURE, UNREADABLE, damaged, read_table
 from flexlora.runs.files import Record as Record
-from flexlora.runs.files import damaged, read_table
 from flexlora.runs.lock import in_use, locked
 from flexlora.runs.logs import Log
+from flexlora.runs.once import read_config, read_parent, read_resolved, write_once
 from flexlora.runs.records import RoundRecord
+from flexlora.runs.sums import NAME
 
-FORMAT_VERSION = 2
 _LOGS = ("events", "metrics", "spectra")
 E = TypeVar("E", bound=Event)
 
@@ -52,6 +57,7 @@ class Run:
         """Use `Run.create` or `Run.open`."""
         self.folder = folder
         self.config = config
+        self._logs = {name: Log(folder / f"{name}.jsonl") for name in _LOGS}
 
     @staticmethod
     def create(
@@ -66,64 +72,64 @@ class Run:
     ) -> Run:
         """Make a new run directory: `folder`, or `<run.out>/<run.name>-<n>` with the next free n.
 
-        resolved: choices made by measurement or derivation, reused on resume (no none values);
+        resolved: choices made by measurement or derivation (no none values); those that change
+        bits, the device, threads and clients at once, are used again on resume, the others noted;
         data: what was read (fingerprint, counts, notes); parent, start: what the run begins from,
         and its state, kept as the checkpoint of round `parent["start"]`; bring: puts whatever else
         a run begins with into its folder, which appears whole or not at all. Raises RunError when
         the folder exists.
         """
-        target = Path(folder) if folder is not None else fresh_folder(config)
-        with atomic_folder(target) as aside:
+
+        def make(target: Path) -> Run:
+            with atomic_folder(target) as aside:
+                fill(aside)
+            return Run(target, config)
+
+        def fill(aside: Path) -> None:
             (aside / "checkpoints").mkdir()
-            (aside / "config.toml").write_bytes(config.to_toml().encode())
-            (aside / "resolved.toml").write_bytes(tomli_w.dumps(resolved or {}).encode())
-            (aside / "environment.json").write_text(json_text(environment(), indent=2))
-            (aside / "data.json").write_text(json_text(dict(data or {}), indent=2))
-            (aside / "format.json").write_text(json_text({"version": FORMAT_VERSION}))
+            write_once(aside, config, resolved or {}, data or {}, parent)
             for name in _LOGS:
                 (aside / f"{name}.jsonl").touch()
             if parent is not None and start is not None:
-                (aside / "parent.json").write_text(json_text(dict(parent), indent=2))
                 Run(aside, config).write_checkpoint(parent["start"], *start)
             bring(aside)
-        return Run(target, config)
+
+        if folder is not None:
+            return make(Path(folder))
+        while True:
+            target = fresh_folder(config)
+            try:
+                return make(target)
+            except Taken:  # Another process took the number meanwhile.
+                continue
 
     @staticmethod
     def open(folder: Path | str) -> Run:
-        """Open a run directory. Raises RunError for what is no run, or one of another format."""
-        path = Path(folder)
-        for name in ("config.toml", "format.json"):
-            if not (path / name).is_file():
-                raise RunError(f"{folder} is no run: it has no {name}; give a run directory")
-        version = read_table(path / "format.json").get("version")
-        if version != FORMAT_VERSION:
-            raise RunError(
-                f"{folder} has run format {version}, this FlexLoRA reads {FORMAT_VERSION}; "
-                "use the FlexLoRA that wrote it"
-            )
-        try:
-            return Run(path, load_config(path / "config.toml"))
-        except ConfigError as error:
-            raise RunError(f"{folder} has a config that cannot be used: {error}") from error
+        """Open a run directory.
+
+        Raises RunError for what is no run, one of another format, and one of whose files, of those
+        that are written once, any is not as it was.
+        """
+        return Run(Path(folder), read_config(folder))
 
     @contextmanager
     def undamaged(self, name: str) -> Iterator[None]:
         """Turn what goes wrong with reading one of this run's own files into a RunError."""
         try:
             yield
-        except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
-            raise damaged(self.folder / name) from error
+        except UNREADABLE as error:
+            raise damaged(self.folder / name, " ".join(str(error).split())[:80]) from error
 
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Hold the run against other processes, and remove what writers that were killed left.
 
-        Raises RunError when another process holds it; a process that dies lets go of it.
+        Files and folders that were not done, and checkpoints that were to go. Raises RunError when
+        another process holds it; a process that dies lets go of it.
         """
         with locked(self.folder):
-            for left in leftovers(self.folder):
-                shutil.rmtree(left) if left.is_dir() else left.unlink()
-            self._checkpoints.clean()
+            remove_leftovers(self.folder)
+            self._checkpoints.tidy(self._kept)
             yield
 
     def in_use(self) -> bool:
@@ -142,11 +148,8 @@ class Run:
 
     @property
     def resolved(self) -> Record:
-        """The choices made by measurement or derivation."""
-        try:
-            return tomllib.loads((self.folder / "resolved.toml").read_bytes().decode())
-        except (OSError, ValueError) as error:
-            raise damaged(self.folder / "resolved.toml") from error
+        """The choices made by measurement or derivation, each of its type where it is there."""
+        return read_resolved(self.folder)
 
     @property
     def data(self) -> Record:
@@ -156,11 +159,10 @@ class Run:
     def environment(self) -> Record:
         return read_table(self.folder / "environment.json")
 
-    @property
+    @cached_property
     def parent(self) -> Record | None:
         """What the run began from; None for one that began at the bare base model."""
-        began = (self.folder / "parent.json").is_file()
-        return read_table(self.folder / "parent.json") if began else None
+        return read_parent(self.folder)
 
     @property
     def start_round(self) -> int | None:
@@ -168,28 +170,39 @@ class Run:
         if self.parent is None:
             return None
         with self.undamaged("parent.json"):
-            return int(self.parent["start"])
+            return whole(self.parent, "start")
 
     def write_results(self, results: Mapping[str, Any]) -> None:
         """The final scores, as results.json."""
-        atomic_write(self.folder / "results.json", json_text(dict(results), indent=2))
+        text, _ = with_check(results, indent=2)
+        atomic_write(self.folder / "results.json", text + "\n")
 
     def read_results(self) -> Record | None:
-        """The final scores, or None for a run that has not ended."""
-        done = (self.folder / "results.json").is_file()
-        return read_table(self.folder / "results.json") if done else None
+        """The final scores, or None for a run that has not ended. Raises RunError for lost ones."""
+        path = self.folder / "results.json"
+        if not path.is_file():
+            if self.events(Ended):
+                again = f"make it again with: flexlora resume {self.folder}"
+                raise RunError(
+                    f"{path} is missing, though the run has ended; restore it, or {again}"
+                )
+            return None
+        try:
+            return checked(path.read_bytes())[0]
+        except (OSError, ValueError) as error:
+            raise damaged(path, error) from error
 
     def append_event(self, event: Event) -> None:
         """Add one line to events.jsonl, which is on disk then if the event is durable."""
-        self._log("events").append(event.to_json(), durable=event.durable)
+        self._logs["events"].append(event.to_json(), durable=event.durable)
 
     def append_metrics(self, record: RoundRecord) -> None:
         """Add one round's line to metrics.jsonl."""
-        self._log("metrics").append(record.to_json())
+        self._logs["metrics"].append(record.to_json())
 
     def append_spectra(self, record: Mapping[str, Any]) -> None:
         """Add one round's line to spectra.jsonl."""
-        self._log("spectra").append(record)
+        self._logs["spectra"].append(record)
 
     def read_spectra(self) -> list[Record]:
         """The validated rounds' singular values, as `spectra.spectra_record` makes them."""
@@ -215,12 +228,28 @@ class Run:
         """The rounds in order. Raises RunError naming a line that is damaged, and what is wrong."""
         return self._log("metrics").read(RoundRecord.from_json)
 
+    def committed(self) -> list[RoundRecord]:
+        """The rounds that a checkpoint stands behind: a resume would play any other again.
+
+        Raises RunError where the line of one of them is gone.
+        """
+        rounds = self.checkpoints()  # Read first: a round's line is written before it.
+        last = rounds[-1] if rounds else self.start_round or 0
+        found = [record for record in self.records() if record.round <= last]
+        wanted = range((self.start_round or 0) + 1, last + 1)
+        for record, round in zip_longest(found, wanted):
+            if record is None or record.round != round:
+                what = f"round {round}" if round else f"{len(wanted)} rounds alone"
+                raise RunError(f"{self.folder / 'metrics.jsonl'} has not {what}; {CURE}")
+        return found
+
     def read_metrics(self) -> list[Record]:
         """The lines of metrics.jsonl as they stand, for other tools; `records` are the same."""
         return self._log("metrics").records()
 
     def truncate_log(self, round: int) -> None:
         """Drop what was logged for rounds after this one, and a last line that was cut short."""
+        self.committed()
         for name in _LOGS:
             self._log(name).truncate(round)
 
@@ -236,8 +265,12 @@ class Run:
 
         best: the round that validated best so far (None: none did). meta is anything JSON holds.
         """
-        kept = () if self.start_round is None else (self.start_round,)
-        self._checkpoints.write(round, tensors, meta, best=best, kept=kept)
+        logs = {name: log.last() for name, log in self._logs.items()}
+        self._checkpoints.write(round, tensors, meta, best=best, kept=self._kept, logs=logs)
+
+    @property
+    def _kept(self) -> tuple[int, ...]:
+        return () if self.start_round is None else (self.start_round,)
 
     def checkpoints(self) -> list[int]:
         """The rounds that have a checkpoint, in order."""
@@ -246,22 +279,32 @@ class Run:
     def load_checkpoint(self, round: int | str | None = None) -> Checkpoint | None:
         """(tensors, meta) of a round, "best", or "last" (also None); None where there is none.
 
-        "best" is the last where no round was validated. Raises RunError for a damaged one.
+        "best" is the last where no round was validated. Raises RunError for a damaged one, and for
+        a run that has none though it came further than to the line of its first round.
         """
-        if self.parent is not None and not self.checkpoints():
-            raise damaged(self._checkpoints.folder)
-        return self._checkpoints.load(round)
+        found = self._checkpoints.load(round)
+        if found is None and not self.checkpoints():
+            begun = self.parent is not None or self.read_results() is not None
+            if begun or len(self.records()) > 1:
+                raise damaged(self._checkpoints.folder)
+        return found
+
+    def last_meta(self) -> Record:
+        """The meta of the last checkpoint; empty where there is none."""
+        return self._checkpoints.last_meta()
 
     def checkpoint_meta(self, round: int) -> Record:
         """The meta of a kept round, without its tensors. Raises RunError for a damaged one."""
         return self._checkpoints.meta(round)
 
-    @property
+    @cached_property
     def _checkpoints(self) -> Checkpoints:
-        return Checkpoints(self.folder / "checkpoints")
+        return Checkpoints(self.folder / "checkpoints", file_digest(self.folder / NAME))
 
     def _log(self, name: str) -> Log:
-        return Log(self.folder / f"{name}.jsonl")
+        """For reading: what the last checkpoint was made after is there."""
+        self._logs[name].require(self._checkpoints.logs().get(name, ""))
+        return self._logs[name]
 
 
 def fresh_folder(config: Config) -> Path:

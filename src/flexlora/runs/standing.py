@@ -5,10 +5,13 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable
+from functools import cached_property
 from statistics import fmean
 from typing import final
 
-from flexlora.runs.deciding import decide
+from flexlora.config.schedule import validates
+from flexlora.formats.json_fields import text
+from flexlora.runs.deciding import decisive
 from flexlora.runs.events import (
     Ended,
     Event,
@@ -19,6 +22,7 @@ from flexlora.runs.events import (
     Scoring,
     Started,
 )
+from flexlora.runs.progress import Progress
 from flexlora.runs.records import RoundRecord
 from flexlora.runs.run_directory import Run
 
@@ -30,9 +34,10 @@ class Standing:
     """What is known of a run: the rounds that its directory has, and all that was `told` since.
 
     now: seconds since 1970, as events have them. round: the one in progress, 0 between rounds;
-    clients: those drawn for it, replied: how many of each type did, failed: how many did not;
-    done: the rounds that ended; best: the one that validated best, gain: of the last validation
-    against the best before it; scoring: the state that is scored, or ""; ended: all is done.
+    drawn: how many clients for it, replied: how many of each type did, failed: how many did not
+    (whom a screen leaves out did); done: the rounds that ended; best: the one that validated best,
+    gain: of the last validation against the best before it; scoring: the state that is scored, or
+    ""; ended: all is done.
     """
 
     def __init__(self, run: Run, now: Callable[[], float] = time.time) -> None:
@@ -43,15 +48,16 @@ class Standing:
         self.now = now
         self.began = self.round_began = now()
         self.round = 0
-        self.clients = 0
+        self.drawn = 0
         self.replied: Counter[str] = Counter()
         self.failed = 0
         self.done: list[RoundRecord] = []
         self.best: RoundRecord | None = None
+        self.progress = Progress()
         self.gain: float | None = None
         self.scoring = ""
         self.ended = False
-        for record in run.records():
+        for record in run.committed():
             self._end(record)
 
     @staticmethod
@@ -76,7 +82,7 @@ class Standing:
                 self.scoring, self.ended = "", False
             case RoundBegun() if event.round > self.last:
                 self._between_rounds()
-                self.round, self.clients = event.round, len(event.clients)
+                self.round, self.drawn = event.round, len(event.clients)
                 self.round_began = event.time
             case Replied() if event.round == self.round:
                 self.replied[event.type] += 1
@@ -107,11 +113,25 @@ class Standing:
 
     @property
     def in_flight(self) -> int:
-        return max(0, self.clients - self.replied.total() - self.failed)
+        return max(0, self.drawn - self.replied.total() - self.failed)
 
     def decisive(self, record: RoundRecord) -> float | None:
         """What the best round minimises; None for a round that was not validated."""
-        return decide(self.config, record) if record.validated else None
+        if not record.validated:
+            return None
+        metric, by = self.metric, self.config.evaluation.decide_by
+        return decisive(metric, self._higher_is_better, by, record)
+
+    @cached_property
+    def metric(self) -> str:
+        """The name of the metric that decides; as the run noted it, since it may be in a file."""
+        with self.run.undamaged("resolved.toml"):
+            return text(self.run.resolved, "metric")
+
+    @cached_property
+    def _higher_is_better(self) -> bool:
+        with self.run.undamaged("resolved.toml"):
+            return self.run.resolved["higher_is_better"][self.metric] is True
 
     def left(self) -> float | None:
         """Seconds that the rounds still take, as far as can be told; None before any reply.
@@ -127,15 +147,15 @@ class Standing:
             came = self.replied.total() + self.failed
             if not came:
                 return None
-            training = here / came * self.clients
+            training = here / came * self.drawn
         scored = [s for record in self.done if (s := record.seconds_of(scoring=True))]
         scoring = fmean(scored[-RECENT:]) if scored else 0.0
         every, rounds = self.config.evaluation.every, range(self.last + 1, self.rounds + 1)
-        validations = sum(every > 0 and (n % every == 0 or n == self.rounds) for n in rounds)
+        validations = sum(validates(n, every, self.rounds) for n in rounds)
         return max(0.0, len(rounds) * training + validations * scoring - here)
 
     def _between_rounds(self) -> None:
-        self.round = self.clients = self.failed = 0
+        self.round = self.drawn = self.failed = 0
         self.replied = Counter()
 
     def _end(self, record: RoundRecord) -> None:
@@ -145,7 +165,7 @@ class Standing:
         self.done.append(record)
         value = self.decisive(record)
         if value is not None:
-            before = None if self.best is None else self.decisive(self.best)
-            self.gain = None if before is None else before - value
-            if before is None or value < before:
+            self.gain = None if self.best is None else self.progress.best - value
+            self.progress = self.progress.after(record.round, value)
+            if self.progress.best_round == record.round:
                 self.best = record

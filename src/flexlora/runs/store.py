@@ -4,7 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
+
+from flexlora.formats.json_fields import texts
+
+T = TypeVar("T")
 
 
 @dataclass
@@ -54,17 +58,35 @@ class ClientStore:
 
     @staticmethod
     def from_json(data: Mapping[str, Any]) -> ClientStore:
-        """The store that `to_json` was asked of; clients of equal ranks share one table."""
-        clients, names = data["clients"], data["names"]
-        made = [_table(data["layouts"], pattern) for pattern in data["patterns"]]
+        """The store that `to_json` was asked of; clients of equal ranks share one table.
+
+        Raises ValueError, IndexError or TypeError for what it could not have given.
+        """
+        clients, names = texts(data, "clients"), texts(data, "names")
+        layouts = [texts({"layouts": x}, "layouts") for x in data["layouts"]]
+        made = [_table(layouts, pattern) for pattern in data["patterns"]]
         held = zip(clients, data["held"], strict=True)
+        if len(set(clients)) < len(clients):
+            raise ValueError("clients has one of them twice")
         return ClientStore(
-            {client: names[i] for client, i in zip(clients, data["types"], strict=True)},
-            {client: made[i] for client, i in zip(clients, data["ranks"], strict=True)},
-            {client: version for client, version in held if version is not None},
+            {client: _at(names, i) for client, i in zip(clients, data["types"], strict=True)},
+            {client: _at(made, i) for client, i in zip(clients, data["ranks"], strict=True)},
+            {client: _natural(version) for client, version in held if version is not None},
         )
 
 
 def _table(layouts: Sequence[Sequence[str]], pattern: Sequence[int]) -> dict[str, int]:
-    layout, *ranks = pattern
-    return dict(zip(layouts[layout], ranks, strict=True))
+    layout, *ranks = map(_natural, pattern)
+    if not all(ranks):
+        raise ValueError("patterns has a rank of 0")
+    return dict(zip(_at(layouts, layout), ranks, strict=True))
+
+
+def _at(values: Sequence[T], place: int) -> T:
+    return values[_natural(place)]
+
+
+def _natural(value: Any) -> int:
+    if type(value) is not int or value < 0:
+        raise ValueError(f"{value!r:.60} stands where a number of 0 or more is expected")
+    return value
