@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import pytest
 import torch
@@ -174,23 +174,13 @@ def test_what_delta_holds_already_is_not_counted_twice(setup: Setup, jobs: list[
     assert losses[2] != pytest.approx(losses[0], rel=1e-3)
 
 
-@dataclass(frozen=True)
-class Pull:
-    """A penalty that fails for a client of rank 4."""
-
-    error: Exception
-
-    def __call__(self, live: Live, _: Live) -> None:
-        if any(b.shape[1] == 4 for b, _ in live.values()):
-            raise self.error
-
-
 class Penal(FlexLoRA):  # type: ignore[misc]
-    penalises = True
+    """Its penalty fails for a client of rank 4."""
 
-    def __init__(self, error: Exception) -> None:
-        super().__init__()
-        self.penalty = Pull(error)  # type: ignore[assignment]
+    def penalty(self, live: Live, sent: Live) -> torch.Tensor | None:
+        if any(b.shape[1] == 4 for b, _ in live.values()):
+            raise RuleError("no penalty for it")
+        return None
 
 
 class Narrow(FlexLoRA):  # type: ignore[misc]
@@ -202,7 +192,7 @@ class Narrow(FlexLoRA):  # type: ignore[misc]
         return super().receive(sent, memory)
 
 
-@pytest.mark.parametrize("rule", [Penal(RuleError("no penalty for it")), Narrow()], ids=["p", "n"])
+@pytest.mark.parametrize("rule", [Penal(), Narrow()], ids=["p", "n"])
 def test_what_the_rule_cannot_do_for_a_client_is_that_clients_alone(
     setup: Setup, jobs: list[Train], rule: Rule
 ) -> None:
