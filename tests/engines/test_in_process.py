@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import pytest
 import torch
@@ -174,20 +174,13 @@ def test_what_delta_holds_already_is_not_counted_twice(setup: Setup, jobs: list[
     assert losses[2] != pytest.approx(losses[0], rel=1e-3)
 
 
-@dataclass(frozen=True)
-class Pull:
-    """A penalty that fails for a client of rank 4."""
-
-    error: Exception
-
-    def __call__(self, live: Live, _: Live) -> None:
-        if any(b.shape[1] == 4 for b, _ in live.values()):
-            raise self.error
-
-
 class Penal(FlexLoRA):  # type: ignore[misc]
-    penalises = True
-    penalty = Pull(RuleError("no penalty for it"))  # type: ignore[assignment]
+    """Its penalty fails for a client of rank 4."""
+
+    def penalty(self, live: Live, sent: Live) -> torch.Tensor | None:
+        if any(b.shape[1] == 4 for b, _ in live.values()):
+            raise RuleError("no penalty for it")
+        return None
 
 
 class Narrow(FlexLoRA):  # type: ignore[misc]

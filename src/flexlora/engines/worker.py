@@ -15,7 +15,6 @@ from pathlib import Path
 
 import torch
 
-from flexlora import errors
 from flexlora.adapters import Delta, DeltaUpdate
 from flexlora.config.base import load_base
 from flexlora.config.config import ModelConfig
@@ -139,7 +138,7 @@ def _tell(pipe: Connection, broken: Broken) -> None:
 
 def _sendable(error: FlexLoRAError) -> FlexLoRAError:
     """The same words in the nearest class that the parent knows, with where it came from."""
-    kind = next(kind for kind in type(error).__mro__ if kind.__module__ == errors.__name__)
+    kind = next(kind for kind in type(error).__mro__ if kind.__module__ == FlexLoRAError.__module__)
     same: FlexLoRAError = kind(str(error))
     same.add_note("".join(traceback.format_exception(error)))
     return same
