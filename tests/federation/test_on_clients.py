@@ -232,6 +232,43 @@ def test_a_part_of_the_clients_evaluates(setup: Setup, tmp_path: Path) -> None:
         assert "tuned" not in record["on_clients"]
 
 
+# Some clients hold a single example, and so nothing to score on.
+UNEVEN: dict[str, Any] = {
+    "data": {"examples_per_task": 12},
+    "partition": {"by": "dirichlet", "clients": 5, "alpha": 0.1, "min_examples": 1},
+}
+
+
+@pytest.mark.parametrize("clients", [1.0, 1])
+def test_only_clients_that_hold_what_to_score_on_are_asked(
+    tmp_path: Path, clients: float | int
+) -> None:
+    config = small(
+        **UNEVEN,
+        evaluation={"clients": clients, "decide_by": "clients", "unseen": False},
+        federation={"rounds": 2},
+    )
+    setup = prepare(config)
+    scorers = setup.examples.scorers
+    assert 1 < len(scorers) < len(setup.examples.train)
+    sender = Sender(make_rule("flexlora"), setup.settings.schedule, Streams(0), scorers)
+    state, store = sender.begin(setup.spec), setup.roster.fresh_store()
+    asked = [sender.evaluation(replace(state, round=round), store) for round in range(1, 30)]
+    assert {job.client for jobs in asked for job in jobs} == set(scorers)
+    most = len(scorers) if isinstance(clients, float) else 1
+    assert {len(jobs) for jobs in asked} == {most}
+    for record in Run.open(run(config, tmp_path / "r", setup=setup).folder).records():
+        assert record.on_clients is not None
+        assert record.on_clients.failures == 0
+        assert record.on_clients.shared.clients == len(asked[0])
+
+
+def test_more_scorers_than_hold_anything_are_refused() -> None:
+    words = "evaluation.clients is 5 but there are 4 clients that hold validation examples; lower"
+    with pytest.raises(ConfigError, match=words):
+        prepare(small(**UNEVEN, evaluation={"clients": 5}))
+
+
 class Deaf(InProcess):
     """Trains, but answers no question for a score."""
 

@@ -45,17 +45,20 @@ class Schedule:
 
 
 def clients_per_round(
-    amount: int | float, clients: int, key: str = "federation.clients_per_round"
+    amount: int | float,
+    clients: int,
+    key: str = "federation.clients_per_round",
+    who: str = "clients",
 ) -> int:
     """A count as it is, or a fraction in (0, 1] of all clients, rounded down (5 % of 1,613 is the
     paper's 80), at least 1.
 
-    Raises ConfigError, naming the config's `key`, for more clients than there are.
+    Raises ConfigError, naming the config's `key` and `who` they are, for more than there are.
     """
     if isinstance(amount, float):
         return max(1, math.floor(round(amount * clients, 9)))  # 0.29 · 100 is 28.999…
     if amount > clients:
         raise ConfigError(
-            f"{key} is {amount} but there are {clients} clients; lower it or give a fraction"
+            f"{key} is {amount} but there are {clients} {who}; lower it or give a fraction"
         )
     return amount

@@ -32,13 +32,21 @@ class Settings:
     final: EvalSettings
 
     @staticmethod
-    def of(config: Config, clients: int) -> Settings:
-        """Raises ConfigError for unknown metrics, and for more clients than there are."""
+    def of(config: Config, clients: int, scorers: int) -> Settings:
+        """clients: those that train; scorers: those of them that hold what to score on.
+
+        Raises ConfigError for unknown metrics, and for more clients than there are.
+        """
         federation, training = config.federation, config.training
         evaluation, validation = config.evaluation, validation_settings(config)
         evaluating = 0
         if evaluation.on_clients != "off":
-            evaluating = clients_per_round(evaluation.clients, clients, "evaluation.clients")
+            evaluating = clients_per_round(
+                evaluation.clients,
+                scorers,
+                "evaluation.clients",
+                "clients that hold validation examples",
+            )
         schedule = Schedule(
             rounds=federation.rounds,
             clients=clients_per_round(federation.clients_per_round, clients),

@@ -52,6 +52,11 @@ class Examples:
     notes: tuple[str, ...]
     left_out: Mapping[str, int]
 
+    @property
+    def scorers(self) -> list[str]:
+        """Clients that train and hold what to score on, in order of id."""
+        return sorted(client for client in self.held_out if client in self.train)
+
     def encoding_fingerprint(self) -> str:
         """sha256 over all token ids, client by client: another tokenizer, prompt or partition
         gives another run."""

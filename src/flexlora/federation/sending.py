@@ -28,12 +28,14 @@ class Sending:
 class Sender:
     """Makes jobs from a federation's state and what is known of its clients.
 
+    scorers: the clients that hold what to score on; others are never asked to evaluate.
     Every draw comes from a stream named by its round, so the same state gives the same jobs.
     """
 
     rule: Rule
     schedule: Schedule
     streams: Streams
+    scorers: Sequence[str] = ()
 
     def begin(self, spec: Spec) -> State:
         """The state before round 1."""
@@ -93,11 +95,11 @@ class Sender:
 
         Clients of equal ranks are sent the same bytes, made once. No Δ is needed: the readout
         stands for all that was learned, as an export of that rank does. clients: instead of those
-        that the state's round draws.
+        that the state's round draws of the scorers.
         """
         if clients is None:
             draw = self.streams.generator("evaluate", state.round)
-            clients = sample(store.clients, self.schedule.evaluating_clients, draw)
+            clients = sample(self.scorers, self.schedule.evaluating_clients, draw)
         made: dict[tuple[tuple[str, int], ...], bytes] = {}
         jobs = []
         for index, client in enumerate(clients):

@@ -178,7 +178,7 @@ class Session:
 
     def _play(self, run: Run, observer: Observer) -> Result:
         setup, rule = self.setup, self.rule
-        sender = Sender(rule, setup.settings.schedule, setup.streams)
+        sender = Sender(rule, setup.settings.schedule, setup.streams, setup.examples.scorers)
         begin = sender.begin(setup.spec)
         stands = last(run) or Committed(begin, setup.roster.fresh_store(), Progress())
 

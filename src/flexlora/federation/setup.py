@@ -87,7 +87,7 @@ def prepare(
         config, device=device, outline=outline, like=None if like is None else like.ground
     )
     _require_enough(config, ground.examples)
-    settings = Settings.of(config, len(ground.examples.train))
+    settings = Settings.of(config, len(ground.examples.train), len(ground.examples.scorers))
     _require_scorable(config, ground.examples, settings)
     roster = Roster.of(
         config.clients,
@@ -111,7 +111,7 @@ def _require_enough(config: Config, examples: Examples) -> None:
                 f"{config.data.max_tokens} tokens; raise data.max_tokens"
             )
     lacks = evaluation.validation_examples > 0 and not examples.validation
-    lacks = lacks or (evaluation.on_clients != "off" and not examples.own_validation)
+    lacks = lacks or (evaluation.on_clients != "off" and not examples.scorers)
     if evaluation.every and lacks:
         raise DataError(
             f"the clients hold no validation examples, but evaluation.every is {evaluation.every}; "
