@@ -264,7 +264,7 @@ def test_only_clients_that_hold_what_to_score_on_are_asked(
 
 
 def test_more_scorers_than_hold_anything_are_refused() -> None:
-    words = "evaluation.clients is 5 but there are 4 clients that hold validation examples; lower"
+    words = r"evaluation\.clients is 5 but there are 4 clients that hold validation examples; lower"
     with pytest.raises(ConfigError, match=words):
         prepare(small(**UNEVEN, evaluation={"clients": 5}))
 

@@ -10,6 +10,7 @@ from flexlora.config.config import Config, RuleConfig, ScreensConfig
 from flexlora.config.rule_file import load_rule, read_rule_file
 from flexlora.config.schedule import Schedule, clients_per_round
 from flexlora.evaluation import EvalSettings
+from flexlora.evaluation.metric_file import read_metric_file
 from flexlora.evaluation.metrics import resolve_metrics
 from flexlora.rules import Rule, make_rule
 from flexlora.screens import Screen, make_screen
@@ -77,6 +78,15 @@ def rule_fingerprint(chosen: RuleConfig) -> str:
     Raises ConfigError for a file that cannot be read.
     """
     return read_rule_file(chosen.name).fingerprint if chosen.in_file else ""
+
+
+def metric_fingerprints(config: Config) -> dict[str, str]:
+    """Each metric of [evaluation] that is in a file → sha256 of that file, as it is now.
+
+    Raises ConfigError for a file that cannot be read.
+    """
+    asked = (*config.evaluation.metrics, config.evaluation.metric)
+    return {name: read_metric_file(name).fingerprint for name in asked if ":" in name}
 
 
 def screens_of(chosen: ScreensConfig) -> tuple[Screen, ...]:

@@ -13,6 +13,11 @@ from flexlora.formats.user_file import UserFile
 _ORIGIN: dict[str, tuple[Path, object]] = {}
 
 
+def read_metric_file(spec: str) -> UserFile:
+    """The file as it is now. Raises ConfigError for a name of another form, or if it is missing."""
+    return UserFile.read(spec, "metric", "function")
+
+
 def load_metric(spec: str) -> Metric:
     """The metric that a file holds under this name; it is registered for this process.
 
@@ -22,7 +27,7 @@ def load_metric(spec: str) -> Metric:
     Raises ConfigError for a file that is missing or fails, a name that it lacks, an object that is
     neither, and a metric's name that is taken.
     """
-    file = UserFile.read(spec, "metric", "function")
+    file = read_metric_file(spec)
     found = file.named(lambda x: inspect.isfunction(x) or isinstance(x, Metric))
     metric = found if isinstance(found, Metric) else _of_function(found, file.shown, file.name)
     origin = _ORIGIN.get(metric.name)

@@ -12,6 +12,7 @@ import torch
 from flexlora.adapters import Delta
 from flexlora.config.config import Config
 from flexlora.config.config_file import override, parse_config
+from flexlora.config.settings import rule_fingerprint
 from flexlora.errors import ConfigError, RunError
 from flexlora.federation.at_once import read as at_once_of
 from flexlora.federation.setup import Setup
@@ -84,7 +85,8 @@ class Parent:
         Bit for bit, where [rule] and the highest and lowest ranks are the parent's. Else the state
         is made anew from all that was learned, as by `warm_start`, and Δ is sent whole once.
         New clients begin as ever, those gone are dropped, and a client whose type's ranks changed
-        has its new ranks. Raises RunError for another rule, α, scaling, base or other layers.
+        has its new ranks. Raises RunError for another rule, or one whose file has changed, another
+        α, scaling or base, or other layers.
         """
         self._require_same(setup, rule)
         state = self.state
@@ -97,6 +99,7 @@ class Parent:
         was, now = self.state.spec, setup.spec
         with self.run.undamaged("data.json"):
             weights = str(self.run.data["model_fingerprint"])
+            code = str(self.run.data["rule_fingerprint"])
         differing = [
             f"{words} is {mine}, not {theirs} as in {self.run.folder}"
             for words, mine, theirs in (
@@ -106,6 +109,10 @@ class Parent:
             )
             if mine != theirs
         ]
+        if not differing and code != rule_fingerprint(setup.config.rule):
+            differing.append(
+                f"the file of {setup.config.rule.name} is not as {self.run.folder} had it"
+            )
         if weights != setup.ground.fingerprint:
             differing.append(f"the base model {base} is not that of {self.run.folder}")
         if now.layers != was.layers:
