@@ -37,5 +37,5 @@ def test_it_is_played_continued_and_read_out(
     words = r"the file of my\.py:Mine is not as runs/Mine-1 had it, which a continued run cannot"
     with pytest.raises(RunError, match=words):
         continue_run(ours.folder, {"federation": {"rounds": 2}})
-    with pytest.raises(RunError, match="the file of the rule of .* has changed since the run"):
+    with pytest.raises(RunError, match=r"the file of the rule of .* has changed since the run"):
         resume(ours.folder)

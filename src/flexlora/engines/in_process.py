@@ -158,7 +158,7 @@ class InProcess:
             screened = screen.at_client(screened, start, draws).only(job.sides).filled(start)
         encoded = self.rule.reply(job.round, screened, start, memory)
         if self._memories is not None:
-            self._memories.keep(job.client, job.round, encoded.memory)
+            self._memories.keep(job.client, job.round, encoded.memory, job.kept)
         return Reply(
             job=job.id,
             client=job.client,

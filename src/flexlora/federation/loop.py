@@ -101,7 +101,8 @@ class Federation:
         """One round. Raises RoundError when no client gave a usable reply."""
         round = self.state.round + 1
         started = time.perf_counter()
-        sending = self.sender.training(self.state, self.store)
+        kept = self.run.checkpoints()
+        sending = self.sender.training(self.state, self.store, kept=kept)
         self.observer.told(RoundBegun(round, tuple(job.client for job in sending.jobs)))
         collected = self._collect(round, sending)
         trained = time.perf_counter()

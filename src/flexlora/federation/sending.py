@@ -42,13 +42,17 @@ class Sender:
         return self.rule.init(spec, self.streams.generator("init"))
 
     def training(
-        self, state: State, store: ClientStore, clients: Sequence[str] | None = None
+        self,
+        state: State,
+        store: ClientStore,
+        clients: Sequence[str] | None = None,
+        kept: Sequence[int] = (),
     ) -> Sending:
         """The jobs of the round after `state`, in order of client.
 
         clients: instead of those that the round draws. Clients of equal ranks are sent the same
         bytes, made once, unless the rule tells clients apart, each of which then has a stream of
-        its own.
+        its own. kept: the rounds that have a checkpoint.
         """
         round = state.round + 1
         if clients is None:
@@ -84,6 +88,7 @@ class Sender:
                     seed=self.streams.derive("train", round, client),
                     metrics=self.schedule.metrics if asks else (),
                     bytes_down=len(payload) + missing[held],
+                    kept=tuple(kept),
                 )
             )
         return Sending(jobs, sent)
