@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
-
 from flexlora.config.settings import metric_fingerprints, rule_fingerprint
 from flexlora.errors import ModelError, RunError
 from flexlora.evaluation.metrics import resolve_metrics
@@ -70,7 +68,7 @@ def derived(setup: Setup) -> dict[str, Any]:
     roster = setup.roster
     return {
         "device": str(setup.model.device),
-        "threads": torch.get_num_threads(),
+        "threads": setup.threads,
         "workers": workers_of(setup),
         "worker_threads": threads_of(setup),
         "clients_per_round": setup.settings.schedule.clients,

@@ -29,6 +29,7 @@ from flexlora.federation.scoring import final_rows, validate
 from flexlora.federation.sending import Sender
 from flexlora.federation.setup import Setup, prepare
 from flexlora.federation.starts import Start, warm_start
+from flexlora.federation.threads import use_threads
 from flexlora.federation.trackers import Trackers, require_trackers
 from flexlora.rules import State
 from flexlora.runs.committed import Committed
@@ -146,6 +147,7 @@ class Session:
         """
         require_begun()
         spare_memory(self.config)
+        use_threads(self.setup.threads)  # Another setup may have been prepared since.
         run = self._resumed or self._made(folder)
         recorder = Recorder(run, observer or Silent())
         trackers = Trackers(self.config.run.trackers, recorder.told)

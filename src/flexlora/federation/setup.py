@@ -6,8 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-
 from flexlora.config.config import Config
 from flexlora.config.settings import Settings, final_settings
 from flexlora.errors import DataError
@@ -17,6 +15,7 @@ from flexlora.federation.examples import Examples
 from flexlora.federation.ground import Ground
 from flexlora.federation.roster import Roster
 from flexlora.federation.streams import Streams
+from flexlora.federation.threads import use_threads
 from flexlora.federation.trackers import require_trackers
 from flexlora.models import AdaptedModel
 from flexlora.rules import Spec
@@ -27,13 +26,15 @@ class Setup:
     """All that one config comes to, whatever its rule.
 
     ground: the model and the clients' examples, shared by setups that differ in other tables;
-    roster: who trains at which rank; settings: how they train and are scored.
+    roster: who trains at which rank; settings: how they train and are scored; threads: CPU threads
+    that this process computes with.
     """
 
     config: Config
     ground: Ground
     roster: Roster
     settings: Settings
+    threads: int
 
     @property
     def model(self) -> AdaptedModel:
@@ -81,7 +82,7 @@ def prepare(
     Raises InputErrors for all that can be wrong with model, data or ranks, before anything trains.
     """
     require_trackers(config.run.trackers)
-    torch.set_num_threads(threads or config.run.threads or torch.get_num_threads())
+    threads = use_threads(threads or config.run.threads)
     final_settings(config)  # Unknown metrics end here, before anything is read.
     ground = Ground.of(
         config, device=device, outline=outline, like=None if like is None else like.ground
@@ -95,7 +96,7 @@ def prepare(
         ground.model.layers,
         Streams(config.federation.seed),
     )
-    return Setup(config, ground, roster, settings)
+    return Setup(config, ground, roster, settings, threads)
 
 
 def _require_enough(config: Config, examples: Examples) -> None:
