@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 from federation.odd_rules import Scarce
 from flexlora.engines.cohorts import ignore_halved

@@ -46,7 +46,7 @@ class Parent:
         """The parent's config with these keys on top, then these `table.key=value` overrides.
 
         Raises ConfigError for keys as `load_config` does, for no round left to play, and for
-        `model.init_from`: the parent is what the run begins from.
+        `model.init_from` and `model.init_force`: the parent is what the run begins from.
         """
         document = self.run.config.document()
         for key in ("init_from", "init_force"):
@@ -60,6 +60,11 @@ class Parent:
             raise ConfigError(
                 f"model.init_from is {config.model.init_from}, but a continued run begins from its "
                 "parent; leave it out, or start a new run with flexlora run"
+            )
+        if config.model.init_force:
+            raise ConfigError(
+                "model.init_force is true, but a continued run begins from its parent, whose base "
+                "it shares; leave it out"
             )
         if config.federation.rounds <= self.state.round:
             raise ConfigError(

@@ -157,6 +157,8 @@ def _keep_out(
 
     Raises DataError where nobody would be left to train.
     """
+    if not clients:
+        raise DataError("there is no client to train: the data has no training part; give it one")
     if count >= len(clients):
         raise DataError(
             f"evaluation.validation_clients is {count}, but there are {len(clients)} clients; "

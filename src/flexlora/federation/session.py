@@ -11,6 +11,7 @@ from typing import Any
 from flexlora.config.config import Config
 from flexlora.config.settings import rule_of, screens_of
 from flexlora.engines.memories import Memories
+from flexlora.errors import ConfigError
 from flexlora.evaluation import MeanScore
 from flexlora.federation.as_it_was import derived, described, require_here, require_unchanged
 from flexlora.federation.at_once import choose, resolved
@@ -129,8 +130,11 @@ class Session:
     def preview(self) -> Preview:
         """What `play` would do: who holds what, at which rank, and what is sent.
 
-        The model's weights are loaded only where something is to be compared with them.
+        The model's weights are loaded only where something is to be compared with them. Of a run
+        that goes on: what all of it does.
         """
+        if self._resumed is not None:
+            return Preview(self.setup, forecast(self.setup, self.rule), self._resumed.parent)
         if self._parent is None and self.config.model.init_from is None:
             setup = prepare(self.config, self._like, outline=True)
             warm_start(setup, self.rule)  # Options that need a start and have none end here.
@@ -142,9 +146,14 @@ class Session:
     def play(self, folder: Path | str | None = None, *, observer: Observer | None = None) -> Result:
         """Play all rounds that are left, score the unseen clients, and leave it in a folder.
 
-        folder: the run directory to make (default: a new one under `run.out`). Raises RoundError
-        if no client of a round replies.
+        folder: the run directory to make (default: a new one under `run.out`); ConfigError where a
+        run goes on, which does so in its own. Raises RoundError if no client of a round replies.
         """
+        if self._resumed is not None and folder is not None:
+            raise ConfigError(
+                f"{self._resumed.folder} goes on where it is, not in {folder}; leave that "
+                "out, or make a new run of it with flexlora continue"
+            )
         require_begun()
         spare_memory(self.config)
         use_threads(self.setup.threads)  # Another setup may have been prepared since.

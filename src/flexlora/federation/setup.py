@@ -16,7 +16,6 @@ from flexlora.federation.ground import Ground
 from flexlora.federation.roster import Roster
 from flexlora.federation.streams import Streams
 from flexlora.federation.threads import use_threads
-from flexlora.federation.trackers import require_trackers
 from flexlora.models import AdaptedModel
 from flexlora.rules import Spec
 
@@ -81,7 +80,6 @@ def prepare(
     (default: the config's). outline: without the model's weights, for looking ahead only.
     Raises InputErrors for all that can be wrong with model, data or ranks, before anything trains.
     """
-    require_trackers(config.run.trackers)
     threads = use_threads(threads or config.run.threads)
     final_settings(config)  # Unknown metrics end here, before anything is read.
     ground = Ground.of(
@@ -111,12 +109,24 @@ def _require_enough(config: Config, examples: Examples) -> None:
                 f"the {words} clients of source {config.data.source} hold no example that fits "
                 f"{config.data.max_tokens} tokens; raise data.max_tokens"
             )
-    lacks = evaluation.validation_examples > 0 and not examples.validation
-    lacks = lacks or (evaluation.on_clients != "off" and not examples.scorers)
-    if evaluation.every and lacks:
+    if not evaluation.every:
+        return
+    asked, cure = f"evaluation.every is {evaluation.every}", "set evaluation.every to 0"
+    if evaluation.validation_examples and not examples.validation:
+        if evaluation.validation_clients:
+            raise DataError(
+                f"the {evaluation.validation_clients} clients kept out of training hold no example "
+                f"that fits {config.data.max_tokens} tokens, but {asked}; raise data.max_tokens or "
+                f"evaluation.validation_clients, or {cure}"
+            )
         raise DataError(
-            f"the clients hold no validation examples, but evaluation.every is {evaluation.every}; "
-            "raise data.examples_per_task, or set evaluation.every to 0"
+            f"the clients hold no validation examples, but {asked}; give each client more "
+            f"examples, or {cure}"
+        )
+    if evaluation.on_clients != "off" and not examples.scorers:
+        raise DataError(
+            "the clients that train hold no validation examples, but evaluation.on_clients is "
+            f"'{evaluation.on_clients}'; give each client more examples, or set it to 'off'"
         )
 
 
