@@ -264,9 +264,10 @@ def test_only_clients_that_hold_what_to_score_on_are_asked(
 
 
 def test_more_scorers_than_hold_anything_are_refused() -> None:
-    words = r"evaluation\.clients is 5 but there are 4 clients that hold validation examples; lower"
+    there = len(prepare(small(**UNEVEN)).examples.scorers)
+    words = rf"is {there + 1} but there are {there} clients that hold validation examples; lower it"
     with pytest.raises(ConfigError, match=words):
-        prepare(small(**UNEVEN, evaluation={"clients": 5}))
+        prepare(small(**UNEVEN, evaluation={"clients": there + 1}))
 
 
 class Deaf(InProcess):

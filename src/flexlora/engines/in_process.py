@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
-
-import torch
 
 from flexlora.adapters import Adapter, factors_payload, payload_adapter
 from flexlora.engines.attempts import attempt, failure
@@ -22,6 +19,7 @@ from flexlora.formats.payloads import from_bytes, to_bytes
 from flexlora.models import AdaptedModel
 from flexlora.rules import Memory, Rule
 from flexlora.screens import Screen
+from flexlora.seeds import seed_of, seeded
 from flexlora.training import Trained, Visit, train_cohort
 from flexlora.training.memory import out_of_memory
 
@@ -102,8 +100,7 @@ class InProcess:
                 outcomes.append(failure(job, error))
                 continue
             data = self.data.get(job.client, ())
-            generator = torch.Generator().manual_seed(job.seed)
-            visits[job] = Visit(received, data, job.recipe, generator)
+            visits[job] = Visit(received, data, job.recipe, seeded(job.seed))
         try:
             self.model.set_delta(jobs[0].delta.layers)
             found = train_cohort(
@@ -154,7 +151,7 @@ class InProcess:
     ) -> Reply:
         screened = trained.adapter
         for screen in self.screens:
-            draws = _generator(f"{job.seed}/screen/{screen.name}")
+            draws = seeded(seed_of(job.seed, "screen", screen.name))
             screened = screen.at_client(screened, start, draws).only(job.sides).filled(start)
         encoded = self.rule.reply(job.round, screened, start, memory)
         if self._memories is not None:
@@ -170,11 +167,6 @@ class InProcess:
             seconds=seconds,
             score=score,
         )
-
-
-def _generator(name: str) -> torch.Generator:
-    seed = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big") >> 1
-    return torch.Generator().manual_seed(seed)
 
 
 def _memories(rule: Rule, folder: Path | None) -> Memories | None:

@@ -13,6 +13,7 @@ from flexlora.federation.setup import Setup
 from flexlora.rules import Rule
 from flexlora.runs.events import Halved
 from flexlora.runs.run_directory import Run
+from flexlora.seeds import seeded
 from flexlora.training import CohortSize, Visit, choose_cohort_size
 from flexlora.training.cohort_size import LARGEST
 from flexlora.training.memory import free_bytes
@@ -50,7 +51,7 @@ def _measure(setup: Setup, rule: Rule) -> CohortSize:
             rule.receive(sending.sent[job.client], {}),
             setup.examples.train[job.client],
             job.recipe,
-            torch.Generator().manual_seed(job.seed),
+            seeded(job.seed),
         )
         for job in sending.jobs[:LARGEST]
     ]

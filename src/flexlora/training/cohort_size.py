@@ -6,8 +6,6 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-import torch
-
 from flexlora.models import AdaptedModel
 from flexlora.training.cohort import train_cohort
 from flexlora.training.memory import out_of_memory, peak_bytes
@@ -132,9 +130,8 @@ def _peak(model: AdaptedModel, visits: Sequence[Visit], origin: bool) -> int | N
 
 
 def _begun_anew(visit: Visit, max_steps: int) -> Visit:
-    seed = visit.generator.initial_seed()
     recipe = replace(visit.recipe, max_steps=min(max_steps, visit.recipe.max_steps or max_steps))
-    return replace(visit, recipe=recipe, generator=torch.Generator().manual_seed(seed))
+    return replace(visit, recipe=recipe, generator=visit.generator.clone_state())
 
 
 def _lengths(visit: Visit) -> list[int]:
