@@ -183,8 +183,12 @@ class Session:
             Memories(folder / MEMORY).take_over(theirs, round)
 
     def _at_once(self) -> CohortSize:
-        if self._parent is not None and self.config.run.clients_at_once == "auto":
-            return self._parent.at_once()
+        """A continued run's is its parent's, unless it asks for another."""
+        asked = self.config.run.clients_at_once
+        if self._parent is not None:
+            as_before = asked == self._parent.run.config.run.clients_at_once
+            if asked == "auto" or (asked == "measured" and as_before):
+                return self._parent.at_once()
         return choose(self.setup, self.rule)
 
     def _play(self, run: Run, observer: Observer) -> Result:

@@ -9,9 +9,9 @@ from dataclasses import dataclass, replace
 from flexlora.models import AdaptedModel
 from flexlora.training.cohort import train_cohort
 from flexlora.training.memory import out_of_memory, peak_bytes
+from flexlora.training.sharing import LARGEST
 from flexlora.training.visit import Visit
 
-LARGEST = 64  # Clients at once that are tried.
 _STEPS = 2
 _TURNS = 3  # Of which the quickest counts: whoever else uses the machine only slows it down.
 _WORTH = 1.03  # A larger cohort must be so many times as fast as the best smaller one,
