@@ -132,7 +132,7 @@ def test_a_trial_that_is_asked_for_is_made(tmp_path: Path, monkeypatch: pytest.M
     config = small(**SHORT, run={"clients_at_once": "auto"}, federation={"rounds": 1})
     parent = run(config, tmp_path / "parent").folder
     monkeypatch.setattr(at_once, "choose_cohort_size", lambda *_, **__: CohortSize(3, ()))
-    more = {"federation": {"rounds": 2}, "run": {"clients_at_once": "measured"}}
+    more: dict[str, Any] = {"federation": {"rounds": 2}, "run": {"clients_at_once": "measured"}}
     made = Run.open(continue_run(parent, more, tmp_path / "r").folder)
     assert made.resolved["clients_at_once"] == 3
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -36,7 +37,7 @@ def test_what_somebody_else_sets_is_torchs_choice_from_then_on() -> None:
 
 
 def test_a_setup_keeps_its_threads_whatever_is_prepared_after_it(tmp_path: Path) -> None:
-    quick = {"federation": {"rounds": 1}, "evaluation": {"unseen": False}}
+    quick: dict[str, Any] = {"federation": {"rounds": 1}, "evaluation": {"unseen": False}}
     first = Session.of(small(**quick, run={"threads": 1}))
     made = first.setup
     other = prepare(small(**quick, run={"threads": None}), made)

@@ -205,8 +205,11 @@ def test_a_run_continued_from_its_best_round_finds_what_clients_remembered_then(
     setup: Setup, tmp_path: Path
 ) -> None:
     """However many rounds ago that was: the learning rate makes every later round a worse one."""
-    shared = {"rule": {"name": "own-b"}, "evaluation": {"unseen": False}}
-    shared["training"] = {"learning_rate": 3.0}
+    shared: dict[str, dict[str, Any]] = {
+        "rule": {"name": "own-b"},
+        "evaluation": {"unseen": False},
+        "training": {"learning_rate": 3.0},
+    }
     everybody = {"clients_per_round": 4}
     run(small(**shared, federation={"rounds": 1, **everybody}), tmp_path / "one", setup=setup)
     long = small(**shared, federation={"rounds": 5, **everybody})

@@ -59,6 +59,7 @@ class Settings:
             evaluating_clients=evaluating,
             score_trained=evaluation.on_clients == "tuned",
             metrics=tuple(m.name for m in resolve_metrics(validation.metrics)),
+            norm_limit=federation.norm_limit,
         )
         return Settings(schedule, validation, final_settings(config))
 

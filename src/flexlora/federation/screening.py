@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -32,13 +34,19 @@ def screened(
     collected: Collected,
     sent: Mapping[str, Adapter],
     layers: Sequence[str],
+    norm_limit: float = math.inf,
 ) -> Passed:
-    """The rule weighs what the screens have left; without a screen that judges, nothing is read."""
+    """The rule weighs what the screens have left; without a screen that judges, nothing is read.
+
+    norm_limit: whoever's norm is above so many times the round's median is left out before them.
+    """
     ordered = [collected.summaries[client] for client in sorted(collected.summaries)]
+    beyond = _beyond(ordered, norm_limit)
+    ordered = [s for s in ordered if s.client not in beyond]
     weights = rule.weigh(ordered)
     judging = [screen for screen in screens if screen.judges]
     if not judging:
-        return Passed(weights)
+        return Passed(weights, left_out=beyond)
 
     def contributions() -> Iterator[Sequence[Contribution]]:
         for layer in layers:
@@ -46,7 +54,7 @@ def screened(
 
     products = Products({s.client: s.examples for s in ordered}, weights, contributions)
     factors, shrinks = dict.fromkeys(weights, 1.0), dict.fromkeys(weights, 1.0)
-    left_out: dict[str, str] = {}
+    left_out = dict(beyond)
     for screen in judging:
         verdicts = screen.verdicts(products) if products.clients else {}
         for client, verdict in verdicts.items():
@@ -74,6 +82,22 @@ def screened(
             {client: weight * factors[client] for client, weight in weights.items()}
         )
     return Passed(weights, shrinks, left_out, told)
+
+
+def _beyond(summaries: Sequence[Summary], limit: float) -> dict[str, str]:
+    """Client → why, of those whose norm is above the limit. Of an even number the lower median
+    counts, so that of two clients one can be beyond; where half of them have not moved, none is.
+    """
+    median = statistics.median_low(s.norm for s in summaries) if summaries else 0.0
+    if not median:
+        return {}
+    times = {s.client: s.norm / median for s in summaries}
+    return {
+        client: f"the norm of its update is {found:.3g} times the median of the round, expected at "
+        f"most {limit:g} times; see federation.norm_limit"
+        for client, found in times.items()
+        if found > limit
+    }
 
 
 def _shrunk(

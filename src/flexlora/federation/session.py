@@ -197,6 +197,8 @@ class Session:
         begin = sender.begin(setup.spec)
         stands = last(run) or Committed(begin, setup.roster.fresh_store(), Progress())
 
+        known = setup.examples.known()
+
         def halved(round: int, clients: int) -> None:
             observer.told(Halved(round, clients))
 
@@ -212,12 +214,13 @@ class Session:
                 sender=sender,
                 stands=stands,
                 transport=engine,
-                collector=Plain(run.spool, rule),
+                collector=Plain(run.spool, rule, known),
                 screens=self.screens,
                 run=run,
                 validate=validated,
                 decide=partial(decide, setup.config),
                 observer=observer,
+                known=known,
             )
             observer.told(started(run))
             for _ in federation.rounds():
