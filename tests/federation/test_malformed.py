@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import pytest
 import torch
@@ -199,16 +199,17 @@ def test_no_outcome_ends_an_exchange_at_length(
 
 
 # Client a's answers, each malformed in one thing.
+NAMES: list[Any] = [None, [], "\ud800", "\x1b[2J"]
 WHOLE = replace(GOOD, payload=SERIALISED, score=None)
 STRANGE: list[object] = [
-    *(replace(WHOLE, client=name) for name in cast(list[Any], [None, [], "\ud800", "\x1b[2J"])),
+    *(replace(WHOLE, client=name) for name in NAMES),
     None,
     Hostile(),
 ]
 MALFORMED: list[object] = [
     *(replace(WHOLE, **change) for change, _ in BAD),
     *(replace(SCORED, score=replace(SCORE, **change)) for change, _ in BAD_SCORES),
-    *(replace(WHOLE, job=name) for name in cast(list[Any], [None, [], "\ud800"])),
+    *(replace(WHOLE, job=name) for name in NAMES),
     *STRANGE,
 ]
 

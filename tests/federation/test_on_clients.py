@@ -94,7 +94,8 @@ def test_good_answers_count_in_order_of_client(jobs: list[Evaluate]) -> None:
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        ({"score": score("?", math.nan)}, "expected client"),
+        ({"score": score("?", math.nan)}, "its score by loss is nan, expected a finite number"),
+        ({"score": ClientScore("?", "x", 1, {})}, "expected client"),
         ({"score": score("?", 1.0, examples=0)}, "at least one example"),
         ({"score": ClientScore("?", "x", 1, {"loss": 1.0, "mine": 1.0})}, "finite values of loss"),
         ({"client": "somebody"}, "not open for this client"),

@@ -105,8 +105,7 @@ class Federation:
         """One round. Raises RoundError when no client gave a usable reply."""
         round = self.state.round + 1
         started = time.perf_counter()
-        kept = self.run.checkpoints()
-        sending = self.sender.training(self.state, self.store, None, kept)
+        sending = self.sender.training(self.state, self.store, None, self._kept())
         self.observer.told(RoundBegun(round, tuple(job.client for job in sending.jobs)))
         collected = self._collect(round, sending)
         trained = time.perf_counter()
@@ -123,6 +122,12 @@ class Federation:
         self._commit(record)
         self.observer.told(RoundEnded(record))
         return record
+
+    def _kept(self) -> list[int]:
+        """The rounds that have a checkpoint: the last, the best and the start."""
+        start = self.run.start_round
+        known = {self.state.round, self.progress.best_round, *(() if start is None else (start,))}
+        return sorted(known)
 
     def _validate(self, state: State, collected: Collected, record: RoundRecord) -> RoundRecord:
         """Score the new state at the server and on clients, and log its spectra."""
