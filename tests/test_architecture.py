@@ -17,6 +17,7 @@ ORDER = [
     "errors",
     "options",
     "registry",
+    "seeds",
     "lowrank",
     "adapters",
     "rules",
@@ -43,7 +44,7 @@ BANS = {
     "report": {"engines", "federation"},
 }
 # Floors 0 and 1: torch, numpy and jaxtyping alone, and no I/O.
-PURE = {"errors", "options", "registry", "lowrank", "adapters", "rules", "screens"}
+PURE = {"errors", "options", "registry", "seeds", "lowrank", "adapters", "rules", "screens"}
 PURE |= {"allocation", "partition"}
 PURE_IMPORTS = {"torch", "numpy", "jaxtyping", "flexlora"}
 IO_MODULES = {"os", "io", "pathlib", "shutil", "logging", "subprocess", "socket", "tempfile"}

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 from federation.odd_rules import Scarce
 from flexlora.engines.cohorts import ignore_halved
@@ -241,14 +240,10 @@ def test_the_config_says_which_engine(setup: Setup) -> None:
 
 
 def test_workers_share_the_threads_that_are_there(setup: Setup) -> None:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(5)
-    try:
-        for workers, wanted in (("auto", 5), (1, 5), (2, 2), (9, 1)):
-            config = small(**RUN, run={"workers": workers, "threads": None})
-            assert threads_of(replace(setup, config=config)) == wanted
-        config = small(**RUN, run={"workers": 2, "threads": 3})
-        assert threads_of(replace(setup, config=config)) == 3
-        assert workers_of(setup) == 1
-    finally:
-        torch.set_num_threads(threads)
+    five = replace(setup, threads=5)
+    for workers, wanted in (("auto", 5), (1, 5), (2, 2), (9, 1)):
+        config = small(**RUN, run={"workers": workers, "threads": None})
+        assert threads_of(replace(five, config=config)) == wanted
+    config = small(**RUN, run={"workers": 2, "threads": 3})
+    assert threads_of(replace(five, config=config)) == 3
+    assert workers_of(setup) == 1

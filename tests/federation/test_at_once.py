@@ -1,9 +1,10 @@
-"""How many clients a run trains at once: measured once, written down, halved where it must be."""
+"""How many clients a run trains at once: by rule or measured, written down, halved if it must."""
 
 from __future__ import annotations
 
 import tomllib
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,8 @@ from federation.odd_rules import short_of
 from flexlora.errors import RunError
 from flexlora.federation import Setup, at_once, engine, prepare, resume, run, session
 from flexlora.federation.observers import Silent
-from flexlora.models import AdaptedModel
-from flexlora.rules import make_rule
+from flexlora.models import AdaptedModel, load_model
+from flexlora.rules import RULES, make_rule
 from flexlora.runs.events import Event, Failed, Halved, Replied, RoundEnded
 from flexlora.runs.run_directory import Run
 from flexlora.training import CohortSize
@@ -64,8 +65,8 @@ class Listens(Silent):
             self.halved.append(event)
 
 
-def test_auto_is_measured_once_and_changes_no_bit(setup: Setup, tmp_path: Path) -> None:
-    config = small(**QUICK, run={"clients_at_once": "auto"})
+def test_what_is_measured_is_written_down_and_changes_no_bit(setup: Setup, tmp_path: Path) -> None:
+    config = small(**QUICK, run={"clients_at_once": "measured"})
     measured = run(config, tmp_path / "measured", setup=setup)
     written = Run.open(measured.folder).resolved
     clients, tried = written["clients_at_once"], written["clients_at_once_tried"]
@@ -83,7 +84,7 @@ def test_auto_is_measured_once_and_changes_no_bit(setup: Setup, tmp_path: Path) 
 def test_a_resume_reads_the_number_and_does_not_measure(
     setup: Setup, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config = small(**QUICK, run={"clients_at_once": "auto"})
+    config = small(**QUICK, run={"clients_at_once": "measured"})
     with pytest.raises(KeyboardInterrupt):
         run(config, tmp_path / "r", setup=setup, observer=StopsAfterOne())
     file = tmp_path / "r" / "resolved.toml"
@@ -119,19 +120,83 @@ def test_a_number_that_is_none_is_a_damaged_file(tmp_path: Path, damage: str) ->
 def test_it_is_measured_once_for_a_setup_and_what_it_depends_on(setup: Setup) -> None:
     threads = torch.get_num_threads()
     plain, origin = make_rule("flexlora"), make_rule("flexlora-increment")
-    auto = prepare(small(**QUICK, run={"clients_at_once": "auto"}), setup)
+    auto = prepare(small(**QUICK, run={"clients_at_once": "measured"}), setup)
     first = at_once.choose(auto, plain)
     assert at_once.choose(auto, plain) is first
     assert at_once.choose(auto, make_rule("hetlora")) is first
     assert at_once.choose(auto, origin) is not first
     assert at_once.choose(auto, make_rule("fedit")) is not first  # All at the lowest rank.
     # Another budget is another question.
-    config = small(**QUICK, run={"clients_at_once": "auto", "memory_gb": 1e-9})
+    config = small(**QUICK, run={"clients_at_once": "measured", "memory_gb": 1e-9})
     little = prepare(config, setup)
     assert at_once.choose(little, plain).clients == 1
     assert at_once.choose(auto, plain) is first
+    # Another cohort, and other threads, too.
+    fewer = {**QUICK, "federation": {"rounds": 2, "clients_per_round": 2}}
+    config = small(**fewer, run={"clients_at_once": "measured"})
+    assert at_once.choose(prepare(config, setup), plain) is not first
+    config = small(**QUICK, run={"clients_at_once": "measured", "threads": 2})
+    assert at_once.choose(replace(auto, config=config), plain) is not first
     assert at_once.choose(setup, plain) == CohortSize(2, ())
     assert torch.get_num_threads() == threads
+
+
+# Whatever may be another one in a moment: who else computes, and what else is in memory.
+MOMENTS = (
+    "time.perf_counter",
+    "psutil.Process.memory_info",
+    "flexlora.federation.at_once.free_bytes",
+    "flexlora.federation.at_once.choose_cohort_size",
+)
+
+
+def test_auto_is_the_same_number_each_time_and_nothing_is_tried(
+    setup: Setup, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def never(*_: object, **__: object) -> int:
+        pytest.fail("what a moment gives decided")
+
+    auto = prepare(small(**QUICK, run={"clients_at_once": "auto"}), setup)
+    rules = [make_rule(name) for name in sorted(RULES)]
+    with monkeypatch.context() as patched:
+        for moment in MOMENTS:
+            patched.setattr(moment, never)
+        chosen = [at_once.choose(auto, rule) for rule in rules]
+        assert [at_once.choose(auto, rule) for rule in rules] == chosen
+    assert {size.tried for size in chosen} == {()}
+    assert {size.clients for size in chosen} == {4}
+    one, other = (run(auto.config, tmp_path / name, setup=auto).folder for name in "ab")
+    assert_same_run(one, other)
+    assert {Run.open(x).resolved["clients_at_once"] for x in (one, other)} == {4}
+
+
+def test_auto_follows_from_shapes_memory_and_config(setup: Setup) -> None:
+    def auto(rule: str = "flexlora", **tables: dict[str, Any]) -> int:
+        given = {**QUICK, **tables}
+        given["run"] = {"clients_at_once": "auto", **given.get("run", {})}
+        return at_once.choose(prepare(small(**given), setup), make_rule(rule)).clients
+
+    assert auto() == 4
+    assert auto(federation={"rounds": 2, "clients_per_round": 3}) == 3
+    # Each of two workers has two of four to train.
+    assert auto(run={"workers": 2}) == 2
+    load = at_once.load_of(setup, make_rule("flexlora"))
+    for fits, wanted in ((1, 1), (2, 2), (3, 2), (4, 4)):
+        assert auto(run={"memory_gb": 1.0001 * fits * load.peak_bytes / 1e9}) == wanted
+    assert auto(run={"memory_gb": 1e-9}) == auto(run={"memory_gb": 1e-12}) == 1
+
+
+def test_a_load_is_that_of_the_longest_and_widest(setup: Setup) -> None:
+    load = at_once.load_of(setup, make_rule("flexlora-increment"))
+    clients = [[len(x.prompt) + len(x.response) for x in c] for c in setup.examples.train.values()]
+    assert load.heaviest == max(sum(sorted(lengths)[-2:]) for lengths in clients)
+    batches = sum(-(-len(lengths) // 2) for lengths in clients)
+    assert load.tokens == pytest.approx(sum(map(sum, clients)) / batches)
+    assert load.adapter == 4 * sum(x.m + x.n for x in setup.model.layers)
+    assert load.origin
+    assert at_once.load_of(setup, make_rule("fedit")).adapter == load.adapter // 2  # The lowest.
+    every = AdaptedModel(load_model("tiny"))
+    assert load.width == sum(x.m + x.n for x in every.layers) > load.adapter // 4
 
 
 def test_little_memory_is_one_at_a_time(
@@ -139,7 +204,7 @@ def test_little_memory_is_one_at_a_time(
 ) -> None:
     asked: list[bool] = []  # Not of this process, which goes on after the test.
     monkeypatch.setattr(engine, "return_what_is_freed", lambda: asked.append(True))
-    config = write(small(**QUICK, run={"clients_at_once": "auto"}), tmp_path / "c.toml")
+    config = write(small(**QUICK, run={"clients_at_once": "measured"}), tmp_path / "c.toml")
     done = flexlora("run", config, "--set", "run.memory_gb=1e-9", "--out", tmp_path / "r")
     assert done.code == 0, done.err
     written = Run.open(tmp_path / "r").resolved
@@ -232,7 +297,7 @@ def test_a_measurement_without_room_for_one_leaves_it_to_the_round(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(AdaptedModel, "start", short_of(3))
-    config = small(**QUICK, run={"clients_at_once": "auto"})
+    config = small(**QUICK, run={"clients_at_once": "measured"})
     run(config, tmp_path / "r", setup=prepare(config))
     made = Run.open(tmp_path / "r")
     assert made.resolved["clients_at_once"] == 1

@@ -14,11 +14,12 @@ from safetensors.torch import load_file, save_file
 import flexlora as package
 from commands import Flexlora, caller
 from flexlora.errors import ModelError
-from flexlora.federation import Session, continue_run, prepare, run
+from flexlora.federation import Session, at_once, continue_run, prepare, run
 from flexlora.formats.peft import save_peft
 from flexlora.models import base
 from flexlora.runs import load_adapter
 from flexlora.runs.run_directory import Run
+from flexlora.training import CohortSize
 from resealed import reseal
 from same_run import assert_same_run
 from small import small, write
@@ -105,9 +106,12 @@ def test_a_start_is_compared_with_the_weights(tmp_path: Path) -> None:
 # --- going on ------------------------------------------------------------------------------------
 
 
-def test_both_doors_continue_at_the_same_bits(tmp_path: Path, flexlora: Flexlora) -> None:
-    """With as many clients at once as the parent had measured, whatever would be measured now."""
-    config = small(**SHORT, run={"clients_at_once": "auto"}, federation={"rounds": 1})
+@pytest.mark.parametrize("asked", ["auto", "measured"])
+def test_both_doors_continue_at_the_same_bits(
+    tmp_path: Path, flexlora: Flexlora, asked: str
+) -> None:
+    """With as many clients at once as the parent had, whatever would be found now."""
+    config = small(**SHORT, run={"clients_at_once": asked}, federation={"rounds": 1})
     parent = run(config, tmp_path / "parent").folder
     resolved = parent / "resolved.toml"
     was = Run.open(parent).resolved["clients_at_once"]
@@ -124,6 +128,15 @@ def test_both_doors_continue_at_the_same_bits(tmp_path: Path, flexlora: Flexlora
         assert made.resolved["clients_at_once"] == 3
         assert made.parent == json.loads((by_python / "parent.json").read_text())
         assert made.start_round == 1
+
+
+def test_a_trial_that_is_asked_for_is_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = small(**SHORT, run={"clients_at_once": "auto"}, federation={"rounds": 1})
+    parent = run(config, tmp_path / "parent").folder
+    monkeypatch.setattr(at_once, "choose_cohort_size", lambda *_, **__: CohortSize(3, ()))
+    more: dict[str, Any] = {"federation": {"rounds": 2}, "run": {"clients_at_once": "measured"}}
+    made = Run.open(continue_run(parent, more, tmp_path / "r").folder)
+    assert made.resolved["clients_at_once"] == 3
 
 
 def test_a_number_that_is_asked_for_is_not_the_parents(tmp_path: Path) -> None:

@@ -94,7 +94,8 @@ def test_good_answers_count_in_order_of_client(jobs: list[Evaluate]) -> None:
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        ({"score": score("?", math.nan)}, "expected client"),
+        ({"score": score("?", math.nan)}, "its score by loss is nan, expected a finite number"),
+        ({"score": ClientScore("?", "x", 1, {})}, "expected client"),
         ({"score": score("?", 1.0, examples=0)}, "at least one example"),
         ({"score": ClientScore("?", "x", 1, {"loss": 1.0, "mine": 1.0})}, "finite values of loss"),
         ({"client": "somebody"}, "not open for this client"),
@@ -230,6 +231,44 @@ def test_a_part_of_the_clients_evaluates(setup: Setup, tmp_path: Path) -> None:
     for record in Run.open(done.folder).read_metrics():
         assert record["on_clients"]["global"]["clients"] == 3
         assert "tuned" not in record["on_clients"]
+
+
+# Some clients hold a single example, and so nothing to score on.
+UNEVEN: dict[str, Any] = {
+    "data": {"examples_per_task": 12},
+    "partition": {"by": "dirichlet", "clients": 5, "alpha": 0.1, "min_examples": 1},
+}
+
+
+@pytest.mark.parametrize("clients", [1.0, 1])
+def test_only_clients_that_hold_what_to_score_on_are_asked(
+    tmp_path: Path, clients: float | int
+) -> None:
+    config = small(
+        **UNEVEN,
+        evaluation={"clients": clients, "decide_by": "clients", "unseen": False},
+        federation={"rounds": 2},
+    )
+    setup = prepare(config)
+    scorers = setup.examples.scorers
+    assert 1 < len(scorers) < len(setup.examples.train)
+    sender = Sender(make_rule("flexlora"), setup.settings.schedule, Streams(0), scorers)
+    state, store = sender.begin(setup.spec), setup.roster.fresh_store()
+    asked = [sender.evaluation(replace(state, round=round), store) for round in range(1, 30)]
+    assert {job.client for jobs in asked for job in jobs} == set(scorers)
+    most = len(scorers) if isinstance(clients, float) else 1
+    assert {len(jobs) for jobs in asked} == {most}
+    for record in Run.open(run(config, tmp_path / "r", setup=setup).folder).records():
+        assert record.on_clients is not None
+        assert record.on_clients.failures == 0
+        assert record.on_clients.shared.clients == len(asked[0])
+
+
+def test_more_scorers_than_hold_anything_are_refused() -> None:
+    there = len(prepare(small(**UNEVEN)).examples.scorers)
+    words = rf"is {there + 1} but there are {there} clients that hold validation examples; lower it"
+    with pytest.raises(ConfigError, match=words):
+        prepare(small(**UNEVEN, evaluation={"clients": there + 1}))
 
 
 class Deaf(InProcess):

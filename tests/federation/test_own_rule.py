@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from flexlora.federation import continue_run, run
+from flexlora.errors import RunError
+from flexlora.federation import continue_run, resume, run
 from flexlora.rules import RULES
 from flexlora.runs import load_adapter
 from own_rule import OWN_RULE
@@ -31,3 +32,10 @@ def test_it_is_played_continued_and_read_out(
     more = continue_run(ours.folder, {"federation": {"rounds": 2}})
     assert (more.rounds, more.scored_round) == (1, 2)
     assert "mine" not in RULES
+    # Other code may read the state otherwise.
+    (tmp_path / "my.py").write_text(OWN_RULE + "# Another.\n")
+    words = r"the file of my\.py:Mine is not as runs/Mine-1 had it, which a continued run cannot"
+    with pytest.raises(RunError, match=words):
+        continue_run(ours.folder, {"federation": {"rounds": 2}})
+    with pytest.raises(RunError, match=r"the file of the rule of .* has changed since the run"):
+        resume(ours.folder)

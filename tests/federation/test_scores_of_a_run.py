@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from flexlora.errors import RunError
 from flexlora.evaluation import METRICS
-from flexlora.federation import run
+from flexlora.federation import resume, run
 from flexlora.report.write import write_report
 from flexlora.runs.deciding import decide
 from flexlora.runs.run_directory import Run
@@ -69,6 +70,22 @@ def test_the_end_is_scored_by_all_of_them(opened: Run) -> None:
 def test_a_reader_of_the_run_knows_which_way_is_better(opened: Run) -> None:
     directions = {"perplexity": False, "surplus": False, "exact_match": True}
     assert opened.resolved["higher_is_better"] == directions
+
+
+def test_a_resume_with_a_metric_that_changed_is_refused(opened: Run) -> None:
+    """Best round and patience would mix two scales."""
+    file = Path(opened.config.evaluation.metrics[1].rpartition(":")[0])
+    file.write_text(OWN.replace("len(prediction)", "2 * len(prediction)"))
+    words = r"the file of metric .*own\.py:surplus of .* has changed since the run began"
+    with pytest.raises(RunError, match=words):
+        resume(opened.folder)
+    file.write_text(OWN)
+    data = opened.folder / "data.json"
+    text = data.read_text()
+    data.write_text(text.replace("metric_fingerprints", "gone"))
+    with pytest.raises(RunError, match=r"data\.json is missing or damaged"):
+        resume(opened.folder)
+    data.write_text(text)
 
 
 def test_a_run_reads_without_the_files_of_its_metrics(opened: Run) -> None:

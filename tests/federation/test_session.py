@@ -17,7 +17,7 @@ import torch
 
 import flexlora
 from flexlora.errors import ConfigError, DataError, RankError, RunError
-from flexlora.federation import Setup, prepare, resume, run, score_model
+from flexlora.federation import Session, Setup, continue_run, prepare, resume, run, score_model
 from flexlora.federation.scoring import validate
 from flexlora.formats.peft import load_peft, save_peft
 from flexlora.models import AdaptedModel, load_model
@@ -145,6 +145,21 @@ TOO_LITTLE: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"data": {"max_tokens": 513}}, ConfigError, "max_tokens is 513 but tiny has a context of 512"),
     ({"clients": {"types": {"low": 2, "high": 129}}}, RankError, "above min"),
     ({"rule": {"name": "flexlorra"}}, ConfigError, "did you mean 'flexlora'"),
+    (
+        {"data": {"examples_per_task": 1}},
+        DataError,
+        "validation examples, but evaluation.every is 1; give each client more examples, or",
+    ),
+    (
+        {"data": {"examples_per_task": 1}, "evaluation": {"validation_clients": 1}},
+        DataError,
+        "that train hold no validation examples, but evaluation.on_clients is 'tuned'; give each",
+    ),
+    (
+        {"data": {"train_tasks": 0}},
+        DataError,
+        "no client to train: the data has no training part; give it one",
+    ),
 ]
 
 
@@ -337,6 +352,25 @@ def test_damaged_files_of_a_run_are_said(folder: Path, tmp_path: Path, name: str
     reseal(again)
     with pytest.raises(RunError, match=r"is missing or damaged.*; restore it"):
         resume(again)
+
+
+def test_a_run_that_goes_on_does_so_where_it_is(folder: Path, tmp_path: Path) -> None:
+    session = Session.resuming(copy(folder, tmp_path / "r"))
+    with pytest.raises(ConfigError, match=r"r goes on where it is, not in .*elsewhere; leave that"):
+        session.play(tmp_path / "elsewhere")
+    assert not (tmp_path / "elsewhere").exists()
+
+
+def test_a_preview_of_a_run_that_goes_on_knows_its_parent_and_device(
+    folder: Path, tmp_path: Path
+) -> None:
+    more = continue_run(folder, {"federation": {"rounds": 4}}, tmp_path / "more").folder
+    text = (more / "config.toml").read_text()
+    (more / "config.toml").write_text(text.replace('device = "cpu"', 'device = "cuda:77"'))
+    preview = Session.resuming(more).preview()
+    assert preview.parent == Run.open(more).parent
+    assert preview.parent is not None
+    assert str(preview.setup.model.device) == "cpu"
 
 
 def test_resume_needs_a_run(tmp_path: Path) -> None:

@@ -416,6 +416,7 @@ REFUSED: list[tuple[dict[str, Any], type[Exception], str]] = [
         "rounds is 2, but .* is at round 2 already; raise",
     ),
     ({"model": {"init_from": "x"}}, ConfigError, "init_from is x, but a continued run begins from"),
+    ({"model": {"init_force": True}}, ConfigError, "init_force is true, but a continued run"),
 ]
 
 

@@ -23,7 +23,7 @@ EACH = sorted(set(UNDER_TEST) - set(SUMS))
 
 
 def collecting_sums(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(session, "Plain", lambda _folder, rule: SumsOnly(rule))
+    monkeypatch.setattr(session, "Plain", lambda _folder, rule, _known: SumsOnly(rule))
 
 
 @pytest.mark.parametrize("name", SUMS)

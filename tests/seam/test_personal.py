@@ -59,17 +59,21 @@ def whole(setup: Setup, tmp_path_factory: pytest.TempPathFactory) -> Path:
         del RULES["own-b"]
 
 
-def test_every_client_remembers_its_own_and_no_more_than_two_rounds(
-    setup: Setup, whole: Path
-) -> None:
+def test_every_client_remembers_its_own_of_the_rounds_that_count(setup: Setup, whole: Path) -> None:
+    """Of the last, of the one before, and of those that had a checkpoint before its last round."""
     memories = Memories(whole / "memory")
-    trained = [record["clients"] for record in Run.open(whole).read_metrics()]
+    records = Run.open(whole).records()
+    trained = [record.clients for record in records]
+    losses = [record.scores["loss"] for record in records]
     for client in setup.examples.train:
         rounds = [k for k, clients in enumerate(trained, 1) if client in clients]
         folder = memories._of(client)
         kept = sorted(int(path.stem) for path in folder.glob("*")) if folder.exists() else []
-        assert kept == rounds[-2:]
-        for k in rounds[-2:]:
+        begun = max(rounds, default=1) - 1
+        best = 1 + losses.index(min(losses[:begun])) if begun else 0
+        wanted = {max((k for k in rounds if k <= back), default=0) for back in (best, begun, 9)}
+        assert kept == sorted(wanted - {0})
+        for k in kept:
             assert bool(memories.after(client, k)["model.layers.0.mlp.down_proj"].any())
     one, other, *_ = (next(iter(tensors.values())) for tensors in remembered(whole).values())
     assert not torch.equal(one, other)
@@ -191,7 +195,30 @@ def test_a_continued_run_goes_on_with_what_clients_remember(
     one, other = (load_state(Run.open(folder), "last") for folder in (more, whole))
     for name, layer in one.layers.items():
         assert torch.equal(layer["a"], other.layers[name]["a"])
-    assert_same_memories(more, whole)
+    for client in setup.examples.train:
+        ours, theirs = (Memories(x / "memory").after(client, 3) for x in (more, whole))
+        assert ours.keys() == theirs.keys()
+        assert all(torch.equal(tensor, theirs[name]) for name, tensor in ours.items())
+
+
+def test_a_run_continued_from_its_best_round_finds_what_clients_remembered_then(
+    setup: Setup, tmp_path: Path
+) -> None:
+    """However many rounds ago that was: the learning rate makes every later round a worse one."""
+    shared: dict[str, dict[str, Any]] = {
+        "rule": {"name": "own-b"},
+        "evaluation": {"unseen": False},
+        "training": {"learning_rate": 3.0},
+    }
+    everybody = {"clients_per_round": 4}
+    run(small(**shared, federation={"rounds": 1, **everybody}), tmp_path / "one", setup=setup)
+    long = small(**shared, federation={"rounds": 5, **everybody})
+    folder = run(long, tmp_path / "long", setup=setup).folder
+    assert Run.open(folder).checkpoints() == [1, 5]
+    two = {"federation": {"rounds": 2}}
+    late = continue_run(folder, two, tmp_path / "late", round="best").folder
+    early = continue_run(tmp_path / "one", two, tmp_path / "early").folder
+    assert_same_memories(late, early)
 
 
 def test_a_rule_without_memory_writes_nothing(setup: Setup, tmp_path: Path) -> None:
@@ -220,7 +247,7 @@ def test_a_repeated_round_begins_from_what_stood_before_it(tmp_path: Path) -> No
     memories.keep("../a", 6, memory(6.0))
     assert float(memories.after("../a", 5)["x"][0]) == 4.0
     assert float(memories.after("../a", 9)["x"][0]) == 6.0
-    assert memories.after("../a", 3) == {}  # The two newest are kept.
+    assert memories.after("../a", 3) == {}  # The newest are kept.
     # Round 6 is played again: what it left is gone, for whoever asks.
     assert float(memories.before("../a", 6)["x"][0]) == 4.0
     assert float(memories.after("../a", 9)["x"][0]) == 4.0
@@ -228,6 +255,20 @@ def test_a_repeated_round_begins_from_what_stood_before_it(tmp_path: Path) -> No
     assert float(memories.before("../a", 7)["x"][0]) == 7.0
     assert memories.before("b", 7) == {}
     assert {path.parent.parent for path in tmp_path.rglob("*.safetensors")} == {tmp_path / "m"}
+
+
+def test_a_round_that_may_be_gone_back_to_is_not_forgotten(tmp_path: Path) -> None:
+    """Nor what a client last had before it; what no round needs any more goes."""
+    memories = Memories(tmp_path / "m")
+    for round, kept in ((1, ()), (2, (1,)), (3, (2,)), (4, (2, 3)), (6, (2, 5)), (9, (5, 8))):
+        memories.keep("a", round, memory(float(round)), kept)
+        for back in (*kept, round):
+            newest = max(x for x in (1, 2, 3, 4, 6, 9) if x <= back)
+            assert float(memories.after("a", back)["x"][0]) == newest
+    assert len(list(tmp_path.rglob("*.safetensors"))) == 3
+    other = Memories(tmp_path / "other")
+    other.take_over(tmp_path / "m", 5)
+    assert float(other.after("a", 9)["x"][0]) == 4.0
 
 
 def test_nothing_remembered_is_nothing_written_until_something_is_forgotten(tmp_path: Path) -> None:

@@ -7,11 +7,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 
 from flexlora.training import memory
-from flexlora.training.memory import free_bytes
+from flexlora.training.memory import free_bytes, total_bytes
 
 CPU = torch.device("cpu")
 
@@ -71,6 +72,23 @@ def test_what_is_freed_goes_back_at_once_where_asked(how: str, returned: bool) -
 
 def test_free_memory_is_some_of_this_machine() -> None:
     assert 1e6 < free_bytes(CPU) < 1e15
+
+
+def test_all_memory_is_that_of_the_machine_whoever_uses_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And a container's limit where there is one, whatever is taken of it."""
+    monkeypatch.setattr(memory, "_GROUPS", tmp_path / "groups")
+    monkeypatch.setattr(memory, "_LIMITS", tmp_path)
+    whole = total_bytes(CPU)
+    assert whole == psutil.virtual_memory().total
+    (tmp_path / "groups").write_text("0::/outer/inner\n")
+    (tmp_path / "outer" / "inner").mkdir(parents=True)
+    (tmp_path / "outer" / "memory.max").write_text("1000000\n")
+    (tmp_path / "outer" / "inner" / "memory.max").write_text("max\n")
+    for used in (5, 900_000):
+        (tmp_path / "outer" / "memory.current").write_text(f"{used}\n")
+        assert total_bytes(CPU) == 1_000_000
 
 
 def test_the_limit_of_a_container_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -32,7 +32,8 @@ class EvaluationConfig(Table):
     )
     clients: Positive | Annotated[float, Field(gt=0.0, le=1.0)] = Field(
         default=1.0,
-        description="clients that score the global adapter each time: a whole number, or a share",
+        description="clients that score the global adapter each time: a whole number, or a share "
+        "of those that hold validation examples",
     )
     client_examples: Positive = Field(
         default=50, description="examples of its validation part that each client scores, at most"

@@ -12,7 +12,8 @@ from flexlora.config.table import Positive, PositiveFloat, Table, Text, as_tuple
 class RunConfig(Table):
     """[run]: where it is written and with what it runs.
 
-    No result depends on it beyond rounding: by `threads` and by `clients_at_once`.
+    No result depends on it beyond rounding: by `threads` and by `clients_at_once`, and by
+    `memory_gb` where that bounds it.
     """
 
     out: Text = Field(default="runs", description="folder that holds the run directories")
@@ -24,10 +25,11 @@ class RunConfig(Table):
         default=None,
         description="CPU threads of each process; none: torch's own choice, shared by the workers",
     )
-    clients_at_once: Positive | Literal["auto"] = Field(
+    clients_at_once: Positive | Literal["auto", "measured"] = Field(
         default="auto",
-        description="clients trained in one forward pass; auto: the fastest number that fits, "
-        "measured before the run",
+        description="clients trained in one forward pass; auto: by shapes and memory, the same "
+        "each time; measured: the fastest that fits in a trial before the run, perhaps another one "
+        "each time",
     )
     workers: Positive | Literal["auto"] = Field(
         default="auto",
@@ -35,8 +37,8 @@ class RunConfig(Table):
     )
     memory_gb: PositiveFloat | None = Field(
         default=None,
-        description="memory that auto may plan for training, beside the model; none: four fifths "
-        "of what is free; given, freed memory is returned at once, which takes time",
+        description="memory that training may be planned for, beside the model; none: half of what "
+        "there is, less the model; given, freed memory is returned at once, which takes time",
     )
     trackers: Annotated[tuple[Text, ...], BeforeValidator(as_tuple)] = Field(
         default=(), description="experiment trackers: tensorboard, mlflow, wandb, trackio"

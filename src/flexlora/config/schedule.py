@@ -8,6 +8,8 @@ from dataclasses import dataclass, replace
 from flexlora.errors import ConfigError
 from flexlora.training.recipe import Recipe
 
+NORM_LIMIT = 1e5  # Honest updates of a round differ by far less, whatever their ranks and steps.
+
 
 @dataclass(frozen=True)
 class Schedule:
@@ -17,7 +19,8 @@ class Schedule:
     Every `evaluate_every` rounds the state is validated (0: never; then the last state is the one
     that counts); `patience` validations without gain end the run (0: never). In the same rounds
     `evaluating_clients` clients score the global adapter at their own ranks (0: none) by these
-    `metrics`, and with `score_trained` the clients that trained score what they trained.
+    `metrics`, and with `score_trained` the clients that trained score what they trained. An update
+    of more than `norm_limit` times its round's median norm is left out.
     """
 
     rounds: int
@@ -30,6 +33,7 @@ class Schedule:
     evaluating_clients: int = 0
     score_trained: bool = False
     metrics: tuple[str, ...] = ("loss",)
+    norm_limit: float = NORM_LIMIT
 
     def recipe_for(self, round: int) -> Recipe:
         """The recipe of this round, its learning rate decayed."""
@@ -48,17 +52,20 @@ def validates(round: int, every: int, rounds: int) -> bool:
 
 
 def clients_per_round(
-    amount: int | float, clients: int, key: str = "federation.clients_per_round"
+    amount: int | float,
+    clients: int,
+    key: str = "federation.clients_per_round",
+    who: str = "clients",
 ) -> int:
     """A count as it is, or a fraction in (0, 1] of all clients, rounded down (5 % of 1,613 is the
     paper's 80), at least 1.
 
-    Raises ConfigError, naming the config's `key`, for more clients than there are.
+    Raises ConfigError, naming the config's `key` and `who` they are, for more than there are.
     """
     if isinstance(amount, float):
         return max(1, math.floor(round(amount * clients, 9)))  # 0.29 · 100 is 28.999…
     if amount > clients:
         raise ConfigError(
-            f"{key} is {amount} but there are {clients} clients; lower it or give a fraction"
+            f"{key} is {amount} but there are {clients} {who}; lower it or give a fraction"
         )
     return amount

@@ -10,6 +10,7 @@ from flexlora.config.config import Config, RuleConfig, ScreensConfig
 from flexlora.config.rule_file import load_rule, read_rule_file
 from flexlora.config.schedule import Schedule, clients_per_round
 from flexlora.evaluation import EvalSettings
+from flexlora.evaluation.metric_file import read_metric_file
 from flexlora.evaluation.metrics import resolve_metrics
 from flexlora.rules import Rule, make_rule
 from flexlora.screens import Screen, make_screen
@@ -32,13 +33,21 @@ class Settings:
     final: EvalSettings
 
     @staticmethod
-    def of(config: Config, clients: int) -> Settings:
-        """Raises ConfigError for unknown metrics, and for more clients than there are."""
+    def of(config: Config, clients: int, scorers: int) -> Settings:
+        """clients: those that train; scorers: those of them that hold what to score on.
+
+        Raises ConfigError for unknown metrics, and for more clients than there are.
+        """
         federation, training = config.federation, config.training
         evaluation, validation = config.evaluation, validation_settings(config)
         evaluating = 0
         if evaluation.on_clients != "off":
-            evaluating = clients_per_round(evaluation.clients, clients, "evaluation.clients")
+            evaluating = clients_per_round(
+                evaluation.clients,
+                scorers,
+                "evaluation.clients",
+                "clients that hold validation examples",
+            )
         schedule = Schedule(
             rounds=federation.rounds,
             clients=clients_per_round(federation.clients_per_round, clients),
@@ -50,6 +59,7 @@ class Settings:
             evaluating_clients=evaluating,
             score_trained=evaluation.on_clients == "tuned",
             metrics=tuple(m.name for m in resolve_metrics(validation.metrics)),
+            norm_limit=federation.norm_limit,
         )
         return Settings(schedule, validation, final_settings(config))
 
@@ -69,6 +79,15 @@ def rule_fingerprint(chosen: RuleConfig) -> str:
     Raises ConfigError for a file that cannot be read.
     """
     return read_rule_file(chosen.name).fingerprint if chosen.in_file else ""
+
+
+def metric_fingerprints(config: Config) -> dict[str, str]:
+    """Each metric of [evaluation] that is in a file → sha256 of that file, as it is now.
+
+    Raises ConfigError for a file that cannot be read.
+    """
+    asked = (*config.evaluation.metrics, config.evaluation.metric)
+    return {name: read_metric_file(name).fingerprint for name in asked if ":" in name}
 
 
 def screens_of(chosen: ScreensConfig) -> tuple[Screen, ...]:

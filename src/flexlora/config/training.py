@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import BeforeValidator, Field
 
 from flexlora.adapters import Scaling
+from flexlora.config.schedule import NORM_LIMIT
 from flexlora.config.table import (
     Natural,
     Positive,
@@ -54,6 +55,11 @@ class FederationConfig(Table):
     )
     patience: Natural = Field(
         default=3, description="evaluations without gain that end it; 0: never"
+    )
+    norm_limit: Annotated[float, Field(ge=1.0)] = Field(
+        default=NORM_LIMIT,
+        description="an update whose norm is more than so many times the median of its round is "
+        "left out, as a failure of its client",
     )
     seed: Annotated[int, Field(ge=0, lt=2**63)] = Field(
         default=0, description="seed of all randomness"

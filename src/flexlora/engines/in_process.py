@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-
-import torch
 
 from flexlora.adapters import Adapter, factors_payload, payload_adapter
 from flexlora.engines.attempts import attempt, failure
@@ -23,6 +20,7 @@ from flexlora.models import AdaptedModel
 from flexlora.models.device import out_of_memory
 from flexlora.rules import Memory, Rule
 from flexlora.screens import Screen
+from flexlora.seeds import seed_of, seeded
 from flexlora.training import Trained, Visit, train_cohort
 
 
@@ -131,16 +129,14 @@ class InProcess:
         for job in jobs:
             try:
                 if job.payload not in sent:
-                    read = from_bytes(job.payload)
-                    sent[job.payload] = payload_adapter(read)
+                    sent[job.payload] = payload_adapter(from_bytes(job.payload))
                 memory = self._remembered(job)
                 received = self.rule.receive(sent[job.payload], memory)
             except FlexLoRAError as error:
                 found[job] = failure(job, error)
                 continue
-            generator = torch.Generator().manual_seed(job.seed)
             data = self.data.get(job.client, ())
-            found[job] = Visit(received, data, job.recipe, generator), memory
+            found[job] = Visit(received, data, job.recipe, seeded(job.seed)), memory
         return found
 
     def _trained(self, visits: Mapping[Train, Visit]) -> list[Trained | FlexLoRAError]:
@@ -179,12 +175,12 @@ class InProcess:
     ) -> Reply:
         screened = trained.adapter
         for screen in self.screens:
-            draws = _generator(f"{job.seed}/screen/{screen.name}")
+            draws = seeded(seed_of(job.seed, "screen", screen.name))
             screened = screen.at_client(screened, start, draws).only(job.sides).filled(start)
         encoded = self.rule.reply(job.round, screened, start, memory)
         payload = to_bytes(factors_payload(encoded.adapter))
         if self._memories is not None:
-            self._memories.keep(job.client, job.round, encoded.memory)
+            self._memories.keep(job.client, job.round, encoded.memory, job.kept)
         return Reply(
             job=job.id,
             client=job.client,
@@ -196,11 +192,6 @@ class InProcess:
             seconds=seconds,
             score=score,
         )
-
-
-def _generator(name: str) -> torch.Generator:
-    seed = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big") >> 1
-    return torch.Generator().manual_seed(seed)
 
 
 def _memories(rule: Rule, folder: Path | None) -> Memories | None:

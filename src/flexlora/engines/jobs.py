@@ -19,7 +19,8 @@ class Train:
     of it that the client holds (None: none); origin: whether Δ already holds the payload; sides:
     those of the adapter that are to be trained; seed: of its batches and dropout; metrics: what it
     measures, of what it trained, on its own held-out part (none: nothing); bytes_down: what it is
-    sent, as serialised, payload and what it lacks of Δ.
+    sent, as serialised, payload and what it lacks of Δ; kept: earlier rounds that may be gone back
+    to, of which a client forgets nothing.
     """
 
     id: str
@@ -34,6 +35,7 @@ class Train:
     seed: int
     metrics: tuple[str, ...]
     bytes_down: int
+    kept: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)

@@ -15,6 +15,11 @@ SentMetric = UserFile | Metric
 _ORIGIN: dict[str, tuple[UserFile, object]] = {}
 
 
+def read_metric_file(spec: str) -> UserFile:
+    """The file as it is now. Raises ConfigError for a name of another form, or if it is missing."""
+    return UserFile.read(spec, "metric", "function")
+
+
 def load_metric(spec: str) -> Metric:
     """The metric that a file holds under this name; it is registered for this process.
 
@@ -24,7 +29,7 @@ def load_metric(spec: str) -> Metric:
     Raises ConfigError for a file that is missing or fails, a name that it lacks, an object that is
     neither, and a metric's name that is taken.
     """
-    return _metric_of(UserFile.read(spec, "metric", "function"))
+    return _metric_of(read_metric_file(spec))
 
 
 def sent_metric(metric: Metric) -> SentMetric:

@@ -6,17 +6,17 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-import torch
-
 from flexlora.adapters import Adapter, Factors, change
 from flexlora.engines.jobs import Failure, Outcome, Reply, Scored, Train
 from flexlora.errors import AdapterError
 from flexlora.federation.guard import checked
+from flexlora.federation.outcomes import LARGEST, Known, opened, why
 from flexlora.lowrank import LowRank
 from flexlora.rules import Rule, Summary
 
 # What a collector does with a good reply: the number of its job, the reply, its adapter.
 Keep = Callable[[int, Reply, Adapter], None]
+NOTHING = Known()
 
 
 @dataclass
@@ -42,13 +42,16 @@ def admitted(
     sent: Mapping[str, Adapter],
     rule: Rule,
     keep: Keep,
+    known: Known = NOTHING,
 ) -> Iterator[tuple[Reply | Failure, Collected]]:
     """Yield after every reply what has come so far; at the end, missing jobs are failures.
 
     `sent`: client → the adapter it was sent. A second reply to a job, or one to no job of this
-    round, is a failure too and changes nothing. A good one is handed to `keep`, a side that it
-    does not carry filled from what was sent if it is that still, and then forgotten.
+    round, is a failure too and changes nothing, and so is all that `opened` or the guard finds
+    fault with, in whatever way. A good one is handed to `keep`, a side that it does not carry
+    filled from what was sent if it is that still, and then forgotten.
     """
+    names = {name for job in jobs for name in (job.id, job.client)}
     open_jobs = {job.id: (index, job) for index, job in enumerate(jobs)}
     patterns: dict[tuple[tuple[str, int], ...], dict[str, int]] = {}
     collected = Collected()
@@ -66,8 +69,8 @@ def admitted(
             if returned != "both" and rule.leaves_the_rest(job.round):
                 adapter = adapter.filled(given)
             norm = update_norm(adapter, given, origin=rule.traits.origin)
-        except AdapterError as error:
-            return Failure(job.id, job.client, str(error))
+        except Exception as error:  # A stranger's bytes did it: they end no federation.
+            return Failure(job.id, job.client, why(error))
         keep(index, reply, adapter)
         collected.replies[job.client] = replace(reply, payload=b"")
         collected.summaries[job.client] = Summary(job.client, reply.examples, norm)
@@ -75,7 +78,8 @@ def admitted(
         collected.ranks[job.client] = ranks
         return reply
 
-    for reply in replies:
+    for given in replies:
+        reply = opened(given, known, names)
         index, job = open_jobs.get(reply.job, (-1, None))
         if job is None or job.client != reply.client or isinstance(reply, Scored):
             reason = f"a reply to job {reply.job!r}, which is not open for this client"
@@ -99,11 +103,14 @@ def update_norm(adapter: Adapter, sent: Adapter, *, origin: bool) -> float:
     """‖update‖_F over all layers: of what was trained, less what was sent where Δ holds that.
 
     Of a layer of which one side alone is known, the norm of that side's change. Raises AdapterError
-    where finite factors overflow in it.
+    for one whose square float32 does not hold.
     """
     norm = math.sqrt(sum(_update(f, sent[n], origin).norm() ** 2 for n, f in adapter.items()))
-    if not norm <= torch.finfo(torch.float32).max:
-        raise AdapterError(f"the update has norm {norm:g}, expected one that float32 can hold")
+    if not norm <= math.sqrt(LARGEST):
+        raise AdapterError(
+            f"the update has norm {norm:g}, expected at most {math.sqrt(LARGEST):.2g}, whose "
+            "square float32 can hold"
+        )
     return norm
 
 

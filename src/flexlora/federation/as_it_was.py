@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
-
-from flexlora.config.settings import rule_fingerprint
+from flexlora.config.settings import metric_fingerprints, rule_fingerprint
 from flexlora.errors import ModelError, RunError
 from flexlora.evaluation.metrics import get_metric, resolve_metrics
 from flexlora.federation.engine import threads_of, workers_of
@@ -16,8 +14,15 @@ from flexlora.runs.run_directory import Run
 
 
 def described(setup: Setup) -> dict[str, Any]:
-    """For data.json: what was read, and of which content the rule's file is ("" without one)."""
-    return {**setup.describe(), "rule_fingerprint": rule_fingerprint(setup.config.rule)}
+    """For data.json: what was read, and of which content the user's own files are.
+
+    rule_fingerprint: "" for a rule without a file; metric_fingerprints: those that are in files.
+    """
+    return {
+        **setup.describe(),
+        "rule_fingerprint": rule_fingerprint(setup.config.rule),
+        "metric_fingerprints": metric_fingerprints(setup.config),
+    }
 
 
 def require_here(opened: Run, device: str) -> None:
@@ -33,6 +38,12 @@ def require_here(opened: Run, device: str) -> None:
 
 def require_unchanged(opened: Run, setup: Setup) -> None:
     now = described(setup)
+    metrics: dict[str, str] = now["metric_fingerprints"]
+    with opened.undamaged("data.json"):
+        known = opened.data["metric_fingerprints"]
+        before = {name: str(known[name]) for name in metrics}
+    for name, is_now in metrics.items():
+        _require_same(opened, f"file of metric {name}", before[name], is_now)
     for key, thing in (
         ("rule_fingerprint", "file of the rule"),
         ("fingerprint", "data"),
@@ -41,11 +52,15 @@ def require_unchanged(opened: Run, setup: Setup) -> None:
     ):
         with opened.undamaged("data.json"):
             was = str(opened.data[key])
-        if was != now[key]:
-            raise RunError(
-                f"the {thing} of {opened.folder} has changed since the run began (fingerprint "
-                f"{now[key][:12]}, was {was[:12]}); restore it, or start a new run"
-            )
+        _require_same(opened, thing, was, now[key])
+
+
+def _require_same(opened: Run, thing: str, was: str, now: str) -> None:
+    if was != now:
+        raise RunError(
+            f"the {thing} of {opened.folder} has changed since the run began (fingerprint "
+            f"{now[:12]}, was {was[:12]}); restore it, or start a new run"
+        )
 
 
 def derived(setup: Setup) -> dict[str, Any]:
@@ -53,7 +68,7 @@ def derived(setup: Setup) -> dict[str, Any]:
     roster = setup.roster
     return {
         "device": str(setup.model.device),
-        "threads": torch.get_num_threads(),
+        "threads": setup.threads,
         "workers": workers_of(setup),
         "worker_threads": threads_of(setup),
         "clients_per_round": setup.settings.schedule.clients,

@@ -1,4 +1,4 @@
-"""How many clients of a run train at once: as its config says, or measured before it begins."""
+"""How many clients of a run train at once: as its config says, by a rule, or measured before it."""
 
 from __future__ import annotations
 
@@ -13,29 +13,69 @@ from flexlora.federation.setup import Setup
 from flexlora.rules import Rule
 from flexlora.runs.events import Halved
 from flexlora.runs.run_directory import Run
-from flexlora.training import CohortSize, Visit, choose_cohort_size
-from flexlora.training.cohort_size import LARGEST
-from flexlora.training.memory import free_bytes
+from flexlora.seeds import seeded
+from flexlora.training import CohortSize, Load, Visit, choose_cohort_size, clients_that_share
+from flexlora.training.memory import free_bytes, total_bytes
+from flexlora.training.sharing import LARGEST
 
-_SHARE = 0.8  # Of the free memory.
+_SHARE = 0.8  # Of the free memory, where a trial tells how much is taken.
+_CERTAIN = 0.5  # Of all memory, where that is estimated and others may need the rest.
 
 
 def choose(setup: Setup, rule: Rule) -> CohortSize:
-    """The number for these clients and this rule; measured once for all that it depends on.
+    """The number for these clients and this rule.
+
+    Another number rounds differently, so "auto" follows from shapes, config and the memory that
+    there is, and not from how fast this machine is now or what else it does: see
+    `clients_that_share`. "measured" has a few steps timed, and is another number perhaps each time.
+    """
+    asked = setup.config.run.clients_at_once
+    if asked == "auto":
+        load, budget = load_of(setup, rule), _certain_budget(setup)
+        together = -(-setup.settings.schedule.clients // workers_of(setup))
+        share = clients_that_share(load, clients=together, budget_bytes=budget)
+        return CohortSize(share, ())
+    if asked == "measured":
+        return _measured(setup, rule)
+    return CohortSize(asked, ())
+
+
+def load_of(setup: Setup, rule: Rule) -> Load:
+    """What a client of this federation takes of a pass."""
+    size = setup.settings.schedule.recipe.batch_size
+    tokens = batches = heaviest = 0
+    for examples in setup.examples.train.values():
+        lengths = sorted((len(x.prompt) + len(x.response) for x in examples), reverse=True)
+        tokens += sum(lengths)
+        batches += -(-len(lengths) // size)
+        heaviest = max(heaviest, sum(lengths[:size]))
+    spec, model = setup.spec, setup.model
+    ranks = spec.highest if rule.traits.mixed_ranks else spec.lowest
+    floats = (p.element_size() for p in model.model.parameters() if p.is_floating_point())
+    return Load(
+        tokens=tokens / batches,
+        heaviest=heaviest,
+        width=model.width,
+        number_bytes=next(floats, 4),
+        adapter=sum((x.m + x.n) * ranks[x.name] for x in spec.layers),
+        origin=rule.traits.origin,
+    )
+
+
+def _measured(setup: Setup, rule: Rule) -> CohortSize:
+    """Measured once for all that it depends on.
 
     What the first clients of the first round would be sent is trained for a few steps, and thrown
     away.
     """
-    config = setup.config
-    if config.run.clients_at_once != "auto":
-        return CohortSize(config.run.clients_at_once, ())
     asked = (
         rule.traits.origin,
-        rule.traits.mixed_ranks,
+        tuple((setup.spec.highest if rule.traits.mixed_ranks else setup.spec.lowest).items()),
         rule.trains(1),
-        config.run.memory_gb,
+        setup.config.run.memory_gb,
         workers_of(setup),
-        setup.settings.schedule.recipe,
+        threads_of(setup),
+        setup.settings.schedule,
     )
     ranks = tuple(sorted(setup.roster.types.items())), str(setup.roster.mix)
     return setup.ground.once(("at once", *asked, *ranks), lambda: _measure(setup, rule))
@@ -50,7 +90,7 @@ def _measure(setup: Setup, rule: Rule) -> CohortSize:
             rule.receive(sending.sent[job.client], {}),
             setup.examples.train[job.client],
             job.recipe,
-            torch.Generator().manual_seed(job.seed),
+            seeded(job.seed),
         )
         for job in sending.jobs[:LARGEST]
     ]
@@ -59,20 +99,37 @@ def _measure(setup: Setup, rule: Rule) -> CohortSize:
     torch.set_num_threads(threads_of(setup))
     try:
         return choose_cohort_size(
-            setup.model, visits, origin=rule.traits.origin, budget_bytes=_budget(setup)
+            setup.model, visits, origin=rule.traits.origin, budget_bytes=_free_budget(setup)
         )
     finally:
         torch.set_num_threads(threads)
 
 
-def _budget(setup: Setup) -> int:
-    """Bytes that a process may train with: as the config says, or a share of what is free."""
-    config = setup.config
-    if config.run.memory_gb is not None:
-        return int(config.run.memory_gb * 1e9)
-    device = setup.model.device
-    shared = 1 if device.type == "cuda" else workers_of(setup)
-    return int(_SHARE * free_bytes(device)) // shared
+def _free_budget(setup: Setup) -> int:
+    """Bytes that a process may train with: as the config says, or a share of what is free now."""
+    device, given = setup.model.device, _given(setup)
+    if given is not None:
+        return given
+    return int(_SHARE * free_bytes(device)) // _processes(setup)
+
+
+def _certain_budget(setup: Setup) -> int:
+    """The same, but of all that there is, less the model: no other program changes it."""
+    device, given = setup.model.device, _given(setup)
+    if given is not None:
+        return given
+    weights = sum(p.numel() * p.element_size() for p in setup.model.model.parameters())
+    return int(_CERTAIN * total_bytes(device)) // _processes(setup) - weights
+
+
+def _given(setup: Setup) -> int | None:
+    asked = setup.config.run.memory_gb
+    return None if asked is None else int(asked * 1e9)
+
+
+def _processes(setup: Setup) -> int:
+    """That share a device's memory; GPUs have theirs apart."""
+    return 1 if setup.model.device.type == "cuda" else workers_of(setup)
 
 
 def resolved(size: CohortSize) -> dict[str, Any]:

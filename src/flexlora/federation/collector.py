@@ -13,7 +13,8 @@ from torch import Tensor
 from flexlora.adapters import Adapter, Factors
 from flexlora.engines.jobs import Failure, Outcome, Reply, Train
 from flexlora.errors import ConfigError
-from flexlora.federation.admission import Collected, admitted
+from flexlora.federation.admission import NOTHING, Collected, admitted
+from flexlora.federation.outcomes import Known
 from flexlora.federation.spool import Spool
 from flexlora.rules import Contribution, Contributions, Listed, Rule
 from flexlora.screens import Screen, shrunk
@@ -83,8 +84,10 @@ class Plain:
 
     gives: Literal["sum", "each"] = "each"
 
-    def __init__(self, folder: Path, rule: Rule) -> None:
+    def __init__(self, folder: Path, rule: Rule, known: Known = NOTHING) -> None:
+        """known: of the clients, which bounds what they may say of themselves."""
         self.folder = folder
+        self.known = known
         self.rule = rule
         self._spool = Spool(folder)
         self._numbers: dict[str, int] = {}
@@ -108,7 +111,7 @@ class Plain:
             self._spool.put(index, reply.payload)
             self._numbers[reply.client] = index
 
-        for outcome, collected in admitted(jobs, replies, sent, self.rule, keep):
+        for outcome, collected in admitted(jobs, replies, sent, self.rule, keep, self.known):
             self._ranks = collected.ranks
             yield outcome, collected
 

@@ -12,6 +12,7 @@ import torch
 from flexlora.adapters import Delta
 from flexlora.config.config import Config
 from flexlora.config.config_file import override, parse_config
+from flexlora.config.settings import rule_fingerprint
 from flexlora.errors import ConfigError, RunError
 from flexlora.federation.at_once import read as at_once_of
 from flexlora.federation.setup import Setup
@@ -45,7 +46,7 @@ class Parent:
         """The parent's config with these keys on top, then these `table.key=value` overrides.
 
         Raises ConfigError for keys as `load_config` does, for no round left to play, and for
-        `model.init_from`: the parent is what the run begins from.
+        `model.init_from` and `model.init_force`: the parent is what the run begins from.
         """
         document = self.run.config.document()
         for key in ("init_from", "init_force"):
@@ -59,6 +60,11 @@ class Parent:
             raise ConfigError(
                 f"model.init_from is {config.model.init_from}, but a continued run begins from its "
                 "parent; leave it out, or start a new run with flexlora run"
+            )
+        if config.model.init_force:
+            raise ConfigError(
+                "model.init_force is true, but a continued run begins from its parent, whose base "
+                "it shares; leave it out"
             )
         if config.federation.rounds <= self.state.round:
             raise ConfigError(
@@ -84,7 +90,8 @@ class Parent:
         Bit for bit, where [rule] and the highest and lowest ranks are the parent's. Else the state
         is made anew from all that was learned, as by `warm_start`, and Δ is sent whole once.
         New clients begin as ever, those gone are dropped, and a client whose type's ranks changed
-        has its new ranks. Raises RunError for another rule, α, scaling, base or other layers.
+        has its new ranks. Raises RunError for another rule, or one whose file has changed, another
+        α, scaling or base, or other layers.
         """
         self._require_same(setup, rule)
         state = self.state
@@ -97,6 +104,7 @@ class Parent:
         was, now = self.state.spec, setup.spec
         with self.run.undamaged("data.json"):
             weights = str(self.run.data["model_fingerprint"])
+            code = str(self.run.data["rule_fingerprint"])
         differing = [
             f"{words} is {mine}, not {theirs} as in {self.run.folder}"
             for words, mine, theirs in (
@@ -106,6 +114,10 @@ class Parent:
             )
             if mine != theirs
         ]
+        if not differing and code != rule_fingerprint(setup.config.rule):
+            differing.append(
+                f"the file of {setup.config.rule.name} is not as {self.run.folder} had it"
+            )
         if weights != setup.ground.fingerprint:
             differing.append(f"the base model {base} is not that of {self.run.folder}")
         if now.layers != was.layers:

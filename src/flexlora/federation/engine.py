@@ -49,7 +49,7 @@ def threads_of(setup: Setup) -> int:
     config = setup.config
     if config.run.threads is not None:
         return config.run.threads
-    return max(1, torch.get_num_threads() // workers_of(setup))
+    return max(1, setup.threads // workers_of(setup))
 
 
 def make_engine(

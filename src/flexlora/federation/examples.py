@@ -20,6 +20,7 @@ from flexlora.federation.data import (
     require_unseen,
     some_of,
 )
+from flexlora.federation.outcomes import Known
 from flexlora.federation.sampling import sample
 from flexlora.federation.streams import Streams
 from flexlora.models import AdaptedModel
@@ -51,6 +52,15 @@ class Examples:
     census: Census
     notes: tuple[str, ...]
     left_out: Mapping[str, int]
+
+    @property
+    def scorers(self) -> list[str]:
+        """Clients that train and hold what to score on, in order of id."""
+        return sorted(client for client in self.held_out if client in self.train)
+
+    def known(self) -> Known:
+        """How many examples each client has to train and to score on."""
+        return Known(*({c: len(x) for c, x in p.items()} for p in (self.train, self.held_out)))
 
     def encoding_fingerprint(self) -> str:
         """sha256 over all token ids, client by client: another tokenizer, prompt or partition

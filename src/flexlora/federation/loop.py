@@ -11,10 +11,11 @@ from dataclasses import replace
 from flexlora.engines.jobs import Failure, Reply, Transport
 from flexlora.errors import RoundError
 from flexlora.evaluation import MeanScore
-from flexlora.federation.admission import Collected
+from flexlora.federation.admission import NOTHING, Collected
 from flexlora.federation.collector import Collector, require_collectable
 from flexlora.federation.observers import Observer
 from flexlora.federation.on_clients import collect_scores, summary
+from flexlora.federation.outcomes import Known
 from flexlora.federation.screening import Passed, screened
 from flexlora.federation.sending import Sender, Sending
 from flexlora.formats.payloads import load_tensors, save_tensors
@@ -49,7 +50,8 @@ class Federation:
 
     collector: what makes contributions of replies; validate: the server's own scores of a state, or
     nothing; decide: from a validated round's record to the value that the best round minimises.
-    screens: what updates pass between collecting and weighing, in order.
+    screens: what updates pass between collecting and weighing, in order; known: of the clients,
+    which bounds what their scores say of themselves (what their replies say is the collector's).
     Raises ConfigError for a rule or screen that needs more than this collector gives.
 
     stands: where it goes on from: the beginning, or what `last` found in the run. Every random draw
@@ -69,6 +71,7 @@ class Federation:
         validate: Validate,
         decide: Decide,
         observer: Observer,
+        known: Known = NOTHING,
     ) -> None:
         self.sender = sender
         self.rule = sender.rule
@@ -84,6 +87,7 @@ class Federation:
         self.validate = validate
         self.decide = decide
         self.observer = observer
+        self.known = known
         require_collectable(self.rule, collector, screens)
 
     @property
@@ -101,7 +105,7 @@ class Federation:
         """One round. Raises RoundError when no client gave a usable reply."""
         round = self.state.round + 1
         started = time.perf_counter()
-        sending = self.sender.training(self.state, self.store)
+        sending = self.sender.training(self.state, self.store, None, self._kept())
         self.observer.told(RoundBegun(round, tuple(job.client for job in sending.jobs)))
         collected = self._collect(round, sending)
         trained, answered = time.perf_counter(), list(collected.ranks)
@@ -118,6 +122,12 @@ class Federation:
         self._commit(record)
         self.observer.told(RoundEnded(record))
         return record
+
+    def _kept(self) -> list[int]:
+        """The rounds that have a checkpoint: the last, the best and the start."""
+        start = self.run.start_round
+        known = {self.state.round, self.progress.best_round, *(() if start is None else (start,))}
+        return sorted(known)
 
     def _validate(self, state: State, collected: Collected, record: RoundRecord) -> RoundRecord:
         """Score the new state at the server and on clients, and log its spectra."""
@@ -137,7 +147,7 @@ class Federation:
     def _evaluate_on_clients(self, state: State, collected: Collected) -> OnClients:
         round = state.round
         jobs = self.sender.evaluation(state, self.store)
-        scores, failures = collect_scores(jobs, self.transport.exchange(jobs))
+        scores, failures = collect_scores(jobs, self.transport.exchange(jobs), self.known)
         for failure in failures:
             self.observer.told(Failed(round, failure.client, failure.reason, "evaluate"))
         tuned = None
@@ -179,7 +189,15 @@ class Federation:
     def _screen(self, round: int, sending: Sending, collected: Collected) -> Passed:
         """Who passes with what weight; whom a screen leaves out is a failure of this round."""
         layers = [layer.name for layer in self.state.spec.layers]
-        passed = screened(self.screens, self.rule, self.collector, collected, sending.sent, layers)
+        passed = screened(
+            self.screens,
+            self.rule,
+            self.collector,
+            collected,
+            sending.sent,
+            layers,
+            self.schedule.norm_limit,
+        )
         jobs = {job.client: job.id for job in sending.jobs}
         for client, reason in passed.left_out.items():
             collected.leave_out(Failure(jobs[client], client, reason))

@@ -7,22 +7,25 @@ import statistics
 from collections.abc import Iterable, Sequence
 
 from flexlora.engines.jobs import Evaluate, Failure, Outcome, Scored
-from flexlora.errors import AdapterError
 from flexlora.evaluation import ClientScore, Scores, get_metric
+from flexlora.federation.admission import NOTHING
 from flexlora.federation.guard import checked_score
+from flexlora.federation.outcomes import Known, opened, why
 from flexlora.runs.records import ClientScores, Spread
 
 WORST_SHARE = 0.1
 
 
 def collect_scores(
-    jobs: Sequence[Evaluate], outcomes: Iterable[Outcome]
+    jobs: Sequence[Evaluate], outcomes: Iterable[Outcome], known: Known = NOTHING
 ) -> tuple[list[ClientScore], list[Failure]]:
     """Good scores in order of client, and failures: what does not answer an open job, or lies."""
     open_jobs = {job.id: job for job in jobs}
     scores: dict[str, ClientScore] = {}
     failures: list[Failure] = []
-    for outcome in outcomes:
+    names = {name for job in jobs for name in (job.id, job.client)}
+    for given in outcomes:
+        outcome = opened(given, known, names)
         job = open_jobs.get(outcome.job)
         if job is None or job.client != outcome.client:
             reason = f"an answer to job {outcome.job!r}, which is not open for this client"
@@ -32,8 +35,8 @@ def collect_scores(
         if isinstance(outcome, Scored):
             try:
                 scores[job.client] = checked_score(outcome.score, job.client, job.metrics)
-            except AdapterError as error:
-                failures.append(Failure(job.id, job.client, str(error)))
+            except Exception as error:  # Whatever a stranger sent, it is one client's failure.
+                failures.append(Failure(job.id, job.client, why(error)))
         elif isinstance(outcome, Failure):
             failures.append(outcome)
         else:
@@ -54,5 +57,7 @@ def summary(scores: Sequence[ClientScore]) -> ClientScores:
         values = [score.values[name] for score in scores]
         ranked = sorted(values, reverse=not get_metric(name).higher_is_better)
         worst = ranked[: max(1, math.ceil(WORST_SHARE * len(ranked)))]
-        metrics[name] = Spread(mean, statistics.fmean(worst), statistics.pstdev(values))
+        finite = all(map(math.isfinite, values))  # A perplexity may not be.
+        spread = statistics.pstdev(values) if finite else math.nan
+        metrics[name] = Spread(mean, statistics.fmean(worst), spread)
     return ClientScores(len(scores), sum(score.examples for score in scores), metrics)

@@ -70,7 +70,7 @@ def score_model(
     if not scored:
         raise DataError(
             f"none of {len(clients)} test tasks holds an example that fits "
-            f"{config.data.max_tokens} tokens; raise max_tokens"
+            f"{config.data.max_tokens} tokens; raise data.max_tokens"
         )
     scores = evaluate(model, scored, settings)
     wanted, kept = sum(len(c.test) for c in clients), sum(len(c.examples) for c in scored)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -33,17 +35,21 @@ def screened(
     collected: Collected,
     sent: Mapping[str, Adapter],
     layers: Sequence[str],
+    norm_limit: float = math.inf,
 ) -> Passed:
     """The rule weighs what the screens have left; without a screen that judges, nothing is read.
 
-    Each screen sees the weights of what those before it have left. Raises RoundError for a verdict
+    Each screen sees the weights of what those before it have left. norm_limit: whoever's norm is
+    above so many times the round's median is left out before them. Raises RoundError for a verdict
     on a client that is not there, and RuleError for what cannot be weights of these clients.
     """
     ordered = [collected.summaries[client] for client in sorted(collected.summaries)]
+    beyond = _beyond(ordered, norm_limit)
+    ordered = [s for s in ordered if s.client not in beyond]
     begun = rule.weights(ordered)
     judging = [screen for screen in screens if screen.judges]
     if not judging:
-        return Passed(begun)
+        return Passed(begun, left_out=beyond)
 
     def contributions() -> Iterator[Sequence[Contribution]]:
         for layer in layers:
@@ -55,7 +61,7 @@ def screened(
         verdicts = screen.verdicts(products) if products.clients else {}
         left.take(screen, verdicts, products.clients)
         products = products.after(verdicts, left.weights())
-    return Passed(products.weights, left.shrinks, left.out, left.told())
+    return Passed(products.weights, left.shrinks, {**beyond, **left.out}, left.told())
 
 
 class _Left:
@@ -119,3 +125,19 @@ class _Left:
         adapter = Adapter({layer: found.each()[0].trained for layer, found in given.items()})
         norm = update_norm(adapter, self._sent[client], origin=self._rule.traits.origin)
         self._summaries[client] = replace(self._summaries[client], norm=norm)
+
+
+def _beyond(summaries: Sequence[Summary], limit: float) -> dict[str, str]:
+    """Client → why, of those whose norm is above the limit. Of an even number the lower median
+    counts, so that of two clients one can be beyond; where half of them have not moved, none is.
+    """
+    median = statistics.median_low(s.norm for s in summaries) if summaries else 0.0
+    if not median:
+        return {}
+    times = {s.client: s.norm / median for s in summaries}
+    return {
+        client: f"the norm of its update is {found:.3g} times the median of the round, expected at "
+        f"most {limit:g} times; see federation.norm_limit"
+        for client, found in times.items()
+        if found > limit
+    }

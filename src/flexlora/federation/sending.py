@@ -28,25 +28,31 @@ class Sending:
 class Sender:
     """Makes jobs from a federation's state and what is known of its clients.
 
+    scorers: the clients that hold what to score on; others are never asked to evaluate.
     Every draw comes from a stream named by its round, so the same state gives the same jobs.
     """
 
     rule: Rule
     schedule: Schedule
     streams: Streams
+    scorers: Sequence[str] = ()
 
     def begin(self, spec: Spec) -> State:
         """The state before round 1."""
         return self.rule.init(spec, self.streams.generator("init"))
 
     def training(
-        self, state: State, store: ClientStore, clients: Sequence[str] | None = None
+        self,
+        state: State,
+        store: ClientStore,
+        clients: Sequence[str] | None = None,
+        kept: Sequence[int] = (),
     ) -> Sending:
         """The jobs of the round after `state`, in order of client.
 
         clients: instead of those that the round draws. Clients of equal ranks are sent the same
         bytes, made once, unless the rule tells clients apart, each of which then has a stream of
-        its own.
+        its own. kept: the rounds that have a checkpoint.
         """
         round = state.round + 1
         if clients is None:
@@ -82,6 +88,7 @@ class Sender:
                     seed=self.streams.derive("train", round, client),
                     metrics=self.schedule.metrics if asks else (),
                     bytes_down=len(payload) + missing[held],
+                    kept=tuple(kept),
                 )
             )
         return Sending(jobs, sent)
@@ -93,11 +100,11 @@ class Sender:
 
         Clients of equal ranks are sent the same bytes, made once. No Δ is needed: the readout
         stands for all that was learned, as an export of that rank does. clients: instead of those
-        that the state's round draws.
+        that the state's round draws of the scorers.
         """
         if clients is None:
             draw = self.streams.generator("evaluate", state.round)
-            clients = sample(store.clients, self.schedule.evaluating_clients, draw)
+            clients = sample(self.scorers, self.schedule.evaluating_clients, draw)
         made: dict[tuple[tuple[str, int], ...], bytes] = {}
         jobs = []
         for index, client in enumerate(clients):

@@ -11,6 +11,7 @@ from typing import Any
 from flexlora.config.config import Config
 from flexlora.config.settings import rule_of, screens_of
 from flexlora.engines.memories import Memories
+from flexlora.errors import ConfigError
 from flexlora.evaluation import MeanScore, get_metric
 from flexlora.federation.as_it_was import derived, described, require_here, require_unchanged
 from flexlora.federation.at_once import choose, resolved
@@ -29,6 +30,7 @@ from flexlora.federation.scoring import final_rows, validate
 from flexlora.federation.sending import Sender
 from flexlora.federation.setup import Setup, prepare
 from flexlora.federation.starts import Start, warm_start
+from flexlora.federation.threads import use_threads
 from flexlora.federation.trackers import Trackers, require_trackers
 from flexlora.formats.atomic import require_free
 from flexlora.rules import State
@@ -129,8 +131,11 @@ class Session:
     def preview(self) -> Preview:
         """What `play` would do: who holds what, at which rank, and what is sent.
 
-        The model's weights are loaded only where something is to be compared with them.
+        The model's weights are loaded only where something is to be compared with them. Of a run
+        that goes on: what all of it does.
         """
+        if self._resumed is not None:
+            return Preview(self.setup, forecast(self.setup, self.rule), self._resumed.parent)
         if self._parent is None and self.config.model.init_from is None:
             setup = prepare(self.config, self._like, outline=True)
             warm_start(setup, self.rule)  # Options that need a start and have none end here.
@@ -142,14 +147,20 @@ class Session:
     def play(self, folder: Path | str | None = None, *, observer: Observer | None = None) -> Result:
         """Play all rounds that are left, score the unseen clients, and leave it in a folder.
 
-        folder: the run directory to make (default: a new one under `run.out`). Raises RunError,
-        before anything is loaded, for one that exists, and RoundError if no client of a round
-        replies.
+        folder: the run directory to make (default: a new one under `run.out`); ConfigError where a
+        run goes on, which does so in its own. Raises RunError, before anything is loaded, for one
+        that exists, and RoundError if no client of a round replies.
         """
-        if self._resumed is None and folder is not None:
+        if folder is not None:
+            if self._resumed is not None:
+                raise ConfigError(
+                    f"{self._resumed.folder} goes on where it is, not in {folder}; leave that "
+                    "out, or make a new run of it with flexlora continue"
+                )
             require_free(folder)
         require_begun()
         spare_memory(self.config)
+        use_threads(self.setup.threads)  # Another setup may have been prepared since.
         run = self._resumed or self._made(folder)
         recorder = Recorder(run, observer or Silent())
         trackers = Trackers(self.config.run.trackers, recorder.told)
@@ -176,17 +187,23 @@ class Session:
             Memories(folder / MEMORY).take_over(theirs, round)
 
     def _at_once(self) -> CohortSize:
-        if self._parent is not None and self.config.run.clients_at_once == "auto":
-            return self._parent.at_once()
+        """A continued run's is its parent's, unless it asks for another."""
+        asked = self.config.run.clients_at_once
+        if self._parent is not None:
+            as_before = asked == self._parent.run.config.run.clients_at_once
+            if asked == "auto" or (asked == "measured" and as_before):
+                return self._parent.at_once()
         return choose(self.setup, self.rule)
 
     def _play(self, run: Run, observer: Observer) -> Result:
         setup, rule = self.setup, self.rule
-        sender = Sender(rule, setup.settings.schedule, setup.streams)
+        sender = Sender(rule, setup.settings.schedule, setup.streams, setup.examples.scorers)
         begin = sender.begin(setup.spec)
         evaluation = setup.config.evaluation
         metric = get_metric(evaluation.metric)
         stands = last(run) or Committed(begin, setup.roster.fresh_store(), Progress())
+
+        known = setup.examples.known()
 
         def halved(round: int, clients: int) -> None:
             observer.told(Halved(round, clients))
@@ -203,12 +220,13 @@ class Session:
                 sender=sender,
                 stands=stands,
                 transport=engine,
-                collector=Plain(run.spool, rule),
+                collector=Plain(run.spool, rule, known),
                 screens=self.screens,
                 run=run,
                 validate=validated,
                 decide=partial(decide, metric.name, metric.higher_is_better, evaluation.decide_by),
                 observer=observer,
+                known=known,
             )
             observer.told(started(run))
             if self._resumed is not None and (words := elsewhere(run)):

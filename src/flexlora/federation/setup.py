@@ -6,8 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-
 from flexlora.config.config import Config
 from flexlora.config.settings import Settings, final_settings
 from flexlora.errors import DataError
@@ -19,7 +17,7 @@ from flexlora.federation.examples import Examples
 from flexlora.federation.ground import Ground
 from flexlora.federation.roster import Roster
 from flexlora.federation.streams import Streams
-from flexlora.federation.trackers import require_trackers
+from flexlora.federation.threads import use_threads
 from flexlora.models import AdaptedModel
 from flexlora.rules import Spec
 
@@ -29,13 +27,15 @@ class Setup:
     """All that one config comes to, whatever its rule.
 
     ground: the model and the clients' examples, shared by setups that differ in other tables;
-    roster: who trains at which rank; settings: how they train and are scored.
+    roster: who trains at which rank; settings: how they train and are scored; threads: CPU threads
+    that this process computes with.
     """
 
     config: Config
     ground: Ground
     roster: Roster
     settings: Settings
+    threads: int
 
     @property
     def model(self) -> AdaptedModel:
@@ -95,14 +95,13 @@ def prepare(
     (default: the config's). outline: without the model's weights, for looking ahead only.
     Raises InputErrors for all that can be wrong with model, data or ranks, before anything trains.
     """
-    require_trackers(config.run.trackers)
-    torch.set_num_threads(threads or config.run.threads or torch.get_num_threads())
+    threads = use_threads(threads or config.run.threads)
     final_settings(config)  # Unknown metrics end here, before anything is read.
     ground = Ground.of(
         config, device=device, outline=outline, like=None if like is None else like.ground
     )
     _require_enough(config, ground.examples)
-    settings = Settings.of(config, len(ground.examples.train))
+    settings = Settings.of(config, len(ground.examples.train), len(ground.examples.scorers))
     _require_scorable(config, ground.examples, settings)
     roster = Roster.of(
         config.clients,
@@ -110,7 +109,7 @@ def prepare(
         ground.model.layers,
         Streams(config.federation.seed),
     )
-    return Setup(config, ground, roster, settings)
+    return Setup(config, ground, roster, settings, threads)
 
 
 def _require_enough(config: Config, examples: Examples) -> None:
@@ -125,12 +124,24 @@ def _require_enough(config: Config, examples: Examples) -> None:
                 f"the {words} clients of source {config.data.source} hold no example that fits "
                 f"{config.data.max_tokens} tokens; raise data.max_tokens"
             )
-    lacks = evaluation.validation_examples > 0 and not examples.validation
-    lacks = lacks or (evaluation.on_clients != "off" and not examples.own_validation)
-    if evaluation.every and lacks:
+    if not evaluation.every:
+        return
+    asked, cure = f"evaluation.every is {evaluation.every}", "set evaluation.every to 0"
+    if evaluation.validation_examples and not examples.validation:
+        if evaluation.validation_clients:
+            raise DataError(
+                f"the {evaluation.validation_clients} clients kept out of training hold no example "
+                f"that fits {config.data.max_tokens} tokens, but {asked}; raise data.max_tokens or "
+                f"evaluation.validation_clients, or {cure}"
+            )
         raise DataError(
-            f"the clients hold no validation examples, but evaluation.every is {evaluation.every}; "
-            "raise data.examples_per_task, or set evaluation.every to 0"
+            f"the clients hold no validation examples, but {asked}; give each client more "
+            f"examples, or {cure}"
+        )
+    if evaluation.on_clients != "off" and not examples.scorers:
+        raise DataError(
+            "the clients that train hold no validation examples, but evaluation.on_clients is "
+            f"'{evaluation.on_clients}'; give each client more examples, or set it to 'off'"
         )
 
 

@@ -5,10 +5,11 @@ No stream has a state that outlives its use, so a resumed run draws what an unbr
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 
 import torch
+
+from flexlora.seeds import seed_of, seeded
 
 
 @dataclass(frozen=True)
@@ -18,10 +19,9 @@ class Streams:
     seed: int
 
     def derive(self, *names: str | int) -> int:
-        """A 63-bit seed for this name, independent between names."""
-        text = "/".join(str(part) for part in (self.seed, *names))
-        return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
+        """A 63-bit seed for this name, independent between names: 1 is not "1"."""
+        return seed_of(self.seed, *names)
 
     def generator(self, *names: str | int) -> torch.Generator:
-        """A fresh CPU generator for this name."""
-        return torch.Generator().manual_seed(self.derive(*names))
+        """A fresh CPU generator for this name; all bits of its seed count."""
+        return seeded(self.derive(*names))

@@ -19,7 +19,7 @@ from flexlora.models.lora import LoRALinear
 from flexlora.models.packing import asking, can_pack
 from flexlora.models.read_rows import ReadRows, narrowed
 from flexlora.models.rowwise import find_asking, find_rowwise
-from flexlora.models.targets import find_layers
+from flexlora.models.targets import find_layers, linear_width
 from flexlora.models.trainable import Trainable
 
 _WORTH = 0.75  # Of all rows: where more are read, picking them out costs more than it saves.
@@ -29,7 +29,8 @@ class AdaptedModel:
     """Wraps the targeted layers of `base` in place, each as one `LoRALinear`.
 
     targets: "all-linear" (every linear-like module but the output head), or patterns as in
-    `LayerSpec.matches`. `layers` are the adapted ones by name, as in the original model.
+    `LayerSpec.matches`. `layers` are the adapted ones by name, as in the original model. `width`:
+    numbers that a token brings into and out of all linear layers but the output head.
     Raises ModelError for a target that matches nothing or something that is not linear-like.
     """
 
@@ -38,6 +39,7 @@ class AdaptedModel:
             raise ModelError(f"model {base.name} is adapted already; load the base model again")
         self.base = base
         self.layers: tuple[LayerSpec, ...] = find_layers(base.model, base.name, targets)
+        self.width = linear_width(base.model)
         self._wrapped: dict[str, LoRALinear] = {}
         self._carried: Carried | None = None
         for index, layer in enumerate(self.layers):

@@ -173,8 +173,9 @@ class LoRALinear(nn.Module):
         """Inverted dropout: 0 or 1 / keep, client k's rows from its own seed.
 
         A seed rather than a generator's state, so that activations made anew in the backward pass
-        (checkpointing) are dropped alike. Drawn place by place for all of a client's own sequences,
-        so that the padding which others bring about comes last and changes nothing; drawn for all
+        (checkpointing) are dropped alike. torch lets 32 of its bits count: two masks in 2³² are
+        one, on which nothing rests. Drawn place by place for all of a client's own sequences, so
+        that the padding which others bring about comes last and changes nothing; drawn for all
         rows where only some are computed, for these are dropped alike then too.
         """
         keep = 1.0 - carried.dropout

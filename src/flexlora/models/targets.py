@@ -40,6 +40,13 @@ def find_layers(model: nn.Module, name: str, targets: Sequence[str]) -> tuple[La
     return tuple(chosen[key] for key in sorted(chosen))
 
 
+def linear_width(model: nn.Module) -> int:
+    """Σ (m + n) over the linear-like modules but the output head: what a token passes through."""
+    head = output_head(model)
+    shapes = (linear_shape(module) for module in model.modules() if module is not head)
+    return sum(sum(shape) for shape in shapes if shape is not None)
+
+
 def _linear_layers(model: nn.Module) -> list[LayerSpec]:
     layers = []
     for name, module in model.named_modules():

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Sequence
 
 import torch
+
+from flexlora.seeds import seed_of, seeded
 
 Indices = tuple[int, ...]
 
 
 def named_generator(seed: int, name: str) -> torch.Generator:
     """A generator that depends on (seed, name) alone, so that one task never moves another's."""
-    digest = hashlib.sha256(f"{seed}/{name}".encode()).digest()
-    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
+    return seeded(seed_of(seed, name))
 
 
 def sample(

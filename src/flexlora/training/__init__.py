@@ -8,5 +8,7 @@ from flexlora.training.cohort import train_cohort as train_cohort
 from flexlora.training.cohort_size import CohortSize as CohortSize
 from flexlora.training.cohort_size import choose_cohort_size as choose_cohort_size
 from flexlora.training.recipe import Recipe as Recipe
+from flexlora.training.sharing import Load as Load
+from flexlora.training.sharing import clients_that_share as clients_that_share
 from flexlora.training.visit import Trained as Trained
 from flexlora.training.visit import Visit as Visit

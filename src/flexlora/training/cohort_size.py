@@ -6,15 +6,13 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-import torch
-
 from flexlora.models import AdaptedModel
 from flexlora.models.device import out_of_memory
 from flexlora.training.cohort import train_cohort
 from flexlora.training.memory import peak_bytes
+from flexlora.training.sharing import LARGEST
 from flexlora.training.visit import Visit
 
-LARGEST = 64  # Clients at once that are tried.
 _STEPS = 2
 _TURNS = 3  # Of which the quickest counts: whoever else uses the machine only slows it down.
 _WORTH = 1.03  # A larger cohort must be so many times as fast as the best smaller one,
@@ -133,9 +131,8 @@ def _peak(model: AdaptedModel, visits: Sequence[Visit], origin: bool) -> int | N
 
 
 def _begun_anew(visit: Visit, max_steps: int) -> Visit:
-    seed = visit.generator.initial_seed()
     recipe = replace(visit.recipe, max_steps=min(max_steps, visit.recipe.max_steps or max_steps))
-    return replace(visit, recipe=recipe, generator=torch.Generator().manual_seed(seed))
+    return replace(visit, recipe=recipe, generator=visit.generator.clone_state())
 
 
 def _lengths(visit: Visit) -> list[int]:

@@ -29,7 +29,19 @@ def free_bytes(device: torch.device) -> int:
         free, _ = torch.cuda.mem_get_info(device)
         held = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return free + held
-    return min([int(psutil.virtual_memory().available), *_left_of_limits()])
+    left = (_left_of_limit(folder) for folder in _control_groups())
+    return min([int(psutil.virtual_memory().available), *(x for x in left if x is not None)])
+
+
+def total_bytes(device: torch.device) -> int:
+    """Bytes that there are in all, whoever uses them now: of a GPU, or of this machine's memory.
+
+    Where a container limits memory, the limit counts.
+    """
+    if device.type == "cuda":
+        return int(torch.cuda.get_device_properties(device).total_memory)
+    limits = (_limit(folder) for folder in _control_groups())
+    return min([int(psutil.virtual_memory().total), *(x for x in limits if x is not None)])
 
 
 def peak_bytes(work: Callable[[], object], device: torch.device) -> int | None:
@@ -73,11 +85,10 @@ def _glibc(name: str) -> Callable[..., int] | None:
     return getattr(ctypes.CDLL(None), name, None)
 
 
-def _left_of_limits() -> Iterator[int]:
-    """Of this process's control group (version 2) and all around it: limit − what is in use.
+def _control_groups() -> Iterator[Path]:
+    """This process's control group (version 2) and all around it.
 
-    Cached files that can go at any time are no use of memory. A container sees its own group as
-    the root.
+    A container sees its own group as the root.
     """
     with suppress(OSError):
         for line in _GROUPS.read_text().splitlines():
@@ -87,20 +98,29 @@ def _left_of_limits() -> Iterator[int]:
                 for folder in (group, *group.parents):
                     if not folder.is_relative_to(_LIMITS):
                         break
-                    if (left := _left_of_limit(folder)) is not None:
-                        yield left
+                    yield folder
+
+
+def _limit(group: Path) -> int | None:
+    try:
+        limit = (group / "memory.max").read_text().strip()
+    except OSError:  # The root of the machine has no limit.
+        return None
+    return None if limit == "max" else int(limit)
 
 
 def _left_of_limit(group: Path) -> int | None:
-    try:
-        limit, used = ((group / f"memory.{name}").read_text() for name in ("max", "current"))
-        statistics = (group / "memory.stat").read_text().splitlines()
-    except OSError:  # The root of the machine has no limit.
+    """Limit − what is in use; cached files that can go at any time are no use of memory."""
+    limit = _limit(group)
+    if limit is None:
         return None
-    if limit.strip() == "max":
+    try:
+        used = (group / "memory.current").read_text()
+        statistics = (group / "memory.stat").read_text().splitlines()
+    except OSError:
         return None
     cached = next((int(x.split()[1]) for x in statistics if x.startswith("inactive_file ")), 0)
-    return max(0, int(limit) - int(used) + cached)
+    return max(0, limit - int(used) + cached)
 
 
 def _kibibytes(table: Path, field: str) -> int:
