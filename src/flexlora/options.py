@@ -158,7 +158,12 @@ def shown(value: object) -> str:
     """A value as it stands in a config, cut short."""
     number = isinstance(value, float)  # JSON writes NaN where TOML writes nan.
     text = repr(value) if number else json.dumps(value, ensure_ascii=False, default=str)
-    return text if len(text) <= _SHOWN else text[: _SHOWN - 1] + "…"
+    return cut(text, _SHOWN)
+
+
+def cut(text: str, most: int) -> str:
+    """A text of at most so many characters, as errors show it: "…" ends one that was cut."""
+    return text if len(text) <= most else text[: most - 1] + "…"
 
 
 def _argument(hint: Any, default: Any) -> Argument:

@@ -80,7 +80,7 @@ case("broken line", "d.jsonl, line 2: broken JSON at column 10", "; write one wh
 case("one JSON list", "d.jsonl, line 1 is a list, expected an object; write one a line")(
     lambda p: p.run(p.put('[{"q": "a", "a": "b"}]'))
 )
-case("nested without end", "d.jsonl, line 1: nested too deep; one plain object is expected")(
+case("nested without end", "d.jsonl, line 1: nested too deep; write one whole object a line")(
     lambda p: p.run(p.put('{"q": ' + "[" * 100_000))
 )
 case(
@@ -101,6 +101,26 @@ case("CSV quotes that never close", "d.csv, line 3: a quote opens there that nev
 )
 case("CSV columns twice", "d.csv, line 1: column 'q' comes 2 times; rename them")(
     lambda p: p.run(p.put("q,a,q\n1,2,3\n", "d.csv"), "csv")
+)
+case("CSV column without a name", "d.csv, line 1: column 3 of 3 has no name; name it, or take out")(
+    lambda p: p.run(p.put("q,a,\n1,2,\n", "d.csv"), "csv")
+)
+case("CSV column of blanks", "d.csv, line 1: column 2 of 3 has no name")(
+    lambda p: p.run(p.put("q, ,a\n1,2,3\n", "d.csv"), "csv")
+)
+case("a number without end", "d.jsonl, line 25 holds a whole number of more digits than can be")(
+    lambda p: p.run(p.put(p.rows().read_text() + '{"q": "x", "a": ' + "9" * 5000 + "}\n"))
+)
+case("a long number where text is expected", "key is a whole number (1111", "…), but text in")(
+    lambda p: p.run(p.rows({**ROWS[0], "key": int("1" * 4000)}), id="key")
+)
+case("choices nested without end", "d.jsonl, line 1: c: nested too deep; write the choices as")(
+    lambda p: p.run(
+        p.put("".join(json.dumps({**row, "c": "[" * 50_000}) + "\n" for row in ROWS)), choices="c"
+    )
+)
+case("somebody else's home", "~nosuchuser/d.jsonl names a home that is not here; write the path")(
+    lambda p: p.run(Path("~nosuchuser/d.jsonl"))
 )
 case("CSV without rows", "d.csv holds no rows")(lambda p: p.run(p.put("q,a\n", "d.csv"), "csv"))
 case("parquet truncated", "d.parquet is missing, truncated or no parquet file", "copy the file")(
@@ -152,6 +172,19 @@ case("ids twice", "line 25: id '0' is that of", "line 1 too; give each row its o
 case("a client that is null", "d.jsonl, line 25: who is null")(
     lambda p: p.run(p.rows({**ROWS[0], "who": None}), client="who")
 )
+for column in ("who", "kind", "key"):
+    named = {"who": "client", "kind": "category", "key": "id"}[column]
+    case(f"a {named} that is half a character", "line 1 holds half of a surrogate pair, which is")(
+        lambda p, c=column, n=named: p.run(  # type: ignore[misc]
+            p.put("".join(json.dumps({**row, c: f"\ud800{row[c]}"}) + "\n" for row in ROWS)),
+            **{n: c},
+        )
+    )
+    case(f"a {named} that is blank", f"d.jsonl, line 25: {column} is blank; 2 rows have nothing")(
+        lambda p, c=column, n=named: p.run(  # type: ignore[misc]
+            p.rows({**ROWS[0], c: ""}, {**ROWS[0], c: " "}), **{n: c}
+        )
+    )
 case("no chat", "d.jsonl, line 1: q is str, expected a list of messages")(
     lambda p: p.run(p.rows(), prompt=None, response=None, messages="q")
 )
@@ -186,6 +219,18 @@ case("the same split to train and test", "(train) is both what trains and what i
     lambda p: p.run(
         p.rows().parent, "huggingface", test_share=None, split="train", test_split="train"
     )
+)
+case("the same file by another name", "d.jsonl is both what trains and what is kept unseen; name")(
+    lambda p: p.run(p.rows(), test_share=None, test_path=f"{p.rows().parent}/./d.jsonl")
+)
+case("a file of the folder that trains", "d.jsonl is both what trains and what is kept unseen")(
+    lambda p: p.run(p.rows().parent, test_share=None, test_path=str(p.rows()))
+)
+case("the folder of the file that trains", "d.jsonl is both what trains and what is kept unseen")(
+    lambda p: p.run(p.rows(), test_share=None, test_path=str(p.rows().parent))
+)
+case("a slice of the split that trains", "(train[:2]) is both what trains and what is kept unseen")(
+    lambda p: p.run(p.rows().parent, "huggingface", test_share=None, test_split="train[:2]")
 )
 case("test file missing", "gone does not exist")(
     lambda p: p.run(p.rows(), test_share=None, test_path=str(p.folder / "gone"))

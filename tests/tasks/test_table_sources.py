@@ -257,8 +257,10 @@ def test_wrong_values_are_named_with_their_row(row: dict[str, Any], words: str) 
 
 
 def test_wrong_choices_in_text_and_by_place() -> None:
-    with pytest.raises(DataError, match="c is text, but no list in JSON; write the choices as"):
+    with pytest.raises(DataError, match=r"c: broken JSON .*; write the choices as"):
         read({**GOOD, "c": "ok|no"}, choices="c")
+    with pytest.raises(DataError, match="c is text, but no list in JSON; write the choices as"):
+        read({**GOOD, "c": '{"a": 1}'}, choices="c")
     with pytest.raises(DataError, match="a is 2, but there are 2 choices; give the place"):
         read({**GOOD, "a": 2}, choices="c")
 

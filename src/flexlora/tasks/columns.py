@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from flexlora.errors import ConfigError, DataError
+from flexlora.options import cut
+from flexlora.tasks.files import parsed_json, require_characters
 from flexlora.tasks.messages import conversation
 from flexlora.tasks.task import Example
 
@@ -26,11 +27,16 @@ class Row:
 
 @dataclass(frozen=True)
 class Rows:
-    """A table as it was read. where: its file or name; columns: all that any row has."""
+    """A table as it was read. where: its file or name; columns: all that any row has.
+
+    parts: what it was read from, each by one name however it was asked for: whole paths of files,
+    or splits of a dataset.
+    """
 
     where: str
     columns: tuple[str, ...]
     rows: Sequence[Row]
+    parts: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -123,16 +129,19 @@ class Columns:
             references = cells.references(row, self.response, choices)
             cells.note_empty(row, self.response, references)
         example = Example(
-            id=cells.text(row, self.id) if self.id else row.id,
+            id=cells.name(row, self.id) if self.id else row.id,
             instruction=instruction,
             input=text,
             references=references,
-            category=cells.text(row, self.category) if self.category else "",
+            category=cells.name(row, self.category) if self.category else "",
             choices=choices,
             history=history,
         )
-        _require_characters(row, example)
-        return Record(cells.text(row, self.client) if self.client else "", example)
+        client = cells.name(row, self.client) if self.client else ""
+        turns = (text for turn in history for text in turn)
+        texts = (instruction, text, *references, *choices, *turns)
+        require_characters(row.place, (client, example.id, example.category, *texts))
+        return Record(client, example)
 
 
 class _Cells:
@@ -145,6 +154,12 @@ class _Cells:
     def text(self, row: Row, column: str) -> str:
         return str(self._value(row, column, (TEXT, WHOLE)))
 
+    def name(self, row: Row, column: str) -> str:
+        """Whose a row is, or what it is called: a blank would pool rows that say nothing."""
+        text = self.text(row, column)
+        self.note_empty(row, column, (text,))
+        return text
+
     def optional(self, row: Row, column: str) -> str:
         return "" if row.values.get(column) is None else self.text(row, column)
 
@@ -152,15 +167,10 @@ class _Cells:
         value = self._value(row, column, (LIST, TEXT))
         where = f"{row.place}: {column}"
         if isinstance(value, str):
-            try:
-                value = json.loads(value)
-            except ValueError:
-                value = None
+            cure = 'write the choices as ["first", "second"]'
+            value = parsed_json(value, where, cure)
             if not isinstance(value, list):
-                raise DataError(
-                    f"{where} is text, but no list in JSON; write the choices as "
-                    '["first", "second"]'
-                )
+                raise DataError(f"{where} is text, but no list in JSON; {cure}")
         found = _texts(value, where)
         if len(found) < 2 or len(set(found)) < len(found):
             raise DataError(f"{where} holds {len(found)} choices; give two or more, all different")
@@ -179,8 +189,8 @@ class _Cells:
         found = (str(value),) if isinstance(value, str | int) else _texts(value, where)
         if choices and found[0] not in choices:
             raise DataError(
-                f"{where} is {_short(found[0])}, which is none of the {len(choices)} choices; give "
-                "one of them"
+                f"{where} is {cut(found[0], 40)!r}, which is none of the {len(choices)} choices; "
+                "give one of them"
             )
         return found
 
@@ -243,17 +253,6 @@ def _texts(values: Sequence[object], where: str) -> tuple[str, ...]:
     return tuple(str(value) for value in values)
 
 
-def _require_characters(row: Row, example: Example) -> None:
-    """Raise DataError for half of a surrogate pair, which JSON can spell but no tokenizer reads."""
-    turns = (text for turn in example.history for text in turn)
-    texts = (example.instruction, example.input, *example.references, *example.choices, *turns)
-    for text in texts:
-        if not text.isascii() and any("\ud800" <= sign <= "\udfff" for sign in text):
-            raise DataError(
-                f"{row.place} holds half of a surrogate pair, which is no character; mend that row"
-            )
-
-
 def _require_distinct(rows: Sequence[Row], ids: Sequence[str]) -> None:
     seen: dict[str, str] = {}
     for row, name in zip(rows, ids, strict=True):
@@ -267,11 +266,7 @@ def _require_distinct(rows: Sequence[Row], ids: Sequence[str]) -> None:
 
 def _shown(kind: str, value: object) -> str:
     plain = isinstance(value, int | float) and not isinstance(value, bool)
-    return f"{kind} ({value})" if plain else kind
-
-
-def _short(text: str) -> str:
-    return repr(text if len(text) <= 40 else text[:39] + "…")
+    return f"{kind} ({cut(str(value), 40)})" if plain else kind
 
 
 def _listed(columns: Sequence[str]) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from typing import final
 
 from flexlora.errors import DataError
 from flexlora.tasks.columns import Row, Rows
-from flexlora.tasks.files import files_at, read_text
+from flexlora.tasks.files import files_at, parts_of, read_text
 from flexlora.tasks.table_source import TableSource
 
 SUFFIXES = (".csv", ".tsv")
@@ -31,16 +32,17 @@ class Csv(TableSource):
 def read_csv(path: str) -> Rows:
     """Every record of the file, or of a folder's files in the order of their names.
 
-    Raises DataError naming file and line for a header without names or with one twice, a record of
+    Raises DataError naming file and line for a column without a name or with one twice, a record of
     another length, and quotes that do not close.
     """
     rows: list[Row] = []
     columns: dict[str, None] = {}
-    for file in files_at(path, SUFFIXES):
+    files = files_at(path, SUFFIXES)
+    for file in files:
         header, found = _records(file)
         columns |= dict.fromkeys(header)
         rows += found
-    return Rows(path, tuple(columns), rows)
+    return Rows(path, tuple(columns), rows, parts_of(files))
 
 
 def _records(path: Path) -> tuple[list[str], list[Row]]:
@@ -73,10 +75,15 @@ def _records(path: Path) -> tuple[list[str], list[Row]]:
 
 
 def _header(record: list[str], where: str) -> list[str]:
-    for name in record:
-        if record.count(name) > 1:
-            words = f"column {name!r}" if name else "a column without a name"
-            raise DataError(f"{where}: {words} comes {record.count(name)} times; rename them")
+    counts = Counter(record)
+    for place, name in enumerate(record, start=1):
+        if not name.strip():
+            raise DataError(
+                f"{where}: column {place} of {len(record)} has no name; name it, or take out the "
+                "delimiter that makes it"
+            )
+        if counts[name] > 1:
+            raise DataError(f"{where}: column {name!r} comes {counts[name]} times; rename them")
     return record
 
 

@@ -1,11 +1,21 @@
-"""Finding and decoding the text files of a source."""
+"""Finding, decoding and parsing the text files of a source."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 from flexlora.errors import DataError
+
+
+def place_of(path: str) -> Path:
+    """The path, with ~ for a user's home. Raises DataError for a user who is not here."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        raise DataError(f"{path} names a home that is not here; write the path out") from error
 
 
 def files_at(path: str, suffixes: Sequence[str]) -> list[Path]:
@@ -13,7 +23,7 @@ def files_at(path: str, suffixes: Sequence[str]) -> list[Path]:
 
     Raises DataError for a path where nothing is, and for a folder without such files.
     """
-    place = Path(path).expanduser()
+    place = place_of(path)
     if place.is_file():
         return [place]
     if not place.is_dir():
@@ -24,6 +34,11 @@ def files_at(path: str, suffixes: Sequence[str]) -> list[Path]:
             f"folder {path} holds no {' or '.join(suffixes)} file; set the path to the right folder"
         )
     return found
+
+
+def parts_of(files: Iterable[Path]) -> tuple[str, ...]:
+    """Each file by its one whole path, for `Rows.parts`."""
+    return tuple(str(file.resolve()) for file in files)
 
 
 def read_text(path: Path) -> str:
@@ -45,3 +60,49 @@ def read_text(path: Path) -> str:
             f"{path}, line {line}: byte 0x{data[offset]:02x} at offset {offset} is not UTF-8; save "
             "the file as UTF-8"
         ) from error
+
+
+def parsed_json(text: str, where: str | Path, cure: str) -> Any:
+    """The value of a JSON text. where: its place, or the file that it is all of.
+
+    Raises DataError naming `where` and the cure for what is no JSON, nested beyond what can be
+    read, or has a key twice in one object; and for a whole number of more digits than Python
+    reads (4,300).
+    """
+    try:
+        return json.loads(text, object_pairs_hook=_object)
+    except json.JSONDecodeError as error:
+        line = f", line {error.lineno}" if isinstance(where, Path) else ""
+        raise DataError(
+            f"{where}{line}: broken JSON at column {error.colno} ({error.msg}); {cure}"
+        ) from error
+    except RecursionError as error:
+        raise DataError(f"{where}: nested too deep; {cure}") from error
+    except _TwiceError as error:
+        raise DataError(f"{where}: key {error.args[0]!r} comes twice; keep one") from error
+    except ValueError as error:  # What else Python says against a number.
+        raise DataError(
+            f"{where} holds a whole number of more digits than can be read; write it as text, in "
+            "quotes"
+        ) from error
+
+
+def require_characters(where: str, texts: Iterable[str]) -> None:
+    """Raise DataError for half of a surrogate pair, which JSON can spell but no tokenizer reads."""
+    for text in texts:
+        if not text.isascii() and any("\ud800" <= sign <= "\udfff" for sign in text):
+            raise DataError(
+                f"{where} holds half of a surrogate pair, which is no character; mend that row"
+            )
+
+
+class _TwiceError(Exception):
+    pass
+
+
+def _object(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    values = dict(pairs)
+    if len(values) < len(pairs):
+        seen: set[str] = set()
+        raise _TwiceError(next(key for key, _ in pairs if key in seen or seen.add(key)))  # type: ignore[func-returns-value]
+    return values

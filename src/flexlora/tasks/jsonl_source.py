@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import final
 
 from flexlora.errors import DataError
 from flexlora.tasks.columns import Row, Rows, kind_of
-from flexlora.tasks.files import files_at, read_text
+from flexlora.tasks.files import files_at, parsed_json, parts_of, read_text
 from flexlora.tasks.table_source import TableSource
 
 SUFFIXES = (".jsonl", ".ndjson")
@@ -30,9 +29,10 @@ def read_jsonl(path: str) -> Rows:
 
     Raises DataError naming file and line for what is no JSON, no object, or has a key twice.
     """
-    rows = [row for file in files_at(path, SUFFIXES) for row in _lines(file)]
+    files = files_at(path, SUFFIXES)
+    rows = [row for file in files for row in _lines(file)]
     columns = dict.fromkeys(name for row in rows for name in row.values)
-    return Rows(path, tuple(columns), rows)
+    return Rows(path, tuple(columns), rows, parts_of(files))
 
 
 def _lines(path: Path) -> Iterator[Row]:
@@ -41,29 +41,7 @@ def _lines(path: Path) -> Iterator[Row]:
         if not line.strip():
             continue
         where = f"{path}, line {number}"
-        try:
-            values = json.loads(line, object_pairs_hook=_object)
-        except json.JSONDecodeError as error:
-            raise DataError(
-                f"{where}: broken JSON at column {error.colno} ({error.msg}); write one whole "
-                "object a line"
-            ) from error
-        except RecursionError as error:
-            raise DataError(f"{where}: nested too deep; one plain object is expected") from error
-        except _TwiceError as error:
-            raise DataError(f"{where}: key {error.args[0]!r} comes twice; keep one") from error
+        values = parsed_json(line, where, "write one whole object a line")
         if not isinstance(values, dict):
             raise DataError(f"{where} is {kind_of(values)}, expected an object; write one a line")
         yield Row(where, f"{path.stem}:{number}", values)
-
-
-class _TwiceError(Exception):
-    pass
-
-
-def _object(pairs: list[tuple[str, object]]) -> dict[str, object]:
-    values = dict(pairs)
-    if len(values) < len(pairs):
-        seen: set[str] = set()
-        raise _TwiceError(next(key for key, _ in pairs if key in seen or seen.add(key)))  # type: ignore[func-returns-value]
-    return values

@@ -13,6 +13,7 @@ import torch
 from flexlora.errors import DataError
 from flexlora.options import Option, require
 from flexlora.partition.split import named_generator, sample
+from flexlora.tasks.files import place_of
 from flexlora.tasks.official_layout import OfficialLayout, Pick
 from flexlora.tasks.parquet_layout import ParquetLayout
 from flexlora.tasks.source import Corpus, LeastExamples, Share
@@ -56,7 +57,7 @@ class NaturalInstructions:
 
     def load(self) -> Corpus:
         """Read the folder. Raises DataError for anything missing, broken, foreign or empty."""
-        layout = detect(Path(self.path).expanduser())
+        layout = detect(place_of(self.path))
         notes: list[str] = []
         train = self._choose(layout, "train", self.train_tasks, "train_tasks", notes)
         unseen = self._choose(layout, "test", self.unseen_tasks, "unseen_tasks", notes)

@@ -10,7 +10,7 @@ from typing import Any, final
 
 from flexlora.errors import DataError
 from flexlora.tasks.columns import Row, Rows
-from flexlora.tasks.files import files_at
+from flexlora.tasks.files import files_at, parts_of
 from flexlora.tasks.table_source import TableSource
 
 SUFFIXES = (".parquet",)
@@ -28,7 +28,8 @@ class Parquet(TableSource):
         wanted = self.named_columns()
         columns: dict[str, None] = {}
         rows: list[Row] = []
-        for file in files_at(path, SUFFIXES):
+        files = files_at(path, SUFFIXES)
+        for file in files:
             with opened(file) as table:
                 columns |= dict.fromkeys(table.schema_arrow.names)
                 present = [name for name in table.schema_arrow.names if name in wanted]
@@ -38,7 +39,7 @@ class Parquet(TableSource):
                         number = len(rows) - start
                         place = f"{file}, row {number}"
                         rows.append(Row(place, f"{file.stem}:{number}", values))
-        return Rows(path, tuple(columns), rows)
+        return Rows(path, tuple(columns), rows, parts_of(files))
 
 
 @contextmanager

@@ -102,15 +102,16 @@ class TableSource(abc.ABC):
         unseen: list[Task] = []
         rest: list[Record] = []
         other_table = any(getattr(self, way) for way in self.ways)
-        trained = ""
+        trained: tuple[str, ...] = ()
         if not (self.train_tasks == 0 and other_table):
             table = self.rows(self.path, test=False)
-            rest, trained = self._read(table, notes), table.where
+            rest, trained = self._read(table, notes), table.parts
         if other_table:
             table = self.rows(self.test_path or self.path, test=True)
-            if table.where == trained:
+            both = [part for part in table.parts if any(_overlap(part, x) for x in trained)]
+            if both:
                 raise DataError(
-                    f"{trained} is both what trains and what is kept unseen; name another one, or "
+                    f"{both[0]} is both what trains and what is kept unseen; name another one, or "
                     "set data.test_share instead"
                 )
             unseen = [
@@ -221,3 +222,11 @@ class TableSource(abc.ABC):
             chosen = sample(len(task.examples), generator, share=self.share, limit=limit)
             limited.append(Task(task.name, tuple(task.examples[i] for i in chosen)))
         return limited
+
+
+def _overlap(one: str, other: str) -> bool:
+    """Whether two of `Rows.parts` are the same, or one a slice of the other: "train[:10%]"."""
+    return one == other or any(
+        whole.endswith(")") and part.startswith(f"{whole[:-1]}[")
+        for whole, part in ((one, other), (other, one))
+    )
