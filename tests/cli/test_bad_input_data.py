@@ -194,6 +194,15 @@ case("chat and columns", "data.messages and data.prompt are both given")(
 case("chat style without a template", "has no chat template; use the prompt style 'alpaca'")(
     lambda p: p.run(p.rows(), "jsonl", "model.prompt=chat")
 )
+case("unknown prompt style", "model.prompt is 'alpacca'; did you mean 'alpaca'?")(
+    lambda p: p.run(p.rows(), "jsonl", "model.prompt=alpacca")
+)
+case("unknown prompt style to score", "model.prompt is 'alpacca'; did you mean 'alpaca'?")(
+    lambda p: ["eval", "tiny", "--data", "embedded", "--prompt", "alpacca"]
+)
+case("no day", "model.date is 'today'; write a day as 2026-11-28")(
+    lambda p: p.run(p.rows(), "jsonl", "model.date=today")
+)
 case(
     "an option of another source",
     "data.subset is not an option of 'jsonl'",

@@ -16,6 +16,7 @@ from flexlora.federation.data import (
     read_corpus,
     require_context,
     require_unseen,
+    today_of,
 )
 from flexlora.federation.streams import Streams
 from flexlora.formats.peft import load_peft
@@ -56,7 +57,7 @@ def score_model(
     require_unseen(config, corpus)
     tasks = corpus.unseen
     clients = as_clients(tasks, seed=streams.derive("split"), unseen=True)
-    scored = eval_clients(model, clients, "test", config)
+    scored = eval_clients(model, clients, "test", config, today_of(config))
     if not scored:
         raise DataError(
             f"none of {len(clients)} test tasks holds an example that fits "
