@@ -157,7 +157,7 @@ case("rule option out of range", "rule.gamma is 2; give a share above 0")(
 case("unknown mix", "mix 'unifrom' is unknown; did you mean 'uniform'?")(
     lambda p: p.run("clients.mix=unifrom")
 )
-case("unknown prompt", "'alpacca' is unknown; did you mean 'alpaca'?")(
+case("unknown prompt", "model.prompt is 'alpacca'; did you mean 'alpaca'?")(
     lambda p: p.run("model.prompt=alpacca")
 )
 case("unknown source", "data.source is 'embeded'; did you mean 'embedded'?")(

@@ -198,7 +198,7 @@ case("unknown prompt style", "model.prompt is 'alpacca'; did you mean 'alpaca'?"
     lambda p: p.run(p.rows(), "jsonl", "model.prompt=alpacca")
 )
 case("unknown prompt style to score", "model.prompt is 'alpacca'; did you mean 'alpaca'?")(
-    lambda p: ["eval", "tiny", "--data", "embedded", "--prompt", "alpacca"]
+    lambda _: ["eval", "tiny", "--data", "embedded", "--prompt", "alpacca"]
 )
 case("no day", "model.date is 'today'; write a day as 2026-11-28")(
     lambda p: p.run(p.rows(), "jsonl", "model.date=today")

@@ -10,7 +10,7 @@ from flexlora.errors import ConfigError, DataError
 from flexlora.options import cut
 from flexlora.tasks.files import parsed_json, require_characters
 from flexlora.tasks.messages import conversation
-from flexlora.tasks.task import Example
+from flexlora.tasks.task import Example, Turn
 
 _SHOWN = 20  # columns that an error lists at most
 TEXT, WHOLE, LIST = "text", "a whole number", "a list"
@@ -112,14 +112,13 @@ class Columns:
                 )
 
     def _record(self, row: Row, cells: _Cells) -> Record:
-        history: tuple[tuple[str, str], ...] = ()
+        history: tuple[Turn, ...] = ()
         text = ""
         choices: tuple[str, ...] = ()
         references: tuple[str, ...]
         if self.messages:
             chat = conversation(row.values.get(self.messages), f"{row.place}: {self.messages}")
             history, instruction, references = chat.history, chat.prompt, (chat.response,)
-            cells.note_empty(row, self.messages, references)
         else:
             instruction = cells.text(row, self.prompt[0])
             others = [cells.optional(row, column) for column in self.prompt[1:]]

@@ -45,7 +45,7 @@ class TableSource(abc.ABC):
     path: Annotated[str, Option("file or folder, or a dataset's name")]
     prompt: Prompt = ()
     messages: Annotated[
-        str, Option("column with a chat, instead of prompt and response columns")
+        str, Option("column with a chat, also ShareGPT's, instead of prompt and response columns")
     ] = ""
     response: Response = ""
     choices: Annotated[str, Option("column with the answers of multiple choice")] = ""
