@@ -166,6 +166,13 @@ def cut(text: str, most: int) -> str:
     return text if len(text) <= most else text[: most - 1] + "…"
 
 
+def seen(name: str) -> str:
+    """A name out of somebody's file as errors show it, cut short: in quotes, with what is not seen
+    spelt out, where it holds or ends in such."""
+    name = cut(name, _SHOWN)
+    return name if name.isprintable() and name == name.strip() and name else repr(name)
+
+
 def _argument(hint: Any, default: Any) -> Argument:
     option = Option("")
     if get_origin(hint) is Annotated:

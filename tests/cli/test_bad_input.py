@@ -124,6 +124,15 @@ case("config is a folder", "cannot be read")(lambda p: p.run_file(p.folder))
 case("config truncated", "c.toml is not TOML", "correct that line")(
     lambda p: p.text("[model]\nname = 'ti")
 )
+case("config with a number without end", "c.toml is not TOML: Exceeds the limit")(
+    lambda p: p.text(f"[federation]\nrounds = {'9' * 5000}\n")
+)
+case("--set with a number without end", "--set federation.rounds=99", "…: Exceeds the limit (4300")(
+    lambda p: p.run(f"federation.rounds={'9' * 5000}")
+)
+case("--set nested without end", "--set data.prompt=[[", "; give another value")(
+    lambda p: p.run(f"data.prompt={'[' * 5000}")
+)
 case("config is JSON", "is not TOML")(lambda p: p.text('{"model": {}}'))
 case("config is binary", "is not UTF-8 text; give a TOML file")(lambda p: p.text(b"\x89PNG\xff"))
 case("unknown table", "[trainning]", "did you mean 'training'?")(lambda p: p.text("[trainning]"))

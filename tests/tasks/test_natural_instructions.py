@@ -172,6 +172,7 @@ BROKEN: list[tuple[Any, str]] = [
     (document(Instances=[{"input": "a", "output": [1]}]), r"instance 0: output is \[1\]"),
     (document(Instances=[{"input": "a"}]), "instance 0: output is null"),
     (document(Instances=[{"input": "\ud800", "output": ["x"]}]), "instance 0 holds half of a surr"),
+    (document(Definition="x" * 1_000_001), r"task1_a', 'task1-0' holds 1,000,0\d\d characters in"),
     (document(Definition="\udfff"), "instance 0 holds half of a surrogate pair"),
     (document(Categories="\udfff"), "instance 0 holds half of a surrogate pair"),
     ('{"Definition": ' + "[" * 100_000, r"task1_a\.json: nested too deep; copy the file anew"),

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from flexlora.errors import ConfigError, DataError
-from flexlora.options import cut
-from flexlora.tasks.files import parsed_json, require_characters
+from flexlora.options import cut, seen
+from flexlora.tasks.json_text import parsed_json, require_characters
+from flexlora.tasks.limits import DEFAULT, Limits
 from flexlora.tasks.messages import conversation
 from flexlora.tasks.task import Example, Turn
 
@@ -68,6 +69,7 @@ class Columns:
     client: str = ""
     category: str = ""
     id: str = ""
+    limits: Limits = DEFAULT
 
     def __post_init__(self) -> None:
         if self.messages and (self.prompt or self.response or self.choices):
@@ -93,13 +95,20 @@ class Columns:
                 if column and column not in table.columns:
                     raise DataError(
                         f"column {column!r} is not in {table.where}, which has "
-                        f"{_listed(table.columns)}; set data.{key} to one of them"
+                        f"{_listed(table.columns)}; {_alike(column, table.columns)}set data.{key} "
+                        "to one of them"
                     )
-        cells = _Cells()
+        cells, named = _Cells(), self._named()
+        for row in table.rows:
+            self.limits.require_row(row.place, *(row.values.get(column) for column in named))
         records = [self._record(row, cells) for row in table.rows]
         cells.require_full()
         _require_distinct(table.rows, [record.example.id for record in records])
         return records
+
+    def _named(self) -> tuple[str, ...]:
+        one_each = (self.messages, self.response, self.choices, self.client, self.category, self.id)
+        return tuple(name for name in (*self.prompt, *one_each) if name)
 
     def _require_named(self, table: Rows) -> None:
         needed = () if self.messages else ("prompt", "response")
@@ -181,8 +190,8 @@ class _Cells:
         if isinstance(value, int) and choices:
             if not 0 <= value < len(choices):
                 raise DataError(
-                    f"{where} is {value}, but there are {len(choices)} choices; give the place of "
-                    f"the right one, from 0 to {len(choices) - 1}, or its text"
+                    f"{where} is {cut(str(value), 40)}, but there are {len(choices)} choices; give "
+                    f"the place of the right one, from 0 to {len(choices) - 1}, or its text"
                 )
             return (choices[value],)
         found = (str(value),) if isinstance(value, str | int) else _texts(value, where)
@@ -253,14 +262,14 @@ def _texts(values: Sequence[object], where: str) -> tuple[str, ...]:
 
 
 def _require_distinct(rows: Sequence[Row], ids: Sequence[str]) -> None:
-    seen: dict[str, str] = {}
+    places: dict[str, str] = {}
     for row, name in zip(rows, ids, strict=True):
-        if name in seen:
+        if name in places:
             raise DataError(
-                f"{row.place}: id {name!r} is that of {seen[name]} too; give each row its own, or "
-                "leave data.id out"
+                f"{row.place}: id {cut(name, 60)!r} is that of {places[name]} too; give each row "
+                "its own, or leave data.id out"
             )
-        seen[name] = row.place
+        places[name] = row.place
 
 
 def _shown(kind: str, value: object) -> str:
@@ -270,4 +279,16 @@ def _shown(kind: str, value: object) -> str:
 
 def _listed(columns: Sequence[str]) -> str:
     more = f", … ({len(columns)} in all)" if len(columns) > _SHOWN else ""
-    return ", ".join(columns[:_SHOWN]) + more if columns else "no columns"
+    return ", ".join(map(seen, columns[:_SHOWN])) + more if columns else "no columns"
+
+
+def _alike(wanted: str, columns: Sequence[str]) -> str:
+    """What an error says of a column whose name differs by what is not seen."""
+    found = [name for name in columns if _letters(name) == _letters(wanted)]
+    if not found:
+        return ""
+    return f"{cut(found[0], 60)!r} differs by blanks, marks or capitals alone: rename it, or "
+
+
+def _letters(name: str) -> str:
+    return "".join(sign for sign in name if sign.isprintable() and not sign.isspace()).casefold()

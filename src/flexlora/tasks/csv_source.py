@@ -13,8 +13,10 @@ from pathlib import Path
 from typing import final
 
 from flexlora.errors import DataError
+from flexlora.options import cut
 from flexlora.tasks.columns import Row, Rows
-from flexlora.tasks.files import files_at, parts_of, read_text
+from flexlora.tasks.files import files_at, parts_of, plain_name, read_text
+from flexlora.tasks.limits import Limits
 from flexlora.tasks.table_source import TableSource
 
 SUFFIXES = (".csv", ".tsv")
@@ -23,13 +25,13 @@ SUFFIXES = (".csv", ".tsv")
 @final
 @dataclass(frozen=True)
 class Csv(TableSource):
-    """A file, or a folder of them; all values are text."""
+    """A file, or a folder of them, perhaps packed by gzip; all values are text."""
 
     def rows(self, path: str, *, test: bool) -> Rows:
-        return read_csv(path)
+        return read_csv(path, self.limits)
 
 
-def read_csv(path: str) -> Rows:
+def read_csv(path: str, limits: Limits) -> Rows:
     """Every record of the file, or of a folder's files in the order of their names.
 
     Raises DataError naming file and line for a column without a name or with one twice, a record of
@@ -39,15 +41,16 @@ def read_csv(path: str) -> Rows:
     columns: dict[str, None] = {}
     files = files_at(path, SUFFIXES)
     for file in files:
-        header, found = _records(file)
+        header, found = _records(file, limits)
         columns |= dict.fromkeys(header)
         rows += found
     return Rows(path, tuple(columns), rows, parts_of(files))
 
 
-def _records(path: Path) -> tuple[list[str], list[Row]]:
-    text = io.StringIO(read_text(path), newline="")
-    delimiter = "\t" if path.suffix.lower() == ".tsv" else ","
+def _records(path: Path, limits: Limits) -> tuple[list[str], list[Row]]:
+    name = plain_name(path)
+    text = io.StringIO(read_text(path, limits.table_bytes), newline="")
+    delimiter = "\t" if name.suffix.lower() == ".tsv" else ","
     rows: list[Row] = []
     header: list[str] = []
     with _long_fields():
@@ -65,7 +68,7 @@ def _records(path: Path) -> tuple[list[str], list[Row]]:
                             f"columns; mend that line (fields are separated by {delimiter!r})"
                         )
                     values = dict(zip(header, record, strict=True))
-                    rows.append(Row(where, f"{path.stem}:{line}", values))
+                    rows.append(Row(where, f"{name.stem}:{line}", values))
                 line = reader.line_num + 1
         except csv.Error as error:
             ends = "end of data" in str(error)
@@ -83,7 +86,9 @@ def _header(record: list[str], where: str) -> list[str]:
                 "delimiter that makes it"
             )
         if counts[name] > 1:
-            raise DataError(f"{where}: column {name!r} comes {counts[name]} times; rename them")
+            raise DataError(
+                f"{where}: column {cut(name, 60)!r} comes {counts[name]} times; rename them"
+            )
     return record
 
 

@@ -20,4 +20,4 @@ class Dolly(TableSource):
     category: Category = "category"
 
     def rows(self, path: str, *, test: bool) -> Rows:
-        return read_jsonl(path)
+        return read_jsonl(path, self.limits)

@@ -1,13 +1,27 @@
-"""Finding, decoding and parsing the text files of a source."""
+"""Finding and decoding the text files of a source."""
 
 from __future__ import annotations
 
-import json
+import gzip
+import zlib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
 
 from flexlora.errors import DataError
+
+PACKED = ".gz"
+_CHUNK = 1 << 24  # Bytes that are unpacked at once.
+# How files begin that are no text, what they are, and what to do with them.
+_UNPACK = "unpack it"
+_KINDS = (
+    (b"PAR1", ("a parquet file", "set data.source to 'parquet'")),
+    (b"ARROW1", ("an Arrow file", "set data.source to 'huggingface' and the path to its folder")),
+    (b"PK\x03\x04", ("a zip archive (or a spreadsheet)", "unpack it, or save it as CSV")),
+    (b"BZh", ("packed by bzip2", _UNPACK)),
+    (b"\xfd7zXZ", ("packed by xz", _UNPACK)),
+    (b"\x28\xb5\x2f\xfd", ("packed by zstd", _UNPACK)),
+    (b"\x1f\x8b", ("packed twice", _UNPACK)),
+)
 
 
 def place_of(path: str) -> Path:
@@ -21,14 +35,19 @@ def place_of(path: str) -> Path:
 def files_at(path: str, suffixes: Sequence[str]) -> list[Path]:
     """The file at this path, or a folder's files with these suffixes, sorted by name.
 
-    Raises DataError for a path where nothing is, and for a folder without such files.
+    A suffix may have .gz behind it, where `read_text` reads the file. Raises DataError for a path
+    where nothing is, and for a folder without such files.
     """
     place = place_of(path)
-    if place.is_file():
-        return [place]
-    if not place.is_dir():
-        raise DataError(f"{path} does not exist; set the path to a file or a folder of files")
-    found = sorted(f for f in place.iterdir() if f.is_file() and f.suffix.lower() in suffixes)
+    try:
+        if place.is_file():
+            return [place]
+        if not place.is_dir():
+            raise DataError(f"{path} does not exist; set the path to a file or a folder of files")
+        names = tuple(suffix + packed for suffix in suffixes for packed in ("", PACKED))
+        found = sorted(f for f in place.iterdir() if f.is_file() and _ends(f, names))
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path!r} cannot be read ({_reason(error)}); check it") from error
     if not found:
         raise DataError(
             f"folder {path} holds no {' or '.join(suffixes)} file; set the path to the right folder"
@@ -36,22 +55,29 @@ def files_at(path: str, suffixes: Sequence[str]) -> list[Path]:
     return found
 
 
+def plain_name(path: Path) -> Path:
+    """The file's name without .gz."""
+    return Path(path.name[: -len(PACKED)] if _ends(path, (PACKED,)) else path.name)
+
+
 def parts_of(files: Iterable[Path]) -> tuple[str, ...]:
     """Each file by its one whole path, for `Rows.parts`."""
     return tuple(str(file.resolve()) for file in files)
 
 
-def read_text(path: Path) -> str:
-    """A file's UTF-8 text, without a byte order mark.
+def read_text(path: Path, most: int) -> str:
+    """A file's UTF-8 text, unpacked where it is gzip, without byte order marks.
 
-    Raises DataError for one that cannot be read, and names line and byte of what is not UTF-8.
+    Raises DataError for one that cannot be read, for one of more than `most` bytes (unpacked,
+    before they are read), for another kind of file that it knows, and naming line and byte of what
+    is not UTF-8.
     """
+    data = _bytes(path, most)
+    kind, cure = next((words for mark, words in _KINDS if data.startswith(mark)), ("", ""))
+    if kind:
+        raise DataError(f"{path} is {kind}, no text; {cure}")
     try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise DataError(f"{path} cannot be read ({error.strerror}); check it") from error
-    try:
-        return data.decode("utf-8-sig")
+        return data.decode("utf-8-sig").lstrip("\ufeff")
     except UnicodeDecodeError as error:
         # A byte order mark is no part of what the error counts in, nor of a line.
         offset = error.start + (len(data) - len(error.object))
@@ -62,47 +88,38 @@ def read_text(path: Path) -> str:
         ) from error
 
 
-def parsed_json(text: str, where: str | Path, cure: str) -> Any:
-    """The value of a JSON text. where: its place, or the file that it is all of.
+def require_size(where: str | Path, size: int, most: int) -> None:
+    """Raise DataError for a table of more bytes than may be read."""
+    if size > most:
+        raise DataError(
+            f"{where} comes to {size / 1e9:,.3g} GB or more as it is read, above data.max_table_gb "
+            f"= {most / 1e9:g}; raise it, or give a part of the data"
+        )
 
-    Raises DataError naming `where` and the cure for what is no JSON, nested beyond what can be
-    read, or has a key twice in one object; and for a whole number of more digits than Python
-    reads (4,300).
-    """
+
+def _bytes(path: Path, most: int) -> bytes:
     try:
-        return json.loads(text, object_pairs_hook=_object)
-    except json.JSONDecodeError as error:
-        line = f", line {error.lineno}" if isinstance(where, Path) else ""
-        raise DataError(
-            f"{where}{line}: broken JSON at column {error.colno} ({error.msg}); {cure}"
-        ) from error
-    except RecursionError as error:
-        raise DataError(f"{where}: nested too deep; {cure}") from error
-    except _TwiceError as error:
-        raise DataError(f"{where}: key {error.args[0]!r} comes twice; keep one") from error
-    except ValueError as error:  # What else Python says against a number.
-        raise DataError(
-            f"{where} holds a whole number of more digits than can be read; write it as text, in "
-            "quotes"
-        ) from error
+        with path.open("rb") as file:
+            packed = file.read(2) == b"\x1f\x8b"
+            file.seek(0)
+            if not packed:
+                require_size(path, path.stat().st_size, most)
+                return file.read()
+            data = bytearray()
+            with gzip.GzipFile(fileobj=file) as unpacked:
+                while chunk := unpacked.read(_CHUNK):
+                    data += chunk
+                    require_size(f"{path}, unpacked,", len(data), most)
+            return bytes(data)
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise DataError(f"{path} is packed and broken ({error}); copy the file anew") from error
+    except OSError as error:
+        raise DataError(f"{path} cannot be read ({_reason(error)}); check it") from error
 
 
-def require_characters(where: str, texts: Iterable[str]) -> None:
-    """Raise DataError for half of a surrogate pair, which JSON can spell but no tokenizer reads."""
-    for text in texts:
-        if not text.isascii() and any("\ud800" <= sign <= "\udfff" for sign in text):
-            raise DataError(
-                f"{where} holds half of a surrogate pair, which is no character; mend that row"
-            )
+def _reason(error: Exception) -> str:
+    return (error.strerror if isinstance(error, OSError) else None) or str(error)
 
 
-class _TwiceError(Exception):
-    pass
-
-
-def _object(pairs: list[tuple[str, object]]) -> dict[str, object]:
-    values = dict(pairs)
-    if len(values) < len(pairs):
-        seen: set[str] = set()
-        raise _TwiceError(next(key for key, _ in pairs if key in seen or seen.add(key)))  # type: ignore[func-returns-value]
-    return values
+def _ends(path: Path, suffixes: tuple[str, ...]) -> bool:
+    return path.name.lower().endswith(suffixes)

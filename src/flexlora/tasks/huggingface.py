@@ -10,7 +10,7 @@ from typing import Annotated, Any, ClassVar, final
 from flexlora.errors import DataError, nearest
 from flexlora.options import Option, cut
 from flexlora.tasks.columns import Row, Rows
-from flexlora.tasks.files import place_of
+from flexlora.tasks.files import place_of, require_size
 from flexlora.tasks.table_source import TableSource
 
 
@@ -43,6 +43,7 @@ class HuggingFace(TableSource):
         columns = tuple(data.column_names)
         wanted = self.named_columns()
         data = data.select_columns([name for name in columns if name in wanted])
+        require_size(where, data.data.nbytes, self.limits.table_bytes)
         names = {
             column: list(feature.names)
             for column, feature in data.features.items()

@@ -9,9 +9,11 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 from flexlora.errors import DataError
+from flexlora.options import cut, seen
 from flexlora.tasks.task import Turn
 
 # What speakers are called, and who they are.
@@ -29,6 +31,7 @@ _ROLES = {
     "function": "tool",
     "observation": "tool",
 }
+_SHOWN = 8  # Keys that an error lists at most.
 _KEYS = (("role", "content"), ("from", "value"))
 # Who may speak after whom; nobody: at the beginning, after the system message.
 _AFTER = {
@@ -75,8 +78,8 @@ def conversation(value: object, where: str) -> Conversation:
     _require_turns(spoken, len(turns) - len(spoken), where)
     if spoken[-1].calls:
         raise DataError(
-            f"{where}, message {len(turns)}, calls a tool, but what is learnt is the last message's "
-            "text; end with the answer, or write the call as text"
+            f"{where}, message {len(turns)}, calls a tool, but what is learnt is the last "
+            "message's text; end with the answer, or write the call as text"
         )
     asked = 2 if turns[-2].role == "user" else 1  # A tool's answer stays in the history.
     prompt = turns[-2].text if asked == 2 else ""
@@ -100,13 +103,14 @@ def _turn(message: object, where: str) -> Turn:
     found = message if isinstance(message, Mapping) else {}
     keys = next((keys for keys in _KEYS if found.get(keys[0]) is not None), None)
     if keys is None or (keys[1] not in found and not found.get("tool_calls")):
-        shown = ", ".join(map(str, found)) if isinstance(message, Mapping) else "no object"
+        names = [seen(str(name)) for name in islice(found, _SHOWN)]
+        shown = ", ".join(names) or "no key" if isinstance(message, Mapping) else "no object"
         raise DataError(f"{where}, has {shown}; give it the keys role and content")
     speaker = found[keys[0]]
     if not isinstance(speaker, str) or speaker not in _ROLES:
         raise DataError(
-            f"{where}, has {keys[0]} {speaker!r}; give one of system, user, assistant, tool "
-            "(or human, gpt, observation, function_call)"
+            f"{where}, has {keys[0]} {cut(repr(speaker), 60)}; give one of system, user, "
+            "assistant, tool (or human, gpt, observation, function_call)"
         )
     role, calls = _ROLES[speaker], found.get("tool_calls")
     if calls and role != "assistant":
@@ -127,7 +131,9 @@ def _text(content: object, where: str, key: str, *, optional: bool) -> str:
         text = part.get("text") if isinstance(part, Mapping) else part
         kind = part.get("type", "text") if isinstance(part, Mapping) else "text"
         if kind != "text":
-            raise DataError(f"{where}, has a part of type {kind!r}; only text can be learnt from")
+            raise DataError(
+                f"{where}, has a part of type {cut(repr(kind), 60)}; only text can be learnt from"
+            )
         if not isinstance(text, str):
             raise DataError(
                 f"{where}, has {key} of type {type(text).__name__}, expected text; mend that row"

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from flexlora.errors import DataError
-from flexlora.tasks.files import parsed_json, require_characters
+from flexlora.tasks.json_text import parsed_json, require_characters
 from flexlora.tasks.task import Example, Task
 
 Pick = Callable[[str, int], Sequence[int]]  # (task name, number of its examples) → those to keep

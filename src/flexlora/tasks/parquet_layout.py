@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from flexlora.errors import DataError
-from flexlora.tasks.files import parsed_json, require_characters
+from flexlora.tasks.json_text import parsed_json, require_characters
 from flexlora.tasks.official_layout import Pick, fallback_id, first_text
 from flexlora.tasks.parquet_source import opened
 from flexlora.tasks.task import Example, Task

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import abc
+import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Annotated, ClassVar, final
@@ -11,6 +12,13 @@ from flexlora.errors import ConfigError, DataError
 from flexlora.options import Option, require
 from flexlora.partition.split import named_generator, sample
 from flexlora.tasks.columns import Columns, Record, Rows
+from flexlora.tasks.limits import (
+    ROW_CHARACTERS,
+    TABLE_GB,
+    Limits,
+    MaxRowCharacters,
+    MaxTableGb,
+)
 from flexlora.tasks.source import Corpus, LeastExamples, Share
 from flexlora.tasks.task import Example, Task
 
@@ -74,6 +82,8 @@ class TableSource(abc.ABC):
     examples_per_task: Annotated[int | None, Option("examples a task; none: all", least=1)] = None
     share: Share = None
     min_examples: LeastExamples = 0
+    max_row_characters: MaxRowCharacters = ROW_CHARACTERS
+    max_table_gb: MaxTableGb = TABLE_GB
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -135,6 +145,10 @@ class TableSource(abc.ABC):
             notes,
         )
 
+    @property
+    def limits(self) -> Limits:
+        return Limits(self.max_row_characters, int(min(self.max_table_gb * 1e9, sys.maxsize)))
+
     @final
     def named_columns(self) -> set[str]:
         """All columns that the options name."""
@@ -151,6 +165,7 @@ class TableSource(abc.ABC):
             self.client,
             self.category,
             self.id,
+            limits=self.limits,
         )
 
     def _read(self, table: Rows, notes: list[str]) -> list[Record]:
