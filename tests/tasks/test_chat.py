@@ -8,9 +8,10 @@ import pytest
 
 from flexlora.errors import DataError
 from flexlora.models import load_model
-from flexlora.tasks.columns import Columns, Row, Rows
+from flexlora.tasks.columns import Columns
 from flexlora.tasks.messages import Conversation, conversation
 from flexlora.tasks.prompts import encode
+from flexlora.tasks.rows import Row, Rows
 from flexlora.tasks.task import Example, Turn
 
 SYSTEM = {"role": "system", "content": "Be brief."}

@@ -17,7 +17,8 @@ import pyarrow.parquet
 import pytest
 
 from flexlora.errors import ConfigError, DataError
-from flexlora.tasks.columns import Columns, Row, Rows
+from flexlora.tasks.columns import Columns
+from flexlora.tasks.rows import Row, Rows
 from flexlora.tasks.source import Corpus, open_source
 from flexlora.tasks.task import Example, Task
 

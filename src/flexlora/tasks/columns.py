@@ -2,42 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from flexlora.errors import ConfigError, DataError
 from flexlora.options import cut, seen
-from flexlora.tasks.json_text import parsed_json, require_characters
+from flexlora.tasks.cells import Cells
+from flexlora.tasks.json_text import require_characters
 from flexlora.tasks.limits import DEFAULT, Limits
 from flexlora.tasks.messages import conversation
+from flexlora.tasks.rows import Row, Rows
 from flexlora.tasks.task import Example, Turn
 
 _SHOWN = 20  # columns that an error lists at most
-TEXT, WHOLE, LIST = "text", "a whole number", "a list"
-
-
-@dataclass(frozen=True)
-class Row:
-    """One row of a table. place: where it stands, for errors ("a.jsonl, line 7"); id: short."""
-
-    place: str
-    id: str
-    values: Mapping[str, Any]
-
-
-@dataclass(frozen=True)
-class Rows:
-    """A table as it was read. where: its file or name; columns: all that any row has.
-
-    parts: what it was read from, each by one name however it was asked for: whole paths of files,
-    or splits of a dataset.
-    """
-
-    where: str
-    columns: tuple[str, ...]
-    rows: Sequence[Row]
-    parts: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -98,7 +75,7 @@ class Columns:
                         f"{_listed(table.columns)}; {_alike(column, table.columns)}set data.{key} "
                         "to one of them"
                     )
-        cells, named = _Cells(), self._named()
+        cells, named = Cells(), self._named()
         for row in table.rows:
             self.limits.require_row(row.place, *(row.values.get(column) for column in named))
         records = [self._record(row, cells) for row in table.rows]
@@ -120,7 +97,7 @@ class Columns:
                     f"{_listed(table.columns)}; set it to one of them{chat}"
                 )
 
-    def _record(self, row: Row, cells: _Cells) -> Record:
+    def _record(self, row: Row, cells: Cells) -> Record:
         history: tuple[Turn, ...] = ()
         text = ""
         choices: tuple[str, ...] = ()
@@ -152,115 +129,6 @@ class Columns:
         return Record(client, example)
 
 
-class _Cells:
-    """Reads values, and holds each column to the kind of its first value."""
-
-    def __init__(self) -> None:
-        self._first: dict[str, tuple[str, str]] = {}  # column → kind, place
-        self._empty: dict[str, list[str]] = {}  # columns → places
-
-    def text(self, row: Row, column: str) -> str:
-        return str(self._value(row, column, (TEXT, WHOLE)))
-
-    def name(self, row: Row, column: str) -> str:
-        """Whose a row is, or what it is called: a blank would pool rows that say nothing."""
-        text = self.text(row, column)
-        self.note_empty(row, column, (text,))
-        return text
-
-    def optional(self, row: Row, column: str) -> str:
-        return "" if row.values.get(column) is None else self.text(row, column)
-
-    def choices(self, row: Row, column: str) -> tuple[str, ...]:
-        value = self._value(row, column, (LIST, TEXT))
-        where = f"{row.place}: {column}"
-        if isinstance(value, str):
-            cure = 'write the choices as ["first", "second"]'
-            value = parsed_json(value, where, cure)
-            if not isinstance(value, list):
-                raise DataError(f"{where} is text, but no list in JSON; {cure}")
-        found = _texts(value, where)
-        if len(found) < 2 or len(set(found)) < len(found):
-            raise DataError(f"{where} holds {len(found)} choices; give two or more, all different")
-        return found
-
-    def references(self, row: Row, column: str, choices: Sequence[str]) -> tuple[str, ...]:
-        value = self._value(row, column, (TEXT, WHOLE, LIST))
-        where = f"{row.place}: {column}"
-        if isinstance(value, int) and choices:
-            if not 0 <= value < len(choices):
-                raise DataError(
-                    f"{where} is {cut(str(value), 40)}, but there are {len(choices)} choices; give "
-                    f"the place of the right one, from 0 to {len(choices) - 1}, or its text"
-                )
-            return (choices[value],)
-        found = (str(value),) if isinstance(value, str | int) else _texts(value, where)
-        if choices and found[0] not in choices:
-            raise DataError(
-                f"{where} is {cut(found[0], 40)!r}, which is none of the {len(choices)} choices; "
-                "give one of them"
-            )
-        return found
-
-    def note_empty(self, row: Row, column: str, texts: Sequence[str]) -> None:
-        """Remember a row whose text is blank: all of them are told at once."""
-        if not all(text.strip() for text in texts):
-            self._empty.setdefault(column, []).append(row.place)
-
-    def require_full(self) -> None:
-        for column, places in self._empty.items():
-            rows = "row has" if len(places) == 1 else "rows have"
-            raise DataError(
-                f"{places[0]}: {column} is blank; {len(places)} {rows} nothing there: fill or "
-                "remove what is empty"
-            )
-
-    def _value(self, row: Row, column: str, expected: Collection[str]) -> Any:
-        value = row.values.get(column)
-        kind = kind_of(value)
-        if kind not in expected:
-            raise DataError(
-                f"{row.place}: {column} is {_shown(kind, value)}, expected "
-                f"{' or '.join(expected)}; mend that row"
-            )
-        first, place = self._first.setdefault(column, (kind, row.place))
-        if kind != first:
-            raise DataError(
-                f"{row.place}: {column} is {_shown(kind, value)}, but {first} in {place}; write "
-                "the whole column alike"
-            )
-        return value
-
-
-def kind_of(value: object) -> str:
-    """A value's kind in words."""
-    for kind, words in (
-        (type(None), "null"),
-        (bool, "true or false"),
-        (str, TEXT),
-        (int, WHOLE),
-        (float, "a number with a decimal point"),
-        (list | tuple, LIST),
-        (Mapping, "an object"),
-        (bytes, "bytes"),
-    ):
-        if isinstance(value, kind):
-            return words
-    return f"of type {type(value).__name__}"
-
-
-def _texts(values: Sequence[object], where: str) -> tuple[str, ...]:
-    if not values:
-        raise DataError(f"{where} is an empty list; give one text or more")
-    for place, value in enumerate(values):
-        if not isinstance(value, str):
-            raise DataError(
-                f"{where}, item {place + 1}, is {_shown(kind_of(value), value)}, expected text; "
-                "mend that row"
-            )
-    return tuple(str(value) for value in values)
-
-
 def _require_distinct(rows: Sequence[Row], ids: Sequence[str]) -> None:
     places: dict[str, str] = {}
     for row, name in zip(rows, ids, strict=True):
@@ -270,11 +138,6 @@ def _require_distinct(rows: Sequence[Row], ids: Sequence[str]) -> None:
                 "its own, or leave data.id out"
             )
         places[name] = row.place
-
-
-def _shown(kind: str, value: object) -> str:
-    plain = isinstance(value, int | float) and not isinstance(value, bool)
-    return f"{kind} ({cut(str(value), 40)})" if plain else kind
 
 
 def _listed(columns: Sequence[str]) -> str:

@@ -14,9 +14,9 @@ from typing import final
 
 from flexlora.errors import DataError
 from flexlora.options import cut
-from flexlora.tasks.columns import Row, Rows
 from flexlora.tasks.files import files_at, parts_of, plain_name, read_text
 from flexlora.tasks.limits import Limits
+from flexlora.tasks.rows import Row, Rows
 from flexlora.tasks.table_source import TableSource
 
 SUFFIXES = (".csv", ".tsv")

@@ -9,8 +9,8 @@ from typing import Annotated, Any, ClassVar, final
 
 from flexlora.errors import DataError, nearest
 from flexlora.options import Option, cut
-from flexlora.tasks.columns import Row, Rows
 from flexlora.tasks.files import place_of, require_size
+from flexlora.tasks.rows import Row, Rows
 from flexlora.tasks.table_source import TableSource
 
 

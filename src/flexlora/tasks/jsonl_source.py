@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any, final
 
 from flexlora.errors import DataError
-from flexlora.tasks.columns import Row, Rows, kind_of
 from flexlora.tasks.files import files_at, parts_of, plain_name, read_text
 from flexlora.tasks.json_text import array_items, parsed_json
 from flexlora.tasks.limits import Limits
+from flexlora.tasks.rows import Row, Rows, kind_of
 from flexlora.tasks.table_source import TableSource
 
 SUFFIXES = (".jsonl", ".ndjson")

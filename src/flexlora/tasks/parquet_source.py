@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any, final
 
 from flexlora.errors import DataError
-from flexlora.tasks.columns import Row, Rows
 from flexlora.tasks.files import files_at, parts_of, require_size
+from flexlora.tasks.rows import Row, Rows
 from flexlora.tasks.table_source import TableSource
 
 SUFFIXES = (".parquet",)

@@ -11,7 +11,7 @@ from typing import Annotated, ClassVar, final
 from flexlora.errors import ConfigError, DataError
 from flexlora.options import Option, require
 from flexlora.partition.split import named_generator, sample
-from flexlora.tasks.columns import Columns, Record, Rows
+from flexlora.tasks.columns import Columns, Record
 from flexlora.tasks.limits import (
     ROW_CHARACTERS,
     TABLE_GB,
@@ -19,6 +19,7 @@ from flexlora.tasks.limits import (
     MaxRowCharacters,
     MaxTableGb,
 )
+from flexlora.tasks.rows import Rows
 from flexlora.tasks.source import Corpus, LeastExamples, Share
 from flexlora.tasks.task import Example, Task
 
