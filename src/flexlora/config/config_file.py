@@ -13,6 +13,7 @@ from flexlora.config.config import Config, ScreensConfig
 from flexlora.config.table import Choice, Table
 from flexlora.config.toml import describe
 from flexlora.errors import ConfigError, nearest
+from flexlora.options import cut
 
 Document = dict[str, dict[str, Any]]
 
@@ -126,7 +127,7 @@ def _override_value(item: str, text: str) -> Any:
         parsed = tomllib.loads(f"value = {text}")
     except (ValueError, RecursionError) as error:
         if not isinstance(error, tomllib.TOMLDecodeError):
-            raise ConfigError(f"--set {describe(item)}: {error}; give another value") from error
+            raise ConfigError(f"--set {cut(item, 60)}: {error}; give another value") from error
         if text == "" or text[0] in "\"'[{" or "\n" in text:
             raise ConfigError(
                 f"--set {item}: {text or 'nothing'} is not a TOML value; write it as in the config"
