@@ -25,6 +25,7 @@ ROWS = [
     for i in range(24)
 ]
 NAMED = {"prompt": "q", "response": "a", "test_share": 0.2, "max_tokens": 250}
+NO_COLUMNS = {"prompt": None, "response": None, "test_share": None}
 
 
 @dataclass(frozen=True)
@@ -102,6 +103,12 @@ case("parquet as text", "d.jsonl is a parquet file, no text; set data.source to 
 case("gzip that breaks off", "d.jsonl.gz is packed and broken (", "); copy the file anew")(
     lambda p: p.run(p.put(gzip.compress(b"x" * 99)[:-9], "d.jsonl.gz"))
 )
+for source in ("huggingface", "csv", "parquet", "natural_instructions"):
+    case(f"a path of {source} that cannot be", "xxx… cannot be read (", "); check it")(
+        lambda p, s=source: p.run(  # type: ignore[misc]
+            Path("x" * 5000), s, **(NO_COLUMNS if s == "natural_instructions" else {})
+        )
+    )
 case("a path that cannot be", "cannot be read (", "); check it")(
     lambda p: p.run(p.folder / ("x" * 5000))
 )

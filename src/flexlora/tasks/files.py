@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from flexlora.errors import DataError
+from flexlora.options import cut
 
 PACKED = ".gz"
 _CHUNK = 1 << 24  # Bytes that are unpacked at once.
@@ -25,11 +26,18 @@ _KINDS = (
 
 
 def place_of(path: str) -> Path:
-    """The path, with ~ for a user's home. Raises DataError for a user who is not here."""
+    """The path, with ~ for a user's home.
+
+    Raises DataError for a user who is not here, and where nothing can even be looked for.
+    """
     try:
-        return Path(path).expanduser()
+        place = Path(path).expanduser()
+        place.is_file()
     except RuntimeError as error:
         raise DataError(f"{path} names a home that is not here; write the path out") from error
+    except OSError as error:
+        raise DataError(f"{cut(path, 60)} cannot be read ({_reason(error)}); check it") from error
+    return place
 
 
 def files_at(path: str, suffixes: Sequence[str]) -> list[Path]:
@@ -47,7 +55,7 @@ def files_at(path: str, suffixes: Sequence[str]) -> list[Path]:
         names = tuple(suffix + packed for suffix in suffixes for packed in ("", PACKED))
         found = sorted(f for f in place.iterdir() if f.is_file() and _ends(f, names))
     except (OSError, ValueError) as error:
-        raise DataError(f"{path!r} cannot be read ({_reason(error)}); check it") from error
+        raise DataError(f"{cut(path, 60)} cannot be read ({_reason(error)}); check it") from error
     if not found:
         raise DataError(
             f"folder {path} holds no {' or '.join(suffixes)} file; set the path to the right folder"
