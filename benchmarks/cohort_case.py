@@ -14,8 +14,9 @@ import torch
 
 from flexlora.adapters import Adapter, Factors, LayerSpec, lora_scale
 from flexlora.models import BaseModel, load_model
-from flexlora.tasks.prompts import Encoded, Style, encode_tasks, register_style
+from flexlora.tasks.prompts import Encoded, encode_tasks
 from flexlora.tasks.source import open_source
+from flexlora.tasks.styles import Style, register_style
 from flexlora.training import Recipe, Visit
 
 SHARED = Path(__file__).parents[2] / "shared"

@@ -84,6 +84,6 @@ def shown(value: object) -> str:
         return f"{type(value).__name__} of great length"
 
 
-def cut_short(text: str) -> str:
-    """The text, in 60 characters at most."""
-    return text if len(text) <= _SHOWN else text[: _SHOWN - 1] + "…"
+def cut_short(text: str, most: int = _SHOWN) -> str:
+    """The text, in so many characters at most; "…" ends one that was cut."""
+    return text if len(text) <= most else text[: most - 1] + "…"

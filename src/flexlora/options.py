@@ -160,6 +160,13 @@ def shown(value: object) -> str:
     return cut_short(text)
 
 
+def seen(name: str) -> str:
+    """A name out of somebody's file as errors show it, cut short: in quotes, with what is not seen
+    spelt out, where it holds or ends in such."""
+    name = cut_short(name)
+    return name if name.isprintable() and name == name.strip() and name else repr(name)
+
+
 def _argument(hint: Any, default: Any) -> Argument:
     option = Option("")
     if get_origin(hint) is Annotated:

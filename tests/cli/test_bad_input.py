@@ -124,6 +124,15 @@ case("config is a folder", "cannot be read")(lambda p: p.run_file(p.folder))
 case("config truncated", "c.toml is not TOML", "correct that line")(
     lambda p: p.text("[model]\nname = 'ti")
 )
+case("config with a number without end", "c.toml is not TOML: Exceeds the limit")(
+    lambda p: p.text(f"[federation]\nrounds = {'9' * 5000}\n")
+)
+case("--set with a number without end", "--set federation.rounds=99", "…: Exceeds the limit (4300")(
+    lambda p: p.run(f"federation.rounds={'9' * 5000}")
+)
+case("--set nested without end", "--set data.prompt=[[", "; give another value")(
+    lambda p: p.run(f"data.prompt={'[' * 5000}")
+)
 case("config is JSON", "is not TOML")(lambda p: p.text('{"model": {}}'))
 case("config is binary", "is not UTF-8 text; give a TOML file")(lambda p: p.text(b"\x89PNG\xff"))
 case("unknown table", "[trainning]", "did you mean 'training'?")(lambda p: p.text("[trainning]"))
@@ -157,7 +166,7 @@ case("rule option out of range", "rule.gamma is 2, expected a number above 0 and
 case("unknown mix", "mix 'unifrom' is unknown; did you mean 'uniform'?")(
     lambda p: p.run("clients.mix=unifrom")
 )
-case("unknown prompt", "'alpacca' is unknown; did you mean 'alpaca'?")(
+case("unknown prompt", "model.prompt is 'alpacca'; did you mean 'alpaca'?")(
     lambda p: p.run("model.prompt=alpacca")
 )
 case("unknown source", "data.source is 'embeded'; did you mean 'embedded'?")(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ ROWS = [
     for i in range(24)
 ]
 NAMED = {"prompt": "q", "response": "a", "test_share": 0.2, "max_tokens": 250}
+NO_COLUMNS = {"prompt": None, "response": None, "test_share": None}
 
 
 @dataclass(frozen=True)
@@ -77,10 +79,72 @@ case("UTF-16", "d.jsonl, line 1: byte 0xff at offset 0 is not UTF-8")(
 case("broken line", "d.jsonl, line 2: broken JSON at column 10", "; write one whole object a line")(
     lambda p: p.run(p.put('{"q":"a","a":"b"}\n{"q":"a",\n'))
 )
-case("one JSON list", "d.jsonl, line 1 is a list, expected an object; write one a line")(
-    lambda p: p.run(p.put('[{"q": "a", "a": "b"}]'))
+case("a JSON list of lists", "d.jsonl, item 2 is a list, expected an object; write objects")(
+    lambda p: p.run(p.put('[{"q": "a", "a": "b"},\n[]]'))
 )
-case("nested without end", "d.jsonl, line 1: nested too deep; one plain object is expected")(
+case(
+    "a JSON list that breaks off", "d.json, line 2: broken JSON at column 1 (Expecting ',' or ']'"
+)(lambda p: p.run(p.put('[{"q": "a", "a": "b"}\n', "d.json")))
+case("a JSON list and more", "d.json, line 2: broken JSON at column 1 (Extra data)")(
+    lambda p: p.run(p.put('[{"q": "a", "a": "b"}]\n[]', "d.json"))
+)
+case("a number without end in a list", "d.json, item 2 holds a whole number of more digits")(
+    lambda p: p.run(p.put('[{"q": "a", "a": "b"}, ' + "7" * 5000 + "]", "d.json"))
+)
+case("packed by another program", "d.jsonl is packed by zstd, no text; unpack it")(
+    lambda p: p.run(p.put(b"\x28\xb5\x2f\xfd\x00"))
+)
+case(
+    "a spreadsheet", "d.csv is a zip archive (or a spreadsheet), no text; unpack it, or save it as"
+)(lambda p: p.run(p.put(b"PK\x03\x04\x00", "d.csv"), "csv"))
+case("parquet as text", "d.jsonl is a parquet file, no text; set data.source to 'parquet'")(
+    lambda p: p.run(p.put(b"PAR1\x15"))
+)
+case("gzip that breaks off", "d.jsonl.gz is packed and broken (", "); copy the file anew")(
+    lambda p: p.run(p.put(gzip.compress(b"x" * 99)[:-9], "d.jsonl.gz"))
+)
+for source in ("huggingface", "csv", "parquet", "natural_instructions"):
+    case(f"a path of {source} that cannot be", "xxx… cannot be read (", "); check it")(
+        lambda p, s=source: p.run(  # type: ignore[misc]
+            Path("x" * 5000), s, **(NO_COLUMNS if s == "natural_instructions" else {})
+        )
+    )
+case("a path that cannot be", "cannot be read (", "); check it")(
+    lambda p: p.run(p.folder / ("x" * 5000))
+)
+case(
+    "a blank before a name", "has q, ' a'; ' a' differs by blanks, marks or capitals alone: rename"
+)(lambda p: p.run(p.put("q, a\n1,2\n", "d.csv"), "csv"))
+case(
+    "a name that is not seen", r"has q, '\u200b\u202ea'; '\u200b\u202ea' differs by blanks, marks"
+)(lambda p: p.run(p.put("q,\u200b\u202ea\n1,2\n", "d.csv"), "csv"))
+case(
+    "a name of half a character", r"column 'a' is not in", r"which has q, '\ud800'; set data.resp"
+)(lambda p: p.run(p.put('{"q": "x", "\\ud800": "y"}\n')))
+case(
+    "a long row",
+    "line 25 holds 1,000,004 characters in its named columns, and data.max_row_characters = "
+    "1,000,000 allows 1,000,000; shorten that row, or raise it",
+)(lambda p: p.run(p.rows({**ROWS[0], "q": "x" * 1_000_001})))
+case("a long line", "line 25 holds 1,0", " characters in all, and data.max_row_characters = 100 ")(
+    lambda p: p.run(p.rows({**ROWS[0], "more": "x" * 1000}), max_row_characters=100)
+)
+case("a long chat", "line 1 holds 107 characters in its named columns, and data.max_row_char")(
+    lambda p: p.run(
+        p.put(json.dumps({"m": [{"role": "user", "content": "x" * 100}]}) + "\n"),
+        prompt=None,
+        response=None,
+        messages="m",
+        max_row_characters=50,
+    )
+)
+case(
+    "a large file", "d.jsonl comes to ", "as it is read, above data.max_table_gb = 1e-06; raise it"
+)(lambda p: p.run(p.rows(), max_table_gb=1e-6))
+case("a file that unpacks without end", "d.jsonl.gz, unpacked, comes to ", "= 0.001; raise it, or")(
+    lambda p: p.run(p.put(gzip.compress(bytes(2_000_000)), "d.jsonl.gz"), max_table_gb=1e-3)
+)
+case("nested without end", "d.jsonl, line 1: nested too deep; write one whole object a line")(
     lambda p: p.run(p.put('{"q": ' + "[" * 100_000))
 )
 case(
@@ -102,10 +166,78 @@ case("CSV quotes that never close", "d.csv, line 3: a quote opens there that nev
 case("CSV columns twice", "d.csv, line 1: column 'q' comes 2 times; rename them")(
     lambda p: p.run(p.put("q,a,q\n1,2,3\n", "d.csv"), "csv")
 )
+case("CSV column without a name", "d.csv, line 1: column 3 of 3 has no name; name it, or take out")(
+    lambda p: p.run(p.put("q,a,\n1,2,\n", "d.csv"), "csv")
+)
+case("CSV column of blanks", "d.csv, line 1: column 2 of 3 has no name")(
+    lambda p: p.run(p.put("q, ,a\n1,2,3\n", "d.csv"), "csv")
+)
+case("a number without end", "d.jsonl, line 25 holds a whole number of more digits than can be")(
+    lambda p: p.run(p.put(p.rows().read_text() + '{"q": "x", "a": ' + "9" * 5000 + "}\n"))
+)
+case("a long number where text is expected", "key is a whole number (1111", "…), but text in")(
+    lambda p: p.run(p.rows({**ROWS[0], "key": int("1" * 4000)}), id="key")
+)
+case("choices nested without end", "d.jsonl, line 1: c: nested too deep; write the choices as")(
+    lambda p: p.run(
+        p.put("".join(json.dumps({**row, "c": "[" * 50_000}) + "\n" for row in ROWS)), choices="c"
+    )
+)
+case("somebody else's home", "~nosuchuser/d.jsonl names a home that is not here; write the path")(
+    lambda p: p.run(Path("~nosuchuser/d.jsonl"))
+)
 case("CSV without rows", "d.csv holds no rows")(lambda p: p.run(p.put("q,a\n", "d.csv"), "csv"))
 case("parquet truncated", "d.parquet is missing, truncated or no parquet file", "copy the file")(
     lambda p: p.run(p.put(b"PAR1 no", "d.parquet"), "parquet")
 )
+
+
+@case(
+    "parquet that unpacks without end", "d.parquet comes to 0.00", "above data.max_table_gb = 0.005"
+)
+def _(place: Place) -> Sequence[object]:
+    long = pyarrow.array(["x" * 10_000]).dictionary_encode()
+    table = pyarrow.table({"q": pyarrow.concat_arrays([long] * 900), "a": ["y"] * 900})
+    pyarrow.parquet.write_table(table, place.folder / "d.parquet")
+    assert (place.folder / "d.parquet").stat().st_size < 100_000
+    return place.run(place.folder / "d.parquet", "parquet", max_table_gb=0.005)
+
+
+@case("parquet of times", "d.parquet: column 'q' is of type timestamp[ns]; write it as text")
+def _(place: Place) -> Sequence[object]:
+    path = place.folder / "d.parquet"
+    times = pyarrow.array([1], type=pyarrow.timestamp("ns"))
+    pyarrow.parquet.write_table(pyarrow.table({"q": times, "a": ["x"]}), path)
+    return place.run(path, "parquet")
+
+
+@case("parquet of times inside", "d.parquet, row 0: a, item 1, is of type time, expected text")
+def _(place: Place) -> Sequence[object]:
+    path = place.folder / "d.parquet"
+    kind = pyarrow.list_(pyarrow.time64("ns"))
+    times = pyarrow.array([[1000], [1]], type=kind)
+    pyarrow.parquet.write_table(pyarrow.table({"q": ["x", "y"], "a": times}), path)
+    return place.run(path, "parquet")
+
+
+@case(
+    "parquet that is no UTF-8",
+    "d.parquet, row 1: it cannot be read ('utf-8' codec",
+    "mend that row",
+)
+def _(place: Place) -> Sequence[object]:
+    path = place.folder / "d.parquet"
+    texts = pyarrow.array([b"x", b"\xff"]).view(pyarrow.string())
+    pyarrow.parquet.write_table(pyarrow.table({"q": texts, "a": ["x", "y"]}), path)
+    return place.run(path, "parquet")
+
+
+@case("parquet columns twice", "d.parquet: column 'q' comes 2 times; rename them")
+def _(place: Place) -> Sequence[object]:
+    path = place.folder / "d.parquet"
+    table = pyarrow.Table.from_arrays([pyarrow.array(["x"])] * 3, names=["q", "a", "q"])
+    pyarrow.parquet.write_table(table, path)
+    return place.run(path, "parquet")
 
 
 @case("parquet of another kind", "d.parquet, row 0: q is a number with a decimal point (0.5)")
@@ -152,6 +284,19 @@ case("ids twice", "line 25: id '0' is that of", "line 1 too; give each row its o
 case("a client that is null", "d.jsonl, line 25: who is null")(
     lambda p: p.run(p.rows({**ROWS[0], "who": None}), client="who")
 )
+for column in ("who", "kind", "key"):
+    named = {"who": "client", "kind": "category", "key": "id"}[column]
+    case(f"a {named} that is half a character", "line 1 holds half of a surrogate pair, which is")(
+        lambda p, c=column, n=named: p.run(  # type: ignore[misc]
+            p.put("".join(json.dumps({**row, c: f"\ud800{row[c]}"}) + "\n" for row in ROWS)),
+            **{n: c},
+        )
+    )
+    case(f"a {named} that is blank", f"d.jsonl, line 25: {column} is blank; 2 rows have nothing")(
+        lambda p, c=column, n=named: p.run(  # type: ignore[misc]
+            p.rows({**ROWS[0], c: ""}, {**ROWS[0], c: " "}), **{n: c}
+        )
+    )
 case("no chat", "d.jsonl, line 1: q is str, expected a list of messages")(
     lambda p: p.run(p.rows(), prompt=None, response=None, messages="q")
 )
@@ -160,6 +305,15 @@ case("chat and columns", "data.messages and data.prompt are both given")(
 )
 case("chat style without a template", "has no chat template; use the prompt style 'alpaca'")(
     lambda p: p.run(p.rows(), "jsonl", "model.prompt=chat")
+)
+case("unknown prompt style", "model.prompt is 'alpacca'; did you mean 'alpaca'?")(
+    lambda p: p.run(p.rows(), "jsonl", "model.prompt=alpacca")
+)
+case("unknown prompt style to score", "model.prompt is 'alpacca'; did you mean 'alpaca'?")(
+    lambda _: ["eval", "tiny", "--data", "embedded", "--prompt", "alpacca"]
+)
+case("no day", "model.date is 'today'; write a day as 2026-11-28")(
+    lambda p: p.run(p.rows(), "jsonl", "model.date=today")
 )
 case(
     "an option of another source",
@@ -186,6 +340,18 @@ case("the same split to train and test", "(train) is both what trains and what i
     lambda p: p.run(
         p.rows().parent, "huggingface", test_share=None, split="train", test_split="train"
     )
+)
+case("the same file by another name", "d.jsonl is both what trains and what is kept unseen; name")(
+    lambda p: p.run(p.rows(), test_share=None, test_path=f"{p.rows().parent}/./d.jsonl")
+)
+case("a file of the folder that trains", "d.jsonl is both what trains and what is kept unseen")(
+    lambda p: p.run(p.rows().parent, test_share=None, test_path=str(p.rows()))
+)
+case("the folder of the file that trains", "d.jsonl is both what trains and what is kept unseen")(
+    lambda p: p.run(p.rows(), test_share=None, test_path=str(p.rows().parent))
+)
+case("a slice of the split that trains", "(train[:2]) is both what trains and what is kept unseen")(
+    lambda p: p.run(p.rows().parent, "huggingface", test_share=None, test_split="train[:2]")
 )
 case("test file missing", "gone does not exist")(
     lambda p: p.run(p.rows(), test_share=None, test_path=str(p.folder / "gone"))

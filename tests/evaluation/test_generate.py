@@ -99,6 +99,18 @@ def test_nothing_to_do(tiny: SimpleNamespace) -> None:
     assert generate(tiny, [], batch_size=4, max_new_tokens=4) == ()
 
 
+def test_what_else_ends_a_turn_ends_a_text(tiny: SimpleNamespace) -> None:
+    prompts = some_prompts(12)
+    texts = [slow_twin(tiny.model, prompt, 12) for prompt in prompts]
+    ends = {texts[0][3], texts[1][0]}
+    expected = [ids[: next((i for i, x in enumerate(ids) if x in ends), 12)] for ids in texts]
+    assert expected != texts
+    found = generate(tiny, prompts, batch_size=5, max_new_tokens=12, ends=ends)
+    assert list(found) == [
+        tiny.tokenizer.decode(ids, skip_special_tokens=True).strip() for ids in expected
+    ]
+
+
 def test_a_row_of_limit_zero_stays_empty(tiny: SimpleNamespace) -> None:
     with torch.no_grad():
         found = _continue(tiny, [[5, 6], [7]], [0, 3], torch.device("cpu"))

@@ -171,6 +171,12 @@ BROKEN: list[tuple[Any, str]] = [
     (document(Instances=[{"input": "a", "output": []}]), r"instance 0: output is \[\], expected"),
     (document(Instances=[{"input": "a", "output": [1]}]), r"instance 0: output is \[1\]"),
     (document(Instances=[{"input": "a"}]), "instance 0: output is null"),
+    (document(Instances=[{"input": "\ud800", "output": ["x"]}]), "instance 0 holds half of a surr"),
+    (document(Definition="x" * 1_000_001), r"task1_a', 'task1-0' holds 1,000,0\d\d characters in"),
+    (document(Definition="\udfff"), "instance 0 holds half of a surrogate pair"),
+    (document(Categories="\udfff"), "instance 0 holds half of a surrogate pair"),
+    ('{"Definition": ' + "[" * 100_000, r"task1_a\.json: nested too deep; copy the file anew"),
+    ('{"Definition": ' + "9" * 5000 + "}", "holds a whole number of more digits than can be read"),
 ]
 
 
@@ -257,6 +263,9 @@ def test_an_empty_parquet(parquet: Build) -> None:
     [
         ("{broken", r"tasks\.jsonl, line 3: broken JSON"),
         ("[1]", "line 3: list, expected an object"),
+        ("[" * 100_000, "line 3: nested too deep; copy the file anew"),
+        ("9" * 5000, "line 3 holds a whole number of more digits than can be read"),
+        ('{"task": "x", "definition": "\\ud800", "category": ""}', "line 3 holds half of a surr"),
         ('{"task": "task3_c", "definition": 3, "category": "x"}', "line 3: definition is int"),
         ('{"task": "task3_c", "definition": "d"}', "line 3: category is NoneType"),
         ('{"task": "task1_a", "definition": "d", "category": "c"}', "line 3: .* described twice"),

@@ -11,12 +11,10 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from flexlora.errors import ConfigError, DataError
 from flexlora.tasks.prompts import (
-    Style,
     encode,
     encode_tasks,
-    get_style,
-    register_style,
 )
+from flexlora.tasks.styles import STYLES, Style, register_style
 from flexlora.tasks.task import Example, Task
 
 
@@ -199,10 +197,14 @@ def test_a_tokenizer_without_eos_is_refused() -> None:
         encode(tokenizer, example("x"), max_tokens=99)
 
 
-def test_the_style_registry(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("flexlora.tasks.prompts._STYLES", {"alpaca": get_style("alpaca")})
-    with pytest.raises(ConfigError, match="did you mean 'alpaca'"):
-        get_style("alpacca")
-    register_style("plain", Style(lambda _, asked: asked.instruction + asked.input, True))
-    with pytest.raises(ConfigError, match="'plain' is registered already"):
-        register_style("plain", get_style("plain"))
+def test_the_style_registry(tokenizer: PreTrainedTokenizerBase) -> None:
+    with pytest.raises(ConfigError, match=r"model.prompt is 'alpacca'; did you mean 'alpaca'"):
+        encode(tokenizer, example("x"), style="alpacca", max_tokens=99)
+    try:
+        register_style("plain", Style(lambda _, asked: asked.instruction + asked.input, True))
+        encoded = encode(tokenizer, example("x"), style="plain", max_tokens=99)
+        assert tokenizer.decode(encoded.prompt) == "<s>Do it.x"
+        with pytest.raises(ConfigError, match="'plain' is registered already"):
+            register_style("plain", Style(lambda _, asked: asked.instruction, True))
+    finally:
+        del STYLES["plain"]

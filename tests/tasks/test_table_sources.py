@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import gzip
 import json
 import subprocess
 import sys
@@ -16,7 +17,8 @@ import pyarrow.parquet
 import pytest
 
 from flexlora.errors import ConfigError, DataError
-from flexlora.tasks.columns import Columns, Row, Rows
+from flexlora.tasks.columns import Columns
+from flexlora.tasks.rows import Row, Rows
 from flexlora.tasks.source import Corpus, open_source
 from flexlora.tasks.task import Example, Task
 
@@ -100,6 +102,40 @@ def test_quotes_line_breaks_marks_and_scripts_survive(tmp_path: Path) -> None:
             path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
         (example,) = all_of(load(path, source, prompt="q").train)
         assert (example.instruction, example.references) == (text, ("好",)), kind
+
+
+def test_an_array_packed_files_and_marks_are_read(tmp_path: Path) -> None:
+    expected = load(put(tmp_path, ROWS, "jsonl"), client="who").fingerprint
+    (tmp_path / "rows.json").write_text("\ufeff" + json.dumps(ROWS, indent=2))
+    array = load(tmp_path / "rows.json", client="who", id="key")
+    assert array == load(tmp_path / "rows.jsonl", client="who", id="key")
+    assert all_of(load(tmp_path / "rows.json").train)[1].id == "rows:2"
+    (tmp_path / "empty.json").write_text(" [ ]\n")
+    with pytest.raises(DataError, match=r"empty.json holds no rows"):
+        load(tmp_path / "empty.json")
+    packed = tmp_path / "packed"
+    packed.mkdir()
+    data = (tmp_path / "rows.jsonl").read_bytes()
+    (packed / "rows.jsonl.gz").write_bytes(gzip.compress(data))
+    for path in (packed, packed / "rows.jsonl.gz"):
+        assert load(path, client="who").fingerprint == expected
+    table = put(tmp_path, ROWS, "tsv")
+    (packed / "rows.tsv.gz").write_bytes(gzip.compress(b"\xef\xbb\xbf" * 2 + table.read_bytes()))
+    assert load(packed, "csv", client="who") == load(table, "csv", client="who")
+
+
+def test_limits_can_be_raised(tmp_path: Path) -> None:
+    long = [{"q": "x" * 1_000_000, "a": "y"}]
+    path = put(tmp_path, long, "jsonl")
+    with pytest.raises(DataError, match=r"line 1 holds 1,000,001 characters in its named col"):
+        load(path, prompt="q")
+    assert len(all_of(load(path, prompt="q", max_row_characters=1_000_001).train)) == 1
+    assert (
+        len(all_of(load(path, prompt="q", max_row_characters=10**6 + 1, max_table_gb=2e-3).train))
+        == 1
+    )
+    wide = [{f"c{i}": "x" for i in range(20_000)} | {"q": "x", "a": "y"}]
+    assert len(all_of(load(put(tmp_path, wide, "csv"), "csv", prompt="q").train)) == 1
 
 
 def test_a_csv_field_may_be_longer_than_python_expects(tmp_path: Path) -> None:
@@ -257,8 +293,10 @@ def test_wrong_values_are_named_with_their_row(row: dict[str, Any], words: str) 
 
 
 def test_wrong_choices_in_text_and_by_place() -> None:
-    with pytest.raises(DataError, match="c is text, but no list in JSON; write the choices as"):
+    with pytest.raises(DataError, match=r"c: broken JSON .*; write the choices as"):
         read({**GOOD, "c": "ok|no"}, choices="c")
+    with pytest.raises(DataError, match="c is text, but no list in JSON; write the choices as"):
+        read({**GOOD, "c": '{"a": 1}'}, choices="c")
     with pytest.raises(DataError, match="a is 2, but there are 2 choices; give the place"):
         read({**GOOD, "a": 2}, choices="c")
 

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from flexlora.config.config import Config, ScreensConfig
 from flexlora.config.table import Choice, Table
 from flexlora.config.toml import describe
-from flexlora.errors import ConfigError, nearest
+from flexlora.errors import ConfigError, cut_short, nearest
 
 Document = dict[str, dict[str, Any]]
 
@@ -49,7 +49,7 @@ def load_config(path: Path | str, overrides: Sequence[str] = ()) -> Config:
         raise ConfigError(f"config {path} does not exist; check the path") from error
     except UnicodeDecodeError as error:
         raise ConfigError(f"config {path} is not UTF-8 text; give a TOML file") from error
-    except (tomllib.TOMLDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # A number of too many digits is no TOML error.
         raise ConfigError(f"config {path} is not TOML: {error}; correct that line") from error
     except OSError as error:
         raise ConfigError(f"config {path} cannot be read: {error.strerror}; check it") from error
@@ -124,7 +124,9 @@ def _with_options(name: str, table: Mapping[str, Any]) -> dict[str, Any]:
 def _override_value(item: str, text: str) -> Any:
     try:
         parsed = tomllib.loads(f"value = {text}")
-    except tomllib.TOMLDecodeError as error:
+    except (ValueError, RecursionError) as error:
+        if not isinstance(error, tomllib.TOMLDecodeError):
+            raise ConfigError(f"--set {cut_short(item)}: {error}; give another value") from error
         if text == "" or text[0] in "\"'[{" or "\n" in text:
             raise ConfigError(
                 f"--set {item}: {text or 'nothing'} is not a TOML value; write it as in the config"

@@ -2,11 +2,26 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from datetime import date, datetime
+from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, Field, field_validator
 
 from flexlora.config.table import Table, Text, as_tuple
+from flexlora.errors import ConfigError
+from flexlora.tasks.styles import STYLES
+
+
+def _as_day(value: Any) -> Any:
+    """A TOML date, or text that is one ("2026-11-28"), as text."""
+    if isinstance(value, date) and not isinstance(value, datetime):
+        return value.isoformat()
+    if isinstance(value, str):
+        try:
+            return date.fromisoformat(value).isoformat()
+        except ValueError as error:
+            raise ConfigError(f"model.date is {value!r}; write a day as 2026-11-28") from error
+    return value
 
 
 class ModelConfig(Table):
@@ -33,12 +48,22 @@ class ModelConfig(Table):
         description="adapted layers: all-linear, attention, mlp, or layer names",
     )
     prompt: Text = Field(default="alpaca", description="name of the prompt template")
+    date: Annotated[str | None, BeforeValidator(_as_day)] = Field(
+        default=None,
+        description="day that chat templates are told which ask for it; none: when the run began",
+    )
     init_from: Text | None = Field(
         default=None, description="PEFT folder or run directory to start from; none: the bare base"
     )
     init_force: bool = Field(
         default=False, description="start from it though it was made for another base model"
     )
+
+    @field_validator("prompt")
+    @classmethod
+    def _that_is_known(cls, prompt: str) -> str:
+        STYLES.named(prompt)
+        return prompt
 
     @property
     def precision(self) -> str:

@@ -9,7 +9,7 @@ is not done, for a score is of the model and not of its settings.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import torch
@@ -33,11 +33,13 @@ def generate(
     batch_size: int,
     max_new_tokens: int,
     owners: Owners | None = None,
+    ends: Collection[int] = (),
 ) -> tuple[str, ...]:
     """Continue each prompt greedily; texts without special tokens, stripped, in the given order.
 
-    A row stops at EOS, after `max_new_tokens`, or where the model's context is full. Neither the
-    batch size nor the other prompts change a text, but for ties of the argmax within rounding.
+    A row stops at EOS or at one of `ends` (what else ends a turn), after `max_new_tokens`, or where
+    the model's context is full. Neither the batch size nor the other prompts change a text, but for
+    ties of the argmax within rounding.
     owners: of the prompts, where the model carries adapters.
     Raises DataError for an empty prompt and for one that fills the context.
     """
@@ -54,7 +56,7 @@ def generate(
         for chosen in batches([len(prompt) for prompt in prompts], batch_size, owners):
             rows = [prompts[i] for i in chosen]
             mine = owners and owners.of(chosen)
-            found = _continue(model, rows, [limits[i] for i in chosen], device, mine)
+            found = _continue(model, rows, [limits[i] for i in chosen], device, mine, ends)
             for i, ids in zip(chosen, found, strict=True):
                 texts[i] = model.tokenizer.decode(ids, skip_special_tokens=True).strip()
     return tuple(texts)
@@ -73,10 +75,11 @@ def _continue(
     limits: Sequence[int],
     device: torch.device,
     owners: Owners | None = None,
+    ends: Collection[int] = (),
 ) -> list[list[int]]:
     from transformers import DynamicCache
 
-    stops = _stops(model)
+    stops = _stops(model) | set(ends)
     batch = left_pad(rows, pad_id(model.tokenizer), device)
     ids, mask, positions = batch.ids, batch.mask, batch.positions
     cache: Any = DynamicCache(config=model.model.config)

@@ -22,9 +22,10 @@ from flexlora.tasks.prompts import Encoded
 
 @dataclass(frozen=True)
 class ExampleLoss:
-    """The summed cross-entropy (nats) of one response or choice, and its tokens, EOS included.
+    """The summed cross-entropy (nats) of one response or choice, and its tokens, with the one that
+    ends it: EOS, or a chat template's end of the turn.
 
-    end: the part of its last token, which is EOS.
+    end: the part of that last token.
     """
 
     total: float

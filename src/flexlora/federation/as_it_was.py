@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from datetime import date
 from typing import Any
 
 from flexlora.config.settings import metric_fingerprints, rule_fingerprint
 from flexlora.errors import ModelError, RunError
 from flexlora.evaluation.metrics import get_metric, resolve_metrics
+from flexlora.federation.data import asks_for_the_date
 from flexlora.federation.engine import threads_of, workers_of
 from flexlora.federation.setup import Setup
 from flexlora.models import devices, find_device
 from flexlora.runs.run_directory import Run
+
+_DAY = "date"  # In resolved.toml.
 
 
 def described(setup: Setup) -> dict[str, Any]:
@@ -63,6 +67,18 @@ def _require_same(opened: Run, thing: str, was: str, now: str) -> None:
         )
 
 
+def day_of(run: Run) -> date | None:
+    """The day that the run's chats were told; None where nothing depends on it."""
+    with run.undamaged("resolved.toml"):
+        return date.fromisoformat(run.resolved[_DAY]) if _DAY in run.resolved else None
+
+
+def _day(setup: Setup) -> dict[str, str]:
+    """Only where something depends on it."""
+    asked = asks_for_the_date(setup.config, setup.model)
+    return {_DAY: setup.ground.today.isoformat()} if asked else {}
+
+
 def derived(setup: Setup) -> dict[str, Any]:
     """What was derived rather than written in the config."""
     roster = setup.roster
@@ -72,6 +88,7 @@ def derived(setup: Setup) -> dict[str, Any]:
         "workers": workers_of(setup),
         "worker_threads": threads_of(setup),
         "clients_per_round": setup.settings.schedule.clients,
+        **_day(setup),
         "layers": len(setup.model.layers),
         "fan_in_fan_out": setup.model.fan_in_fan_out,
         "clients": roster.counts(),

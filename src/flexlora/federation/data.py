@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import date
 
 import torch
 
@@ -11,6 +12,7 @@ from flexlora.errors import ConfigError, DataError
 from flexlora.evaluation import EvalClient
 from flexlora.federation.streams import Streams
 from flexlora.models import AdaptedModel
+from flexlora.tasks import chat
 from flexlora.tasks.clients import Client, Part, as_clients
 from flexlora.tasks.prompts import Encoded, encode_tasks
 from flexlora.tasks.source import SEED, Corpus, open_source
@@ -57,8 +59,18 @@ def require_context(config: Config, model: AdaptedModel) -> None:
         )
 
 
+def today_of(config: Config) -> date:
+    """The day that chat templates are told: the config's, or the one it is."""
+    return date.today() if config.model.date is None else date.fromisoformat(config.model.date)
+
+
+def asks_for_the_date(config: Config, model: AdaptedModel) -> bool:
+    """Whether what is encoded may depend on the day."""
+    return config.model.prompt == "chat" and chat.asks_for_the_date(model.tokenizer)
+
+
 def encode_part(
-    model: AdaptedModel, clients: Sequence[Client], part: Part, config: Config
+    model: AdaptedModel, clients: Sequence[Client], part: Part, config: Config, today: date
 ) -> dict[str, tuple[Encoded, ...]]:
     """Client → its encoded examples of this part; clients left with none by `skip_too_long` go."""
     encoded = encode_tasks(
@@ -67,14 +79,15 @@ def encode_part(
         style=config.model.prompt,
         max_tokens=config.data.max_tokens,
         skip_too_long=config.data.skip_too_long,
+        today=today,
     )
     return {name: examples for name, examples in encoded.items() if examples}
 
 
 def eval_clients(
-    model: AdaptedModel, clients: Sequence[Client], part: Part, config: Config
+    model: AdaptedModel, clients: Sequence[Client], part: Part, config: Config, today: date
 ) -> tuple[EvalClient, ...]:
-    encoded = encode_part(model, clients, part, config)
+    encoded = encode_part(model, clients, part, config, today)
     return tuple(EvalClient(c.id, encoded[c.id]) for c in clients if c.id in encoded)
 
 

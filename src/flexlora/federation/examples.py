@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import date
 from typing import Any
 
 from flexlora.config.config import Config
@@ -12,6 +13,7 @@ from flexlora.errors import DataError
 from flexlora.evaluation import EvalClient
 from flexlora.federation.census import Census
 from flexlora.federation.data import (
+    asks_for_the_date,
     deal_clients,
     encode_part,
     eval_clients,
@@ -115,19 +117,24 @@ class Dealt:
         clients, notes = deal_clients(config, corpus, streams)
         return Dealt(corpus, clients, (*corpus.notes, *notes))
 
-    def encoded(self, config: Config, model: AdaptedModel) -> Examples:
-        """With the model's tokenizer. Raises ConfigError, DataError for what does not fit it."""
+    def encoded(self, config: Config, model: AdaptedModel, today: date) -> Examples:
+        """With the model's tokenizer, on that day where its template asks for it.
+
+        Raises ConfigError, DataError for what does not fit it.
+        """
         require_context(config, model)
         streams, evaluation = Streams(config.federation.seed), config.evaluation
         clients, kept_out = _keep_out(self.clients, evaluation.validation_clients, streams)
         # While tuning, the unseen tasks are not even encoded.
         tested_tasks = self.corpus.unseen if evaluation.unseen else ()
         unseen = as_clients(tested_tasks, seed=streams.derive("split"), unseen=True)
-        train = encode_part(model, clients, "train", config)
-        own_validation = eval_clients(model, clients, "validation", config)
-        validating = eval_clients(model, kept_out, "test", config) if kept_out else own_validation
-        tested = eval_clients(model, unseen, "test", config)
-        own = eval_clients(model, clients, "test", config)
+        train = encode_part(model, clients, "train", config, today)
+        own_validation = eval_clients(model, clients, "validation", config, today)
+        validating = own_validation
+        if kept_out:
+            validating = eval_clients(model, kept_out, "test", config, today)
+        tested = eval_clients(model, unseen, "test", config, today)
+        own = eval_clients(model, clients, "test", config, today)
         return Examples(
             source=config.data.source,
             fingerprint=self.corpus.fingerprint,
@@ -145,7 +152,7 @@ class Dealt:
             own=some_of(own, evaluation.own_examples, streams.generator("own")),
             unseen=tested,
             census=Census.of(config.partition, clients, kept_out, unseen),
-            notes=self.notes,
+            notes=(*self.notes, *_day_notes(config, model, today)),
             left_out={
                 "clients": len(clients) - len(train),
                 "unseen_clients": len(unseen) - len(tested),
@@ -153,6 +160,15 @@ class Dealt:
                 "unseen": sum(len(c.test) for c in unseen) - sum(len(c.examples) for c in tested),
             },
         )
+
+
+def _day_notes(config: Config, model: AdaptedModel, today: date) -> tuple[str, ...]:
+    if config.model.date is not None or not asks_for_the_date(config, model):
+        return ()
+    return (
+        f"the chat template writes the date, {today.isoformat()}, which this run keeps; set "
+        "model.date to have it on any day",
+    )
 
 
 def _keep_out(

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
+from datetime import date
 from typing import Any, TypeVar
 from weakref import WeakKeyDictionary
 
 from flexlora.config.base import load_base
 from flexlora.config.config import Config
 from flexlora.errors import ModelError
+from flexlora.federation.data import today_of
 from flexlora.federation.examples import Dealt, Examples
 from flexlora.models import AdaptedModel, model_fingerprint
 
@@ -20,13 +22,15 @@ _Key = tuple[Hashable, ...]
 @dataclass(frozen=True, eq=False)
 class Ground:
     """model: adapted, with its weights, or without where it is an outline; fingerprint: of them
-    ("" for an outline); examples: encoded for it; made_of: what of a config each was made of.
+    ("" for an outline); examples: encoded for it; made_of: what of a config each was made of;
+    today: what a chat template was told that asks for the date.
     """
 
     model: AdaptedModel
     fingerprint: str
     examples: Examples
     made_of: tuple[_Key, _Key]
+    today: date
 
     @staticmethod
     def of(
@@ -35,13 +39,20 @@ class Ground:
         device: str | None = None,
         outline: bool = False,
         like: Ground | None = None,
+        today: date | None = None,
     ) -> Ground:
         """Read and load what [model], [data], [partition] and the seed say, data before weights.
 
         device: instead of the config's. like: whose model or examples are taken where they were
-        made of the same. Raises InputErrors for all that can be wrong with either.
+        made of the same. today: the day that templates are told where the config does not say it
+        (default: that of `like`, else the day it is).
+        Raises InputErrors for all that can be wrong with either.
         """
-        asked = _model_key(config, device, outline), _examples_key(config)
+        if config.model.date is not None:
+            today = today_of(config)
+        elif today is None:
+            today = today_of(config) if like is None else like.today
+        asked = _model_key(config, device, outline), (*_examples_key(config), today)
         if like is not None and like.made_of == asked:
             return like
         known = (None, None) if like is None else like.made_of
@@ -54,8 +65,8 @@ class Ground:
             examples = like.examples
         else:
             assert dealt is not None
-            examples = dealt.encoded(config, model)
-        return Ground(model, fingerprint, examples, asked)
+            examples = dealt.encoded(config, model, today)
+        return Ground(model, fingerprint, examples, asked, today)
 
     @property
     def outline(self) -> bool:
@@ -74,8 +85,11 @@ class Ground:
 _KNOWN: WeakKeyDictionary[Ground, dict[Hashable, Any]] = WeakKeyDictionary()
 
 
+_NOT_THE_MODEL = {"prompt", "date", "init_from", "init_force", "device"}
+
+
 def _model_key(config: Config, device: str | None, outline: bool) -> _Key:
-    model = config.model.model_dump(exclude={"prompt", "init_from", "init_force", "device"})
+    model = config.model.model_dump(exclude=_NOT_THE_MODEL)
     return (*sorted(model.items()), device or config.model.device, outline)
 
 

@@ -17,6 +17,7 @@ from flexlora.federation.data import (
     read_corpus,
     require_context,
     require_unseen,
+    today_of,
 )
 from flexlora.federation.sampling import sample
 from flexlora.federation.streams import Streams
@@ -63,10 +64,9 @@ def score_model(
     data = config.data.without_training()
     corpus = read_corpus(config.model_copy(update={"data": data}), streams)
     require_unseen(config, corpus)
-    clients = as_clients(
-        _some(corpus.unseen, tasks, streams), seed=streams.derive("split"), unseen=True
-    )
-    scored = eval_clients(model, clients, "test", config)
+    chosen = _some(corpus.unseen, tasks, streams)
+    clients = as_clients(chosen, seed=streams.derive("split"), unseen=True)
+    scored = eval_clients(model, clients, "test", config, today_of(config))
     if not scored:
         raise DataError(
             f"none of {len(clients)} test tasks holds an example that fits "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import closing
+from datetime import date
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,13 @@ from flexlora.config.settings import rule_of, screens_of
 from flexlora.engines.memories import Memories
 from flexlora.errors import ConfigError
 from flexlora.evaluation import MeanScore, get_metric
-from flexlora.federation.as_it_was import derived, described, require_here, require_unchanged
+from flexlora.federation.as_it_was import (
+    day_of,
+    derived,
+    described,
+    require_here,
+    require_unchanged,
+)
 from flexlora.federation.at_once import choose, resolved
 from flexlora.federation.at_once import read as at_once_of
 from flexlora.federation.collector import Plain
@@ -111,13 +118,20 @@ class Session:
                 resolved = self._resumed.resolved
                 threads, device = int(resolved["threads"]), str(resolved["device"])
             require_here(self._resumed, device)
-            setup = prepare(self.config, threads=threads, device=device)
+            setup = prepare(
+                self.config, threads=threads, device=device, today=day_of(self._resumed)
+            )
             require_unchanged(self._resumed, setup)
             return setup
         # Other numbers of threads round differently.
         threads_before = None if self._parent is None else self._parent.threads
         threads_now = self.config.run.threads or threads_before
-        return prepare(self.config, self._like, threads=threads_now)
+        return prepare(self.config, self._like, threads=threads_now, today=self._day)
+
+    @property
+    def _day(self) -> date | None:
+        """What a parent's chats were told of the date; None for the day it is."""
+        return None if self._parent is None else day_of(self._parent.run)
 
     @cached_property
     def start(self) -> Start | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import date
 from typing import Any
 
 from flexlora.config.config import Config
@@ -86,6 +87,7 @@ def prepare(
     threads: int | None = None,
     device: str | None = None,
     outline: bool = False,
+    today: date | None = None,
 ) -> Setup:
     """Load the model and the data, make the clients, draw their types. Deterministic in the seed.
 
@@ -93,12 +95,17 @@ def prepare(
     so that arms that differ in [rule], [clients], [training] or [run] share them. threads: CPU
     threads (default: the config's, else torch's own choice). device: where the model runs
     (default: the config's). outline: without the model's weights, for looking ahead only.
+    today: what chat templates are told that ask for the date (default: see `Ground.of`).
     Raises InputErrors for all that can be wrong with model, data or ranks, before anything trains.
     """
     threads = use_threads(threads or config.run.threads)
     final_settings(config)  # Unknown metrics end here, before anything is read.
     ground = Ground.of(
-        config, device=device, outline=outline, like=None if like is None else like.ground
+        config,
+        device=device,
+        outline=outline,
+        like=None if like is None else like.ground,
+        today=today,
     )
     _require_enough(config, ground.examples)
     settings = Settings.of(config, len(ground.examples.train), len(ground.examples.scorers))

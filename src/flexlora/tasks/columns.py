@@ -2,35 +2,19 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
-from flexlora.errors import ConfigError, DataError
+from flexlora.errors import ConfigError, DataError, cut_short
+from flexlora.options import seen
+from flexlora.tasks.cells import Cells
+from flexlora.tasks.json_text import require_characters
+from flexlora.tasks.limits import DEFAULT, Limits
 from flexlora.tasks.messages import conversation
-from flexlora.tasks.task import Example
+from flexlora.tasks.rows import Row, Rows
+from flexlora.tasks.task import Example, Turn
 
 _SHOWN = 20  # columns that an error lists at most
-TEXT, WHOLE, LIST = "text", "a whole number", "a list"
-
-
-@dataclass(frozen=True)
-class Row:
-    """One row of a table. place: where it stands, for errors ("a.jsonl, line 7"); id: short."""
-
-    place: str
-    id: str
-    values: Mapping[str, Any]
-
-
-@dataclass(frozen=True)
-class Rows:
-    """A table as it was read. where: its file or name; columns: all that any row has."""
-
-    where: str
-    columns: tuple[str, ...]
-    rows: Sequence[Row]
 
 
 @dataclass(frozen=True)
@@ -62,6 +46,7 @@ class Columns:
     client: str = ""
     category: str = ""
     id: str = ""
+    limits: Limits = DEFAULT
 
     def __post_init__(self) -> None:
         if self.messages and (self.prompt or self.response or self.choices):
@@ -87,13 +72,20 @@ class Columns:
                 if column and column not in table.columns:
                     raise DataError(
                         f"column {column!r} is not in {table.where}, which has "
-                        f"{_listed(table.columns)}; set data.{key} to one of them"
+                        f"{_listed(table.columns)}; {_alike(column, table.columns)}set data.{key} "
+                        "to one of them"
                     )
-        cells = _Cells()
+        cells, named = Cells(), self._named()
+        for row in table.rows:
+            self.limits.require_row(row.place, *(row.values.get(column) for column in named))
         records = [self._record(row, cells) for row in table.rows]
         cells.require_full()
         _require_distinct(table.rows, [record.example.id for record in records])
         return records
+
+    def _named(self) -> tuple[str, ...]:
+        one_each = (self.messages, self.response, self.choices, self.client, self.category, self.id)
+        return tuple(name for name in (*self.prompt, *one_each) if name)
 
     def _require_named(self, table: Rows) -> None:
         needed = () if self.messages else ("prompt", "response")
@@ -105,15 +97,14 @@ class Columns:
                     f"{_listed(table.columns)}; set it to one of them{chat}"
                 )
 
-    def _record(self, row: Row, cells: _Cells) -> Record:
-        history: tuple[tuple[str, str], ...] = ()
+    def _record(self, row: Row, cells: Cells) -> Record:
+        history: tuple[Turn, ...] = ()
         text = ""
         choices: tuple[str, ...] = ()
         references: tuple[str, ...]
         if self.messages:
             chat = conversation(row.values.get(self.messages), f"{row.place}: {self.messages}")
             history, instruction, references = chat.history, chat.prompt, (chat.response,)
-            cells.note_empty(row, self.messages, references)
         else:
             instruction = cells.text(row, self.prompt[0])
             others = [cells.optional(row, column) for column in self.prompt[1:]]
@@ -123,157 +114,44 @@ class Columns:
             references = cells.references(row, self.response, choices)
             cells.note_empty(row, self.response, references)
         example = Example(
-            id=cells.text(row, self.id) if self.id else row.id,
+            id=cells.name(row, self.id) if self.id else row.id,
             instruction=instruction,
             input=text,
             references=references,
-            category=cells.text(row, self.category) if self.category else "",
+            category=cells.name(row, self.category) if self.category else "",
             choices=choices,
             history=history,
         )
-        _require_characters(row, example)
-        return Record(cells.text(row, self.client) if self.client else "", example)
-
-
-class _Cells:
-    """Reads values, and holds each column to the kind of its first value."""
-
-    def __init__(self) -> None:
-        self._first: dict[str, tuple[str, str]] = {}  # column → kind, place
-        self._empty: dict[str, list[str]] = {}  # columns → places
-
-    def text(self, row: Row, column: str) -> str:
-        return str(self._value(row, column, (TEXT, WHOLE)))
-
-    def optional(self, row: Row, column: str) -> str:
-        return "" if row.values.get(column) is None else self.text(row, column)
-
-    def choices(self, row: Row, column: str) -> tuple[str, ...]:
-        value = self._value(row, column, (LIST, TEXT))
-        where = f"{row.place}: {column}"
-        if isinstance(value, str):
-            try:
-                value = json.loads(value)
-            except ValueError:
-                value = None
-            if not isinstance(value, list):
-                raise DataError(
-                    f"{where} is text, but no list in JSON; write the choices as "
-                    '["first", "second"]'
-                )
-        found = _texts(value, where)
-        if len(found) < 2 or len(set(found)) < len(found):
-            raise DataError(f"{where} holds {len(found)} choices; give two or more, all different")
-        return found
-
-    def references(self, row: Row, column: str, choices: Sequence[str]) -> tuple[str, ...]:
-        value = self._value(row, column, (TEXT, WHOLE, LIST))
-        where = f"{row.place}: {column}"
-        if isinstance(value, int) and choices:
-            if not 0 <= value < len(choices):
-                raise DataError(
-                    f"{where} is {value}, but there are {len(choices)} choices; give the place of "
-                    f"the right one, from 0 to {len(choices) - 1}, or its text"
-                )
-            return (choices[value],)
-        found = (str(value),) if isinstance(value, str | int) else _texts(value, where)
-        if choices and found[0] not in choices:
-            raise DataError(
-                f"{where} is {_short(found[0])}, which is none of the {len(choices)} choices; give "
-                "one of them"
-            )
-        return found
-
-    def note_empty(self, row: Row, column: str, texts: Sequence[str]) -> None:
-        """Remember a row whose text is blank: all of them are told at once."""
-        if not all(text.strip() for text in texts):
-            self._empty.setdefault(column, []).append(row.place)
-
-    def require_full(self) -> None:
-        for column, places in self._empty.items():
-            rows = "row has" if len(places) == 1 else "rows have"
-            raise DataError(
-                f"{places[0]}: {column} is blank; {len(places)} {rows} nothing there: fill or "
-                "remove what is empty"
-            )
-
-    def _value(self, row: Row, column: str, expected: Collection[str]) -> Any:
-        value = row.values.get(column)
-        kind = kind_of(value)
-        if kind not in expected:
-            raise DataError(
-                f"{row.place}: {column} is {_shown(kind, value)}, expected "
-                f"{' or '.join(expected)}; mend that row"
-            )
-        first, place = self._first.setdefault(column, (kind, row.place))
-        if kind != first:
-            raise DataError(
-                f"{row.place}: {column} is {_shown(kind, value)}, but {first} in {place}; write "
-                "the whole column alike"
-            )
-        return value
-
-
-def kind_of(value: object) -> str:
-    """A value's kind in words."""
-    for kind, words in (
-        (type(None), "null"),
-        (bool, "true or false"),
-        (str, TEXT),
-        (int, WHOLE),
-        (float, "a number with a decimal point"),
-        (list | tuple, LIST),
-        (Mapping, "an object"),
-        (bytes, "bytes"),
-    ):
-        if isinstance(value, kind):
-            return words
-    return f"of type {type(value).__name__}"
-
-
-def _texts(values: Sequence[object], where: str) -> tuple[str, ...]:
-    if not values:
-        raise DataError(f"{where} is an empty list; give one text or more")
-    for place, value in enumerate(values):
-        if not isinstance(value, str):
-            raise DataError(
-                f"{where}, item {place + 1}, is {_shown(kind_of(value), value)}, expected text; "
-                "mend that row"
-            )
-    return tuple(str(value) for value in values)
-
-
-def _require_characters(row: Row, example: Example) -> None:
-    """Raise DataError for half of a surrogate pair, which JSON can spell but no tokenizer reads."""
-    turns = (text for turn in example.history for text in turn)
-    texts = (example.instruction, example.input, *example.references, *example.choices, *turns)
-    for text in texts:
-        if not text.isascii() and any("\ud800" <= sign <= "\udfff" for sign in text):
-            raise DataError(
-                f"{row.place} holds half of a surrogate pair, which is no character; mend that row"
-            )
+        client = cells.name(row, self.client) if self.client else ""
+        turns = (text for turn in history for text in turn)
+        texts = (instruction, text, *references, *choices, *turns)
+        require_characters(row.place, (client, example.id, example.category, *texts))
+        return Record(client, example)
 
 
 def _require_distinct(rows: Sequence[Row], ids: Sequence[str]) -> None:
-    seen: dict[str, str] = {}
+    places: dict[str, str] = {}
     for row, name in zip(rows, ids, strict=True):
-        if name in seen:
+        if name in places:
             raise DataError(
-                f"{row.place}: id {name!r} is that of {seen[name]} too; give each row its own, or "
-                "leave data.id out"
+                f"{row.place}: id {cut_short(name)!r} is that of {places[name]} too; give each row "
+                "its own, or leave data.id out"
             )
-        seen[name] = row.place
-
-
-def _shown(kind: str, value: object) -> str:
-    plain = isinstance(value, int | float) and not isinstance(value, bool)
-    return f"{kind} ({value})" if plain else kind
-
-
-def _short(text: str) -> str:
-    return repr(text if len(text) <= 40 else text[:39] + "…")
+        places[name] = row.place
 
 
 def _listed(columns: Sequence[str]) -> str:
     more = f", … ({len(columns)} in all)" if len(columns) > _SHOWN else ""
-    return ", ".join(columns[:_SHOWN]) + more if columns else "no columns"
+    return ", ".join(map(seen, columns[:_SHOWN])) + more if columns else "no columns"
+
+
+def _alike(wanted: str, columns: Sequence[str]) -> str:
+    """What an error says of a column whose name differs by what is not seen."""
+    found = [name for name in columns if _letters(name) == _letters(wanted)]
+    if not found:
+        return ""
+    return f"{cut_short(found[0])!r} differs by blanks, marks or capitals alone: rename it, or "
+
+
+def _letters(name: str) -> str:
+    return "".join(sign for sign in name if sign.isprintable() and not sign.isspace()).casefold()

@@ -5,15 +5,17 @@ from __future__ import annotations
 import csv
 import io
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import final
 
-from flexlora.errors import DataError
-from flexlora.tasks.columns import Row, Rows
-from flexlora.tasks.files import files_at, read_text
+from flexlora.errors import DataError, cut_short
+from flexlora.tasks.files import files_at, parts_of, plain_name, read_text
+from flexlora.tasks.limits import Limits
+from flexlora.tasks.rows import Row, Rows
 from flexlora.tasks.table_source import TableSource
 
 SUFFIXES = (".csv", ".tsv")
@@ -22,30 +24,32 @@ SUFFIXES = (".csv", ".tsv")
 @final
 @dataclass(frozen=True)
 class Csv(TableSource):
-    """A file, or a folder of them; all values are text."""
+    """A file, or a folder of them, perhaps packed by gzip; all values are text."""
 
     def rows(self, path: str, *, test: bool) -> Rows:
-        return read_csv(path)
+        return read_csv(path, self.limits)
 
 
-def read_csv(path: str) -> Rows:
+def read_csv(path: str, limits: Limits) -> Rows:
     """Every record of the file, or of a folder's files in the order of their names.
 
-    Raises DataError naming file and line for a header without names or with one twice, a record of
+    Raises DataError naming file and line for a column without a name or with one twice, a record of
     another length, and quotes that do not close.
     """
     rows: list[Row] = []
     columns: dict[str, None] = {}
-    for file in files_at(path, SUFFIXES):
-        header, found = _records(file)
+    files = files_at(path, SUFFIXES)
+    for file in files:
+        header, found = _records(file, limits)
         columns |= dict.fromkeys(header)
         rows += found
-    return Rows(path, tuple(columns), rows)
+    return Rows(path, tuple(columns), rows, parts_of(files))
 
 
-def _records(path: Path) -> tuple[list[str], list[Row]]:
-    text = io.StringIO(read_text(path), newline="")
-    delimiter = "\t" if path.suffix.lower() == ".tsv" else ","
+def _records(path: Path, limits: Limits) -> tuple[list[str], list[Row]]:
+    name = plain_name(path)
+    text = io.StringIO(read_text(path, limits.table_bytes), newline="")
+    delimiter = "\t" if name.suffix.lower() == ".tsv" else ","
     rows: list[Row] = []
     header: list[str] = []
     with _long_fields():
@@ -63,7 +67,7 @@ def _records(path: Path) -> tuple[list[str], list[Row]]:
                             f"columns; mend that line (fields are separated by {delimiter!r})"
                         )
                     values = dict(zip(header, record, strict=True))
-                    rows.append(Row(where, f"{path.stem}:{line}", values))
+                    rows.append(Row(where, f"{name.stem}:{line}", values))
                 line = reader.line_num + 1
         except csv.Error as error:
             ends = "end of data" in str(error)
@@ -73,10 +77,17 @@ def _records(path: Path) -> tuple[list[str], list[Row]]:
 
 
 def _header(record: list[str], where: str) -> list[str]:
-    for name in record:
-        if record.count(name) > 1:
-            words = f"column {name!r}" if name else "a column without a name"
-            raise DataError(f"{where}: {words} comes {record.count(name)} times; rename them")
+    counts = Counter(record)
+    for place, name in enumerate(record, start=1):
+        if not name.strip():
+            raise DataError(
+                f"{where}: column {place} of {len(record)} has no name; name it, or take out the "
+                "delimiter that makes it"
+            )
+        if counts[name] > 1:
+            raise DataError(
+                f"{where}: column {cut_short(name)!r} comes {counts[name]} times; rename them"
+            )
     return record
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import final
 
-from flexlora.tasks.columns import Rows
 from flexlora.tasks.jsonl_source import read_jsonl
+from flexlora.tasks.rows import Rows
 from flexlora.tasks.table_source import Category, Prompt, Response, TableSource
 
 
@@ -20,4 +20,4 @@ class Dolly(TableSource):
     category: Category = "category"
 
     def rows(self, path: str, *, test: bool) -> Rows:
-        return read_jsonl(path)
+        return read_jsonl(path, self.limits)

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated, Any, ClassVar, final
 
-from flexlora.errors import DataError, nearest
+from flexlora.errors import DataError, cut_short, nearest
 from flexlora.options import Option
-from flexlora.tasks.columns import Row, Rows
+from flexlora.tasks.files import place_of, require_size
+from flexlora.tasks.rows import Row, Rows
 from flexlora.tasks.table_source import TableSource
 
 
@@ -23,6 +23,7 @@ class HuggingFace(TableSource):
     or a name on the hub, from the local cache where the network is switched off
     (HF_HUB_OFFLINE=1). No code of a dataset is run, and no download is reported.
     test_split stands instead of test_path, test_share or unseen_tasks.
+    Slices of one split that overlap are not noticed; a split and a slice of it are.
     Class labels are read as their names. Only the columns that the options name are decoded. Rows
     are counted from 0.
     """
@@ -42,6 +43,7 @@ class HuggingFace(TableSource):
         columns = tuple(data.column_names)
         wanted = self.named_columns()
         data = data.select_columns([name for name in columns if name in wanted])
+        require_size(where, data.data.nbytes, self.limits.table_bytes)
         names = {
             column: list(feature.names)
             for column, feature in data.features.items()
@@ -51,7 +53,14 @@ class HuggingFace(TableSource):
             Row(f"{where}, row {number}", f"{split}:{number}", _named(values, names))
             for number, values in enumerate(data.to_list())
         ]
-        return Rows(where, columns, rows)
+        return Rows(where, columns, rows, self._parts(path, split))
+
+    def _parts(self, path: str, split: str) -> tuple[str, ...]:
+        """Several splits have a + between them."""
+        folder = place_of(path)
+        name = str(folder.resolve()) if folder.is_dir() else path
+        subset = f", {self.subset}" if self.subset else ""
+        return tuple(f"{name}{subset} ({part.strip()})" for part in split.split("+"))
 
 
 def _named(values: Mapping[str, Any], names: Mapping[str, list[str]]) -> Mapping[str, Any]:
@@ -76,7 +85,7 @@ def _library(path: str) -> Any:
 
 def _load(datasets: Any, path: str, subset: str, split: str) -> Any:
     """One split. Raises DataError for whatever the library says against it."""
-    folder = Path(path).expanduser()
+    folder = place_of(path)
     if folder.is_file():
         raise DataError(
             f"{path} is a file; give its folder, or set data.source to 'jsonl', 'csv' or 'parquet'"
@@ -96,7 +105,8 @@ def _load(datasets: Any, path: str, subset: str, split: str) -> Any:
         reason = " ".join(str(error).split())
         cure = "the files" if folder.is_dir() else "the name, data.subset and the network"
         raise DataError(
-            f"dataset {path}, split {split!r}, cannot be loaded ({_cut(reason)}); check {cure}"
+            f"dataset {path}, split {split!r}, cannot be loaded ({cut_short(reason, 200)}); "
+            f"check {cure}"
         ) from error
     if not isinstance(found, datasets.DatasetDict):
         if split != "train":
@@ -108,10 +118,6 @@ def _load(datasets: Any, path: str, subset: str, split: str) -> Any:
     if split not in found:
         raise DataError(f"dataset {path} has no split {split!r}; {nearest(split, found)}")
     return found[split]
-
-
-def _cut(text: str) -> str:
-    return text if len(text) <= 200 else text[:199] + "…"
 
 
 @contextmanager

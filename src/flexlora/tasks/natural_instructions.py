@@ -13,6 +13,8 @@ import torch
 from flexlora.errors import DataError
 from flexlora.options import Option, require
 from flexlora.partition.split import named_generator, sample
+from flexlora.tasks.files import place_of
+from flexlora.tasks.limits import ROW_CHARACTERS, Limits, MaxRowCharacters
 from flexlora.tasks.official_layout import OfficialLayout, Pick
 from flexlora.tasks.parquet_layout import ParquetLayout
 from flexlora.tasks.source import Corpus, LeastExamples, Share
@@ -49,6 +51,7 @@ class NaturalInstructions:
     ] = None
     share: Share = None
     min_examples: LeastExamples = 0
+    max_row_characters: MaxRowCharacters = ROW_CHARACTERS
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -56,10 +59,15 @@ class NaturalInstructions:
 
     def load(self) -> Corpus:
         """Read the folder. Raises DataError for anything missing, broken, foreign or empty."""
-        layout = detect(Path(self.path).expanduser())
+        layout = detect(place_of(self.path))
         notes: list[str] = []
         train = self._choose(layout, "train", self.train_tasks, "train_tasks", notes)
         unseen = self._choose(layout, "test", self.unseen_tasks, "unseen_tasks", notes)
+        limits = Limits(self.max_row_characters, 0)
+        for task in (*train, *unseen):
+            for example in task.examples:
+                texts = (example.instruction, example.input, *example.references)
+                limits.require_row(f"{self.path}: task {task.name!r}, {example.id!r}", *texts)
         return Corpus.of(train, unseen, notes)
 
     def _choose(

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from flexlora.errors import DataError
+from flexlora.tasks.json_text import parsed_json, require_characters
 from flexlora.tasks.task import Example, Task
 
 Pick = Callable[[str, int], Sequence[int]]  # (task name, number of its examples) → those to keep
@@ -97,6 +98,7 @@ class OfficialLayout:
             )
         given = instance.get("id")
         known = given if isinstance(given, str) else fallback_id(name, index)
+        require_characters(where, (known, definition, text, *references, category))
         return Example(known, definition, text, tuple(references), category)
 
     def _instances(self, name: str) -> list[object]:
@@ -116,13 +118,10 @@ class OfficialLayout:
 
 def _load_object(path: Path) -> dict[str, Any]:
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise DataError(
-            f"{path}, line {error.lineno}: broken JSON ({error.msg}); copy the file anew"
-        ) from error
+        text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path} cannot be read ({error}); copy the file anew") from error
+    document = parsed_json(text, path, "copy the file anew")
     if not isinstance(document, dict):
         raise DataError(f"{path} holds {type(document).__name__}, expected an object; mend it")
     return document

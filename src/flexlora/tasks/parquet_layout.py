@@ -6,7 +6,6 @@ references). At most one row group is in memory, besides what is kept.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from itertools import groupby
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from flexlora.errors import DataError
+from flexlora.tasks.json_text import parsed_json, require_characters
 from flexlora.tasks.official_layout import Pick, fallback_id, first_text
 from flexlora.tasks.parquet_source import opened
 from flexlora.tasks.task import Example, Task
@@ -146,21 +146,16 @@ def _read_descriptions(path: Path) -> dict[str, tuple[str, str]]:
                 if not line.strip():
                     continue
                 where = f"{path}, line {number}"
-                try:
-                    entry = json.loads(line)
-                except json.JSONDecodeError as error:
-                    raise DataError(
-                        f"{where}: broken JSON ({error.msg}); copy the file anew"
-                    ) from error
+                entry = parsed_json(line, where, "copy the file anew")
                 if not isinstance(entry, dict):
                     raise DataError(f"{where}: {type(entry).__name__}, expected an object; mend it")
                 name = first_text(entry.get("task"), f"{where}: task")
                 if name in result:
                     raise DataError(f"{where}: task {name!r} is described twice; keep one line")
-                result[name] = (
-                    first_text(entry.get("definition"), f"{where}: definition"),
-                    first_text(entry.get("category"), f"{where}: category"),
-                )
+                definition = first_text(entry.get("definition"), f"{where}: definition")
+                category = first_text(entry.get("category"), f"{where}: category")
+                require_characters(where, (name, definition, category))
+                result[name] = definition, category
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path} cannot be read ({error}); copy the file anew") from error
     return result

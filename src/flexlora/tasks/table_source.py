@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import abc
+import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Annotated, ClassVar, final
@@ -10,7 +11,15 @@ from typing import Annotated, ClassVar, final
 from flexlora.errors import ConfigError, DataError
 from flexlora.options import Option, require
 from flexlora.partition.split import named_generator, sample
-from flexlora.tasks.columns import Columns, Record, Rows
+from flexlora.tasks.columns import Columns, Record
+from flexlora.tasks.limits import (
+    ROW_CHARACTERS,
+    TABLE_GB,
+    Limits,
+    MaxRowCharacters,
+    MaxTableGb,
+)
+from flexlora.tasks.rows import Rows
 from flexlora.tasks.source import Corpus, LeastExamples, Share
 from flexlora.tasks.task import Example, Task
 
@@ -45,7 +54,7 @@ class TableSource(abc.ABC):
     path: Annotated[str, Option("file or folder, or a dataset's name")]
     prompt: Prompt = ()
     messages: Annotated[
-        str, Option("column with a chat, instead of prompt and response columns")
+        str, Option("column with a chat, also ShareGPT's, instead of prompt and response columns")
     ] = ""
     response: Response = ""
     choices: Annotated[str, Option("column with the answers of multiple choice")] = ""
@@ -74,6 +83,8 @@ class TableSource(abc.ABC):
     examples_per_task: Annotated[int | None, Option("examples a task; none: all", least=1)] = None
     share: Share = None
     min_examples: LeastExamples = 0
+    max_row_characters: MaxRowCharacters = ROW_CHARACTERS
+    max_table_gb: MaxTableGb = TABLE_GB
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -102,15 +113,16 @@ class TableSource(abc.ABC):
         unseen: list[Task] = []
         rest: list[Record] = []
         other_table = any(getattr(self, way) for way in self.ways)
-        trained = ""
+        trained: tuple[str, ...] = ()
         if not (self.train_tasks == 0 and other_table):
             table = self.rows(self.path, test=False)
-            rest, trained = self._read(table, notes), table.where
+            rest, trained = self._read(table, notes), table.parts
         if other_table:
             table = self.rows(self.test_path or self.path, test=True)
-            if table.where == trained:
+            both = [part for part in table.parts if any(_overlap(part, x) for x in trained)]
+            if both:
                 raise DataError(
-                    f"{trained} is both what trains and what is kept unseen; name another one, or "
+                    f"{both[0]} is both what trains and what is kept unseen; name another one, or "
                     "set data.test_share instead"
                 )
             unseen = [
@@ -134,6 +146,10 @@ class TableSource(abc.ABC):
             notes,
         )
 
+    @property
+    def limits(self) -> Limits:
+        return Limits(self.max_row_characters, int(min(self.max_table_gb * 1e9, sys.maxsize)))
+
     @final
     def named_columns(self) -> set[str]:
         """All columns that the options name."""
@@ -150,6 +166,7 @@ class TableSource(abc.ABC):
             self.client,
             self.category,
             self.id,
+            limits=self.limits,
         )
 
     def _read(self, table: Rows, notes: list[str]) -> list[Record]:
@@ -221,3 +238,11 @@ class TableSource(abc.ABC):
             chosen = sample(len(task.examples), generator, share=self.share, limit=limit)
             limited.append(Task(task.name, tuple(task.examples[i] for i in chosen)))
         return limited
+
+
+def _overlap(one: str, other: str) -> bool:
+    """Whether two of `Rows.parts` are the same, or one a slice of the other: "train[:10%]"."""
+    return one == other or any(
+        whole.endswith(")") and part.startswith(f"{whole[:-1]}[")
+        for whole, part in ((one, other), (other, one))
+    )

@@ -3,6 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
+
+
+class Turn(NamedTuple):
+    """One message of a chat. calls: the tools that an assistant calls, a list in JSON; "" none."""
+
+    role: str
+    text: str
+    calls: str = ""
 
 
 @dataclass(frozen=True)
@@ -12,7 +21,8 @@ class Example:
     The first reference is what training learns; scores take the best over all of them. `category`
     groups examples for reports and for partitions by label. `choices`: the answers that multiple
     choice ranks by likelihood, the first reference among them; empty where there are none.
-    `history`: (role, text) of a chat's turns before this instruction; empty where there are none.
+    `history`: a chat's turns before this instruction, each a `Turn` or (role, text); empty where
+    there are none. A blank instruction: what is answered is the last of these.
     """
 
     id: str
@@ -21,7 +31,7 @@ class Example:
     references: tuple[str, ...]
     category: str = ""
     choices: tuple[str, ...] = ()
-    history: tuple[tuple[str, str], ...] = ()
+    history: tuple[tuple[str, ...], ...] = ()
 
 
 @dataclass(frozen=True)
