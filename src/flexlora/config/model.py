@@ -6,13 +6,13 @@ from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field
 
-from flexlora.config.table import Table, Text, as_tuple
+from flexlora.config.table import PathText, Table, Text, as_tuple
 
 
 class ModelConfig(Table):
     """[model]: the base model, and which of its layers are adapted."""
 
-    name: Text = Field(default="tiny", description="embedded model, folder, or hub name")
+    name: PathText = Field(default="tiny", description="embedded model, folder, or hub name")
     dtype: Literal["float32", "bfloat16"] = Field(
         default="float32", description="dtype of the base model's weights"
     )
@@ -33,7 +33,7 @@ class ModelConfig(Table):
         description="adapted layers: all-linear, attention, mlp, or layer names",
     )
     prompt: Text = Field(default="alpaca", description="name of the prompt template")
-    init_from: Text | None = Field(
+    init_from: PathText | None = Field(
         default=None, description="PEFT folder or run directory to start from; none: the bare base"
     )
     init_force: bool = Field(
