@@ -8,10 +8,10 @@ from pydantic import BeforeValidator, Field, field_validator
 
 from flexlora.config.table import PathText, Positive, Table, Text, as_tuple
 from flexlora.config.toml import describe
+from flexlora.formats.atomic import LONGEST_NAME
 
 MOST_THREADS = 1024  # Many thousands end the process, with no word.
 MOST_WORKERS = 256  # Each holds a model of its own.
-LONGEST_NAME = 200  # Bytes: file systems take 255, and what is being written has a longer name.
 
 
 class RunConfig(Table):

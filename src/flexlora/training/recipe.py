@@ -24,7 +24,7 @@ class Recipe:
 
     optimiser: Optimiser
     learning_rate: Annotated[
-        float, Option("step size; SGD wants far more than AdamW", above=0.0, most=1e6)
+        float, Option("step size; SGD wants far more than AdamW", above=0.0, most=1e38)
     ]
     batch_size: Annotated[int, Option("examples a step", least=1, most=MANY)]
     epochs: Annotated[
