@@ -10,6 +10,7 @@ import difflib
 from collections.abc import Iterable
 
 _LISTED = 12  # Names that an error lists at most.
+_COMPARED = 500  # Characters of a name that others are compared with.
 _SHOWN = 60  # Characters of a value that an error shows at most.
 
 
@@ -64,7 +65,8 @@ class TrainingError(FlexLoRAError):
 def nearest(name: str, known: Iterable[str]) -> str:
     """Say which of `known` is closest to `name`, or, when none is close, what is known."""
     options = sorted(known)
-    close = difflib.get_close_matches(name, options, n=1)
+    # What is far longer than any name is near none, and comparing it takes long.
+    close = difflib.get_close_matches(name, options, n=1) if len(name) <= _COMPARED else []
     if close:
         return f"did you mean '{close[0]}'?"
     more = f", … ({len(options)} in all)" if len(options) > _LISTED else ""

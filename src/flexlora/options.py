@@ -16,6 +16,10 @@ from dataclasses import dataclass, is_dataclass
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from flexlora.errors import ConfigError, cut_short, nearest
+from flexlora.errors import shown as foreign
+
+MANY = 10**9
+"""The roof of a whole number that only counts: what is beyond is a slip of the hand."""
 
 _WORDS = {int: "a whole number", float: "a number", str: "text in quotes", bool: "true or false"}
 _UNFIT = object()
@@ -45,10 +49,10 @@ class Option:
     def range(self) -> str:
         """In words that follow "a number": "of 1 or more", "above 0 and at most 1", or ""."""
         words = [
-            "" if self.least is None else f"of {self.least:g} or more",
-            "" if self.above is None else f"above {self.above:g}",
-            "" if self.most is None else f"at most {self.most:g}",
-            "" if self.below is None else f"below {self.below:g}",
+            "" if self.least is None else f"of {number(self.least)} or more",
+            "" if self.above is None else f"above {number(self.above)}",
+            "" if self.most is None else f"at most {number(self.most)}",
+            "" if self.below is None else f"below {number(self.below)}",
         ]
         return " and ".join(word for word in words if word)
 
@@ -80,12 +84,12 @@ class Argument:
         if not self.kinds or value is self.default:
             return value
         for fit in (_as(kind, value) for kind in self.kinds):
-            number = isinstance(fit, int | float) and not isinstance(fit, bool)
-            if fit is not _UNFIT and (not number or self.option.takes(fit)):
+            counts = isinstance(fit, int | float) and not isinstance(fit, bool)
+            if fit is not _UNFIT and (not counts or self.option.takes(fit)):
                 return fit
         known = [x for kind in self.kinds if get_origin(kind) is Literal for x in get_args(kind)]
         if known:
-            raise ConfigError(f"{key} is {shown(value)}; {nearest(str(value), map(str, known))}")
+            raise ConfigError(f"{key} is {shown(value)}; {nearest(bare(value), map(str, known))}")
         meaning = f" ({self.option.meaning})" if self.option.meaning else ""
         raise ConfigError(f"{key} is {shown(value)}, expected {self.words}{meaning}; correct it")
 
@@ -136,7 +140,8 @@ def checked(
                 cure = f"leave it out, or set {chooser} to {' or '.join(map(repr, owners))}"
             else:
                 cure = nearest(key, all_known) if all_known else "it takes no options"
-            raise ConfigError(f"{table}.{key} is not an option of {name!r}; {cure}")
+            given = key if key.isprintable() else foreign(key)
+            raise ConfigError(f"{table}.{cut_short(given)} is not an option of {name!r}; {cure}")
     for key, argument in known.items():
         if argument.required and key not in options:
             raise ConfigError(f"{chooser} is {name!r}, which needs {table}.{key}; give it")
@@ -148,16 +153,31 @@ def require(made: object, table: str = "") -> None:
 
     Raises ConfigError that names the argument, as `table.key` if there is a table.
     """
-    kind: Any = type(made)
+    kinds = type(made).__mro__
+    kind: Any = next(kind for kind in kinds if "__dataclass_fields__" in vars(kind))
     for key, argument in arguments_of(kind).items():
         argument.take(getattr(made, key), f"{table}.{key}" if table else key)
 
 
 def shown(value: object) -> str:
     """A value as it stands in a config, cut short."""
-    number = isinstance(value, float)  # JSON writes NaN where TOML writes nan.
-    text = repr(value) if number else json.dumps(value, ensure_ascii=False, default=str)
-    return cut_short(text)
+    if isinstance(value, float):  # JSON writes NaN where TOML writes nan.
+        return repr(value)
+    try:
+        return cut_short(json.dumps(value, ensure_ascii=False, default=str))
+    except (TypeError, ValueError, RecursionError):  # More than can be written, or in itself.
+        return foreign(value)
+
+
+def bare(value: object) -> str:
+    """The same for finding the nearest name: a text without its quotes."""
+    return value if isinstance(value, str) else shown(value)
+
+
+def number(value: float) -> str:
+    """A limit in words: 0.5, 1,000,000."""
+    whole = abs(value) < 1e15 and value == int(value)
+    return f"{int(value):,}" if whole else f"{value:g}"
 
 
 def seen(name: str) -> str:
@@ -188,7 +208,7 @@ def _as(kind: Any, value: Any) -> Any:
         fits = isinstance(value, list | tuple) and all(type(x) is _item(kind) for x in value)
         return origin(value) if fits else _UNFIT
     if kind is float and type(value) is int:
-        return value if abs(value) < 2**1023 else _UNFIT
+        return float(value) if abs(value) < 2**1023 else _UNFIT
     if kind in _WORDS:
         return value if type(value) is kind else _UNFIT
     return value if not isinstance(kind, type) or isinstance(value, kind) else _UNFIT

@@ -99,7 +99,7 @@ WRONG = [
     (lambda: build_mix({"typ1": 1.0}), "client type 'typ1' of the mix is unknown; did you mean"),
     (lambda: build_mix({"type1": 0.5}), "shares of the mix sum to 0.5; change them to sum to 1"),
     (lambda: build_mix({}), "shares of the mix sum to 0"),
-    (lambda: build_mix({"type1": 1.5, "type2": -0.5}), "share of client type 'type2' is -0.5"),
+    (lambda: build_mix({"type1": 0.5, "type2": -0.5}), "share of client type 'type2' is -0.5"),
     (lambda: build_mix({"type1": math.nan}), "share of client type 'type1' is nan"),
     (lambda: build_mix({"a": 1.0}, {"a": 0}), "rank 0 for 'all' of client type 'a' is below 1"),
     (lambda: build_mix("uniform", scale=0.0), "scale of the mix is 0.0; give a number above 0"),

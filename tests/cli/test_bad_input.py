@@ -120,7 +120,7 @@ case = CASES.add
 case("config missing", "none.toml does not exist; check the path")(
     lambda p: p.run_file(p.folder / "none.toml")
 )
-case("config is a folder", "cannot be read")(lambda p: p.run_file(p.folder))
+case("config is a folder", "is no plain file; give a TOML file")(lambda p: p.run_file(p.folder))
 case("config truncated", "c.toml is not TOML", "correct that line")(
     lambda p: p.text("[model]\nname = 'ti")
 )

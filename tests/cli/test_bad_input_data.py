@@ -372,14 +372,15 @@ KIND = {"category": "kind"}
 case("unknown partition", "partition.by is 'dirichlett'; did you mean 'dirichlet'?")(
     partition("dirichlett")
 )
-case("α = 0", "partition.alpha is 0.0, expected a number above 0 and at most 1e+06 (α: how alike")(
+case("α = 0", "partition.alpha is 0.0, expected a number above 0 and at most 1,000,000")(
     partition("dirichlet", "clients=3", "alpha=0.0", **KIND)
 )
-case("α < 0", "partition.alpha is -1.0, expected a number above 0 and at most 1e+06")(
+case("α < 0", "partition.alpha is -1.0, expected a number above 0 and at most 1,000,000")(
     partition("dirichlet", "clients=3", "alpha=-1.0", **KIND)
 )
 case(
-    "α beyond sense", "partition.alpha is 1000000000.0, expected a number above 0 and at most 1e+06"
+    "α beyond sense",
+    "partition.alpha is 1000000000.0, expected a number above 0 and at most 1,000,000",
 )(partition("dirichlet", "clients=3", "alpha=1e9", **KIND))
 case("no α", "partition.by is 'dirichlet', which needs partition.alpha; give it")(
     partition("dirichlet", "clients=3", **KIND)

@@ -54,6 +54,21 @@ def test_a_file_where_a_folder_should_be(flexlora: Flexlora, name: str) -> None:
     assert_one_sentence(flexlora(*COMMANDS[name]), *words)
 
 
+LONG = {
+    **{name: command for name, command in COMMANDS.items() if name not in ("run.out", "demo")},
+    "dry run": ("run", "c.toml", "--dry-run", "--out", "q.toml/x"),
+}
+
+
+@pytest.mark.parametrize("name", LONG)
+@pytest.mark.parametrize("place", ["x" * 230, "é" * 110, "x" * 300 + "/y"])
+@pytest.mark.usefixtures("file")
+def test_a_name_that_no_folder_can_have(flexlora: Flexlora, name: str, place: str) -> None:
+    *command, _ = LONG[name]
+    words = ("is a name of more than 200 bytes; choose another --out",)
+    assert_one_sentence(flexlora(*command, place), *words)
+
+
 def test_a_folder_that_takes_no_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     require_place(tmp_path / "new" / "deeper")
     asked = []

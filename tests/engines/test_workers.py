@@ -198,8 +198,8 @@ class Loads(FlexLoRA):  # type: ignore[misc]
     """Kills the worker while it loads the model, as often as there are files to take away."""
 
     def __init__(self, folder: Path) -> None:
+        vars(self)["folder"] = folder
         super().__init__()
-        self.folder = folder
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state)

@@ -74,8 +74,8 @@ SHORT = to_bytes(factors_payload(Adapter({NAME: GOOD[NAME]})))
 LONG = to_bytes(factors_payload(Adapter({**GOOD, "x.extra": moved(SENT, 2)[NAME]})))
 
 BAD = [
-    ("a layer is missing", SHORT, "has 1 layers, expected 2; differing: x.up_proj"),
-    ("a layer too many", LONG, "has 3 layers, expected 2; differing: x.extra"),
+    ("a layer is missing", SHORT, "has 1 layers, expected 2; differing: 'x.up_proj"),
+    ("a layer too many", LONG, "has 3 layers, expected 2; differing: 'x.extra"),
     (
         "another shape",
         changed(lambda f: Factors(f.b[:-1], f.a, f.scale)),

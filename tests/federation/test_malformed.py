@@ -68,7 +68,8 @@ def played(folder: Path, given: Sequence[object], *, beside: bool, **schedule: A
     rule = make_rule("flexlora")
     asked = {"rounds": 2, "clients": 4, "recipe": Recipe("adamw", 0.8, 4), "evaluating_clients": 4}
     sender = Sender(rule, Schedule(**{**asked, **schedule}), Streams(0), CLIENTS)
-    run = Run.create(Config(), folder)
+    told = {"metric": "loss", "higher_is_better": {"loss": False}}
+    run = Run.create(Config(), folder, resolved=told)
     store = ClientStore(dict.fromkeys(CLIENTS, "any"), {c: dict(RANKS) for c in CLIENTS})
     known = Known(dict.fromkeys(CLIENTS, 3), dict.fromkeys(CLIENTS, 1))
     made = Federation(
@@ -155,7 +156,7 @@ EVALUATE = [Evaluate(f"1-evaluate-{i}", 1, c, SERIALISED, ("loss",)) for i, c in
 def written(answer: object) -> object:
     """With the payload that its word stands for."""
     if isinstance(answer, Reply) and isinstance(answer.payload, str):
-        return replace(answer, payload=PAYLOADS[answer.payload])
+        return replace(answer, payload=PAYLOADS.get(answer.payload, answer.payload))
     return answer
 
 

@@ -14,6 +14,7 @@ from flexlora.report.write import write_report
 from flexlora.runs.deciding import decide
 from flexlora.runs.run_directory import Run
 from flexlora.runs.standing import Standing
+from resealed import reseal
 from small import small
 
 OWN = """
@@ -74,7 +75,7 @@ def test_a_reader_of_the_run_knows_which_way_is_better(opened: Run) -> None:
 
 def test_a_resume_with_a_metric_that_changed_is_refused(opened: Run) -> None:
     """Best round and patience would mix two scales."""
-    file = Path(opened.config.evaluation.metrics[1].rpartition(":")[0])
+    file = Path(opened.config.evaluation.metric.rpartition(":")[0])
     file.write_text(OWN.replace("len(prediction)", "2 * len(prediction)"))
     words = r"the file of metric .*own\.py:surplus of .* has changed since the run began"
     with pytest.raises(RunError, match=words):
@@ -83,9 +84,11 @@ def test_a_resume_with_a_metric_that_changed_is_refused(opened: Run) -> None:
     data = opened.folder / "data.json"
     text = data.read_text()
     data.write_text(text.replace("metric_fingerprints", "gone"))
+    reseal(opened.folder)
     with pytest.raises(RunError, match=r"data\.json is missing or damaged"):
         resume(opened.folder)
     data.write_text(text)
+    reseal(opened.folder)
 
 
 def test_a_run_reads_without_the_files_of_its_metrics(opened: Run) -> None:

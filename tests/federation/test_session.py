@@ -158,7 +158,7 @@ TOO_LITTLE: list[tuple[dict[str, Any], type[Exception], str]] = [
     (
         {"data": {"train_tasks": 0}},
         DataError,
-        "no client to train: the data has no training part; give it one",
+        "no client to train: the data has no training examples; give some",
     ),
 ]
 
@@ -367,6 +367,7 @@ def test_a_preview_of_a_run_that_goes_on_knows_its_parent_and_device(
     more = continue_run(folder, {"federation": {"rounds": 4}}, tmp_path / "more").folder
     text = (more / "config.toml").read_text()
     (more / "config.toml").write_text(text.replace('device = "cpu"', 'device = "cuda:77"'))
+    reseal(more)
     preview = Session.resuming(more).preview()
     assert preview.parent == Run.open(more).parent
     assert preview.parent is not None

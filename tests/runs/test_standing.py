@@ -86,6 +86,14 @@ def test_time_left_before_and_after_the_first_round(run: Run) -> None:
     assert standing.left() == 0.0
 
 
+def test_the_time_left_of_many_rounds_takes_no_longer(tmp_path: Path) -> None:
+    config = small(federation={"rounds": 10**9}, evaluation={"every": 1})
+    resolved = {"metric": "loss", "higher_is_better": {"loss": False}}
+    standing = Standing(Run.create(config, tmp_path / "long", resolved=resolved), Clock())
+    standing.told(RoundEnded(validated(1, 1.0)))
+    assert standing.left() == pytest.approx((10**9 - 1) * 14.0)
+
+
 # A run in every state, one event after the other.
 STORY: tuple[Event, ...] = (
     began(10.0),

@@ -15,7 +15,10 @@ from flexlora.training import Recipe
     [
         ({"optimiser": "adam"}, "optimiser is .adam.; did you mean 'adamw'"),
         ({"loss_on": "responses"}, "loss_on is .responses.; did you mean 'response'"),
-        ({"learning_rate": 0.0}, "learning_rate is 0.0, expected a number above 0 .step size"),
+        (
+            {"learning_rate": 0.0},
+            "learning_rate is 0.0, expected a number above 0 and at most",
+        ),
         ({"learning_rate": float("nan")}, "learning_rate is nan"),
         ({"learning_rate": float("inf")}, "learning_rate is inf"),
         ({"weight_decay": -0.1}, "weight_decay is -0.1, expected a number of 0 or more"),

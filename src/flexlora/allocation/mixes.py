@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 
 from flexlora.adapters import Ranks
-from flexlora.errors import ConfigError, nearest
+from flexlora.errors import ConfigError, nearest, shown
 
 TYPES: dict[str, Ranks] = {
     "type1": Ranks.of(8),
@@ -33,6 +33,8 @@ MIXES: dict[str, dict[str, float]] = {
 which puts the mass on types 3 and 4."""
 
 _TOLERANCE = 1e-6
+LARGEST_SCALE = 1e3
+LARGEST_RANK = 10**6
 
 
 @dataclass(frozen=True)
@@ -50,11 +52,11 @@ class Mix:
         for name, share in self.shares.items():
             if name not in self.types:
                 raise ConfigError(
-                    f"client type '{name}' of the mix is unknown; {nearest(name, self.types)}"
+                    f"client type {shown(name)} of the mix is unknown; {nearest(name, self.types)}"
                 )
-            if not (math.isfinite(share) and share >= 0.0):
+            if not 0.0 <= share <= 1.0 + _TOLERANCE:
                 raise ConfigError(
-                    f"share of client type '{name}' is {share}; give a number from 0 to 1"
+                    f"share of client type {shown(name)} is {share}; give a number from 0 to 1"
                 )
         total = math.fsum(self.shares.values())
         if abs(total - 1.0) > _TOLERANCE:
@@ -63,8 +65,13 @@ class Mix:
             for pattern, rank in self.types[name].patterns:
                 if rank < 1:
                     raise ConfigError(
-                        f"rank {rank} for '{pattern}' of client type '{name}' is below 1; "
-                        "give a rank of 1 or more"
+                        f"rank {rank} for {shown(pattern)} of client type {shown(name)} is below "
+                        "1; give a rank of 1 or more"
+                    )
+                if rank > LARGEST_RANK:
+                    raise ConfigError(
+                        f"rank {shown(rank)} for {shown(pattern)} of client type {shown(name)} is "
+                        f"above {LARGEST_RANK:,}; lower it"
                     )
         object.__setattr__(self, "types", {name: self.types[name] for name in self.shares})
         object.__setattr__(self, "shares", dict(self.shares))
@@ -96,11 +103,14 @@ def build_mix(
     multiplied by `scale` (see `Ranks.scaled`): the paper's ranks fit a model of width 2048.
     Raises ConfigError for an unknown mix or type, wrong shares, and a scale that is not positive.
     """
-    if not (math.isfinite(scale) and scale > 0.0):
-        raise ConfigError(f"scale of the mix is {scale}; give a number above 0")
+    if not 0.0 < scale <= LARGEST_SCALE:
+        raise ConfigError(
+            f"scale of the mix is {shown(scale)}; give a number above 0 and at most "
+            f"{LARGEST_SCALE:,.0f}"
+        )
     if isinstance(mix, str):
         if mix not in MIXES:
-            raise ConfigError(f"mix '{mix}' is unknown; {nearest(mix, MIXES)}")
+            raise ConfigError(f"mix {shown(mix)} is unknown; {nearest(mix, MIXES)}")
         mix = MIXES[mix]
     own = {
         name: ranks if isinstance(ranks, Ranks) else Ranks.of(ranks)

@@ -6,7 +6,8 @@ import os
 from pathlib import Path
 from typing import Literal
 
-from flexlora.errors import AdapterError, InputError, RunError
+from flexlora.errors import AdapterError, InputError, RunError, cut_short
+from flexlora.formats.atomic import LONGEST_NAME
 
 
 def require_free(out: Path | None, option: str = "--out") -> None:
@@ -23,6 +24,13 @@ def require_place(out: Path, option: str = "--out") -> None:
 
     The nearest folder above it that exists has to be one, and has to take new files.
     """
+    # One that is there may be longer: nothing is written beside it.
+    for part in [out.name, *(x.name for x in out.parents if len(os.fsencode(x.name)) > 255)]:
+        if len(os.fsencode(part)) > LONGEST_NAME:
+            raise RunError(
+                f"{cut_short(str(out))} cannot be made: {cut_short(part)} is a name of more than "
+                f"{LONGEST_NAME} bytes; choose another {option}"
+            )
     above = next(x for x in (out.parent, *out.parent.parents) if x == x.parent or x.exists())
     if not above.is_dir():
         raise RunError(f"{out} cannot be made: {above} is a file; choose another {option}")

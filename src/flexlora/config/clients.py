@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 from pydantic import Field
 
-from flexlora.allocation.mixes import Mix, build_mix
+from flexlora.allocation.mixes import LARGEST_SCALE, Mix, build_mix
 from flexlora.config.table import Table
 
 
@@ -14,7 +16,9 @@ class ClientsConfig(Table):
     mix: str | dict[str, float] = Field(
         default="uniform", description="name of a mix, or type name → share, summing to 1"
     )
-    scale: float = Field(default=1.0, description="factor above 0 on every rank of the mix")
+    scale: Annotated[float, Field(gt=0.0, le=LARGEST_SCALE)] = Field(
+        default=1.0, description="factor on every rank of the mix"
+    )
     types: dict[str, int | dict[str, int]] = Field(
         default={}, description="types of one's own: name → rank, or → {pattern = rank}"
     )

@@ -10,9 +10,12 @@ from typing import Any, get_args
 from pydantic import ValidationError
 
 from flexlora.config.config import Config, ScreensConfig
+from flexlora.config.plain import require_plain
 from flexlora.config.table import Choice, Table
-from flexlora.config.toml import describe
+from flexlora.config.toml import describe, parse_toml, read_toml
 from flexlora.errors import ConfigError, cut_short, nearest
+from flexlora.formats.visible import visible
+from flexlora.options import bare, number
 
 Document = dict[str, dict[str, Any]]
 
@@ -26,10 +29,10 @@ _EXPECTED = {
     "bool_type": "true or false",
     "tuple_type": "a list",
     "dict_type": "an inline table",
-    "greater_than": "above {gt:g}",
-    "greater_than_equal": "{ge:g} or more",
-    "less_than": "below {lt:g}",
-    "less_than_equal": "{le:g} or less",
+    "greater_than": "above {gt}",
+    "greater_than_equal": "{ge} or more",
+    "less_than": "below {lt}",
+    "less_than_equal": "{le} or less",
     "string_too_short": "text that is not empty",
     "string_pattern_mismatch": "a name without slashes that does not begin with a dot",
     "too_short": "a list that is not empty",
@@ -40,19 +43,19 @@ def load_config(path: Path | str, overrides: Sequence[str] = ()) -> Config:
     """Read a TOML file, then apply `table.key=value` overrides in order.
 
     An override's value is read as TOML; a bare word is text. Raises ConfigError for a file that
-    is missing or no TOML, unknown tables and keys, wrong types, and values out of range.
+    is missing, no plain file, too large or no TOML, unknown tables and keys, wrong types, and
+    values out of range.
     """
     try:
-        text = Path(path).read_bytes().decode()
-        document: dict[str, Any] = tomllib.loads(text)
+        document = read_toml(Path(path))
     except FileNotFoundError as error:
         raise ConfigError(f"config {path} does not exist; check the path") from error
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"config {path} is not UTF-8 text; give a TOML file") from error
-    except (ValueError, RecursionError) as error:  # A number of too many digits is no TOML error.
-        raise ConfigError(f"config {path} is not TOML: {error}; correct that line") from error
     except OSError as error:
         raise ConfigError(f"config {path} cannot be read: {error.strerror}; check it") from error
+    except ValueError as error:
+        if "\0" in str(path):
+            raise ConfigError(f"config {str(path)!r} has NUL in its path; correct it") from error
+        raise ConfigError(f"config {path} {error}") from error
     return parse_config(override(document, overrides))
 
 
@@ -63,10 +66,14 @@ def override(document: Mapping[str, Any], overrides: Sequence[str]) -> dict[str,
         path, equals, text = item.partition("=")
         table, dot, key = path.strip().partition(".")
         if not (equals and dot and table and key) or "." in key:
-            raise ConfigError(f"--set {item} is not of the form table.key=value; write it so")
+            raise ConfigError(
+                f"--set {_brief(item)} is not of the form table.key=value; write it so"
+            )
         held = changed.setdefault(table, {})
         if not isinstance(held, dict):
-            raise ConfigError(f"--set {item}: '{table}' is no table; write [{table}] in the config")
+            raise ConfigError(
+                f"--set {_brief(item)}: '{table}' is no table; write [{table}] in the config"
+            )
         held[key] = _override_value(item, text.strip())
     return changed
 
@@ -81,10 +88,12 @@ def make_config(**tables: Mapping[str, Any]) -> Config:
 
 def parse_config(document: Mapping[str, Any]) -> Config:
     """A config from its tables, as `Config.document` gives them. Raises ConfigError."""
+    require_plain(document)
     known = Config.model_fields
     for name, table in document.items():
         if name not in known:
-            thing = f"table [{name}]" if isinstance(table, Mapping) else f"key '{name}'"
+            given = _brief(name)
+            thing = f"table [{given}]" if isinstance(table, Mapping) else f"key '{given}'"
             raise ConfigError(f"config {thing} is unknown; {nearest(name, known)}")
         if not isinstance(table, Mapping):
             raise ConfigError(f"config {name} is {describe(table)}, expected a table [{name}]")
@@ -106,9 +115,10 @@ def _with_options(name: str, table: Mapping[str, Any]) -> dict[str, Any]:
     if issubclass(kind, ScreensConfig):
         for screen, options in table.items():
             if not isinstance(options, Mapping):
+                given = _brief(screen)
                 raise ConfigError(
-                    f"config screens.{screen} is {describe(options)}, expected an inline table of "
-                    f"options; write {screen} = {{}}"
+                    f"config screens.{given} is {describe(options)}, expected an inline table of "
+                    f"options; write {given} = {{}}"
                 )
         return {"chosen": dict(table)}
     if not issubclass(kind, Choice):
@@ -123,18 +133,23 @@ def _with_options(name: str, table: Mapping[str, Any]) -> dict[str, Any]:
 
 def _override_value(item: str, text: str) -> Any:
     try:
-        parsed = tomllib.loads(f"value = {text}")
-    except (ValueError, RecursionError) as error:
-        if not isinstance(error, tomllib.TOMLDecodeError):
-            raise ConfigError(f"--set {cut_short(item)}: {error}; give another value") from error
-        if text == "" or text[0] in "\"'[{" or "\n" in text:
+        parsed = parse_toml(f"value = {text}")
+    except ValueError as error:
+        number = not isinstance(error.__cause__, tomllib.TOMLDecodeError)
+        if text == "" or number or text[0] in "\"'[{" or "\n" in text:
             raise ConfigError(
-                f"--set {item}: {text or 'nothing'} is not a TOML value; write it as in the config"
+                f"--set {_brief(item)}: {_brief(text) or 'nothing'} is not a TOML value; write it "
+                "as in the config"
             ) from error
         return text
     if set(parsed) != {"value"}:
-        raise ConfigError(f"--set {item} sets more than one key; use one --set for each")
+        raise ConfigError(f"--set {_brief(item)} sets more than one key; use one --set for each")
     return parsed["value"]
+
+
+def _brief(text: str) -> str:
+    """Of a text that somebody wrote, for a sentence: on one line, cut short."""
+    return cut_short(visible(text[:200]))
 
 
 def _sentence(error: ValidationError) -> str:
@@ -142,27 +157,33 @@ def _sentence(error: ValidationError) -> str:
     problems = error.errors(include_url=False)
     first = problems[0]
     table, key = (*map(str, first["loc"]), "")[:2]
+    name = _brief(key)
     fields = _kind(table).model_fields
     if first["type"] == "extra_forbidden":
         if isinstance(first["input"], Mapping):
             return str(_nested(table, key))
-        return f"config key {table}.{key} is unknown; {nearest(key, fields)}"
+        return f"config key {table}.{name} is unknown; {nearest(key, fields)}"
     if first["type"] == "value_error":
-        return f"config [{table}]: {first['ctx']['error']}"
+        where = f"{table}.{key}" if key and key != "options" else f"[{table}]"
+        return f"config {where}: {first['ctx']['error']}"
     if first["type"] == "literal_error":
         given, choices = first["input"], get_args(fields[key].annotation)
-        return f"config {table}.{key} is {describe(given)}; {nearest(str(given), choices)}"
+        return f"config {table}.{key} is {describe(given)}; {nearest(bare(given), choices)}"
     # One problem for each type of a union. A value of the right type that is out of range is told
     # the range of its type, not the other types.
     problems = [p for p in problems if p["loc"][:2] == first["loc"][:2]]
     problems = [p for p in problems if not p["type"].endswith("_type")][:1] or problems
     expected = dict.fromkeys(
-        _EXPECTED.get(p["type"], p["msg"]).format(**p.get("ctx", {})) for p in problems
+        _EXPECTED.get(p["type"], p["msg"]).format_map(_in_words(p.get("ctx", {}))) for p in problems
     )
     return (
         f"config {table}.{key} is {describe(problems[0]['input'])}, "
         f"expected {' or '.join(expected)} ({fields[key].description}); correct it"
     )
+
+
+def _in_words(limits: Mapping[str, Any]) -> dict[str, Any]:
+    return {k: number(v) if isinstance(v, int | float) else v for k, v in limits.items()}
 
 
 def _kind(table: str) -> type[Table]:
@@ -174,6 +195,6 @@ def _kind(table: str) -> type[Table]:
 
 def _nested(table: str, key: str) -> ConfigError:
     return ConfigError(
-        f"config table [{table}.{key}] is nested too deep; tables go one level deep: "
+        f"config table [{table}.{_brief(key)}] is nested too deep; tables go one level deep: "
         f"write plain keys into [{table}]"
     )

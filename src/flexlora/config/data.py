@@ -6,6 +6,7 @@ from typing import Any
 
 from pydantic import Field, model_validator
 
+from flexlora.config.plain import require_name
 from flexlora.config.table import Choice, Positive, Text, argument
 from flexlora.options import arguments_of
 from flexlora.partition.registry import SCHEMES
@@ -32,6 +33,9 @@ class DataConfig(Choice):
     @model_validator(mode="after")
     def _that_the_source_takes(self) -> DataConfig:
         SOURCES.make(self.source, self.options, beside=self.own_keys(), hidden=(SEED,))
+        for key, value in self.options.items():
+            if key == "path" or key.endswith("_path"):
+                require_name(value, f"data.{key} ")
         return self
 
     def without_training(self) -> DataConfig:

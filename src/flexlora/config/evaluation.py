@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from flexlora.config.table import Natural, Positive, Table, Text, argument, as_tuple
+from flexlora.config.table import Natural, PathText, Positive, Table, argument, as_tuple
 from flexlora.evaluation import EvalSettings
 
 
@@ -45,11 +45,13 @@ class EvaluationConfig(Table):
         default=200,
         description="examples of the clients' own test parts scored at the end, at most",
     )
-    metrics: Annotated[tuple[Text, ...], Field(min_length=1), BeforeValidator(as_tuple)] = Field(
-        default=("loss", "token_loss", "rouge_l", "exact_match"),
-        description="scores at the end: names of metrics, or path/to/file.py:function",
+    metrics: Annotated[tuple[PathText, ...], Field(min_length=1), BeforeValidator(as_tuple)] = (
+        Field(
+            default=("loss", "token_loss", "rouge_l", "exact_match"),
+            description="scores at the end: names of metrics, or path/to/file.py:function",
+        )
     )
-    metric: Text = Field(
+    metric: PathText = Field(
         default="loss",
         description="validation score that decides the best round; one that needs generated text "
         "makes every validation generate",

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, field_validator
 
-from flexlora.config.table import Table, Text, as_tuple
+from flexlora.config.table import PathText, Table, Text, as_tuple
 from flexlora.errors import ConfigError
 from flexlora.tasks.styles import STYLES
 
@@ -27,7 +27,7 @@ def _as_day(value: Any) -> Any:
 class ModelConfig(Table):
     """[model]: the base model, and which of its layers are adapted."""
 
-    name: Text = Field(default="tiny", description="embedded model, folder, or hub name")
+    name: PathText = Field(default="tiny", description="embedded model, folder, or hub name")
     dtype: Literal["float32", "bfloat16"] = Field(
         default="float32", description="dtype of the base model's weights"
     )
@@ -52,7 +52,7 @@ class ModelConfig(Table):
         default=None,
         description="day that chat templates are told which ask for it; none: when the run began",
     )
-    init_from: Text | None = Field(
+    init_from: PathText | None = Field(
         default=None, description="PEFT folder or run directory to start from; none: the bare base"
     )
     init_force: bool = Field(

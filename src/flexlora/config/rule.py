@@ -6,13 +6,13 @@ from typing import Any
 
 from pydantic import Field
 
-from flexlora.config.table import Choice, Text
+from flexlora.config.table import Choice, PathText
 
 
 class RuleConfig(Choice):
     """[rule]: how adapters are combined. All other keys of the table are the rule's options."""
 
-    name: Text = Field(
+    name: PathText = Field(
         default="flexlora",
         description="name of the aggregation rule, or path/to/file.py:Class",
     )

@@ -4,9 +4,14 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, Field, field_validator
 
-from flexlora.config.table import Positive, PositiveFloat, Table, Text, as_tuple
+from flexlora.config.table import PathText, Positive, Table, Text, as_tuple
+from flexlora.config.toml import describe
+from flexlora.formats.atomic import LONGEST_NAME
+
+MOST_THREADS = 1024  # Many thousands end the process, with no word.
+MOST_WORKERS = 256  # Each holds a model of its own.
 
 
 class RunConfig(Table):
@@ -16,12 +21,12 @@ class RunConfig(Table):
     `memory_gb` where that bounds it.
     """
 
-    out: Text = Field(default="runs", description="folder that holds the run directories")
+    out: PathText = Field(default="runs", description="folder that holds the run directories")
     name: Annotated[str, Field(pattern=r"^[^/\\\x00.][^/\\\x00]*$")] | None = Field(
         default=None,
         description="name of the run directory, without slashes; none: the rule's name",
     )
-    threads: Positive | None = Field(
+    threads: Annotated[int, Field(ge=1, le=MOST_THREADS)] | None = Field(
         default=None,
         description="CPU threads of each process; none: torch's own choice, shared by the workers",
     )
@@ -31,11 +36,11 @@ class RunConfig(Table):
         "each time; measured: the fastest that fits in a trial before the run, perhaps another one "
         "each time",
     )
-    workers: Positive | Literal["auto"] = Field(
+    workers: Annotated[int, Field(ge=1, le=MOST_WORKERS)] | Literal["auto"] = Field(
         default="auto",
         description="processes that train, each with a model of its own; auto: one for each GPU",
     )
-    memory_gb: PositiveFloat | None = Field(
+    memory_gb: Annotated[float, Field(gt=0.0, le=1e6)] | None = Field(
         default=None,
         description="memory that training may be planned for, beside the model; none: half of what "
         "there is, less the model; given, freed memory is returned at once, which takes time",
@@ -43,3 +48,12 @@ class RunConfig(Table):
     trackers: Annotated[tuple[Text, ...], BeforeValidator(as_tuple)] = Field(
         default=(), description="experiment trackers: tensorboard, mlflow, wandb, trackio"
     )
+
+    @field_validator("name")
+    @classmethod
+    def _that_a_folder_can_have(cls, name: str | None) -> str | None:
+        if name is not None and len(name.encode(errors="replace")) > LONGEST_NAME:
+            raise ValueError(
+                f"name is {describe(name)}, which has more than {LONGEST_NAME} bytes; shorten it"
+            )
+        return name

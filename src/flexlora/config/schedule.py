@@ -51,6 +51,13 @@ def validates(round: int, every: int, rounds: int) -> bool:
     return every > 0 and (round % every == 0 or round == rounds)
 
 
+def validations(after: int, every: int, rounds: int) -> int:
+    """How many rounds beyond `after` are validated; in no more time for many than for few."""
+    if not every or after >= rounds:
+        return 0
+    return rounds // every - after // every + (rounds % every > 0)
+
+
 def clients_per_round(
     amount: int | float,
     clients: int,

@@ -6,14 +6,17 @@ import math
 from collections.abc import Callable
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator
 
-from flexlora.options import arguments_of
+from flexlora.config.plain import require_name
+from flexlora.errors import shown
+from flexlora.options import MANY, arguments_of
 
-Positive = Annotated[int, Field(ge=1)]
-Natural = Annotated[int, Field(ge=0)]
-PositiveFloat = Annotated[float, Field(gt=0.0)]
+# Counts that cost nothing by being large: what there is to be counted bounds them.
+Positive = Annotated[int, Field(ge=1, le=MANY)]
+Natural = Annotated[int, Field(ge=0, le=MANY)]
 Text = Annotated[str, Field(min_length=1)]
+PathText = Annotated[Text, AfterValidator(lambda path: require_name(path))]
 
 
 def as_tuple(value: object) -> object:
@@ -46,7 +49,8 @@ class Choice(Table):
             plain = all(isinstance(item, str | int | float) for item in items)
             if not plain or any(isinstance(x, float) and not math.isfinite(x) for x in items):
                 raise ValueError(
-                    f"option '{key}' is no plain, finite value; give numbers, text or lists of them"
+                    f"option {shown(key)} is no plain, finite value; give numbers, text or lists "
+                    "of them"
                 )
         return {k: list(v) if isinstance(v, tuple) else v for k, v in options.items()}
 

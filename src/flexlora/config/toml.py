@@ -1,12 +1,69 @@
-"""A config's values as TOML, tables one level deep."""
+"""A config's values as TOML, tables one level deep, and TOML that others wrote."""
 
 from __future__ import annotations
 
 import json
+import re
+import stat
+import tomllib
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import tomli_w
+
+from flexlora.errors import shown
+
+LARGEST = 4 << 20  # Bytes of a file.
+_MOST_PARTS = 64  # Of a dotted key.
+
+# Texts and comments, whose dots and brackets are none; one that is not closed goes to the end.
+_TEXTS = re.compile(
+    r'"""(?:\\.|[^\\])*?(?:"""|\Z)'
+    r"|'''.*?(?:'''|\Z)"
+    r'|"(?:\\.|[^"\\\n])*"?'
+    r"|'[^'\n]*'?|#[^\n]*",
+    re.DOTALL,
+)
+_BETWEEN_KEYS = re.compile(r"[=,{}\[\]\n]")
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """The tables of a file that somebody else may have written.
+
+    Raises OSError for a file that is not there or cannot be read, and ValueError that says what is
+    wrong: no plain file (a device or a pipe may never end), more than `LARGEST` bytes (before any
+    is parsed), no UTF-8 text, and as `parse_toml`.
+    """
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise ValueError("is no plain file; give a TOML file")
+    with open(path, "rb") as file:
+        data = file.read(LARGEST + 1)
+    if len(data) > LARGEST:
+        raise ValueError(f"has more than {LARGEST >> 20} MB; give a TOML file of less")
+    try:
+        text = data.decode("utf-8-sig")  # Some editors begin a file with a mark.
+    except UnicodeDecodeError as error:
+        raise ValueError("is not UTF-8 text; give a TOML file") from error
+    return parse_toml(text)
+
+
+def parse_toml(text: str) -> dict[str, Any]:
+    """The tables of a text. Raises ValueError that says what is wrong.
+
+    The parser's memory grows with the square of a dotted key's parts: they are counted before.
+    """
+    outside = _BETWEEN_KEYS.split(_TEXTS.sub("", text))
+    if max(part.count(".") for part in outside) >= _MOST_PARTS:
+        raise ValueError(f"is not TOML: a key has more than {_MOST_PARTS} parts; shorten it")
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ValueError(f"is not TOML: {error}; correct that line") from error
+    except RecursionError as error:
+        raise ValueError("is not TOML: it is nested too deep; tables go one level deep") from error
+    except ValueError as error:  # Python reads no number of more than some thousand digits.
+        raise ValueError("is not TOML: a number has thousands of digits; shorten it") from error
 
 
 def to_toml(document: Mapping[str, Mapping[str, Any]]) -> str:
@@ -21,8 +78,11 @@ def describe(value: object) -> str:
     """A value as a user would write it, cut short, for messages."""
     try:
         text = _value(value)
-    except (TypeError, ValueError):
-        text = json.dumps(str(value))
+    except (TypeError, ValueError, RecursionError):
+        try:
+            text = json.dumps(str(value))
+        except (ValueError, RecursionError):
+            text = shown(value)
     return text if len(text) <= 60 else text[:57] + "…"
 
 

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, Field, model_validator
 
 from flexlora.adapters import Scaling
 from flexlora.config.schedule import NORM_LIMIT
 from flexlora.config.table import (
     Natural,
     Positive,
-    PositiveFloat,
     Table,
     argument,
     as_tuple,
@@ -31,7 +30,7 @@ class TrainingConfig(Table):
     max_steps: int | None = argument(Recipe, "max_steps", None)
     weight_decay: float = argument(Recipe, "weight_decay", 0.0)
     # Not the recipe's range: TOML has no none, so that 0 says it here.
-    clip_norm: Annotated[float, Field(ge=0.0)] = Field(
+    clip_norm: Annotated[float, Field(ge=0.0, le=1e30)] = Field(
         default=1.0, description="largest norm of a gradient; 0: no clipping"
     )
     dropout: float = argument(Recipe, "dropout", 0.05)
@@ -42,8 +41,21 @@ class TrainingConfig(Table):
     decay_rounds: Annotated[tuple[Positive, ...], BeforeValidator(as_tuple)] = Field(
         default=(15,), description="rounds from which on the learning rate is decayed"
     )
-    alpha: PositiveFloat = Field(default=16.0, description="α of LoRA: the scale is α/r or α/√r")
+    alpha: Annotated[float, Field(ge=1e-6, le=1e6)] = Field(
+        default=16.0, description="α of LoRA: the scale is α/r or α/√r"
+    )
     scaling: Scaling = Field(default="lora", description="lora: α/r; rslora: α/√r")
+
+    @model_validator(mode="after")
+    def _a_rate_to_the_end(self) -> TrainingConfig:
+        decays = len(self.decay_rounds)
+        if not self.learning_rate * self.decay_factor**decays > 0.0:
+            raise ValueError(
+                f"learning_rate is {self.learning_rate}, decay_factor {self.decay_factor}, and "
+                f"decay_rounds names {decays}, after which the rate is 0; raise one of the first "
+                "two, or name fewer rounds"
+            )
+        return self
 
 
 class FederationConfig(Table):
@@ -56,7 +68,7 @@ class FederationConfig(Table):
     patience: Natural = Field(
         default=3, description="evaluations without gain that end it; 0: never"
     )
-    norm_limit: Annotated[float, Field(ge=1.0)] = Field(
+    norm_limit: Annotated[float, Field(ge=1.0, le=1e30)] = Field(
         default=NORM_LIMIT,
         description="an update whose norm is more than so many times the median of its round is "
         "left out, as a failure of its client",

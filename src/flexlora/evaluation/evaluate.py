@@ -16,7 +16,7 @@ from flexlora.evaluation.owners import Owners
 from flexlora.evaluation.padding import Evaluated
 from flexlora.evaluation.rows import Row, grouped, number_of, predictions_of, score_of, whole_score
 from flexlora.models.carried import Carried
-from flexlora.options import Option, require
+from flexlora.options import MANY, Option, require
 from flexlora.tasks.prompts import Encoded
 
 K = TypeVar("K")
@@ -47,10 +47,10 @@ class EvalSettings:
     Raises ConfigError for a value out of range and for a metric that is unknown.
     """
 
-    batch_size: Annotated[int, Option("examples scored at once", least=1)] = 16
-    max_new_tokens: Annotated[int, Option("tokens generated at most", least=1)] = 64
+    batch_size: Annotated[int, Option("examples scored at once", least=1, most=MANY)] = 16
+    max_new_tokens: Annotated[int, Option("tokens generated at most", least=1, most=MANY)] = 64
     metrics: tuple[str | Metric, ...] = ("loss", "rouge_l", "exact_match")
-    predictions: Annotated[int, Option("generated texts that are kept", least=0)] = 0
+    predictions: Annotated[int, Option("generated texts that are kept", least=0, most=MANY)] = 0
 
     def __post_init__(self) -> None:
         require(self)

@@ -33,6 +33,10 @@ class Taken(RunError):
     """What was to be made is there already."""
 
 
+LONGEST_NAME = 200
+"""Bytes of the name of what is made: file systems take 255, and written aside it is longer."""
+
+
 def atomic_write(path: Path | str, data: bytes | str) -> None:
     """Replace the file `path` by `data` (text as UTF-8) in one step; parent folders are made.
 

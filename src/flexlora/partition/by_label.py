@@ -11,7 +11,7 @@ from typing import Annotated, final
 import torch
 
 from flexlora.errors import DataError
-from flexlora.options import Option
+from flexlora.options import MANY, Option
 from flexlora.partition.scheme import Dealt, Scheme
 from flexlora.partition.split import Indices
 
@@ -52,7 +52,9 @@ class ByCategory(Scheme):
 
     clients: Annotated[
         int | None,
-        Option("large categories are cut until there are so many; none: one each", least=1),
+        Option(
+            "large categories are cut until there are so many; none: one each", least=1, most=MANY
+        ),
     ] = None
 
     def deal(self, labels: Sequence[str], *, least: int, generator: torch.Generator) -> Dealt:

@@ -10,7 +10,7 @@ from typing import Annotated, ClassVar
 import torch
 
 from flexlora.errors import DataError
-from flexlora.options import Option, require
+from flexlora.options import MANY, Option, require
 from flexlora.partition.split import Indices
 
 
@@ -25,7 +25,7 @@ class Dealt:
     moved: int = 0
 
 
-Clients = Annotated[int, Option("clients to deal to", least=1)]
+Clients = Annotated[int, Option("clients to deal to", least=1, most=MANY)]
 
 
 class Scheme(abc.ABC):

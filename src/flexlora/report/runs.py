@@ -169,7 +169,7 @@ class ReportRun:
 def differing_data(runs: Sequence[ReportRun]) -> list[str]:
     """Which of data, model and encoding are not the same in all runs that tell."""
     words = dict(zip(_FINGERPRINTS, ("data", "base model", "encoding of the data"), strict=True))
-    values = {key: {run.data.get(key) for run in runs} - {None} for key in _FINGERPRINTS}
+    values = {key: {str(run.data[key]) for run in runs if key in run.data} for key in _FINGERPRINTS}
     return [words[key] for key in _FINGERPRINTS if len(values[key]) > 1]
 
 

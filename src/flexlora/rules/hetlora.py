@@ -48,9 +48,12 @@ class HetLoRA(Rule):
         float,
         Option("γ: share of the rank that pruning keeps; 1: never prunes", above=0.0, most=1.0),
     ] = 0.99
-    regulariser: Annotated[float, Option("λ: weight of the tail in the loss", least=0.0)] = 0.005
+    regulariser: Annotated[
+        float, Option("λ: weight of the tail in the loss", least=0.0, most=1e6)
+    ] = 0.005
     scale: Annotated[
-        float, Option("s of W₀ + s·BA, one for all clients; the paper has no other", above=0.0)
+        float,
+        Option("s of W₀ + s·BA, one for all clients; the paper has no other", above=0.0, most=1e6),
     ] = 1.0
 
     def __post_init__(self) -> None:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from flexlora.adapters import Factors, best_factors, factors_of
 from flexlora.lowrank import Dense, LowRank, Spectrum, Split, truncate
-from flexlora.options import Option, require
+from flexlora.options import MANY, Option, require
 from flexlora.rules.contributions import Contributions
 from flexlora.rules.layer import ClientView, Combined, Layer, LayerState
 from flexlora.rules.rule import Rule
@@ -47,7 +47,8 @@ class FlexLoRAIncrement(Rule):
     traits = Traits(delta="origin")
 
     frozen_rank: Annotated[
-        int | None, Option("largest rank per layer of the Δ that travels; all without it", least=1)
+        int | None,
+        Option("largest rank per layer of the Δ that travels; all without it", least=1, most=MANY),
     ] = None
     split: Annotated[
         Split, Option("where singular values go: all into what is sent as B (the paper), or half")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ import tomli_w
 
 from flexlora.config.config import Config
 from flexlora.config.config_file import load_config
+from flexlora.config.toml import read_toml
 from flexlora.errors import ConfigError, RunError
 from flexlora.formats.json_text import json_text
 from flexlora.runs.environment import environment
@@ -68,7 +68,7 @@ def read_resolved(folder: Path) -> Record:
     """Each entry of its type where it is there. Raises RunError for a damaged one."""
     path = folder / "resolved.toml"
     try:
-        return typed(tomllib.loads(path.read_bytes().decode()), RESOLVED)
+        return typed(read_toml(path), RESOLVED)
     except (OSError, ValueError, RecursionError) as error:
         raise damaged(path, error) from error
 

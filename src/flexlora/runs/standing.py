@@ -9,7 +9,7 @@ from functools import cached_property
 from statistics import fmean
 from typing import final
 
-from flexlora.config.schedule import validates
+from flexlora.config.schedule import validations
 from flexlora.formats.json_fields import text
 from flexlora.runs.deciding import decisive
 from flexlora.runs.events import (
@@ -150,9 +150,9 @@ class Standing:
             training = here / came * self.drawn
         scored = [s for record in self.done if (s := record.seconds_of(scoring=True))]
         scoring = fmean(scored[-RECENT:]) if scored else 0.0
-        every, rounds = self.config.evaluation.every, range(self.last + 1, self.rounds + 1)
-        validations = sum(validates(n, every, self.rounds) for n in rounds)
-        return max(0.0, len(rounds) * training + validations * scoring - here)
+        rounds = max(0, self.rounds - self.last)
+        scorings = validations(self.last, self.config.evaluation.every, self.rounds)
+        return max(0.0, rounds * training + scorings * scoring - here)
 
     def _between_rounds(self) -> None:
         self.round = self.drawn = self.failed = 0

@@ -27,9 +27,9 @@ class NormClip(Screen):
     name = "norm_clip"
     source = "Sun et al. 2019, arXiv 1911.07963"
 
-    factor: Annotated[float, Option("of the median above which a change is shrunk", above=0.0)] = (
-        3.0
-    )
+    factor: Annotated[
+        float, Option("of the median above which a change is shrunk", above=0.0, most=1e6)
+    ] = 3.0
 
     def __post_init__(self) -> None:
         require(self, f"screens.{self.name}")

@@ -7,21 +7,30 @@ from dataclasses import dataclass
 from typing import Annotated, Literal
 
 from flexlora.errors import DataError
-from flexlora.options import Option, require
+from flexlora.options import MANY, Option, require
 from flexlora.partition.split import named_generator, sample
 from flexlora.tasks.source import Corpus
 from flexlora.tasks.task import Task
+
+LONGEST = 5_000  # Examples of a task: seconds to make. Most tasks have no more distinct inputs.
 
 
 @dataclass(frozen=True)
 class Embedded:
     """Tasks of families that are made by code; the seed chooses which."""
 
-    train_tasks: Annotated[int | None, Option("tasks that train; none: all", least=0)] = None
-    unseen_tasks: Annotated[int | None, Option("tasks kept unseen; none: all", least=1)] = None
-    examples_per_task: Annotated[int, Option("examples made of each task", least=1)] = 100
+    train_tasks: Annotated[
+        int | None, Option("tasks that train; none: all", least=0, most=MANY)
+    ] = None
+    unseen_tasks: Annotated[
+        int | None, Option("tasks kept unseen; none: all", least=1, most=MANY)
+    ] = None
+    examples_per_task: Annotated[
+        int, Option("examples made of each task", least=1, most=LONGEST)
+    ] = 100
     unseen_examples_per_task: Annotated[
-        int | None, Option("examples made of each unseen task; none: as of the others", least=1)
+        int | None,
+        Option("examples made of each unseen task; none: as of the others", least=1, most=LONGEST),
     ] = None
     unseen: Annotated[
         Literal["fresh", "development"],

@@ -11,7 +11,7 @@ from typing import Annotated, Protocol
 import torch
 
 from flexlora.errors import DataError
-from flexlora.options import Option, require
+from flexlora.options import MANY, Option, require
 from flexlora.partition.split import named_generator, sample
 from flexlora.tasks.files import place_of
 from flexlora.tasks.limits import ROW_CHARACTERS, Limits, MaxRowCharacters
@@ -40,14 +40,16 @@ class NaturalInstructions:
 
     path: Annotated[str, Option("folder, of the official repository or in parquet")]
     train_tasks: Annotated[
-        int | None, Option("tasks of the official training split; none: all", least=0)
+        int | None, Option("tasks of the official training split; none: all", least=0, most=MANY)
     ] = None
     unseen_tasks: Annotated[
-        int | None, Option("tasks of the official test split; none: all", least=0)
+        int | None, Option("tasks of the official test split; none: all", least=0, most=MANY)
     ] = None
-    examples_per_task: Annotated[int | None, Option("examples a task; none: all", least=1)] = None
+    examples_per_task: Annotated[
+        int | None, Option("examples a task; none: all", least=1, most=MANY)
+    ] = None
     unseen_examples_per_task: Annotated[
-        int | None, Option("examples an unseen task; none: all", least=1)
+        int | None, Option("examples an unseen task; none: all", least=1, most=MANY)
     ] = None
     share: Share = None
     min_examples: LeastExamples = 0

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any
 
 from flexlora.errors import ConfigError, DataError, nearest
-from flexlora.options import Option, require
+from flexlora.options import MANY, Option, require
 from flexlora.partition.registry import SCHEMES, make_scheme
 from flexlora.partition.split import named_generator
 from flexlora.tasks.task import Example, Task
@@ -33,7 +33,10 @@ class Partition:
     by: str = "task"
     label: str = "category"
     min_examples: Annotated[
-        int, Option("examples that every client holds at least, before they are split", least=1)
+        int,
+        Option(
+            "examples that every client holds at least, before they are split", least=1, most=MANY
+        ),
     ] = 1
     options: tuple[tuple[str, Any], ...] = ()
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Protocol, cast
 
-from flexlora.options import Option
+from flexlora.options import MANY, Option
 from flexlora.registry import Registry
 from flexlora.tasks.task import Task
 
@@ -38,7 +38,7 @@ Share = Annotated[
     Option("share of each task's examples that is used; none: all", above=0.0, most=1.0),
 ]
 LeastExamples = Annotated[
-    int, Option("leave out tasks that hold fewer; 0: leave none out", least=0)
+    int, Option("leave out tasks that hold fewer; 0: leave none out", least=0, most=MANY)
 ]
 
 

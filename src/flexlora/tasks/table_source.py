@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Annotated, ClassVar, final
 
 from flexlora.errors import ConfigError, DataError
-from flexlora.options import Option, require
+from flexlora.options import MANY, Option, require
 from flexlora.partition.split import named_generator, sample
 from flexlora.tasks.columns import Columns, Record
 from flexlora.tasks.limits import (
@@ -62,7 +62,7 @@ class TableSource(abc.ABC):
     category: Category = ""
     id: Annotated[str, Option("column of the row's id; none: its place")] = ""
     examples: Annotated[
-        int | None, Option("rows used in all, chosen by the seed; none: all", least=1)
+        int | None, Option("rows used in all, chosen by the seed; none: all", least=1, most=MANY)
     ] = None
     test_path: Annotated[str, Option("file or folder with rows that are kept unseen")] = ""
     test_share: Annotated[
@@ -74,13 +74,18 @@ class TableSource(abc.ABC):
         ),
     ] = None
     unseen_tasks: Annotated[
-        int | None, Option("whole tasks that are kept unseen, chosen by the seed", least=1)
+        int | None,
+        Option("whole tasks that are kept unseen, chosen by the seed", least=1, most=MANY),
     ] = None
     unseen_examples_per_task: Annotated[
-        int | None, Option("examples an unseen task; none: all", least=1)
+        int | None, Option("examples an unseen task; none: all", least=1, most=MANY)
     ] = None
-    train_tasks: Annotated[int | None, Option("tasks that train; none: all", least=0)] = None
-    examples_per_task: Annotated[int | None, Option("examples a task; none: all", least=1)] = None
+    train_tasks: Annotated[
+        int | None, Option("tasks that train; none: all", least=0, most=MANY)
+    ] = None
+    examples_per_task: Annotated[
+        int | None, Option("examples a task; none: all", least=1, most=MANY)
+    ] = None
     share: Share = None
     min_examples: LeastExamples = 0
     max_row_characters: MaxRowCharacters = ROW_CHARACTERS

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from flexlora.options import Option, require
+from flexlora.options import MANY, Option, require
 
 Optimiser = Literal["adamw", "sgd"]
 LossOn = Literal["response", "all"]
@@ -23,15 +23,19 @@ class Recipe:
     """
 
     optimiser: Optimiser
-    learning_rate: Annotated[float, Option("step size; SGD wants far more than AdamW", above=0.0)]
-    batch_size: Annotated[int, Option("examples a step", least=1)]
-    epochs: Annotated[int, Option("passes over a client's examples, each round", least=1)] = 1
-    max_steps: Annotated[int | None, Option("steps a round at most; none: no limit", least=1)] = (
-        None
-    )
-    weight_decay: Annotated[float, Option("decay of the weights", least=0.0)] = 0.0
+    learning_rate: Annotated[
+        float, Option("step size; SGD wants far more than AdamW", above=0.0, most=1e38)
+    ]
+    batch_size: Annotated[int, Option("examples a step", least=1, most=MANY)]
+    epochs: Annotated[
+        int, Option("passes over a client's examples, each round", least=1, most=10_000)
+    ] = 1
+    max_steps: Annotated[
+        int | None, Option("steps a round at most; none: no limit", least=1, most=MANY)
+    ] = None
+    weight_decay: Annotated[float, Option("decay of the weights", least=0.0, most=1e6)] = 0.0
     clip_norm: Annotated[
-        float | None, Option("largest norm of a gradient; none: no clipping", above=0.0)
+        float | None, Option("largest norm of a gradient; none: no clipping", above=0.0, most=1e30)
     ] = 1.0
     dropout: Annotated[
         float, Option("share of a LoRA layer's inputs that is dropped", least=0.0, below=1.0)
