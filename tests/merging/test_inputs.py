@@ -220,7 +220,7 @@ def test_other_weights_of_the_base_model_whatever_its_name(
 ) -> None:
     edit(two[1], base_model_name_or_path=name)
     for folder, digest in zip(two, ("aa", "bb"), strict=True):
-        note = {"empty": [], "scales": {}, "base_fingerprint": f"float32:{digest}"}
+        note = {"ranks": {}, "scales": {}, "base_fingerprint": f"float32:{digest}"}
         (folder / "flexlora.json").write_text(json.dumps(note))
     message = refused(tmp_path, AdapterError, two)
     assert message == f"{two[0]} and {two[1]} were made for different weights of org/m; {BASES}"

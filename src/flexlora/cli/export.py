@@ -8,6 +8,8 @@ from typing import Annotated
 
 import typer
 
+from flexlora.cli.arguments import CompactOption, ServeOption
+
 
 def export(
     folder: Annotated[Path, typer.Argument(metavar="RUN", help="A run directory.")],
@@ -20,13 +22,18 @@ def export(
     round_: Annotated[
         str, typer.Option("--round", help="'best' by validation, 'last', or a kept round.")
     ] = "best",
+    compact: CompactOption = False,
+    serve: ServeOption = None,
 ) -> None:
-    """Write a PEFT adapter; it loads with PeftModel.from_pretrained."""
+    """Write a PEFT adapter that PeftModel.from_pretrained and other readers load alike."""
     from flexlora.cli.tables import say
+    from flexlora.cli.words import form_words
     from flexlora.formats.peft import save_peft
+    from flexlora.formats.peft_form import Form
     from flexlora.runs import load_adapter
 
     kept = int(round_) if re.fullmatch(r"[0-9]+", round_) else round_
+    form = Form.of(compact=compact, serve=serve)
     adapter = load_adapter(folder, rank, kept, energy=energy)
-    save_peft(adapter, out)
-    say(f"{adapter!r} written to {out}")
+    save_peft(adapter, out, compact=compact, serve=serve)
+    say(f"{adapter!r} written to {out}, {form_words(form.one_rank(adapter.ranks.values()))}")

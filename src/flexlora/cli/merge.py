@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from flexlora.cli.arguments import CompactOption, ServeOption
+
 
 def merge(
     adapters: Annotated[list[Path], typer.Argument(metavar="ADAPTER...", help="PEFT folders.")],
@@ -28,6 +30,8 @@ def merge(
     dtype: Annotated[
         str | None, typer.Option(help="float32, bfloat16 or float16 (default: as the inputs).")
     ] = None,
+    compact: CompactOption = False,
+    serve: ServeOption = None,
     force: Annotated[
         bool,
         typer.Option(
@@ -56,6 +60,8 @@ def merge(
             energy=energy,
             split=checked_split(split, "--split"),
             dtype=dtype,
+            compact=compact,
+            serve=serve,
             force=force,
             watch=lambda layer, layers: status.update(f"merging: layer {layer} of {layers}"),
         )

@@ -13,7 +13,7 @@ from rich.table import Table
 from flexlora.adapters.anatomy import kinds
 from flexlora.cli.layer_tables import PIPED, SHOWN, layer_table, shared_prefix
 from flexlora.cli.tables import say
-from flexlora.cli.words import count, size, span
+from flexlora.cli.words import count, form_words, size, span
 from flexlora.merging import Merged, MergedLayer
 
 
@@ -26,6 +26,7 @@ def merged_json(merged: Merged) -> dict[str, Any]:
         "zero": list(merged.zero),
         "lacking": [list(names) for names in merged.lacking],
         "dtype": merged.dtype,
+        "one_rank": merged.one_rank,
         "parameters": merged.parameters,
         "bytes": merged.nbytes,
         "norm": merged.norm,
@@ -67,7 +68,7 @@ def show_merged(merged: Merged, *, everything: bool) -> None:
         f"{merged.dtype}, discarded {_percent(merged.share)} of the energy "
         f"(‖error‖ = {merged.error:.3g} of ‖ΔW‖ = {merged.norm:.4g})"
     )
-    convention = "tensors as they were" if merged.untouched else "scale 1 (α = r in every layer)"
+    convention = "tensors as they were" if merged.untouched else form_words(merged.one_rank)
     say(f"{size(merged.nbytes)} written to {merged.out}, {convention}")
 
 

@@ -23,3 +23,10 @@ def span(values: Sequence[float], digits: int = 4) -> str:
         f"{x:,}" if isinstance(x, int) else f"{x:.{digits}g}" for x in (min(values), max(values))
     )
     return low if low == high else f"{low}–{high}"
+
+
+def form_words(one_rank: int | None) -> str:
+    """How a PEFT folder was written; one_rank: of every layer, None where each has its own."""
+    if one_rank is None:
+        return "each layer at its own rank, by patterns that PEFT reads and others may pass over"
+    return f"rank {one_rank} in every layer, α = r"

@@ -138,10 +138,11 @@ class PerLayer:
 class Extra:
     """What `save_peft` noted beside PEFT's own files.
 
-    empty: layers of rank 0; scales: of the layers whose scale no α/r rounds to.
+    ranks: of the layers that are filled up with zeros, without these; scales: of the layers whose
+    scale no α/r rounds to.
     """
 
-    empty: frozenset[str]
+    ranks: Mapping[str, int]
     scales: Mapping[str, float]
     base_fingerprint: str
 
@@ -151,12 +152,12 @@ def read_extra(path: Path) -> Extra:
     try:
         extra = json_table(path / EXTRA, limit_bytes=LARGEST_CONFIG_BYTES)
         return Extra(
-            frozenset(json_fields.texts(extra, "empty")),
+            json_fields.counts(extra, "ranks"),
             json_fields.numbers(extra, "scales"),
             json_fields.text({"base_fingerprint": "", **extra}, "base_fingerprint"),
         )
     except FileNotFoundError:
-        return Extra(frozenset(), {}, "")
+        return Extra({}, {}, "")
     except (OSError, ValueError) as error:
         words = error.strerror if isinstance(error, OSError) else error
         raise AdapterError(

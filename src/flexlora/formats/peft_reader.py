@@ -163,13 +163,18 @@ class PeftReader(Closing):
         scale = self._scale(name, a[0])
         dtype = torch.promote_types(*(_FLOATS[dtype] for dtype in dtypes))
         m, n = b[0], math.prod(a[1:])
-        held = 0 if self._is_empty(name, pair) else a[0]
+        held = self._held(name, pair, a[0])
         return PeftLayer(name, kind, m, n, held, scale, pair["A"], pair["B"], a, b, dtype)
 
-    def _is_empty(self, name: str, pair: Mapping[str, str]) -> bool:
-        """True for a layer of rank 0, which `save_peft` notes and writes as rank 1 of zeros."""
-        noted = name in self._extra.empty
-        return noted and not any(bool(self.tensor(key).any()) for key in pair.values())
+    def _held(self, name: str, pair: Mapping[str, str], rank: int) -> int:
+        """The rank without the zeros that `save_peft` filled it up with and noted; its own rank
+        where there are none, or where others stand in their place since.
+        """
+        noted = self._extra.ranks.get(name, rank)
+        if not 0 <= noted < rank:
+            return rank
+        a, b = (self.tensor(pair[side]) for side in "AB")
+        return rank if a[noted:].any() or b[:, noted:].any() else noted
 
     def _scale(self, name: str, rank: int) -> float:
         scale = lora_scale(self._alphas.of(name), rank, self.scaling)

@@ -12,6 +12,7 @@ import torch
 from flexlora.adapters import Factors, checked_split
 from flexlora.adapters.kept import require_rank_or_energy
 from flexlora.errors import AdapterError, ConfigError, RankError
+from flexlora.formats.peft_form import Form
 from flexlora.formats.peft_keys import pair_keys
 from flexlora.formats.peft_reader import PeftLayer, PeftReader
 from flexlora.formats.peft_writer import TASK_TYPE, peft_folder
@@ -33,6 +34,8 @@ def merge(
     energy: float | None = None,
     split: Split = "left",
     dtype: str | None = None,
+    compact: bool = False,
+    serve: str | None = None,
     force: bool = False,
     watch: Watch | None = None,
 ) -> Merged:
@@ -44,14 +47,17 @@ def merge(
     a layer, "full" for all that the sum holds; energy, above 0 and at most 1, keeps that share of
     ‖·‖²_F with the fewest directions, layer by layer. split: "left" puts the singular values into
     B and leaves orthonormal rows in A, "balanced" gives each side their root. dtype: "float32",
-    "bfloat16" or "float16" as stored; None for the widest of the inputs. force: merge though the
-    folders name different base models or share no layer. watch: told layers done and in all.
+    "bfloat16" or "float16" as stored; None for the widest of the inputs. compact: each layer at its
+    own rank, with PEFT's patterns, which other readers may pass over; else one rank for all, filled
+    up with zeros. serve: "vllm" for a rank that vLLM supports and nothing that it refuses. force:
+    merge though the folders name different base models or share no layer. watch: told layers done
+    and in all.
 
     Guarantees: each layer is the best approximation of its rank, to rounding of float32, whatever
     the inputs' dtype. What is written has scale 1: α = r in every layer, rsLoRA off. One adapter
-    alone, of weight 1 at rank "full", keeps its tensors and scales bit for bit (unless a dtype is
-    asked for). Layers are read, merged and written one by one: memory is one layer's work. The
-    folder appears whole or not at all.
+    alone, of weight 1 at rank "full", is not decomposed: its sides stay but for the scale, and if
+    compact bit for bit (unless a dtype is asked for). Layers are read, merged and written one by
+    one: memory is one layer's work. The folder appears whole or not at all.
     Raises ConfigError or RankError for options that make no sense, AdapterError for folders that
     cannot be summed, RunError where `out` exists.
     """
@@ -60,11 +66,14 @@ def merge(
     if dtype is not None and dtype not in DTYPES:
         raise ConfigError(f"dtype is {dtype}; give one of {', '.join(DTYPES)}")
     checked_split(split, "split")
+    form = Form.of(compact=compact, serve=serve)
+    if isinstance(rank, int) and form.server is not None:
+        form.one_rank([rank])
     with opened(adapters, force=force) as readers:
         layers = union(readers)
         stored = DTYPES[dtype] if dtype else _widest(readers)
-        untouched = len(readers) == 1 and given == (1.0,) and rank == "full" and dtype is None
-        done = []
+        alone = len(readers) == 1 and given == (1.0,) and rank == "full" and dtype is None
+        done, changed = [], not alone
         moving: set[int] = set()
         with peft_folder(
             out,
@@ -74,11 +83,12 @@ def merge(
             fan_in_fan_out=readers[0].fan_in_fan_out,
             task_type=_task_type(readers),
             modules_to_save=readers[0].config.get("modules_to_save"),
+            form=form,
         ) as writer:
             for key, reader in whole(readers).items():
                 writer.whole(key, reader.tensor(key))
             for count, (name, layer) in enumerate(layers.items(), 1):
-                if untouched:
+                if alone:
                     factors = readers[0].factors(name)
                     norm, error = factors.product().norm(), 0.0
                     moving |= {0} if _moves(factors) else set()
@@ -86,6 +96,7 @@ def merge(
                     cut = _cut(cut_down, readers, given, layer, moving)
                     factors = _factors(cut, split, stored, layer, out)
                     error, norm = cut.error, cut.norm
+                changed |= not compact and factors.scale != 1.0
                 writer.add(name, factors, layer.kind, layer.a_shape[1:])
                 ranks = tuple(r.layers[name].rank if name in r.layers else None for r in readers)
                 done.append(
@@ -96,6 +107,8 @@ def merge(
                 if watch is not None:
                     watch(count, len(layers))
     folder = Path(out)
+    ranks_out = {max(1, layer.rank) for layer in done}
+    one_rank = form.one_rank(ranks_out)
     return Merged(
         out=folder,
         adapters=tuple(reader.path for reader in readers),
@@ -104,7 +117,8 @@ def merge(
         layers=tuple(done),
         dtype=str(stored).removeprefix("torch."),
         nbytes=sum(file.stat().st_size for file in folder.iterdir()),
-        untouched=untouched,
+        one_rank=one_rank,
+        untouched=not changed and (compact or ranks_out == {one_rank}),
     )
 
 
