@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from commands import PROCESS, Done, Flexlora, assert_one_sentence
@@ -240,3 +241,31 @@ def test_who_is_to_read_it_is_told_by_a_word(flexlora: Flexlora, tmp_path: Path)
     done = flexlora("merge", a, "--rank", 3, "--serve", "vllm", *no)
     assert_one_sentence(done, "score is saved whole beside LoRA")
     assert not (tmp_path / "no").exists()
+
+
+def test_single_files_are_merged_without_another_word(flexlora: Flexlora, tmp_path: Path) -> None:
+    """As people do who have two files of kohya's trainer: nothing is lost, and alpha is said."""
+    for name, rank in (("a", 4), ("b", 2)):
+        tensors = {
+            "lora_unet_x.lora_down.weight": gaussian(rank, 6, seed=rank),
+            "lora_unet_x.lora_up.weight": gaussian(7, rank),
+            "lora_unet_x.alpha": torch.tensor(1.0),
+            f"lora_unet_{name}.lora_down.weight": gaussian(rank, 5),
+            f"lora_unet_{name}.lora_up.weight": gaussian(3, rank),
+        }
+        save_file(tensors, tmp_path / f"{name}.safetensors")
+    a, b, out = (tmp_path / f"{name}.safetensors" for name in "abc")
+    done = flexlora("merge", a, b, "--out", out)
+    assert (done.code, done.err) == (0, "")
+    assert done.out.endswith(f" written to {out}, each layer at its own rank, alpha = rank\n")
+    assert re.search(r"^(lora_unet_)?x +4 +2 +6 ", done.out, re.MULTILINE)
+    assert set(load_file(out)) > {"lora_unet_x.lora_down.weight", "lora_unet_x.alpha"}
+    assert float(load_file(out)["lora_unet_x.alpha"]) == 6.0
+    told = json.loads(
+        flexlora("merge", a, "--rank", 2, "--out", tmp_path / "d.safetensors", "--json").out
+    )
+    assert (told["one_rank"], told["bytes"]) == (2, (tmp_path / "d.safetensors").stat().st_size)
+    assert_one_sentence(
+        flexlora("merge", a, b, "--out", tmp_path / "e"), "name a file, like merged"
+    )
+    assert_one_sentence(flexlora("merge", a, b, "--out", out), "c.safetensors exists")

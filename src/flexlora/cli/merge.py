@@ -1,4 +1,4 @@
-"""flexlora merge: PEFT adapters of different ranks become one."""
+"""flexlora merge: adapters of different ranks become one."""
 
 from __future__ import annotations
 
@@ -11,10 +11,16 @@ from flexlora.cli.arguments import CompactOption, ServeOption
 
 
 def merge(
-    adapters: Annotated[list[Path], typer.Argument(metavar="ADAPTER...", help="PEFT folders.")],
-    out: Annotated[Path, typer.Option(help="The PEFT folder to make; it must not exist.")],
+    adapters: Annotated[
+        list[Path],
+        typer.Argument(metavar="ADAPTER...", help="PEFT folders, or .safetensors files."),
+    ],
+    out: Annotated[
+        Path, typer.Option(help="The folder or .safetensors file to make; it must not exist.")
+    ],
     rank: Annotated[
-        str | None, typer.Option(help="The highest rank of a layer, or 'full' for all of the sum.")
+        str | None,
+        typer.Option(help="The highest rank of a layer (default: 'full', all of the sum)."),
     ] = None,
     energy: Annotated[
         float | None,
@@ -28,7 +34,8 @@ def merge(
         str, typer.Option(help="Singular values into B ('left'), or half into each ('balanced').")
     ] = "left",
     dtype: Annotated[
-        str | None, typer.Option(help="float32, bfloat16 or float16 (default: as the inputs).")
+        str | None,
+        typer.Option(help="float32, bfloat16, float16 or float8_e4m3fn (default: as the inputs)."),
     ] = None,
     compact: CompactOption = False,
     serve: ServeOption = None,
@@ -42,7 +49,7 @@ def merge(
     all_: Annotated[bool, typer.Option("--all", help="Show every layer, however many.")] = False,
     json_: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    """Sum PEFT adapters of any ranks exactly, and write the best adapter of the rank asked for."""
+    """Sum adapters of any ranks exactly, and write the best adapter of the rank asked for."""
     from rich.console import Console
 
     from flexlora.adapters import checked_split

@@ -68,7 +68,11 @@ def show_merged(merged: Merged, *, everything: bool) -> None:
         f"{merged.dtype}, discarded {_percent(merged.share)} of the energy "
         f"(‖error‖ = {merged.error:.3g} of ‖ΔW‖ = {merged.norm:.4g})"
     )
-    convention = "tensors as they were" if merged.untouched else form_words(merged.one_rank)
+    convention = (
+        "tensors as they were"
+        if merged.untouched
+        else form_words(merged.one_rank, file=merged.out.is_file())
+    )
     say(f"{size(merged.nbytes)} written to {merged.out}, {convention}")
 
 

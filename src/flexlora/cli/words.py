@@ -25,8 +25,13 @@ def span(values: Sequence[float], digits: int = 4) -> str:
     return low if low == high else f"{low}–{high}"
 
 
-def form_words(one_rank: int | None) -> str:
-    """How a PEFT folder was written; one_rank: of every layer, None where each has its own."""
+def form_words(one_rank: int | None, *, file: bool = False) -> str:
+    """How an adapter was written; one_rank: of every layer, None where each has its own.
+
+    file: it is a single file, of which kohya's have an alpha for each layer.
+    """
+    if one_rank is None and file:
+        return "each layer at its own rank, alpha = rank"
     if one_rank is None:
         return "each layer at its own rank, by patterns that PEFT reads and others may pass over"
     return f"rank {one_rank} in every layer, α = r"

@@ -58,7 +58,7 @@ def atomic_folder(path: Path | str) -> Iterator[Path]:
     when the disk refuses, in the body too. What else the body raises passes through.
     """
     target = Path(path)
-    _require_free(target)
+    require_free(target)
     aside = _aside(target)
     try:
         aside.mkdir(parents=True)
@@ -67,7 +67,7 @@ def atomic_folder(path: Path | str) -> Iterator[Path]:
             for name in files:
                 _sync(Path(folder) / name)
             _sync(Path(folder))
-        _require_free(target)
+        require_free(target)
         os.rename(aside, target)
         _sync(target.parent)
     except OSError as error:
@@ -85,7 +85,8 @@ def _aside(target: Path) -> Path:
     return target.parent / f".{target.name}.{secrets.token_hex(4)}.tmp"
 
 
-def _require_free(target: Path) -> None:
+def require_free(target: Path) -> None:
+    """Raise RunError where something is there already."""
     if os.path.lexists(target):
         raise RunError(f"{target} exists; choose another folder or remove it")
 

@@ -16,13 +16,12 @@ from torch import Tensor
 
 from flexlora.adapters import Factors
 from flexlora.errors import AdapterError
+from flexlora.formats.adapter_reader import StoredLayer
 from flexlora.formats.atomic import atomic_folder
-from flexlora.formats.peft_config import CONFIG, EXTRA, WEIGHTS
+from flexlora.formats.peft_config import CONFIG, EXTRA, TASK_TYPE, WEIGHTS
 from flexlora.formats.peft_form import ALIKE, Form
 from flexlora.formats.peft_keys import Kind, pair_keys
 from flexlora.formats.tensor_file import TensorFile, TensorReader
-
-TASK_TYPE = "CAUSAL_LM"
 
 
 class PeftWriter:
@@ -73,6 +72,18 @@ class PeftWriter:
         if self._alphas[name] / rank != factors.scale:
             self.extra["scales"][name] = factors.scale
 
+    @property
+    def keeps_scales(self) -> bool:
+        return self._form.compact
+
+    @property
+    def one_rank(self) -> int | None:
+        return self._form.one_rank(self._ranks.values())
+
+    def add_like(self, layer: StoredLayer, factors: Factors) -> None:
+        """Write a layer of the name, the kind and the kernel of one that was read."""
+        self.add(layer.name, factors, layer.kind, layer.a_shape[1:])
+
     def whole(self, key: str, tensor: Tensor) -> None:
         """Write a tensor that stands beside LoRA, under the key that it had.
 
@@ -96,7 +107,7 @@ class PeftWriter:
             for key in given.stored:
                 tensor = given.read(key)
                 if key in self._sides:
-                    tensor = _filled_up(tensor, self._sides[key], rank)
+                    tensor = filled_up(tensor, self._sides[key], rank)
                 filled.add(key, tensor)
         aside.unlink()
         own = {name: x for name, x in self._ranks.items() if x != rank}
@@ -178,7 +189,7 @@ def peft_folder(
             (aside / EXTRA).write_text(json.dumps(writer.extra, indent=2, sort_keys=True) + "\n")
 
 
-def _filled_up(tensor: Tensor, dimension: int, rank: int) -> Tensor:
+def filled_up(tensor: Tensor, dimension: int, rank: int) -> Tensor:
     """Zeros behind the ranks that are there, along this dimension."""
     shape = list(tensor.shape)
     shape[dimension] = rank - shape[dimension]
