@@ -256,6 +256,16 @@ def test_damage_is_told(tmp_path: Path) -> None:
         open_adapter(tmp_path / "gone.safetensors")
 
 
+def test_a_scale_that_the_dtype_cannot_take_in_is_said(tmp_path: Path) -> None:
+    path = tmp_path / "a.safetensors"
+    tensors = layer("kohya", "x", (6, 5), 2, dtype=torch.float16)
+    save_file(tensors | {"x.alpha": torch.tensor(1e6)}, path)
+    with pytest.raises(AdapterError, match="would hold values that float16 cannot once its scale"):
+        merge([path], tmp_path / "out.safetensors")
+    assert [x.name for x in tmp_path.iterdir()] == ["a.safetensors"]
+    merge([path], tmp_path / "out.safetensors", dtype="float32")
+
+
 def test_the_output_fits_the_input(tmp_path: Path) -> None:
     paths = two(tmp_path, "kohya")
     folder = write_folder(tmp_path / "peft", pair("q", 6, 5, 2), r=2)

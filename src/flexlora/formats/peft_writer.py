@@ -55,7 +55,7 @@ class PeftWriter:
             self._form.server.require_layer(name, kind)
             self._form.one_rank([factors.rank])
         if not self._form.compact:
-            factors = self._with_scale_one(name, factors)
+            factors = with_scale_one(self._path, name, factors)
         b, a = factors.b, factors.a
         if factors.rank == 0:
             self.extra["ranks"][name] = 0
@@ -135,19 +135,6 @@ class PeftWriter:
             },
         }
 
-    def _with_scale_one(self, name: str, factors: Factors) -> Factors:
-        if factors.scale == 1.0:
-            return factors
-        b = (factors.b.double() * factors.scale).to(factors.b.dtype)
-        if not torch.isfinite(b).all():
-            dtype = str(b.dtype).removeprefix("torch.")
-            raise AdapterError(
-                f"layer {name} of {self._path} would hold values that {dtype} cannot once its "
-                f"scale of {factors.scale:.4g} is in B; write it compact, which keeps scales, or "
-                "in another dtype"
-            )
-        return Factors(b, factors.a, 1.0)
-
 
 @contextmanager
 def peft_folder(
@@ -187,6 +174,24 @@ def peft_folder(
         (aside / CONFIG).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
         if any(writer.extra.values()):
             (aside / EXTRA).write_text(json.dumps(writer.extra, indent=2, sort_keys=True) + "\n")
+
+
+def with_scale_one(path: Path, name: str, factors: Factors) -> Factors:
+    """The same update with the scale in B, rounded once.
+
+    Raises AdapterError, naming `path` as what is written, where B's dtype cannot hold it.
+    """
+    if factors.scale == 1.0:
+        return factors
+    b = (factors.b.double() * factors.scale).to(factors.b.dtype)
+    if not torch.isfinite(b).all():
+        dtype = str(b.dtype).removeprefix("torch.")
+        raise AdapterError(
+            f"layer {name} of {path} would hold values that {dtype} cannot once its scale of "
+            f"{factors.scale:.4g} is in B; write it compact (PEFT folders keep scales then), or in "
+            "another dtype"
+        )
+    return Factors(b, factors.a, 1.0)
 
 
 def filled_up(tensor: Tensor, dimension: int, rank: int) -> Tensor:

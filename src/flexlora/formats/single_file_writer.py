@@ -15,7 +15,7 @@ from flexlora.adapters import Factors
 from flexlora.errors import AdapterError
 from flexlora.formats.adapter_reader import StoredLayer
 from flexlora.formats.atomic import atomic_file, require_free
-from flexlora.formats.peft_writer import filled_up
+from flexlora.formats.peft_writer import filled_up, with_scale_one
 from flexlora.formats.single_file import ALPHA, Origin, SingleFileReader
 from flexlora.formats.tensor_file import TensorFile, TensorReader
 
@@ -27,7 +27,10 @@ _KEPT: Final = ("format", "ss_base_model_version", "ss_network_module", "modelsp
 class SingleFileWriter:
     """Layers written under the keys that they have in the files that they come from."""
 
-    def __init__(self, origins: Mapping[str, Origin], file: TensorFile, compact: bool) -> None:
+    def __init__(
+        self, path: Path, origins: Mapping[str, Origin], file: TensorFile, *, compact: bool
+    ) -> None:
+        self._path = path
         self._origins, self._file, self._compact = origins, file, compact
         self._layers: dict[str, int] = {}
         self._written: set[int] = set()
@@ -42,9 +45,8 @@ class SingleFileWriter:
 
     def add_like(self, layer: StoredLayer, factors: Factors) -> None:
         """Scale 1, the scale in B; rank 0 as zeros."""
+        factors = with_scale_one(self._path, layer.name, factors)
         b, a = factors.b, factors.a
-        if factors.scale != 1.0:
-            b = (b.double() * factors.scale).to(b.dtype)
         if factors.rank == 0:
             b, a = b.new_zeros(b.shape[0], 1), a.new_zeros(1, a.shape[1])
         if layer.kind == "convolution":
@@ -107,7 +109,7 @@ def single_file(
         narrow = aside.with_suffix(".narrow.tmp")
         try:
             with TensorFile(narrow, [f"{side} {x}" for x in origins for side in "AB"]) as file:
-                writer = SingleFileWriter(origins, file, compact)
+                writer = SingleFileWriter(target, origins, file, compact=compact)
                 yield writer
             keys = {key for x in origins.values() for key in (*x.keys.values(), x.stem + ALPHA)}
             keys |= {x.alpha for x in origins.values() if x.alpha}
