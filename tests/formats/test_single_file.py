@@ -210,7 +210,6 @@ FOREIGN = {
     "lora_diag": "KaSA",
     "oft_blocks": "OFT",
     "xlora_classifier.weight": "X-LoRA",
-    "qalora_group": "QALoRA",
     "diff_b": "trained biases",
     "diff": "whole differences",
     "weight": "tensor",

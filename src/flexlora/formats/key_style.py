@@ -21,11 +21,8 @@ _FOREIGN = {
     "vera_lambda": "VeRA",
     "lora_diag": "KaSA",
     "xlora": "X-LoRA",
-    "internal_xlora": "X-LoRA",
-    "qalora": "QALoRA",
     "randlora_": "RandLoRA",
     "on_input": "IA3",
-    "glora": "GLoRA",
 }
 
 

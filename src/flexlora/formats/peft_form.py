@@ -59,7 +59,7 @@ SERVERS.add(
     "vllm",
     Server(
         "vLLM",
-        ranks=(8, 16, 32, 64, 128, 256, 320, 512),  # `max_lora_rank` of every version has these.
+        ranks=(8, 16, 32, 64, 128, 256, 320, 512),  # Of its `max_lora_rank`.
         kinds=frozenset({"linear", "embedding"}),
         skips=(".embed_tokens.base_layer.weight", ".lm_head.base_layer.weight"),
     ),
