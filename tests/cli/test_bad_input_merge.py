@@ -48,10 +48,6 @@ case = CASES.add
 
 # --- options -------------------------------------------------------------------------------------
 
-case(
-    "neither rank nor energy",
-    "give just one of --rank and --energy (neither is given): how much of the sum",
-)(lambda p: p.merge())
 case("rank and energy", "give just one of --rank and --energy")(
     lambda p: p.merge("--rank", 2, "--energy", 0.9)
 )
@@ -117,7 +113,7 @@ case("a folder that is missing", "gone does not exist; give a PEFT folder")(
 case("no adapter", "has no adapter_config.json; give a folder that save_pretrained wrote")(
     lambda p: ["merge", p.folder, "--rank", 2, "--out", p.folder / "out"]
 )
-case("a file", "is not a folder; give a PEFT adapter folder")(
+case("a file of a folder", "is the weights of a PEFT folder", "give the folder")(
     lambda p: [*p.merge("--rank", 2), p.folder / "a" / "adapter_model.safetensors"]
 )
 case(

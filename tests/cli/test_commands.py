@@ -101,6 +101,14 @@ def test_export_writes_what_the_run_hands_out(
         assert (done.code, done.err) == (0, "")
         assert str(tmp_path / rank) in done.out
         assert load_peft(tmp_path / rank).ranks == load_adapter(folder, rank).ranks
+        named = json.loads((tmp_path / rank / "adapter_config.json").read_text())
+        assert (named["lora_alpha"], named["rank_pattern"]) == (named["r"], {})
+        assert f"rank {named['r']} in every layer, α = r" in done.out
+    done = flexlora("export", folder, "--rank", 2, "--serve", "vllm", "--out", tmp_path / "vllm")
+    named = json.loads((tmp_path / "vllm" / "adapter_config.json").read_text())
+    assert (named["r"], named["lora_alpha"]) == (8, 8)
+    done = flexlora("export", folder, "--energy", 0.9, "--compact", "--out", tmp_path / "compact")
+    assert "each layer at its own rank" in done.out
     last = Run.open(folder).checkpoints()[-1]
     done = flexlora("export", folder, "--rank", 2, "--round", last, "--out", tmp_path / "last")
     assert (done.code, done.err) == (0, "")

@@ -38,7 +38,7 @@ def adapter(blocks: int, rank: int = 4, *, base: str = "", base_fingerprint: str
 @pytest.fixture
 def peft(tmp_path: Path) -> Path:
     known = adapter(2, base="org/base", base_fingerprint="float32:" + "ab" * 32)
-    save_peft(known, tmp_path / "a")
+    save_peft(known, tmp_path / "a", compact=True)
     return tmp_path / "a"
 
 
@@ -104,7 +104,7 @@ def test_unused_directions_and_unknown_bases_are_said(flexlora: Flexlora, tmp_pa
 
 
 def test_rslora_has_its_own_alpha(flexlora: Flexlora, tmp_path: Path) -> None:
-    save_peft(adapter(1), tmp_path / "a")
+    save_peft(adapter(1), tmp_path / "a", compact=True)
     config = tmp_path / "a" / "adapter_config.json"
     written = {**json.loads(config.read_text()), "use_rslora": True, "lora_alpha": 6}
     config.write_text(json.dumps(written))

@@ -11,12 +11,13 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from commands import PROCESS, Done, Flexlora
+from commands import PROCESS, Done, Flexlora, assert_one_sentence
 from flexlora.formats.peft import load_peft
 from flexlora.merging import merge
-from peft_folders import add, pair, stored, updates, weighted, write_folder
+from peft_folders import add, config_of, edit, pair, stored, updates, weighted, write_folder
 from reference import assert_all_close, gaussian
 from terminal import lines_on_a_terminal
 
@@ -58,7 +59,7 @@ def test_what_went_in_what_came_out_and_each_layer(flexlora: Flexlora, two: list
     assert lines[-2].startswith(f"4 layers, {again.parameters} parameters of float32, discarded")
     assert f"{100 * again.share:.3g} % of the energy" in lines[-2]
     written = sum(file.stat().st_size for file in Path("out").iterdir())
-    assert lines[-1] == f"{written / 1000:.1f} kB written to out, scale 1 (α = r in every layer)"
+    assert lines[-1] == f"{written / 1000:.1f} kB written to out, rank 5 in every layer, α = r"
     assert done.err == ""
     assert_all_close(updates(Path("out")), updates(Path("again")), 0.0)
 
@@ -85,7 +86,10 @@ def test_each_option_reaches_the_merge(flexlora: Flexlora, two: list[Path]) -> N
 def test_one_adapter_resized_and_copied(flexlora: Flexlora, two: list[Path]) -> None:
     assert cells(flexlora("merge", "a", "--rank", 2, "--out", "small"), "0.self")[1:3] == ["4", "2"]
     assert set(load_peft("small").ranks.values()) == {2}
-    done = flexlora("merge", "a", "--rank", "full", "--out", "copy")
+    done = flexlora("merge", "a", "--rank", "full", "--out", "one")
+    assert done.out.endswith(" written to one, rank 4 in every layer, α = r\n")
+    assert_all_close(updates(Path("one")), updates(two[0]), 1e-6)
+    done = flexlora("merge", "a", "--rank", "full", "--out", "copy", "--compact")
     assert done.out.endswith(" written to copy, tensors as they were\n")
     before, after = stored(two[0]), stored(Path("copy"))
     assert all(before[key].equal(after[key]) for key in before)
@@ -214,3 +218,54 @@ def test_layers_of_one_side_alone_stand_in_the_json(flexlora: Flexlora) -> None:
     mlp = [name for name in told["layers"] if "mlp" in name]
     assert told["lacking"] == [[], mlp]
     assert len(mlp) == 2
+
+
+def test_who_is_to_read_it_is_told_by_a_word(flexlora: Flexlora, tmp_path: Path) -> None:
+    tensors = pair("x.q", 12, 10, 4) | pair("x.down", 9, 14, 2, 1)
+    a = write_folder(tmp_path / "a", tensors, r=4, rank_pattern={"down": 2})
+    out = tmp_path / "out"
+    done = flexlora("merge", a, "--rank", 3, "--serve", "vllm", "--out", out)
+    assert done.out.endswith("rank 8 in every layer, α = r\n")
+    assert config_of(out)["r"] == 8
+    done = flexlora("merge", a, "--rank", 3, "--compact", "--out", tmp_path / "compact")
+    assert done.out.endswith("by patterns that PEFT reads and others may pass over\n")
+    assert config_of(tmp_path / "compact")["rank_pattern"]
+    no = ("--out", tmp_path / "no")
+    done = flexlora("merge", a, "--rank", 600, "--serve", "vllm", *no)
+    assert_one_sentence(done, "rank 600 is above 512, the highest that vLLM serves; give a lower")
+    both = flexlora("merge", a, "--rank", 3, "--serve", "vllm", "--compact", *no)
+    assert_one_sentence(both, "give just one of compact and serve")
+    unknown = flexlora("merge", a, "--rank", 3, "--serve", "tgi", *no)
+    assert_one_sentence(unknown, "serve is 'tgi'; known: vllm")
+    edit(a, modules_to_save=["score"])
+    done = flexlora("merge", a, "--rank", 3, "--serve", "vllm", *no)
+    assert_one_sentence(done, "score is saved whole beside LoRA")
+    assert not (tmp_path / "no").exists()
+
+
+def test_single_files_are_merged_without_another_word(flexlora: Flexlora, tmp_path: Path) -> None:
+    """As people do who have two files of kohya's trainer: nothing is lost, and alpha is said."""
+    for name, rank in (("a", 4), ("b", 2)):
+        tensors = {
+            "lora_unet_x.lora_down.weight": gaussian(rank, 6, seed=rank),
+            "lora_unet_x.lora_up.weight": gaussian(7, rank),
+            "lora_unet_x.alpha": torch.tensor(1.0),
+            f"lora_unet_{name}.lora_down.weight": gaussian(rank, 5),
+            f"lora_unet_{name}.lora_up.weight": gaussian(3, rank),
+        }
+        save_file(tensors, tmp_path / f"{name}.safetensors")
+    a, b, out = (tmp_path / f"{name}.safetensors" for name in "abc")
+    done = flexlora("merge", a, b, "--out", out)
+    assert (done.code, done.err) == (0, "")
+    assert done.out.endswith(f" written to {out}, each layer at its own rank, alpha = rank\n")
+    assert re.search(r"^(lora_unet_)?x +4 +2 +6 ", done.out, re.MULTILINE)
+    assert set(load_file(out)) > {"lora_unet_x.lora_down.weight", "lora_unet_x.alpha"}
+    assert float(load_file(out)["lora_unet_x.alpha"]) == 6.0
+    told = json.loads(
+        flexlora("merge", a, "--rank", 2, "--out", tmp_path / "d.safetensors", "--json").out
+    )
+    assert (told["one_rank"], told["bytes"]) == (2, (tmp_path / "d.safetensors").stat().st_size)
+    assert_one_sentence(
+        flexlora("merge", a, b, "--out", tmp_path / "e"), "name a file, like merged"
+    )
+    assert_one_sentence(flexlora("merge", a, b, "--out", out), "c.safetensors exists")

@@ -49,3 +49,12 @@ def test_what_is_not_is_named_and_cut_short(
 def test_what_is_missing_is_named() -> None:
     with pytest.raises(ValueError, match="x is missing"):
         json_fields.number({}, "x")
+
+
+@pytest.mark.parametrize("key", ["(" * 9999, "\x1b[2J", "x" * 9999])
+def test_a_key_that_others_wrote_is_quoted_short(key: str) -> None:
+    for read in (json_fields.numbers, json_fields.counts):
+        with pytest.raises(ValueError, match="is 'a', expected a") as caught:
+            read({"scales": {key: "a"}}, "scales")
+        assert len(str(caught.value)) < 200
+        assert str(caught.value).isprintable()

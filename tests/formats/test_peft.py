@@ -74,17 +74,18 @@ def merged_logits(kind: str, adapter: Adapter, tokens: torch.Tensor) -> torch.Te
         return model(tokens).logits
 
 
+@pytest.mark.parametrize("compact", [False, True])
 @pytest.mark.parametrize("kind", ["llama", "gpt2", "neox"])
 def test_peft_computes_base_plus_product(
-    kind: str, tmp_path: Path, recwarn: pytest.WarningsRecorder
+    kind: str, compact: bool, tmp_path: Path, recwarn: pytest.WarningsRecorder
 ) -> None:
     """Eleven layers: "layers.1" must not be taken for "layers.10"."""
     from peft import PeftModel
 
     model = model_of(kind)
-    # Rank 3 is the most common; the other ranks and alphas need patterns.
+    # Rank 3 is the most common; in the compact form the other ranks and alphas need patterns.
     adapter = adapter_for(linear_layers(model), [3, 1, 3, 5, 0, 3, 2])
-    save_peft(adapter, tmp_path / "out", fan_in_fan_out=kind == "gpt2")
+    save_peft(adapter, tmp_path / "out", fan_in_fan_out=kind == "gpt2", compact=compact)
     recwarn.clear()
     loaded = PeftModel.from_pretrained(model, tmp_path / "out").eval()
     assert [str(w.message) for w in recwarn if "peft" in w.filename] == []
@@ -96,9 +97,11 @@ def test_peft_computes_base_plus_product(
     torch.testing.assert_close(logits, expected, rtol=1e-4, atol=1e-4)
     for name, module in loaded.base_model.model.named_modules():
         if hasattr(module, "lora_A"):
-            assert module.r["default"] == max(1, adapter[name].rank)
-            assert module.scaling["default"] == adapter[name].scale
-    assert_same(load_peft(tmp_path / "out"), adapter)
+            assert module.r["default"] == (max(1, adapter[name].rank) if compact else 5)
+            assert module.scaling["default"] == (adapter[name].scale if compact else 1.0)
+    if compact:
+        assert_same(load_peft(tmp_path / "out"), adapter)
+    assert load_peft(tmp_path / "out").ranks == adapter.ranks
 
 
 @pytest.mark.parametrize("kind", ["llama", "gpt2"])
@@ -210,9 +213,21 @@ def test_round_trip_is_bit_for_bit(
             for name, r, scale in zip(layers, ranks, found, strict=False)
         }
     )
-    folder = tmp_path_factory.mktemp("peft") / "out"
-    save_peft(adapter, folder)
-    assert_same(load_peft(folder), adapter)
+    folder = tmp_path_factory.mktemp("peft")
+    save_peft(adapter, folder / "compact", compact=True)
+    assert_same(load_peft(folder / "compact"), adapter)
+    # Else the scale is in B, rounded once, and what is written is written again bit for bit.
+    if any(f.scale > 6e4 or 0 < f.scale < 1e-4 for f in adapter.values()) and dtype.itemsize == 2:
+        return
+    save_peft(adapter, folder / "one")
+    back = load_peft(folder / "one")
+    assert back.ranks == adapter.ranks
+    for name, factors in adapter.items():
+        assert back[name].scale == 1.0
+        assert torch.equal(back[name].b, (factors.b.double() * factors.scale).to(dtype))
+        assert torch.equal(back[name].a, factors.a)
+    save_peft(back, folder / "two")
+    assert_same(load_peft(folder / "two"), back)
 
 
 def test_equal_adapters_give_equal_bytes_and_the_base_can_be_named(tmp_path: Path) -> None:
@@ -390,8 +405,8 @@ def test_missing_and_damaged_files_are_refused(folder: Path) -> None:
 
 
 NOTES = [
-    ({"empty": "x"}, "empty is 'x', expected a list of texts"),
-    ({"empty": [["x"]]}, "empty is [['x']], expected a list of texts"),
+    ({"ranks": "x"}, "ranks is 'x', expected an object"),
+    ({"ranks": {"x": 1.5}}, "ranks.x is 1.5, expected a whole number"),
     ({"scales": [1]}, "scales is [1], expected an object"),
     ({"scales": {"x.q": True}}, "scales.x.q is True, expected a number"),
     ({"scales": {"x.q": 10**400}}, "expected a number that a float holds"),
@@ -401,7 +416,7 @@ NOTES = [
 
 @pytest.mark.parametrize(("note", "message"), NOTES, ids=range(len(NOTES)))
 def test_notes_of_another_type_are_damage(folder: Path, note: Any, message: str) -> None:
-    (folder / "flexlora.json").write_text(json.dumps({"empty": [], "scales": {}} | note))
+    (folder / "flexlora.json").write_text(json.dumps({"ranks": {}, "scales": {}} | note))
     with pytest.raises(AdapterError) as caught:
         load_peft(folder)
     assert "flexlora.json is damaged (" in str(caught.value)
@@ -454,6 +469,6 @@ def test_a_folder_of_several_adapters_says_which_it_holds(tmp_path: Path) -> Non
 
 def test_an_edited_alpha_wins_over_the_noted_scale(tmp_path: Path) -> None:
     adapter = Adapter({"q": Factors(torch.ones(2, 3), torch.ones(3, 2), math.nextafter(1.0, 0))})
-    save_peft(adapter, tmp_path / "out")
+    save_peft(adapter, tmp_path / "out", compact=True)
     edit(tmp_path / "out", lora_alpha=6)
     assert load_peft(tmp_path / "out")["q"].scale == 2.0

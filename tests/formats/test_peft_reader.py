@@ -78,10 +78,10 @@ def test_a_pair_of_two_dtypes_has_the_wider(tmp_path: Path) -> None:
 
 
 def test_rank_0_as_it_was_saved(tmp_path: Path) -> None:
-    """Noted as empty and all zeros: rank 0. Noted, but trained since: what it holds now."""
+    """Noted and all zeros: rank 0. Noted, but trained since: what it holds now."""
     zeros = {"x.lora_A.weight": torch.zeros(1, 4), "x.lora_B.weight": torch.zeros(3, 1)}
     folder = write_folder(tmp_path / "a", zeros, r=1)
-    note = {"empty": ["x"], "scales": {}, "base_fingerprint": "float32:ab"}
+    note = {"ranks": {"x": 0}, "scales": {}, "base_fingerprint": "float32:ab"}
     (folder / "flexlora.json").write_text(json.dumps(note))
     with PeftReader(folder) as reader:
         assert (reader.layers["x"].rank, reader.factors("x").rank) == (0, 0)

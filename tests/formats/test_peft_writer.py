@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from flexlora.adapters import Factors
 from flexlora.errors import RunError
+from flexlora.formats.peft_form import Form
 from flexlora.formats.peft_keys import Kind, pair_keys
 from flexlora.formats.peft_reader import PeftReader
 from flexlora.formats.peft_writer import peft_folder
@@ -58,7 +59,8 @@ def test_every_kind_comes_back_bit_for_bit(
         for seed, (name, (_, rank, scale)) in enumerate(layers.items())
     }
     keys = [key for name, (kind, *_) in layers.items() for key in pair_keys(name, kind)]
-    with peft_folder(folder, keys, base="org/m", base_fingerprint="float32:ab") as writer:
+    form, digest = Form(compact=True), "float32:ab"
+    with peft_folder(folder, keys, base="org/m", base_fingerprint=digest, form=form) as writer:
         for name, (kind, *_) in layers.items():
             writer.add(name, given[name], kind, KERNEL[kind])
     with PeftReader(folder) as reader:
@@ -78,7 +80,7 @@ def test_peft_needs_no_more_than_its_own_two_files(tmp_path: Path) -> None:
     """Where no α gives the scale to the last bit, it is noted aside; α/r is as near as can be."""
     given = {f"l.{i}": factors(3, 16 / math.sqrt(i + 1), seed=i) for i in range(30)}
     keys = [key for name in given for key in pair_keys(name)]
-    with peft_folder(tmp_path / "out", keys, base="") as writer:
+    with peft_folder(tmp_path / "out", keys, base="", form=Form(compact=True)) as writer:
         for name, one in given.items():
             writer.add(name, one)
     for name, update in updates(tmp_path / "out").items():
@@ -94,6 +96,7 @@ def test_ranks_and_alphas_stand_where_most_layers_have_them(tmp_path: Path) -> N
         fan_in_fan_out=True,
         task_type=None,
         modules_to_save=["head"],
+        form=Form(compact=True),
     ) as writer:
         for name, rank in ranks.items():
             writer.add(name, factors(rank, 1.0))
@@ -107,6 +110,40 @@ def test_ranks_and_alphas_stand_where_most_layers_have_them(tmp_path: Path) -> N
     assert not (tmp_path / "out" / "flexlora.json").exists()
 
 
+def test_ranks_that_differ_are_filled_up_with_zeros_and_noted(tmp_path: Path) -> None:
+    given: dict[str, tuple[Factors, Kind]] = {
+        "conv": (factors(2, 1.0), "convolution"),
+        "embed": (factors(0, 3.0, seed=1), "embedding"),
+        "q": (factors(4, 0.3, torch.bfloat16, seed=2), "linear"),
+    }
+    keys = [key for name, (_, kind) in given.items() for key in pair_keys(name, kind)]
+    with peft_folder(tmp_path / "out", [*keys, f"{PREFIX}lm_head.weight"], base="") as writer:
+        writer.whole(f"{PREFIX}lm_head.weight", torch.arange(3))
+        for name, (one, kind) in given.items():
+            writer.add(name, one, kind, KERNEL[kind])
+    assert sorted(x.name for x in (tmp_path / "out").iterdir()) == [
+        *("adapter_config.json", "adapter_model.safetensors", "flexlora.json")
+    ]
+    written, config = stored(tmp_path / "out"), config_of(tmp_path / "out")
+    assert (config["r"], config["lora_alpha"], config["rank_pattern"]) == (4, 4, {})
+    assert config["alpha_pattern"] == {}
+    assert torch.equal(written[f"{PREFIX}lm_head.weight"], torch.arange(3))
+    shapes = {key.removeprefix(PREFIX): tuple(x.shape) for key, x in written.items()}
+    assert shapes["conv.lora_A.weight"] == (4, 3, 2, 2)
+    assert shapes["conv.lora_B.weight"] == (5, 4, 1, 1)
+    assert (shapes["embed.lora_embedding_A"], shapes["embed.lora_embedding_B"]) == ((4, 12), (5, 4))
+    assert json.loads((tmp_path / "out" / "flexlora.json").read_text())["ranks"] == {
+        "conv": 2,
+        "embed": 0,
+    }
+    for name, update in updates(tmp_path / "out").items():
+        assert_close(update, product(given[name][0]), 2**-8 if name == "q" else 1e-15)
+    with PeftReader(tmp_path / "out") as reader:
+        assert {name: x.rank for name, x in reader.layers.items()} == {
+            name: one.rank for name, (one, _) in given.items()
+        }
+
+
 def test_rank_0_is_a_rank_1_of_zeros_that_is_noted(tmp_path: Path) -> None:
     with peft_folder(tmp_path / "out", pair_keys("x", "convolution"), base="") as writer:
         writer.add("x", factors(0, 2.5), "convolution", (3, 2, 2))
@@ -114,7 +151,7 @@ def test_rank_0_is_a_rank_1_of_zeros_that_is_noted(tmp_path: Path) -> None:
     assert written[f"{PREFIX}x.lora_A.weight"].shape == (1, 3, 2, 2)
     assert written[f"{PREFIX}x.lora_B.weight"].shape == (5, 1, 1, 1)
     assert not any(bool(tensor.any()) for tensor in written.values())
-    assert json.loads((tmp_path / "out" / "flexlora.json").read_text())["empty"] == ["x"]
+    assert json.loads((tmp_path / "out" / "flexlora.json").read_text())["ranks"] == {"x": 0}
 
 
 def test_a_body_that_raises_leaves_nothing(tmp_path: Path) -> None:

@@ -48,7 +48,6 @@ OPTIONS: list[tuple[dict[str, Any], type[InputError], str]] = [
     ({"weights": [1.0, math.nan]}, ConfigError, "weight nan is not finite"),
     ({"weights": [-math.inf, 1.0]}, ConfigError, "weight -inf is not finite; give numbers such"),
     ({"weights": [0.0, -0.0]}, ConfigError, "all weights are 0, so nothing would be left"),
-    ({"rank": None}, ConfigError, "give just one of rank and energy"),
     ({"energy": 0.9}, ConfigError, "give just one of rank and energy"),
     ({"rank": 0}, RankError, "rank is 0; give a whole number of 1 or more, or 'full'"),
     ({"rank": -3}, RankError, "rank is -3"),
@@ -220,7 +219,7 @@ def test_other_weights_of_the_base_model_whatever_its_name(
 ) -> None:
     edit(two[1], base_model_name_or_path=name)
     for folder, digest in zip(two, ("aa", "bb"), strict=True):
-        note = {"empty": [], "scales": {}, "base_fingerprint": f"float32:{digest}"}
+        note = {"ranks": {}, "scales": {}, "base_fingerprint": f"float32:{digest}"}
         (folder / "flexlora.json").write_text(json.dumps(note))
     message = refused(tmp_path, AdapterError, two)
     assert message == f"{two[0]} and {two[1]} were made for different weights of org/m; {BASES}"

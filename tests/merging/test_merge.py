@@ -148,7 +148,7 @@ def test_what_is_written_has_scale_one(tmp_path: Path, three: list[Path]) -> Non
 
 
 def test_what_cancels_is_written_as_nothing(tmp_path: Path) -> None:
-    """Rank 0 is written as PEFT can read it: rank 1 of zeros."""
+    """Rank 0 is written as every reader can read it: zeros of the others' rank."""
     tensors = pair(Q, 12, 10, 4)
     a = write_folder(tmp_path / "a", tensors | pair(DOWN, 9, 14, 4), r=4, alpha=3)
     b = write_folder(tmp_path / "b", tensors, r=4, alpha=3)
@@ -156,15 +156,15 @@ def test_what_cancels_is_written_as_nothing(tmp_path: Path) -> None:
     (q,) = [layer for layer in done.layers if layer.name == Q]
     assert (q.rank, q.norm, q.error, q.share) == (0, 0.0, 0.0, 0.0)
     written = stored(tmp_path / "out")
-    assert torch.equal(written[f"base_model.model.{Q}.lora_A.weight"], torch.zeros(1, 10))
-    assert torch.equal(written[f"base_model.model.{Q}.lora_B.weight"], torch.zeros(12, 1))
+    assert torch.equal(written[f"base_model.model.{Q}.lora_A.weight"], torch.zeros(2, 10))
+    assert torch.equal(written[f"base_model.model.{Q}.lora_B.weight"], torch.zeros(12, 2))
     assert load_peft(tmp_path / "out")[Q].rank == 0
     # Such a folder is an adapter like others.
     again = merge([tmp_path / "out", a], tmp_path / "again", weights=[1.0, 1.0], rank="full")
     assert {x.name: x.ranks for x in again.layers} == {Q: (0, 4), DOWN: (2, 4)}
     assert_all_close(updates(tmp_path / "again"), weighted([tmp_path / "out", a], [1.0, 1.0]), 1e-6)
     copied = merge([tmp_path / "out"], tmp_path / "copy", rank="full")
-    assert copied.untouched
+    assert not copied.untouched  # The zeros that fill it up are made anew.
     assert contents_of(tmp_path / "copy") == contents_of(tmp_path / "out")
 
 
@@ -187,8 +187,8 @@ def test_one_adapter_at_full_rank_is_kept_bit_for_bit(
         rank_pattern={"down_proj": 7},
         alpha_pattern={"q_proj": 0.3},
     )
-    done = merge([a], tmp_path / "out", rank="full")
-    assert done.untouched
+    done = merge([a], tmp_path / "out", rank="full", compact=True)
+    assert (done.untouched, done.one_rank) == (True, None)
     assert (done.error, done.share) == (0.0, 0.0)
     assert_all_close({"": torch.tensor(done.norm)}, {"": whole_norm(a)}, 1e-6)
     given, written = load_peft(a), load_peft(tmp_path / "out")
@@ -282,7 +282,7 @@ def test_half_precision_is_summed_in_float32(tmp_path: Path) -> None:
 def test_what_the_adapters_agree_on_is_kept(tmp_path: Path, three: list[Path]) -> None:
     for folder in three:
         edit(folder, base_model_name_or_path="org/base", fan_in_fan_out=True, task_type="SEQ_CLS")
-        note = '{"empty": [], "scales": {}, "base_fingerprint": "float32:ab"}'
+        note = '{"ranks": {}, "scales": {}, "base_fingerprint": "float32:ab"}'
         (folder / "flexlora.json").write_text(note)
     merge(three, tmp_path / "out", rank=2)
     config = config_of(tmp_path / "out")
@@ -327,7 +327,7 @@ def test_modules_saved_whole_are_carried_over_bit_for_bit(
         assert written[key].dtype == tensor.dtype
         assert torch.equal(written[key], tensor)
     assert config_of(tmp_path / "out")["modules_to_save"] == ["lm_head"]
-    untouched = merge(three[:1], tmp_path / "copy", rank="full")
+    untouched = merge(three[:1], tmp_path / "copy", rank="full", compact=True)
     assert untouched.untouched
     assert set(stored(tmp_path / "copy")) == set(stored(three[0]))
 

@@ -49,7 +49,7 @@ STRANGE: list[Any] = [
 ]
 KEYS = ["r", "lora_alpha", "rank_pattern", "alpha_pattern", "target_modules", "modules_to_save"]
 KEYS += ["use_rslora", "bias", "task_type", "base_model_name_or_path", "init_lora_weights", "x"]
-KEYS += ["fan_in_fan_out", "peft_type", "use_dora", "empty", "scales", "base_fingerprint"]
+KEYS += ["fan_in_fan_out", "peft_type", "use_dora", "ranks", "scales", "base_fingerprint"]
 NAMES = [
     "base_model.model.q.lora_A.weight",
     "q.lora_B.weight",
@@ -141,7 +141,7 @@ def json_bytes(value: Any) -> bytes:
 
 def spoil_json(name: str, draw: random.Random, folder: Path) -> None:
     path = folder / name
-    held = json.loads(path.read_bytes()) if path.exists() else {"empty": [], "scales": {}}
+    held = json.loads(path.read_bytes()) if path.exists() else {"ranks": {}, "scales": {}}
     path.write_bytes(json_bytes(changed(draw, held, KEYS)))
 
 

@@ -1,12 +1,26 @@
-"""The wired commands, with the help of their arguments."""
+"""The wired commands, with the help of their arguments, and options that several of them take."""
 
 from __future__ import annotations
 
-from typing import get_type_hints
+from typing import Annotated, get_type_hints
 
 import click
 import typer
 from typer.core import TyperArgument
+
+CompactOption = Annotated[
+    bool,
+    typer.Option(
+        "--compact",
+        help="Keep each layer's rank, with PEFT's patterns; other readers may pass these over.",
+    ),
+]
+ServeOption = Annotated[
+    str | None,
+    typer.Option(
+        help="'vllm': the rank rounded up to one that vLLM supports; refuse what it does not."
+    ),
+]
 
 
 def command_line(app: typer.Typer) -> click.Group:

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from flexlora.cli.arguments import CompactOption, ServeOption
 from flexlora.cli.places import require_free, require_there
 from flexlora.cli.trust import TrustOption, require_trust
 
@@ -22,18 +23,23 @@ def export(
     round_: Annotated[
         str, typer.Option("--round", help="'best' by validation, 'last', or a kept round.")
     ] = "best",
+    compact: CompactOption = False,
+    serve: ServeOption = None,
     trust: TrustOption = None,
 ) -> None:
-    """Write a PEFT adapter; it loads with PeftModel.from_pretrained."""
+    """Write a PEFT adapter that PeftModel.from_pretrained and other readers load alike."""
     from flexlora.adapters.kept import require_rank_or_energy
     from flexlora.cli.console import say
     from flexlora.formats.peft import save_peft
+    from flexlora.formats.peft_form import Form
+    from flexlora.formats.words import form_words
     from flexlora.runs import load_adapter
 
+    form = Form.of(compact=compact, serve=serve)
     require_free(out)
     require_there("run", folder)
     require_rank_or_energy(rank, energy, "what the adapter is to hold", dashes="--")
     require_trust(folder, trust, metrics=False)
     adapter = load_adapter(folder, rank, round_, energy=energy)
-    save_peft(adapter, out)
-    say(f"{adapter!r} written to {out}")
+    save_peft(adapter, out, compact=compact, serve=serve)
+    say(f"{adapter!r} written to {out}, {form_words(form.one_rank(adapter.ranks.values()))}")

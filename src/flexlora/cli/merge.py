@@ -1,4 +1,4 @@
-"""flexlora merge: PEFT adapters of different ranks become one."""
+"""flexlora merge: adapters of different ranks become one."""
 
 from __future__ import annotations
 
@@ -7,14 +7,21 @@ from typing import Annotated
 
 import typer
 
+from flexlora.cli.arguments import CompactOption, ServeOption
 from flexlora.cli.places import require_free, require_there
 
 
 def merge(
-    adapters: Annotated[list[Path], typer.Argument(metavar="ADAPTER...", help="PEFT folders.")],
-    out: Annotated[Path, typer.Option(help="The PEFT folder to make; it must not exist.")],
+    adapters: Annotated[
+        list[Path],
+        typer.Argument(metavar="ADAPTER...", help="PEFT folders, or .safetensors files."),
+    ],
+    out: Annotated[
+        Path, typer.Option(help="The folder or .safetensors file to make; it must not exist.")
+    ],
     rank: Annotated[
-        str | None, typer.Option(help="The highest rank of a layer, or 'full' for all of the sum.")
+        str | None,
+        typer.Option(help="The highest rank of a layer (default: 'full', all of the sum)."),
     ] = None,
     energy: Annotated[
         float | None,
@@ -28,8 +35,11 @@ def merge(
         str, typer.Option(help="Singular values into B ('left'), or half into each ('balanced').")
     ] = "left",
     dtype: Annotated[
-        str | None, typer.Option(help="float32, bfloat16 or float16 (default: as the inputs).")
+        str | None,
+        typer.Option(help="float32, bfloat16, float16 or float8_e4m3fn (default: as the inputs)."),
     ] = None,
+    compact: CompactOption = False,
+    serve: ServeOption = None,
     force: Annotated[
         bool,
         typer.Option(
@@ -40,7 +50,7 @@ def merge(
     all_: Annotated[bool, typer.Option("--all", help="Show every layer, however many.")] = False,
     json_: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    """Sum PEFT adapters of any ranks exactly, and write the best adapter of the rank asked for."""
+    """Sum adapters of any ranks exactly, and write the best adapter of the rank asked for."""
     from flexlora.adapters import checked_split
     from flexlora.adapters.kept import parsed_rank, require_rank_or_energy
     from flexlora.cli.console import Screen
@@ -50,7 +60,8 @@ def merge(
 
     require_free(out)
     require_there("adapter", *adapters)
-    require_rank_or_energy(rank, energy, "how much of the sum is to be kept", dashes="--")
+    if rank is not None or energy is not None:  # Neither: all of the sum.
+        require_rank_or_energy(rank, energy, "how much of the sum is to be kept", dashes="--")
     with Screen(stderr=True).status("merging") as status:
         done = merge_adapters(
             adapters,
@@ -60,6 +71,8 @@ def merge(
             energy=energy,
             split=checked_split(split, "--split"),
             dtype=dtype,
+            compact=compact,
+            serve=serve,
             force=force,
             watch=lambda layer, layers: status.update(f"merging: layer {layer} of {layers}"),
         )

@@ -12,7 +12,7 @@ from rich.table import Table
 from flexlora.adapters.anatomy import kinds
 from flexlora.cli.console import say, screen
 from flexlora.cli.layer_tables import SHOWN, layer_table, shared_prefix
-from flexlora.formats.words import count, size, span
+from flexlora.formats.words import count, form_words, size, span
 from flexlora.merging import Merged, MergedLayer
 
 
@@ -25,6 +25,7 @@ def merged_json(merged: Merged) -> dict[str, Any]:
         "zero": list(merged.zero),
         "lacking": [list(names) for names in merged.lacking],
         "dtype": merged.dtype,
+        "one_rank": merged.one_rank,
         "parameters": merged.parameters,
         "bytes": merged.nbytes,
         "norm": merged.norm,
@@ -66,7 +67,11 @@ def show_merged(merged: Merged, *, everything: bool) -> None:
         f"{merged.dtype}, discarded {_percent(merged.share)} of the energy "
         f"(‖error‖ = {merged.error:.3g} of ‖ΔW‖ = {merged.norm:.4g})"
     )
-    convention = "tensors as they were" if merged.untouched else "scale 1 (α = r in every layer)"
+    convention = (
+        "tensors as they were"
+        if merged.untouched
+        else form_words(merged.one_rank, file=merged.out.is_file())
+    )
     say(f"{size(merged.nbytes)} written to {merged.out}, {convention}")
 
 

@@ -9,7 +9,7 @@ import math
 from collections.abc import Mapping
 from typing import Any, NoReturn
 
-from flexlora.errors import shown
+from flexlora.errors import cut_short, shown
 
 
 def text(record: Mapping[str, Any], name: str) -> str:
@@ -70,4 +70,5 @@ def _number(name: str, value: Any) -> float:
 
 
 def _refuse(name: str, value: Any, wanted: str) -> NoReturn:
-    raise ValueError(f"{name} is {shown(value)}, expected {wanted}")
+    entry = cut_short(name) if name.isprintable() else shown(name)  # It may be a key of others.
+    raise ValueError(f"{entry} is {shown(value)}, expected {wanted}")

@@ -1,9 +1,9 @@
 """PEFT LoRA folders: written so that PEFT computes the same update, and read from any writer.
 
 PEFT itself is not imported: the format is two files, `adapter_config.json` and
-`adapter_model.safetensors`. What that format cannot hold (a layer of rank 0, a scale that no α/r
-rounds to, the base model's fingerprint) lies in `flexlora.json` beside them, which other readers
-ignore.
+`adapter_model.safetensors`. What that format cannot hold (a layer's rank without the zeros that
+fill it up, a scale that no α/r rounds to, the base model's fingerprint) lies in `flexlora.json`
+beside them, which other readers ignore.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from pathlib import Path
 from flexlora.adapters import Adapter, Scaling
 from flexlora.errors import AdapterError
 from flexlora.formats.peft_config import CONFIG, WEIGHTS, read_config, scaling_of, unsupported
+from flexlora.formats.peft_form import Form
 from flexlora.formats.peft_keys import is_vocabulary, pair_keys
 from flexlora.formats.peft_reader import PeftReader
 from flexlora.formats.peft_writer import peft_folder
@@ -24,6 +25,8 @@ def save_peft(
     *,
     base_model: str | None = None,
     fan_in_fan_out: bool | None = None,
+    compact: bool = False,
+    serve: str | None = None,
 ) -> None:
     """Write the adapter as a new PEFT folder, whole or not at all.
 
@@ -32,12 +35,18 @@ def save_peft(
     The fingerprint of the base, where the adapter knows it, is kept and comes back from `load_peft`
     (but not for a `base_model` other than the adapter's).
 
-    r and α are the most common ones; every other layer has a pattern anchored to its full name,
-    and α is chosen such that PEFT's α/r is the layer's scale to the last bit wherever a float64
-    allows it. A layer of rank 0 is written as rank 1 with zeros: any reader loads it, and it adds
-    nothing. Equal adapters give equal bytes. Raises RunError when the folder exists, AdapterError
-    for an adapter without layers or with NaN or infinity.
+    Every reader reads it alike: all layers have one rank, the highest, filled up with zeros; α is
+    r, and the scale is in B, rounded once. `load_peft` leaves the zeros out again.
+    compact: keep ranks, scales and every bit, which PEFT reads, and others may not: r and α are
+    then the most common ones, every other layer has a pattern anchored to its full name, and α is
+    chosen such that PEFT's α/r is the layer's scale to the last bit wherever a float64 allows it.
+    serve: "vllm" for a rank that vLLM supports, and nothing that it does not.
+    A layer of rank 0 is written as zeros: any reader loads it, and it adds nothing. Equal adapters
+    give equal bytes. Raises RunError when the folder exists, AdapterError for an adapter without
+    layers, with NaN or infinity, or that the server refuses, RankError for a rank that it refuses,
+    ConfigError for an unknown server or compact together with one.
     """
+    form = Form.of(compact=compact, serve=serve)
     if not adapter:
         raise AdapterError("the adapter has no layers; there is nothing to save")
     adapter.require_finite()
@@ -49,6 +58,7 @@ def save_peft(
         base=base,
         base_fingerprint=adapter.base_fingerprint if base == adapter.base else "",
         fan_in_fan_out=adapter.fan_in_fan_out if fan_in_fan_out is None else fan_in_fan_out,
+        form=form,
     ) as writer:
         for name, factors in adapter.items():
             writer.add(name, factors)
@@ -57,9 +67,9 @@ def save_peft(
 def load_peft(folder: Path | str) -> Adapter:
     """Read any plain PEFT LoRA folder; dtypes stay, ranks and scales may differ by layer.
 
-    What `save_peft` wrote comes back bit for bit. Layer names are those of the base model, without
-    "base_model.model." and what torch.compile, DDP, FSDP and activation checkpointing put into
-    them; `base` is the base model that the folder names.
+    What `save_peft` wrote comes back, if compact bit for bit. Layer names are those of the base
+    model, without "base_model.model." and what torch.compile, DDP, FSDP and activation
+    checkpointing put into them; `base` is the base model that the folder names.
     Raises AdapterError for a folder that is missing, damaged or not finite, for every PEFT variant
     whose update is not scale · B A, for layers that are not linear, and for whole modules saved
     beside LoRA: nothing is dropped silently.

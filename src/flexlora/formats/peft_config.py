@@ -14,6 +14,7 @@ from flexlora.formats.json_file import json_table
 from flexlora.formats.layer_patterns import LayerPatterns
 
 CONFIG, WEIGHTS, EXTRA = "adapter_config.json", "adapter_model.safetensors", "flexlora.json"
+TASK_TYPE: Final = "CAUSAL_LM"  # What a folder is taken for, where nothing is said.
 LARGEST_CONFIG_BYTES = 1 << 24
 _LARGEST_NUMBER: Final = 1e30  # Of r and α: what float32 holds, with room for α/r.
 _LONGEST_NAME: Final = 4096  # Characters of a name or path.
@@ -76,6 +77,15 @@ def read_config(path: Path) -> Config:
     kind = config.get("peft_type")
     if kind != "LORA":
         raise AdapterError(f"{path} is a PEFT adapter of type {shown(kind)}; only LORA can be read")
+    require_plain(path, config)
+    for key, (fits, words) in _TYPES.items():
+        if config.get(key) is not None and not fits(config[key]):
+            raise AdapterError(f"{path / CONFIG} has {key} {shown(config[key])}; make it {words}")
+    return config
+
+
+def require_plain(path: Path, config: Mapping[str, Any]) -> None:
+    """Raise AdapterError where a LoRA config's update is not scale · B A, naming what it is."""
     for key, words in _FOREIGN.items():
         if config.get(key):
             raise unsupported(path, f"{words} ({key})")
@@ -87,10 +97,6 @@ def read_config(path: Path) -> Config:
             f"{path} was initialised by {shown(init)}, which changes the base model; convert it to "
             "plain LoRA with save_pretrained(path_initial_model_for_weight_conversion=…)"
         )
-    for key, (fits, words) in _TYPES.items():
-        if config.get(key) is not None and not fits(config[key]):
-            raise AdapterError(f"{path / CONFIG} has {key} {shown(config[key])}; make it {words}")
-    return config
 
 
 def scaling_of(config: Mapping[str, Any]) -> Scaling:
@@ -104,7 +110,9 @@ class PerLayer:
     Raises AdapterError for patterns that cannot be read.
     """
 
-    def __init__(self, path: Path, config: Config, key: Literal["r", "lora_alpha"]) -> None:
+    def __init__(
+        self, path: Path, config: Mapping[str, Any], key: Literal["r", "lora_alpha"]
+    ) -> None:
         self._where, self._key = path / CONFIG, key
         self._common = config.get(key, 8)
         table = config.get("rank_pattern" if key == "r" else "alpha_pattern") or {}
@@ -138,10 +146,11 @@ class PerLayer:
 class Extra:
     """What `save_peft` noted beside PEFT's own files.
 
-    empty: layers of rank 0; scales: of the layers whose scale no α/r rounds to.
+    ranks: of the layers that are filled up with zeros, without these; scales: of the layers whose
+    scale no α/r rounds to.
     """
 
-    empty: frozenset[str]
+    ranks: Mapping[str, int]
     scales: Mapping[str, float]
     base_fingerprint: str
 
@@ -151,12 +160,12 @@ def read_extra(path: Path) -> Extra:
     try:
         extra = json_table(path / EXTRA, limit_bytes=LARGEST_CONFIG_BYTES)
         return Extra(
-            frozenset(json_fields.texts(extra, "empty")),
+            json_fields.counts(extra, "ranks"),
             json_fields.numbers(extra, "scales"),
             json_fields.text({"base_fingerprint": "", **extra}, "base_fingerprint"),
         )
     except FileNotFoundError:
-        return Extra(frozenset(), {}, "")
+        return Extra({}, {}, "")
     except (OSError, ValueError) as error:
         words = error.strerror if isinstance(error, OSError) else error
         raise AdapterError(

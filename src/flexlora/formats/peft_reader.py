@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import final
 
-import torch
 from torch import Tensor
 
 from flexlora.adapters import Adapter, Factors, Scaling, lora_scale
 from flexlora.errors import AdapterError
+from flexlora.formats.adapter_reader import StoredLayer, holding, widened
 from flexlora.formats.closing import Closing
 from flexlora.formats.peft_config import (
     CONFIG,
+    TASK_TYPE,
     WEIGHTS,
     PerLayer,
     read_config,
@@ -25,35 +25,14 @@ from flexlora.formats.peft_config import (
 from flexlora.formats.peft_keys import Kind, sorted_out
 from flexlora.formats.tensor_file import DTYPES, Stored, TensorReader
 
-_FLOATS = {name: dtype for name, dtype in DTYPES.items() if dtype.is_floating_point}
-
-
-@dataclass(frozen=True)
-class PeftLayer:
-    """What one layer of a folder is, before any of it is read.
-
-    (m, n): the update as a matrix, n = inputs · kernel for a convolution. a_shape, b_shape: the
-    tensors as they are stored. scale: α/r or α/√r.
-    """
-
-    name: str
-    kind: Kind
-    m: int
-    n: int
-    rank: int
-    scale: float
-    a_key: str
-    b_key: str
-    a_shape: tuple[int, ...]
-    b_shape: tuple[int, ...]
-    dtype: torch.dtype
+FLOATS = {name: dtype for name, dtype in DTYPES.items() if dtype.is_floating_point}
 
 
 @final
 class PeftReader(Closing):
     """A PEFT LoRA folder, open. Use as a context manager, or `close()` it.
 
-    layers: name → `PeftLayer`, in name order, as the base model calls them, whatever wrapped it;
+    layers: name → `StoredLayer`, in name order, as the base model calls them, whatever wrapped it;
     whole: keys of tensors that stand beside LoRA (modules_to_save, embeddings), as PEFT writes
     them. Only what `factors` and `tensor` are asked for is brought into memory.
     Raises AdapterError for a folder that is missing, damaged or pickled, and for every PEFT variant
@@ -95,13 +74,22 @@ class PeftReader(Closing):
         return self.config.get("fan_in_fan_out") is True
 
     @property
+    def task_type(self) -> str | None:
+        found = self.config.get("task_type", TASK_TYPE)
+        return None if found is None else str(found)
+
+    @property
+    def modules_to_save(self) -> Sequence[str]:
+        return tuple(self.config.get("modules_to_save") or ())
+
+    @property
     def scaling(self) -> Scaling:
         return scaling_of(self.config)
 
     def factors(self, name: str) -> Factors:
         """One layer as matrices, dtypes as stored. Raises AdapterError for NaN or infinity."""
         layer = self.layers[name]
-        a, b = self.tensor(layer.a_key), self.tensor(layer.b_key)
+        a, b = (widened(self.tensor(key)) for key in (layer.a_key, layer.b_key))
         factors = Factors(b.reshape(layer.m, -1), a.reshape(-1, layer.n), layer.scale)
         if not factors.finite():
             raise AdapterError(
@@ -140,16 +128,16 @@ class PeftReader(Closing):
 
     def _layer(
         self, name: str, pair: Mapping[str, str], tensors: Mapping[str, Stored]
-    ) -> PeftLayer:
+    ) -> StoredLayer:
         if "A" not in pair or "B" not in pair:
             missing = "lora_B" if "A" in pair else "lora_A"
             raise AdapterError(
                 f"layer {name} in {self.path} has no {missing}; save the adapter again"
             )
         a, b = (tensors[pair[side]].shape for side in "AB")
-        kind = _kind(self.path, name, pair["A"], a, b)
+        kind = kind_of(self.path, name, pair["A"], a, b)
         dtypes = [tensors[pair[side]].dtype for side in "AB"]
-        if not set(dtypes) <= set(_FLOATS):
+        if not set(dtypes) <= set(FLOATS):
             raise AdapterError(
                 f"layer {name} in {self.path} is stored as {dtypes[0]} and {dtypes[1]}; "
                 "save it as floats"
@@ -161,15 +149,20 @@ class PeftReader(Closing):
                 "correct r or rank_pattern there"
             )
         scale = self._scale(name, a[0])
-        dtype = torch.promote_types(*(_FLOATS[dtype] for dtype in dtypes))
+        dtype = holding(*(FLOATS[dtype] for dtype in dtypes))
         m, n = b[0], math.prod(a[1:])
-        held = 0 if self._is_empty(name, pair) else a[0]
-        return PeftLayer(name, kind, m, n, held, scale, pair["A"], pair["B"], a, b, dtype)
+        held = self._held(name, pair, a[0])
+        return StoredLayer(name, kind, m, n, held, scale, pair["A"], pair["B"], a, b, dtype)
 
-    def _is_empty(self, name: str, pair: Mapping[str, str]) -> bool:
-        """True for a layer of rank 0, which `save_peft` notes and writes as rank 1 of zeros."""
-        noted = name in self._extra.empty
-        return noted and not any(bool(self.tensor(key).any()) for key in pair.values())
+    def _held(self, name: str, pair: Mapping[str, str], rank: int) -> int:
+        """The rank without the zeros that `save_peft` filled it up with and noted; its own rank
+        where there are none, or where others stand in their place since.
+        """
+        noted = self._extra.ranks.get(name, rank)
+        if not 0 <= noted < rank:
+            return rank
+        a, b = (self.tensor(pair[side]) for side in "AB")
+        return rank if a[noted:].any() or b[:, noted:].any() else noted
 
     def _scale(self, name: str, rank: int) -> float:
         scale = lora_scale(self._alphas.of(name), rank, self.scaling)
@@ -188,7 +181,7 @@ def _opened(path: Path) -> TensorReader:
     return TensorReader(path / WEIGHTS)
 
 
-def _kind(path: Path, name: str, key: str, a: tuple[int, ...], b: tuple[int, ...]) -> Kind:
+def kind_of(path: Path, name: str, key: str, a: tuple[int, ...], b: tuple[int, ...]) -> Kind:
     embedding = ".lora_embedding_" in key
     if len(a) == len(b) == 2 and a[0] == b[1]:
         return "embedding" if embedding else "linear"

@@ -1,4 +1,4 @@
-"""PEFT LoRA folders written one layer at a time, so that PEFT computes the same update."""
+"""PEFT LoRA folders written one layer at a time, so that every reader computes the same update."""
 
 from __future__ import annotations
 
@@ -11,59 +11,109 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from flexlora.adapters import Factors
 from flexlora.errors import AdapterError
+from flexlora.formats.adapter_reader import StoredLayer
 from flexlora.formats.atomic import atomic_folder
-from flexlora.formats.peft_config import CONFIG, EXTRA, WEIGHTS
+from flexlora.formats.peft_config import CONFIG, EXTRA, TASK_TYPE, WEIGHTS
+from flexlora.formats.peft_form import ALIKE, Form
 from flexlora.formats.peft_keys import Kind, pair_keys
-from flexlora.formats.tensor_file import TensorFile
-
-TASK_TYPE = "CAUSAL_LM"
+from flexlora.formats.tensor_file import TensorFile, TensorReader
 
 
 class PeftWriter:
     """A PEFT folder being written; `peft_folder` makes one."""
 
-    def __init__(self, tensors: TensorFile) -> None:
+    def __init__(self, path: Path, tensors: TensorFile, form: Form) -> None:
+        self._path = path
         self._tensors = tensors
-        self._ranks: dict[str, int] = {}
+        self._form = form
+        self._ranks: dict[str, int] = {}  # As written; 1 for a layer of rank 0.
         self._alphas: dict[str, float] = {}
-        self.extra: dict[str, Any] = {"empty": [], "scales": {}}
+        self._sides: dict[str, int] = {}  # Key → the dimension along which its ranks lie.
+        self.extra: dict[str, Any] = {"ranks": {}, "scales": {}}
 
     def add(
         self, name: str, factors: Factors, kind: Kind = "linear", kernel: Sequence[int] = ()
     ) -> None:
         """Write one layer. kernel: (inputs, *window) of a convolution, whose a is (r, n) here.
 
-        α is chosen such that PEFT's α/r is the scale to the last bit wherever a float64 allows it.
-        Rank 0 is written as rank 1 with zeros: any reader loads it, and it adds nothing.
-        Raises AdapterError for a layer of which one side is absent.
+        The scale goes into B, in one rounding, or, in the compact form, into α such that PEFT's α/r
+        is the scale to the last bit wherever a float64 allows it. Rank 0 is written as zeros: any
+        reader loads it, and it adds nothing.
+        Raises AdapterError for a layer of which one side is absent, or that the server refuses.
         """
         if factors.sides != "both":
             raise AdapterError(
                 f"layer {name} of the adapter holds {factors.sides} alone; fill the other side "
                 "before it is saved"
             )
+        if self._form.server is not None:
+            self._form.server.require_layer(name, kind)
+            self._form.one_rank([factors.rank])
+        if not self._form.compact:
+            factors = with_scale_one(self._path, name, factors)
         b, a = factors.b, factors.a
         if factors.rank == 0:
-            self.extra["empty"].append(name)
+            self.extra["ranks"][name] = 0
             b, a = b.new_zeros(b.shape[0], 1), a.new_zeros(1, a.shape[1])
         rank = a.shape[0]
         if kind == "convolution":
             a = a.reshape(rank, *kernel)
             b = b.reshape(*b.shape, *(1 for _ in kernel[1:]))
-        for side, key in zip((a, b), pair_keys(name, kind), strict=True):
+        for dimension, (side, key) in enumerate(zip((a, b), pair_keys(name, kind), strict=True)):
             self._tensors.add(key, side)
+            self._sides[key] = dimension
         self._ranks[name] = rank
         self._alphas[name] = _alpha(factors.scale, rank)
         if self._alphas[name] / rank != factors.scale:
             self.extra["scales"][name] = factors.scale
 
+    @property
+    def keeps_scales(self) -> bool:
+        return self._form.compact
+
+    @property
+    def one_rank(self) -> int | None:
+        return self._form.one_rank(self._ranks.values())
+
+    def add_like(self, layer: StoredLayer, factors: Factors) -> None:
+        """Write a layer of the name, the kind and the kernel of one that was read."""
+        self.add(layer.name, factors, layer.kind, layer.a_shape[1:])
+
     def whole(self, key: str, tensor: Tensor) -> None:
-        """Write a tensor that stands beside LoRA, under the key that it had."""
+        """Write a tensor that stands beside LoRA, under the key that it had.
+
+        Raises AdapterError where the server does not take it.
+        """
+        if self._form.server is not None:
+            self._form.server.require_beside(key)
         self._tensors.add(key, tensor)
+
+    def fill_up(self, weights: Path) -> None:
+        """Give every layer of the file that was written one rank, as the form has it.
+
+        The ranks that the layers have without the zeros are noted.
+        """
+        rank = self._form.one_rank(self._ranks.values())
+        if rank is None or set(self._ranks.values()) == {rank}:
+            return
+        aside = weights.with_suffix(".narrow")
+        weights.rename(aside)
+        with TensorReader(aside) as given, TensorFile(weights, given.stored) as filled:
+            for key in given.stored:
+                tensor = given.read(key)
+                if key in self._sides:
+                    tensor = filled_up(tensor, self._sides[key], rank)
+                filled.add(key, tensor)
+        aside.unlink()
+        own = {name: x for name, x in self._ranks.items() if x != rank}
+        self.extra["ranks"] = own | self.extra["ranks"]
+        self._ranks = dict.fromkeys(self._ranks, rank)
+        self._alphas = dict.fromkeys(self._ranks, float(rank))
 
     def config(self) -> dict[str, Any]:
         """r, α and patterns: the most common ones, every other layer pinned by its full name."""
@@ -96,15 +146,22 @@ def peft_folder(
     fan_in_fan_out: bool = False,
     task_type: str | None = TASK_TYPE,
     modules_to_save: Sequence[str] | None = None,
+    form: Form = ALIKE,
 ) -> Iterator[PeftWriter]:
     """Yield a writer of a new folder, which appears whole when the body ends, or not at all.
 
-    keys: of all tensors that may be written (`pair_keys`). Raises RunError when the folder exists.
+    keys: of all tensors that may be written (`pair_keys`). Memory is one tensor's, though ranks
+    that differ are filled up to one that is known at the end: the file is then written twice.
+    Raises RunError when the folder exists, RankError for ranks that the form's server refuses.
     """
+    if form.server is not None:
+        for name in modules_to_save or ():
+            form.server.require_beside(name)
     with atomic_folder(folder) as aside:
         with TensorFile(aside / WEIGHTS, keys) as tensors:
-            writer = PeftWriter(tensors)
+            writer = PeftWriter(Path(folder), tensors, form)
             yield writer
+        writer.fill_up(aside / WEIGHTS)
         config = writer.config() | {
             "base_model_name_or_path": base or None,
             "task_type": task_type,
@@ -117,6 +174,31 @@ def peft_folder(
         (aside / CONFIG).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
         if any(writer.extra.values()):
             (aside / EXTRA).write_text(json.dumps(writer.extra, indent=2, sort_keys=True) + "\n")
+
+
+def with_scale_one(path: Path, name: str, factors: Factors) -> Factors:
+    """The same update with the scale in B, rounded once.
+
+    Raises AdapterError, naming `path` as what is written, where B's dtype cannot hold it.
+    """
+    if factors.scale == 1.0:
+        return factors
+    b = (factors.b.double() * factors.scale).to(factors.b.dtype)
+    if not torch.isfinite(b).all():
+        dtype = str(b.dtype).removeprefix("torch.")
+        raise AdapterError(
+            f"layer {name} of {path} would hold values that {dtype} cannot once its scale of "
+            f"{factors.scale:.4g} is in B; write it compact (PEFT folders keep scales then), or in "
+            "another dtype"
+        )
+    return Factors(b, factors.a, 1.0)
+
+
+def filled_up(tensor: Tensor, dimension: int, rank: int) -> Tensor:
+    """Zeros behind the ranks that are there, along this dimension."""
+    shape = list(tensor.shape)
+    shape[dimension] = rank - shape[dimension]
+    return torch.cat([tensor, tensor.new_zeros(shape)], dim=dimension)
 
 
 def _alpha(scale: float, rank: int) -> float:

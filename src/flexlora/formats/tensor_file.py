@@ -28,7 +28,9 @@ NAMES = {  # In the order in which safetensors lays tensors out: the widest firs
     torch.uint8: "U8",
     torch.bool: "BOOL",
 }
-DTYPES = {name: dtype for dtype, name in NAMES.items()}  # By the format's names for them.
+# Adapters on disk may have eight bits too; no payload does, since torch cannot sum them.
+_STORED = {**NAMES, torch.float8_e4m3fn: "F8_E4M3", torch.float8_e5m2: "F8_E5M2"}
+DTYPES = {name: dtype for dtype, name in _STORED.items()}  # By the format's names for them.
 _ENTRY_BYTES = 160  # Of one tensor's dtype, shape (≤ 5 numbers) and offsets in the header.
 _CHUNK_BYTES = 1 << 24
 
@@ -56,10 +58,11 @@ class TensorFile:
         """Write one tensor. Raises AdapterError for a dtype that the format lacks."""
         assert name in self._names, name
         assert name not in self._header, name
-        require_dtype(name, tensor)
+        if tensor.dtype not in _STORED:
+            raise _unheld(name, tensor)
         size = tensor.numel() * tensor.element_size()
         self._header[name] = {
-            "dtype": NAMES[tensor.dtype],
+            "dtype": _STORED[tensor.dtype],
             "shape": list(tensor.shape),
             "data_offsets": [self._written, self._written + size],
         }
@@ -90,9 +93,13 @@ class TensorFile:
 
 
 def require_dtype(name: str, tensor: Tensor) -> None:
-    """Raise AdapterError for a dtype that the format lacks."""
+    """Raise AdapterError for a dtype that no payload has."""
     if tensor.dtype not in NAMES:
-        raise AdapterError(f"tensor {name} has dtype {tensor.dtype}; save it as floats")
+        raise _unheld(name, tensor)
+
+
+def _unheld(name: str, tensor: Tensor) -> AdapterError:
+    return AdapterError(f"tensor {name} has dtype {tensor.dtype}; save it as floats")
 
 
 @dataclass(frozen=True)
@@ -104,8 +111,14 @@ class Stored:
     begin: int
     end: int
 
+    def part(self, place: int) -> Stored:
+        """One of those that lie behind each other along the first dimension."""
+        size = (self.end - self.begin) // self.shape[0]
+        begin = self.begin + place * size
+        return Stored(self.dtype, self.shape[1:], begin, begin + size)
+
     def read(self, file: Any) -> Tensor | None:
-        """The tensor, in memory of its own, of a dtype in `NAMES`; None where the file is shorter.
+        """The tensor, in memory of its own, of a dtype in `DTYPES`; None where the file is shorter.
 
         file: open for reading bytes.
         """
@@ -148,11 +161,16 @@ class TensorReader(Closing):
         except (SafetensorError, ValueError, KeyError, RuntimeError) as error:
             raise self._broken() from error
         begin = 8 + int.from_bytes(self._file.read(8), "little")
-        self.stored = layout(self._file.read(begin - 8), begin)
+        header = self._file.read(begin - 8)
+        self.stored = layout(header, begin)
+        self.metadata: dict[str, str] = json.loads(header).get("__metadata__") or {}
 
-    def read(self, name: str) -> Tensor:
-        """One tensor, in memory of its own. Raises AdapterError for a dtype that torch lacks."""
-        stored = self.stored[name]
+    def read(self, name: str, part: int | None = None) -> Tensor:
+        """One tensor, or one part along its first dimension, in memory of its own.
+
+        Raises AdapterError for a dtype that torch lacks.
+        """
+        stored = self.stored[name] if part is None else self.stored[name].part(part)
         if stored.dtype not in DTYPES:
             raise AdapterError(
                 f"tensor {name} in {self._path} is stored as {stored.dtype}; save it as floats"

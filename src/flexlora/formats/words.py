@@ -33,3 +33,15 @@ def megabytes(count: int) -> str:
 def shortened(text: str, width: int) -> str:
     """At most so many characters, the last of them "…" where some are missing."""
     return text if len(text) <= width else text[: width - 1] + "…"
+
+
+def form_words(one_rank: int | None, *, file: bool = False) -> str:
+    """How an adapter was written; one_rank: of every layer, None where each has its own.
+
+    file: it is a single file, of which kohya's have an alpha for each layer.
+    """
+    if one_rank is None and file:
+        return "each layer at its own rank, alpha = rank"
+    if one_rank is None:
+        return "each layer at its own rank, by patterns that PEFT reads and others may pass over"
+    return f"rank {one_rank} in every layer, α = r"

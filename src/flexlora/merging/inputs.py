@@ -12,15 +12,17 @@ from pathlib import Path
 import torch
 
 from flexlora.errors import AdapterError, ConfigError, shown
+from flexlora.formats.adapter_formats import open_adapter, require_fitting
+from flexlora.formats.adapter_reader import AdapterReader, StoredLayer, widened
+from flexlora.formats.peft_form import Form
 from flexlora.formats.peft_keys import FROZEN, is_vocabulary
-from flexlora.formats.peft_reader import PeftLayer, PeftReader
 from flexlora.formats.same_base import Base, difference
 
 
 def checked_weights(adapters: int, weights: Sequence[float] | None) -> tuple[float, ...]:
     """One finite weight per adapter, not all zero; their mean (1/N each) where none are given."""
     if adapters == 0:
-        raise ConfigError("no adapter to merge; name at least one PEFT folder")
+        raise ConfigError("no adapter to merge; name at least one")
     if weights is None:
         return (1.0 / adapters,) * adapters
     if len(weights) != adapters:
@@ -36,13 +38,16 @@ def checked_weights(adapters: int, weights: Sequence[float] | None) -> tuple[flo
 
 
 @contextmanager
-def opened(adapters: Sequence[Path | str], *, force: bool) -> Iterator[tuple[PeftReader, ...]]:
-    """All folders, open and fit to be summed: one base model and a layer that each shares with
-    another (unless forced), one shape per layer, equal whole modules. Raises AdapterError naming
-    the first two that do not fit.
+def opened(
+    adapters: Sequence[Path | str], out: Path | str, form: Form, *, force: bool
+) -> Iterator[tuple[AdapterReader, ...]]:
+    """All adapters, open and fit to be summed: one format, that `out` fits, one base model and a
+    layer that each shares with another (unless forced), one shape per layer, equal whole modules.
+    Raises AdapterError naming the first two that do not fit.
     """
     with ExitStack() as stack:
-        readers = tuple(stack.enter_context(PeftReader(folder)) for folder in adapters)
+        readers = tuple(stack.enter_context(open_adapter(path)) for path in adapters)
+        require_fitting(readers, out, form)
         if not force:
             for one, other in combinations(readers, 2):
                 _require_one_base(one, other)
@@ -52,16 +57,16 @@ def opened(adapters: Sequence[Path | str], *, force: bool) -> Iterator[tuple[Pef
         yield readers
 
 
-def union(readers: Sequence[PeftReader]) -> dict[str, PeftLayer]:
+def union(readers: Sequence[AdapterReader]) -> dict[str, StoredLayer]:
     """Name → the layer as the first adapter that has it describes it, in name order."""
-    found: dict[str, PeftLayer] = {}
+    found: dict[str, StoredLayer] = {}
     for reader in readers:
         for name, layer in reader.layers.items():
             found.setdefault(name, layer)
     return dict(sorted(found.items()))
 
 
-def _require_one_base(one: PeftReader, other: PeftReader) -> None:
+def _require_one_base(one: AdapterReader, other: AdapterReader) -> None:
     cure = "give adapters of one base model, or force the merge (--force) if they are"
     differing = difference(*(Base(x.base, x.base_fingerprint) for x in (one, other)))
     if differing == "weights":
@@ -75,7 +80,7 @@ def _require_one_base(one: PeftReader, other: PeftReader) -> None:
         )
 
 
-def _require_shared_layers(readers: Sequence[PeftReader]) -> None:
+def _require_shared_layers(readers: Sequence[AdapterReader]) -> None:
     """Names that nothing shares are mostly names of the same layers under another wrapper."""
     holders = Counter(name for reader in readers for name in reader.layers)
     for place, reader in enumerate(readers):
@@ -89,8 +94,8 @@ def _require_shared_layers(readers: Sequence[PeftReader]) -> None:
             )
 
 
-def _require_one_shape(readers: Sequence[PeftReader]) -> None:
-    first: dict[str, tuple[PeftReader, PeftLayer]] = {}
+def _require_one_shape(readers: Sequence[AdapterReader]) -> None:
+    first: dict[str, tuple[AdapterReader, StoredLayer]] = {}
     for reader in readers:
         for name, layer in reader.layers.items():
             known_reader, known = first.setdefault(name, (reader, layer))
@@ -108,21 +113,21 @@ def _require_one_shape(readers: Sequence[PeftReader]) -> None:
         )
 
 
-def _first(readers: Sequence[PeftReader], on: bool) -> Path:
+def _first(readers: Sequence[AdapterReader], on: bool) -> Path:
     return next(reader.path for reader in readers if reader.fan_in_fan_out is on)
 
 
-def _described(layer: PeftLayer) -> str:
+def _described(layer: StoredLayer) -> str:
     kernel = " × ".join(map(str, (layer.m, *layer.a_shape[1:])))
     return f"{layer.kind} {kernel}"
 
 
-def whole(readers: Sequence[PeftReader]) -> dict[str, PeftReader]:
+def whole(readers: Sequence[AdapterReader]) -> dict[str, AdapterReader]:
     """Key of a tensor that stands beside LoRA → a reader that holds it."""
     return {key: reader for reader in reversed(readers) for key in reader.whole}
 
 
-def _require_equal_modules(readers: Sequence[PeftReader]) -> None:
+def _require_equal_modules(readers: Sequence[AdapterReader]) -> None:
     for key, first in sorted(whole(readers).items()):
         cure = "modules saved whole cannot be summed; merge adapters that share them, or have none"
         if is_vocabulary(key):
@@ -136,5 +141,7 @@ def _require_equal_modules(readers: Sequence[PeftReader]) -> None:
                 if key.endswith(FROZEN):
                     continue
                 raise AdapterError(f"{first.path} holds {key}, which {reader.path} lacks; {cure}")
-            if reader is not first and not torch.equal(first.tensor(key), reader.tensor(key)):
+            if reader is not first and not torch.equal(
+                *(widened(x.tensor(key)) for x in (first, reader))
+            ):
                 raise AdapterError(f"{key} differs between {first.path} and {reader.path}; {cure}")

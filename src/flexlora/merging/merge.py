@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from functools import reduce
 from pathlib import Path
 from typing import Literal
 
@@ -12,14 +11,15 @@ import torch
 from flexlora.adapters import Factors, checked_split
 from flexlora.adapters.kept import require_rank_or_energy
 from flexlora.errors import AdapterError, ConfigError, RankError
-from flexlora.formats.peft_keys import pair_keys
-from flexlora.formats.peft_reader import PeftLayer, PeftReader
-from flexlora.formats.peft_writer import TASK_TYPE, peft_folder
+from flexlora.formats.adapter_formats import written_like
+from flexlora.formats.adapter_reader import AdapterReader, StoredLayer, holding, widened
+from flexlora.formats.peft_form import Form
 from flexlora.lowrank import LowRank, Matrix, Split, Truncation, best, svd, total
 from flexlora.merging.inputs import checked_weights, opened, union, whole
 from flexlora.merging.merged import Merged, MergedLayer
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+DTYPES |= {"float8_e4m3fn": torch.float8_e4m3fn, "float8_e5m2": torch.float8_e5m2}
 CutDown = Callable[[Matrix], Truncation]
 Watch = Callable[[int, int], None]
 
@@ -33,52 +33,62 @@ def merge(
     energy: float | None = None,
     split: Split = "left",
     dtype: str | None = None,
+    compact: bool = False,
+    serve: str | None = None,
     force: bool = False,
     watch: Watch | None = None,
 ) -> Merged:
-    """Write Σ weight · ΔW of PEFT folders as a new PEFT folder, each layer at the rank asked for.
+    """Write Σ weight · ΔW of adapters in the format they came in, layers at the rank asked for.
 
-    adapters: folders with linear, embedding or convolution LoRA of any ranks, α, rsLoRA, patterns
+    adapters: PEFT folders, or single .safetensors files with kohya's or diffusers' keys, for which
+    `out` is a file too, of linear, embedding or convolution LoRA of any ranks, α, rsLoRA, patterns
     and dtypes. A layer that one of them lacks counts as zero there. weights: one each, negative
-    ones too; None for the mean, 1/N each. Just one of rank and energy: rank is the highest rank of
-    a layer, "full" for all that the sum holds; energy, above 0 and at most 1, keeps that share of
-    ‖·‖²_F with the fewest directions, layer by layer. split: "left" puts the singular values into
-    B and leaves orthonormal rows in A, "balanced" gives each side their root. dtype: "float32",
-    "bfloat16" or "float16" as stored; None for the widest of the inputs. force: merge though the
-    folders name different base models or share no layer. watch: told layers done and in all.
+    ones too; None for the mean, 1/N each. At most one of rank and energy: rank is the highest rank
+    of a layer, "full" (if neither is given) for all that the sum holds; energy, above 0 and at most
+    1, keeps that share of ‖·‖²_F with the fewest directions, layer by layer. split: "left" puts the
+    singular values into B and leaves orthonormal rows in A, "balanced" gives each side their root.
+    dtype: "float32", "bfloat16", "float16", "float8_e4m3fn" or "float8_e5m2" as stored; None for
+    the widest of the inputs, bfloat16 where these have eight bits. compact: each layer at its own
+    rank, with PEFT's patterns, which other readers may pass over; else one rank for all, filled up
+    with zeros, but where every layer has an alpha (kohya). serve: "vllm" for a rank that vLLM
+    supports and nothing that it refuses. force: merge though the adapters name different base
+    models or share no layer. watch: told layers done and in all.
 
     Guarantees: each layer is the best approximation of its rank, to rounding of float32, whatever
     the inputs' dtype. What is written has scale 1: α = r in every layer, rsLoRA off. One adapter
-    alone, of weight 1 at rank "full", keeps its tensors and scales bit for bit (unless a dtype is
-    asked for). Layers are read, merged and written one by one: memory is one layer's work. The
-    folder appears whole or not at all.
-    Raises ConfigError or RankError for options that make no sense, AdapterError for folders that
+    alone, of weight 1 at rank "full", is not decomposed: its sides stay but for the scale, and if
+    compact bit for bit (unless a dtype is asked for). Layers are read, merged and written one by
+    one: memory is one layer's work. What is written appears whole or not at all.
+    Raises ConfigError or RankError for options that make no sense, AdapterError for adapters that
     cannot be summed, RunError where `out` exists.
     """
     given = checked_weights(len(adapters), weights)
+    rank = "full" if rank is None and energy is None else rank
     cut_down = _reduction(rank, energy)
     if dtype is not None and dtype not in DTYPES:
         raise ConfigError(f"dtype is {dtype}; give one of {', '.join(DTYPES)}")
     checked_split(split, "split")
-    with opened(adapters, force=force) as readers:
+    form = Form.of(compact=compact, serve=serve)
+    if isinstance(rank, int) and form.server is not None:
+        form.one_rank([rank])
+    with opened(adapters, out, form, force=force) as readers:
         layers = union(readers)
         stored = DTYPES[dtype] if dtype else _widest(readers)
-        untouched = len(readers) == 1 and given == (1.0,) and rank == "full" and dtype is None
-        done = []
+        alone = len(readers) == 1 and given == (1.0,) and rank == "full" and dtype is None
+        done, changed = [], not alone
         moving: set[int] = set()
-        with peft_folder(
+        with written_like(
+            readers,
             out,
-            _keys(readers, layers),
-            base=next((reader.base for reader in readers if reader.base), ""),
-            base_fingerprint=readers[0].base_fingerprint if _all_known(readers) else "",
-            fan_in_fan_out=readers[0].fan_in_fan_out,
-            task_type=_task_type(readers),
-            modules_to_save=readers[0].config.get("modules_to_save"),
+            tuple(layers.values()),
+            tuple(whole(readers)),
+            form,
+            _task_type(readers),
         ) as writer:
             for key, reader in whole(readers).items():
                 writer.whole(key, reader.tensor(key))
             for count, (name, layer) in enumerate(layers.items(), 1):
-                if untouched:
+                if alone:
                     factors = readers[0].factors(name)
                     norm, error = factors.product().norm(), 0.0
                     moving |= {0} if _moves(factors) else set()
@@ -86,7 +96,8 @@ def merge(
                     cut = _cut(cut_down, readers, given, layer, moving)
                     factors = _factors(cut, split, stored, layer, out)
                     error, norm = cut.error, cut.norm
-                writer.add(name, factors, layer.kind, layer.a_shape[1:])
+                changed |= factors.scale != 1.0 and not writer.keeps_scales
+                writer.add_like(layer, factors)
                 ranks = tuple(r.layers[name].rank if name in r.layers else None for r in readers)
                 done.append(
                     MergedLayer(
@@ -95,17 +106,24 @@ def merge(
                 )
                 if watch is not None:
                     watch(count, len(layers))
-    folder = Path(out)
+    one_rank = writer.one_rank
+    changed |= one_rank is not None and {one_rank} != {max(1, layer.rank) for layer in done}
     return Merged(
-        out=folder,
+        out=Path(out),
         adapters=tuple(reader.path for reader in readers),
         weights=given,
         zero=tuple(place not in moving for place in range(len(readers))),
         layers=tuple(done),
         dtype=str(stored).removeprefix("torch."),
-        nbytes=sum(file.stat().st_size for file in folder.iterdir()),
-        untouched=untouched,
+        nbytes=_size(Path(out)),
+        one_rank=one_rank,
+        untouched=not changed and Path(out).is_dir(),
     )
+
+
+def _size(out: Path) -> int:
+    files = out.iterdir() if out.is_dir() else (out,)
+    return sum(file.stat().st_size for file in files)
 
 
 def _reduction(rank: int | str | None, energy: float | None) -> CutDown:
@@ -128,9 +146,9 @@ def _reduction(rank: int | str | None, energy: float | None) -> CutDown:
 
 def _cut(
     cut_down: CutDown,
-    readers: Sequence[PeftReader],
+    readers: Sequence[AdapterReader],
     weights: Sequence[float],
-    layer: PeftLayer,
+    layer: StoredLayer,
     moving: set[int],
 ) -> Truncation:
     try:
@@ -142,7 +160,7 @@ def _cut(
 
 
 def _sum(
-    readers: Sequence[PeftReader], weights: Sequence[float], layer: PeftLayer, moving: set[int]
+    readers: Sequence[AdapterReader], weights: Sequence[float], layer: StoredLayer, moving: set[int]
 ) -> Matrix:
     """Σ weight · ΔW of one layer, factored; a reader's factors are held while they are added.
 
@@ -170,11 +188,11 @@ def _moves(factors: Factors) -> bool:
 
 
 def _factors(
-    cut: Truncation, split: Split, dtype: torch.dtype, layer: PeftLayer, out: Path | str
+    cut: Truncation, split: Split, dtype: torch.dtype, layer: StoredLayer, out: Path | str
 ) -> Factors:
     kept = cut.kept.low_rank(split)
     factors = Factors(kept.left.to(dtype), kept.right.to(dtype), 1.0)
-    if not factors.finite():
+    if not Factors(widened(factors.b), widened(factors.a), 1.0).finite():
         name = str(dtype).removeprefix("torch.")
         raise AdapterError(
             f"layer {layer.name} of {out} would hold values that {name} cannot; "
@@ -183,21 +201,11 @@ def _factors(
     return factors
 
 
-def _widest(readers: Sequence[PeftReader]) -> torch.dtype:
-    """The narrowest dtype that holds every input."""
-    dtypes = (layer.dtype for reader in readers for layer in reader.layers.values())
-    return reduce(torch.promote_types, dtypes)
+def _widest(readers: Sequence[AdapterReader]) -> torch.dtype:
+    """The narrowest dtype that holds every input, of two bytes or more."""
+    return holding(*(layer.dtype for reader in readers for layer in reader.layers.values()))
 
 
-def _keys(readers: Sequence[PeftReader], layers: dict[str, PeftLayer]) -> list[str]:
-    pairs = [key for name, layer in layers.items() for key in pair_keys(name, layer.kind)]
-    return [*pairs, *whole(readers)]
-
-
-def _all_known(readers: Sequence[PeftReader]) -> bool:
-    return len({reader.base_fingerprint for reader in readers}) == 1
-
-
-def _task_type(readers: Sequence[PeftReader]) -> str | None:
-    first, *others = (reader.config.get("task_type", TASK_TYPE) for reader in readers)
+def _task_type(readers: Sequence[AdapterReader]) -> str | None:
+    first, *others = (reader.task_type for reader in readers)
     return first if all(other == first for other in others) else None

@@ -14,8 +14,9 @@ class MergedLayer:
     """One layer. (m, n): its update as a matrix.
 
     ranks: of each adapter, None where an adapter lacks the layer (it counts as zero there).
-    rank: what was written; norm: ‖Σ w ΔW‖_F; error: ‖Σ w ΔW − what was written‖_F before it was
-    rounded to the dtype that is stored. Both are exact, by the certificate of the truncation.
+    rank: of what was written, without the zeros that fill it up; norm: ‖Σ w ΔW‖_F; error:
+    ‖Σ w ΔW − what was written‖_F before it was rounded to the dtype that is stored. Both are exact,
+    by the certificate of the truncation.
     """
 
     name: str
@@ -38,8 +39,9 @@ class Merged:
     """A merge that is done.
 
     adapters, weights: in the order given; zero: which of them change nothing, their A or B being
-    zero in every layer. nbytes: of the new folder. untouched: it is the one adapter that was given,
-    tensors and scales bit for bit.
+    zero in every layer. nbytes: of the new folder. one_rank: what every layer is filled up to, None
+    where each has its own. untouched: it is the one adapter that was given, tensors and scales bit
+    for bit.
     """
 
     out: Path
@@ -49,6 +51,7 @@ class Merged:
     layers: tuple[MergedLayer, ...]
     dtype: str
     nbytes: int
+    one_rank: int | None
     untouched: bool
 
     @property

@@ -49,7 +49,8 @@ class Cells:
             if not 0 <= value < len(choices):
                 raise DataError(
                     f"{where} is {cut_short(str(value), 40)}, but there are "
-                    f"{len(choices)} choices; give the place of the right one, from 0 to {len(choices) - 1}, or its text"
+                    f"{len(choices)} choices; give the place of the right one, from 0 to "
+                    f"{len(choices) - 1}, or its text"
                 )
             return (choices[value],)
         found = (str(value),) if isinstance(value, str | int) else _texts(value, where)

@@ -1,0 +1,51 @@
+"""What diffusers notes in a file's metadata: `lora_adapter_metadata`, a LoRA config for each part.
+
+Its keys are those of a PEFT config behind the name of the part, "transformer.lora_alpha". Without
+them α is r.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final, final
+
+from flexlora.adapters import lora_scale
+from flexlora.errors import AdapterError
+from flexlora.formats.peft_config import PerLayer, require_plain, scaling_of
+
+KEY: Final = "lora_adapter_metadata"
+_LONGEST: Final = 1 << 20  # Characters of it.
+
+
+@final
+class Noted:
+    """The scales that it says. Raises AdapterError where it is damaged, or no plain LoRA."""
+
+    def __init__(self, path: Path, metadata: Mapping[str, str]) -> None:
+        text = metadata.get(KEY)
+        self._path = path
+        self._parts: dict[str, dict[str, Any]] = defaultdict(dict)
+        self._alphas: dict[str, PerLayer] = {}
+        if text is None:
+            return
+        try:
+            if len(text) > _LONGEST:
+                raise ValueError(text[:1])
+            for key, value in dict(json.loads(text)).items():
+                part, _, option = key.partition(".")
+                self._parts[part][option] = value
+        except (ValueError, TypeError, RecursionError) as error:
+            raise AdapterError(f"{path} has {KEY} that is not readable; save it again") from error
+        for part, config in self._parts.items():
+            require_plain(path, config)
+            if "lora_alpha" in config:
+                self._alphas[part] = PerLayer(path, config, "lora_alpha")
+
+    def scale(self, name: str, rank: int) -> float:
+        part, _, rest = name.partition(".")
+        if part not in self._alphas:
+            return 1.0
+        return lora_scale(self._alphas[part].of(rest), rank, scaling_of(self._parts[part]))

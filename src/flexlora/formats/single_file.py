@@ -1,0 +1,191 @@
+"""Adapters of one .safetensors file, without a config: kohya's keys, and those of diffusers.
+
+Tensors are described from the file's header and read one layer at a time. Experts that lie in one
+tensor, (experts, r, n) and (experts, m, r), are a layer each: `experts.w` is `experts.0.w`, …
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import final
+
+from torch import Tensor
+
+from flexlora.adapters import Factors
+from flexlora.errors import AdapterError, shown
+from flexlora.formats.adapter_reader import StoredLayer, holding, widened
+from flexlora.formats.closing import Closing
+from flexlora.formats.diffusers import DIFFUSERS
+from flexlora.formats.diffusers_metadata import Noted
+from flexlora.formats.key_style import KeyStyle, foreign
+from flexlora.formats.kohya import KOHYA
+from flexlora.formats.peft_keys import LONGEST_KEY, PREFIX, plain_name
+from flexlora.formats.peft_reader import FLOATS, kind_of
+from flexlora.formats.tensor_file import DTYPES, TensorReader
+
+STYLES = (KOHYA, DIFFUSERS)
+ALPHA = ".alpha"
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where a layer lies: its keys, which of the experts in them it is, its alpha's key if any."""
+
+    stem: str
+    style: KeyStyle
+    keys: Mapping[str, str]
+    expert: int | None
+    experts: int
+    alpha: str | None
+
+    @property
+    def has_alpha(self) -> bool:
+        """Whether the scale stands beside it, so that it can have a rank of its own."""
+        return self.style.alpha or self.alpha is not None
+
+
+@final
+class SingleFileReader(Closing):
+    """Such a file, open; see `AdapterReader`. style_of: layer → how its keys are written.
+
+    Raises AdapterError for a file that is damaged, holds anything but plain pairs and alphas, or
+    belongs to a PEFT folder, whose config alone says the scale.
+    """
+
+    whole: tuple[str, ...] = ()
+    base_fingerprint = ""
+    fan_in_fan_out = False
+    task_type: str | None = None
+    modules_to_save: Sequence[str] = ()
+
+    def __init__(self, path: Path | str) -> None:
+        self.path = Path(path)
+        if not self.path.is_file():
+            raise AdapterError(
+                f"{path} is no plain file; give a .safetensors file or a PEFT folder"
+            )
+        self._file = TensorReader(self.path)
+        try:
+            self.metadata = self._file.metadata
+            self._noted = Noted(self.path, self.metadata)
+            self.origins: dict[str, Origin] = {}
+            self.layers: dict[str, StoredLayer] = {}
+            self._sort_out()
+        except BaseException:
+            self.close()
+            raise
+
+    @property
+    def base(self) -> str:
+        return self.metadata.get("ss_base_model_version", "")
+
+    def factors(self, name: str) -> Factors:
+        """One layer as matrices; eight-bit floats as bfloat16, which holds them all."""
+        layer, origin = self.layers[name], self.origins[name]
+        a, b = (widened(self._side(origin, side)) for side in "AB")
+        factors = Factors(b.reshape(layer.m, -1), a.reshape(-1, layer.n), layer.scale)
+        if not factors.finite():
+            raise AdapterError(
+                f"{self.path}: layer {name} of the adapter holds NaN or infinity; "
+                "train again with a lower learning rate or with gradient clipping"
+            )
+        return factors
+
+    def tensor(self, key: str) -> Tensor:
+        return self._file.read(key)
+
+    def close(self) -> None:
+        self._file.close()
+
+    def _side(self, origin: Origin, side: str) -> Tensor:
+        return self._file.read(origin.keys[side], origin.expert)
+
+    def _sort_out(self) -> None:
+        pairs: dict[str, dict[str, str]] = defaultdict(dict)
+        styles: dict[str, KeyStyle] = {}
+        alphas: dict[str, str] = {}
+        for key in sorted(self._file.stored):
+            if len(key) > LONGEST_KEY:
+                raise AdapterError(
+                    f"{self.path} holds a tensor of a name of {len(key)} characters "
+                    f"({shown(key)}), above the limit of {LONGEST_KEY}; save the adapter again"
+                )
+            if key.startswith(PREFIX):
+                raise AdapterError(
+                    f"{self.path} is the weights of a PEFT folder (tensor {shown(key)}), whose "
+                    "adapter_config.json says their scale; give the folder"
+                )
+            found = next(((s, p) for s in STYLES if (p := s.parts(key)) is not None), None)
+            if found is not None:
+                style, (stem, side) = found
+                if side in pairs[stem]:
+                    raise AdapterError(
+                        f"{self.path} holds layer {stem} twice; save one adapter only"
+                    )
+                pairs[stem][side], styles[stem] = key, style
+            elif key.endswith(ALPHA):
+                alphas[key.removesuffix(ALPHA)] = key
+            else:
+                raise foreign(self.path, key)
+        if not pairs:
+            raise AdapterError(f"{self.path} holds no LoRA tensors; give an adapter")
+        for stem in sorted(alphas.keys() - pairs.keys()):
+            raise AdapterError(f"{self.path} has {alphas[stem]} of no layer; save it again")
+        for stem in sorted(pairs):
+            self._add(stem, styles[stem], pairs[stem], alphas.get(stem))
+        self.layers = dict(sorted(self.layers.items()))
+
+    def _add(self, stem: str, style: KeyStyle, keys: Mapping[str, str], alpha: str | None) -> None:
+        if len(keys) < 2:
+            missing = "B (lora_up)" if "A" in keys else "A (lora_down)"
+            raise AdapterError(f"layer {stem} in {self.path} has no {missing}; save it again")
+        stored = [self._file.stored[keys[side]] for side in "AB"]
+        for side in stored:
+            if side.dtype not in FLOATS or 0 in side.shape:
+                raise AdapterError(
+                    f"layer {stem} in {self.path} is stored as {side.dtype} of shape {side.shape}; "
+                    "save it as floats that are not empty"
+                )
+        a, b = (side.shape for side in stored)
+        stacked, experts = _stacked(a, b), 1
+        if stacked:
+            experts, a, b = a[0], a[1:], b[1:]
+        kind = kind_of(self.path, stem, keys["A"], a, b)
+        scale = self._scale(stem, alpha, a[0])
+        dtype = holding(*(DTYPES[side.dtype] for side in stored))
+        layer = StoredLayer(
+            *("", kind, b[0], math.prod(a[1:]), a[0], scale, keys["A"], keys["B"], a, b, dtype)
+        )
+        for expert in range(experts):
+            name = _expert(plain_name(stem), expert) if stacked else plain_name(stem)
+            if name in self.layers:
+                raise AdapterError(f"{self.path} holds layer {name} twice; save one adapter only")
+            self.layers[name] = replace(layer, name=name)
+            at = expert if stacked else None
+            self.origins[name] = Origin(stem, style, keys, at, experts, alpha)
+
+    def _scale(self, stem: str, key: str | None, rank: int) -> float:
+        if key is None:
+            return self._noted.scale(stem, rank)
+        stored = self._file.stored[key]
+        alpha = math.nan
+        if math.prod(stored.shape) == 1 and stored.dtype in DTYPES:
+            alpha = float(self._file.read(key).float().reshape(()))
+        if not math.isfinite(alpha):
+            raise AdapterError(f"{key} in {self.path} is no finite number; correct it")
+        return alpha / rank
+
+
+def _stacked(a: tuple[int, ...], b: tuple[int, ...]) -> bool:
+    """Experts in one tensor, and no convolution, whose B ends in 1."""
+    convolution = len(a) == 3 and set(b[2:]) == {1} and a[0] == b[1]
+    return len(a) == len(b) == 3 and a[0] == b[0] and a[1] == b[2] and not convolution
+
+
+def _expert(name: str, expert: int) -> str:
+    parent, dot, last = name.rpartition(".")
+    return f"{parent}{dot}{expert}.{last}"
