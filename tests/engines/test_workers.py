@@ -197,6 +197,8 @@ def test_an_error_that_says_what_to_do_keeps_its_class_and_words(
 class Loads(FlexLoRA):  # type: ignore[misc]
     """Kills the worker while it loads the model, as often as there are files to take away."""
 
+    folder: Path
+
     def __init__(self, folder: Path) -> None:
         vars(self)["folder"] = folder
         super().__init__()
