@@ -394,7 +394,7 @@ def test_an_output_folder_that_exists_stays_as_it_is(
     place = Place(tmp_path, peft)
     place.out.mkdir()
     (place.out / "precious").write_text("x")
-    words = f"{place.out} exists; choose another folder or remove it"
+    words = f"{place.out} exists; choose another --out or remove it"
     arguments = place.run()
     before = contents(tmp_path)
     assert_one_sentence(flexlora(*arguments), words)

@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from flexlora.errors import AdapterError, ConfigError, InputError, RankError, RunError
+from flexlora.formats.atomic import Taken
 from flexlora.merging import merge
 from flexlora.merging.inputs import checked_weights
 from peft_folders import PREFIX, add, config_of, edit, pair, stored, write_folder
@@ -80,7 +81,7 @@ def test_weights_are_one_each() -> None:
 
 def test_what_is_there_is_not_written_over(tmp_path: Path, two: list[Path]) -> None:
     (tmp_path / "out").mkdir()
-    assert "out exists; choose another folder or remove it" in refused(tmp_path, RunError, two)
+    assert "out exists; choose another folder or remove it" in refused(tmp_path, Taken, two)
     before = contents(tmp_path)
     with pytest.raises(RunError, match="exists"):
         merge(two, two[0], rank=2)

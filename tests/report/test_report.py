@@ -102,9 +102,10 @@ def test_labels_are_unique_whatever_folders_are_called(tmp_path: Path) -> None:
 def began(folder: Path, parent: Path | None, seed: int, **record: Any) -> Path:
     """A run that continues another, or begins from an adapter."""
     made = synthetic_run(folder, **TINY, seed=seed)
-    known = {"path": str(parent), "kind": "run", "round": 3, "fingerprint": f"of {parent}"}
-    (made / "parent.json").write_text(json.dumps({**known, **record, "start": 3}))
-    return made
+    known = {"path": str(parent), "kind": "run", "rule": "flexlora", "round": 3, "commit": None}
+    known |= {"fingerprint": f"of {parent}", "start": 0}
+    (made / "parent.json").write_text(json.dumps({**known, **record}))
+    return reseal(made)
 
 
 def test_runs_that_began_elsewhere_differ_in_more_than_the_seed(tmp_path: Path) -> None:
