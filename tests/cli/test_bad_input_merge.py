@@ -98,10 +98,10 @@ case("an unknown dtype", "dtype is float64; give one of float32, bfloat16, float
 case("an unknown split", "--split is right; give left or balanced")(
     lambda p: p.merge("--rank", 2, "--split", "right")
 )
-case("into what exists", "b exists; choose another folder or remove it")(
+case("into what exists", "b exists; choose another --out or remove it")(
     lambda p: ["merge", *p.adapters(), "--rank", 2, "--out", p.folder / "b"]
 )
-case("into an input", "a exists; choose another folder or remove it")(
+case("into an input", "a exists; choose another --out or remove it")(
     lambda p: ["merge", p.adapters()[0], "--rank", "full", "--out", p.folder / "a"]
 )
 

@@ -196,7 +196,7 @@ case(
 case("continue with an unknown key", "federation.round is unknown; did you mean 'rounds'?")(
     lambda p: p.go_on("federation.round=2")
 )
-case("continue into what exists", "exists; choose another folder or remove it")(
+case("continue into what exists", "exists; choose another --out or remove it")(
     lambda p: ["continue", p.parent, "--out", p.folder, "--set", "federation.rounds=2"]
 )
 

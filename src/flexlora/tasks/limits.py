@@ -7,15 +7,16 @@ from dataclasses import dataclass
 from typing import Annotated, Any
 
 from flexlora.errors import DataError
-from flexlora.options import Option
+from flexlora.options import MANY, Option
 
 _OTHER_COLUMNS = 10  # A line may be so many times as long as what the named columns hold.
 
 MaxRowCharacters = Annotated[
-    int, Option("characters that the named columns of a row may hold, all together", least=1)
+    int,
+    Option("characters that the named columns of a row may hold, all together", least=1, most=MANY),
 ]
 MaxTableGb = Annotated[
-    float, Option("GB that a table may come to as it is read, unpacked", above=0.0)
+    float, Option("GB that a table may come to as it is read, unpacked", above=0.0, most=1e6)
 ]
 ROW_CHARACTERS = 1_000_000
 TABLE_GB = 2.0
