@@ -104,12 +104,16 @@ case("gzip that breaks off", "d.jsonl.gz is packed and broken (", "); copy the f
     lambda p: p.run(p.put(gzip.compress(b"x" * 99)[:-9], "d.jsonl.gz"))
 )
 for source in ("huggingface", "csv", "parquet", "natural_instructions"):
-    case(f"a path of {source} that cannot be", "xxx… cannot be read (", "); check it")(
+    case(
+        f"a path of {source} that cannot be",
+        "data.path is a text of 5,000 characters",
+        "); check it",
+    )(
         lambda p, s=source: p.run(  # type: ignore[misc]
             Path("x" * 5000), s, **(NO_COLUMNS if s == "natural_instructions" else {})
         )
     )
-case("a path that cannot be", "cannot be read (", "); check it")(
+case("a path that cannot be", "data.path is a text of 5,0")(
     lambda p: p.run(p.folder / ("x" * 5000))
 )
 case(
@@ -183,7 +187,7 @@ case("choices nested without end", "d.jsonl, line 1: c: nested too deep; write t
         p.put("".join(json.dumps({**row, "c": "[" * 50_000}) + "\n" for row in ROWS)), choices="c"
     )
 )
-case("somebody else's home", "~nosuchuser/d.jsonl names a home that is not here; write the path")(
+case("somebody else's home", "begins with no user of this machine; correct it")(
     lambda p: p.run(Path("~nosuchuser/d.jsonl"))
 )
 case("CSV without rows", "d.csv holds no rows")(lambda p: p.run(p.put("q,a\n", "d.csv"), "csv"))
@@ -309,7 +313,7 @@ case("chat style without a template", "has no chat template; use the prompt styl
 case("unknown prompt style", "model.prompt is 'alpacca'; did you mean 'alpaca'?")(
     lambda p: p.run(p.rows(), "jsonl", "model.prompt=alpacca")
 )
-case("unknown prompt style to score", "model.prompt is 'alpacca'; did you mean 'alpaca'?")(
+case("unknown prompt style to score", "--prompt is 'alpacca'; did you mean 'alpaca'?")(
     lambda _: ["eval", "tiny", "--data", "embedded", "--prompt", "alpacca"]
 )
 case("no day", "model.date is 'today'; write a day as 2026-11-28")(

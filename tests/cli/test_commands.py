@@ -154,7 +154,6 @@ def test_each_option_reaches_the_export(
             ("export", "{folder}", "--rank", "2", "--energy", "0.9", "--out", "o"),
             "just one of --rank and --energy (both are given)",
         ),
-        (("merge", "{folder}", "--out", "o"), "just one of --rank and --energy (neither is given)"),
         (("merge", "{folder}", "--energy", "2", "--out", "o"), "--energy is 2.0; give a share"),
         (("run", "{config}", "--set", "data.train_tasks=0"), "no training examples; give some, or"),
         (("demo", "--set", "rule.name=flora"), "--set rule.name=flora: the demo compares fedit"),
