@@ -326,7 +326,7 @@ def _rule(name: str) -> Rule:
         ),
         (
             {"norm_clip": {"factor": -1.0}},
-            "screens.norm_clip.factor is -1.0, expected a number above 0 (of the median",
+            "screens.norm_clip.factor is -1.0, expected a number above 0",
         ),
     ],
 )
