@@ -107,7 +107,7 @@ for source in ("huggingface", "csv", "parquet", "natural_instructions"):
     case(
         f"a path of {source} that cannot be",
         "data.path is a text of 5,000 characters",
-        "); check it",
+        "give at most 4,096",
     )(
         lambda p, s=source: p.run(  # type: ignore[misc]
             Path("x" * 5000), s, **(NO_COLUMNS if s == "natural_instructions" else {})

@@ -20,6 +20,7 @@ from flexlora.runs.events import Failed
 from flexlora.runs.run_directory import Run
 from peft_folders import pair, write_folder
 from reference import gaussian
+from resealed import reseal
 from small import small
 from terminal import lines_on_a_terminal
 
@@ -175,6 +176,7 @@ def test_a_diverged_run_is_json_all_the_same(
     last["train_loss"] = None
     last["validation"]["loss"] = None
     log.write_text("\n".join([*lines[:-1], json.dumps(last), ""]))
+    reseal(copy)
 
     def refuse(constant: str) -> None:
         raise AssertionError(constant)

@@ -218,7 +218,7 @@ def test_real_tasks_on_a_real_model(shared: Path) -> None:
         unseen_examples_per_task=2,
     )
     tasks = source.load().unseen
-    encoded = encode_tasks(tokenizer, tasks, max_tokens=400)
+    encoded = encode_tasks(tokenizer, tasks, max_tokens=800)
     clients = [EvalClient(task.name, encoded[task.name]) for task in tasks]
     evaluated = SimpleNamespace(model=model, tokenizer=tokenizer, context=1024)
     scores = evaluate(evaluated, clients, EvalSettings(max_new_tokens=8))

@@ -152,9 +152,9 @@ def test_shares_and_seeds_are_one_a_client() -> None:
     carried = carry(make(), CLIENTS)
     carried.share((1, 2, 3))
     assert carried.rows(12, "layer") == [2, 4, 6]
-    with pytest.raises(ValueError, match="2 shares for 3 clients"):
+    with pytest.raises(ValueError, match="shares are 2 for 3 clients"):
         carried.share((1, 2))
-    with pytest.raises(ValueError, match="1 dropout seeds for 3 clients"):
+    with pytest.raises(ValueError, match="are 1 for 3 clients"):
         carried.sow((1,))
 
 

@@ -201,10 +201,10 @@ def test_the_style_registry(tokenizer: PreTrainedTokenizerBase) -> None:
     with pytest.raises(ConfigError, match=r"model.prompt is 'alpacca'; did you mean 'alpaca'"):
         encode(tokenizer, example("x"), style="alpacca", max_tokens=99)
     try:
-        register_style("plain", Style(lambda _, asked: asked.instruction + asked.input, True))
-        encoded = encode(tokenizer, example("x"), style="plain", max_tokens=99)
+        register_style("unadorned", Style(lambda _, asked: asked.instruction + asked.input, True))
+        encoded = encode(tokenizer, example("x"), style="unadorned", max_tokens=99)
         assert tokenizer.decode(encoded.prompt) == "<s>Do it.x"
-        with pytest.raises(ConfigError, match="'plain' is registered already"):
-            register_style("plain", Style(lambda _, asked: asked.instruction, True))
+        with pytest.raises(ConfigError, match="'unadorned' is registered already"):
+            register_style("unadorned", Style(lambda _, asked: asked.instruction, True))
     finally:
-        del STYLES["plain"]
+        del STYLES["unadorned"]
