@@ -123,8 +123,7 @@ def test_a_terminal_gets_its_cursor_back(again: bool) -> None:
     master, slave = pty.openpty()
     body = f"""
     with Screen().status("at work"):
-        {"say('ready')" if again else "wait()"}
-        {SLOW_TO_CLOSE.replace(chr(10), chr(10) + "    ") if again else ""}
+        {SLOW_TO_CLOSE.replace(chr(10), chr(10) + "    ") if again else "wait()"}
     """
     with begun(body, stdout=slave) as process:
         os.close(slave)
