@@ -67,6 +67,12 @@ class AdaptedModel:
         return self.base.context
 
     @property
+    def embeddings(self) -> int:
+        """Token ids below this number have an embedding."""
+        base: Any = self.base.model
+        return int(base.get_input_embeddings().weight.shape[0])
+
+    @property
     def device(self) -> torch.device:
         return next(self.base.model.parameters()).device
 
