@@ -17,7 +17,7 @@ from transformers import (
 
 from flexlora.errors import DataError
 from flexlora.evaluation import generate
-from flexlora.evaluation.generate import _continue
+from flexlora.evaluation.continuing import Asked, own
 
 VOCABULARY, EOS = 40, 2
 
@@ -101,7 +101,7 @@ def test_nothing_to_do(tiny: SimpleNamespace) -> None:
 
 def test_a_row_of_limit_zero_stays_empty(tiny: SimpleNamespace) -> None:
     with torch.no_grad():
-        found = _continue(tiny, [[5, 6], [7]], [0, 3], torch.device("cpu"))
+        found = own(tiny, Asked([[5, 6], [7]], [0, 3], {EOS}), cached=True)
     assert found == [[], slow_twin(tiny.model, [7], 3)]
 
 
