@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -27,7 +28,8 @@ def folder_with(folder: Path, **tokens: object) -> Path:
     base = load_model("tiny")
     base.tokenizer.add_special_tokens(tokens)
     base.tokenizer.chat_template = TEMPLATE
-    base.model.save_pretrained(folder)
+    model: Any = base.model
+    model.save_pretrained(folder)
     base.tokenizer.save_pretrained(folder)
     return folder
 
@@ -51,7 +53,8 @@ def test_a_pad_token_without_an_embedding_changes_nothing(tmp_path: Path) -> Non
 def test_a_template_token_without_an_embedding_is_named(tmp_path: Path, tokens: list[str]) -> None:
     """By the dry run, by the run before it trains, and by an evaluation."""
     folder = folder_with(tmp_path / "model", additional_special_tokens=tokens)
-    known = load_model("tiny").model.config.vocab_size
+    model: Any = load_model("tiny").model
+    known = model.config.vocab_size
     asked = config(str(folder), prompt="chat")
     said = (
         rf"client '.+', example '.+' has the token '<\|im_start\|>', which is number "

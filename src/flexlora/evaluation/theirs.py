@@ -48,8 +48,9 @@ def theirs(
         masked = {"attention_mask": batch.mask} if reading_of(model).beside else {}
         with _only_what_is_asked(module):
             found = module.generate(batch.ids, generation_config=config, **masked)
-        for logits in found.logits if look is not None else ():
-            look(chosen, logits)
+        if look is not None:
+            for logits in found.logits:
+                look(chosen, logits)
         for i, ids in zip(chosen, found.sequences[:, batch.ids.shape[1] :].tolist(), strict=True):
             ends = [place for place, token in enumerate(ids) if token in stops]
             texts[i] = ids[: ends[0]] if ends else ids
