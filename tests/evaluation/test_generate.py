@@ -1,9 +1,11 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -15,9 +17,17 @@ from transformers import (
     LlamaForCausalLM,
 )
 
-from flexlora.errors import DataError
+from flexlora.errors import DataError, ModelError
 from flexlora.evaluation import generate
-from flexlora.evaluation.generate import _continue
+from flexlora.evaluation.continuing import (
+    _WAYS,
+    WITH_CACHE,
+    WITHOUT_CACHE,
+    Asked,
+    Way,
+    continuing_of,
+    own,
+)
 
 VOCABULARY, EOS = 40, 2
 
@@ -113,7 +123,7 @@ def test_what_else_ends_a_turn_ends_a_text(tiny: SimpleNamespace) -> None:
 
 def test_a_row_of_limit_zero_stays_empty(tiny: SimpleNamespace) -> None:
     with torch.no_grad():
-        found = _continue(tiny, [[5, 6], [7]], [0, 3], torch.device("cpu"))
+        found = own(tiny, Asked([[5, 6], [7]], [0, 3], {EOS}), cached=True)
     assert found == [[], slow_twin(tiny.model, [7], 3)]
 
 
@@ -140,3 +150,47 @@ def test_real_models(shared: Path, name: str) -> None:
         tokenizer.decode(ids, skip_special_tokens=True).strip() for ids in alone
     ]
     assert all(together)
+
+
+@pytest.mark.parametrize("way", _WAYS)
+@pytest.mark.parametrize("stops", [(), {EOS}, {EOS, 7}])
+def test_each_way_says_the_same_and_stops_alike(
+    tiny: SimpleNamespace, way: Way, stops: Collection[int]
+) -> None:
+    """And whatever the model's own settings ask for besides."""
+    tiny.model.generation_config.repetition_penalty = 5.0
+    tiny.model.generation_config.min_new_tokens = 4
+    rows = some_prompts(9)
+    limits = [0, 1, 4, 4, 9, 9, 9, 2, 12]
+    with torch.no_grad():
+        found = way(tiny, Asked(rows, limits, stops))
+        plain = [
+            WITHOUT_CACHE(tiny, Asked([r], [n], stops))[0]
+            for r, n in zip(rows, limits, strict=True)
+        ]
+    assert found == plain
+    assert tiny.model.generation_config.repetition_penalty == 5.0
+    assert stops or list(map(len, found)) == limits
+    tiny.model.generation_config = GenerationConfig(eos_token_id=EOS)
+
+
+def test_a_way_that_is_wrong_or_fails_is_passed_over(tiny: SimpleNamespace) -> None:
+    from flexlora.evaluation import continuing
+
+    def forgets(model: Any, asked: Asked) -> list[list[int]]:
+        """Sees the last token alone."""
+        return WITH_CACHE(model, replace(asked, rows=[row[-1:] for row in asked.rows]))
+
+    def fails(_model: Any, _asked: Asked) -> list[list[int]]:
+        raise AttributeError("batch_select_indices")
+
+    copy = SimpleNamespace(
+        model=LlamaForCausalLM(tiny.model.config), tokenizer=Letters(), context=64
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(continuing, "_WAYS", (forgets, fails))
+        with pytest.raises(ModelError, match="LlamaForCausalLM cannot continue a text"):
+            continuing_of(copy)
+        patch.setattr(continuing, "_WAYS", (forgets, fails, WITHOUT_CACHE))
+        assert continuing_of(copy) is WITHOUT_CACHE
+    assert continuing_of(copy) is WITHOUT_CACHE  # It is known now.

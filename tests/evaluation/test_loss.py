@@ -67,8 +67,15 @@ class WithoutKeep(torch.nn.Module):
         super().__init__()
         self.inner, self.config = model, model.config
 
+    def get_input_embeddings(self) -> torch.nn.Module:
+        return self.inner.get_input_embeddings()
+
     def forward(
-        self, input_ids: Tensor, attention_mask: Tensor, position_ids: Tensor, use_cache: bool
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        use_cache: bool = False,
     ) -> Any:
         return self.inner(input_ids, attention_mask=attention_mask, position_ids=position_ids)
 

@@ -279,7 +279,9 @@ def test_who_holds_what() -> None:
 def test_failures_one_by_one_and_added_up() -> None:
     section = failures([RUN])
     assert cells(of(section, Table, "Reasons")) == [["r", "train", "its disk is full", "1"]]
-    assert cells(of(section, Table, "Failures one")) == [["r", "1", "cid", "train", "its disk is full"]]
+    assert cells(of(section, Table, "Failures one")) == [
+        ["r", "1", "cid", "train", "its disk is full"]
+    ]
     assert data(of(section, Figure, "Failures so far"), "x", "y") == [(1, 1), (2, 1)]
 
 

@@ -15,8 +15,8 @@ from flexlora.evaluation.padding import (
     inference,
     left_pad,
     pad_id,
-    supported,
 )
+from flexlora.evaluation.reading import reading_of
 from flexlora.tasks.prompts import Encoded
 
 
@@ -52,12 +52,13 @@ def continuation_losses(
 
     Only the continuation's tokens count, as in training, and logits are made for the last columns
     alone. The batch size changes nothing beyond rounding. owners: of the rows, where the model
-    carries adapters.
+    carries adapters. Raises ModelError for a model that cannot be read (see `reading_of`).
     """
     totals, ends = [0.0] * len(rows), [0.0] * len(rows)
+    equal = bool(rows) and not reading_of(model).beside
     with inference(model.model) as device:
         lengths = [len(prompt) + len(continuation) for prompt, continuation in rows]
-        for chosen in batches(lengths, batch_size, owners):
+        for chosen in batches(lengths, batch_size, owners, equal=equal):
             if owners is not None:
                 owners.share(chosen)
             found = _totals(model, [rows[i] for i in chosen], device)
@@ -77,10 +78,7 @@ def _totals(
     batch = left_pad(ids, pad_id(model.tokenizer), device)
     counts = torch.tensor([len(continuation) for _, continuation in rows], device=device)
     width = int(counts.max())
-    options = supported(model.model, position_ids=batch.positions, logits_to_keep=width + 1)
-    logits = model.model(
-        input_ids=batch.ids, attention_mask=batch.mask, use_cache=False, **options
-    ).logits[:, -width - 1 : -1]
+    logits = reading_of(model).logits(model.model, batch, width + 1)[:, -width - 1 : -1]
     # Rows end together: the last counts[i] columns of row i are its continuation.
     counted = torch.arange(width, device=device) >= width - counts[:, None]
     losses = logits.new_zeros(counted.shape, dtype=torch.float32)

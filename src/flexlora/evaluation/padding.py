@@ -6,6 +6,7 @@ import inspect
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Any, Protocol
 
 import torch
@@ -42,16 +43,20 @@ def left_pad(rows: Sequence[Sequence[int]], pad: int, device: torch.device) -> L
     return LeftPadded(ids, mask, (mask.cumsum(1) - 1).clamp(min=0))
 
 
-def batches(lengths: Sequence[int], size: int, owners: Owners | None = None) -> Iterator[list[int]]:
+def batches(
+    lengths: Sequence[int], size: int, owners: Owners | None = None, *, equal: bool = False
+) -> Iterator[list[int]]:
     """Indices in batches of at most `size`, longest first: similar lengths share a batch.
 
     The longest batch comes first, so that what does not fit into memory fails at once. Inside a
-    batch, rows come owner by owner where they have owners.
+    batch, rows come owner by owner where they have owners. equal: all rows of a batch are as long.
     """
     order = sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))
-    for start in range(0, len(order), size):
-        batch = order[start : start + size]
-        yield batch if owners is None else sorted(batch, key=owners.places.__getitem__)
+    groups = [list(g) for _, g in groupby(order, lengths.__getitem__)] if equal else [order]
+    for group in groups:
+        for start in range(0, len(group), size):
+            batch = group[start : start + size]
+            yield batch if owners is None else sorted(batch, key=owners.places.__getitem__)
 
 
 def pad_id(tokenizer: Any) -> int:

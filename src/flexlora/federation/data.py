@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import date
 
 import torch
@@ -72,7 +72,10 @@ def asks_for_the_date(config: Config, model: AdaptedModel) -> bool:
 def encode_part(
     model: AdaptedModel, clients: Sequence[Client], part: Part, config: Config, today: date
 ) -> dict[str, tuple[Encoded, ...]]:
-    """Client → its encoded examples of this part; clients left with none by `skip_too_long` go."""
+    """Client → its encoded examples of this part; clients left with none by `skip_too_long` go.
+
+    Raises DataError, beside what `encode_tasks` raises, for a token without an embedding.
+    """
     encoded = encode_tasks(
         model.tokenizer,
         [client.task(part) for client in clients],
@@ -81,7 +84,29 @@ def encode_part(
         skip_too_long=config.data.skip_too_long,
         today=today,
     )
+    _require_embeddings(model, encoded, config)
     return {name: examples for name, examples in encoded.items() if examples}
+
+
+def _require_embeddings(
+    model: AdaptedModel, encoded: Mapping[str, Sequence[Encoded]], config: Config
+) -> None:
+    """Raise DataError, with the first such example, for a token that the model cannot read."""
+    tokenizer, known = model.tokenizer, model.embeddings
+    if max(tokenizer.get_vocab().values()) < known:
+        return
+    for client, examples in encoded.items():
+        for x in examples:
+            beyond = [i for part in (x.prompt, x.response, *x.choices) for i in part if i >= known]
+            if beyond:
+                token = tokenizer.convert_ids_to_tokens(beyond[0])
+                raise DataError(
+                    f"client {client!r}, example {x.id!r} has the token {token!r}, which is number "
+                    f"{beyond[0]} in the tokenizer of {config.model.name}, but the model has "
+                    f"{known} embeddings, numbers 0 to {known - 1}; enlarge them with "
+                    "resize_token_embeddings and save the model again, or copy the tokenizer that "
+                    "belongs to it"
+                )
 
 
 def eval_clients(

@@ -16,6 +16,7 @@ from flexlora.evaluation.metrics import resolve_metrics
 from flexlora.federation.census import Census
 from flexlora.federation.examples import Examples
 from flexlora.federation.ground import Ground
+from flexlora.federation.rehearsal import rehearse
 from flexlora.federation.roster import Roster
 from flexlora.federation.streams import Streams
 from flexlora.federation.threads import use_threads
@@ -110,6 +111,10 @@ def prepare(
     _require_enough(config, ground.examples)
     settings = Settings.of(config, len(ground.examples.train), len(ground.examples.scorers))
     _require_scorable(config, ground.examples, settings)
+    if not outline:
+        parts = (settings.validation, settings.final)
+        texts = any(m.needs == "text" for x in parts for m in resolve_metrics(x.metrics))
+        ground.once(("rehearsed", texts), lambda: rehearse(ground.model, texts=texts))
     roster = Roster.of(
         config.clients,
         ground.examples.train,

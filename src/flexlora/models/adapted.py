@@ -67,25 +67,31 @@ class AdaptedModel:
         return self.base.context
 
     @property
+    def embeddings(self) -> int:
+        """Token ids below this number have an embedding."""
+        base: Any = self.base.model
+        return int(base.get_input_embeddings().weight.shape[0])
+
+    @property
     def device(self) -> torch.device:
         return next(self.base.model.parameters()).device
 
     @cached_property
     def packs(self) -> bool:
         """Whether sequences can share a row without padding; found out on first use."""
-        with self._alone():
+        with self.alone():
             return can_pack(self.base.model)
 
     @cached_property
     def _rowwise(self) -> list[nn.Module]:
-        with self._alone():
+        with self.alone():
             return find_rowwise(self.base.model)
 
     @cached_property
     def _asking(self) -> list[nn.Module]:
         if not self.packs:
             return []
-        with self._alone():
+        with self.alone():
             return find_asking(self.base.model, self._rowwise)
 
     @contextmanager
@@ -175,7 +181,7 @@ class AdaptedModel:
             wrapped.carry(carried)
 
     @contextmanager
-    def _alone(self) -> Iterator[None]:
+    def alone(self) -> Iterator[None]:
         """W₀ while the block runs, for trials: a Δ that is not finite would spoil their answer."""
         carried = self._carried
         held = {name: x.delta for name, x in self._wrapped.items() if x.delta is not None}

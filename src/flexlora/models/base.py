@@ -51,7 +51,8 @@ def load_model(
 
     Safetensors only and no code from the model's folder: loading cannot run foreign code. A folder
     is read without any network. Weights are cast to `dtype` ("float32" or "bfloat16"), frozen;
-    a tokenizer without a pad token pads with its EOS token.
+    a tokenizer without a pad token, or with one that the model has no embedding for, pads with its
+    EOS token.
 
     device: "cpu", "cuda", "cuda:1", "mps", or "auto" for the best there is. quantise: "none", or
     "4bit" or "8bit" linear layers (see `quantise_options`). checkpointing: make activations anew
@@ -150,7 +151,8 @@ def _load_tokenizer(where: dict[str, Any], name: str, model: Any) -> Any:
             f"the tokenizer of model {name} has its EOS token at {tokenizer.eos_token_id}, beyond "
             f"the model's {rows} embeddings; copy the tokenizer that belongs to the model"
         )
-    if tokenizer.pad_token_id is None:
+    # A pad token is often added without resizing the model; masked, its value never matters.
+    if tokenizer.pad_token_id is None or tokenizer.pad_token_id >= rows:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
 

@@ -17,14 +17,28 @@ def linear_shape(module: nn.Module) -> tuple[int, int] | None:
     """(m outputs, n inputs) of a linear-like module: `nn.Linear`, or GPT-2's Conv1D (x @ W).
 
     bitsandbytes' layers are of the former, whatever the shape of their packed weights. None for
-    any other module.
+    any other module, and for a layer of the former's kind that gives something else than (…, m)
+    for (…, n): routers and grouped layers of some mixtures of experts.
     """
     if isinstance(module, nn.Linear):
+        own = type(module).forward is not nn.Linear.forward
+        if own and not type(module).__module__.startswith("bitsandbytes") and _odd(module):
+            return None
         return module.out_features, module.in_features
     weight = getattr(module, "weight", None)
     if type(module).__name__ == "Conv1D" and isinstance(weight, Tensor) and weight.ndim == 2:
         return weight.shape[1], weight.shape[0]
     return None
+
+
+def _odd(module: nn.Linear) -> bool:
+    """Whether it maps a row of zeros to anything but one row."""
+    try:
+        with torch.no_grad():
+            found: object = module(module.weight.new_zeros(1, module.in_features))
+    except (RuntimeError, TypeError, ValueError, IndexError, AttributeError):
+        return True
+    return not isinstance(found, Tensor) or found.shape != (1, module.out_features)
 
 
 class LoRALinear(nn.Module):

@@ -157,7 +157,8 @@ def _attention(
     attend = partial(_causal, window=sliding_window, options=options)
     if apart and (places := _asking.get(id(module))) is not None:
         over = partial(_asked, places=places)
-    return over((query, key, value), lengths, attend).transpose(1, 2), None
+    # In one piece, as transformers' own attention is, for some models take views of it (JetMoe).
+    return over((query, key, value), lengths, attend).transpose(1, 2).contiguous(), None
 
 
 def _one_by_one(row: Sequence[Tensor], lengths: Sequence[int], attend: Attend) -> Tensor:
@@ -184,7 +185,8 @@ def _asked(row: Sequence[Tensor], lengths: Sequence[int], attend: Attend, places
         for mine, k, v, begin in parts
         if len(mine)
     ]
-    out = torch.zeros_like(query)
+    # As wide as values are, which queries need not be (DeepSeek-V3).
+    out = query.new_zeros(*query.shape[:-1], value.shape[-1])
     return out.index_copy(2, places, torch.cat(found, dim=2)) if found else out
 
 

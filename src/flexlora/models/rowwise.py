@@ -32,7 +32,9 @@ def find_rowwise(model: nn.Module) -> list[nn.Module]:
             module = waiting.pop()
             if module is head or not any(map(linear_shape, module.modules())):
                 continue
-            if not _has_layers(module) and _stands_alone(module, trial):
+            # The head picks its rows itself, and out of all (see training.loss).
+            whole = _has_layers(module) or any(x is head for x in module.modules())
+            if not whole and _stands_alone(module, trial):
                 found.append(module)
             elif isinstance(module, nn.ModuleList):
                 waiting.append(module[-1])

@@ -13,6 +13,7 @@ from flexlora.errors import ModelError, nearest
 from flexlora.models.lora import linear_shape
 
 ALL_LINEAR = "all-linear"
+_STATE_SPACE = {"falcon_h1", "falcon_mamba", "mamba", "mamba2", "nemotron_h"}
 
 
 def find_layers(model: nn.Module, name: str, targets: Sequence[str]) -> tuple[LayerSpec, ...]:
@@ -75,6 +76,12 @@ def _others(model: nn.Module) -> list[tuple[LayerSpec, nn.Module]]:
     return found
 
 
+def _read_past(model: nn.Module, layer: LayerSpec) -> bool:
+    """Whether kernels take this layer's weight itself: the list is that of PEFT's own check."""
+    kind = getattr(getattr(model, "config", None), "model_type", None)
+    return kind in _STATE_SPACE and layer.name.rpartition(".")[2] == "out_proj"
+
+
 def _owns(module: nn.Module) -> bool:
     """True for a module with parameters of its own, not only of its children."""
     return next(module.parameters(recurse=False), None) is not None
@@ -110,7 +117,8 @@ def _matching(
                 "which has no linear module to adapt; name the layers in targets, "
                 'such as "attention"'
             )
-        return [layer for layer in linear if model.get_submodule(layer.name) is not head]
+        kept = (x for x in linear if not _read_past(model, x))
+        return [layer for layer in kept if model.get_submodule(layer.name) is not head]
     for expert in experts:
         owner = LayerSpec(expert.name.rpartition(".")[0], 0, 0)
         if expert.matches(target) or owner.matches(target):
@@ -119,6 +127,12 @@ def _matching(
                 'not linear-like; name linear layers in targets, such as "attention"'
             )
     found = [layer for layer in linear if layer.matches(target)]
+    past = next((layer for layer in found if _read_past(model, layer)), None)
+    if past is not None:
+        raise ModelError(
+            f'target "{target}" matches {past.name} of {name}, whose weight state-space kernels '
+            "read past any adapter, so that PEFT refuses it as well; leave it out of targets"
+        )
     for other, module in _others(model):
         by_name = other.name == target or other.name.endswith("." + target)
         by_name = by_name and (not found or (target != other.kind and _owns(module)))

@@ -1,0 +1,162 @@
+"""Ways to continue rows of tokens greedily. Which one serves a model is found by trial.
+
+Each stops a row at one of `stops` or at its limit, and tells `look`, if given, which rows' logits
+(rows, vocabulary) each token was chosen from.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor, nn
+
+from flexlora.errors import ModelError
+from flexlora.evaluation.owners import Owners
+from flexlora.evaluation.padding import Evaluated, LeftPadded, left_pad, pad_id
+from flexlora.evaluation.reading import (
+    Row,
+    name_of,
+    pristine,
+    reading_of,
+    trial_rows,
+    whole_logits,
+)
+from flexlora.evaluation.theirs import Look, theirs
+from flexlora.models.device import out_of_memory
+from flexlora.models.packing import alike
+
+
+@dataclass(frozen=True)
+class Asked:
+    """Rows to continue. limits: tokens of each at most; owners: of the rows, where the model
+    carries adapters. Rows are equally long where the model cannot be given others.
+    """
+
+    rows: Sequence[Row]
+    limits: Sequence[int]
+    stops: Collection[int]
+    owners: Owners | None = None
+    look: Look | None = None
+
+
+Way = Callable[[Evaluated, Asked], list[list[int]]]
+
+
+def continuing_of(model: Evaluated) -> Way:
+    """The first way that gives, token by token, what the model gives for the whole row at once.
+
+    An own loop over the key-value cache, from which rows that are done leave; transformers'
+    `generate`, for models that remember in another way (states, convolutions); the whole rows
+    anew for each token. Tried once for each module, without Δ and adapters.
+    Raises ModelError where none serves.
+    """
+    module = model.model
+    if module not in _FOUND:
+        reading_of(model)
+        with pristine(model) as device:
+            way = next((x for x in _WAYS if _serves(x, model, device)), None)
+        if way is None:
+            raise ModelError(
+                f"model {name_of(model)} cannot continue a text, neither with its cache nor "
+                "without; leave out of evaluation.metrics those that need texts, or give another "
+                "model"
+            )
+        _FOUND[module] = way
+    return _FOUND[module]
+
+
+def own(model: Evaluated, asked: Asked, *, cached: bool) -> list[list[int]]:
+    """All rows side by side, each leaving when it is done."""
+    device = next(model.model.parameters()).device
+    reading = reading_of(model)
+    batch = left_pad(asked.rows, pad_id(model.tokenizer), device)
+    cache = _cache(model.model) if cached else None
+    live = [i for i, limit in enumerate(asked.limits) if limit > 0]
+    texts: list[list[int]] = [[] for _ in asked.rows]
+    if len(live) < len(asked.rows):
+        batch = _pick(batch, torch.tensor(live, dtype=torch.long, device=device))
+    while live:
+        if asked.owners is not None:
+            asked.owners.share(live)
+        logits = reading.logits(model.model, batch, 1, cache)[:, -1]
+        if asked.look is not None:
+            asked.look(live, logits)
+        chosen = logits.argmax(dim=-1)
+        keep = []
+        for place, (row, token) in enumerate(zip(live, chosen.tolist(), strict=True)):
+            if token not in asked.stops:
+                texts[row].append(token)
+                if len(texts[row]) < asked.limits[row]:
+                    keep.append(place)
+        if len(keep) < len(live):
+            index = torch.tensor(keep, dtype=torch.long, device=device)
+            if cache is not None:
+                cache.batch_select_indices(index)
+            batch, chosen = _pick(batch, index), chosen[index]
+            live = [live[place] for place in keep]
+        batch = _extended(batch, chosen, only_new=cached)
+    return texts
+
+
+def _cache(module: Any) -> Any:
+    from transformers import DynamicCache
+
+    return DynamicCache(config=module.config)
+
+
+def _pick(batch: LeftPadded, index: Tensor) -> LeftPadded:
+    return LeftPadded(batch.ids[index], batch.mask[index], batch.positions[index])
+
+
+def _extended(batch: LeftPadded, chosen: Tensor, *, only_new: bool) -> LeftPadded:
+    """By one column. only_new: ids and positions of that one alone, for a cache has the others."""
+    ids, positions = chosen[:, None], batch.positions[:, -1:] + 1
+    mask = torch.cat([batch.mask, batch.mask.new_ones(len(ids), 1)], dim=1)
+    if only_new:
+        return LeftPadded(ids, mask, positions)
+    return LeftPadded(
+        torch.cat([batch.ids, ids], dim=1), mask, torch.cat([batch.positions, positions], dim=1)
+    )
+
+
+def _theirs(model: Evaluated, asked: Asked) -> list[list[int]]:
+    return theirs(model, asked.rows, asked.limits, asked.stops, asked.owners, asked.look)
+
+
+WITH_CACHE, WITHOUT_CACHE = partial(own, cached=True), partial(own, cached=False)
+_WAYS: tuple[Way, ...] = (WITH_CACHE, _theirs, WITHOUT_CACHE)
+# Beside the modules, which need not know; gone with them.
+_FOUND: WeakKeyDictionary[nn.Module, Way] = WeakKeyDictionary()
+
+
+def _serves(way: Way, model: Evaluated, device: torch.device) -> bool:
+    """Whether the logits on the way are those of the row that came of it, but for rounding.
+
+    Tokens are not compared: a tie may fall either way.
+    """
+    lengths = (2, 7, 5) if reading_of(model).beside else (5, 5, 5)
+    rows, seen = trial_rows(model, *lengths), [list[Tensor]() for _ in lengths]
+
+    def look(live: Sequence[int], logits: Tensor) -> None:
+        for row, values in zip(live, logits, strict=True):
+            seen[row].append(values)
+
+    try:
+        texts = way(model, Asked(rows, (3, 1, 2), (), look=look))
+    # Whatever a model's cache or its own generation cannot do, another way may.
+    except Exception as error:
+        if out_of_memory(error):
+            raise
+        return False
+    for row, text, found in zip(rows, texts, seen, strict=True):
+        wanted = whole_logits(model.model, [*row, *text[:-1]], device)[len(row) - 1 :]
+        if len(found) != len(wanted):
+            return False
+        if bool(wanted.isfinite().all()) and not alike(torch.stack(found), wanted):
+            return False
+    return True
