@@ -97,3 +97,25 @@ def test_the_scale_of_lora_and_of_rslora() -> None:
     assert lora_scale(16.0, 8) == 2.0
     assert lora_scale(16.0, 8, "rslora") == pytest.approx(16 / math.sqrt(8))
     assert lora_scale(16.0, 0) == 1.0
+
+
+@pytest.mark.parametrize("anchor", [1, 2, 3, 7, 30, 200])
+@pytest.mark.parametrize("alpha", [16.0, 5.0, 0.1])
+def test_the_anchor_keeps_its_scale_and_higher_ranks_lose_its_root_alone(
+    alpha: float, anchor: int
+) -> None:
+    """α/√(anchor · r): rsLoRA at α′ = α/√anchor, as a reader that knows α/√r says it."""
+    assert lora_scale(alpha, anchor, "anchored", anchor) == lora_scale(alpha, anchor)
+    for rank in (1, 4, 9, 64, 200):
+        scale = lora_scale(alpha, rank, "anchored", anchor)
+        as_rslora = lora_scale(alpha / math.sqrt(anchor), rank, "rslora")
+        assert scale == pytest.approx(as_rslora, rel=1e-15)
+        assert scale / lora_scale(alpha, rank) == pytest.approx(math.sqrt(rank / anchor), rel=1e-15)
+    assert lora_scale(alpha, 0, "anchored", anchor) == 1.0
+
+
+def test_no_other_scaling_has_an_anchor_and_at_rank_1_it_is_rslora() -> None:
+    for rank in (1, 3, 8):
+        assert lora_scale(16.0, rank, "lora", 4) == lora_scale(16.0, rank, "lora")
+        assert lora_scale(16.0, rank, "rslora", 4) == lora_scale(16.0, rank, "rslora")
+        assert lora_scale(16.0, rank, "anchored", 1) == lora_scale(16.0, rank, "rslora")

@@ -395,6 +395,25 @@ def test_other_bounds_of_the_ranks_keep_what_was_learned(
     assert session.play(tmp_path / "more").rounds == 1
 
 
+@pytest.mark.parametrize("name", ["flexlora", "flexlora-increment"])
+def test_another_lowest_rank_moves_the_anchor_and_not_what_was_learned(
+    setup: Setup, tmp_path: Path, name: str
+) -> None:
+    tables: dict[str, dict[str, Any]] = {"rule": {"name": name}, "evaluation": {"unseen": False}}
+    tables |= {"training": {"scaling": "anchored"}, "federation": {"rounds": 1}}
+    opened = Parent.open(run(small(**tables), tmp_path / "r", setup=setup).folder)
+    assert [opened.state.spec.scale(rank) for rank in (2, 4)] == [8.0, 16 / 8**0.5]
+    more = {"federation": {"rounds": 2}, "clients": {"types": {"low": 1, "high": 4}}}
+    start = opened.start(*started(setup, opened, more))
+    rule = make_rule(name)
+    assert [start.state.spec.scale(rank) for rank in (1, 4)] == [16.0, 8.0]
+    before = rule.learned(opened.state)
+    for layer, matrix in rule.learned(start.state).items():
+        assert_close(dense(matrix), dense(before[layer]))
+    sent = rule.send(start.state, dict.fromkeys(before, 4), torch.Generator())
+    assert {factors.scale for factors in sent.values()} == {8.0}
+
+
 def test_other_options_of_the_rule_keep_what_was_learned(setup: Setup, parent: Path) -> None:
     opened = Parent.open(parent)
     tables = {"federation": {"rounds": 3}, "rule": {"frozen_rank": 4}}

@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import re
 from pathlib import Path
 from typing import Any, get_args
 
@@ -12,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
-from flexlora.adapters import Adapter, Factors, Sides
+from flexlora.adapters import Adapter, Factors, Scaling, Sides, lora_scale
 from flexlora.errors import AdapterError, RunError
 from flexlora.formats.peft import is_peft, load_peft, peft_scaling, save_peft
 
@@ -146,6 +147,38 @@ def test_the_scaling_and_what_is_a_peft_folder_are_told(tmp_path: Path) -> None:
     assert peft_scaling(tmp_path / "a") == "rslora"
     with pytest.raises(AdapterError, match=r"no adapter_config\.json"):
         peft_scaling(tmp_path)
+
+
+@pytest.mark.parametrize("anchor", [1, 2, 3, 7])
+@pytest.mark.parametrize("scaling", get_args(Scaling))
+def test_the_scale_of_every_scaling_comes_back_to_the_last_bit(
+    scaling: Scaling, anchor: int, tmp_path: Path
+) -> None:
+    """√(anchor · r) is seldom a float: PEFT's α/r is then within an ulp, our own reading exact."""
+    plain = adapter_for({f"layers.{i}.q_proj": (9, 9) for i in range(9)}, list(range(1, 10)))
+    adapter = Adapter(
+        {
+            name: Factors(f.b, f.a, lora_scale(5.0, f.rank, scaling, anchor))
+            for name, f in plain.items()
+        },
+        base="some/base",
+    )
+    save_peft(adapter, tmp_path / "a", compact=True)
+    assert_same(load_peft(tmp_path / "a"), adapter)
+    config = json.loads((tmp_path / "a" / "adapter_config.json").read_text())
+    for name, factors in adapter.items():
+        pinned = "^" + re.escape(name)
+        alpha = config["alpha_pattern"].get(pinned, config["lora_alpha"])
+        rank = config["rank_pattern"].get(pinned, config["r"])
+        assert alpha / rank == pytest.approx(factors.scale, rel=1e-15)
+    # What PEFT trains on with: rsLoRA at α/√anchor is the anchored scale of every rank.
+    if scaling == "anchored":
+        from peft import LoraConfig
+
+        for factors in adapter.values():
+            further = LoraConfig(r=factors.rank, lora_alpha=5.0 / anchor**0.5, use_rslora=True)
+            ours = lora_scale(further.lora_alpha, further.r, "rslora")
+            assert ours == pytest.approx(factors.scale, rel=1e-15)
 
 
 @pytest.mark.parametrize("rslora", [False, True])

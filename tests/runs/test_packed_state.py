@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import torch
 
+from flexlora.adapters import Scaling
 from flexlora.config.config import Config
 from flexlora.rules import RULES, State, make_rule
 from flexlora.runs.packed_state import pack, unpack
@@ -52,6 +55,16 @@ def assert_same(got: State, wanted: State) -> None:
     for path, tensor in theirs.items():
         assert ours[path].dtype == tensor.dtype, path
         assert torch.equal(ours[path], tensor), path
+
+
+@pytest.mark.parametrize("scaling", get_args(Scaling))
+def test_every_scaling_comes_back(scaling: Scaling) -> None:
+    rule, asked = make_rule("flexlora"), replace(spec(3, 4), scaling=scaling)
+    state = rule.init(asked, generator(1))
+    tensors, meta = pack(state)
+    back = unpack(dict(tensors), json.loads(json.dumps(meta))).spec
+    assert back == asked
+    assert [back.scale(rank) for rank in (3, 4)] == [asked.scale(rank) for rank in (3, 4)]
 
 
 @pytest.mark.parametrize("rounds", [0, 1, 3])

@@ -21,7 +21,7 @@ Sides = Literal["both", "a", "b"]
 class Factors:
     """The update `scale · b @ a` of one layer with m outputs and n inputs.
 
-    b: (m, r), zero at the start of training; a: (r, n); scale: α/r, or α/√r for rsLoRA. The scale
+    b: (m, r), zero at the start of training; a: (r, n); scale: see `lora_scale`. The scale
     is never folded into what is trained: that would change the training.
 
     A side may be absent, where only the other one travels (`only`): it has a shape then and no

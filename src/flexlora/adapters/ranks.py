@@ -10,7 +10,7 @@ from typing import Literal
 
 from flexlora.errors import RankError, nearest
 
-Scaling = Literal["lora", "rslora"]
+Scaling = Literal["lora", "rslora", "anchored"]
 
 
 @dataclass(frozen=True)
@@ -45,11 +45,17 @@ class LayerSpec:
         )
 
 
-def lora_scale(alpha: float, rank: int, scaling: Scaling = "lora") -> float:
-    """α/r (Hu et al. 2021), or α/√r for rsLoRA (Kalajdzievski 2023). 1 for rank 0."""
+def lora_scale(alpha: float, rank: int, scaling: Scaling = "lora", anchor: int = 1) -> float:
+    """α/r (Hu et al. 2021), α/√r (rsLoRA, Kalajdzievski 2023), or α/√(anchor · r). 1 for rank 0.
+
+    "anchored" is rsLoRA with α/√anchor for α, so that the rank `anchor`, the lowest of a
+    federation, has α/r to the last bit; at anchor 1 it is rsLoRA. "lora" and "rslora" have none.
+    """
     if rank == 0:
         return 1.0
-    return alpha / (rank if scaling == "lora" else math.sqrt(rank))
+    if scaling == "lora":
+        return alpha / rank
+    return alpha / math.sqrt(rank if scaling == "rslora" else anchor * rank)
 
 
 @dataclass(frozen=True)

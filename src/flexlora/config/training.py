@@ -42,9 +42,12 @@ class TrainingConfig(Table):
         default=(15,), description="rounds from which on the learning rate is decayed"
     )
     alpha: Annotated[float, Field(ge=1e-6, le=1e6)] = Field(
-        default=16.0, description="α of LoRA: the scale is α/r or α/√r"
+        default=16.0, description="α of LoRA, for every rank and every clients.scale"
     )
-    scaling: Scaling = Field(default="lora", description="lora: α/r; rslora: α/√r")
+    scaling: Scaling = Field(
+        default="lora",
+        description="scale of rank r: lora: α/r; rslora: α/√r; anchored: α/√(r · lowest rank)",
+    )
 
     @model_validator(mode="after")
     def _a_rate_to_the_end(self) -> TrainingConfig:

@@ -36,8 +36,17 @@ class Spec:
         lowest = {x.name: min(r[x.name] for r in ranks) for x in layers}
         return Spec(tuple(layers), highest, lowest, alpha, scaling)
 
+    @property
+    def anchor(self) -> int:
+        """The lowest rank of any client in any layer, which "anchored" leaves at α/r.
+
+        As the federation began: it does not follow clients that prune themselves, so that a rank
+        has one scale for as long as a run goes on.
+        """
+        return min(self.lowest.values(), default=1)
+
     def scale(self, rank: int) -> float:
-        return lora_scale(self.alpha, rank, self.scaling)
+        return lora_scale(self.alpha, rank, self.scaling, self.anchor)
 
     def at(self, round: int, generator: torch.Generator | None = None) -> Iterator[Layer]:
         """Every layer in order, as a rule sees it in this round; all draw from this generator.
@@ -45,6 +54,7 @@ class Spec:
         None: one that is always the same, for what is read out of a state and draws nothing new.
         """
         draws = torch.Generator() if generator is None else generator
+        anchor = self.anchor
         for x in self.layers:
             yield Layer(
                 name=x.name,
@@ -54,6 +64,7 @@ class Spec:
                 lowest=self.lowest[x.name],
                 alpha=self.alpha,
                 scaling=self.scaling,
+                anchor=anchor,
                 round=round,
                 generator=draws,
             )
@@ -63,9 +74,9 @@ class Spec:
 class Layer:
     """One adapted layer of m outputs and n inputs, as a rule sees it.
 
-    highest, lowest: ranks of the federation's clients here. round: the one that is prepared or
-    combined, counted from 1 (0 before the first); where a state is read, the one it came from.
-    generator: the only source of random numbers.
+    highest, lowest: ranks of the federation's clients here; anchor: `Spec.anchor`. round: the one
+    that is prepared or combined, counted from 1 (0 before the first); where a state is read, the
+    one it came from. generator: the only source of random numbers.
     """
 
     name: str
@@ -75,6 +86,7 @@ class Layer:
     lowest: int
     alpha: float
     scaling: Scaling
+    anchor: int
     round: int
     generator: torch.Generator
 
@@ -84,7 +96,7 @@ class Layer:
 
     def scale(self, rank: int) -> float:
         """That of factors of this rank, by the federation's α and scaling."""
-        return lora_scale(self.alpha, rank, self.scaling)
+        return lora_scale(self.alpha, rank, self.scaling, self.anchor)
 
 
 @dataclass(frozen=True, eq=False)
