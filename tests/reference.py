@@ -204,20 +204,12 @@ class Round:
     def combined(self, clients: Iterable[str] | None = None) -> State:
         """The state after the round, Δ included."""
         state, chosen = self.state, None if clients is None else list(clients)
-        layers, frozen, steps = {}, {}, {}
+        layers = {}
         for spec in state.spec.layers:
             layer = at(state.spec, spec.name, state.round + 1)
             contributions = self.contributions(layer.name, chosen)
-            result = self.rule.combine(layer, state.layers[layer.name], contributions)
-            layers[layer.name] = result.state
-            if result.frozen is not None:
-                frozen[layer.name] = result.frozen
-            if result.step is not None:
-                steps[layer.name] = result.step
-        delta = state.delta
-        if frozen:
-            delta = delta.advanced(frozen, steps if len(steps) == len(frozen) else None)
-        return State(state.spec, state.round + 1, layers, delta)
+            layers[layer.name] = self.rule.combine(layer, state.layers[layer.name], contributions)
+        return state.after(layers)
 
 
 def play(

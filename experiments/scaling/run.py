@@ -183,7 +183,7 @@ def play_round(
         return None
     names = [str(i) for i in range(len(parts))]
     weights = rule.weights([Summary(n, HELD, 0.0) for n in names])
-    layers, frozen, steps = {}, {}, {}
+    layers = {}
     for layer in state.spec.at(number, drawn(seed, "combine", number)):
         given = [
             Contribution.of(
@@ -195,16 +195,8 @@ def play_round(
             )
             for n, back, to in zip(names, trained, sent, strict=True)
         ]
-        result = rule.combine(layer, state.layers[layer.name], Listed(given))
-        layers[layer.name] = result.state
-        if result.frozen is not None:
-            frozen[layer.name] = result.frozen
-        if result.step is not None:
-            steps[layer.name] = result.step
-    delta = state.delta
-    if frozen:
-        delta = delta.advanced(frozen, steps if len(steps) == len(frozen) else None)
-    return State(state.spec, number, layers, delta)
+        layers[layer.name] = rule.combine(layer, state.layers[layer.name], Listed(given))
+    return state.after(layers)
 
 
 def first_steps(seed: int) -> list[dict[str, Any]]:

@@ -62,9 +62,9 @@ def _run() -> NoReturn:
 
 def _unexpected(error: Exception) -> NoReturn:
     from flexlora.cli.commands import debugging
-    from flexlora.formats.words import shortened
+    from flexlora.errors import cut_short
 
-    words = shortened(" ".join(str(error).split()), 300)
+    words = cut_short(" ".join(str(error).split()), 300)
     where = "" if debugging() else " (flexlora --debug COMMAND … shows where)"
     _fail(f"unexpected {type(error).__name__}: {words}{where}", 1)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import stat
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,7 +11,8 @@ from typing import Any
 
 import tomli_w
 
-from flexlora.errors import shown
+from flexlora.errors import cut_short, shown
+from flexlora.formats.plain_file import read_plain
 
 LARGEST = 4 << 20  # Bytes of a file.
 _MOST_PARTS = 64  # Of a dotted key.
@@ -32,15 +32,13 @@ def read_toml(path: Path) -> dict[str, Any]:
     """The tables of a file that somebody else may have written.
 
     Raises OSError for a file that is not there or cannot be read, and ValueError that says what is
-    wrong: no plain file (a device or a pipe may never end), more than `LARGEST` bytes (before any
-    is parsed), no UTF-8 text, and as `parse_toml`.
+    wrong: no plain file, more than `LARGEST` bytes (before any is parsed), no UTF-8 text, and as
+    `parse_toml`.
     """
-    if not stat.S_ISREG(path.stat().st_mode):
-        raise ValueError("is no plain file; give a TOML file")
-    with open(path, "rb") as file:
-        data = file.read(LARGEST + 1)
-    if len(data) > LARGEST:
-        raise ValueError(f"has more than {LARGEST >> 20} MB; give a TOML file of less")
+    try:
+        data = read_plain(path, LARGEST)
+    except ValueError as error:
+        raise ValueError(f"{error}; give a TOML file of {LARGEST >> 20} MB at most") from error
     try:
         text = data.decode("utf-8-sig")  # Some editors begin a file with a mark.
     except UnicodeDecodeError as error:
@@ -83,7 +81,7 @@ def describe(value: object) -> str:
             text = json.dumps(str(value))
         except (ValueError, RecursionError):
             text = shown(value)
-    return text if len(text) <= 60 else text[:57] + "…"
+    return cut_short(text)
 
 
 def _key(name: str) -> str:

@@ -20,7 +20,7 @@ from flexlora.federation.screening import Passed, screened
 from flexlora.federation.sending import Sender, Sending
 from flexlora.formats.payloads import load_tensors, save_tensors
 from flexlora.lowrank import Certificate
-from flexlora.rules import State
+from flexlora.rules import Combined, State
 from flexlora.runs.committed import Committed
 from flexlora.runs.events import Event, Failed, Replied, RoundBegun, RoundEnded
 from flexlora.runs.packed_state import unpack_layers
@@ -208,11 +208,10 @@ class Federation:
 
     def _combine(self, round: int, sending: Sending, passed: Passed) -> tuple[State, Cut | None]:
         """The state after the round, layer by layer, and the record of what was cut off it."""
-        spec, delta = self.state.spec, self.state.delta
         generator = self.streams.generator("combine", round)
-        layers, frozen, steps, certificates = {}, {}, {}, []
+        layers: dict[str, Combined] = {}
         shutil.rmtree(self.run.next, ignore_errors=True)
-        for index, layer in enumerate(spec.at(round, generator)):
+        for index, layer in enumerate(self.state.spec.at(round, generator)):
             contributions = self.collector.contributions(
                 layer.name, passed.weights, sending.sent, passed.shrinks
             )
@@ -220,17 +219,10 @@ class Federation:
             # A layer that is done waits on disk: memory is one layer's, whatever the model.
             done = self.run.next / f"{index:06d}.safetensors"
             save_tensors(done, combined.state, synced=False)
-            layers[layer.name], _ = load_tensors(done)
-            if combined.frozen is not None:
-                frozen[layer.name] = combined.frozen
-            if combined.step is not None:
-                steps[layer.name] = combined.step
-            if combined.certificate is not None:
-                certificates.append(combined.certificate)
+            layers[layer.name] = replace(combined, state=load_tensors(done)[0])
         self.collector.clear()
-        if frozen:
-            delta = delta.advanced(frozen, steps if len(steps) == len(frozen) else None)
-        return State(spec, round, layers, delta), _cut(certificates)
+        certificates = [x.certificate for x in layers.values() if x.certificate is not None]
+        return self.state.after(layers), _cut(certificates)
 
     def _remember(self, answered: Sequence[str], ranks: Mapping[str, dict[str, int]]) -> None:
         """Who answered holds the Δ it was sent, whatever a screen said; pruned ranks persist."""

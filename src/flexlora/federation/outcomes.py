@@ -9,8 +9,9 @@ from typing import Any
 import torch
 
 from flexlora.engines.jobs import Failure, Outcome, Reply, Scored
-from flexlora.errors import FlexLoRAError
+from flexlora.errors import FlexLoRAError, cut_short
 from flexlora.evaluation import ClientScore
+from flexlora.formats.visible import visible
 
 MOST_EXAMPLES = 10_000  # Of a client of which the server knows nothing.
 MOST = 2**53  # Steps, tokens: whole numbers that every reader of JSON keeps.
@@ -145,10 +146,7 @@ def _visible(value: object, most: int, keep: str = "") -> str:
     """A text of at most so many characters, what cannot be printed as its escape."""
     if type(value) is not str:
         return f"<{type(value).__name__}>"
-    cut = value if len(value) <= most else value[: most - 1] + "…"
-    return "".join(
-        c if c.isprintable() or c in keep else c.encode("unicode_escape").decode() for c in cut
-    )
+    return visible(cut_short(value, most), keep)
 
 
 def _kind(value: object) -> str:

@@ -30,11 +30,6 @@ def megabytes(count: int) -> str:
     return f"{count / 1e6:,.1f}"
 
 
-def shortened(text: str, width: int) -> str:
-    """At most so many characters, the last of them "…" where some are missing."""
-    return text if len(text) <= width else text[: width - 1] + "…"
-
-
 def form_words(one_rank: int | None, *, file: bool = False) -> str:
     """How an adapter was written; one_rank: of every layer, None where each has its own.
 

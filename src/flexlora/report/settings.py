@@ -8,7 +8,8 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from flexlora.formats.words import count, shortened
+from flexlora.errors import cut_short
+from flexlora.formats.words import count
 from flexlora.report import charts
 from flexlora.report.blocks import Block, Figure, Note, Section, Table
 from flexlora.report.common import arms, by_round, legend, thinned
@@ -94,4 +95,4 @@ def _text(value: Any) -> str:
     if value is None:
         return "–"
     text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-    return shortened(text, 300)
+    return cut_short(text, 300)

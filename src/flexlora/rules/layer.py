@@ -123,6 +123,21 @@ class State:
     layers: Mapping[str, LayerState]
     delta: Delta = field(default_factory=Delta)
 
+    def after(self, combined: Mapping[str, Combined]) -> State:
+        """The state after one round more, whose layers became this; Δ goes on with them.
+
+        Δ is told as patches where every layer of it has its step, else whole.
+        """
+        frozen = {name: x.frozen for name, x in combined.items() if x.frozen is not None}
+        steps = {name: x.step for name, x in combined.items() if x.step is not None}
+        patch = steps if len(steps) == len(frozen) else None
+        return State(
+            self.spec,
+            self.round + 1,
+            {name: x.state for name, x in combined.items()},
+            self.delta.advanced(frozen, patch) if frozen else self.delta,
+        )
+
 
 @dataclass(frozen=True, eq=False)
 class Combined:
