@@ -124,15 +124,20 @@ case("config is a folder", "is no plain file; give a TOML file")(lambda p: p.run
 case("config truncated", "c.toml is not TOML", "correct that line")(
     lambda p: p.text("[model]\nname = 'ti")
 )
-case("config with a number without end", "c.toml is not TOML: a number has thousands of digits")(
-    lambda p: p.text(f"[federation]\nrounds = {'9' * 5000}\n")
-)
-case("--set with a number without end", "--set federation.rounds=99", "is not a TOML value")(
-    lambda p: p.run(f"federation.rounds={'9' * 5000}")
-)
-case("--set nested without end", "--set data.prompt=[[", "is not a TOML value")(
-    lambda p: p.run(f"data.prompt={'[' * 5000}")
-)
+case(
+    "config with a number without end",
+    "c.toml is not TOML: a number has thousands of digits; shorten it",
+)(lambda p: p.text(f"[federation]\nrounds = {'9' * 5000}\n"))
+case(
+    "--set with a number without end",
+    "--set federation.rounds=99",
+    "a number has thousands of digits; shorten it",
+)(lambda p: p.run(f"federation.rounds={'9' * 5000}"))
+case(
+    "--set nested without end",
+    "--set data.prompt=[[",
+    "it is nested too deep; tables go one level deep",
+)(lambda p: p.run(f"data.prompt={'[' * 5000}"))
 case("config is JSON", "is not TOML")(lambda p: p.text('{"model": {}}'))
 case("config is binary", "is not UTF-8 text; give a TOML file")(lambda p: p.text(b"\x89PNG\xff"))
 case("unknown table", "[trainning]", "did you mean 'training'?")(lambda p: p.text("[trainning]"))

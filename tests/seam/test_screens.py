@@ -326,7 +326,8 @@ def _rule(name: str) -> Rule:
         ),
         (
             {"norm_clip": {"factor": -1.0}},
-            "screens.norm_clip.factor is -1.0, expected a number above 0",
+            "screens.norm_clip.factor is -1.0, expected a number above 0 and at most 1,000,000 (of "
+            "the median above which a change is shrunk); correct it",
         ),
     ],
 )

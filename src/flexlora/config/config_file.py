@@ -135,8 +135,9 @@ def _override_value(item: str, text: str) -> Any:
     try:
         parsed = parse_toml(f"value = {text}")
     except ValueError as error:
-        number = not isinstance(error.__cause__, tomllib.TOMLDecodeError)
-        if text == "" or number or text[0] in "\"'[{" or "\n" in text:
+        if not isinstance(error.__cause__, tomllib.TOMLDecodeError):
+            raise ConfigError(f"--set {_brief(item)}: the value {error}") from error
+        if text == "" or text[0] in "\"'[{" or "\n" in text:
             raise ConfigError(
                 f"--set {_brief(item)}: {_brief(text) or 'nothing'} is not a TOML value; write it "
                 "as in the config"
