@@ -15,8 +15,8 @@ All sides train the same clients on the same batches, from the same adapters, ea
 AdamW; they take turns in one process; medians. A side whose mean loss is not the usual loop's
 within 1e-3 gets no row, and the script fails. Tokens are those of the examples, padding not
 counted. Beside the numbers asked for, ours trains one by one, and as many at once as
-`choose_cohort_size` picks before anything is timed, as a run would: the time that its choice takes
-is told over that of one by one.
+`choose_cohort_size` picks before anything is timed, as a run does with `clients_at_once =
+"measured"`: the time that its choice takes is told over that of one by one.
 
 Memory is that of a fresh process for each side (on a GPU: of its allocator), above what the base
 model holds: three steps on the batch of the most tokens that any client has, by as many copies of

@@ -148,7 +148,8 @@ class Experiment:
     def table(self, found: Mapping[str, Any], seeds: Sequence[int]) -> str:
         """The scores of every arm as Markdown; ± is the standard deviation over seeds."""
         titles = [self.variant, "arm", "adapter"]
-        titles += ["ROUGE-L ↑", "exact % ↑", "loss ↓", "own ROUGE-L ↑", "own loss ↓"]
+        loss = self.loss.replace("_", " ")
+        titles += ["ROUGE-L ↑", "exact % ↑", f"{loss} ↓", "own ROUGE-L ↑", f"own {loss} ↓"]
         titles += [*(title for title, _, _ in self.columns), "MB up", "MB down"]
         lines = [f"| {' | '.join(titles)} |", "|---" * len(titles) + "|"]
 
@@ -190,8 +191,8 @@ class Experiment:
         Seeds differ in their data far more than arms do on the same data.
         """
         lines = [
-            f"Loss minus that of the first arm of the same {self.variant}, paired by seed (mean ± "
-            "standard deviation; below 0 is better):",
+            f"{self.loss.replace('_', ' ').capitalize()} minus that of the first arm of the same "
+            f"{self.variant}, paired by seed (mean ± standard deviation; below 0 is better):",
             "",
             f"| {self.variant} | arm | loss | own loss |",
             "|---|---|---|---|",

@@ -183,6 +183,8 @@ def test_auto_follows_from_shapes_memory_and_config(setup: Setup) -> None:
     load = at_once.load_of(setup, make_rule("flexlora"))
     for fits, wanted in ((1, 1), (2, 2), (3, 2), (4, 4)):
         assert auto(run={"memory_gb": 1.0001 * fits * load.peak_bytes / 1e9}) == wanted
+    two = {"workers": 2, "memory_gb": 2.0002 * load.peak_bytes / 1e9}
+    assert auto(run=two) == 1  # They share it.
     assert auto(run={"memory_gb": 1e-9}) == auto(run={"memory_gb": 1e-12}) == 1
 
 

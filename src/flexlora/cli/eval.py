@@ -45,14 +45,17 @@ def evaluate(
     ] = False,
     metric: Annotated[
         list[str] | None,
-        typer.Option(help="A metric, or path/to/file.py:function; give it again for more."),
+        typer.Option(
+            help="A metric, or path/to/file.py:function; give it again for more (default: those of "
+            "evaluation.metrics)."
+        ),
     ] = None,
     seed: Annotated[
         int | None, typer.Option(help="Chooses tasks and examples (default: 0).")
     ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
 ) -> None:
-    """Scores on the test tasks (default: loss, ROUGE-L, exact match), by client and category."""
+    """Scores on the test tasks, by client and category."""
     from flexlora.cli.output import print_json, scores_json
     from flexlora.cli.tables import scores_table
     from flexlora.config.config_file import parse_config

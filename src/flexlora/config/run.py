@@ -42,8 +42,9 @@ class RunConfig(Table):
     )
     memory_gb: Annotated[float, Field(gt=0.0, le=1e6)] | None = Field(
         default=None,
-        description="memory that training may be planned for, beside the model; none: half of what "
-        "there is, less the model; given, freed memory is returned at once, which takes time",
+        description="memory that training may be planned for in all processes together, beside "
+        "their models; none: half of what there is, less the models; given, freed memory is "
+        "returned at once, which takes time",
     )
     trackers: Annotated[tuple[Text, ...], BeforeValidator(as_tuple)] = Field(
         default=(), description="experiment trackers: tensorboard, mlflow, wandb, trackio"

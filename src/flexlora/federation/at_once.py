@@ -33,7 +33,9 @@ def choose(setup: Setup, rule: Rule) -> CohortSize:
     if asked == "auto":
         load, budget = load_of(setup, rule), _certain_budget(setup)
         together = -(-setup.settings.schedule.clients // workers_of(setup))
-        share = clients_that_share(load, clients=together, budget_bytes=budget)
+        share = clients_that_share(
+            load, clients=together, budget_bytes=budget, processes=_processes(setup)
+        )
         return CohortSize(share, ())
     if asked == "measured":
         return _measured(setup, rule)
@@ -107,24 +109,20 @@ def _measure(setup: Setup, rule: Rule) -> CohortSize:
 
 def _free_budget(setup: Setup) -> int:
     """Bytes that a process may train with: as the config says, or a share of what is free now."""
-    device, given = setup.model.device, _given(setup)
-    if given is not None:
-        return given
-    return int(_SHARE * free_bytes(device)) // _processes(setup)
+    return _budget(setup) or int(_SHARE * free_bytes(setup.model.device)) // _processes(setup)
 
 
 def _certain_budget(setup: Setup) -> int:
-    """The same, but of all that there is, less the model: no other program changes it."""
-    device, given = setup.model.device, _given(setup)
-    if given is not None:
-        return given
+    """The same, but of all that there is, less a model: no other program changes it."""
     weights = sum(p.numel() * p.element_size() for p in setup.model.model.parameters())
-    return int(_CERTAIN * total_bytes(device)) // _processes(setup) - weights
+    there = int(_CERTAIN * total_bytes(setup.model.device)) // _processes(setup)
+    return _budget(setup) or there - weights
 
 
-def _given(setup: Setup) -> int | None:
+def _budget(setup: Setup) -> int | None:
+    """A process's part of what the config says, at least a byte; None where it says nothing."""
     asked = setup.config.run.memory_gb
-    return None if asked is None else int(asked * 1e9)
+    return None if asked is None else max(1, int(asked * 1e9) // _processes(setup))
 
 
 def _processes(setup: Setup) -> int:

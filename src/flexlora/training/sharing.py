@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 LARGEST = 64  # Clients at once, by whatever way the number is found.
-# A pass of a few thousand tokens keeps two cores busy: in ten cases measured there, from 64 tokens
-# a batch at 6M parameters to 512 at 110M, the choice by it was at most a tenth slower than the best
-# (results/benchmarks/cohort.json; docs/guide/use_the_machine.md tells case by case).
+# A pass of a few thousand tokens keeps two cores busy, and half of it each of two processes: in the
+# cases measured there, from 64 tokens a batch at 6M parameters to 512 at 110M, the choice by it was
+# at most a tenth slower than the best (results/benchmarks/cohort.json, held by its test).
 _TOKENS = 4096
 # Of what a token leaves for the backward pass, beside what goes in and out of the linear layers:
 # 1.1 (6M parameters) to 1.7 times that was measured.
@@ -39,12 +39,14 @@ class Load:
         return activations + 4 * (_COPIES + self.origin) * self.adapter
 
 
-def clients_that_share(load: Load, *, clients: int, budget_bytes: int) -> int:
-    """The largest power of two whose batches make a pass of at most 4,096 tokens and fit.
+def clients_that_share(load: Load, *, clients: int, budget_bytes: int, processes: int = 1) -> int:
+    """The largest power of two whose batches make a pass of at most 4,096 tokens and fit, or all
+    `clients` where these are fewer; at least 1, at most 64.
 
-    At most `clients` and at most 64, at least 1. clients: that one process trains in a round.
+    clients, budget_bytes: of one process. processes: that share the processor, and so the tokens.
     """
-    room = min(_TOKENS / max(load.tokens, 1.0), budget_bytes / max(load.peak_bytes, 1), LARGEST)
+    tokens = _TOKENS / (processes * max(load.tokens, 1.0))
+    room = min(tokens, budget_bytes / max(load.peak_bytes, 1), LARGEST)
     share = 1
     while 2 * share <= room:
         share *= 2
