@@ -95,9 +95,9 @@ def test_good_answers_count_in_order_of_client(jobs: list[Evaluate]) -> None:
     ("change", "reason"),
     [
         ({"score": score("?", math.nan)}, "its score by loss is nan, expected a finite number"),
-        ({"score": ClientScore("?", "x", 1, {})}, "expected client"),
-        ({"score": score("?", 1.0, examples=0)}, "at least one example"),
-        ({"score": ClientScore("?", "x", 1, {"loss": 1.0, "mine": 1.0})}, "finite values of loss"),
+        ({"score": ClientScore("?", "x", 1, {})}, "no value by 'loss'; expected just loss"),
+        ({"score": score("?", 1.0, examples=0)}, "of 0 examples, expected at least one"),
+        ({"score": ClientScore("?", "x", 1, {"loss": 1.0, "mine": 1.0})}, "a value by 'mine'"),
         ({"client": "somebody"}, "not open for this client"),
         ({"job": "1-evaluate-99"}, "not open for this client"),
     ],

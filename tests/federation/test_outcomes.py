@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 
 from federation.malformed import BAD, BAD_SCORES, GOOD, SCORE, SCORED, Hostile
-from flexlora.engines.jobs import Failure, Reply
+from flexlora.engines.jobs import Failure, Reply, Scored
 from flexlora.evaluation import ClientScore
 from flexlora.federation.on_clients import summary
-from flexlora.federation.outcomes import MOST_EXAMPLES, Known, opened
+from flexlora.federation.outcomes import MOST_EXAMPLES, MOST_TOKENS, Known, opened
 
 NAMES = {"1-0", "a"}
 KNOWN = Known({"a": 3}, {"a": 2})
@@ -95,6 +95,22 @@ def test_examples_count_up_to_what_is_known_of_the_client() -> None:
     assert isinstance(without, Reply)
     assert without.score is not None
     assert without.score.examples == 0
+
+
+def test_weights_count_up_to_the_tokens_that_are_known_of_the_client() -> None:
+    """Else one that says a million has the pooled mean to itself."""
+    greedy = replace(SCORED, score=replace(SCORE, weights={"loss": 1e30}))
+    for known, most in ((Known({"a": 3}, {"a": 2}, {"a": 40}), 40), (Known(), MOST_TOKENS)):
+        found = opened(greedy, known, NAMES)
+        assert isinstance(found, Scored)
+        assert found.score.weights == {"loss": most}
+
+
+def test_what_cannot_be_printed_is_no_longer_than_the_rest() -> None:
+    found = opened(Failure("1-0", "a", "\U000e0001" * 10_000), KNOWN, NAMES)
+    assert isinstance(found, Failure)
+    assert len(found.reason) == 2000
+    assert found.reason.endswith("…")
 
 
 def test_a_perplexity_without_end_is_no_error() -> None:

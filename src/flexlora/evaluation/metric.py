@@ -48,7 +48,7 @@ class Metric:
     A client's mean is that of `score`, weighted by `weight` (default: every example the same). A
     mean over clients weights each client's mean by its number of examples, whatever `weight` is;
     pooled: by the sum of its examples' weights, so that it is the mean over all examples, whoever
-    holds which.
+    holds which (what a client says of that sum counts up to the tokens of its right answers).
     blank: of a reference, what the metric passes over, in words ("": nothing); users are told.
     finish: what is shown of a mean, of one client or of many (perplexity: exp of the mean loss).
     label, digits: how tables show it (default label: the name).

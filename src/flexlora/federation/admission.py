@@ -10,13 +10,12 @@ from flexlora.adapters import Adapter, Factors, change
 from flexlora.engines.jobs import Failure, Outcome, Reply, Scored, Train
 from flexlora.errors import AdapterError
 from flexlora.federation.guard import checked
-from flexlora.federation.outcomes import LARGEST, Known, opened, why
+from flexlora.federation.outcomes import LARGEST, NOTHING, Known, opened, why
 from flexlora.lowrank import LowRank
 from flexlora.rules import Rule, Summary
 
 # What a collector does with a good reply: the number of its job, the reply, its adapter.
 Keep = Callable[[int, Reply, Adapter], None]
-NOTHING = Known()
 
 
 @dataclass

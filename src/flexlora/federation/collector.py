@@ -13,8 +13,8 @@ from torch import Tensor
 from flexlora.adapters import Adapter, Factors
 from flexlora.engines.jobs import Failure, Outcome, Reply, Train
 from flexlora.errors import ConfigError
-from flexlora.federation.admission import NOTHING, Collected, admitted
-from flexlora.federation.outcomes import Known
+from flexlora.federation.admission import Collected, admitted
+from flexlora.federation.outcomes import NOTHING, Known
 from flexlora.federation.spool import Spool
 from flexlora.rules import Contribution, Contributions, Listed, Rule
 from flexlora.screens import Screen, shrunk

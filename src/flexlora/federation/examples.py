@@ -61,8 +61,13 @@ class Examples:
         return sorted(client for client in self.held_out if client in self.train)
 
     def known(self) -> Known:
-        """How many examples each client has to train and to score on."""
-        return Known(*({c: len(x) for c, x in p.items()} for p in (self.train, self.held_out)))
+        """How many examples each client has to train and to score on, and the latter's tokens."""
+        train, held_out = (
+            {client: len(part) for client, part in parts.items()}
+            for parts in (self.train, self.held_out)
+        )
+        tokens = {c: sum(len(x.response) for x in part) for c, part in self.held_out.items()}
+        return Known(train, held_out, tokens)
 
     def encoding_fingerprint(self) -> str:
         """sha256 over all token ids, client by client: another tokenizer, prompt or partition

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 from flexlora.adapters import Adapter, Factors, Sides, payload_adapter
@@ -64,19 +63,19 @@ def checked(
 
 
 def checked_score(score: ClientScore, client: str, metrics: Sequence[str]) -> ClientScore:
-    """The score, if it is this client's: finite values of just these metrics, of some examples.
+    """The score, if it is this client's, of at least one example and of just these metrics.
 
-    Raises AdapterError that says what is wrong.
+    Raises AdapterError that says what is wrong. Types and ranges are `opened`'s.
     """
-    whole = type(score.examples) is int and score.examples > 0
-    finite = all(map(math.isfinite, score.means.values()))
-    finite = finite and all(math.isfinite(x) and x > 0 for x in score.weights.values())
-    finite = finite and set(score.weights) <= set(score.means)
-    if score.client != client or not whole or not finite or set(score.means) != set(metrics):
+    if score.client != client:
+        raise AdapterError(f"the score is of client {shown(score.client)}, expected {client}")
+    if score.examples < 1:
+        raise AdapterError(f"the score is of {score.examples} examples, expected at least one")
+    odd = sorted(set(score.means) ^ set(metrics))
+    if odd:
+        found = "has a value" if odd[0] in score.means else "has no value"
         raise AdapterError(
-            f"the score is of client {score.client} over {score.examples} examples with values "
-            f"{dict(score.means)}; expected client {client}, at least one example, finite values "
-            f"of {', '.join(metrics) or 'no metric'}"
+            f"the score {found} by {shown(odd[0])}; expected just {', '.join(metrics) or 'none'}"
         )
     return score
 

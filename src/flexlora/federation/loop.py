@@ -11,11 +11,11 @@ from dataclasses import replace
 from flexlora.engines.jobs import Failure, Reply, Transport
 from flexlora.errors import RoundError
 from flexlora.evaluation import MeanScore
-from flexlora.federation.admission import NOTHING, Collected
+from flexlora.federation.admission import Collected
 from flexlora.federation.collector import Collector, require_collectable
 from flexlora.federation.observers import Observer
 from flexlora.federation.on_clients import collect_scores, summary
-from flexlora.federation.outcomes import Known
+from flexlora.federation.outcomes import NOTHING, Known
 from flexlora.federation.screening import Passed, screened
 from flexlora.federation.sending import Sender, Sending
 from flexlora.formats.payloads import load_tensors, save_tensors

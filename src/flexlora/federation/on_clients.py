@@ -8,9 +8,8 @@ from collections.abc import Iterable, Sequence
 
 from flexlora.engines.jobs import Evaluate, Failure, Outcome, Scored
 from flexlora.evaluation import ClientScore, Scores, get_metric
-from flexlora.federation.admission import NOTHING
 from flexlora.federation.guard import checked_score
-from flexlora.federation.outcomes import Known, opened, why
+from flexlora.federation.outcomes import NOTHING, Known, opened, why
 from flexlora.runs.records import ClientScores, Spread
 
 WORST_SHARE = 0.1

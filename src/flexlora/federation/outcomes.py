@@ -9,11 +9,12 @@ from typing import Any
 import torch
 
 from flexlora.engines.jobs import Failure, Outcome, Reply, Scored
-from flexlora.errors import FlexLoRAError, cut_short
+from flexlora.errors import FlexLoRAError, cut_short, shown
 from flexlora.evaluation import ClientScore
 from flexlora.formats.visible import visible
 
 MOST_EXAMPLES = 10_000  # Of a client of which the server knows nothing.
+MOST_TOKENS = 1_000_000  # Of its right answers, all together.
 MOST = 2**53  # Steps, tokens: whole numbers that every reader of JSON keeps.
 LARGEST = float(torch.finfo(torch.float32).max)
 _METRICS = 1000
@@ -22,10 +23,15 @@ _NAME, _REASON = 200, 2000  # Characters that are kept of what a stranger wrote.
 
 @dataclass(frozen=True)
 class Known:
-    """What the server knows of its clients: how many examples each trains on, and scores on."""
+    """What the server knows of its clients: how many examples each trains on, and scores on, and
+    how many tokens the right answers to the latter have."""
 
     train: Mapping[str, int] = field(default_factory=dict)
     held_out: Mapping[str, int] = field(default_factory=dict)
+    tokens: Mapping[str, int] = field(default_factory=dict)
+
+
+NOTHING = Known()
 
 
 class _Malformed(FlexLoRAError):
@@ -38,7 +44,8 @@ def opened(given: object, known: Known, names: Collection[str]) -> Outcome:
 
     names: the jobs and clients of the exchange; any other one is cut short, and what cannot be
     printed is written out, so that it can stand in a log. Examples count up to what the server
-    knows the client to hold (of others: 10,000): they are a weight, and the client's own word.
+    knows the client to hold (of others: 10,000), and weights up to the tokens of its right answers:
+    they are the client's own word.
     """
     job, client = (_name(given, key, names) for key in ("job", "client"))
     try:
@@ -87,28 +94,35 @@ def _reply(given: Reply, known: Known) -> Reply:
 
 
 def _score(given: object, known: Known) -> ClientScore:
-    if not isinstance(given, ClientScore):
+    if type(given) is not ClientScore:
         raise _Malformed(f"its score is {_kind(given)}, expected a score")
     client, means = _text(given.client), given.means
     _text(given.category)
-    if type(means) is not dict or len(means) > _METRICS:
-        raise _Malformed(f"its score's values are {_kind(means)}, expected a number a metric")
-    for name, value in means.items():
-        _number(f"score by {_visible(name, _NAME)}", value)
-    for part, values in (("weights", given.weights), ("metrics", given.given)):
+    for part, values in (("values", means), ("weights", given.weights), ("metrics", given.given)):
         if type(values) is not dict or len(values) > _METRICS:
             raise _Malformed(f"its score's {part} are {_kind(values)}, expected one a metric")
+    if given.given:
+        # Metrics are asked for by name: one that is brought would be run here.
+        raise _Malformed("its score brings metrics of its own, expected none")
+    for name, value in means.items():
+        _number(f"score by {_visible(name, _NAME)}", value)
     for name, value in given.weights.items():
-        _number(f"score's weight by {_visible(name, _NAME)}", value)
+        what = f"score's weight by {_visible(name, _NAME)}"
+        if name not in means or not _number(what, value) > 0.0:
+            raise _Malformed(f"its {what} is {shown(value)}, expected one above 0 of a score")
     most = known.held_out.get(client, 0 if client in known.train else MOST_EXAMPLES)
+    heaviest = known.tokens.get(client, MOST_TOKENS)
     examples = min(_count("score's examples", given.examples), most)
-    return given if examples == given.examples else replace(given, examples=examples)
+    weights = {name: min(value, heaviest) for name, value in given.weights.items()}
+    if (examples, weights) == (given.examples, given.weights):
+        return given
+    return replace(given, examples=examples, weights=weights)
 
 
 def _count(what: str, value: object) -> int:
     if type(value) is not int or not 0 <= value <= MOST:
-        shown = value if isinstance(value, float) or _is_short(value) else _kind(value)
-        raise _Malformed(f"its {what} are {shown}, expected a whole number from 0 to {MOST}")
+        told = shown(value) if type(value) in (int, float) else _kind(value)
+        raise _Malformed(f"its {what} are {told}, expected a whole number from 0 to {MOST}")
     return value
 
 
@@ -116,8 +130,9 @@ def _number(what: str, value: object) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise _Malformed(f"its {what} is {_kind(value)}, expected a number")
     if not -LARGEST <= value <= LARGEST:
-        shown = value if isinstance(value, float) else "too large an integer"
-        raise _Malformed(f"its {what} is {shown}, expected a finite number that float32 can hold")
+        raise _Malformed(
+            f"its {what} is {shown(value)}, expected a finite number that float32 can hold"
+        )
     return float(value)
 
 
@@ -146,12 +161,9 @@ def _visible(value: object, most: int, keep: str = "") -> str:
     """A text of at most so many characters, what cannot be printed as its escape."""
     if type(value) is not str:
         return f"<{type(value).__name__}>"
-    return visible(cut_short(value, most), keep)
+    # What is beyond the first character that does not fit need not be made visible.
+    return cut_short(visible(value[: most + 1], keep), most)
 
 
 def _kind(value: object) -> str:
     return f"of type {type(value).__name__}"
-
-
-def _is_short(value: object) -> bool:
-    return type(value) is int and -MOST <= value <= 2 * MOST
