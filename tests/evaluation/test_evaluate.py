@@ -258,6 +258,12 @@ def test_what_does_not_fit_is_refused_as_in_training(
         evaluate(small, [EvalClient("a", (good, bad))], EvalSettings(metrics=(metric,)))
 
 
+def test_no_response_is_no_hindrance_where_nobody_reads_it(tiny: SimpleNamespace) -> None:
+    example = Encoded("e", "x", (5, 6), (), ("w7",))
+    settings = EvalSettings(metrics=("exact_match",), max_new_tokens=2)
+    assert evaluate(tiny, [EvalClient("a", (example,))], settings).mean().examples == 1
+
+
 def test_a_long_response_is_no_hindrance_where_nobody_reads_it(tiny: SimpleNamespace) -> None:
     small = SimpleNamespace(model=tiny.model, tokenizer=tiny.tokenizer, context=40)
     example = Encoded("e", "x", (5, 6), LONG * 5, ("w7",))

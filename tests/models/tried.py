@@ -12,7 +12,8 @@ from peft import PeftModel
 from flexlora.adapters import Adapter, Factors
 from flexlora.errors import ModelError
 from flexlora.evaluation import continuation_losses
-from flexlora.evaluation.continuing import WITH_CACHE, WITHOUT_CACHE, Asked, continuing_of
+from flexlora.evaluation.asked import Asked
+from flexlora.evaluation.continuing import WITH_CACHE, WITHOUT_CACHE, continuing_of
 from flexlora.evaluation.reading import reading_of
 from flexlora.federation.rehearsal import rehearse
 from flexlora.formats.peft import load_peft, save_peft
@@ -156,7 +157,7 @@ def _writes(model: AdaptedModel) -> None:
     """Each token is one that the whole row, computed anew, likes best (ties either way)."""
     lengths = (3, 9, 5) if reading_of(model).beside else (6, 6, 6)
     rows, limits = _rows(*lengths), (4, 2, 3)
-    texts = continuing_of(model)(model, Asked(rows, limits, ()))
+    texts = continuing_of(model)(model, Asked(rows, limits, [()] * 3))
     assert tuple(map(len, texts)) == limits
     for row, text in zip(rows, texts, strict=True):
         logits = _plain(model.model, (*row, *text))[len(row) - 1 : -1]

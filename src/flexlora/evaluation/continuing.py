@@ -1,13 +1,8 @@
-"""Ways to continue rows of tokens greedily. Which one serves a model is found by trial.
-
-Each stops a row at one of `stops` or at its limit, and tells `look`, if given, which rows' logits
-(rows, vocabulary) each token was chosen from.
-"""
+"""Ways to continue rows of tokens greedily. Which one serves a model is found by trial."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -16,35 +11,18 @@ import torch
 from torch import Tensor, nn
 
 from flexlora.errors import ModelError
-from flexlora.evaluation.owners import Owners
+from flexlora.evaluation.asked import Asked, Way
 from flexlora.evaluation.padding import Evaluated, LeftPadded, left_pad, pad_id
 from flexlora.evaluation.reading import (
-    Row,
     name_of,
     pristine,
     reading_of,
     trial_rows,
     whole_logits,
 )
-from flexlora.evaluation.theirs import Look, theirs
+from flexlora.evaluation.theirs import theirs
 from flexlora.models.device import out_of_memory
 from flexlora.models.packing import alike
-
-
-@dataclass(frozen=True)
-class Asked:
-    """Rows to continue. limits: tokens of each at most; owners: of the rows, where the model
-    carries adapters. Rows are equally long where the model cannot be given others.
-    """
-
-    rows: Sequence[Row]
-    limits: Sequence[int]
-    stops: Collection[int]
-    owners: Owners | None = None
-    look: Look | None = None
-
-
-Way = Callable[[Evaluated, Asked], list[list[int]]]
 
 
 def continuing_of(model: Evaluated) -> Way:
@@ -89,7 +67,7 @@ def own(model: Evaluated, asked: Asked, *, cached: bool) -> list[list[int]]:
         chosen = logits.argmax(dim=-1)
         keep = []
         for place, (row, token) in enumerate(zip(live, chosen.tolist(), strict=True)):
-            if token not in asked.stops:
+            if token not in asked.stops[row]:
                 texts[row].append(token)
                 if len(texts[row]) < asked.limits[row]:
                     keep.append(place)
@@ -124,12 +102,8 @@ def _extended(batch: LeftPadded, chosen: Tensor, *, only_new: bool) -> LeftPadde
     )
 
 
-def _theirs(model: Evaluated, asked: Asked) -> list[list[int]]:
-    return theirs(model, asked.rows, asked.limits, asked.stops, asked.owners, asked.look)
-
-
 WITH_CACHE, WITHOUT_CACHE = partial(own, cached=True), partial(own, cached=False)
-_WAYS: tuple[Way, ...] = (WITH_CACHE, _theirs, WITHOUT_CACHE)
+_WAYS: tuple[Way, ...] = (WITH_CACHE, theirs, WITHOUT_CACHE)
 # Beside the modules, which need not know; gone with them.
 _FOUND: WeakKeyDictionary[nn.Module, Way] = WeakKeyDictionary()
 
@@ -147,7 +121,7 @@ def _serves(way: Way, model: Evaluated, device: torch.device) -> bool:
             seen[row].append(values)
 
     try:
-        texts = way(model, Asked(rows, (3, 1, 2), (), look=look))
+        texts = way(model, Asked(rows, (3, 1, 2), [()] * 3, look=look))
     # Whatever a model's cache or its own generation cannot do, another way may.
     except Exception as error:
         if out_of_memory(error):

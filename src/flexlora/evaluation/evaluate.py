@@ -77,10 +77,10 @@ def evaluate(
     clients = tuple(clients)
     require_scorable(clients, settings)
     metrics = resolve_metrics(settings.metrics)
-    _require_context(clients, {metric.needs for metric in metrics}, model.context)
+    needs: set[Need] = {metric.needs for metric in metrics}
+    _require_context(clients, needs, model.context)
     places = [(client, example) for client in clients for example in client.examples]
     owners = [k for k, client in enumerate(clients) for _ in client.examples]
-    needs: set[Need] = {metric.needs for metric in metrics}
     found = measure(
         model,
         [example for _, example in places],

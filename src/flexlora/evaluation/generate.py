@@ -1,10 +1,10 @@
 """Greedy generation in batches.
 
-An own loop over the key-value cache rather than `model.generate`: rows that are done leave the
-batch, and each row stops at its own limit. Token for token it does what `model.generate` does
-(its slow twin in the tests) with `do_sample=False` and a `GenerationConfig` that names nothing but
-how a text ends: what else a model's own may ask for (a repetition penalty, forbidden words, beams)
-is not done, for a score is of the model and not of its settings.
+By the way that serves the model (`continuing_of`): in our own loop, rows that are done leave the
+batch, and each row stops at its own limit and ends. Token for token it does what `model.generate`
+does (its slow twin in the tests) with `do_sample=False` and a `GenerationConfig` that names nothing
+but how a text ends: what else a model's own may ask for (a repetition penalty, forbidden words,
+beams) is not done, for a score is of the model and not of its settings.
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 
 from flexlora.errors import DataError
-from flexlora.evaluation.continuing import Asked, continuing_of
+from flexlora.evaluation.asked import Asked
+from flexlora.evaluation.continuing import continuing_of
 from flexlora.evaluation.owners import Owners
 from flexlora.evaluation.padding import Evaluated, batches, inference
 from flexlora.evaluation.reading import reading_of
@@ -25,13 +26,13 @@ def generate(
     batch_size: int,
     max_new_tokens: int,
     owners: Owners | None = None,
-    ends: Collection[int] = (),
+    ends: Sequence[Collection[int]] | None = None,
 ) -> tuple[str, ...]:
     """Continue each prompt greedily; texts without special tokens, stripped, in the given order.
 
-    A row stops at EOS or at one of `ends` (what else ends a turn), after `max_new_tokens`, or where
-    the model's context is full. Neither the batch size nor the other prompts change a text, but for
-    ties of the argmax within rounding.
+    A row stops at EOS or at one of its `ends` (what else ends its turn), after `max_new_tokens`, or
+    where the model's context is full. Neither the batch size nor the other prompts change a text,
+    but for ties of the argmax within rounding.
     owners: of the prompts, where the model carries adapters.
     Raises DataError for an empty prompt and for one that fills the context, ModelError for a model
     that cannot continue a text.
@@ -48,11 +49,12 @@ def generate(
     if not prompts:
         return ()
     equal, continued = not reading_of(model).beside, continuing_of(model)
-    stops = _stops(model) | set(ends)
+    always = _stops(model)
+    stops = [always | set(also) for also in ends or [()] * len(prompts)]
     with inference(model.model):
         for chosen in batches([len(prompt) for prompt in prompts], batch_size, owners, equal=equal):
             rows, mine = [prompts[i] for i in chosen], owners and owners.of(chosen)
-            asked = Asked(rows, [limits[i] for i in chosen], stops, mine)
+            asked = Asked(rows, [limits[i] for i in chosen], [stops[i] for i in chosen], mine)
             for i, ids in zip(chosen, continued(model, asked), strict=True):
                 texts[i] = model.tokenizer.decode(ids, skip_special_tokens=True).strip()
     return tuple(texts)

@@ -55,7 +55,7 @@ def measure(
             batch_size=batch_size,
             max_new_tokens=max_new_tokens,
             owners=owners,
-            ends={example.response[-1] for example in examples},
+            ends=[example.response[-1:] for example in examples],
         )
     return found
 
