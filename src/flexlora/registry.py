@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import Any, Generic, TypeVar, cast
 
-from flexlora.errors import ConfigError, nearest
+from flexlora.errors import ConfigError, nearest, shown
 from flexlora.options import checked
 
 T = TypeVar("T")
@@ -52,7 +52,8 @@ class Registry(MutableMapping[str, T], Generic[T]):
     def named(self, name: str) -> T:
         """Raises ConfigError with the nearest known name."""
         if name not in self._held:
-            thing = f"{self.key} is {name!r}" if self.key else f"{self.kind} {name!r} is unknown"
+            told = shown(name)
+            thing = f"{self.key} is {told}" if self.key else f"{self.kind} {told} is unknown"
             raise ConfigError(f"{thing}{self.hint}; {nearest(name, self)}")
         return self[name]
 

@@ -310,13 +310,19 @@ case("chat and columns", "data.messages and data.prompt are both given")(
 case("chat style without a template", "has no chat template; use the prompt style 'alpaca'")(
     lambda p: p.run(p.rows(), "jsonl", "model.prompt=chat")
 )
+for source in ("jsonl", "csv", "natural_instructions"):
+    case(f"no path of {source}", "data.path is empty; give a file or a folder")(
+        lambda p, s=source: p.run(  # type: ignore[misc]
+            Path("x"), s, 'data.path=""', **(NO_COLUMNS if s == "natural_instructions" else {})
+        )
+    )
 case("unknown prompt style", "model.prompt is 'alpacca'; did you mean 'alpaca'?")(
     lambda p: p.run(p.rows(), "jsonl", "model.prompt=alpacca")
 )
 case("unknown prompt style to score", "--prompt is 'alpacca'; did you mean 'alpaca'?")(
     lambda _: ["eval", "tiny", "--data", "embedded", "--prompt", "alpacca"]
 )
-case("no day", "model.date is 'today'; write a day as 2026-11-28")(
+case("no day", "model.date: 'today' is no day; write it as 2026-11-28")(
     lambda p: p.run(p.rows(), "jsonl", "model.date=today")
 )
 case(

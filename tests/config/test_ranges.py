@@ -24,6 +24,7 @@ COUNTS = (-1, 0, 1, 10**6, 10**9, 10**18, 2**63 - 1, 2**63, -(10**30), 10**5000)
 AMOUNTS = (-1.0, 0.0, 5e-324, 1e-300, 1e-6, 0.5, 1e3, 1e6, 1e30, 1e300, 1.7e308, math.inf, math.nan)
 OTHERS: Mapping[str, Any] = {
     "long": "x" * 10**6,
+    "longest": "\u202e" * 4096,
     "NUL": "a\0b",
     "half": "a\ud800",
     "lines": "a\nb\x1b[2J",

@@ -127,5 +127,5 @@ def test_a_run_that_is_told_no_date_keeps_none(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("day", ["yesterday", "2026-02-30", "04.03.2026"])
 def test_what_is_no_day_is_refused(day: str) -> None:
-    with pytest.raises(ConfigError, match=f"model.date is '{day}'; write a day as 2026-11-28"):
+    with pytest.raises(ConfigError, match=f"model.date: '{day}' is no day; write it as 2026-11-28"):
         small(model={"date": day})

@@ -270,6 +270,19 @@ def test_linear_like_modules() -> None:
     assert linear_shape(nn.Conv1d(4, 3, 1)) is None
 
 
+class Vast(nn.Linear):
+    """Of a class of its own, which is asked for a row."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+
+def test_want_of_memory_says_nothing_of_a_module() -> None:
+    """Else it would be left out of "all-linear", with no word."""
+    with pytest.raises(torch.OutOfMemoryError):
+        linear_shape(Vast(3, 4))
+
+
 @pytest.mark.parametrize("merge", [True, False])
 def test_a_delta_that_cannot_be_made_changes_nothing(
     monkeypatch: pytest.MonkeyPatch, merge: bool

@@ -138,7 +138,7 @@ def tokenizer() -> Any:
     return tokenizer
 
 
-CHAT = Example("e", "and now?", "", ("fine",), history=(("system", "S"), ("user", "U")))
+CHAT = Example("e", "and now?", "", ("fine",), history=(Turn("system", "S"), Turn("user", "U")))
 
 
 def test_a_template_sees_the_turns_in_order(tokenizer: Any) -> None:

@@ -54,7 +54,9 @@ TEMPLATES = {
     "thinks": (THINKS, "<|im_end|>", "\n"),
     "llama": (LLAMA, "</s>", ""),
 }
-CHAT = Example("x", "green?", "", ("nine",), history=(("user", "red?"), ("assistant", "blue.")))
+CHAT = Example(
+    "x", "green?", "", ("nine",), history=(Turn("user", "red?"), Turn("assistant", "blue."))
+)
 ANSWERS = ["nine", " nine \n", "Yes, no?", "\n\nred", "巴黎", "model", "<end_of_turn> is it", "\n"]
 
 
@@ -70,8 +72,8 @@ def read(tokenizer: Any, answer: str, example: Example = CHAT, **more: Any) -> E
 
 
 def whole(tokenizer: Any, answer: str) -> tuple[int, ...]:
-    turns = (*CHAT.history, ("user", CHAT.instruction), ("assistant", answer))
-    chat = [{"role": role, "content": words} for role, words in turns]
+    turns = (*CHAT.history, Turn("user", CHAT.instruction), Turn("assistant", answer))
+    chat = [{"role": turn.role, "content": turn.text} for turn in turns]
     return tuple(tokenizer.apply_chat_template(chat, return_dict=False))
 
 
@@ -192,7 +194,7 @@ def test_what_tools_were_asked_and_said_reaches_the_template() -> None:
         "c['function']['arguments']['x'] }}{% endfor %}{% endfor %}"
     )
     calls = '[{"type": "function", "function": {"name": "add", "arguments": {"x": 1}}}]'
-    turns = (("user", "sum?"), Turn("assistant", "", calls), Turn("tool", "3"))
+    turns = (Turn("user", "sum?"), Turn("assistant", "", calls), Turn("tool", "3"))
     tokenizer = made("bytes", template)
     encoded = read(tokenizer, "nine", Example("x", "", "", ("nine",), history=turns))
     assert tokenizer.decode(encoded.prompt) == "[user]sum?[assistant]add=1[tool]3[assistant]"

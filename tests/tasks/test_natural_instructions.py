@@ -189,6 +189,14 @@ def test_broken_task_files(official: Build, content: str | dict[str, Any], messa
     assert "\n" not in str(caught.value)
 
 
+def test_a_mark_at_the_beginning_is_no_part_of_it(official: Build, tmp_path: Path) -> None:
+    folder = official({"task1_a": document(), "task2_b": document(2)})
+    plain = load(folder)
+    for file in (*tmp_path.rglob("*.json"), *tmp_path.rglob("*.txt")):
+        file.write_bytes(b"\xef\xbb\xbf" + file.read_bytes())
+    assert load(folder).fingerprint == plain.fingerprint
+
+
 def test_an_unreadable_encoding(official: Build) -> None:
     folder = official({"task1_a": document()})
     (folder / "tasks" / "task1_a.json").write_bytes(b"\xff\xfe{}")

@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 import pytest
 
 from flexlora.errors import ConfigError, DataError
-from flexlora.tasks.source import SOURCES, Corpus, fingerprint, get_source, open_source, register
-from flexlora.tasks.task import Example, Task
+from flexlora.tasks.source import SOURCES, Corpus, fingerprint, open_source, register
+from flexlora.tasks.task import Example, Task, Turn
 
 FIRST = Example("1", "do", "in", ("out", "put"), "c", ("out", "off"))
 SECOND = Example("2", "do", "", ("x",))
@@ -41,13 +41,23 @@ def test_the_fingerprint_is_pinned() -> None:
                 {"input": "ino", "references": ("ut", "put")},
                 {"references": ("out",), "choices": ("put", "out", "off")},
                 {"references": ("out", "put", "choices", "out", "off"), "choices": ()},
-                {"choices": ("out",), "history": (("off", ""),)},
+                {"choices": ("out",), "history": (Turn("off", ""),)},
             )
         ),
     ],
 )
 def test_the_fingerprint_sees_every_change(other: Task) -> None:
     assert fingerprint([TASK], []) != fingerprint([other], [])
+
+
+def test_the_fingerprint_tells_turns_apart() -> None:
+    chats = (
+        (Turn("user", "r"), Turn("assistant", "b"), Turn("user", "c")),
+        (Turn("user", "r", "assistant"), Turn("b", "user", "c")),
+        (Turn("user", "r"), Turn("assistant", "b", "user"), Turn("c", "")),
+    )
+    tasks = [replace(TASK, examples=(replace(TASK.examples[0], history=x),)) for x in chats]
+    assert len({fingerprint([task], []) for task in tasks}) == 3
 
 
 def test_the_fingerprint_sees_the_part_and_the_order() -> None:
@@ -77,12 +87,12 @@ def test_a_source_is_registered_once_and_opened_with_its_options(
 ) -> None:
     monkeypatch.setitem(SOURCES, "fixed", Fixed)
     register("fixed", Fixed)
-    assert get_source("fixed") is Fixed
+    assert SOURCES.named("fixed") is Fixed
     assert len(open_source("fixed", {"name": "n", "count": 2}).load().train) == 2
     with pytest.raises(ConfigError, match="'fixed' is registered already"):
         register("fixed", "flexlora.tasks.dolly:Dolly")
     with pytest.raises(ConfigError, match=r"data\.source is 'fixd'; did you mean 'fixed'"):
-        get_source("fixd")
+        SOURCES.named("fixd")
     with pytest.raises(
         ConfigError, match=r"data\.cuont is not an option of 'fixed'; did you mean 'count'"
     ):
@@ -95,13 +105,13 @@ def test_a_source_is_registered_once_and_opened_with_its_options(
 
 def test_the_built_in_sources_are_there() -> None:
     for name in ("embedded", "natural_instructions"):
-        assert hasattr(get_source(name), "load")
+        assert hasattr(SOURCES.named(name), "load")
 
 
 def test_sources_import_neither_pyarrow_nor_transformers() -> None:
     code = (
-        "import sys; from flexlora.tasks.source import get_source; "
-        "get_source('natural_instructions'); get_source('embedded'); import flexlora.tasks.prompts;"
+        "import sys; from flexlora.tasks.source import SOURCES; "
+        "SOURCES['natural_instructions']; SOURCES['embedded']; import flexlora.tasks.prompts;"
         "import flexlora.evaluation.scores; "
         "print([m for m in ('pyarrow', 'transformers', 'rouge_score') if m in sys.modules])"
     )

@@ -351,8 +351,8 @@ def test_dolly_as_it_is_on_disk(shared: Path) -> None:
 
 def test_no_reader_imports_what_it_does_not_need() -> None:
     script = (
-        "import sys; from flexlora.tasks.source import get_source;"
-        "[get_source(name) for name in ('jsonl', 'csv', 'parquet', 'huggingface', 'dolly')];"
+        "import sys; from flexlora.tasks.source import SOURCES;"
+        "[SOURCES.named(name) for name in ('jsonl', 'csv', 'parquet', 'huggingface', 'dolly')];"
         "heavy = {'pyarrow', 'datasets', 'pandas', 'transformers'} & set(sys.modules);"
         "assert not heavy, heavy"
     )

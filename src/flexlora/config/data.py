@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 
 from flexlora.config.plain import require_name
 from flexlora.config.table import Choice, Positive, Text, argument
+from flexlora.errors import ConfigError
 from flexlora.options import arguments_of
 from flexlora.partition.registry import SCHEMES
 from flexlora.tasks.partition import Partition
@@ -34,6 +35,8 @@ class DataConfig(Choice):
     def _that_the_source_takes(self) -> DataConfig:
         SOURCES.make(self.source, self.options, beside=self.own_keys(), hidden=(SEED,))
         for key, value in self.options.items():
+            if key == "path" and value == "":
+                raise ConfigError("data.path is empty; give a file or a folder")
             if key == "path" or key.endswith("_path"):
                 require_name(value, f"data.{key} ")
         return self

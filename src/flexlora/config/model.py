@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, field_validator
 
 from flexlora.config.table import PathText, Table, Text, as_tuple
-from flexlora.errors import ConfigError
+from flexlora.errors import shown
 from flexlora.tasks.styles import STYLES
 
 
@@ -16,12 +16,10 @@ def _as_day(value: Any) -> Any:
     """A TOML date, or text that is one ("2026-11-28"), as text."""
     if isinstance(value, date) and not isinstance(value, datetime):
         return value.isoformat()
-    if isinstance(value, str):
-        try:
-            return date.fromisoformat(value).isoformat()
-        except ValueError as error:
-            raise ConfigError(f"model.date is {value!r}; write a day as 2026-11-28") from error
-    return value
+    try:
+        return value if value is None else date.fromisoformat(value).isoformat()
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{shown(value)} is no day; write it as 2026-11-28") from error
 
 
 class ModelConfig(Table):

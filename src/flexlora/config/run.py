@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import BeforeValidator, Field, field_validator
 
 from flexlora.config.table import PathText, Positive, Table, Text, as_tuple
-from flexlora.config.toml import describe
+from flexlora.errors import shown
 from flexlora.formats.atomic import LONGEST_NAME
 
 MOST_THREADS = 1024  # Many thousands end the process, with no word.
@@ -54,7 +54,5 @@ class RunConfig(Table):
     @classmethod
     def _that_a_folder_can_have(cls, name: str | None) -> str | None:
         if name is not None and len(name.encode(errors="replace")) > LONGEST_NAME:
-            raise ValueError(
-                f"name is {describe(name)}, which has more than {LONGEST_NAME} bytes; shorten it"
-            )
+            raise ValueError(f"{shown(name)} has more than {LONGEST_NAME} bytes; shorten it")
         return name

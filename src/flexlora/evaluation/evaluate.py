@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Annotated, TypeVar
+from typing import Annotated
 
 from flexlora.errors import ConfigError, DataError
 from flexlora.evaluation.aggregate import Scores
@@ -18,8 +18,6 @@ from flexlora.evaluation.rows import Row, grouped, number_of, predictions_of, sc
 from flexlora.models.carried import Carried
 from flexlora.options import MANY, Option, require
 from flexlora.tasks.prompts import Encoded
-
-K = TypeVar("K")
 
 SEVERAL = "several"
 

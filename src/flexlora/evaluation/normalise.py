@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import re
 
-_SIGNS = frozenset("#$%&*+/<=>@\\^|~")
 _MARKS = re.compile(r"""[!"'(),\-.:;?\[\]_`{}]""")
 _THOUSANDS = re.compile(r"(?<![\d.,])\d{1,3}(?:,\d{3})+(?![\d,])")
 _EMPHASIS = re.compile(r"(?<!\w)(\*{1,3})(?=\S)([^*]+)(?<=\S)\1(?!\w)")

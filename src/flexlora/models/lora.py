@@ -11,6 +11,7 @@ from flexlora.errors import AdapterError
 from flexlora.lowrank import LowRank
 from flexlora.models.branch import Branch, Linear, Work
 from flexlora.models.carried import Carried
+from flexlora.models.device import out_of_memory
 
 
 def linear_shape(module: nn.Module) -> tuple[int, int] | None:
@@ -36,7 +37,9 @@ def _odd(module: nn.Linear) -> bool:
     try:
         with torch.no_grad():
             found: object = module(module.weight.new_zeros(1, module.in_features))
-    except (RuntimeError, TypeError, ValueError, IndexError, AttributeError):
+    except (RuntimeError, TypeError, ValueError, IndexError, AttributeError) as error:
+        if out_of_memory(error):
+            raise
         return True
     return not isinstance(found, Tensor) or found.shape != (1, module.out_features)
 

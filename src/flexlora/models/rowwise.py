@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from flexlora.models.device import out_of_memory
 from flexlora.models.lora import LoRALinear, linear_shape
 from flexlora.models.packing import alike, asking, packed
 from flexlora.models.read_rows import ReadRows, narrowed
@@ -107,5 +108,7 @@ def _stands_alone(module: nn.Module, trial: _Trial) -> bool:
                 return False
         return trial.same_within(narrowed([module], read, lambda _: None))
     # Whatever a module cannot do with its arguments, it is then left as it is.
-    except (RuntimeError, TypeError, ValueError, IndexError, AttributeError):
+    except (RuntimeError, TypeError, ValueError, IndexError, AttributeError) as error:
+        if out_of_memory(error):
+            raise
         return False

@@ -118,7 +118,7 @@ def _turns(example: Example) -> list[dict[str, Any]]:
         content = f"{content}\n\n{example.input}"
     last = [Turn("user", content)] if content else []  # Else a tool spoke last, in the history.
     turns: list[dict[str, Any]] = []
-    for turn in (*(Turn(*turn) for turn in example.history), *last):
+    for turn in (*example.history, *last):
         calls = {"tool_calls": json.loads(turn.calls)} if turn.calls else {}
         turns.append({"role": turn.role, "content": turn.text, **calls})
     return turns

@@ -27,8 +27,10 @@ _KINDS = (
 def place_of(path: str) -> Path:
     """The path, with ~ for a user's home.
 
-    Raises DataError for a user who is not here, and where nothing can even be looked for.
+    Raises DataError for no path, a user who is not here, and where nothing can even be looked for.
     """
+    if not path:
+        raise DataError("the path is empty; give a file or a folder")
     try:
         place = Path(path).expanduser()
         place.is_file()

@@ -47,7 +47,7 @@ class OfficialLayout:
         """The tasks of a split, sorted: those on disk, and those listed but absent."""
         path = self._folder / "splits" / "default" / f"{split}_tasks.txt"
         try:
-            lines = path.read_text(encoding="utf-8").splitlines()
+            lines = path.read_text(encoding="utf-8-sig").splitlines()
         except (OSError, UnicodeDecodeError) as error:
             raise DataError(
                 f"{path} cannot be read ({error}); copy it from the official repository"
@@ -118,7 +118,7 @@ class OfficialLayout:
 
 def _load_object(path: Path) -> dict[str, Any]:
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path} cannot be read ({error}); copy the file anew") from error
     document = parsed_json(text, path, "copy the file anew")

@@ -141,7 +141,7 @@ def _check_columns(path: Path, found: dict[str, str]) -> None:
 def _read_descriptions(path: Path) -> dict[str, tuple[str, str]]:
     result: dict[str, tuple[str, str]] = {}
     try:
-        with path.open(encoding="utf-8") as file:
+        with path.open(encoding="utf-8-sig") as file:
             for number, line in enumerate(file, start=1):
                 if not line.strip():
                     continue

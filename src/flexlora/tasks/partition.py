@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-from flexlora.errors import ConfigError, DataError, nearest
+from flexlora.errors import ConfigError, DataError, nearest, shown
 from flexlora.options import MANY, Option, require
 from flexlora.partition.registry import SCHEMES, make_scheme
 from flexlora.partition.split import named_generator
@@ -44,7 +44,9 @@ class Partition:
         require(self, "partition")
         make_scheme(self.by, dict(self.options))
         if self.label not in LABELS:
-            raise ConfigError(f"partition.label is {self.label!r}; {nearest(self.label, LABELS)}")
+            raise ConfigError(
+                f"partition.label is {shown(self.label)}; {nearest(self.label, LABELS)}"
+            )
 
     @property
     def groups(self) -> str:

@@ -75,7 +75,9 @@ def fingerprint(train: Iterable[Task], unseen: Iterable[Task]) -> str:
                 write("example", example.id, example.instruction, example.input, example.category)
                 write("references", *example.references)
                 write("choices", *example.choices)
-                write("history", *(text for turn in example.history for text in turn))
+                write("history")
+                for turn in example.history:
+                    write("turn", *turn)
     return digest.hexdigest()
 
 
@@ -93,11 +95,6 @@ def register(name: str, source: str | type[Source]) -> None:
         SOURCES.add_later(name, module, attribute)
     else:
         SOURCES.add(name, source)
-
-
-def get_source(name: str) -> type[Source]:
-    """Return a source's class. Raises ConfigError with the nearest known name."""
-    return SOURCES.named(name)
 
 
 def open_source(name: str, options: Mapping[str, Any]) -> Source:

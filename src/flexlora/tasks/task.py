@@ -21,8 +21,8 @@ class Example:
     The first reference is what training learns; scores take the best over all of them. `category`
     groups examples for reports and for partitions by label. `choices`: the answers that multiple
     choice ranks by likelihood, the first reference among them; empty where there are none.
-    `history`: a chat's turns before this instruction, each a `Turn` or (role, text); empty where
-    there are none. A blank instruction: what is answered is the last of these.
+    `history`: a chat's turns before this instruction; empty where there are none. A blank
+    instruction: what is answered is the last of these.
     """
 
     id: str
@@ -31,7 +31,7 @@ class Example:
     references: tuple[str, ...]
     category: str = ""
     choices: tuple[str, ...] = ()
-    history: tuple[tuple[str, ...], ...] = ()
+    history: tuple[Turn, ...] = ()
 
 
 @dataclass(frozen=True)
