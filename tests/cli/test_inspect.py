@@ -158,7 +158,9 @@ def test_a_run_is_shown(flexlora: Flexlora, folder: Path) -> None:
     assert re.match(r"best round \d: train loss \d", lines[2])
     assert any(line.startswith("2 clients a round; 3 rounds played, 6 replies") for line in lines)
     assert any(re.match(r"high +4 +2 ", line) for line in lines)
-    client = next(iter(Run.open(folder).checkpoint_meta(3)["store"]["clients"]))
+    kept = Run.open(folder).load_checkpoint(3)
+    assert kept is not None
+    client = next(iter(kept[1]["store"]["clients"]))
     assert client not in done.out
     assert client in flexlora("inspect", folder, "--all").out
     found = json.loads(flexlora("inspect", folder, "--json").out)

@@ -126,7 +126,7 @@ def test_a_full_disk_is_the_run_s_failure_and_names_the_file(
 @pytest.mark.parametrize(
     ("number", "cure", "code"),
     [
-        (errno.EACCES, "make it writable, or choose another folder", 2),
+        (errno.EACCES, "see who may use it, or choose another path", 2),
         (errno.EISDIR, "a folder stands where a file should be", 2),
         (errno.ENOSPC, "free space there or choose another folder", 1),
         (errno.EMFILE, "raise the limit of open files", 1),

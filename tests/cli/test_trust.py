@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 
 from commands import Flexlora, assert_one_sentence
+from flexlora.cli.trust import _remembered, remember
+from flexlora.formats.user_file import UserFile
 from flexlora.runs.run_directory import Run
 from small import small, write
 
@@ -93,6 +95,19 @@ def test_reading_a_run_runs_nothing(flexlora: Flexlora) -> None:
     assert flexlora("inspect", "foreign").code == 0
     assert flexlora("report", "foreign").code == 0
     assert not ran()
+
+
+def test_a_user_without_a_home_is_asked_each_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    def home() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("XDG_STATE_HOME", raising=False)
+    monkeypatch.setattr(Path, "home", home)
+    Path("own.py").write_text("x = 1")
+    file = UserFile.read("own.py:x", "rule", "Class")
+    remember([])
+    remember([file])
+    assert _remembered() == set()
 
 
 @pytest.mark.usefixtures("foreign")

@@ -59,7 +59,7 @@ def test_a_folder_appears_whole_or_not_at_all(tmp_path: Path) -> None:
 @pytest.mark.parametrize("make", [Path.mkdir, Path.touch])
 def test_an_existing_target_is_refused(tmp_path: Path, make: Callable[[Path], None]) -> None:
     make(tmp_path / "out")
-    message = "out exists; choose another folder or remove it"
+    message = "out exists; choose another path or remove it"
     with pytest.raises(RunError, match=message), atomic_folder(tmp_path / "out"):
         pytest.fail("the body must not run")
 
@@ -73,9 +73,10 @@ def test_a_target_that_appears_meanwhile_is_kept(tmp_path: Path) -> None:
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from flexlora.formats.atomic import atomic_file, atomic_folder
+from flexlora.formats.atomic import atomic_file, atomic_folder, scratch_file
 
-make, target = {"file": atomic_file, "folder": atomic_folder}[sys.argv[1]], Path(sys.argv[2])
+kinds = {"file": atomic_file, "folder": atomic_folder, "scratch": scratch_file}
+make, target = kinds[sys.argv[1]], Path(sys.argv[2])
 with make(target) as aside:
     (aside / "half" if aside.is_dir() else aside).touch()
     if sys.argv[3] == "killed":
@@ -86,14 +87,14 @@ with make(target) as aside:
 
 
 def write(target: Path, kind: str) -> None:
-    if kind == "file":
+    if kind != "folder":
         atomic_write(target, "whole")
         return
     with atomic_folder(target) as aside:
         (aside / "whole").touch()
 
 
-@pytest.mark.parametrize("kind", ["file", "folder"])
+@pytest.mark.parametrize("kind", ["file", "folder", "scratch"])
 def test_who_writes_a_target_next_removes_what_a_killed_writer_left(
     tmp_path: Path, kind: str
 ) -> None:

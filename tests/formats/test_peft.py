@@ -15,7 +15,8 @@ from safetensors.torch import load_file, save_file
 
 from flexlora.adapters import Adapter, Factors, Scaling, Sides, lora_scale
 from flexlora.errors import AdapterError, RunError
-from flexlora.formats.peft import is_peft, load_peft, peft_scaling, save_peft
+from flexlora.formats.peft import is_peft, load_peft, save_peft
+from flexlora.formats.peft_reader import PeftReader
 
 SMALL = {"vocab_size": 32, "hidden_size": 16, "num_hidden_layers": 11, "num_attention_heads": 2}
 
@@ -141,12 +142,12 @@ def test_the_scaling_and_what_is_a_peft_folder_are_told(tmp_path: Path) -> None:
     assert is_peft(tmp_path / "a")
     assert is_peft(tmp_path)  # It holds a folder of one, which the error for it names.
     assert not is_peft(tmp_path / "b")
-    assert peft_scaling(tmp_path / "a") == "lora"
+    with PeftReader(tmp_path / "a") as reader:
+        assert reader.scaling == "lora"
     config = tmp_path / "a" / "adapter_config.json"
     config.write_text(json.dumps({**json.loads(config.read_text()), "use_rslora": True}))
-    assert peft_scaling(tmp_path / "a") == "rslora"
-    with pytest.raises(AdapterError, match=r"no adapter_config\.json"):
-        peft_scaling(tmp_path)
+    with PeftReader(tmp_path / "a") as reader:
+        assert reader.scaling == "rslora"
 
 
 @pytest.mark.parametrize("anchor", [1, 2, 3, 7])
@@ -275,7 +276,7 @@ def test_equal_adapters_give_equal_bytes_and_the_base_can_be_named(tmp_path: Pat
 def test_saving_refuses(tmp_path: Path) -> None:
     good = adapter_for({"q": (4, 5)}, [2])
     (tmp_path / "there").mkdir()
-    with pytest.raises(RunError, match="there exists; choose another folder or remove it"):
+    with pytest.raises(RunError, match="there exists; choose another path or remove it"):
         save_peft(good, tmp_path / "there")
     with pytest.raises(AdapterError, match="no layers"):
         save_peft(Adapter({}), tmp_path / "out")

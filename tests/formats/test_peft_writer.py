@@ -167,6 +167,6 @@ def test_a_body_that_raises_leaves_nothing(tmp_path: Path) -> None:
 
 def test_a_folder_that_is_there_stays(tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
-    words = "out exists; choose another folder or remove it"
+    words = "out exists; choose another path or remove it"
     with pytest.raises(RunError, match=words), peft_folder(tmp_path / "out", [], base=""):
         pytest.fail("the body must not begin")

@@ -280,7 +280,7 @@ def test_the_output_fits_the_input(tmp_path: Path) -> None:
         merge([paths[0], folder], tmp_path / "out", rank=2)
     with pytest.raises(AdapterError, match="is the weights of a PEFT folder"):
         merge([folder / "adapter_model.safetensors"], tmp_path / "o.safetensors", rank=2)
-    with pytest.raises(RunError, match="exists; choose another folder or remove it"):
+    with pytest.raises(RunError, match="exists; choose another path or remove it"):
         merge(paths, paths[0], rank=2)
 
 

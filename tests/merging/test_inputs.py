@@ -81,7 +81,7 @@ def test_weights_are_one_each() -> None:
 
 def test_what_is_there_is_not_written_over(tmp_path: Path, two: list[Path]) -> None:
     (tmp_path / "out").mkdir()
-    assert "out exists; choose another folder or remove it" in refused(tmp_path, Taken, two)
+    assert "out exists; choose another path or remove it" in refused(tmp_path, Taken, two)
     before = contents(tmp_path)
     with pytest.raises(RunError, match="exists"):
         merge(two, two[0], rank=2)

@@ -172,6 +172,12 @@ def contents_of(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
+def test_eight_bits_are_not_called_untouched(tmp_path: Path) -> None:
+    a = write_folder(tmp_path / "a", pair(Q, 12, 10, 3, dtype=torch.float8_e4m3fn), r=3, alpha=3)
+    done = merge([a], tmp_path / "out", rank="full", compact=True)
+    assert (done.untouched, done.dtype) == (False, "bfloat16")
+
+
 @pytest.mark.parametrize("rslora", [False, True])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_one_adapter_at_full_rank_is_kept_bit_for_bit(

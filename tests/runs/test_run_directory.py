@@ -52,7 +52,7 @@ def test_fresh_folders_are_numbered_above_all_others(tmp_path: Path) -> None:
 
 
 def test_what_is_no_run_is_refused(run: Run, tmp_path: Path) -> None:
-    with pytest.raises(RunError, match="r exists; choose another folder or remove it"):
+    with pytest.raises(RunError, match="r exists; choose another path or remove it"):
         Run.create(run.config, run.folder)
     with pytest.raises(RunError, match=r"none is no run: it has no config\.toml"):
         Run.open(tmp_path / "none")

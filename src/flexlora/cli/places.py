@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from flexlora.errors import AdapterError, InputError, RunError, cut_short
+from flexlora.formats import atomic
 from flexlora.formats.atomic import LONGEST_NAME
 
 
@@ -14,8 +15,7 @@ def require_free(out: Path | None, option: str = "--out") -> None:
     """Raise RunError, before anything is loaded, for what is there already or cannot be made."""
     if out is None:
         return
-    if os.path.lexists(out):
-        raise RunError(f"{out} exists; choose another {option} or remove it")
+    atomic.require_free(out, option)
     require_place(out, option)
 
 

@@ -47,10 +47,10 @@ def own_code(config: Config, *, metrics: bool = True) -> list[UserFile]:
 
 def remember(files: Sequence[UserFile]) -> None:
     """These files need no word of this user any more, as long as they stay as they are."""
-    new = sorted({file.fingerprint for file in files} - _remembered())
-    if not new:
+    new = sorted({file.fingerprint for file in files} - _remembered()) if files else []
+    place = _place() if new else None
+    if place is None:
         return
-    place = _place()
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
         with open(place, "a", encoding="ascii") as file:
@@ -84,12 +84,17 @@ def require_trust(run: Path, trusted: Sequence[Path] | None, *, metrics: bool = 
 
 
 def _remembered() -> set[str]:
+    place = _place()
     try:
-        return set(_place().read_text(encoding="ascii").split())
+        return set() if place is None else set(place.read_text(encoding="ascii").split())
     except (OSError, ValueError):
         return set()
 
 
-def _place() -> Path:
-    state = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
+def _place() -> Path | None:
+    """None for a user without a home, of whom nothing is remembered."""
+    try:
+        state = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
+    except RuntimeError:
+        return None
     return Path(state) / "flexlora" / "trusted"

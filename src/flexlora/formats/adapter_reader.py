@@ -21,7 +21,7 @@ class StoredLayer:
 
     (m, n): the update as a matrix, n = inputs · kernel for a convolution. a_shape, b_shape: the
     tensors as they are stored. scale: what stands before B A. dtype: the one that holds both sides;
-    bfloat16 where they are stored in eight bits.
+    bfloat16 where they are stored in eight bits, and are widened.
     """
 
     name: str
@@ -35,6 +35,7 @@ class StoredLayer:
     a_shape: tuple[int, ...]
     b_shape: tuple[int, ...]
     dtype: torch.dtype
+    widened: bool = False
 
 
 class AdapterReader(Protocol):

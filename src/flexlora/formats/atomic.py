@@ -21,7 +21,7 @@ from pathlib import Path
 
 import psutil
 
-from flexlora.errors import FlexLoRAError, RunError
+from flexlora.errors import RunError
 from flexlora.formats.refused import refused
 
 _ASIDE = re.compile(
@@ -70,7 +70,7 @@ def atomic_file(path: Path | str, *, synced: bool = True) -> Iterator[Path]:
         if synced:
             _sync(target.parent)
     except OSError as error:
-        raise _refused(target, error) from error
+        raise refused(target, error) from error
 
 
 @contextmanager
@@ -99,9 +99,22 @@ def atomic_folder(path: Path | str) -> Iterator[Path]:
             raise
         _sync(target.parent)
     except OSError as error:
-        raise _refused(target, error) from error
+        raise refused(target, error) from error
     finally:
         shutil.rmtree(aside, ignore_errors=True)
+
+
+@contextmanager
+def scratch_file(target: Path) -> Iterator[Path]:
+    """Yield the path of a file for the work on `target`; what is there in the end is removed.
+
+    After a kill it goes as what was to become `target` does: with who writes that next.
+    """
+    path = _aside(target)
+    try:
+        yield path
+    finally:
+        path.unlink(missing_ok=True)
 
 
 def remove_folder(path: Path) -> None:
@@ -162,14 +175,10 @@ def _aside(target: Path) -> Path:
     return target.parent / f".{target.name}.{writer}.{secrets.token_hex(4)}.tmp"
 
 
-def require_free(target: Path | str) -> None:
-    """Raise Taken for a path at which there is anything already."""
+def require_free(target: Path | str, what: str = "path") -> None:
+    """Raise Taken for a path at which there is anything already. what: to choose another of."""
     if os.path.lexists(target):
-        raise Taken(f"{target} exists; choose another folder or remove it")
-
-
-def _refused(target: Path, error: OSError) -> FlexLoRAError:
-    return refused(target, error)
+        raise Taken(f"{target} exists; choose another {what} or remove it")
 
 
 def _sync(path: Path) -> None:

@@ -32,9 +32,10 @@ class Noted:
         if text is None:
             return
         try:
-            if len(text) > _LONGEST:
+            found = json.loads(text) if len(text) <= _LONGEST else None
+            if not isinstance(found, dict):
                 raise ValueError(text[:1])
-            for key, value in dict(json.loads(text)).items():
+            for key, value in found.items():
                 part, _, option = key.partition(".")
                 self._parts[part][option] = value
         except (ValueError, TypeError, RecursionError) as error:

@@ -10,9 +10,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from flexlora.adapters import Adapter, Scaling
+from flexlora.adapters import Adapter
 from flexlora.errors import AdapterError
-from flexlora.formats.peft_config import CONFIG, WEIGHTS, read_config, scaling_of, unsupported
+from flexlora.formats.peft_config import CONFIG, WEIGHTS, unsupported
 from flexlora.formats.peft_form import Form
 from flexlora.formats.peft_keys import is_vocabulary, pair_keys
 from flexlora.formats.peft_reader import PeftReader
@@ -91,11 +91,6 @@ def load_peft(folder: Path | str) -> Adapter:
                     reader.path, f"LoRA on {a_n} (layer {name}, of lora_A {layer.a_shape})"
                 )
         return reader.adapter()
-
-
-def peft_scaling(folder: Path | str) -> Scaling:
-    """How the folder derives a layer's scale: α/r ("lora") or α/√r ("rslora"). Raises as above."""
-    return scaling_of(read_config(Path(folder)))
 
 
 def is_peft(folder: Path | str) -> bool:

@@ -151,8 +151,8 @@ class PeftReader(Closing):
         scale = self._scale(name, a[0])
         dtype = holding(*(FLOATS[dtype] for dtype in dtypes))
         m, n = b[0], math.prod(a[1:])
-        held = self._held(name, pair, a[0])
-        return StoredLayer(name, kind, m, n, held, scale, pair["A"], pair["B"], a, b, dtype)
+        held, eight = self._held(name, pair, a[0]), any(FLOATS[x].itemsize == 1 for x in dtypes)
+        return StoredLayer(name, kind, m, n, held, scale, pair["A"], pair["B"], a, b, dtype, eight)
 
     def _held(self, name: str, pair: Mapping[str, str], rank: int) -> int:
         """The rank without the zeros that `save_peft` filled it up with and noted; its own rank

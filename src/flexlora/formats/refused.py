@@ -14,8 +14,8 @@ _WRONG_PATH = {
     errno.ENOENT: "check the path",
     errno.ENAMETOOLONG: "choose a shorter name",
     errno.ELOOP: "a link there leads to itself; choose another path",
-    errno.EACCES: "make it writable, or choose another folder",
-    errno.EPERM: "make it writable, or choose another folder",
+    errno.EACCES: "see who may use it, or choose another path",
+    errno.EPERM: "see who may use it, or choose another path",
     errno.EROFS: "choose a folder that can be written",
 }
 _SHORT = {
@@ -36,11 +36,15 @@ def of_disk(error: OSError) -> bool:
 def refused(path: object, error: OSError, doing: str = "cannot write") -> FlexLoRAError:
     """The error to raise: an InputError where the path is wrong, else one that the run failed of.
 
-    path: what is named, unless the system names it better.
+    path: what is named. doing: what it was that failed.
     """
     reason = error.strerror or str(error)
     number = error.errno or 0
     wrong = number in _WRONG_PATH
-    cure = _WRONG_PATH.get(number) or _SHORT.get(number) or "see whether the disk is well"
+    cure = (
+        _WRONG_PATH.get(number)
+        or _SHORT.get(number)
+        or "check the path, and whether the disk is well"
+    )
     kind = InputError if wrong else FlexLoRAError
     return kind(f"{doing} {os.fsdecode(str(path))}: {reason}; {cure}")

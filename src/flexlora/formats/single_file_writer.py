@@ -14,7 +14,7 @@ from torch import Tensor
 from flexlora.adapters import Factors
 from flexlora.errors import AdapterError
 from flexlora.formats.adapter_reader import StoredLayer
-from flexlora.formats.atomic import atomic_file, require_free
+from flexlora.formats.atomic import atomic_file, require_free, scratch_file
 from flexlora.formats.peft_writer import filled_up, with_scale_one
 from flexlora.formats.single_file import ALPHA, Origin, SingleFileReader
 from flexlora.formats.tensor_file import TensorFile, TensorReader
@@ -105,19 +105,15 @@ def single_file(
     require_free(target)
     origins = {name: x for r in reversed(readers) for name, x in r.origins.items()}
     metadata = {key: x for key, x in readers[0].metadata.items() if key in _KEPT}
-    with atomic_file(target) as aside:
-        narrow = aside.with_suffix(".narrow.tmp")
-        try:
-            with TensorFile(narrow, [f"{side} {x}" for x in origins for side in "AB"]) as file:
-                writer = SingleFileWriter(target, origins, file, compact=compact)
-                yield writer
-            keys = {key for x in origins.values() for key in (*x.keys.values(), x.stem + ALPHA)}
-            keys |= {x.alpha for x in origins.values() if x.alpha}
-            with (
-                TensorReader(narrow) as given,
-                TensorFile(aside, keys, metadata or {"format": "pt"}) as out,
-            ):
-                writer.assemble(given, out)
-        finally:
-            narrow.unlink(missing_ok=True)
+    with atomic_file(target) as aside, scratch_file(target) as narrow:
+        with TensorFile(narrow, [f"{side} {x}" for x in origins for side in "AB"]) as file:
+            writer = SingleFileWriter(target, origins, file, compact=compact)
+            yield writer
+        keys = {key for x in origins.values() for key in (*x.keys.values(), x.stem + ALPHA)}
+        keys |= {x.alpha for x in origins.values() if x.alpha}
+        with (
+            TensorReader(narrow) as given,
+            TensorFile(aside, keys, metadata or {"format": "pt"}) as out,
+        ):
+            writer.assemble(given, out)
         require_free(target)

@@ -11,6 +11,9 @@ from types import ModuleType
 from typing import Literal
 
 from flexlora.errors import ConfigError, nearest
+from flexlora.formats.plain_file import read_plain
+
+_LARGEST = 1 << 24  # Bytes of source.
 
 # What each file gave, by path and content: the same content runs once.
 _RUN: dict[tuple[Path, bytes], ModuleType] = {}
@@ -49,12 +52,14 @@ class UserFile:
                 f"{kind} {spec!r} names no {thing.lower()}; give path/to/file.py:{thing}"
             )
         try:
-            source = path.read_bytes()
+            source = read_plain(path, _LARGEST)
         except OSError as error:
             raise ConfigError(
                 f"{kind} file {shown} cannot be read ({error.strerror}); its path is relative to "
                 "the working directory"
             ) from error
+        except ValueError as error:
+            raise ConfigError(f"{kind} file {shown} {error}; give a Python file") from error
         return UserFile(kind, shown, name, path, source)
 
     @property

@@ -57,8 +57,8 @@ def merge(
     Guarantees: each layer is the best approximation of its rank, to rounding of float32, whatever
     the inputs' dtype. What is written has scale 1: α = r in every layer, rsLoRA off. One adapter
     alone, of weight 1 at rank "full", is not decomposed: its sides stay but for the scale, and if
-    compact bit for bit (unless a dtype is asked for). Layers are read, merged and written one by
-    one: memory is one layer's work. What is written appears whole or not at all.
+    compact bit for bit (unless a dtype is asked for, or it has eight bits). Layers are read, merged
+    and written one by one: memory is one layer's work. What is written appears whole or not at all.
     Raises ConfigError or RankError for options that make no sense, AdapterError for adapters that
     cannot be summed, RunError where `out` exists.
     """
@@ -96,7 +96,7 @@ def merge(
                     cut = _cut(cut_down, readers, given, layer, moving)
                     factors = _factors(cut, split, stored, layer, out)
                     error, norm = cut.error, cut.norm
-                changed |= factors.scale != 1.0 and not writer.keeps_scales
+                changed |= layer.widened or (factors.scale != 1.0 and not writer.keeps_scales)
                 writer.add_like(layer, factors)
                 ranks = tuple(r.layers[name].rank if name in r.layers else None for r in readers)
                 done.append(

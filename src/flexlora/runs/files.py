@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 from flexlora.errors import RunError
+from flexlora.formats.json_file import json_table
 
 Record = dict[str, Any]
+_LARGEST = 1 << 30  # Bytes; a checkpoint's names grow with its clients and layers.
 CURE = "restore it, or start a new run"
 # What reading and taking apart somebody's JSON or TOML may raise.
 UNREADABLE = (
@@ -25,12 +26,11 @@ UNREADABLE = (
 def read_table(path: Path) -> Record:
     """A JSON object. Raises RunError for a file that is missing, or holds anything else."""
     try:
-        table = json.loads(path.read_bytes())
-    except (OSError, ValueError, RecursionError) as error:
+        return json_table(path, limit_bytes=_LARGEST)
+    except OSError as error:
         raise damaged(path) from error
-    if not isinstance(table, dict):
-        raise damaged(path)
-    return table
+    except ValueError as error:
+        raise damaged(path, f"it {error}") from error
 
 
 def damaged(path: Path, what: object = "") -> RunError:

@@ -293,10 +293,6 @@ class Run:
         """The meta of the last checkpoint; empty where there is none."""
         return self._checkpoints.last_meta()
 
-    def checkpoint_meta(self, round: int) -> Record:
-        """The meta of a kept round, without its tensors. Raises RunError for a damaged one."""
-        return self._checkpoints.meta(round)
-
     @cached_property
     def _checkpoints(self) -> Checkpoints:
         return Checkpoints(self.folder / "checkpoints", file_digest(self.folder / NAME))
