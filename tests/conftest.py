@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,8 @@ CHECKED: tuple[str, ...] = ("lowrank", "adapters", "rules", "screens", "models")
 CHECKED += ("training.batches", "training.cohort", "training.loss", "training.visit")
 install_import_hook([f"flexlora.{name}" for name in CHECKED], "beartype.beartype")
 
+ROOT = Path(__file__).resolve().parents[1]
+
 settings.register_profile("flexlora", derandomize=True, deadline=None, max_examples=50)
 settings.load_profile("flexlora")
 
@@ -25,10 +28,23 @@ def _own_state(tmp_path_factory: pytest.TempPathFactory) -> None:
     os.environ["XDG_STATE_HOME"] = str(tmp_path_factory.mktemp("state"))
 
 
+@pytest.fixture(autouse=True)
+def _leaves_the_checkout_as_it_is() -> Iterator[None]:
+    """A test writes into folders of its own: what lies about would be committed one day."""
+    before = _lying_in_the_checkout()
+    yield
+    new = _lying_in_the_checkout() - before
+    assert not new, f"a test left {sorted(new)} in the checkout"
+
+
+def _lying_in_the_checkout() -> set[str]:
+    return {name for name in os.listdir(ROOT) if not name.startswith((".", "__pycache__"))}
+
+
 @pytest.fixture(scope="session")
 def shared() -> Path:
     """The folder with real data and models, beside the repository."""
-    folder = Path(__file__).resolve().parents[2] / "shared"
+    folder = ROOT.parent / "shared"
     if not folder.is_dir():
         message = "../shared is missing: real data and models are not here"
         if os.environ.get("REQUIRE_SHARED") == "1":

@@ -97,14 +97,16 @@ def test_reading_a_run_runs_nothing(flexlora: Flexlora) -> None:
     assert not ran()
 
 
-def test_a_user_without_a_home_is_asked_each_time(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_user_without_a_home_is_asked_each_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def home() -> Path:
         raise RuntimeError("Could not determine home directory.")
 
     monkeypatch.delenv("XDG_STATE_HOME", raising=False)
     monkeypatch.setattr(Path, "home", home)
-    Path("own.py").write_text("x = 1")
-    file = UserFile.read("own.py:x", "rule", "Class")
+    (tmp_path / "own.py").write_text("x = 1")
+    file = UserFile.read(f"{tmp_path}/own.py:x", "rule", "Class")
     remember([])
     remember([file])
     assert _remembered() == set()
