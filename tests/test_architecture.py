@@ -15,6 +15,7 @@ SOURCE = Path(__file__).parents[1] / "src" / "flexlora"
 # In order: a folder may import from any folder before it, and from itself.
 ORDER = [
     "errors",
+    "extras",
     "options",
     "registry",
     "seeds",

@@ -24,7 +24,7 @@ RATES = ("7e-4", "2e-3", "6e-3")
 TUNING_ROUNDS = 5
 EXPERIMENT = Experiment(
     name="natural_instructions",
-    config=ROOT / "examples" / "natural_instructions.toml",
+    config=Path(__file__).with_name("config.toml"),
     # The homogeneous arm trains everybody at the lowest rank, which both mixes share: one run.
     arms=(
         ("fedit", "heavy-tail-light"),

@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from flexlora.adapters import LayerSpec, Ranks, lora_scale
+from flexlora.adapters import LayerSpec, Ranks, lora_scale, ranks_in_words
 from flexlora.errors import RankError
 
 LAYERS = tuple(
@@ -69,6 +69,29 @@ def test_the_first_pattern_that_matches_decides() -> None:
     assert resolved(Ranks.of({"all": 5, "*.layers.0.*": 2})) == [5] * 6
     assert str(Ranks.of({"attention": 30, "mlp": 60})) == "attention 30, mlp 60"
     assert list(Ranks.of(1).resolve(LAYERS)) == [layer.name for layer in LAYERS]
+
+
+def test_ranks_are_clipped_where_a_layer_is_narrower() -> None:
+    asked = Ranks.of({"attention": 10, "all": 100})
+    assert list(asked.resolve(LAYERS, clip=True).values()) == [10, 64, 64] * 2
+    assert [x.name for x in asked.too_wide(LAYERS)] == [x.name for x in LAYERS if x.kind == "mlp"]
+    assert Ranks.of(64).too_wide(LAYERS) == []
+    assert Ranks.of(64).resolve(LAYERS, clip=True) == Ranks.of(64).resolve(LAYERS)
+
+
+@pytest.mark.parametrize(
+    ("ranks", "words"),
+    [
+        ({"m.mlp.up": 8, "m.attn.q": 8}, "8"),
+        ({"m.mlp.up": 25, "m.attn.q": 4, "m.attn.k": 4}, "attention 4, mlp 25"),
+        (
+            {"m.mlp.up": 9, "m.attn.q": 4, "m.attn.k": 2, "head": 1},
+            "attention 2 to 4, mlp 9, other 1",
+        ),
+    ],
+)
+def test_ranks_are_told_by_kind_of_layer(ranks: dict[str, int], words: str) -> None:
+    assert ranks_in_words(ranks) == words
 
 
 def test_scaling_rounds_and_stays_above_zero() -> None:

@@ -1,6 +1,7 @@
 """The paper's mixes, drawn by quota."""
 
 import math
+from collections import Counter
 from collections.abc import Callable
 
 import pytest
@@ -78,6 +79,31 @@ def test_drawing_depends_on_seed_and_set_alone() -> None:
     assert draw(mix, ids[::-1], generator()) == first
     assert draw(mix, ids, generator(1)) != first
     assert draw(mix, [], generator()) == {}
+
+
+@quick
+@given(shares, st.data())
+def test_who_has_a_type_keeps_it_and_the_others_make_up_the_shares(
+    parts: list[int], data: st.DataObject
+) -> None:
+    names = {f"t{i}": part / sum(parts) for i, part in enumerate(parts)}
+    mix = Mix({name: Ranks.of(1) for name in names}, names)
+    ids = [f"c{i}" for i in range(data.draw(st.integers(1, 40)))]
+    kinds = st.sampled_from([*names, "rank 64"])
+    known = data.draw(st.dictionaries(st.sampled_from(ids), kinds))
+    drawn = draw(mix, ids, generator(), {**known, "gone": "t0"})
+    assert list(drawn) == ids
+    assert {name: drawn[name] for name in known} == known
+    of_the_mix = [kind for kind in drawn.values() if kind in names]
+    for name, wanted in mix.counts(len(of_the_mix)).items():
+        held, found = list(known.values()).count(name), of_the_mix.count(name)
+        # More than its share only where they had it before; none is drawn on top.
+        assert found <= max(held, wanted)
+    assert all(kind in names for name, kind in drawn.items() if name not in known)
+    half = {name: kind for name, kind in draw(mix, ids, generator()).items() if name < "c3"}
+    assert Counter(draw(mix, ids, generator(1), half).values()) == Counter(
+        draw(mix, ids, generator()).values()
+    )
 
 
 def test_every_client_gets_every_type_equally_often() -> None:

@@ -250,7 +250,7 @@ case("negative rank", "rank -3 for 'mlp' of client type 'low' is below 1")(
     lambda p: p.run("clients.types={low = {mlp = -3, all = 1}, high = 2}")
 )
 case("rank above min(m, n)", "rank 129 for layer model.layers.0.", "min(m, n) = 128; lower")(
-    lambda p: p.run("clients.types={low = 2, high = 129}")
+    lambda p: p.run("clients.types={low = 2, high = 129}", "clients.strict=true")
 )
 case(
     "a rank pattern that matches nothing", "'q_porj' matches no adapted layer; did you mean 'q_pr"

@@ -68,7 +68,9 @@ def test_wrong_devices(flexlora: Flexlora, tmp_path: Path, name: str) -> None:
 def test_bits_without_bitsandbytes(
     flexlora: Flexlora, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("flexlora.models.quantised.find_spec", lambda _: None)
+    monkeypatch.setattr(
+        "flexlora.extras.find_spec", lambda name: None if name == "bitsandbytes" else True
+    )
     done = flexlora(*run(tmp_path, "model.quantise=4bit"))
     assert done.code == 2
     assert (

@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 
 from commands import Flexlora, assert_one_sentence
-from flexlora.federation import trackers
 from small import small, write
 
 MISSING = "run.trackers has {}, but {} is not installed; install the extra flexlora[{}]"
@@ -65,7 +64,9 @@ def test_wrong_trackers(
         monkeypatch.delenv(variable, raising=False)
     monkeypatch.setenv("HOME", str(tmp_path_factory.mktemp("home")))  # Where wandb keeps keys.
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(trackers, "find_spec", lambda p: None if p == missing else find_spec(p))
+    monkeypatch.setattr(
+        "flexlora.extras.find_spec", lambda p: None if p == missing else find_spec(p)
+    )
     config = write(small(), tmp_path / "c.toml")
     flags = [flag for setting in settings for flag in ("--set", setting)]
     done = flexlora("run", config, "--out", tmp_path / "out", *flags)

@@ -55,6 +55,6 @@ def test_the_extra_is_missing(
 ) -> None:
     found = importlib.util.find_spec
     monkeypatch.setattr(
-        "flexlora.report.write.find_spec", lambda name: None if name == "altair" else found(name)
+        "flexlora.extras.find_spec", lambda name: None if name == "altair" else found(name)
     )
     assert_one_sentence(flexlora("report", folder), "altair", "flexlora[report]")

@@ -71,6 +71,12 @@ def test_one_is_a_count_and_one_point_zero_is_all(load: Load) -> None:
 def test_overriding_changes_no_input() -> None:
     document = {"federation": {"rounds": 3}}
     assert override(document, ["federation.rounds=4"]) == {"federation": {"rounds": 4}}
+    clients = {"clients": {"types": {"low": 2}}}
+    asked = ["clients.types.high=8", "clients.ranks.ward 3.b={all = 1}"]
+    assert override(clients, asked) == {
+        "clients": {"types": {"low": 2, "high": 8}, "ranks": {"ward 3.b": {"all": 1}}}
+    }
+    assert clients == {"clients": {"types": {"low": 2}}}
     assert document == {"federation": {"rounds": 3}}
 
 
@@ -191,7 +197,11 @@ def test_what_is_wrong_is_said_in_one_sentence(load: Load, text: str, message: s
 WRONG_OVERRIDES = [
     ("rounds=3", "is not of the form table.key=value"),
     ("federation.rounds", "is not of the form table.key=value"),
-    ("a.b.c=3", "is not of the form table.key=value"),
+    ("a..c=3", "is not of the form table.key=value"),
+    ("a.b.=3", "is not of the form table.key=value"),
+    ("a.b.c=3", "config table [a] is unknown"),
+    ("federation.rounds.low=3", "federation.rounds is {low = 3}, expected a whole number"),
+    ("clients.mix.low=3", "client type 'low' of the mix is unknown"),
     ("model.name=[1", "[1 is not a TOML value"),
     ("model.name=", "nothing is not a TOML value"),
     ("model.name=1\nb=3", "sets more than one key"),

@@ -143,7 +143,7 @@ TOO_LITTLE: list[tuple[dict[str, Any], type[Exception], str]] = [
     ),
     ({"federation": {"clients_per_round": 5}}, ConfigError, "is 5 but there are 4 clients"),
     ({"data": {"max_tokens": 513}}, ConfigError, "max_tokens is 513 but tiny has a context of 512"),
-    ({"clients": {"types": {"low": 2, "high": 129}}}, RankError, "above min"),
+    ({"clients": {"types": {"low": 2, "high": 129}, "strict": True}}, RankError, "above min"),
     ({"rule": {"name": "flexlorra"}}, ConfigError, "did you mean 'flexlora'"),
     (
         {"data": {"examples_per_task": 1}},

@@ -15,10 +15,10 @@ import pytest
 import yaml
 
 from flexlora.errors import ConfigError
-from flexlora.federation import resume, run
+from flexlora.federation import Session, resume, run
 from flexlora.federation import trackers as module
 from flexlora.federation.observers import Silent
-from flexlora.federation.trackers import TRACKERS, require_trackers, scalars
+from flexlora.federation.trackers import TRACKERS, scalars
 from flexlora.runs.events import Event, Noted, RoundEnded
 from flexlora.runs.records import RoundRecord
 from flexlora.runs.run_directory import Run
@@ -270,6 +270,23 @@ def test_without_trackers_nothing_is_written_for_them(tmp_path: Path) -> None:
 
 
 def test_a_tracker_that_is_not_installed_names_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "find_spec", lambda name: None if name == "wandb" else True)
+    monkeypatch.setattr("flexlora.extras.find_spec", lambda name: None if name == "wandb" else True)
     with pytest.raises(ConfigError, match=r"wandb is not installed; install .* flexlora\[wandb\]"):
-        require_trackers(("tensorboard", "wandb"))
+        Session.of(small(run={"trackers": ["tensorboard", "wandb"]}))
+
+
+def test_all_extras_that_are_missing_are_named_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("flexlora.extras.find_spec", lambda _: None)
+    asked = small(
+        run={"trackers": ["wandb", "trackio"]},
+        model={"quantise": "4bit"},
+        data={"source": "parquet", "path": "p", "prompt": "q", "response": "a"},
+    )
+    with pytest.raises(ConfigError) as caught:
+        Session.of(asked)
+    assert str(caught.value) == (
+        "run.trackers has wandb, but accelerate and wandb are not installed; run.trackers has "
+        "trackio, but accelerate and trackio are not installed; data.source is parquet, but "
+        "pyarrow is not installed; model.quantise is 4bit, but bitsandbytes and accelerate are not "
+        "installed; install the extras flexlora[wandb,trackio,parquet,quant]"
+    )

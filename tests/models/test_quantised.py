@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from flexlora.errors import ModelError
+from flexlora.errors import ConfigError, ModelError
 from flexlora.models import AdaptedModel, load_model, model_fingerprint
 from flexlora.models.quantised import is_quantised, scales
 from flexlora.training import Trained, train, train_cohort
@@ -135,9 +135,9 @@ def test_what_cannot_be_quantised_is_refused(
     with pytest.raises(ModelError, match=r"is quantised in its files already; set model.quantise"):
         load_model(tmp_path, quantise="8bit")
     with monkeypatch.context() as patch:
-        patch.setattr("flexlora.models.quantised.find_spec", lambda _: None)
-        message = "is 8bit, but bitsandbytes is not installed; install the extra flexlora.quant."
-        with pytest.raises(ModelError, match=message):
+        patch.setattr("flexlora.extras.find_spec", lambda _: None)
+        message = "is 8bit, but bitsandbytes and accelerate are not installed; .* flexlora.quant."
+        with pytest.raises(ConfigError, match=message):
             load_model("tiny", quantise="8bit")
     monkeypatch.setattr("flexlora.models.device.devices", lambda: ("cpu", "mps"))
     with pytest.raises(ModelError, match=r"needs a CUDA GPU or the CPU, not mps; set model.device"):

@@ -20,3 +20,4 @@ from flexlora.adapters.ranks import LayerSpec as LayerSpec
 from flexlora.adapters.ranks import Ranks as Ranks
 from flexlora.adapters.ranks import Scaling as Scaling
 from flexlora.adapters.ranks import lora_scale as lora_scale
+from flexlora.adapters.ranks import ranks_in_words as ranks_in_words

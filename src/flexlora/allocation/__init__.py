@@ -5,3 +5,5 @@ from flexlora.allocation.mixes import TYPES as TYPES
 from flexlora.allocation.mixes import Mix as Mix
 from flexlora.allocation.mixes import build_mix as build_mix
 from flexlora.allocation.mixes import draw as draw
+from flexlora.allocation.mixes import require_rank as require_rank
+from flexlora.allocation.mixes import scaled_types as scaled_types

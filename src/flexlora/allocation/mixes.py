@@ -6,6 +6,7 @@ Source: Bai et al. (arXiv 2402.11505), four types of client and four mixes of th
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -63,16 +64,7 @@ class Mix:
             raise ConfigError(f"shares of the mix sum to {total:g}; change them to sum to 1")
         for name in self.shares:
             for pattern, rank in self.types[name].patterns:
-                if rank < 1:
-                    raise ConfigError(
-                        f"rank {rank} for {shown(pattern)} of client type {shown(name)} is below "
-                        "1; give a rank of 1 or more"
-                    )
-                if rank > LARGEST_RANK:
-                    raise ConfigError(
-                        f"rank {shown(rank)} for {shown(pattern)} of client type {shown(name)} is "
-                        f"above {LARGEST_RANK:,}; lower it"
-                    )
+                require_rank(rank, f"for {shown(pattern)} of client type {shown(name)}")
         object.__setattr__(self, "types", {name: self.types[name] for name in self.shares})
         object.__setattr__(self, "shares", dict(self.shares))
 
@@ -112,29 +104,70 @@ def build_mix(
         if mix not in MIXES:
             raise ConfigError(f"mix {shown(mix)} is unknown; {nearest(mix, MIXES)}")
         mix = MIXES[mix]
-    own = {
-        name: ranks if isinstance(ranks, Ranks) else Ranks.of(ranks)
-        for name, ranks in (types or {}).items()
-    }
     # Checked before scaling, which would lift a wrong rank of 0 or less to 1.
-    plain = Mix({**TYPES, **own}, mix)
+    plain = Mix(_all_types(types), mix)
     scaled = {name: ranks.scaled(scale) for name, ranks in plain.types.items()}
     return Mix(scaled, plain.shares)
 
 
-def draw(mix: Mix, clients: Sequence[str], generator: torch.Generator) -> dict[str, str]:
+def scaled_types(
+    types: Mapping[str, Ranks | int | Mapping[str, int]] | None = None, scale: float = 1.0
+) -> dict[str, Ranks]:
+    """All types that there may be, also those without a share in a mix; see `build_mix`."""
+    return {name: ranks.scaled(scale) for name, ranks in _all_types(types).items()}
+
+
+def _all_types(types: Mapping[str, Ranks | int | Mapping[str, int]] | None) -> dict[str, Ranks]:
+    own = {
+        name: ranks if isinstance(ranks, Ranks) else Ranks.of(ranks)
+        for name, ranks in (types or {}).items()
+    }
+    return {**TYPES, **own}
+
+
+def require_rank(rank: int, what: str) -> None:
+    """Raise ConfigError for a rank that no client can have."""
+    if rank < 1:
+        raise ConfigError(f"rank {rank} {what} is below 1; give a rank of 1 or more")
+    if rank > LARGEST_RANK:
+        raise ConfigError(f"rank {shown(rank)} {what} is above {LARGEST_RANK:,}; lower it")
+
+
+def draw(
+    mix: Mix,
+    clients: Sequence[str],
+    generator: torch.Generator,
+    known: Mapping[str, str] | None = None,
+) -> dict[str, str]:
     """Client id → type name, in the order of `clients`.
 
     By quota: the counts are `mix.counts(len(clients))`, so they match the shares as closely as
     whole clients can; who is of which type is a shuffle by `generator`. The same set of clients
-    and the same seed give the same types, in whatever order the clients come. Raises ConfigError
-    for a client that is named twice.
+    and the same seed give the same types, in whatever order the clients come.
+
+    known: client → type of those that have one already. They keep it; the others are drawn so that
+    all of the mix's types together come as close to its shares as can be. Types that the mix does
+    not have count for no share. Raises ConfigError for a client that is named twice.
     """
     ids = sorted(set(clients))
     if len(ids) != len(clients):
         twice = next(name for name in ids if list(clients).count(name) > 1)
-        raise ConfigError(f"client '{twice}' is named more than once; give each its own id")
-    names = [name for name, count in mix.counts(len(ids)).items() for _ in range(count)]
-    order = torch.randperm(len(ids), generator=generator).tolist()
-    drawn = {ids[place]: name for place, name in zip(order, names, strict=True)}
-    return {client: drawn[client] for client in clients}
+        raise ConfigError(f"client {shown(twice)} is named more than once; give each its own id")
+    fixed = {name: kind for name, kind in (known or {}).items() if name in ids}
+    free = [name for name in ids if name not in fixed]
+    counts = _counts_of_the_rest(mix, len(free), list(fixed.values()))
+    names = [name for name, count in counts.items() for _ in range(count)]
+    order = torch.randperm(len(free), generator=generator).tolist()
+    drawn = {free[place]: name for place, name in zip(order, names, strict=True)}
+    return {client: fixed.get(client) or drawn[client] for client in clients}
+
+
+def _counts_of_the_rest(mix: Mix, free: int, fixed: Sequence[str]) -> dict[str, int]:
+    """Type → how many of the `free` clients; what the fixed ones are too many of is not undone."""
+    held = Counter(kind for kind in fixed if kind in mix.shares)
+    wanted = mix.counts(free + held.total())
+    lacking = {name: max(0, count - held[name]) for name, count in wanted.items()}
+    total = sum(lacking.values())
+    if total == free:
+        return lacking
+    return Mix(mix.types, {name: count / total for name, count in lacking.items()}).counts(free)

@@ -45,7 +45,7 @@ def continue_run(
         require_place(Path(session.config.run.out) / "new", "run.out")
     start = session.start
     assert start is not None
-    words.describe(session.setup)
+    words.describe(session.setup, session.rule)
     words.say(f"goes on from {origin(start.parent)}")
     with playing(words) as watching:
         result = session.play(out, observer=watching)

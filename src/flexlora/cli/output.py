@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from flexlora.federation.observers import Observer
     from flexlora.federation.preview import Preview
     from flexlora.federation.setup import Setup
+    from flexlora.rules import Rule
     from flexlora.runs.events import Event
     from flexlora.runs.results import Result
 
@@ -49,7 +50,7 @@ EVENTS = "\n\n".join(
 class Output(Protocol):
     """Everything that a command that trains has to say."""
 
-    def describe(self, setup: Setup) -> None: ...
+    def describe(self, setup: Setup, rule: Rule | None = None) -> None: ...
     def plan(self, preview: Preview) -> None: ...
     def say(self, text: str = "") -> None: ...
     def observer(self) -> AbstractContextManager[Observer]: ...
@@ -73,16 +74,16 @@ def output(*, quiet: bool, json: bool) -> Output:
 class People:
     """Tables and a live view, or plain lines where stdout is no terminal."""
 
-    def describe(self, setup: Setup) -> None:
+    def describe(self, setup: Setup, rule: Rule | None = None) -> None:
         from flexlora.cli.tables import describe
 
-        describe(setup)
+        describe(setup, rule)
 
     def plan(self, preview: Preview) -> None:
         from flexlora.cli.partition_view import draw_partition
         from flexlora.cli.tables import describe, origin
 
-        describe(preview.setup, preview.forecast)
+        describe(preview.setup, forecast=preview.forecast)
         if preview.parent is not None:
             self.say(f"starts from {origin(preview.parent)}")
         draw_partition(preview.setup.census)
@@ -96,10 +97,11 @@ class People:
         return observer()
 
     def results(self, results: Sequence[Result]) -> None:
-        from flexlora.cli.tables import results_table
+        from flexlora.cli.results_view import results_table
+        from flexlora.runs.events import Ended
 
         self.say()
-        results_table(results)
+        results_table([Ended.of(result) for result in results])
         for result in results:
             self.say(f"run directory: {result.folder}")
 
@@ -108,7 +110,7 @@ class People:
 class Quiet:
     """Nothing, then the path of each run directory."""
 
-    def describe(self, setup: Setup) -> None: ...
+    def describe(self, setup: Setup, rule: Rule | None = None) -> None: ...
     def plan(self, preview: Preview) -> None: ...
     def say(self, text: str = "") -> None: ...
 
@@ -126,7 +128,7 @@ class Quiet:
 class Json:
     """Events (`EVENTS`) on stdout, all other words on stderr."""
 
-    def describe(self, setup: Setup) -> None:
+    def describe(self, setup: Setup, rule: Rule | None = None) -> None:
         for note in setup.notes:
             self.say(f"note: {note}")
 

@@ -7,15 +7,15 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from rich import box
 from rich.columns import Columns
 from rich.table import Table
 from rich.text import Text
 
 from flexlora.cli.console import Screen, screen
+from flexlora.cli.sheets import Column, Sheet
 from flexlora.errors import cut_short
 from flexlora.federation.census import Census, Holding
-from flexlora.federation.preview import Forecast
+from flexlora.federation.preview import Forecast, TypeForecast
 from flexlora.formats.visible import visible
 from flexlora.formats.words import count, size
 from flexlora.partition.dirichlet import largest_remainder
@@ -94,22 +94,18 @@ class Legend:
 def forecast_table(forecast: Forecast) -> None:
     """Print the client types: how many, their ranks and sizes, and the bytes of a round."""
     console = screen()
-    table = Table(title="clients", title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
-    same = all(kind.bytes_down == kind.bytes_up for kind in forecast.types)
-    ways = ("each way",) if same else ("down", "up")
-    for column in ("type", "clients", "rank", "training", "a client", *ways):
-        table.add_column(column, justify="left" if column == "type" else "right")
-    for kind in forecast.types:
-        sizes = dict.fromkeys((kind.smallest, round(kind.median), kind.largest))
-        table.add_row(
-            kind.name,
-            f"{kind.clients:,}",
-            kind.ranks,
-            f"{kind.examples:,}",
-            " / ".join(f"{number:,}" for number in sizes),
-            *(size(sent) for sent in (kind.bytes_down, kind.bytes_up)[: len(ways)]),
-        )
-    console.print(table)
+    kinds = forecast.types
+    columns = [
+        Column("clients", [f"{kind.clients:,}" for kind in kinds]),
+        Column("rank", [kind.ranks for kind in kinds]),
+        Column("training", [f"{kind.examples:,}" for kind in kinds]),
+        Column("a client", [_sizes(kind) for kind in kinds]),
+        Column("down", [size(kind.bytes_down) for kind in kinds]),
+        Column("up", [size(kind.bytes_up) for kind in kinds]),
+    ]
+    if columns[-1].cells == columns[-2].cells:
+        columns[-2:] = [Column("each way", columns[-1].cells)]
+    Sheet("clients", Column("type", [kind.name for kind in kinds]), columns).print(console)
     total = forecast.bytes_down_per_round + forecast.bytes_up_per_round
     say = _say(console)
     say("training examples, and a client's least / median / most; bytes of a client a round")
@@ -123,6 +119,11 @@ def forecast_table(forecast: Forecast) -> None:
         say("not counted: what the rule sends to keep clients' bases up to date, known only later")
     if forecast.prunes:
         say("clients of this rule may prune their ranks and then send less")
+
+
+def _sizes(kind: TypeForecast) -> str:
+    sizes = dict.fromkeys((kind.smallest, round(kind.median), kind.largest))
+    return " / ".join(f"{number:,}" for number in sizes)
 
 
 def draw_partition(census: Census) -> None:

@@ -54,7 +54,7 @@ def run(
         words.plan(session.preview())
         return
     start = session.start
-    words.describe(session.setup)
+    words.describe(session.setup, session.rule)
     if start is not None:
         words.say(f"starts from {origin(start.parent)}")
     with playing(words) as watching:

@@ -6,9 +6,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rich.table import Table
-
 from flexlora.cli.console import say, screen
+from flexlora.cli.sheets import Column, Sheet
 from flexlora.cli.tables import origin
 from flexlora.evaluation import MeanScore
 from flexlora.formats.words import count, size, span
@@ -57,10 +56,10 @@ def show_run(found: Mapping[str, Any], *, everything: bool) -> None:
     say()
     console = screen(wide=True)
     if found["types"]:
-        console.print(_type_table(found))
+        _type_table(found).print(console)
     if everything and found["clients"]:
         say()
-        console.print(_client_table(found))
+        _client_table(found).print(console)
     _failures(found["failures"], everything=everything)
 
 
@@ -93,21 +92,29 @@ def _numbers(named: Sequence[tuple[str, float | None]]) -> str:
     return ", ".join(f"{name} {value:.3f}" for name, value in known)
 
 
-def _type_table(found: Mapping[str, Any]) -> Table:
-    table = _table("type", "rank", "clients", "trained", "replies", "per client", "failures")
-    for name, kind in found["types"].items():
-        members = [c for c in found["clients"].values() if c["type"] == name]
-        counts = [len(client["rounds"]) for client in members]
-        table.add_row(
-            name,
-            _ranks(kind["ranks"], members),
-            f"{kind['clients']:,}",
-            f"{sum(count > 0 for count in counts):,}",
-            f"{kind['replies']:,}",
-            span(counts) if counts else "0",
-            _counts(kind["failures"]),
-        )
-    return table
+def _type_table(found: Mapping[str, Any]) -> Sheet:
+    types = found["types"].items()
+    counts = {
+        name: [len(c["rounds"]) for c in found["clients"].values() if c["type"] == name]
+        for name, _ in types
+    }
+    members = {
+        name: [c for c in found["clients"].values() if c["type"] == name] for name, _ in types
+    }
+    return Sheet(
+        "",
+        Column("type", [name for name, _ in types], left=True),
+        [
+            Column("rank", [_ranks(kind["ranks"], members[name]) for name, kind in types]),
+            Column("clients", [f"{kind['clients']:,}" for _, kind in types]),
+            Column("trained", [f"{sum(n > 0 for n in counts[name]):,}" for name, _ in types]),
+            Column("replies", [f"{kind['replies']:,}" for _, kind in types]),
+            Column(
+                "per client", [span(counts[name]) if counts[name] else "0" for name, _ in types]
+            ),
+            Column("failures", [_counts(kind["failures"]) for _, kind in types]),
+        ],
+    )
 
 
 def _ranks(given: str, members: Sequence[Mapping[str, Any]]) -> str:
@@ -117,18 +124,32 @@ def _ranks(given: str, members: Sequence[Mapping[str, Any]]) -> str:
     return f"{given}, now {span(now)}" if pruned else given
 
 
-def _client_table(found: Mapping[str, Any]) -> Table:
-    table = _table("client", "type", "rank", "replies", "failures", "rounds")
-    for name, client in found["clients"].items():
-        table.add_row(
-            name,
-            client["type"],
-            span(list(client["ranks"].values())),
-            f"{len(client['rounds']):,}",
-            _counts(client["failures"]),
-            ", ".join(map(str, client["rounds"])),
-        )
-    return table
+def _client_table(found: Mapping[str, Any]) -> Sheet:
+    clients = found["clients"].values()
+    return Sheet(
+        "",
+        Column("client", list(found["clients"]), left=True),
+        [
+            Column("type", [client["type"] for client in clients], left=True),
+            Column("rank", [span(list(client["ranks"].values())) for client in clients]),
+            Column("replies", [f"{len(client['rounds']):,}" for client in clients]),
+            Column("failures", [_counts(client["failures"]) for client in clients]),
+            Column("rounds", [_rounds(client["rounds"]) for client in clients], left=True),
+        ],
+    )
+
+
+def _rounds(rounds: Sequence[int]) -> str:
+    """In words that stay short: "1 to 4, 7"."""
+    runs: list[list[int]] = []
+    for number in rounds:
+        if runs and number == runs[-1][-1] + 1:
+            runs[-1].append(number)
+        else:
+            runs.append([number])
+    return ", ".join(
+        f"{run[0]} to {run[-1]}" if len(run) > 2 else ", ".join(map(str, run)) for run in runs
+    )
 
 
 def _counts(failures: Mapping[str, int]) -> str:
@@ -153,11 +174,3 @@ def _failures(failures: Sequence[Mapping[str, Any]], *, everything: bool) -> Non
         say(f"{_FAILED[kind]} {len(events):,} ×, rounds {rounds}, clients {who}{more}: {words}")
     if len(shown) < len(ordered):
         say(f"{len(ordered) - len(shown):,} more reasons; --all shows each of them")
-
-
-def _table(*columns: str) -> Table:
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in columns:
-        left = column in ("type", "client", "rounds")
-        table.add_column(column, justify="left" if left else "right")
-    return table

@@ -2,29 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
-from rich.table import Table
-from rich.text import Text
-
+from flexlora.adapters import ranks_in_words
 from flexlora.cli.console import say, screen
 from flexlora.cli.partition_view import forecast_table
+from flexlora.cli.sheets import Column, Sheet
 from flexlora.evaluation import MeanScore, Scores, get_metric
 from flexlora.federation.preview import Forecast
 from flexlora.federation.setup import Setup
-from flexlora.formats.words import megabytes
-from flexlora.runs.results import BASE, FULL, STATE_WORDS, Result, Row
+from flexlora.rules import Rule
 
 
-def describe(setup: Setup, forecast: Forecast | None = None) -> None:
+def describe(setup: Setup, rule: Rule | None = None, *, forecast: Forecast | None = None) -> None:
     """Who takes part: clients by type with their ranks, data, what was cut or missing.
 
-    forecast: show also what it knows of sizes and bytes.
+    rule: show the ranks that clients train at under it, else those that they afford. forecast: show
+    also what it knows of sizes and bytes.
     """
     data = setup.describe()
     if forecast is None:
-        _types_table(setup)
+        _types_table(setup, rule)
     else:
         forecast_table(forecast)
     for who, what in (("clients", "training_examples"), ("unseen_clients", "unseen_examples")):
@@ -38,15 +37,24 @@ def describe(setup: Setup, forecast: Forecast | None = None) -> None:
         say(f"note: {note}")
 
 
-def _types_table(setup: Setup) -> None:
-    table = Table(title="clients", title_justify="left")
-    for column in ("type", "clients", "rank", "training examples"):
-        table.add_column(column, justify="left" if column == "type" else "right")
+def _types_table(setup: Setup, rule: Rule | None) -> None:
     roster, train = setup.roster, setup.examples.train
-    for name, clients in roster.counts().items():
-        examples = sum(len(train[client]) for client, kind in roster.types.items() if kind == name)
-        table.add_row(name, str(clients), str(roster.mix.types[name]), f"{examples:,}")
-    screen().print(table)
+    afforded = {name: ranks_in_words(ranks) for name, ranks in roster.ranks.items()}
+    words = afforded if rule is None else setup.trained_ranks(rule)
+    counts = roster.counts()
+    examples = [
+        sum(len(train[client]) for client, kind in roster.types.items() if kind == name)
+        for name in counts
+    ]
+    Sheet(
+        title="clients",
+        names=Column("type", list(counts), left=True),
+        columns=[
+            Column("clients", [f"{count:,}" for count in counts.values()]),
+            Column("rank", [words[name] for name in counts]),
+            Column("training examples", [f"{count:,}" for count in examples]),
+        ],
+    ).print(screen())
 
 
 def origin(parent: Mapping[str, Any]) -> str:
@@ -56,68 +64,34 @@ def origin(parent: Mapping[str, Any]) -> str:
     return f"run {parent['path']} ({parent['rule']}) after round {parent['round']}"
 
 
-def results_table(results: Sequence[Result]) -> None:
-    """Scores on unseen clients and on the clients' own test parts; the base model first."""
-    if not results[0].rows:
-        say("unseen clients were not scored (evaluation.unseen is false)")
-        return
-    table = Table(title="unseen clients, and the clients' own test examples", title_justify="left")
-    table.add_column("rule", no_wrap=True)
-    table.add_column("adapter")
-    shown = list(results[0].row(BASE).unseen.mean().values)
-    for part in ("", "own\n"):
-        for name in shown:
-            table.add_column(Text(f"{part}{get_metric(name).heading}"), justify="right")
-    for column in ("MB up", "MB down", "s, rounds"):
-        table.add_column(column, justify="right")
-    table.add_row(STATE_WORDS[BASE], "none", *_scores(results[0].row(BASE), shown), "", "", "")
-    for result in results:
-        table.add_section()
-        for index, row in enumerate(result.rows[1:]):
-            whole = row.state == FULL
-            cost = (
-                megabytes(result.bytes_up),
-                megabytes(result.bytes_down),
-                f"{result.seconds:.0f}",
-            )
-            table.add_row(
-                result.rule if index == 0 else "",
-                STATE_WORDS.get(row.state, f"{row.state} ({row.ranks})"),
-                *_scores(row, shown),
-                *(cost if whole else ("", "", "")),
-            )
-    screen(wide=True).print(table)
-
-
 def scores_table(scores: Scores) -> None:
     """Scores by category, under each its clients, then over all unseen clients."""
-    table = Table(title="unseen clients by category", title_justify="left")
-    table.add_column("category and client", no_wrap=True)
     total = scores.mean()
-    for column in ("clients", "examples", *(get_metric(name).heading for name in total.values)):
-        table.add_column(column, justify="right")
+    names: list[str] = []
+    means: list[MeanScore] = []
+    after: list[int] = []
+    bold: list[int] = []
     for name, rows in scores.rows_by_category().items():
-        table.add_row(name, *_mean(Scores(tuple(rows)).mean()), style="bold")
-        for row in rows:
-            table.add_row(f"  {row.client}", *_mean(Scores((row,)).mean()))
-        table.add_section()
-    table.add_row("all", *_mean(total), style="bold")
-    screen(wide=True).print(table)
+        bold.append(len(names))
+        names += [name, *(f"  {row.client}" for row in rows)]
+        means += [Scores(tuple(rows)).mean(), *(Scores((row,)).mean() for row in rows)]
+        after.append(len(names) - 1)
+    bold.append(len(names))
+    columns = [
+        Column("clients", [f"{mean.clients:,}" for mean in (*means, total)]),
+        Column("examples", [f"{mean.examples:,}" for mean in (*means, total)]),
+    ]
+    for metric in map(get_metric, total.values):
+        cells = [f"{mean[metric.name]:.{metric.digits}f}" for mean in (*means, total)]
+        columns.append(Column(metric.heading, cells))
+    Sheet(
+        title="unseen clients by category",
+        names=Column("category and client", [*names, "all"], left=True),
+        columns=columns,
+        ends=after,
+        bold=bold,
+    ).print(screen(wide=True))
     for note in scores.notes:
         say(f"note: {note}")
     if scores.left_out:
         say(f"{scores.left_out:,} examples were left out as too long")
-
-
-def _scores(row: Row, metrics: Sequence[str]) -> tuple[str, ...]:
-    """The unseen clients' scores, then those on the own test parts, where there are such."""
-    own = ("–",) * len(metrics) if row.own is None else _values(row.own.mean(), metrics)
-    return (*_values(row.unseen.mean(), metrics), *own)
-
-
-def _mean(mean: MeanScore) -> tuple[str, ...]:
-    return (f"{mean.clients:,}", f"{mean.examples:,}", *_values(mean, list(mean.values)))
-
-
-def _values(mean: MeanScore, metrics: Sequence[str]) -> tuple[str, ...]:
-    return tuple(f"{mean[name]:.{get_metric(name).digits}f}" for name in metrics)

@@ -42,9 +42,10 @@ _EXPECTED = {
 def load_config(path: Path | str, overrides: Sequence[str] = ()) -> Config:
     """Read a TOML file, then apply `table.key=value` overrides in order.
 
-    An override's value is read as TOML; a bare word is text. Raises ConfigError for a file that
-    is missing, no plain file, too large or no TOML, unknown tables and keys, wrong types, and
-    values out of range.
+    An override's value is read as TOML; a bare word is text. `table.key.name=value` sets one entry
+    of a key that is a table itself, as `clients.types.small=64` does. Raises ConfigError for a
+    file that is missing, no plain file, too large or no TOML, unknown tables and keys, wrong types,
+    and values out of range.
     """
     try:
         document = read_toml(Path(path))
@@ -64,18 +65,27 @@ def override(document: Mapping[str, Any], overrides: Sequence[str]) -> dict[str,
     changed = {k: dict(v) if isinstance(v, Mapping) else v for k, v in document.items()}
     for item in overrides:
         path, equals, text = item.partition("=")
-        table, dot, key = path.strip().partition(".")
-        if not (equals and dot and table and key) or "." in key:
+        # What lies below a key may be any name, as that of a client: dots in it are its own.
+        parts = path.strip().split(".", 2)
+        if not (equals and len(parts) > 1 and all(parts)):
             raise ConfigError(
                 f"--set {_brief(item)} is not of the form table.key=value; write it so"
             )
-        held = changed.setdefault(table, {})
-        if not isinstance(held, dict):
-            raise ConfigError(
-                f"--set {_brief(item)}: '{table}' is no table; write [{table}] in the config"
-            )
-        held[key] = _override_value(item, text.strip())
+        table, key, *names = parts
+        held = _table(changed, table, item)
+        value = _override_value(item, text.strip())
+        held[key] = {**_table(held, key, item), names[0]: value} if names else value
     return changed
+
+
+def _table(document: dict[str, Any], name: str, item: str) -> dict[str, Any]:
+    held = document.setdefault(name, {})
+    if not isinstance(held, dict):
+        raise ConfigError(
+            f"--set {_brief(item)}: '{_brief(name)}' is no table; write [{_brief(name)}] in the "
+            "config"
+        )
+    return held
 
 
 def make_config(**tables: Mapping[str, Any]) -> Config:
@@ -104,6 +114,7 @@ def parse_config(document: Mapping[str, Any]) -> Config:
         raise ConfigError(_sentence(error)) from error
     try:
         config.clients.build_mix()
+        config.clients.all_types()
     except ConfigError as error:
         raise ConfigError(f"config [clients]: {error}") from error
     return config

@@ -12,12 +12,25 @@ from flexlora.config.schedule import Schedule, clients_per_round
 from flexlora.evaluation import EvalSettings
 from flexlora.evaluation.metric_file import read_metric_file
 from flexlora.evaluation.metrics import resolve_metrics
+from flexlora.extras import EXTRAS
 from flexlora.rules import Rule, make_rule
 from flexlora.screens import Screen, make_screen
+from flexlora.tasks.source import SOURCES
 from flexlora.training import Recipe
 
 # Host method → the client's optimiser (arXiv 2402.11505: FedAvg trains by SGD, FedIT by AdamW).
 HOSTS: Mapping[str, Literal["adamw", "sgd"]] = {"fedavg": "sgd", "fedit": "adamw"}
+
+
+def extras_of(config: Config) -> list[tuple[str, str]]:
+    """What of this config asks for which extra; see `extras.require_extras`."""
+    asked = [(f"run.trackers has {name}", name) for name in config.run.trackers if name in EXTRAS]
+    source = config.data.source
+    if extra := getattr(SOURCES[source], "extra", ""):
+        asked.append((f"data.source is {source}", extra))
+    if config.model.quantise != "none":
+        asked.append((f"model.quantise is {config.model.quantise}", "quant"))
+    return asked
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,9 @@ from flexlora.federation.data import asks_for_the_date
 from flexlora.federation.engine import threads_of, workers_of
 from flexlora.federation.setup import Setup
 from flexlora.models import devices, find_device
+from flexlora.rules import Rule
 from flexlora.runs.run_directory import Run
+from flexlora.runs.store import ClientStore
 
 _DAY = "date"  # In resolved.toml.
 
@@ -73,14 +75,21 @@ def day_of(run: Run) -> date | None:
         return date.fromisoformat(run.resolved[_DAY]) if _DAY in run.resolved else None
 
 
+def types_of(run: Run) -> dict[str, str]:
+    """Client → type, as its last checkpoint has them; empty before the first one."""
+    store = run.last_meta().get("store")
+    with run.undamaged("checkpoints"):
+        return {} if store is None else ClientStore.from_json(store).types
+
+
 def _day(setup: Setup) -> dict[str, str]:
     """Only where something depends on it."""
     asked = asks_for_the_date(setup.config, setup.model)
     return {_DAY: setup.ground.today.isoformat()} if asked else {}
 
 
-def derived(setup: Setup) -> dict[str, Any]:
-    """What was derived rather than written in the config."""
+def derived(setup: Setup, rule: Rule) -> dict[str, Any]:
+    """What was derived rather than written in the config; ranks: as they are trained."""
     roster = setup.roster
     return {
         "device": str(setup.model.device),
@@ -92,7 +101,7 @@ def derived(setup: Setup) -> dict[str, Any]:
         "layers": len(setup.model.layers),
         "fan_in_fan_out": setup.model.fan_in_fan_out,
         "clients": roster.counts(),
-        "ranks": {name: str(roster.mix.types[name]) for name in roster.ranks},
+        "ranks": setup.trained_ranks(rule),
         # Of metrics out of files, too: nobody who reads the run has to have those.
         "metric": get_metric(setup.config.evaluation.metric).name,
         "higher_is_better": {

@@ -79,7 +79,7 @@ def _measured(setup: Setup, rule: Rule) -> CohortSize:
         threads_of(setup),
         setup.settings.schedule,
     )
-    ranks = tuple(sorted(setup.roster.types.items())), str(setup.roster.mix)
+    ranks = tuple(sorted(setup.roster.types.items())), repr(setup.roster.ranks)
     return setup.ground.once(("at once", *asked, *ranks), lambda: _measure(setup, rule))
 
 

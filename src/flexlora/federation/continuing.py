@@ -10,10 +10,11 @@ from typing import Any
 import torch
 
 from flexlora.adapters import Delta
+from flexlora.config.clients import ClientsConfig
 from flexlora.config.config import Config
 from flexlora.config.config_file import override, parse_config
 from flexlora.config.settings import rule_fingerprint
-from flexlora.errors import ConfigError, RunError
+from flexlora.errors import ConfigError, RunError, shown
 from flexlora.federation.at_once import read as at_once_of
 from flexlora.federation.setup import Setup
 from flexlora.federation.starts import Start, run_record
@@ -84,14 +85,18 @@ class Parent:
         """The clients that the parent trained at once: other numbers round differently."""
         return CohortSize(at_once_of(self.run), ())
 
+    def types(self, asked: ClientsConfig) -> dict[str, str]:
+        """Client → the type that it keeps; none does where another mix is asked for."""
+        return self.store.types if asked.mix == self.run.config.clients.mix else {}
+
     def start(self, setup: Setup, rule: Rule) -> Start:
         """The parent's state, Δ, ranks and held versions, for a new run of this config.
 
         Bit for bit, where [rule] and the highest and lowest ranks are the parent's. Else the state
         is made anew from all that was learned, as by `warm_start`, and Δ is sent whole once.
-        New clients begin as ever, those gone are dropped, and a client whose type's ranks changed
-        has its new ranks. Raises RunError for another rule, or one whose file has changed, another
-        α, scaling or base, or other layers.
+        Clients keep their types unless another mix is asked for; new ones are drawn, those gone are
+        dropped, and a client whose type's ranks changed has its new ranks. Raises RunError for
+        another rule, or one whose file has changed, another α, scaling or base, or other layers.
         """
         self._require_same(setup, rule)
         state = self.state
@@ -129,10 +134,7 @@ class Parent:
             )
 
     def _store(self, setup: Setup) -> ClientStore:
-        types = self.run.config.clients.build_mix().types
-        before = {
-            name: types[name].resolve(setup.spec.layers) for name in set(self.store.types.values())
-        }
+        before = {kind: self._ranks(kind, setup) for kind in set(self.store.types.values())}
         store = setup.roster.fresh_store()
         for client, ranks in store.ranks.items():
             kind = self.store.types.get(client)
@@ -140,6 +142,15 @@ class Parent:
                 store.ranks[client] = self.store.ranks[client]  # Pruned ones, perhaps.
         store.held |= {c: version for c, version in self.store.held.items() if c in store.ranks}
         return store
+
+    def _ranks(self, kind: str, setup: Setup) -> dict[str, int]:
+        """Layer → rank of a type, before anybody pruned anything."""
+        asked = self.run.config.clients
+        with self.run.undamaged("checkpoints"):
+            found = asked.ranks_of(kind)
+            if found is None:
+                raise ValueError(f"store has the type {shown(kind)}, which its config has not")
+        return found.resolve(setup.spec.layers, clip=not asked.strict)
 
     def _record(self) -> Record:
         return {**run_record(self.run, self.state), "start": self.state.round}

@@ -8,7 +8,7 @@ from datetime import date
 import torch
 
 from flexlora.config.config import Config
-from flexlora.errors import ConfigError, DataError
+from flexlora.errors import ConfigError, DataError, shown
 from flexlora.evaluation import EvalClient
 from flexlora.federation.streams import Streams
 from flexlora.models import AdaptedModel
@@ -39,6 +39,23 @@ def deal_clients(
         )
     tasks, notes = partition.deal(corpus.train, streams.derive("partition"))
     return as_clients(tasks, seed=streams.derive("split")), notes
+
+
+def types_said(clients: Sequence[Client]) -> dict[str, str]:
+    """Client → its type, of those whose examples say one. Raises DataError where they differ."""
+    said: dict[str, str] = {}
+    for client in clients:
+        kinds = {x.type for x in (*client.train, *client.validation, *client.test)}
+        if len(kinds) > 1:
+            some = sorted(kinds)[:2]
+            raise DataError(
+                f"client {shown(client.id)} holds rows of the types {shown(some[0])} and "
+                f"{shown(some[1])}, and a client is of one type; mend the column that data.type "
+                "names, or set partition.by to 'client'"
+            )
+        if kind := "".join(kinds):
+            said[client.id] = kind
+    return said
 
 
 def require_unseen(config: Config, corpus: Corpus) -> None:

@@ -21,6 +21,7 @@ from flexlora.federation.data import (
     require_context,
     require_unseen,
     some_of,
+    types_said,
 )
 from flexlora.federation.outcomes import Known
 from flexlora.federation.sampling import sample
@@ -38,9 +39,10 @@ class Examples:
     source: its name, and fingerprint: of all that it gave. validation, own: samples of the clients'
     validation and test parts (or, for validation, of all that clients kept out of training hold);
     held_out: client → what it scores itself, a sample of its validation part; own_validation:
-    clients that have one. census: who holds what, as it was dealt; notes: what is missing or was
-    done, in sentences. left_out: "train", "unseen" → examples that no cut of the input made fit
-    (`skip_too_long`); "clients", "unseen_clients" → clients that were left without any.
+    clients that have one. types: client → the type that the data says it is of. census: who holds
+    what, as it was dealt; notes: what is missing or was done, in sentences. left_out: "train",
+    "unseen" → examples that no cut of the input made fit (`skip_too_long`); "clients",
+    "unseen_clients" → clients that were left without any.
     """
 
     source: str
@@ -51,6 +53,7 @@ class Examples:
     held_out: Mapping[str, Sequence[Encoded]]
     own: tuple[EvalClient, ...]
     unseen: tuple[EvalClient, ...]
+    types: Mapping[str, str]
     census: Census
     notes: tuple[str, ...]
     left_out: Mapping[str, int]
@@ -156,6 +159,7 @@ class Dealt:
             },
             own=some_of(own, evaluation.own_examples, streams.generator("own")),
             unseen=tested,
+            types=types_said(clients),
             census=Census.of(config.partition, clients, kept_out, unseen),
             notes=(*self.notes, *_day_notes(config, model, today)),
             left_out={

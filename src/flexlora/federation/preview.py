@@ -28,8 +28,9 @@ class Preview:
 
 @dataclass(frozen=True)
 class TypeForecast:
-    """One client type. ranks: in words; smallest, median, largest: training examples of a client.
+    """One client type. ranks: those that it trains at, in words.
 
+    smallest, median, largest: training examples of a client.
     bytes_down, bytes_up: the serialised factors of one client in one round, as `flexlora run`
     counts them in round 1. What a client lacks of Δ comes on top of bytes_down.
     """
@@ -75,6 +76,7 @@ def forecast(setup: Setup, rule: Rule) -> Forecast:
     }
     one_each = [clients[0] for clients in members.values()]
     sending = sender.training(sender.begin(setup.spec), roster.fresh_store(), one_each)
+    words = setup.trained_ranks(rule)
     types = []
     for job, (name, clients) in zip(sending.jobs, members.items(), strict=True):
         received = rule.receive(sending.sent[job.client], {})
@@ -82,7 +84,7 @@ def forecast(setup: Setup, rule: Rule) -> Forecast:
         types.append(
             TypeForecast(
                 name=name,
-                ranks=str(roster.mix.types[name]),
+                ranks=words[name],
                 clients=len(sizes),
                 examples=sum(sizes),
                 smallest=min(sizes),

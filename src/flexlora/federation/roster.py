@@ -2,36 +2,57 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
-from flexlora.adapters import LayerSpec
-from flexlora.allocation import Mix, draw
-from flexlora.config.config import ClientsConfig
+from flexlora.adapters import LayerSpec, Ranks
+from flexlora.allocation import draw, require_rank
+from flexlora.config.clients import ClientsConfig, type_of
+from flexlora.errors import ConfigError, DataError, nearest, shown
 from flexlora.federation.streams import Streams
 from flexlora.runs.store import ClientStore
+
+_DIGITS = 20  # Of a rank that the data says; longer ones are no rank.
 
 
 @dataclass(frozen=True, eq=False)
 class Roster:
-    """mix: the types that there may be; types: client → type; ranks: type → (layer → rank).
+    """types: client → type; ranks: type → (layer → rank), of the types that clients really have.
 
-    `ranks` holds the types that clients really have.
+    notes: where a type affords more than a layer has, in a sentence.
     """
 
-    mix: Mix
     types: Mapping[str, str]
     ranks: Mapping[str, Mapping[str, int]]
+    notes: tuple[str, ...]
 
     @staticmethod
     def of(
-        asked: ClientsConfig, clients: Iterable[str], layers: Sequence[LayerSpec], streams: Streams
+        asked: ClientsConfig,
+        clients: Collection[str],
+        layers: Sequence[LayerSpec],
+        streams: Streams,
+        *,
+        said: Mapping[str, str] | None = None,
+        before: Mapping[str, str] | None = None,
     ) -> Roster:
-        """Draw every client's type. Raises ConfigError or RankError for a mix that does not fit."""
+        """Every client's type: by its name in [clients.ranks], else as the data says, else as it
+        was before where the mix still has that type, else drawn.
+
+        said: client → its type, or a whole number, its rank. Raises ConfigError, DataError or
+        RankError for what does not fit.
+        """
         mix = asked.build_mix()
-        types = draw(mix, sorted(clients), streams.generator("types"))
-        present = sorted(set(types.values()))
-        return Roster(mix, types, {name: mix.types[name].resolve(layers) for name in present})
+        kept = {name: kind for name, kind in (before or {}).items() if kind in mix.shares}
+        known = {**kept, **_said(asked, said or {}), **_named(asked, clients)}
+        types = draw(mix, sorted(clients), streams.generator("types"), known)
+        ranks, above = {}, []
+        for kind in sorted(set(types.values())):
+            found = asked.ranks_of(kind)
+            assert found is not None
+            ranks[kind] = found.resolve(layers, clip=not asked.strict)
+            above += _above(kind, found, layers)
+        return Roster(types, ranks, _note(above))
 
     def counts(self) -> dict[str, int]:
         """Type → how many clients are of it."""
@@ -43,3 +64,44 @@ class Roster:
         return ClientStore(
             dict(self.types), {client: ranks[kind] for client, kind in self.types.items()}
         )
+
+
+def _named(asked: ClientsConfig, clients: Collection[str]) -> dict[str, str]:
+    named = asked.named()
+    for client in named:
+        if client not in clients:
+            raise ConfigError(
+                f"clients.ranks has {shown(client)}, and no client that trains has that name; "
+                f"{nearest(client, clients)}"
+            )
+    return named
+
+
+def _said(asked: ClientsConfig, said: Mapping[str, str]) -> dict[str, str]:
+    """Client → type, of what the data says; a whole number is the type of that rank."""
+    types = {}
+    for client, word in said.items():
+        if word.isdecimal() and len(word) < _DIGITS:
+            require_rank(int(word), f"of client {shown(client)} in the data")
+            word = type_of(int(word))
+        if asked.ranks_of(word) is None:
+            raise DataError(
+                f"client {shown(client)} is of type {shown(word)} in the data; "
+                f"{nearest(word, asked.all_types())}, or name it in [clients.types]"
+            )
+        types[client] = word
+    return types
+
+
+def _above(kind: str, ranks: Ranks, layers: Sequence[LayerSpec]) -> list[str]:
+    narrow = ranks.too_wide(layers)
+    return [f"{kind} ({ranks}) in {len(narrow)} of {len(layers)} layers"] if narrow else []
+
+
+def _note(above: Sequence[str]) -> tuple[str, ...]:
+    if not above:
+        return ()
+    return (
+        f"ranks above min(m, n) of a layer are cut to that: {'; '.join(above)}; clients.strict = "
+        "true refuses them",
+    )

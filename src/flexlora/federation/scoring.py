@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from flexlora.adapters import ranks_in_words
 from flexlora.evaluation import Scores, evaluate
 from flexlora.federation.observers import Observer
 from flexlora.federation.setup import Setup
@@ -55,5 +56,5 @@ def final_rows(
         for name, ranks in setup.roster.ranks.items():
             observer.told(Scoring(name))
             update = {n: f.product() for n, f in rule.readout(state, ranks).items()}
-            rows.append(Row(name, str(setup.roster.mix.types[name]), *score(setup, update)))
+            rows.append(Row(name, ranks_in_words(ranks), *score(setup, update)))
     return rows

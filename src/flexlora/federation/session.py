@@ -10,16 +10,18 @@ from pathlib import Path
 from typing import Any
 
 from flexlora.config.config import Config
-from flexlora.config.settings import rule_of, screens_of
+from flexlora.config.settings import extras_of, rule_of, screens_of
 from flexlora.engines.memories import Memories
 from flexlora.errors import ConfigError
 from flexlora.evaluation import MeanScore, get_metric
+from flexlora.extras import require_extras
 from flexlora.federation.as_it_was import (
     day_of,
     derived,
     described,
     require_here,
     require_unchanged,
+    types_of,
 )
 from flexlora.federation.at_once import choose, resolved
 from flexlora.federation.at_once import read as at_once_of
@@ -76,6 +78,7 @@ class Session:
         self._resumed = resumed
         self.rule = rule_of(config.rule)
         self.screens = screens_of(config.screens)
+        require_extras(extras_of(config))
         require_trackers(config.run.trackers)
 
     @staticmethod
@@ -119,14 +122,19 @@ class Session:
                 threads, device = int(resolved["threads"]), str(resolved["device"])
             require_here(self._resumed, device)
             setup = prepare(
-                self.config, threads=threads, device=device, today=day_of(self._resumed)
+                self.config,
+                threads=threads,
+                device=device,
+                today=day_of(self._resumed),
+                types=types_of(self._resumed),
             )
             require_unchanged(self._resumed, setup)
             return setup
         # Other numbers of threads round differently.
         threads_before = None if self._parent is None else self._parent.threads
         threads_now = self.config.run.threads or threads_before
-        return prepare(self.config, self._like, threads=threads_now, today=self._day)
+        types = None if self._parent is None else self._parent.types(self.config.clients)
+        return prepare(self.config, self._like, threads=threads_now, today=self._day, types=types)
 
     @property
     def _day(self) -> date | None:
@@ -187,7 +195,7 @@ class Session:
         return Run.create(
             self.config,
             folder,
-            resolved=derived(self.setup) | resolved(at_once),
+            resolved=derived(self.setup, self.rule) | resolved(at_once),
             data=described(self.setup),
             parent=start.parent if start else None,
             start=start.checkpoint() if start else None,

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 from typing import Any
 
+from flexlora.adapters import ranks_in_words
 from flexlora.config.config import Config
 from flexlora.config.settings import Settings, final_settings
 from flexlora.errors import DataError
@@ -21,7 +22,7 @@ from flexlora.federation.roster import Roster
 from flexlora.federation.streams import Streams
 from flexlora.federation.threads import use_threads
 from flexlora.models import AdaptedModel
-from flexlora.rules import Spec
+from flexlora.rules import Rule, Spec
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,6 +54,13 @@ class Setup:
         training, ranks = self.config.training, list(self.roster.ranks.values())
         return Spec.of(self.model.layers, ranks, training.alpha, training.scaling)
 
+    def trained_ranks(self, rule: Rule) -> dict[str, str]:
+        """Type → the ranks that its clients train at under this rule, in words."""
+        return {
+            name: ranks_in_words(rule.ranks_for(self.spec, ranks))
+            for name, ranks in self.roster.ranks.items()
+        }
+
     @property
     def streams(self) -> Streams:
         return Streams(self.config.federation.seed)
@@ -64,10 +72,14 @@ class Setup:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What of the data is missing or was done, and what the metrics will pass over."""
+        """What of ranks and data is missing or was done, and what the metrics will pass over."""
         examples, final = self.examples, self.settings.final
         scored = [x for part in (examples.own, examples.unseen) for c in part for x in c.examples]
-        return (*examples.notes, *blank_references(resolve_metrics(final.metrics), scored))
+        return (
+            *self.roster.notes,
+            *examples.notes,
+            *blank_references(resolve_metrics(final.metrics), scored),
+        )
 
     def describe(self) -> dict[str, Any]:
         """What was read, for data.json; without the weights' fingerprint where none were loaded."""
@@ -89,6 +101,7 @@ def prepare(
     device: str | None = None,
     outline: bool = False,
     today: date | None = None,
+    types: Mapping[str, str] | None = None,
 ) -> Setup:
     """Load the model and the data, make the clients, draw their types. Deterministic in the seed.
 
@@ -97,6 +110,7 @@ def prepare(
     threads (default: the config's, else torch's own choice). device: where the model runs
     (default: the config's). outline: without the model's weights, for looking ahead only.
     today: what chat templates are told that ask for the date (default: see `Ground.of`).
+    types: client → the type that it was of before, which it keeps where the mix still has it.
     Raises InputErrors for all that can be wrong with model, data or ranks, before anything trains.
     """
     threads = use_threads(threads or config.run.threads)
@@ -120,6 +134,8 @@ def prepare(
         ground.examples.train,
         ground.model.layers,
         Streams(config.federation.seed),
+        said=ground.examples.types,
+        before=types,
     )
     return Setup(config, ground, roster, settings, threads)
 

@@ -21,7 +21,6 @@ import re
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout, suppress
 from dataclasses import asdict, dataclass
-from importlib.util import find_spec
 from typing import Any, Protocol, final
 
 from flexlora.errors import ConfigError, nearest
@@ -49,13 +48,12 @@ class Tracker(Protocol):
 class Kind:
     """One tracker that there is.
 
-    packages: what must be installed; make: the run, the id under which it was tracked before (None:
+    make: the run, the id under which it was tracked before (None:
     not yet), and what to undo when it is closed → a tracker not yet started; identify: a started
     tracker's id; look: how to look at it, for people; ready: raises ConfigError where it cannot be
     used though it is installed.
     """
 
-    packages: tuple[str, ...]
     make: Callable[[Run, str | None, ExitStack], Tracker]
     identify: Callable[[Tracker], str]
     look: Callable[[Run, Tracker], str]
@@ -139,26 +137,22 @@ def _require_wandb_login() -> None:
 
 TRACKERS: Mapping[str, Kind] = {
     "tensorboard": Kind(
-        ("accelerate", "tensorboard"),
         _tensorboard,
         lambda _: "tensorboard",
         lambda run, _: f"tensorboard --logdir {run.folder.parent}",
     ),
     "mlflow": Kind(
-        ("accelerate", "mlflow", "sqlalchemy", "alembic"),
         _mlflow,
         lambda tracker: str(tracker.tracker.info.run_id),
         lambda *_: f"mlflow ui --backend-store-uri {os.environ['MLFLOW_TRACKING_URI']}",
     ),
     "wandb": Kind(
-        ("accelerate", "wandb"),
         _wandb,
         lambda tracker: str(tracker.tracker.id),
         lambda run, tracker: str(tracker.tracker.url or f"wandb sync {run.folder / 'wandb'}/*"),
         _require_wandb_login,
     ),
     "trackio": Kind(
-        ("accelerate", "trackio"),
         _trackio,
         lambda tracker: str(tracker.tracker.name),
         lambda *_: f"trackio show --project {PROJECT}",
@@ -167,17 +161,11 @@ TRACKERS: Mapping[str, Kind] = {
 
 
 def require_trackers(names: Collection[str]) -> None:
-    """Raise ConfigError for a tracker that is unknown, not installed, or cannot be used."""
+    """Raise ConfigError for a tracker that is unknown, or cannot be used though it is installed."""
     for name in names:
         if name not in TRACKERS:
             raise ConfigError(f"run.trackers has '{name}'; {nearest(name, TRACKERS)}")
     for name in names:
-        for package in TRACKERS[name].packages:
-            if find_spec(package) is None:
-                raise ConfigError(
-                    f"run.trackers has {name}, but {package} is not installed; install the extra "
-                    f"flexlora[{name}]"
-                )
         TRACKERS[name].ready()
 
 

@@ -6,16 +6,15 @@ import logging
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib.util import find_spec
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from flexlora.errors import ModelError, nearest
+from flexlora.extras import require_extras
 
 NONE = "none"
-_PACKAGES = ("bitsandbytes", "accelerate")  # transformers loads through the latter.
 _DEVICES = ("cpu", "cuda")  # On mps, bitsandbytes fetches its kernels from the network.
 _OPTIONS: dict[str, dict[str, Any]] = {
     "4bit": {
@@ -37,7 +36,7 @@ def quantise_options(
     4bit: NF4 with double quantisation (arXiv 2305.14314), computed in `dtype`. 8bit: rows and
     activations in int8 (arXiv 2208.07339), without its outlier columns. The output head and the
     embeddings stay in `dtype`. Raises ModelError, naming the model, for another word, a device
-    that it cannot run on, or a package that is not installed.
+    that it cannot run on, and ConfigError without the extra flexlora[quant].
     """
     if quantise not in _OPTIONS:
         raise ModelError(
@@ -48,12 +47,7 @@ def quantise_options(
             f"model.quantise of {name} is {quantise}, which needs a CUDA GPU or the CPU, not "
             f"{device}; set model.device, or model.quantise to {NONE}"
         )
-    for package in _PACKAGES:
-        if find_spec(package) is None:
-            raise ModelError(
-                f"model.quantise of {name} is {quantise}, but {package} is not installed; install "
-                "the extra flexlora[quant]"
-            )
+    require_extras([(f"model.quantise of {name} is {quantise}", "quant")])
     # It says with every product that it casts its input.
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     with _without("kernels"):

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from importlib.util import find_spec
 from pathlib import Path
 
-from flexlora.errors import ConfigError, RunError
+from flexlora.errors import RunError
+from flexlora.extras import require_extras
 from flexlora.formats.atomic import atomic_write
 from flexlora.report.read import read_runs
 
 NAME = "report.html"
-_LIBRARIES = {"altair": "altair", "vl_convert": "vl-convert-python"}
 
 
 def write_report(runs: Sequence[Path | str], out: Path | str | None = None) -> Path:
@@ -34,12 +33,7 @@ def write_report(runs: Sequence[Path | str], out: Path | str | None = None) -> P
     target = Path(out) if out is not None else default_place(folders)
     if target.is_dir():
         raise RunError(f"{target} is a folder; give the file to write, such as {target / NAME}")
-    for module, package in _LIBRARIES.items():
-        if find_spec(module) is None:
-            raise ConfigError(
-                f"a report needs {package}, which is not installed; install the extra "
-                "flexlora[report]"
-            )
+    require_extras([("a report is asked for", "report")])
     from flexlora.report.page import page
 
     atomic_write(target, page(read_runs(folders)))

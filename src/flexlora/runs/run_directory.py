@@ -192,6 +192,14 @@ class Run:
         except (OSError, ValueError) as error:
             raise damaged(path, error) from error
 
+    def ended(self) -> Ended | None:
+        """What `read_results` holds without clients and predictions; None where it is None."""
+        results = self.read_results()
+        if results is None:
+            return None
+        with self.undamaged("results.json"):
+            return Ended.of_results(str(self.folder), results)
+
     def append_event(self, event: Event) -> None:
         """Add one line to events.jsonl, which is on disk then if the event is durable."""
         self._logs["events"].append(event.to_json(), durable=event.durable)

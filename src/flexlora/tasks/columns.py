@@ -14,6 +14,7 @@ from flexlora.tasks.messages import conversation
 from flexlora.tasks.rows import Row, Rows
 from flexlora.tasks.task import Example, Turn
 
+_KEYS = ("prompt", "messages", "response", "choices", "client", "type", "category", "id")
 _SHOWN = 20  # columns that an error lists at most
 
 
@@ -34,7 +35,7 @@ class Columns:
     response: a text, or a list of texts that are all right, the first of which is learnt.
     choices: the answers to rank, as a list of texts, or as text that is such a list in JSON; then
     the response may also be a whole number, the place of the right one, from 0.
-    client, category, id: text. The id defaults to the row's place.
+    client, type, category, id: text, or a whole number. The id defaults to the row's place.
 
     A whole number where text is expected is written out ("7"); a column holds one kind of value.
     """
@@ -44,6 +45,7 @@ class Columns:
     response: str = ""
     choices: str = ""
     client: str = ""
+    type: str = ""
     category: str = ""
     id: str = ""
     limits: Limits = DEFAULT
@@ -66,7 +68,7 @@ class Columns:
         self._require_named(table)
         if not table.rows:
             raise DataError(f"{table.where} holds no rows; give one or more, or another file")
-        for key in ("prompt", "messages", "response", "choices", "client", "category", "id"):
+        for key in _KEYS:
             value = getattr(self, key)
             for column in (value,) if isinstance(value, str) else value:
                 if column and column not in table.columns:
@@ -84,7 +86,8 @@ class Columns:
         return records
 
     def _named(self) -> tuple[str, ...]:
-        one_each = (self.messages, self.response, self.choices, self.client, self.category, self.id)
+        of_the_row = (self.client, self.type, self.category, self.id)
+        one_each = (self.messages, self.response, self.choices, *of_the_row)
         return tuple(name for name in (*self.prompt, *one_each) if name)
 
     def _require_named(self, table: Rows) -> None:
@@ -121,11 +124,12 @@ class Columns:
             category=cells.name(row, self.category) if self.category else "",
             choices=choices,
             history=history,
+            type=cells.name(row, self.type) if self.type else "",
         )
         client = cells.name(row, self.client) if self.client else ""
         turns = (text for turn in history for text in turn)
         texts = (instruction, text, *references, *choices, *turns)
-        require_characters(row.place, (client, example.id, example.category, *texts))
+        require_characters(row.place, (client, example.id, example.category, example.type, *texts))
         return Record(client, example)
 
 

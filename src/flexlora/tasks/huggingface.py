@@ -28,6 +28,8 @@ class HuggingFace(TableSource):
     are counted from 0.
     """
 
+    extra = "datasets"
+
     ways: ClassVar[tuple[str, ...]] = ("test_path", "test_split")
 
     subset: Annotated[str, Option("configuration of a dataset that has several")] = ""

@@ -25,6 +25,8 @@ class Parquet(TableSource):
     Only the columns that the options name are read. Rows are counted from 0.
     """
 
+    extra = "parquet"
+
     def rows(self, path: str, *, test: bool) -> Rows:
         wanted = self.named_columns()
         columns: dict[str, None] = {}

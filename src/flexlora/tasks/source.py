@@ -78,6 +78,8 @@ def fingerprint(train: Iterable[Task], unseen: Iterable[Task]) -> str:
                 write("history")
                 for turn in example.history:
                     write("turn", *turn)
+                if example.type:
+                    write("type", example.type)
     return digest.hexdigest()
 
 

@@ -50,6 +50,7 @@ class TableSource(abc.ABC):
 
     # Options that name a whole other table to be kept unseen.
     ways: ClassVar[tuple[str, ...]] = ("test_path",)
+    extra: ClassVar[str] = ""  # What brings the library that reads it.
 
     path: Annotated[str, Option("file or folder, or a dataset's name")]
     prompt: Prompt = ()
@@ -59,6 +60,7 @@ class TableSource(abc.ABC):
     response: Response = ""
     choices: Annotated[str, Option("column with the answers of multiple choice")] = ""
     client: Annotated[str, Option("column that says whose a row is")] = ""
+    type: Annotated[str, Option("column of the type of the row's client, a name or its rank")] = ""
     category: Category = ""
     id: Annotated[str, Option("column of the row's id; none: its place")] = ""
     examples: Annotated[
@@ -158,7 +160,8 @@ class TableSource(abc.ABC):
     @final
     def named_columns(self) -> set[str]:
         """All columns that the options name."""
-        one_each = (self.messages, self.response, self.choices, self.client, self.category, self.id)
+        of_the_row = (self.client, self.type, self.category, self.id)
+        one_each = (self.messages, self.response, self.choices, *of_the_row)
         return {name for name in (*self.prompt, *one_each) if name}
 
     def _columns(self) -> Columns:
@@ -169,6 +172,7 @@ class TableSource(abc.ABC):
             self.response,
             self.choices,
             self.client,
+            self.type,
             self.category,
             self.id,
             limits=self.limits,

@@ -22,7 +22,8 @@ class Example:
     groups examples for reports and for partitions by label. `choices`: the answers that multiple
     choice ranks by likelihood, the first reference among them; empty where there are none.
     `history`: a chat's turns before this instruction; empty where there are none. A blank
-    instruction: what is answered is the last of these.
+    instruction: what is answered is the last of these. `type`: of the client that holds it, as the
+    data says; "" where it does not.
     """
 
     id: str
@@ -32,6 +33,7 @@ class Example:
     category: str = ""
     choices: tuple[str, ...] = ()
     history: tuple[Turn, ...] = ()
+    type: str = ""
 
 
 @dataclass(frozen=True)
