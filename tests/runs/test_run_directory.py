@@ -122,6 +122,12 @@ def test_a_log_that_is_damaged_in_the_middle_is_said(run: Run) -> None:
         ({"on_clients": {"global": {}}}, "metrics is missing"),
         ({"cut": {"error": 1}}, "certificates is missing"),
         ({"round": None}, "round is None, expected a whole number"),
+        ({"bytes_up": -1}, "bytes_up is -1, expected 0 or more"),
+        ({"tokens": 10**400}, "tokens is 10{58}…, expected 9223372036854775807 at most"),
+        (
+            {"screened": {"a": {"weight": 1, "shrink": 1, "reason": 3}}},
+            "reason is 3, expected a text",
+        ),
     ],
 )
 def test_a_wrong_entry_of_a_round_is_named_with_its_file_and_line(

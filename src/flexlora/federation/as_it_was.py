@@ -69,8 +69,8 @@ def _require_same(opened: Run, thing: str, was: str, now: str) -> None:
 
 def day_of(run: Run) -> date | None:
     """The day that the run's chats were told; None where nothing depends on it."""
-    with run.undamaged("resolved.toml"):
-        return date.fromisoformat(run.resolved[_DAY]) if _DAY in run.resolved else None
+    resolved = run.resolved
+    return date.fromisoformat(resolved[_DAY]) if _DAY in resolved else None
 
 
 def _day(setup: Setup) -> dict[str, str]:

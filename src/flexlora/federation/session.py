@@ -40,6 +40,7 @@ from flexlora.federation.starts import Start, warm_start
 from flexlora.federation.threads import use_threads
 from flexlora.federation.trackers import Trackers, require_trackers
 from flexlora.formats.atomic import require_free
+from flexlora.formats.json_fields import text, whole
 from flexlora.rules import State
 from flexlora.runs.committed import Committed
 from flexlora.runs.deciding import decide
@@ -116,7 +117,7 @@ class Session:
         if self._resumed is not None:
             with self._resumed.undamaged("resolved.toml"):
                 resolved = self._resumed.resolved
-                threads, device = int(resolved["threads"]), str(resolved["device"])
+                threads, device = whole(resolved, "threads"), text(resolved, "device")
             require_here(self._resumed, device)
             setup = prepare(
                 self.config, threads=threads, device=device, today=day_of(self._resumed)

@@ -118,7 +118,7 @@ class Run:
         try:
             yield
         except UNREADABLE as error:
-            raise damaged(self.folder / name, " ".join(str(error).split())[:80]) from error
+            raise damaged(self.folder / name, error) from error
 
     @contextmanager
     def locked(self) -> Iterator[None]:
