@@ -12,6 +12,8 @@ import torch
 from flexlora.config.config import Config, FederationConfig, RunConfig
 from flexlora.errors import RunError
 from flexlora.formats.atomic import remove_folder
+from flexlora.formats.checked import checked
+from flexlora.runs import logs
 from flexlora.runs.checkpoints import Checkpoints
 from flexlora.runs.events import Event, Failed, Noted, RoundBegun
 from flexlora.runs.run_directory import Run, fresh_folder
@@ -97,6 +99,22 @@ def test_logs_are_json_and_are_cut_back_to_a_round(run: Run) -> None:
     assert run.events(Failed)[0] == Failed(1, '"}\n\r\u2028\x85', 'no {"event":\n')
     for line in (run.folder / "metrics.jsonl").read_text().splitlines():
         json.loads(line, parse_constant=lambda name: pytest.fail(name))
+
+
+def test_a_log_is_taken_apart_once_however_much_it_has_to_hold(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for round in (1, 2, 3):
+        run.append_metrics(round_record(round))
+    run.write_checkpoint(3, {}, {})
+    lines: list[bytes] = []
+
+    def counted(line: bytes, before: str) -> Any:
+        lines.append(line)
+        return checked(line, before)
+
+    monkeypatch.setattr(logs, "checked", counted)
+    assert len(Run.open(run.folder).records()) == len(lines) == 3
 
 
 def test_a_log_that_is_damaged_in_the_middle_is_said(run: Run) -> None:

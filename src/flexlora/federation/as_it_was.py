@@ -12,6 +12,7 @@ from flexlora.federation.data import asks_for_the_date
 from flexlora.federation.engine import threads_of, workers_of
 from flexlora.federation.setup import Setup
 from flexlora.models import devices, find_device
+from flexlora.runs.environment import changed
 from flexlora.runs.run_directory import Run
 
 _DAY = "date"  # In resolved.toml.
@@ -65,6 +66,13 @@ def _require_same(opened: Run, thing: str, was: str, now: str) -> None:
             f"the {thing} of {opened.folder} has changed since the run began (fingerprint "
             f"{now[:12]}, was {was[:12]}); restore it, or start a new run"
         )
+
+
+def elsewhere(run: Run) -> str:
+    """In what this process and machine are not those that the run began with; "" for in nothing."""
+    differing = changed(run.environment)
+    words = (f"{key} {now} (was {before})" for key, (before, now) in differing.items())
+    return f"goes on with {', '.join(words)}: numbers may round otherwise" if differing else ""
 
 
 def day_of(run: Run) -> date | None:

@@ -18,6 +18,7 @@ from flexlora.federation.as_it_was import (
     day_of,
     derived,
     described,
+    elsewhere,
     require_here,
     require_unchanged,
 )
@@ -31,7 +32,7 @@ from flexlora.federation.engine import (
     spare_memory,
 )
 from flexlora.federation.loop import Federation, last
-from flexlora.federation.observers import Observer, Observers, Recorder, Silent, elsewhere, started
+from flexlora.federation.observers import Observer, Observers, Recorder, Silent, started
 from flexlora.federation.preview import Preview, forecast
 from flexlora.federation.scoring import final_rows, validate
 from flexlora.federation.sending import Sender

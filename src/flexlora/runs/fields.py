@@ -50,7 +50,8 @@ def _positive(record: Mapping[str, Any], name: str) -> int:
     return at_least(record, name, 1)
 
 
-def _truth(record: Mapping[str, Any], name: str) -> bool:
+def truth(record: Mapping[str, Any], name: str) -> bool:
+    """Raises ValueError naming the entry for what is neither true nor false."""
     value = record[name]
     if not isinstance(value, bool):
         entry = cut_short(visible(name))  # Its key may be of others.
@@ -88,11 +89,11 @@ RESOLVED: Mapping[str, Reader] = {
     "clients_per_round": natural,
     "date": _day,
     "layers": natural,
-    "fan_in_fan_out": _truth,
+    "fan_in_fan_out": truth,
     "clients": counts,
     "ranks": _each(text),
     "metric": text,
-    "higher_is_better": _each(_truth),
+    "higher_is_better": _each(truth),
 }
 PARENT: Mapping[str, Reader] = {
     "start": natural,
