@@ -73,7 +73,8 @@ class Run:
         """Make a new run directory: `folder`, or `<run.out>/<run.name>-<n>` with the next free n.
 
         resolved: choices made by measurement or derivation (no none values); those that change
-        bits, the device, threads and clients at once, are used again on resume, the others noted;
+        bits, the device, threads, clients at once and the date that chats are told, are used again
+        on resume, the others noted;
         data: what was read (fingerprint, counts, notes); parent, start: what the run begins from,
         and its state, kept as the checkpoint of round `parent["start"]`; bring: puts whatever else
         a run begins with into its folder, which appears whole or not at all. Raises RunError when
