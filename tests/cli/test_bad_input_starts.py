@@ -154,9 +154,10 @@ def _(place: Place) -> Arguments:
 
 # --- eval ----------------------------------------------------------------------------------------
 
-case("eval of another base", "made for org/huge, not for tiny; give that model, or --force to use")(
-    lambda p: p.eval(p.adapter(base="org/huge"))
-)
+case(
+    "eval of another base",
+    "made for org/huge, not for tiny; give that model, or force it (--force)",
+)(lambda p: p.eval(p.adapter(base="org/huge")))
 case("eval of other weights", "made for tiny with weights ffffffffffff, not for tiny with weights")(
     lambda p: p.eval(p.adapter(base_fingerprint="float32:" + "f" * 64))
 )

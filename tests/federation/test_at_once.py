@@ -108,13 +108,24 @@ def test_a_resume_reads_the_number_and_does_not_measure(
     assert [engine.cohort for engine in engines] == [3]
 
 
-@pytest.mark.parametrize("damage", ["clients_at_once = 0", 'clients_at_once = "a"', ""])
-def test_a_number_that_is_none_is_a_damaged_file(tmp_path: Path, damage: str) -> None:
+@pytest.mark.parametrize(
+    ("damage", "reason"),
+    [
+        ("clients_at_once = 0", "clients_at_once is 0, expected 1 or more"),
+        ('clients_at_once = "a"', "clients_at_once is 'a', expected a whole number"),
+        ("clients_at_once = 2.0", "clients_at_once is 2.0, expected a whole number"),
+        ("", "clients_at_once is missing"),
+    ],
+)
+def test_a_number_that_is_none_is_a_damaged_file(tmp_path: Path, damage: str, reason: str) -> None:
     made = Run.create(small(**QUICK), tmp_path / "r")
     (tmp_path / "r" / "resolved.toml").write_text(damage)
     reseal(tmp_path / "r")
-    with pytest.raises(RunError, match=r"resolved\.toml is missing or damaged"):
+    with pytest.raises(RunError) as said:
         at_once.read(made)
+    cure = "restore it, or start a new run"
+    file = tmp_path / "r" / "resolved.toml"
+    assert str(said.value) == f"{file} is missing or damaged ({reason}); {cure}"
 
 
 def test_it_is_measured_once_for_a_setup_and_what_it_depends_on(setup: Setup) -> None:

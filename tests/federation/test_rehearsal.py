@@ -11,6 +11,8 @@ import pytest
 from flexlora.config.config import Config
 from flexlora.errors import ModelError
 from flexlora.federation import resume, run, score_model
+from flexlora.federation.rehearsal import rehearse
+from flexlora.models import AdaptedModel, load_model
 from models.families import tiny
 from small import small
 
@@ -60,3 +62,17 @@ def test_the_batch_size_changes_no_loss_where_padding_would(tmp_path: Path) -> N
         for size in (1, 16)
     )
     assert math.isclose(one, many, rel_tol=1e-5)
+
+
+def test_layers_whose_output_counts_for_nothing_cannot_be_trained() -> None:
+    """Switched off on the way, as by a gate that is closed."""
+    base = load_model("tiny")
+    model: Any = AdaptedModel(base, ["*.mlp.down_proj"])
+    for block in base.model.model.layers:  # type: ignore[union-attr]
+        block.mlp.register_forward_hook(lambda *taken: 0.0 * taken[-1])
+    with pytest.raises(ModelError) as error:
+        rehearse(model, texts=False)
+    assert str(error.value) == (
+        "model tiny cannot be trained: none of its adapted layers gets a gradient; name other "
+        "layers in model.targets, or give another model"
+    )

@@ -52,6 +52,12 @@ def folder(setup: Setup, tmp_path_factory: pytest.TempPathFactory) -> Path:
 # --- one config, one result ----------------------------------------------------------------------
 
 
+def test_scoring_speaks_of_its_arguments_and_not_of_the_command_line() -> None:
+    few = small(data={"unseen_tasks": 2}, evaluation={"metrics": ["loss"]})
+    with pytest.raises(DataError, match=r"^tasks is 3, but there are 2 test tasks; give 1 to 2$"):
+        score_model(few, tasks=3)
+
+
 def test_two_runs_of_one_config_are_identical(folder: Path, tmp_path: Path) -> None:
     """Not even the model and the data are shared."""
     assert_same_run(run(CONFIG, tmp_path / "again").folder, folder)

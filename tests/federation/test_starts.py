@@ -184,7 +184,7 @@ def test_an_adapter_of_another_base_needs_force(
     marked = Adapter(dict(adapter), base="tiny", base_fingerprint="float32:" + "0" * 64)
     save_peft(marked, tmp_path / "weights")
     for folder, words in (
-        ("name", r"made for org/huge, not for tiny; set model.name .* or --force"),
+        ("name", r"made for org/huge, not for tiny; set model.name .* or model.init_force to true"),
         ("weights", r"made for tiny with weights 0{12}, not for tiny with weights [0-9a-f]{12};"),
     ):
         with pytest.raises(AdapterError, match=words):

@@ -14,11 +14,11 @@ from typing import Any
 import pytest
 import yaml
 
-from flexlora.errors import ConfigError
+from flexlora.errors import ConfigError, RunError
 from flexlora.federation import Session, resume, run
 from flexlora.federation import trackers as module
-from flexlora.federation.observers import Silent
-from flexlora.federation.trackers import TRACKERS, scalars
+from flexlora.federation.observers import Silent, started
+from flexlora.federation.trackers import TRACKERS, Trackers, scalars
 from flexlora.runs.events import Event, Noted, RoundEnded
 from flexlora.runs.records import RoundRecord
 from flexlora.runs.run_directory import Run
@@ -262,6 +262,41 @@ def test_a_tracker_that_fails_on_the_way_is_dropped_and_tried_again_on_resume(
     full.step = 9
     resume(tmp_path / "r")
     assert full.steps == [1, 2, 3, 3]  # The final scores stand at the last round.
+
+
+@pytest.mark.parametrize(
+    ("book", "reason"),
+    [
+        ("[]", "it is not a JSON table"),
+        ('{"tensorboard": 3}', "tensorboard is 3, expected an object"),
+        ('{"tensorboard": {"round": "x"}}', "round is 'x', expected a whole number"),
+        ('{"tensorboard": {"id": "r", "round": -1}}', "round is -1, expected 0 or more"),
+        ('{"tensorboard": {"id": 3, "round": 1}}', "id is 3, expected a text"),
+        ('{"tensorboard": {"id": "r", "round": 1, "ended": 0}}', "ended is 0, expected true or"),
+        ('{"tensorboard": {"id": "r", "round": 1}}', "ended is missing"),
+    ],
+)
+def test_a_damaged_book_of_trackers_is_told(tmp_path: Path, book: str, reason: str) -> None:
+    made = Run.create(tracked("tensorboard"), tmp_path / "r")
+    (made.folder / "trackers.json").write_text(book)
+    with pytest.raises(RunError, match=rf"trackers\.json is missing or damaged \({reason}"):
+        Trackers(["tensorboard"], lambda _: None).told(started(made))
+
+
+def test_a_tracker_without_an_id_leaves_no_half_of_an_entry(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def lost(_: object) -> str:
+        raise OSError("no id")
+
+    kind = replace(TRACKERS["tensorboard"], make=lambda *_: Full(9), identify=lost)
+    whole = replace(TRACKERS["tensorboard"], make=lambda *_: Full(9))
+    monkeypatch.setattr(module, "TRACKERS", {"lost": kind, "tensorboard": whole})
+    made = Run.create(small(), tmp_path / "r")
+    Trackers(["lost", "tensorboard"], lambda _: None).told(started(made))
+    book = json.loads((made.folder / "trackers.json").read_text())
+    assert list(book) == ["tensorboard"]
+    assert book["tensorboard"].keys() == {"id", "round", "ended"}
 
 
 def test_without_trackers_nothing_is_written_for_them(tmp_path: Path) -> None:

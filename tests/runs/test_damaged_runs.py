@@ -10,16 +10,19 @@ import contextlib
 import json
 import random
 import shutil
+import tomllib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import tomli_w
 import torch
 
 from flexlora.adapters import Adapter
 from flexlora.cli.run_view import show_run
 from flexlora.errors import FlexLoRAError
+from flexlora.federation import Session
 from flexlora.federation import run as play
 from flexlora.federation.at_once import read as at_once_of
 from flexlora.federation.continuing import Parent
@@ -56,8 +59,6 @@ NESTED = "[" * 5000 + "]" * 5000
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run with a parent: it has every file that there is."""
-    from flexlora.federation import Session
-
     config = small(
         rule={"name": "flexlora-increment"},
         federation={"rounds": 2},
@@ -180,21 +181,34 @@ def by_accident(folder: Path, draw: random.Random) -> str:
 
 def on_purpose(folder: Path, draw: random.Random) -> str:
     """One entry of a JSON file or line, or of resolved.toml, is gone, or of another type."""
-    names = ("*.jsonl", "*.json", "checkpoints/*/meta.json")
+    names = ("*.jsonl", "*.json", "checkpoints/*/meta.json", "resolved.toml")
     path = draw.choice(sorted(p for name in names for p in folder.glob(name)))
     lines = path.read_text().splitlines() if path.suffix == ".jsonl" else [path.read_text()]
     if not lines:
         return "nothing"
+    loads, dumps = (tomllib.loads, as_toml) if path.suffix == ".toml" else (json.loads, json.dumps)
     at = draw.randrange(len(lines))
-    document = json.loads(lines[at])
+    document = loads(lines[at])
     place = draw.choice(list(places(document)))
     what = draw.choice(("gone", "odd", "odd", "odd", "nested"))
     change(document, place, what, draw)
-    text = json.dumps(document, indent=None)
-    lines[at] = text.replace('"NESTED"', NESTED)
-    path.write_text("\n".join(lines) + "\n")
+    lines[at] = dumps(document).replace('"NESTED"', NESTED)
+    path.write_bytes(("\n".join(lines) + "\n").encode(errors="surrogatepass"))
     reseal(folder)
     return f"{what} {path.relative_to(folder)}: {place}"
+
+
+def as_toml(document: Any) -> str:
+    """Of a type that TOML lacks, which is null alone, it gets an entry that is as odd."""
+    return tomli_w.dumps(all_but_null(document))
+
+
+def all_but_null(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: all_but_null(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [all_but_null(item) for item in value]
+    return "null" if value is None else value
 
 
 def places(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from flexlora.federation import resume
-from flexlora.federation.observers import elsewhere
+from flexlora.federation.as_it_was import elsewhere
 from flexlora.runs import environment as module
 from flexlora.runs.environment import environment
 from flexlora.runs.events import Noted

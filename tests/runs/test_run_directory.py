@@ -12,6 +12,8 @@ import torch
 from flexlora.config.config import Config, FederationConfig, RunConfig
 from flexlora.errors import RunError
 from flexlora.formats.atomic import remove_folder
+from flexlora.formats.checked import checked
+from flexlora.runs import logs
 from flexlora.runs.checkpoints import Checkpoints
 from flexlora.runs.events import Event, Failed, Noted, RoundBegun
 from flexlora.runs.run_directory import Run, fresh_folder
@@ -99,6 +101,22 @@ def test_logs_are_json_and_are_cut_back_to_a_round(run: Run) -> None:
         json.loads(line, parse_constant=lambda name: pytest.fail(name))
 
 
+def test_a_log_is_taken_apart_once_however_much_it_has_to_hold(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for round in (1, 2, 3):
+        run.append_metrics(round_record(round))
+    run.write_checkpoint(3, {}, {})
+    lines: list[bytes] = []
+
+    def counted(line: bytes, before: str) -> Any:
+        lines.append(line)
+        return checked(line, before)
+
+    monkeypatch.setattr(logs, "checked", counted)
+    assert len(Run.open(run.folder).records()) == len(lines) == 3
+
+
 def test_a_log_that_is_damaged_in_the_middle_is_said(run: Run) -> None:
     (run.folder / "metrics.jsonl").write_text('{"round": 1}\nnonsense\n{"round": 2}\n')
     reseal(run.folder)
@@ -122,6 +140,12 @@ def test_a_log_that_is_damaged_in_the_middle_is_said(run: Run) -> None:
         ({"on_clients": {"global": {}}}, "metrics is missing"),
         ({"cut": {"error": 1}}, "certificates is missing"),
         ({"round": None}, "round is None, expected a whole number"),
+        ({"bytes_up": -1}, "bytes_up is -1, expected 0 or more"),
+        ({"tokens": 10**400}, "tokens is 10{58}…, expected 9223372036854775807 at most"),
+        (
+            {"screened": {"a": {"weight": 1, "shrink": 1, "reason": 3}}},
+            "reason is 3, expected a text",
+        ),
     ],
 )
 def test_a_wrong_entry_of_a_round_is_named_with_its_file_and_line(

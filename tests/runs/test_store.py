@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -83,3 +84,19 @@ def test_layers_may_differ_by_client_in_number_and_order() -> None:
     assert [list(table) for table in again.ranks.values()] == [list(t) for t in ranks.values()]
     assert again.held == {"c": 0}
     assert back(ClientStore({}, {})) == ClientStore({}, {})
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"held": [-1]}, "held is -1, expected 0 or more"),
+        ({"types": ["x" * 99]}, f"types is '{'x' * 58}…, expected a whole number"),
+        ({"ranks": [True]}, "ranks is True, expected a whole number"),
+        ({"patterns": [[0, 0]]}, "patterns is 0, expected 1 or more"),
+        ({"patterns": [[-1, 1]]}, "patterns is -1, expected 0 or more"),
+    ],
+)
+def test_a_wrong_entry_is_named_with_what_it_is(change: dict[str, object], words: str) -> None:
+    made = ClientStore({"a": "any"}, {"a": {"x": 1}}).to_json()
+    with pytest.raises(ValueError, match=re.escape(words)):
+        ClientStore.from_json(made | change)

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from flexlora.errors import ConfigError
+from flexlora.errors import ConfigError, DataError
 
 
 def evaluate(
@@ -93,7 +93,12 @@ def evaluate(
         raise ConfigError(_in_options(str(error), given)) from error
     # Of a config's own test examples: it says itself what they are.
     some = tasks if own else None
-    scores = score_model(config, adapter, tasks=some, force=force)
+    try:
+        scores = score_model(config, adapter, tasks=some, force=force)
+    except DataError as error:
+        if not str(error).startswith("tasks is "):
+            raise
+        raise DataError(f"--{error}") from error
     if json:
         print_json(scores_json(scores, model, None if adapter is None else str(adapter)), indent=2)
     else:

@@ -17,8 +17,9 @@ MOST_WORKERS = 256  # Each holds a model of its own.
 class RunConfig(Table):
     """[run]: where it is written and with what it runs.
 
-    No result depends on it beyond rounding: by `threads` and by `clients_at_once`, and by
-    `memory_gb` where that bounds it.
+    No result depends on it beyond rounding. Bits change with `threads` and with `clients_at_once`;
+    and by `workers` and `memory_gb` where either of the two is left to be chosen, for then it
+    follows from those: both from `workers`, `clients_at_once` from `memory_gb` too.
     """
 
     out: PathText = Field(default="runs", description="folder that holds the run directories")

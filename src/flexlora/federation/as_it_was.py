@@ -13,6 +13,7 @@ from flexlora.federation.engine import threads_of, workers_of
 from flexlora.federation.setup import Setup
 from flexlora.models import devices, find_device
 from flexlora.rules import Rule
+from flexlora.runs.environment import changed
 from flexlora.runs.run_directory import Run
 from flexlora.runs.store import ClientStore
 
@@ -69,10 +70,17 @@ def _require_same(opened: Run, thing: str, was: str, now: str) -> None:
         )
 
 
+def elsewhere(run: Run) -> str:
+    """In what this process and machine are not those that the run began with; "" for in nothing."""
+    differing = changed(run.environment)
+    words = (f"{key} {now} (was {before})" for key, (before, now) in differing.items())
+    return f"goes on with {', '.join(words)}: numbers may round otherwise" if differing else ""
+
+
 def day_of(run: Run) -> date | None:
     """The day that the run's chats were told; None where nothing depends on it."""
-    with run.undamaged("resolved.toml"):
-        return date.fromisoformat(run.resolved[_DAY]) if _DAY in run.resolved else None
+    resolved = run.resolved
+    return date.fromisoformat(resolved[_DAY]) if _DAY in resolved else None
 
 
 def types_of(run: Run) -> dict[str, str]:

@@ -10,6 +10,7 @@ import torch
 from flexlora.federation.engine import threads_of, workers_of
 from flexlora.federation.sending import Sender
 from flexlora.federation.setup import Setup
+from flexlora.formats.json_fields import whole
 from flexlora.rules import Rule
 from flexlora.runs.events import Halved
 from flexlora.runs.run_directory import Run
@@ -139,8 +140,6 @@ def resolved(size: CohortSize) -> dict[str, Any]:
 def read(run: Run) -> int:
     """What a run goes on with: the number it began with, or what out of memory has left of it."""
     with run.undamaged("resolved.toml"):
-        began = int(run.resolved["clients_at_once"])
-        if began < 1:
-            raise ValueError(began)
+        began = whole(run.resolved, "clients_at_once")
     halved = run.events(Halved)
     return halved[-1].clients if halved else began

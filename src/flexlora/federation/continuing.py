@@ -18,6 +18,7 @@ from flexlora.errors import ConfigError, RunError, shown
 from flexlora.federation.at_once import read as at_once_of
 from flexlora.federation.setup import Setup
 from flexlora.federation.starts import Start, run_record
+from flexlora.formats.json_fields import whole
 from flexlora.rules import Rule, Spec, State
 from flexlora.runs.committed import Committed
 from flexlora.runs.readout import require_checkpoint
@@ -79,7 +80,7 @@ class Parent:
     def threads(self) -> int:
         """The CPU threads that the parent ran with: others round differently."""
         with self.run.undamaged("resolved.toml"):
-            return int(self.run.resolved["threads"])
+            return whole(self.run.resolved, "threads")
 
     def at_once(self) -> CohortSize:
         """The clients that the parent trained at once: other numbers round differently."""

@@ -105,7 +105,7 @@ class Federation:
         """One round. Raises RoundError when no client gave a usable reply."""
         round = self.state.round + 1
         started = time.perf_counter()
-        sending = self.sender.training(self.state, self.store, None, self._kept())
+        sending = self.sender.training(self.state, self.store, None, self.run.checkpoints())
         self.observer.told(RoundBegun(round, tuple(job.client for job in sending.jobs)))
         collected = self._collect(round, sending)
         trained, answered = time.perf_counter(), list(collected.ranks)
@@ -122,12 +122,6 @@ class Federation:
         self._commit(record)
         self.observer.told(RoundEnded(record))
         return record
-
-    def _kept(self) -> list[int]:
-        """The rounds that have a checkpoint: the last, the best and the start."""
-        start = self.run.start_round
-        known = {self.state.round, self.progress.best_round, *(() if start is None else (start,))}
-        return sorted(known)
 
     def _validate(self, state: State, collected: Collected, record: RoundRecord) -> RoundRecord:
         """Score the new state at the server and on clients, and log its spectra."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Protocol, final
 
-from flexlora.runs.environment import changed
 from flexlora.runs.events import Event, Started
 from flexlora.runs.run_directory import Run
 
@@ -47,13 +46,6 @@ class Recorder:
     def told(self, event: Event) -> None:
         self.run.append_event(event)
         self.observer.told(event)
-
-
-def elsewhere(run: Run) -> str:
-    """In what this process and machine are not those that the run began with; "" for in nothing."""
-    differing = changed(run.environment)
-    words = (f"{key} {now} (was {before})" for key, (before, now) in differing.items())
-    return f"goes on with {', '.join(words)}: numbers may round otherwise" if differing else ""
 
 
 def started(run: Run) -> Started:

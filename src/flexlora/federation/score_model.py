@@ -83,7 +83,7 @@ def _some(tasks: Sequence[Task], count: int | None, streams: Streams) -> Sequenc
         return tasks
     if not 1 <= count <= len(tasks):
         raise DataError(
-            f"--tasks is {count}, but there are {len(tasks)} test tasks; give 1 to {len(tasks)}"
+            f"tasks is {count}, but there are {len(tasks)} test tasks; give 1 to {len(tasks)}"
         )
     chosen = set(sample([task.name for task in tasks], count, streams.generator("test_tasks")))
     return [task for task in tasks if task.name in chosen]
@@ -104,5 +104,5 @@ def _with(base: BaseModel, precision: str, adapter: Adapter, *, force: bool) -> 
         ) from error
     if not force:
         known = base_fingerprint(precision, weights)
-        require_made_for(adapter, base.name, known, "give that model, or --force to use it anyway")
+        require_made_for(adapter, base.name, known, "give that model, or force it (--force)")
     return model

@@ -19,6 +19,7 @@ from flexlora.federation.as_it_was import (
     day_of,
     derived,
     described,
+    elsewhere,
     require_here,
     require_unchanged,
     types_of,
@@ -33,7 +34,7 @@ from flexlora.federation.engine import (
     spare_memory,
 )
 from flexlora.federation.loop import Federation, last
-from flexlora.federation.observers import Observer, Observers, Recorder, Silent, elsewhere, started
+from flexlora.federation.observers import Observer, Observers, Recorder, Silent, started
 from flexlora.federation.preview import Preview, forecast
 from flexlora.federation.scoring import final_rows, validate
 from flexlora.federation.sending import Sender
@@ -42,6 +43,7 @@ from flexlora.federation.starts import Start, warm_start
 from flexlora.federation.threads import use_threads
 from flexlora.federation.trackers import Trackers, require_trackers
 from flexlora.formats.atomic import require_free
+from flexlora.formats.json_fields import text, whole
 from flexlora.rules import State
 from flexlora.runs.committed import Committed
 from flexlora.runs.deciding import decide
@@ -119,7 +121,7 @@ class Session:
         if self._resumed is not None:
             with self._resumed.undamaged("resolved.toml"):
                 resolved = self._resumed.resolved
-                threads, device = int(resolved["threads"]), str(resolved["device"])
+                threads, device = whole(resolved, "threads"), text(resolved, "device")
             require_here(self._resumed, device)
             setup = prepare(
                 self.config,

@@ -154,12 +154,13 @@ def _require_enough(config: Config, examples: Examples) -> None:
             )
     if not evaluation.every:
         return
+    kept_out = evaluation.validation_clients
     asked, cure = f"evaluation.every is {evaluation.every}", "set evaluation.every to 0"
     if evaluation.validation_examples and not examples.validation:
-        if evaluation.validation_clients:
+        if kept_out:
             raise DataError(
-                f"the {evaluation.validation_clients} clients kept out of training hold no example "
-                f"that fits {config.data.max_tokens} tokens, but {asked}; raise data.max_tokens or "
+                f"the clients kept out of training ({kept_out}) hold no example that fits "
+                f"{config.data.max_tokens} tokens, but {asked}; raise data.max_tokens or "
                 f"evaluation.validation_clients, or {cure}"
             )
         raise DataError(

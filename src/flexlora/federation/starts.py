@@ -69,7 +69,7 @@ def warm_start(setup: Setup, rule: Rule) -> Start | None:
         if force:
             raise ConfigError(
                 "model.init_force is true but model.init_from is not set; set it, or leave out "
-                "--force"
+                "model.init_force (--force)"
             )
         return None
     adapter, parent = _read(path)
@@ -79,7 +79,7 @@ def warm_start(setup: Setup, rule: Rule) -> Start | None:
     try:
         state = rule.warm_start(setup.spec, products, generator)
         if not force:
-            cure = "set model.name to that model, or --force to use it anyway"
+            cure = "set model.name to that model, or model.init_force to true (--force)"
             require_made_for(adapter, config.model.name, known, cure)
     except AdapterError as error:
         raise AdapterError(f"model.init_from = {path}: {error}") from error

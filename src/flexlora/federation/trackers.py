@@ -21,16 +21,22 @@ import re
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout, suppress
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any, Protocol, final
 
-from flexlora.errors import ConfigError, nearest
+from flexlora.errors import ConfigError, cut_short, nearest
 from flexlora.formats.atomic import atomic_write
+from flexlora.formats.json_fields import table, text
 from flexlora.runs.events import Ended, Event, Noted, RoundEnded, Started
+from flexlora.runs.fields import natural, truth, typed
+from flexlora.runs.files import read_table
 from flexlora.runs.records import RoundRecord
 from flexlora.runs.run_directory import Record, Run
 
 PROJECT = "flexlora"
-BOOK = "trackers.json"  # In the run directory: tracker → {id, round logged last, ended}.
+BOOK = "trackers.json"  # In the run directory: tracker → its entry.
+# id: of the tracker's own run; round: logged last; ended: whether the final scores are there.
+_ENTRY = {"id": text, "round": natural, "ended": truth}
 
 
 class Tracker(Protocol):
@@ -226,6 +232,12 @@ def hyperparameters(run: Run) -> dict[str, Any]:
     }
 
 
+def _read_book(path: Path) -> dict[str, Record]:
+    """Tracker → its entry. Raises ValueError or RunError for what is none that `Trackers` wrote."""
+    book = read_table(path)
+    return {name: typed(dict(table(book, name)), _ENTRY, _ENTRY) for name in book}
+
+
 @dataclass(frozen=True)
 class _Open:
     tracker: Tracker
@@ -268,7 +280,7 @@ class Trackers:
     def _begin(self, run: Run) -> None:
         self._run, path = run, run.folder / BOOK
         with run.undamaged(BOOK):
-            self._book = json.loads(path.read_bytes()) if path.is_file() else {}
+            self._book = _read_book(path) if path.is_file() else {}
             to_do = [name for name in self.names if not self._book.get(name, {}).get("ended")]
         for name in to_do:
             with self._guarded(name):
@@ -309,14 +321,14 @@ class Trackers:
             closing.callback(tracker.finish)
             if entry is None:
                 tracker.store_init_configuration(hyperparameters(run))
-                self._book[name] = {"round": run.start_round or 0, "ended": False}
-            self._write(name, id=kind.identify(tracker))
+                entry = {"round": run.start_round or 0, "ended": False}
+            self._write(name, **{**entry, "id": kind.identify(tracker)})
             look = kind.look(run, tracker)
             self._open[name] = _Open(tracker, closing.pop_all(), look)
 
     def _write(self, name: str, **changes: object) -> None:
         assert self._run is not None
-        self._book[name] |= changes
+        self._book[name] = self._book.get(name, {}) | changes
         atomic_write(self._run.folder / BOOK, json.dumps(self._book, indent=2))
 
     @contextmanager
@@ -331,7 +343,7 @@ class Trackers:
                 failed = error
         if failed is None:
             return
-        reason = " ".join(f"{type(failed).__name__}: {failed}".split())[:300]
+        reason = cut_short(" ".join(f"{type(failed).__name__}: {failed}".split()), 300)
         self.tell(Noted(f"tracker {name} failed and is left out, the run goes on: {reason}"))
         dropped = self._open.pop(name, None)
         if dropped is not None:

@@ -18,7 +18,7 @@ from safetensors.torch import load as load_bytes
 from torch import Tensor
 
 from flexlora.adapters import FORMAT_VERSION, Payload
-from flexlora.errors import AdapterError
+from flexlora.errors import AdapterError, cut_short
 from flexlora.formats.atomic import atomic_file
 from flexlora.formats.closing import Closing
 from flexlora.formats.tensor_file import NAMES, TensorFile, require_dtype
@@ -210,7 +210,8 @@ def _head(metadata: object, thing: str) -> tuple[str, int, dict[str, str]]:
 
 
 def _foreign(thing: str, error: BaseException | None) -> AdapterError:
-    reason = str(error).split("\n")[0][:80] if isinstance(error, SafetensorError) else "foreign"
+    own = isinstance(error, SafetensorError)
+    reason = cut_short(str(error).split("\n")[0], 80) if own else "foreign"
     return AdapterError(
         f"{thing} is truncated or was not written by FlexLoRA ({reason}); write it again"
     )

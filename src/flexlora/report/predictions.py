@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from flexlora.errors import cut_short
 from flexlora.report.blocks import Block, Note, Section, Table
 from flexlora.report.common import SCOPE_WORDS
 from flexlora.report.runs import SCOPES, Prediction, ReportRun, measures
@@ -55,4 +56,4 @@ def _shown(text: str | None) -> str | None:
     """An empty answer is said to be one; a long one is cut."""
     if text is None:
         return None
-    return "(empty)" if not text.strip() else text if len(text) <= LETTERS else text[:LETTERS] + "…"
+    return cut_short(text, LETTERS) if text.strip() else "(empty)"

@@ -51,7 +51,8 @@ class FlexLoRAIncrement(Rule):
         Option("largest rank per layer of the Δ that travels; all without it", least=1, most=MANY),
     ] = None
     split: Annotated[
-        Split, Option("where singular values go: all into what is sent as B (the paper), or half")
+        Split,
+        Option("where singular values go: all into what is sent as B, as in flexlora, or half"),
     ] = "left"
 
     def __post_init__(self) -> None:

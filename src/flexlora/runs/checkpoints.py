@@ -15,7 +15,7 @@ from flexlora.formats.atomic import atomic_folder, remove_folder
 from flexlora.formats.json_text import json_text
 from flexlora.formats.payloads import load_tensors, save_tensors
 from flexlora.runs.files import CURE, Record, damaged, read_table
-from flexlora.runs.sums import NAME, read_sums, require_whole, write_sums
+from flexlora.runs.sums import NAME, foreign, read_sums, require_whole, write_sums
 
 Checkpoint = tuple[Mapping[str, Tensor], Record]
 T = TypeVar("T")
@@ -143,9 +143,9 @@ class Checkpoints:
 
     def _require(self, folder: Path, name: str) -> None:
         sums = read_sums(folder)
-        foreign = {path.name for path in folder.iterdir()} - sums.keys() - {NAME}
-        if foreign:
-            raise RunError(f"{folder / min(foreign)} is not of what was written here; remove it")
+        odd = {path.name for path in folder.iterdir()} - sums.keys() - {NAME}
+        if odd:
+            raise foreign(folder / min(odd))
         if name not in sums:
             raise damaged(folder / NAME)
         require_whole(folder, (name,), sums)

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import MISSING, dataclass, field, fields
 from typing import Any, ClassVar, Self, final
 
+from flexlora.errors import shown
 from flexlora.evaluation import MeanScore
 from flexlora.formats.json_fields import counts, number, table, text, texts, whole
 from flexlora.runs.records import RoundRecord
@@ -93,7 +94,7 @@ class Started(Event):
     def _read(cls, record: Mapping[str, Any], time: float) -> Self:
         found = super()._read(record, time)
         if found.schema != SCHEMA:
-            raise ValueError(f"schema is {found.schema}, this FlexLoRA reads {SCHEMA}")
+            raise ValueError(f"schema is {shown(found.schema)}, this FlexLoRA reads {SCHEMA}")
         return found
 
 
@@ -151,7 +152,7 @@ class Failed(Event):
     def _read(cls, record: Mapping[str, Any], time: float) -> Self:
         found = super()._read(record, time)
         if found.kind not in FAILURES:
-            raise ValueError(f"kind is {found.kind!r}, expected one of {', '.join(FAILURES)}")
+            raise ValueError(f"kind is {shown(found.kind)}, expected one of {', '.join(FAILURES)}")
         return found
 
 

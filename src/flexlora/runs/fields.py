@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
+from datetime import date
 from typing import Any
 
+from flexlora.errors import cut_short, shown
 from flexlora.formats.json_fields import counts, table, text, whole
+from flexlora.formats.visible import visible
 from flexlora.runs.files import Record
 
+_MOST = 2**63 - 1  # Beyond it a sum or a quotient of a few may be more than a float holds.
 Reader = Callable[[Mapping[str, Any], str], Any]
 
 
@@ -25,32 +29,49 @@ def typed(record: Record, readers: Mapping[str, Reader], required: Collection[st
     return record
 
 
+def at_least(record: Mapping[str, Any], name: str, least: int) -> int:
+    """A whole number that can be a count of something, of 63 bits.
+
+    Raises ValueError naming the entry for any other, or a lower one.
+    """
+    value = whole(record, name)
+    if not least <= value <= _MOST:
+        bound = f"{least} or more" if value < least else f"{_MOST} at most"
+        raise ValueError(f"{name} is {shown(value)}, expected {bound}")
+    return value
+
+
+def natural(record: Mapping[str, Any], name: str) -> int:
+    """A count of 0 or more. Raises ValueError as `at_least`."""
+    return at_least(record, name, 0)
+
+
 def _positive(record: Mapping[str, Any], name: str) -> int:
-    value = whole(record, name)
-    if value < 1:
-        raise ValueError(f"{name} is {value}, expected 1 or more")
-    return value
+    return at_least(record, name, 1)
 
 
-def _natural(record: Mapping[str, Any], name: str) -> int:
-    value = whole(record, name)
-    if value < 0:
-        raise ValueError(f"{name} is {value}, expected 0 or more")
-    return value
-
-
-def _truth(record: Mapping[str, Any], name: str) -> bool:
+def truth(record: Mapping[str, Any], name: str) -> bool:
+    """Raises ValueError naming the entry for what is neither true nor false."""
     value = record[name]
     if not isinstance(value, bool):
-        raise ValueError(f"{name} is {value!r:.60}, expected true or false")
+        entry = cut_short(visible(name))  # Its key may be of others.
+        raise ValueError(f"{entry} is {shown(value)}, expected true or false")
     return value
+
+
+def _day(record: Mapping[str, Any], name: str) -> date:
+    value = text(record, name)
+    try:
+        return date.fromisoformat(value)
+    except ValueError as error:
+        raise ValueError(f"{name} is {shown(value)}, expected a day as 2026-11-28") from error
 
 
 def _each(read: Reader) -> Reader:
     def of_all(record: Mapping[str, Any], name: str) -> None:
-        entries = table(record, name)
-        for key in entries:
-            read(entries, key)
+        for key, value in table(record, name).items():
+            entry = f"{name}.{key}"
+            read({entry: value}, entry)
 
     return of_all
 
@@ -65,20 +86,21 @@ RESOLVED: Mapping[str, Reader] = {
     "workers": _positive,
     "worker_threads": _positive,
     "clients_at_once": _positive,
-    "clients_per_round": _natural,
-    "layers": _natural,
-    "fan_in_fan_out": _truth,
+    "clients_per_round": natural,
+    "date": _day,
+    "layers": natural,
+    "fan_in_fan_out": truth,
     "clients": counts,
     "ranks": _each(text),
     "metric": text,
-    "higher_is_better": _each(_truth),
+    "higher_is_better": _each(truth),
 }
 PARENT: Mapping[str, Reader] = {
-    "start": _natural,
+    "start": natural,
     "path": text,
     "kind": text,
     "rule": or_none(text),
-    "round": or_none(_natural),
+    "round": or_none(natural),
     "commit": or_none(text),
     "fingerprint": text,
 }

@@ -5,11 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from flexlora.errors import RunError
+from flexlora.errors import RunError, cut_short
 from flexlora.formats.json_file import json_table
 
 Record = dict[str, Any]
 _LARGEST = 1 << 30  # Bytes; a checkpoint's names grow with its clients and layers.
+_REASON = 200  # Characters of what is wrong that are told at most.
 CURE = "restore it, or start a new run"
 # What reading and taking apart somebody's JSON or TOML may raise.
 UNREADABLE = (
@@ -28,12 +29,21 @@ def read_table(path: Path) -> Record:
     try:
         return json_table(path, limit_bytes=_LARGEST)
     except OSError as error:
-        raise damaged(path) from error
+        raise damaged(path, error) from error
     except ValueError as error:
         raise damaged(path, f"it {error}") from error
 
 
-def damaged(path: Path, what: object = "") -> RunError:
-    """what: is wrong with it, as far as that can be told."""
-    reason = f" ({what})" if what else ""
-    return RunError(f"{path} is missing or damaged{reason}; {CURE}")
+def damaged(path: Path, what: str | Exception = "") -> RunError:
+    """what: is wrong with it, or what its reading ended in, as far as that tells anything."""
+    reason = what if isinstance(what, str) else _words(what)
+    told = f" ({cut_short(reason, _REASON)})" if reason else ""
+    return RunError(f"{path} is missing or damaged{told}; {CURE}")
+
+
+def _words(error: Exception) -> str:
+    if isinstance(error, OSError):
+        return ""  # The system's words name the path again, and that it cannot be read is said.
+    if isinstance(error, KeyError):
+        return f"{error} is missing"  # By itself it is no more than the key.
+    return " ".join(str(error).split())

@@ -64,33 +64,41 @@ class Log:
         lines = self._lines()
         return lines[-1][1] if lines else ""
 
-    def records(self) -> list[Record]:
-        """All lines in order. Raises RunError for one that is damaged, but for the last."""
-        return [record for record, _ in self._lines()]
+    def records(self, after: str = "") -> list[Record]:
+        """All lines in order. Raises RunError for one that is damaged, but for the last.
 
-    def read(self, parse: Callable[[Record], T]) -> list[T]:
-        """What `parse` makes of each line. A ValueError of it becomes a RunError with the line."""
+        after: the check of a line that has to be there still ("": of none). Raises RunError where
+        the lines up to it are gone.
+        """
+        lines = self._lines()
+        if after and after not in (check for _, check in lines):
+            raise RunError(f"{self.path} lacks lines that a checkpoint was made after; {CURE}")
+        return [record for record, _ in lines]
+
+    def read(self, parse: Callable[[Record], T], after: str = "") -> list[T]:
+        """What `parse` makes of each of `records`. Its ValueError becomes a RunError with the line.
+
+        Raises RunError as `records` does.
+        """
         found = []
-        for number, record in enumerate(self.records(), 1):
+        for number, record in enumerate(self.records(after), 1):
             try:
                 found.append(parse(record))
             except (ValueError, OverflowError) as error:
                 raise self._damaged(number, error) from error
         return found
 
-    def require(self, check: str) -> None:
-        """Raise RunError where the lines up to the one of this check ("": none) are gone."""
-        if check and check not in (found for _, found in self._lines()):
-            raise RunError(f"{self.path} lacks lines that a checkpoint was made after; {CURE}")
-
-    def truncate(self, round: int) -> None:
+    def truncate(self, round: int, after: str = "") -> None:
         """Drop the lines of rounds after this one, and a last line that was cut short.
 
-        Raises RunError for a line that is damaged.
+        Raises RunError as `records` does.
         """
-        rounds = self.read(lambda record: whole(record, "round") if "round" in record else 0)
+
+        def parse(record: Record) -> tuple[int, Record]:
+            return whole(record, "round") if "round" in record else 0, record
+
         kept, last = [], ""
-        for record, of in zip(self.records(), rounds, strict=True):
+        for of, record in self.read(parse, after):
             if of <= round:
                 line, last = with_check(record, last)
                 kept.append(line + "\n")

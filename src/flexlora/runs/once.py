@@ -68,8 +68,14 @@ def read_resolved(folder: Path) -> Record:
     """Each entry of its type where it is there. Raises RunError for a damaged one."""
     path = folder / "resolved.toml"
     try:
-        return typed(read_toml(path), RESOLVED)
-    except (OSError, ValueError, RecursionError) as error:
+        record = read_toml(path)
+    except OSError as error:
+        raise damaged(path, error) from error
+    except ValueError as error:  # Its cure is for who writes such a file, not for who finds it.
+        raise damaged(path, f"it {str(error).rpartition(';')[0]}") from error
+    try:
+        return typed(record, RESOLVED)
+    except ValueError as error:
         raise damaged(path, error) from error
 
 

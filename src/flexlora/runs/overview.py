@@ -34,33 +34,37 @@ def overview(folder: Path | str) -> Record:
     config = run.config
     with run.undamaged("checkpoints"):
         progress = Progress.from_json(last["progress"]) if last else Progress()
-    round = records[-1].round if records else run.start_round or 0
-    with run.undamaged("checkpoints"):
         clients = _clients(last.get("store"), records, failures)
-        return {
-            "kind": "run",
-            "path": str(folder),
-            "state": _state(run, begun, round, progress),
-            "round": round,
-            "rounds": config.federation.rounds,
-            "rounds_played": len(records),
-            "rule": config.document()["rule"],
-            "model": {"name": config.model.name, "dtype": config.model.dtype},
-            "layers": run.resolved.get("layers"),
-            "commit": typed(run.environment, {"commit": or_none(text)}).get("commit"),
-            "parent": run.parent,
-            "best": next((_scores(r) for r in records if r.round == progress.best_round), None),
-            "last": _scores(records[-1]) if records else None,
-            "clients_per_round": run.resolved.get("clients_per_round"),
-            "types": _types(run.resolved, clients),
-            "clients": clients,
-            "failures": [event.to_json() for event in failures],
-            "bytes_up": sum(record.bytes_up for record in records),
-            "bytes_down": sum(record.total_bytes_down for record in records),
-            "seconds": sum(record.total_seconds for record in records),
-            "checkpoints": run.checkpoints(),
-            "bytes_on_disk": _on_disk(run.folder),
-        }
+    with run.undamaged("environment.json"):
+        commit = typed(run.environment, {"commit": or_none(text)}).get("commit")
+    with run.undamaged("resolved.toml"):
+        resolved = run.resolved
+        types = _types(resolved, clients)
+    round = records[-1].round if records else run.start_round or 0
+    return {
+        "kind": "run",
+        "path": str(folder),
+        "state": _state(run, begun, round, progress),
+        "round": round,
+        "rounds": config.federation.rounds,
+        "rounds_played": len(records),
+        "rule": config.document()["rule"],
+        "model": {"name": config.model.name, "dtype": config.model.dtype},
+        "layers": resolved.get("layers"),
+        "commit": commit,
+        "parent": run.parent,
+        "best": next((_scores(r) for r in records if r.round == progress.best_round), None),
+        "last": _scores(records[-1]) if records else None,
+        "clients_per_round": resolved.get("clients_per_round"),
+        "types": types,
+        "clients": clients,
+        "failures": [event.to_json() for event in failures],
+        "bytes_up": sum(record.bytes_up for record in records),
+        "bytes_down": sum(record.total_bytes_down for record in records),
+        "seconds": sum(record.total_seconds for record in records),
+        "checkpoints": run.checkpoints(),
+        "bytes_on_disk": _on_disk(run.folder),
+    }
 
 
 def _on_disk(folder: Path) -> int:

@@ -11,6 +11,7 @@ from typing import Any, get_args
 from torch import Tensor
 
 from flexlora.adapters import Delta, LayerSpec, Patch, Scaling
+from flexlora.errors import shown
 from flexlora.formats.delta import layer_tensors, tensor_layers
 from flexlora.formats.json_fields import counts, number, table, text, whole
 from flexlora.formats.payloads import Tensors
@@ -54,12 +55,12 @@ def unpack(tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) -> State:
     layers = unpack_layers(tensors)
     if layers.keys() != spec.highest.keys():
         odd = min(layers.keys() ^ spec.highest.keys())
-        raise ValueError(f"layer {odd!r:.80} is in the state or in its spec alone")
+        raise ValueError(f"layer {shown(odd)} is in the state or in its spec alone")
     shapes = {layer.name: (layer.m, layer.n) for layer in spec.layers}
     for held in (delta.layers, *(patch.layers for patch in patches)):
         for name, matrix in held.items():
             if shapes.get(name) != matrix.shape:
-                raise ValueError(f"Δ of layer {name!r:.80} has shape {matrix.shape}")
+                raise ValueError(f"Δ of layer {shown(name)} has shape {matrix.shape}")
     return State(spec, whole(meta, "round"), layers, delta)
 
 
@@ -72,7 +73,7 @@ def _spec(record: Mapping[str, Any]) -> Spec:
     for layer in layers:
         low, high = lowest[layer.name], highest[layer.name]
         if not 1 <= low <= high <= min(layer.m, layer.n):
-            raise ValueError(f"layer {layer.name!r:.80} has ranks from {low} to {high}")
+            raise ValueError(f"layer {shown(layer.name)} has ranks from {low} to {high}")
     if not len(layers) == len(highest) == len(lowest):
         raise ValueError(f"{len(layers)} layers have {len(highest)} ranks")
     alpha, scaling = number(record, "alpha"), text(record, "scaling")
@@ -81,7 +82,7 @@ def _spec(record: Mapping[str, Any]) -> Spec:
     for known in get_args(Scaling):
         if scaling == known:
             return Spec(layers, highest, lowest, alpha, known)
-    raise ValueError(f"scaling is {scaling!r:.60}")
+    raise ValueError(f"scaling is {shown(scaling)}")
 
 
 def unpack_layers(tensors: Mapping[str, Tensor]) -> dict[str, LayerState]:

@@ -11,7 +11,8 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from flexlora.evaluation import MeanScore
-from flexlora.formats.json_fields import counts, number, numbers, table, texts, whole
+from flexlora.formats.json_fields import counts, number, numbers, table, text, texts
+from flexlora.runs.fields import natural
 from flexlora.screens import Verdict
 
 SCORING = ("validate", "evaluate_on_clients", "spectra")  # Phases of `seconds` that score.
@@ -39,8 +40,8 @@ class ClientScores:
         """Raises ValueError, as all here do, naming the entry that is missing or wrong."""
         metrics = table(record, "metrics")
         return ClientScores(
-            clients=whole(record, "clients"),
-            examples=whole(record, "examples"),
+            clients=natural(record, "clients"),
+            examples=natural(record, "examples"),
             metrics={name: _spread(table(metrics, name)) for name in metrics},
         )
 
@@ -73,8 +74,8 @@ class OnClients:
         return OnClients(
             shared=ClientScores.from_json(table(record, "global")),
             tuned=ClientScores.from_json(table(record, "tuned")) if "tuned" in record else None,
-            failures=whole(record, "failures"),
-            bytes_down=whole(record, "bytes_down"),
+            failures=natural(record, "failures"),
+            bytes_down=natural(record, "bytes_down"),
         )
 
 
@@ -169,16 +170,16 @@ class RoundRecord:
     def from_json(record: Mapping[str, Any]) -> RoundRecord:
         """What `to_json` gave, or a line of metrics.jsonl."""
         return RoundRecord(
-            round=whole(record, "round"),
+            round=natural(record, "round"),
             learning_rate=number(record, "learning_rate"),
             clients=texts(record, "clients"),
             types=counts(record, "types"),
-            failures=whole(record, "failures"),
+            failures=natural(record, "failures"),
             train_loss=number(record, "train_loss"),
-            examples=whole(record, "examples"),
-            tokens=whole(record, "tokens"),
-            bytes_down=whole(record, "bytes_down"),
-            bytes_up=whole(record, "bytes_up"),
+            examples=natural(record, "examples"),
+            tokens=natural(record, "tokens"),
+            bytes_down=natural(record, "bytes_down"),
+            bytes_up=natural(record, "bytes_up"),
             seconds=numbers(record, "seconds"),
             cut=Cut.from_json(table(record, "cut")) if "cut" in record else None,
             screened=_screened(table(record, "screened")) if "screened" in record else None,
@@ -193,9 +194,7 @@ class RoundRecord:
 
 def _screened(record: Mapping[str, Any]) -> dict[str, Verdict]:
     def verdict(told: Mapping[str, Any]) -> Verdict:
-        reason = told.get("reason", "")
-        if not isinstance(reason, str):
-            raise ValueError(f"reason is {reason!r}")
+        reason = text(told, "reason") if "reason" in told else ""
         return Verdict(number(told, "weight"), number(told, "shrink"), reason)
 
     return {client: verdict(table(record, client)) for client in record}

@@ -73,7 +73,8 @@ class Run:
         """Make a new run directory: `folder`, or `<run.out>/<run.name>-<n>` with the next free n.
 
         resolved: choices made by measurement or derivation (no none values); those that change
-        bits, the device, threads and clients at once, are used again on resume, the others noted;
+        bits, the device, threads, clients at once and the date that chats are told, are used again
+        on resume, the others noted;
         data: what was read (fingerprint, counts, notes); parent, start: what the run begins from,
         and its state, kept as the checkpoint of round `parent["start"]`; bring: puts whatever else
         a run begins with into its folder, which appears whole or not at all. Raises RunError when
@@ -118,7 +119,7 @@ class Run:
         try:
             yield
         except UNREADABLE as error:
-            raise damaged(self.folder / name, " ".join(str(error).split())[:80]) from error
+            raise damaged(self.folder / name, error) from error
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -214,7 +215,7 @@ class Run:
 
     def read_spectra(self) -> list[Record]:
         """The validated rounds' singular values, as `spectra.spectra_record` makes them."""
-        return self._log("spectra").records()
+        return self._logs["spectra"].records(self._stood("spectra"))
 
     def events(self, kind: type[E]) -> list[E]:
         """Those of this kind (`Event`: all that are known here), in the order they were told.
@@ -226,15 +227,16 @@ class Run:
             wanted = kind is Event or record.get("event") == kind.name
             return Event.from_json(record) if wanted else None
 
-        return [e for e in self._log("events").read(parse) if isinstance(e, kind)]
+        found = self._logs["events"].read(parse, self._stood("events"))
+        return [event for event in found if isinstance(event, kind)]
 
     def read_events(self) -> list[Record]:
         """The lines of events.jsonl as they stand, for other tools."""
-        return self._log("events").records()
+        return self._logs["events"].records(self._stood("events"))
 
     def records(self) -> list[RoundRecord]:
         """The rounds in order. Raises RunError naming a line that is damaged, and what is wrong."""
-        return self._log("metrics").read(RoundRecord.from_json)
+        return self._logs["metrics"].read(RoundRecord.from_json, self._stood("metrics"))
 
     def committed(self) -> list[RoundRecord]:
         """The rounds that a checkpoint stands behind: a resume would play any other again.
@@ -253,13 +255,13 @@ class Run:
 
     def read_metrics(self) -> list[Record]:
         """The lines of metrics.jsonl as they stand, for other tools; `records` are the same."""
-        return self._log("metrics").records()
+        return self._logs["metrics"].records(self._stood("metrics"))
 
     def truncate_log(self, round: int) -> None:
         """Drop what was logged for rounds after this one, and a last line that was cut short."""
         self.committed()
-        for name in _LOGS:
-            self._log(name).truncate(round)
+        for name, log in self._logs.items():
+            log.truncate(round, self._stood(name))
 
     def write_checkpoint(
         self,
@@ -305,10 +307,9 @@ class Run:
     def _checkpoints(self) -> Checkpoints:
         return Checkpoints(self.folder / "checkpoints", file_digest(self.folder / NAME))
 
-    def _log(self, name: str) -> Log:
-        """For reading: what the last checkpoint was made after is there."""
-        self._logs[name].require(self._checkpoints.logs().get(name, ""))
-        return self._logs[name]
+    def _stood(self, name: str) -> str:
+        """The check of a log's last line when the last checkpoint was made: it is there still."""
+        return self._checkpoints.logs().get(name, "")
 
 
 def fresh_folder(config: Config) -> Path:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from flexlora.formats.json_fields import texts
+from flexlora.runs.fields import at_least
 
 T = TypeVar("T")
 
@@ -69,24 +70,27 @@ class ClientStore:
         if len(set(clients)) < len(clients):
             raise ValueError("clients has one of them twice")
         return ClientStore(
-            {client: _at(names, i) for client, i in zip(clients, data["types"], strict=True)},
-            {client: _at(made, i) for client, i in zip(clients, data["ranks"], strict=True)},
-            {client: _natural(version) for client, version in held if version is not None},
+            {
+                client: _at(names, i, "types")
+                for client, i in zip(clients, data["types"], strict=True)
+            },
+            {
+                client: _at(made, i, "ranks")
+                for client, i in zip(clients, data["ranks"], strict=True)
+            },
+            {client: _number(version, "held") for client, version in held if version is not None},
         )
 
 
 def _table(layouts: Sequence[Sequence[str]], pattern: Sequence[int]) -> dict[str, int]:
-    layout, *ranks = map(_natural, pattern)
-    if not all(ranks):
-        raise ValueError("patterns has a rank of 0")
-    return dict(zip(_at(layouts, layout), ranks, strict=True))
+    layout, *ranks = pattern
+    numbers = [_number(rank, "patterns", least=1) for rank in ranks]
+    return dict(zip(_at(layouts, layout, "patterns"), numbers, strict=True))
 
 
-def _at(values: Sequence[T], place: int) -> T:
-    return values[_natural(place)]
+def _at(values: Sequence[T], place: int, of: str) -> T:
+    return values[_number(place, of)]
 
 
-def _natural(value: Any) -> int:
-    if type(value) is not int or value < 0:
-        raise ValueError(f"{value!r:.60} stands where a number of 0 or more is expected")
-    return value
+def _number(value: Any, of: str, least: int = 0) -> int:
+    return at_least({of: value}, of, least)

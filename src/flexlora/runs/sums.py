@@ -41,12 +41,17 @@ def require_whole(folder: Path, names: Collection[str], sums: Mapping[str, str])
         if not there and name in sums:
             raise RunError(f"{path} is missing; {CURE}")
         if there and name not in sums:
-            raise RunError(f"{path} is not of what was written here; remove it")
+            raise foreign(path)
         if there and _digest(path) != sums[name]:
             raise RunError(
                 f"{path} is damaged: it is not as it was written (its sha256 is not that in "
                 f"{NAME}); {CURE}"
             )
+
+
+def foreign(path: Path) -> RunError:
+    """Of a file that nothing here has written."""
+    return RunError(f"{path} is not of what was written here; remove it")
 
 
 def _digest(path: Path) -> str:
