@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import re
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
+from peft import LoraConfig
+from peft.tuners.tuners_utils import _check_lora_target_modules_mamba
+from torch import nn
 
 from flexlora.errors import ModelError
 from flexlora.models import BaseModel
 from flexlora.models.targets import find_layers
+from flexlora.models.unfit import _PEFT_REFUSES
 from models.families import names, tiny
 
 TARGETS = ["all-linear", "attention", "mlp", "other", "*.0.*", "q_proj", "weight", "gate"]
@@ -101,3 +107,16 @@ def test_a_weight_that_is_read_past_adapters_is_left_alone(
         found = find_layers(base.model, family, [target])
         assert found
         assert not any(x.name.endswith("." + layer) for x in found)
+
+
+def test_the_models_whose_out_proj_peft_refuses_are_those_of_its_own_check() -> None:
+    def refuses(name: str) -> bool:
+        model: Any = nn.Module()
+        model.config = SimpleNamespace(model_type=name)
+        try:
+            _check_lora_target_modules_mamba(LoraConfig(), model, "out_proj")
+        except ValueError:
+            return True
+        return False
+
+    assert {name for name in names() if refuses(name)} == _PEFT_REFUSES

@@ -126,6 +126,13 @@ def test_what_texts_do_not_run_through_is_refused_by_name(target: str) -> None:
     assert "expert" not in said
 
 
+def test_of_what_a_glob_matches_in_a_tower_a_linear_layer_is_named() -> None:
+    base = tiny("gemma3")
+    assert base is not None
+    with pytest.raises(ModelError, match=r"matches model\.vision_tower\.\S+_proj of gemma3, which"):
+        AdaptedModel(base, ("*.vision_tower.*",))
+
+
 def test_the_width_is_what_a_token_passes_through() -> None:
     model = model_of("gemma3")
     text = BaseModel(model, None, "gemma3", 64)

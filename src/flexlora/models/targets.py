@@ -85,11 +85,12 @@ class _Search:
         for path, module in model.named_modules():
             shape = linear_shape(module)
             if not holds(path):
-                self.apart.append(LayerSpec(path, 0, 0))
+                self.apart.append(LayerSpec(path, *(shape or (0, 0))))
             elif shape is not None:
                 self.linear.append(LayerSpec(path, *shape))
             elif path:
                 self.others.append((LayerSpec(path, 0, 0), module))
+        self.apart.sort(key=lambda x: x.m == 0)  # Linear layers first: they are what is meant.
         self.experts = [x for x in experts(model) if holds(x.name)]
 
     def layers(self, target: str) -> list[LayerSpec]:
