@@ -1,4 +1,4 @@
-"""Every causal language model that transformers can build from a config, tiny and random."""
+"""Every language model that transformers can build from a config, tiny and random."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, AutoModelForMultimodalLM
 
 from flexlora.models import BaseModel, load_model
 from flexlora.models.lora import linear_shape
@@ -71,20 +71,34 @@ _OWN: dict[str, dict[str, Any]] = {
     },
     "zaya": {"num_experts_per_tok": 1},
 }
+_SECTIONS = {
+    "rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [1, 1, 2]}
+}
+_OF_PARTS: dict[str, dict[str, Any]] = {
+    "qwen2_vl_text": _SECTIONS,
+    "qwen2_5_vl_text": _SECTIONS,
+    "qwen2_5_omni_text": _SECTIONS,
+    "paddleocr_vl_text": _SECTIONS,
+}
 _MOST = 7_000_000  # Parameters; what cannot be made smaller by its config is not built.
 
 
 @cache
-def _kinds() -> dict[str, type[Any]]:
+def _kinds(auto: Any) -> dict[str, type[Any]]:
     found: dict[str, type[Any]] = {}
-    for kind in AutoModelForCausalLM._model_mapping:
+    for kind in auto._model_mapping:
         found.setdefault(kind.model_type, kind)
     return found
 
 
 def names() -> list[str]:
     """transformers' model types with a class for causal language models, in alphabetic order."""
-    return sorted(_kinds())
+    return sorted(_kinds(AutoModelForCausalLM))
+
+
+def multimodal_names() -> list[str]:
+    """Those with a class for language models that also see or hear, in alphabetic order."""
+    return sorted(_kinds(AutoModelForMultimodalLM))
 
 
 def tiny(name: str) -> BaseModel | None:
@@ -92,21 +106,29 @@ def tiny(name: str) -> BaseModel | None:
 
     Of each kind of layer that its default config names there is one.
     """
-    for config in _configs(name):
+    model = _built(name, AutoModelForCausalLM)
+    if model is None:
+        return None
+    return BaseModel(model, load_model("tiny").tokenizer, name, 64)
+
+
+def tiny_multimodal(name: str) -> Any | None:
+    """A random one, with its towers; None as for `tiny`."""
+    return _built(name, AutoModelForMultimodalLM)
+
+
+def _built(name: str, auto: Any) -> Any | None:
+    for config in _configs(_kinds(auto)[name]):
         try:
             with torch.device("meta"):
-                outline = AutoModelForCausalLM.from_config(config)
+                outline = auto.from_config(config)
             if sum(p.numel() for p in outline.parameters()) > _MOST:
                 continue
             torch.manual_seed(0)
-            model = AutoModelForCausalLM.from_config(config)
-            break
+            return auto.from_config(config).eval().requires_grad_(False)
         except Exception:  # its config cannot be made small in this way
             continue
-    else:
-        return None
-    model.eval().requires_grad_(False)
-    return BaseModel(model, load_model("tiny").tokenizer, name, 64)
+    return None
 
 
 def linear_names(model: nn.Module) -> tuple[str, ...]:
@@ -116,11 +138,10 @@ def linear_names(model: nn.Module) -> tuple[str, ...]:
     return tuple(sorted({name.rpartition(".")[2] for name in found} - {"lm_head"}))
 
 
-def _configs(name: str) -> Iterator[Any]:
-    kind = _kinds()[name]
+def _configs(kind: type[Any]) -> Iterator[Any]:
     for kinds in (True, False):
         try:
-            config = _shrunk(kind, _OWN.get(name, {}), kinds=kinds)
+            config = _shrunk(kind, _OWN.get(kind.model_type, {}), kinds=kinds)
         except Exception:  # the next one may do
             continue
         if hasattr(config, "is_decoder"):
@@ -143,7 +164,8 @@ def _shrunk(kind: type[Any], own: dict[str, Any], *, kinds: bool) -> Any:
             break
     options |= own
     for part in getattr(kind, "sub_configs", None) or {}:
-        inner = getattr(default, part, None)
+        inner: Any = getattr(default, part, None)
         if hasattr(inner, "to_dict"):
-            options[part] = _shrunk(type(inner), {}, kinds=kinds).to_dict()
+            own_part = _OF_PARTS.get(inner.model_type, {})
+            options[part] = _shrunk(type(inner), own_part, kinds=kinds).to_dict()
     return kind(**options)

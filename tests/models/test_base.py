@@ -147,6 +147,8 @@ def test_weights_that_cannot_be_used(folder: Path) -> None:
     ("model_type", "architecture", "message"),
     [
         ("t5", "T5ForConditionalGeneration", "is of type t5, not a causal language model"),
+        ("llava", "LlavaForConditionalGeneration", "is of type llava, not a causal language model"),
+        ("qwen2_vl", "Qwen2VLForConditionalGeneration", "is of type qwen2_vl, not a causal"),
         ("bert", "BertForMaskedLM", "is a BertForMaskedLM, not a causal language model"),
         ("nonsense", "None", "cannot be read: .*; repair config.json"),
     ],

@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from peft import PeftModel
 
-from flexlora.adapters import Adapter, Factors
+from flexlora.adapters import Adapter, Factors, LayerSpec
 from flexlora.errors import ModelError
 from flexlora.evaluation import continuation_losses
 from flexlora.evaluation.asked import Asked
@@ -97,7 +98,8 @@ def _plain(module: Any, row: tuple[int, ...]) -> torch.Tensor:
 
 
 def _close(one: torch.Tensor, other: torch.Tensor) -> bool:
-    return bool((one - other).abs().max() <= 1e-3 * other.abs().max())
+    """5e-6 apart at most, where an adapter that is read past makes 6e-5 to 0.2 (both measured)."""
+    return bool((one - other).abs().max() <= 2e-5 * other.abs().max())
 
 
 def _trains_and_exports(model: AdaptedModel, name: str, folder: Path) -> bool:
@@ -120,7 +122,9 @@ def _trains_and_exports(model: AdaptedModel, name: str, folder: Path) -> bool:
         for row in rows
     ]
     assert abs(trained.loss - float(sum(alone)) / 2) <= 1e-3 * trained.loss
-    save_peft(trained.adapter, folder)
+    # What is exported is no zero anywhere, whether or not the step reached it.
+    worn = Adapter({x.name: _worn(x, draw) for x in model.layers}, name)
+    save_peft(worn, folder)
     read = load_peft(folder)
     model.set_delta({name: f.product() for name, f in read.items()})
     ours = _plain(model.model, rows[0])
@@ -128,8 +132,8 @@ def _trains_and_exports(model: AdaptedModel, name: str, folder: Path) -> bool:
     assert not torch.equal(ours, _plain(model.model, rows[0]))
     again = tiny(name)
     assert again is not None
-    theirs = PeftModel.from_pretrained(again.model, str(folder)).eval()
-    moved = {name for name, f in read.items() if bool(f.b.any())}
+    with patch("peft.tuners.tuners_utils.MIN_TARGET_MODULES_FOR_OPTIMIZATION", 2):
+        theirs = PeftModel.from_pretrained(again.model, str(folder)).eval()
     loaded = {
         n.removeprefix(_INSIDE)
         for n, x in theirs.named_modules()
@@ -140,7 +144,12 @@ def _trains_and_exports(model: AdaptedModel, name: str, folder: Path) -> bool:
     model.set_delta({})
     assert loaded
     assert _close(_plain(theirs, rows[0]), part)
-    return loaded == moved
+    return loaded == set(read)
+
+
+def _worn(layer: LayerSpec, draw: torch.Generator) -> Factors:
+    b = torch.randn(layer.m, 2, generator=draw)
+    return Factors(b, torch.randn(2, layer.n, generator=draw), 1.0 / layer.n)
 
 
 def _scores(model: AdaptedModel) -> None:
