@@ -12,13 +12,14 @@ from pathlib import Path
 from typing import Final
 
 from flexlora.errors import AdapterError, ConfigError
-from flexlora.formats.adapter_reader import AdapterReader, LayerWriter, StoredLayer
+from flexlora.formats.adapter_reader import AdapterReader, LayerWriter
 from flexlora.formats.peft_form import Form
 from flexlora.formats.peft_keys import pair_keys
 from flexlora.formats.peft_reader import PeftReader
 from flexlora.formats.peft_writer import peft_folder
 from flexlora.formats.single_file import SingleFileReader
 from flexlora.formats.single_file_writer import single_file
+from flexlora.formats.stored_layer import StoredLayer
 
 FILE: Final = ".safetensors"
 
