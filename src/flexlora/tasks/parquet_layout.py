@@ -12,7 +12,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from flexlora.errors import DataError
+from flexlora.errors import DataError, shown
 from flexlora.tasks.json_text import parsed_json, require_characters
 from flexlora.tasks.official_layout import Pick, fallback_id, first_text
 from flexlora.tasks.parquet_source import opened
@@ -111,7 +111,7 @@ class ParquetLayout:
             self._descriptions = _read_descriptions(self._folder / "tasks.jsonl")
         if name not in self._descriptions:
             raise DataError(
-                f"{self._folder / 'tasks.jsonl'} does not describe task {name!r}; add its line"
+                f"{self._folder / 'tasks.jsonl'} does not describe task {shown(name)}; add its line"
             )
         return self._descriptions[name]
 
@@ -151,7 +151,9 @@ def _read_descriptions(path: Path) -> dict[str, tuple[str, str]]:
                     raise DataError(f"{where}: {type(entry).__name__}, expected an object; mend it")
                 name = first_text(entry.get("task"), f"{where}: task")
                 if name in result:
-                    raise DataError(f"{where}: task {name!r} is described twice; keep one line")
+                    raise DataError(
+                        f"{where}: task {shown(name)} is described twice; keep one line"
+                    )
                 definition = first_text(entry.get("definition"), f"{where}: definition")
                 category = first_text(entry.get("category"), f"{where}: category")
                 require_characters(where, (name, definition, category))

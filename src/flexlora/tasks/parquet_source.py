@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, final
 
-from flexlora.errors import DataError
+from flexlora.errors import DataError, shown
 from flexlora.tasks.files import files_at, parts_of, require_size
 from flexlora.tasks.rows import Row, Rows
 from flexlora.tasks.table_source import TableSource
@@ -65,11 +65,11 @@ def _require_readable(path: Path, schema: Any, columns: Sequence[str]) -> None:
     for name in columns:
         if schema.names.count(name) > 1:
             raise DataError(
-                f"{path}: column {name!r} comes {schema.names.count(name)} times; rename them"
+                f"{path}: column {shown(name)} comes {schema.names.count(name)} times; rename them"
             )
         kind = schema.field(name).type
         if pyarrow.types.is_temporal(kind):
-            raise DataError(f"{path}: column {name!r} is of type {kind}; write it as text")
+            raise DataError(f"{path}: column {shown(name)} is of type {kind}; write it as text")
 
 
 def _values(path: Path, table: Any, columns: Sequence[str]) -> Iterator[dict[str, Any]]:
