@@ -9,6 +9,7 @@ from typing import Literal
 from flexlora.errors import AdapterError, InputError, RunError, cut_short
 from flexlora.formats import atomic
 from flexlora.formats.atomic import LONGEST_NAME
+from flexlora.formats.home import expanded
 
 
 def require_free(out: Path | None, option: str = "--out") -> None:
@@ -48,5 +49,5 @@ def require_there(kind: Literal["adapter", "run"], *paths: Path) -> None:
     }
     error, what = kinds[kind]
     for path in paths:
-        if not path.expanduser().exists():
+        if not expanded(path).exists():
             raise error(f"{path} does not exist; give {what}")

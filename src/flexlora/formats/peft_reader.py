@@ -12,6 +12,7 @@ from torch import Tensor
 from flexlora.adapters import Adapter, Factors, Scaling, lora_scale
 from flexlora.errors import AdapterError
 from flexlora.formats.closing import Closing
+from flexlora.formats.home import expanded
 from flexlora.formats.peft_config import (
     CONFIG,
     TASK_TYPE,
@@ -38,7 +39,7 @@ class PeftReader(Closing):
     """
 
     def __init__(self, folder: Path | str) -> None:
-        self.path = Path(folder)
+        self.path = expanded(folder)
         self.config = read_config(self.path)
         self._extra = read_extra(self.path)
         self._file = _opened(self.path)
