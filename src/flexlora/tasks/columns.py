@@ -74,7 +74,7 @@ class Columns:
                         f"{_listed(table.columns)}; {_alike(column, table.columns)}set data.{key} "
                         "to one of them"
                     )
-        cells, named = Cells(), self._named()
+        cells, named = Cells(), self.named
         for row in table.rows:
             self.limits.require_row(row.place, *(row.values.get(column) for column in named))
         records = [self._record(row, cells) for row in table.rows]
@@ -82,7 +82,9 @@ class Columns:
         _require_distinct(table.rows, [record.example.id for record in records])
         return records
 
-    def _named(self) -> tuple[str, ...]:
+    @property
+    def named(self) -> tuple[str, ...]:
+        """All columns that hold something."""
         one_each = (self.messages, self.response, self.choices, self.client, self.category, self.id)
         return tuple(name for name in (*self.prompt, *one_each) if name)
 

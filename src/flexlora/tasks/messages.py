@@ -13,6 +13,7 @@ from itertools import islice
 from typing import Any
 
 from flexlora.errors import DataError, seen, shown
+from flexlora.tasks.rows import kind_of
 from flexlora.tasks.task import Turn
 
 # What speakers are called, and who they are.
@@ -63,7 +64,7 @@ def conversation(value: object, where: str) -> Conversation:
     """
     if not isinstance(value, list | tuple):
         raise DataError(
-            f"{where} is {type(value).__name__}, expected a list of messages "
+            f"{where} is {kind_of(value)}, expected a list of messages "
             '{"role": …, "content": …}; convert it'
         )
     turns = [_turn(message, f"{where}, message {i + 1}") for i, message in enumerate(value)]
@@ -134,9 +135,7 @@ def _text(content: object, where: str, key: str, *, optional: bool) -> str:
                 f"{where}, has a part of type {shown(kind)}; only text can be learnt from"
             )
         if not isinstance(text, str):
-            raise DataError(
-                f"{where}, has {key} of type {type(text).__name__}, expected text; mend that row"
-            )
+            raise DataError(f"{where}: {key} is {kind_of(text)}, expected text; mend that row")
         texts.append(text)
     return "".join(texts)
 
