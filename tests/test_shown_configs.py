@@ -65,7 +65,8 @@ def demo() -> dict[str, Any]:
 def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     tiny = load_model("tiny")
     config = SHAPES[request.param]
-    config.vocab_size = tiny.model.config.vocab_size
+    embedded: Any = tiny.model
+    config.vocab_size = embedded.config.vocab_size
     torch.manual_seed(0)
     folder = tmp_path_factory.mktemp("models") / str(request.param)
     AutoModelForCausalLM.from_config(config).save_pretrained(folder)

@@ -11,7 +11,8 @@ from collections.abc import Iterable
 
 _LISTED = 12  # Names that an error lists at most.
 _COMPARED = 500  # Characters of a name that others are compared with.
-_SHOWN = 60  # Characters of a value that an error shows at most.
+SHOWN = 60
+"""Characters of a name or value that an error shows at most."""
 
 
 class FlexLoRAError(Exception):
@@ -79,13 +80,21 @@ def shown(value: object) -> str:
     Control and direction characters in it are escaped, a number of any length is cut.
     """
     if isinstance(value, str):
-        return cut_short(repr(value[: 2 * _SHOWN]))
+        return cut_short(repr(value[: 2 * SHOWN]))
     try:
         return cut_short(repr(value))
     except (ValueError, RecursionError):  # More digits or more depth than Python writes.
         return f"{type(value).__name__} of great length"
 
 
-def cut_short(text: str, most: int = _SHOWN) -> str:
+def seen(name: str) -> str:
+    """A name out of somebody's file, for an error, in 60 characters at most: as it is, or as
+    Python writes it where it is empty or holds or ends in what is not seen.
+    """
+    plain = name.isprintable() and name == name.strip() and name
+    return cut_short(name) if plain else shown(name)
+
+
+def cut_short(text: str, most: int = SHOWN) -> str:
     """The text, in so many characters at most; "…" ends one that was cut."""
     return text if len(text) <= most else text[: most - 1] + "…"

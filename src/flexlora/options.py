@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, is_dataclass
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from flexlora.errors import ConfigError, cut_short, nearest
+from flexlora.errors import ConfigError, cut_short, nearest, seen
 from flexlora.errors import shown as foreign
 
 MANY = 10**9
@@ -140,8 +140,7 @@ def checked(
                 cure = f"leave it out, or set {chooser} to {' or '.join(map(repr, owners))}"
             else:
                 cure = nearest(key, all_known) if all_known else "it takes no options"
-            given = key if key.isprintable() else foreign(key)
-            raise ConfigError(f"{table}.{cut_short(given)} is not an option of {name!r}; {cure}")
+            raise ConfigError(f"{table}.{seen(key)} is not an option of {name!r}; {cure}")
     for key, argument in known.items():
         if argument.required and key not in options:
             raise ConfigError(f"{chooser} is {name!r}, which needs {table}.{key}; give it")
@@ -178,13 +177,6 @@ def number(value: float) -> str:
     """A limit in words: 0.5, 1,000,000."""
     whole = abs(value) < 1e15 and value == int(value)
     return f"{int(value):,}" if whole else f"{value:g}"
-
-
-def seen(name: str) -> str:
-    """A name out of somebody's file as errors show it, cut short: in quotes, with what is not seen
-    spelt out, where it holds or ends in such."""
-    name = cut_short(name)
-    return name if name.isprintable() and name == name.strip() and name else repr(name)
 
 
 def _argument(hint: Any, default: Any) -> Argument:

@@ -301,7 +301,7 @@ for column in ("who", "kind", "key"):
             p.rows({**ROWS[0], c: ""}, {**ROWS[0], c: " "}), **{n: c}
         )
     )
-case("no chat", "d.jsonl, line 1: q is str, expected a list of messages")(
+case("no chat", "d.jsonl, line 1: q is text, expected a list of messages")(
     lambda p: p.run(p.rows(), prompt=None, response=None, messages="q")
 )
 case("chat and columns", "data.messages and data.prompt are both given")(

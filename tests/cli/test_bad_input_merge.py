@@ -147,7 +147,7 @@ case("NaN", f"b: layer {Q} of the adapter holds NaN or infinity; train again wit
         lambda b: add(b, **{f"{PREFIX}{Q}.lora_A.weight": torch.full((2, 6), torch.nan)})
     )
 )
-case("half of a pair", f"layer {Q} in", "b has no lora_A; save the adapter again")(
+case("half of a pair", f"layer {Q} in", "b has no A (lora_A, lora_down); save the adapter again")(
     lambda p: p.spoilt(lambda b: add(b, **{f"{PREFIX}{Q}.lora_A.weight": None}))
 )
 case("pickle", "b holds only pickled weights (adapter_model.bin), which can run code; save the")(

@@ -257,7 +257,7 @@ def test_single_files_are_merged_without_another_word(flexlora: Flexlora, tmp_pa
     a, b, out = (tmp_path / f"{name}.safetensors" for name in "abc")
     done = flexlora("merge", a, b, "--out", out)
     assert (done.code, done.err) == (0, "")
-    assert done.out.endswith(f" written to {out}, each layer at its own rank, alpha = rank\n")
+    assert done.out.endswith(f" written to {out}, each layer at its own rank, α = r\n")
     assert re.search(r"^(lora_unet_)?x +4 +2 +6 ", done.out, re.MULTILINE)
     assert set(load_file(out)) > {"lora_unet_x.lora_down.weight", "lora_unet_x.alpha"}
     assert float(load_file(out)["lora_unet_x.alpha"]) == 6.0

@@ -61,11 +61,15 @@ LONG = {
 
 
 @pytest.mark.parametrize("name", LONG)
-@pytest.mark.parametrize("place", ["x" * 230, "é" * 110, "x" * 300 + "/y"])
+@pytest.mark.parametrize(
+    ("place", "most"), [("x" * 230, 200), ("é" * 110, 200), ("x" * 300 + "/y", 255)]
+)
 @pytest.mark.usefixtures("file")
-def test_a_name_that_no_folder_can_have(flexlora: Flexlora, name: str, place: str) -> None:
+def test_a_name_that_no_folder_can_have(
+    flexlora: Flexlora, name: str, place: str, most: int
+) -> None:
     *command, _ = LONG[name]
-    words = ("is a name of more than 200 bytes; choose another --out",)
+    words = (f"is a name of more than {most} bytes; choose another --out",)
     assert_one_sentence(flexlora(*command, place), *words)
 
 
@@ -81,6 +85,21 @@ def test_a_folder_that_takes_no_files(tmp_path: Path, monkeypatch: pytest.Monkey
     with pytest.raises(RunError, match=r"is not writable; make it so, or choose another --out"):
         require_place(tmp_path / "new" / "deeper")
     assert asked == [(tmp_path, os.W_OK | os.X_OK)]
+
+
+def test_what_is_read_may_be_at_home(
+    flexlora: Flexlora, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    write_folder(tmp_path / "a", pair("x", 3, 4, 1), r=1)
+    assert flexlora("inspect", "~/a").code == 0
+    assert flexlora("merge", "~/a", "--out", tmp_path / "b").code == 0
+    assert (tmp_path / "b" / "adapter_config.json").is_file()
+    nobody = "~nobody_is_called_that/a"
+    done = flexlora("merge", nobody, "--out", tmp_path / "c")
+    assert_one_sentence(done, f"{nobody} does not exist; give a PEFT folder")
+    done = flexlora("export", nobody, "--rank", 1, "--out", tmp_path / "c")
+    assert_one_sentence(done, f"{nobody} does not exist; give a run directory")
 
 
 def test_writers_name_the_path_and_the_cure_of_what_stands_in_their_way(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from commands import Flexlora, assert_one_sentence
 from flexlora.cli.trust import _remembered, remember
 from flexlora.formats.user_file import UserFile
 from flexlora.runs.run_directory import Run
+from peft_folders import pair, write_folder
 from small import small, write
 
 # It leaves a trace, and then ends what is tried.
@@ -64,6 +65,19 @@ def test_foreign_code_needs_a_word(flexlora: Flexlora, name: str) -> None:
     Path("theirs.py").write_text(FOREIGN + "#")  # but not for another file.
     assert_one_sentence(flexlora(*asked), "add --trust theirs.py")
     assert not ran()
+
+
+@pytest.mark.parametrize("begin", [None, "adapter"])
+@pytest.mark.usefixtures("foreign")
+def test_a_word_for_what_nothing_names_is_refused(flexlora: Flexlora, begin: str | None) -> None:
+    """As where a run names other code: who gives it thinks that it holds of something."""
+    write_folder(Path("adapter"), pair("x", 3, 4, 1), r=1)
+    write(small(model={} if begin is None else {"init_from": begin}), Path("c.toml"))
+    done = flexlora("run", "c.toml", "--out", "out", "--trust", "theirs.py")
+    words = ("--trust theirs.py is for code that another run names", "names none; leave it out")
+    assert_one_sentence(done, *words)
+    assert not ran()
+    assert not Path("out").exists()
 
 
 @pytest.mark.usefixtures("foreign")

@@ -12,9 +12,9 @@ import pytest
 
 from config.every_key import Key, every_key
 from flexlora.config.config import Config
-from flexlora.config.config_file import load_config
+from flexlora.config.config_file import load_config, make_config
 from flexlora.config.toml import to_toml
-from flexlora.errors import InputError
+from flexlora.errors import ConfigError, InputError
 from flexlora.federation import Session
 from flexlora.federation.setup import Setup, prepare
 
@@ -139,3 +139,9 @@ def test_no_config_ends_unexpectedly(tmp_path: Path, known: Setup) -> None:
 @pytest.mark.parametrize("seed", range(1, 41))
 def test_no_config_ends_unexpectedly_of_many(tmp_path: Path, known: Setup, seed: int) -> None:
     play(tmp_path, seed=seed, tries=1000, previews=300, known=known)
+
+
+def test_a_part_of_a_path_that_no_file_can_have_is_told_its_limit() -> None:
+    make_config(run={"out": f"{'x' * 255}/{'é' * 127}"})
+    with pytest.raises(ConfigError, match=r"run\.out: .*é… has more than 255 bytes, .*shorten it"):
+        make_config(run={"out": f"a/{'é' * 128}"})

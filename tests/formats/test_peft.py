@@ -369,9 +369,9 @@ WRONG_TENSORS = [
     ({"lora_magnitude_vector": torch.ones(4)}, "holds DoRA (tensor"),
     ({"lora_embedding_A": torch.ones(2, 5)}, "holds layer x.q twice"),
     ({"lora_B.bias": torch.ones(4)}, "holds trained biases (tensor"),
-    ({"weight": torch.ones(4, 5)}, "holds tensor base_model.model.x.q.weight"),
-    ({"lora_B.weight": None}, "layer x.q in {} has no lora_B"),
-    ({"lora_A.weight": None}, "layer x.q in {} has no lora_A"),
+    ({"weight": torch.ones(4, 5)}, "holds tensor 'base_model.model.x.q.weight'"),
+    ({"lora_B.weight": None}, "layer x.q in {} has no B (lora_B, lora_up)"),
+    ({"lora_A.weight": None}, "layer x.q in {} has no A (lora_A, lora_down)"),
     ({"lora_A.weight": None, "lora_B.weight": None}, "holds no LoRA tensors"),
     (
         {"lora_A.weight": torch.ones(2, 0)},

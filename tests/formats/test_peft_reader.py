@@ -141,7 +141,7 @@ ODD: list[tuple[dict[str, torch.Tensor], dict[str, Any], str]] = [
     (
         pair("x", 4, 4, 2) | {"head.weight": gaussian(2, 2)},
         {"r": 2, "modules_to_save": ["hea", "ead", "head.weight", "x"]},
-        f"holds tensor {PREFIX}head.weight, which is no plain LoRA pair",
+        f"holds tensor '{PREFIX}head.weight', which is no plain LoRA pair",
     ),
     (pair("x", 4, 4, 2), {"r": 2, "modules_to_save": {"head": 1}}, "make it a list of names"),
 ]

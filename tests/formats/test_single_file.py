@@ -190,6 +190,7 @@ def test_what_diffusers_notes_of_scales_is_read(tmp_path: Path) -> None:
     for text, words in (
         ("[", "lora_adapter_metadata that is not readable"),
         ("[" * 100_000, "lora_adapter_metadata that is not readable"),
+        ('[["transformer.lora_alpha", 8]]', "lora_adapter_metadata that is not readable"),
         ('{"transformer.use_dora": true}', "holds DoRA (use_dora)"),
         ('{"transformer.init_lora_weights": "pissa"}', "was initialised by 'pissa'"),
         ('{"transformer.lora_alpha": "much"}', "has lora_alpha 'much'"),
@@ -238,14 +239,16 @@ def test_damage_is_told(tmp_path: Path) -> None:
             reader.factors("x")
         return str(caught.value)
 
-    assert "layer x in" in told(x__lora_up__weight=None)
+    assert "has no B (lora_B, lora_up); save" in told(x__lora_up__weight=None)
     assert "has y.alpha of no layer" in told(y__alpha=torch.ones(()))
     assert "x.alpha in" in told(x__alpha=torch.tensor(float("nan")))
     assert "no finite number" in told(x__alpha=torch.ones(2))
     assert "NaN or infinity" in told(x__lora_up__weight=torch.full((6, 2), float("inf")))
     assert "shapes (2, 5) and (6, 3)" in told(x__lora_up__weight=torch.ones(6, 3))
-    assert "not empty" in told(x__lora_up__weight=torch.ones(0, 2))
-    assert "not empty" in told(x__lora_up__weight=torch.ones(6, 2, dtype=torch.int8))
+    assert "is empty, of shapes (2, 5) and (0, 2)" in told(x__lora_up__weight=torch.ones(0, 2))
+    assert "is stored as F32 and I8; save it as floats" in told(
+        x__lora_up__weight=torch.ones(6, 2, dtype=torch.int8)
+    )
     path.write_bytes(b"\x80\x04")
     with pytest.raises(AdapterError, match="truncated or no safetensors file"):
         open_adapter(path)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import inspect
+import os
 import pickle
 from dataclasses import replace
 from pathlib import Path
@@ -106,6 +107,12 @@ def test_what_cannot_be_found_is_said(spec: str, message: str) -> None:
         named(spec)
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_a_pipe_is_refused_and_not_waited_for(folder: Path) -> None:
+    os.mkfifo(folder / "pipe.py")
+    with pytest.raises(ConfigError, match=r"metric file pipe\.py is no plain file; give a Python"):
+        named("pipe.py:f")
 
 
 @pytest.mark.parametrize(

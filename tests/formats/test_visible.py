@@ -7,7 +7,7 @@ import unicodedata
 
 import pytest
 
-from flexlora.formats.visible import all_visible, visible
+from flexlora.formats.visible import all_visible, brief, visible
 
 
 @pytest.mark.parametrize(
@@ -35,6 +35,15 @@ def test_words_of_every_script_stay() -> None:
 
 def test_what_is_kept_is_named() -> None:
     assert visible("a\n\x1bb", "\n") == "a\n\\x1bb"
+
+
+@pytest.mark.parametrize("text", ["", "plain", "x" * 61, "\u202e" * 60, "\x1b\n" * 300])
+@pytest.mark.parametrize("most", [1, 10, 60])
+def test_what_is_brief_is_so_once_it_is_visible(text: str, most: int) -> None:
+    told = brief(text, most)
+    assert len(told) <= most
+    assert told.isprintable()
+    assert told == visible(text) or told.endswith("…")
 
 
 def test_no_character_gets_through_that_a_terminal_obeys() -> None:

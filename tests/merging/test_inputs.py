@@ -121,7 +121,7 @@ def two_adapters(folder: Path) -> None:
 
 FOLDERS: dict[str, tuple[Callable[[Path], object], str]] = {
     "DoRA by its config": (lambda p: edit(p, use_dora=True), "holds DoRA (use_dora)"),
-    "DoRA by its tensors": (dora, "holds DoRA (tensor base_model.model"),
+    "DoRA by its tensors": (dora, "holds DoRA (tensor 'base_model.model"),
     "LoRA bias": (lambda p: edit(p, lora_bias=True), "holds LoRA biases (lora_bias)"),
     "a bias of LoRA": (
         lambda p: add(p, **{f"{KEY}lora_B.bias": torch.ones(8)}),
@@ -149,7 +149,7 @@ FOLDERS: dict[str, tuple[Callable[[Path], object], str]] = {
     "a config too deep": (deep_config, "adapter_config.json is not readable JSON"),
     "half of a pair": (
         lambda p: add(p, **{f"{KEY}lora_B.weight": None}),
-        f"layer {Q} in {{}} has no lora_B",
+        f"layer {Q} in {{}} has no B (lora_B, lora_up); save the adapter again",
     ),
     "NaN": (
         lambda p: add(p, **{f"{KEY}lora_A.weight": torch.full((3, 6), math.nan)}),
@@ -168,7 +168,15 @@ FOLDERS: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "a foreign tensor": (
         lambda p: add(p, **{f"{PREFIX}score.weight": torch.ones(2)}),
-        "holds tensor base_model.model.score.weight, which is no plain LoRA pair",
+        "holds tensor 'base_model.model.score.weight', which is no plain LoRA pair",
+    ),
+    "a foreign method": (
+        lambda p: add(p, **{f"{PREFIX}score.hada_w1_a": torch.ones(2)}),
+        "holds LoHa (tensor 'base_model.model.score.hada_w1_a'), which is no plain LoRA pair",
+    ),
+    "a foreign tensor of a hostile name": (
+        lambda p: add(p, **{f"{PREFIX}\x1b[2J{'x' * 400}": torch.ones(2)}),
+        f"holds tensor '{PREFIX}\\x1b[2J{'x' * 34}…, which is no plain LoRA pair",
     ),
     "whole numbers": (
         lambda p: add(p, **{f"{KEY}lora_B.weight": torch.ones(8, 3, dtype=torch.int32)}),

@@ -40,7 +40,7 @@ def test_the_last_answer_is_learnt_and_all_before_is_the_prompt() -> None:
 @pytest.mark.parametrize(
     ("value", "words"),
     [
-        ("hello", 'here is str, expected a list of messages {"role": …, "content": …}; convert'),
+        ("hello", 'here is text, expected a list of messages {"role": …, "content": …}; convert'),
         ([], "here ends with no message after 0 others; end it with a question"),
         ([ASK], "here ends with 'user' after 0 others"),
         ([ASK, SAY, AGAIN], "here ends with 'user' after 2 others"),
@@ -65,15 +65,18 @@ def test_the_last_answer_is_learnt_and_all_before_is_the_prompt() -> None:
         ([ASK, CALL, {**RESULT, "content": ""}, LAST], "message 3, of 'tool', is blank"),
         ([{**ASK, "content": []}, SAY], "message 1, of 'user', is blank"),
         ([{**ASK, "content": [{"type": "image"}]}, SAY], "message 1, has a part of type 'image'"),
-        ([{**ASK, "content": [{"text": 3}]}, SAY], "message 1, has content of type int, expected"),
-        ([{**ASK, "content": [None]}, SAY], "message 1, has content of type NoneType, expected"),
+        (
+            [{**ASK, "content": [{"text": 3}]}, SAY],
+            "message 1: content is a whole number, expected text",
+        ),
+        ([{**ASK, "content": [None]}, SAY], "message 1: content is null, expected text"),
         ([ASK, CALL], "message 2, calls a tool, but what is learnt is the last message's text"),
         ([ASK, CALL, RESULT], "here ends with 'tool' after 2 others"),
         ([ASK, RESULT, LAST], "message 2, is of role 'tool', expected 'assistant'"),
         ([{**ASK, "tool_calls": [{}]}, SAY], "message 1, of 'user', calls tools; only the assis"),
         ([ASK, {**CALL, "tool_calls": ["x"]}, RESULT, LAST], "message 2: tool_calls is no list of"),
         ([ASK, {**CALL, "tool_calls": [{"x": {1}}]}, RESULT, LAST], "tool_calls cannot be written"),
-        ([{"role": "user", "content": None}, SAY], "message 1, has content of type NoneType"),
+        ([{"role": "user", "content": None}, SAY], "message 1: content is null, expected"),
         ([ASK, "yes"], "message 2, has no object; give it the keys role and content"),
     ],
 )

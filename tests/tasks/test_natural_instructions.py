@@ -160,19 +160,26 @@ def test_small_tasks_are_left_out_on_request_and_noted(official: Build) -> None:
 
 BROKEN: list[tuple[Any, str]] = [
     ('{"Definition": "x",\n "Instances": [\n', r"task1_a\.json, line \d+: broken JSON"),
-    ("[]", "holds list, expected an object"),
-    (document(Definition=7), "Definition is int, expected text"),
-    (document(Definition=[]), "Definition is list, expected text"),
-    (document(Categories=None), "Categories is NoneType"),
-    (document(Instances={"a": 1}), "Instances is dict, expected a list"),
-    ({"hello": 1}, "Instances is NoneType, .* is this a task file"),
-    (document(Instances=["x"]), "instance 0 is str, expected an object"),
-    (document(Instances=[{"input": 5, "output": ["x"]}]), "instance 0: input is int"),
+    ("[]", "holds a list, expected an object"),
+    (document(Definition=7), "Definition is a whole number, expected text"),
+    (document(Definition=[]), "Definition is a list, expected text"),
+    (document(Categories=None), "Categories is null, expected text"),
+    (document(Instances={"a": 1}), "Instances is an object, expected a list"),
+    ({"hello": 1}, "Instances is null, .* is this a task file"),
+    (document(Instances=["x"]), "instance 0 is text, expected an object"),
+    (document(Instances=[{"input": 5, "output": ["x"]}]), "instance 0: input is a whole number"),
     (document(Instances=[{"input": "a", "output": []}]), r"instance 0: output is \[\], expected"),
     (document(Instances=[{"input": "a", "output": [1]}]), r"instance 0: output is \[1\]"),
     (document(Instances=[{"input": "a"}]), "instance 0: output is null"),
+    (
+        document(Instances=[{"input": "a", "output": [1] * 99}]),
+        "output is .*1, 1…, expected one",
+    ),
     (document(Instances=[{"input": "\ud800", "output": ["x"]}]), "instance 0 holds half of a surr"),
-    (document(Definition="x" * 1_000_001), r"task1_a', 'task1-0' holds 1,000,0\d\d characters in"),
+    (
+        document(Definition="x" * 1_000_001),
+        r"task1_a\.json: instance 0 holds 1,000,0\d\d characters in",
+    ),
     (document(Definition="\udfff"), "instance 0 holds half of a surrogate pair"),
     (document(Categories="\udfff"), "instance 0 holds half of a surrogate pair"),
     ('{"Definition": ' + "[" * 100_000, r"task1_a\.json: nested too deep; copy the file anew"),
@@ -200,7 +207,9 @@ def test_a_mark_at_the_beginning_is_no_part_of_it(official: Build, tmp_path: Pat
 def test_an_unreadable_encoding(official: Build) -> None:
     folder = official({"task1_a": document()})
     (folder / "tasks" / "task1_a.json").write_bytes(b"\xff\xfe{}")
-    with pytest.raises(DataError, match=r"task1_a\.json cannot be read"):
+    with pytest.raises(
+        DataError, match=r"task1_a\.json, line 1: byte 0xff at offset 0 is not UTF-8"
+    ):
         load(folder)
 
 
@@ -210,6 +219,33 @@ def test_a_missing_split_file(official: Build) -> None:
     with pytest.raises(DataError, match=r"test_tasks\.txt cannot be read"):
         load(folder)
     assert load(folder, unseen_tasks=0).unseen == ()
+
+
+@pytest.mark.parametrize("file", ["tasks/task1_a.json", "splits/default/train_tasks.txt"])
+def test_a_file_that_is_too_large_is_not_read(official: Build, file: str) -> None:
+    folder = official({"task1_a": document()})
+    with (folder / file).open("ab") as grown:
+        grown.truncate(10**6)
+    words = rf"{Path(file).name} comes to 0\.001 GB .* above data\.max_table_gb = 0\.0001; raise it"
+    with pytest.raises(DataError, match=words):
+        load(folder, max_table_gb=1e-4)
+
+
+def test_what_is_large_in_parquet_is_refused_before_it_is_kept(parquet: Build) -> None:
+    folder = parquet()
+    rows = ["short", "x" * 2000, *"abcdefg"]
+    parquet(input=rows)
+    with pytest.raises(DataError, match=r"train\.parquet, row 1 holds 2,0\d\d characters in its"):
+        load(folder, max_row_characters=1000)
+    with pytest.raises(DataError, match=r"train\.parquet, row group 0, comes to .*\.max_table_gb"):
+        load(folder, max_table_gb=2e-6)
+    assert len(load(folder, max_table_gb=3e-6).train) == 2  # Each of its row groups is smaller.
+    lines = (folder / "tasks.jsonl").read_text()
+    (folder / "tasks.jsonl").write_text(lines + " " * 11_000 + "{}")
+    with pytest.raises(DataError, match=r"tasks\.jsonl, line 3 holds 11,002 characters in all"):
+        load(folder, max_row_characters=1000, train_tasks=0, unseen_examples_per_task=1)
+    with pytest.raises(DataError, match=r"tasks\.jsonl comes to .* above data\.max_table_gb"):
+        load(folder, max_table_gb=9e-6)
 
 
 def test_no_folder_and_a_folder_without_data(tmp_path: Path) -> None:
@@ -270,12 +306,15 @@ def test_an_empty_parquet(parquet: Build) -> None:
     ("line", "message"),
     [
         ("{broken", r"tasks\.jsonl, line 3: broken JSON"),
-        ("[1]", "line 3: list, expected an object"),
+        ("[1]", "line 3 is a list, expected an object"),
         ("[" * 100_000, "line 3: nested too deep; copy the file anew"),
         ("9" * 5000, "line 3 holds a whole number of more digits than can be read"),
         ('{"task": "x", "definition": "\\ud800", "category": ""}', "line 3 holds half of a surr"),
-        ('{"task": "task3_c", "definition": 3, "category": "x"}', "line 3: definition is int"),
-        ('{"task": "task3_c", "definition": "d"}', "line 3: category is NoneType"),
+        (
+            '{"task": "task3_c", "definition": 3, "category": "x"}',
+            "line 3: definition is a whole number",
+        ),
+        ('{"task": "task3_c", "definition": "d"}', "line 3: category is null"),
         ('{"task": "task1_a", "definition": "d", "category": "c"}', "line 3: .* described twice"),
     ],
 )

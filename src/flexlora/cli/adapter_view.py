@@ -168,4 +168,4 @@ def _weights(adapter: Adapter) -> str:
 
 
 def _on_disk(path: Path) -> int:
-    return sum(file.stat().st_size for file in path.expanduser().rglob("*") if file.is_file())
+    return sum(file.stat().st_size for file in path.rglob("*") if file.is_file())

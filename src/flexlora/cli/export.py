@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from flexlora.cli.arguments import CompactOption, ServeOption
+from flexlora.cli.form_words import form_words
 from flexlora.cli.places import require_free, require_there
 from flexlora.cli.trust import TrustOption, require_trust
 
@@ -32,7 +33,6 @@ def export(
     from flexlora.cli.console import say
     from flexlora.formats.peft import save_peft
     from flexlora.formats.peft_form import Form
-    from flexlora.formats.words import form_words
     from flexlora.runs import load_adapter
 
     form = Form.of(compact=compact, serve=serve)

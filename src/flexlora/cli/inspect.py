@@ -28,8 +28,8 @@ def _adapter(path: Path, everything: bool, as_json: bool) -> None:
     from flexlora.cli.output import print_json
     from flexlora.formats.peft_reader import PeftReader
 
-    with PeftReader(path.expanduser()) as reader:
-        adapter = reader.adapter()
+    with PeftReader(path) as reader:
+        adapter, path = reader.adapter(), reader.path
     if as_json:
         print_json(adapter_json(path, adapter, reader.scaling, reader.whole), indent=2)
     else:
@@ -40,9 +40,10 @@ def _run(path: Path, everything: bool, as_json: bool) -> None:
     from flexlora.cli.output import print_json
     from flexlora.cli.run_view import show_run
     from flexlora.runs.overview import overview
+    from flexlora.runs.run_directory import Run
 
     found = overview(path)
     if as_json:
         print_json(found, indent=2)
     else:
-        show_run(found, everything=everything)
+        show_run(found, Run.open(path).ended(), everything=everything)

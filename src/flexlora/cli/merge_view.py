@@ -11,8 +11,9 @@ from rich.table import Table
 
 from flexlora.adapters.anatomy import kinds
 from flexlora.cli.console import say, screen
+from flexlora.cli.form_words import form_words
 from flexlora.cli.layer_tables import SHOWN, layer_table, shared_prefix
-from flexlora.formats.words import count, form_words, size, span
+from flexlora.formats.words import count, size, span
 from flexlora.merging import Merged, MergedLayer
 
 

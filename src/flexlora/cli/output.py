@@ -11,6 +11,7 @@ import typer
 from flexlora.cli.console import complain, hand_over, say
 from flexlora.cli.ends import ends
 from flexlora.errors import ConfigError
+from flexlora.formats.words import count
 
 if TYPE_CHECKING:
     from flexlora.evaluation import Scores
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from flexlora.federation.preview import Preview
     from flexlora.federation.setup import Setup
     from flexlora.rules import Rule
-    from flexlora.runs.events import Event
+    from flexlora.runs.events import Ended, Event
     from flexlora.runs.results import Result
 
 QuietOption = Annotated[
@@ -55,6 +56,7 @@ class Output(Protocol):
     def say(self, text: str = "") -> None: ...
     def observer(self) -> AbstractContextManager[Observer]: ...
     def results(self, results: Sequence[Result]) -> None: ...
+    def ended(self, ended: Ended) -> None: ...
 
 
 def output(*, quiet: bool, json: bool) -> Output:
@@ -105,6 +107,13 @@ class People:
         for result in results:
             self.say(f"run directory: {result.folder}")
 
+    def ended(self, ended: Ended) -> None:
+        from flexlora.cli.results_view import results_table
+
+        self.say(f"{ended.run} has ended: {count(ended.rounds, 'round')} played, all scored")
+        self.say()
+        results_table([ended])
+
 
 @final
 class Quiet:
@@ -122,6 +131,9 @@ class Quiet:
     def results(self, results: Sequence[Result]) -> None:
         for result in results:
             hand_over(str(result.folder))
+
+    def ended(self, ended: Ended) -> None:
+        hand_over(ended.run)
 
 
 @final
@@ -143,6 +155,9 @@ class Json:
         return nullcontext(Events())
 
     def results(self, results: Sequence[Result]) -> None: ...
+
+    def ended(self, ended: Ended) -> None:
+        print_json(ended.to_json())
 
 
 @final

@@ -13,10 +13,9 @@ from rich.text import Text
 
 from flexlora.cli.console import Screen, screen
 from flexlora.cli.sheets import Column, Sheet
-from flexlora.errors import cut_short
 from flexlora.federation.census import Census, Holding
 from flexlora.federation.preview import Forecast, TypeForecast
-from flexlora.formats.visible import visible
+from flexlora.formats.visible import brief
 from flexlora.formats.words import count, size
 from flexlora.partition.dirichlet import largest_remainder
 
@@ -220,7 +219,7 @@ def _histogram(sizes: Sequence[int], width: int) -> Table:
 
 
 def _short(text: str, width: int) -> str:
-    return cut_short(visible(" ".join(text.split())), width)
+    return brief(" ".join(text.split()), width)
 
 
 def _percent(share: float) -> str:

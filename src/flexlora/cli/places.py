@@ -8,7 +8,8 @@ from typing import Literal
 
 from flexlora.errors import AdapterError, InputError, RunError, cut_short
 from flexlora.formats import atomic
-from flexlora.formats.atomic import LONGEST_NAME
+from flexlora.formats.atomic import LONGEST_NAME, LONGEST_PART
+from flexlora.formats.home import expanded
 
 
 def require_free(out: Path | None, option: str = "--out") -> None:
@@ -24,12 +25,12 @@ def require_place(out: Path, option: str = "--out") -> None:
 
     The nearest folder above it that exists has to be one, and has to take new files.
     """
-    # One that is there may be longer: nothing is written beside it.
-    for part in [out.name, *(x.name for x in out.parents if len(os.fsencode(x.name)) > 255)]:
-        if len(os.fsencode(part)) > LONGEST_NAME:
+    # A folder above may be longer: nothing is written beside it.
+    for part, most in [(out.name, LONGEST_NAME), *((x.name, LONGEST_PART) for x in out.parents)]:
+        if len(os.fsencode(part)) > most:
             raise RunError(
                 f"{cut_short(str(out))} cannot be made: {cut_short(part)} is a name of more than "
-                f"{LONGEST_NAME} bytes; choose another {option}"
+                f"{most} bytes; choose another {option}"
             )
     above = next(x for x in (out.parent, *out.parent.parents) if x == x.parent or x.exists())
     if not above.is_dir():
@@ -48,5 +49,5 @@ def require_there(kind: Literal["adapter", "run"], *paths: Path) -> None:
     }
     error, what = kinds[kind]
     for path in paths:
-        if not path.expanduser().exists():
+        if not expanded(path).exists():
             raise error(f"{path} does not exist; give {what}")

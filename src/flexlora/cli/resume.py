@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from flexlora.cli.output import JsonOption, QuietOption, output
 from flexlora.cli.playing import may_resume, playing
 from flexlora.cli.trust import TrustOption, require_trust
+
+if TYPE_CHECKING:
+    from flexlora.runs.events import Ended
 
 
 def resume(
@@ -18,13 +21,32 @@ def resume(
     quiet: QuietOption = False,
     json: JsonOption = False,
 ) -> None:
-    """Go on after any stop; ends where an unbroken run would have ended. --json: as of run."""
+    """Go on after any stop; ends where an unbroken run would have ended. --json: as of run.
+
+    A run that has ended is not scored again: its table is shown.
+    """
     from flexlora.federation import Session
 
     words = output(quiet=quiet, json=json)
     may_resume(folder)
+    ended = _ended(folder)
+    if ended is not None:
+        words.ended(ended)
+        return
     require_trust(folder, trust)
     session = Session.resuming(folder)
     with playing(words) as watching:
         result = session.play(observer=watching)
     words.results([result])
+
+
+def _ended(folder: Path) -> Ended | None:
+    """How the run ended; None for one that has not, or whose results are to be made again."""
+    from flexlora.errors import RunError
+    from flexlora.runs.run_directory import Run
+
+    run = Run.open(folder)
+    try:
+        return run.ended()
+    except RunError:
+        return None

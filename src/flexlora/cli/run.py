@@ -11,6 +11,7 @@ from flexlora.cli.output import EVENTS, JsonOption, QuietOption, output
 from flexlora.cli.places import require_free, require_place
 from flexlora.cli.playing import playing
 from flexlora.cli.trust import TrustOption, own_code, remember, require_trust
+from flexlora.errors import ConfigError
 
 
 def run(
@@ -48,7 +49,12 @@ def run(
     remember(own_code(asked))
     begin = asked.model.init_from
     if begin is not None and kind_of(begin) == "run":
-        require_trust(Path(begin).expanduser(), trust, metrics=False)
+        require_trust(Path(begin), trust, metrics=False)
+    elif trust:
+        raise ConfigError(
+            f"--trust {trust[0]} is for code that another run names, and model.init_from names "
+            "none; leave it out"
+        )
     session = Session.of(asked)
     if dry_run:
         words.plan(session.preview())

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
+from flexlora.adapters.anatomy import kinds
 from flexlora.cli.console import say, screen
+from flexlora.cli.layer_tables import shared_prefix
+from flexlora.cli.results_view import results_table
 from flexlora.cli.sheets import Column, Sheet
 from flexlora.cli.tables import origin
 from flexlora.evaluation import MeanScore
 from flexlora.formats.words import count, size, span
+from flexlora.runs.events import Ended
 from flexlora.runs.records import OnClients
 
 SHOWN = 5  # Kinds of failures that are shown unless all are asked for.
@@ -25,8 +30,8 @@ _STATES = {
 }
 
 
-def show_run(found: Mapping[str, Any], *, everything: bool) -> None:
-    """An overview (`runs.overview`), as text and tables."""
+def show_run(found: Mapping[str, Any], ended: Ended | None, *, everything: bool) -> None:
+    """An overview (`runs.overview`) and what the run ended with, as text and tables."""
     words = _STATES[found["state"]].format(path=found["path"])
     say(f"run {found['path']}: round {found['round']} of {found['rounds']}, {words}")
     rule = dict(found["rule"])
@@ -60,7 +65,43 @@ def show_run(found: Mapping[str, Any], *, everything: bool) -> None:
     if everything and found["clients"]:
         say()
         _client_table(found).print(console)
+    if found["learned"]:
+        say()
+        _learned(found["learned"])
+    if ended is not None:
+        say()
+        results_table([ended])
     _failures(found["failures"], everything=everything)
+
+
+def _learned(learned: Mapping[str, Any]) -> None:
+    """Norms and effective ranks by kind of layer."""
+    layers = [_Learned(name, **layer) for name, layer in learned["layers"].items()]
+    ranks = sorted(layer.effective_rank for layer in layers)
+    say(
+        f"learned by round {learned['round']}: ‖ΔW‖ = {learned['norm']:.4g} over all layers, "
+        f"effective rank {ranks[0]:.1f} to {ranks[-1]:.1f}, median {ranks[len(ranks) // 2]:.1f}"
+    )
+    groups = kinds(layers)
+    prefix = shared_prefix(list(groups))
+    Sheet(
+        "",
+        Column("layers", [name.removeprefix(prefix) for name in groups], left=True),
+        [
+            Column("count", [f"{len(group):,}" for group in groups.values()]),
+            Column("rank", [span([x.rank for x in group]) for group in groups.values()]),
+            Column("eff. rank", [span([x.effective_rank for x in g], 3) for g in groups.values()]),
+            Column("‖ΔW‖", [span([x.norm for x in g], 3) for g in groups.values()]),
+        ],
+    ).print(screen(wide=True))
+
+
+@dataclass(frozen=True)
+class _Learned:
+    name: str
+    rank: int
+    effective_rank: float
+    norm: float
 
 
 def _at_server(scored: Mapping[str, Any]) -> str:

@@ -9,6 +9,7 @@ from rich import box
 from rich.console import JustifyMethod
 from rich.measure import Measurement
 from rich.table import Table
+from rich.text import Text
 
 from flexlora.cli.console import Screen
 
@@ -69,7 +70,8 @@ class Sheet:
         table.add_column(self.names.heading, overflow="fold", max_width=max(16, console.width // 2))
         for column in columns:
             justify: JustifyMethod = "left" if column.left else "right"
-            table.add_column(column.heading, justify=justify, no_wrap=True)
+            # A Text keeps its newlines; strings are made visible.
+            table.add_column(Text(column.heading), justify=justify, no_wrap=True)
         cells = zip(*(column.cells for column in columns), strict=True)
         rows = cells if columns else iter([()] * len(self.names.cells))
         for place, (name, row) in enumerate(zip(self.names.cells, rows, strict=True)):

@@ -64,10 +64,11 @@ def require_trust(run: Path, trusted: Sequence[Path] | None, *, metrics: bool = 
 
     metrics: whether the run's metrics are going to be used, not its rule alone.
     """
+    from flexlora.formats.home import expanded
     from flexlora.runs.run_directory import Run
 
     files = own_code(Run.open(run).config, metrics=metrics)
-    words = {path.expanduser().resolve(): path for path in trusted or ()}
+    words = {expanded(path).resolve(): path for path in trusted or ()}
     for path in words.keys() - {file.path for file in files}:
         named = ", ".join(dict.fromkeys(file.shown for file in files)) or "none"
         raise ConfigError(

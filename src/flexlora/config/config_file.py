@@ -13,8 +13,8 @@ from flexlora.config.config import Config, ScreensConfig
 from flexlora.config.plain import require_plain
 from flexlora.config.table import Choice, Table
 from flexlora.config.toml import describe, parse_toml, read_toml
-from flexlora.errors import ConfigError, cut_short, nearest
-from flexlora.formats.visible import visible
+from flexlora.errors import ConfigError, nearest
+from flexlora.formats.visible import brief
 from flexlora.options import bare, number
 
 Document = dict[str, dict[str, Any]]
@@ -69,7 +69,7 @@ def override(document: Mapping[str, Any], overrides: Sequence[str]) -> dict[str,
         parts = path.strip().split(".", 2)
         if not (equals and len(parts) > 1 and all(parts)):
             raise ConfigError(
-                f"--set {_brief(item)} is not of the form table.key=value; write it so"
+                f"--set {brief(item)} is not of the form table.key=value; write it so"
             )
         table, key, *names = parts
         held = _table(changed, table, item)
@@ -82,8 +82,7 @@ def _table(document: dict[str, Any], name: str, item: str) -> dict[str, Any]:
     held = document.setdefault(name, {})
     if not isinstance(held, dict):
         raise ConfigError(
-            f"--set {_brief(item)}: '{_brief(name)}' is no table; write [{_brief(name)}] in the "
-            "config"
+            f"--set {brief(item)}: '{brief(name)}' is no table; write [{brief(name)}] in the config"
         )
     return held
 
@@ -102,7 +101,7 @@ def parse_config(document: Mapping[str, Any]) -> Config:
     known = Config.model_fields
     for name, table in document.items():
         if name not in known:
-            given = _brief(name)
+            given = brief(name)
             thing = f"table [{given}]" if isinstance(table, Mapping) else f"key '{given}'"
             raise ConfigError(f"config {thing} is unknown; {nearest(name, known)}")
         if not isinstance(table, Mapping):
@@ -126,7 +125,7 @@ def _with_options(name: str, table: Mapping[str, Any]) -> dict[str, Any]:
     if issubclass(kind, ScreensConfig):
         for screen, options in table.items():
             if not isinstance(options, Mapping):
-                given = _brief(screen)
+                given = brief(screen)
                 raise ConfigError(
                     f"config screens.{given} is {describe(options)}, expected an inline table of "
                     f"options; write {given} = {{}}"
@@ -147,21 +146,16 @@ def _override_value(item: str, text: str) -> Any:
         parsed = parse_toml(f"value = {text}")
     except ValueError as error:
         if not isinstance(error.__cause__, tomllib.TOMLDecodeError):
-            raise ConfigError(f"--set {_brief(item)}: the value {error}") from error
+            raise ConfigError(f"--set {brief(item)}: the value {error}") from error
         if text == "" or text[0] in "\"'[{" or "\n" in text:
             raise ConfigError(
-                f"--set {_brief(item)}: {_brief(text) or 'nothing'} is not a TOML value; write it "
+                f"--set {brief(item)}: {brief(text) or 'nothing'} is not a TOML value; write it "
                 "as in the config"
             ) from error
         return text
     if set(parsed) != {"value"}:
-        raise ConfigError(f"--set {_brief(item)} sets more than one key; use one --set for each")
+        raise ConfigError(f"--set {brief(item)} sets more than one key; use one --set for each")
     return parsed["value"]
-
-
-def _brief(text: str) -> str:
-    """Of a text that somebody wrote, for a sentence: on one line, cut short."""
-    return cut_short(visible(text[:200]))
 
 
 def _sentence(error: ValidationError) -> str:
@@ -169,7 +163,7 @@ def _sentence(error: ValidationError) -> str:
     problems = error.errors(include_url=False)
     first = problems[0]
     table, key = (*map(str, first["loc"]), "")[:2]
-    name = _brief(key)
+    name = brief(key)
     fields = _kind(table).model_fields
     if first["type"] == "extra_forbidden":
         if isinstance(first["input"], Mapping):
@@ -207,6 +201,6 @@ def _kind(table: str) -> type[Table]:
 
 def _nested(table: str, key: str) -> ConfigError:
     return ConfigError(
-        f"config table [{table}.{_brief(key)}] is nested too deep; tables go one level deep: "
+        f"config table [{table}.{brief(key)}] is nested too deep; tables go one level deep: "
         f"write plain keys into [{table}]"
     )

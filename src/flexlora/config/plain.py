@@ -6,13 +6,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from flexlora.errors import ConfigError, cut_short, shown
-from flexlora.formats.visible import visible
+from flexlora.errors import ConfigError, shown
+from flexlora.formats.atomic import LONGEST_PART
+from flexlora.formats.visible import brief
 
 MOST_VALUES = 10_000
 MOST_CHARACTERS = 500_000  # Of all texts: what is written of them stays below `toml.LARGEST`.
 LONGEST_TEXT = 4096  # As long as a path can be.
-LONGEST_NAME = 255  # Bytes that file systems take.
 LARGEST_NUMBER = 2**63 - 1  # TOML's own.
 DEEPEST = 8
 
@@ -68,8 +68,8 @@ def _of_table(name: str, depth: int, table: Mapping[Any, Any]) -> Iterator[tuple
             where = f"config {name}" if name else "config"
             raise ConfigError(f"{where} has the key {shown(key)}, which is no text; name it so")
         # Which key of which table, or of which in that; what is deeper is a value of it.
-        brief = cut_short(visible(key[:200]))
-        owner = name if depth > 2 else f"{name}.{brief}" if name else brief
+        part = brief(key)
+        owner = name if depth > 2 else f"{name}.{part}" if name else part
         yield owner, depth, key
         yield owner, depth, value
 
@@ -91,8 +91,11 @@ def require_name(path: str, key: str = "") -> str:
             f"{key}{shown(path)} begins with no user of this machine; correct it"
         ) from error
     part = max(path.split("/"), key=lambda part: len(part.encode(errors="replace")))
-    if len(part.encode(errors="replace")) > LONGEST_NAME:
-        raise ValueError(f"{key}{shown(part)} is longer than any file's name; shorten it")
+    if len(part.encode(errors="replace")) > LONGEST_PART:
+        raise ValueError(
+            f"{key}{shown(part)} has more than {LONGEST_PART} bytes, as no file's name has; "
+            "shorten it"
+        )
     return path
 
 

@@ -63,7 +63,8 @@ def measure(
 def _choices(
     model: Evaluated, place: int, example: Encoded, losses: Losses
 ) -> tuple[ChoiceLoss, ...]:
-    # Without its EOS, and as the tokenizer reads it back; an empty text counts as one byte.
+    # Without the token that ends it, and as the tokenizer reads it back; an empty text counts as
+    # one byte.
     sizes = (
         len(model.tokenizer.decode(choice[:-1], clean_up_tokenization_spaces=False).encode())
         for choice in example.choices

@@ -19,10 +19,11 @@ BESIDE = ("client", "clients", "category", "example", "examples", "text", "refer
 
 @dataclass(frozen=True)
 class ChoiceLoss:
-    """One choice of an example: its summed loss (nats, EOS included), and its text's bytes (≥ 1).
+    """One choice of an example: its summed loss (nats, with its end), and its text's bytes (≥ 1).
 
-    −total is the log-likelihood of the choice and its end, given the prompt; end: that part of
-    the loss which is EOS's, so that end − total is the log-likelihood of the text alone.
+    −total is the log-likelihood of the choice and the token that ends it, given the prompt; end:
+    that part of the loss which is this token's, so that end − total is the log-likelihood of the
+    text alone.
     """
 
     total: float

@@ -93,7 +93,7 @@ def _exact_match(example: Encoded, text: str) -> float:
 
 
 for _metric in (
-    # Nats per response token, EOS included, over all of a client's response tokens.
+    # Nats per response token, that which ends it included, over all of a client's response tokens.
     Metric("loss", "loss", False, _per_token, _tokens),
     # exp of that mean loss, of a client or over clients: never a mean of perplexities.
     Metric("perplexity", "loss", False, _per_token, _tokens, _exp, digits=2),
@@ -111,8 +111,8 @@ for _metric in (
     ),
     Metric("exact_match", "text", True, _exact_match, label="exact %", digits=1),
     # Right where the right choice has the highest log-likelihood, its end included: as
-    # lm-evaluation-harness's `acc` with EOS written after each choice. Without its end and per byte
-    # of its text: `acc_bytes` there (`acc_norm` there: per character, the same for ASCII).
+    # lm-evaluation-harness's `acc` with that end written after each choice. Without it and per
+    # byte of its text: `acc_bytes` there (`acc_norm` there: per character, the same for ASCII).
     # Unlike there, no blank is put before a choice, and a tie counts as wrong.
     Metric("choice", "choices", True, _choice, label="choice %", digits=1),
     Metric("choice_norm", "choices", True, _choice_norm, label="choice/byte %", digits=1),

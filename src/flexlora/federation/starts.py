@@ -14,6 +14,7 @@ from flexlora.config.settings import rule_of
 from flexlora.errors import AdapterError, ConfigError
 from flexlora.federation.setup import Setup
 from flexlora.formats.fingerprint import fingerprint
+from flexlora.formats.home import expanded
 from flexlora.formats.peft import is_peft, load_peft
 from flexlora.models import base_fingerprint, require_made_for
 from flexlora.rules import Rule, State
@@ -45,7 +46,7 @@ class Start:
 
 def kind_of(path: Path | str) -> Literal["adapter", "run"]:
     """Whether a folder holds a PEFT adapter or a run. Raises AdapterError for neither."""
-    folder = Path(path).expanduser()
+    folder = expanded(path)
     if (folder / "config.toml").is_file() and (folder / "format.json").is_file():
         return "run"
     if is_peft(folder):
@@ -88,7 +89,7 @@ def warm_start(setup: Setup, rule: Rule) -> Start | None:
 
 def _read(path: str) -> tuple[Adapter, Record]:
     """The adapter that a PEFT folder holds, or that a run hands out in full at its best round."""
-    folder = Path(path).expanduser()
+    folder = expanded(path)
     if kind_of(path) == "adapter":
         adapter = load_peft(folder)
         origin = {"rule": None, "round": None, "commit": None}

@@ -1,4 +1,4 @@
-"""Which format an adapter is in, told from the path and from what it holds; the one door to all.
+"""Which format an adapter is in, told from the path and from what it holds: the merge's door.
 
 A folder is PEFT's. A file is one .safetensors, whose keys say whose they are (`STYLES`). A merge is
 written in the format of the first adapter.
@@ -12,20 +12,24 @@ from pathlib import Path
 from typing import Final
 
 from flexlora.errors import AdapterError, ConfigError
-from flexlora.formats.adapter_reader import AdapterReader, LayerWriter, StoredLayer
+from flexlora.formats.adapter_reader import AdapterReader, LayerWriter
+from flexlora.formats.home import expanded
 from flexlora.formats.peft_form import Form
 from flexlora.formats.peft_keys import pair_keys
 from flexlora.formats.peft_reader import PeftReader
 from flexlora.formats.peft_writer import peft_folder
 from flexlora.formats.single_file import SingleFileReader
 from flexlora.formats.single_file_writer import single_file
+from flexlora.formats.stored_layer import StoredLayer
 
 FILE: Final = ".safetensors"
 
 
 def open_adapter(path: Path | str) -> AdapterReader:
-    """The adapter, open. Raises AdapterError for what is none, is damaged, or no plain LoRA."""
-    place = Path(path)
+    """The adapter, open; ~ in its path is a user's home.
+
+    Raises AdapterError for what is none, is damaged, or no plain LoRA."""
+    place = expanded(path)
     if place.suffix == FILE or place.is_file():
         return SingleFileReader(place)
     return PeftReader(place)

@@ -3,39 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Protocol, Self
 
-import torch
 from torch import Tensor
 
 from flexlora.adapters import Factors
-from flexlora.formats.peft_keys import Kind
-
-
-@dataclass(frozen=True)
-class StoredLayer:
-    """What one layer of an adapter is, before any of it is read.
-
-    (m, n): the update as a matrix, n = inputs · kernel for a convolution. a_shape, b_shape: the
-    tensors as they are stored. scale: what stands before B A. dtype: the one that holds both sides;
-    bfloat16 where they are stored in eight bits, and are widened.
-    """
-
-    name: str
-    kind: Kind
-    m: int
-    n: int
-    rank: int
-    scale: float
-    a_key: str
-    b_key: str
-    a_shape: tuple[int, ...]
-    b_shape: tuple[int, ...]
-    dtype: torch.dtype
-    widened: bool = False
+from flexlora.formats.stored_layer import StoredLayer
 
 
 class AdapterReader(Protocol):
@@ -88,17 +63,3 @@ class LayerWriter(Protocol):
 
     def add_like(self, layer: StoredLayer, factors: Factors) -> None: ...
     def whole(self, key: str, tensor: Tensor) -> None: ...
-
-
-def holding(*dtypes: torch.dtype) -> torch.dtype:
-    """The narrowest dtype of two bytes or more that holds them all, eight bits as bfloat16."""
-    wide = [torch.bfloat16 if dtype.itemsize == 1 else dtype for dtype in dtypes]
-    found = wide[0]
-    for dtype in wide[1:]:
-        found = torch.promote_types(found, dtype)
-    return found
-
-
-def widened(tensor: Tensor) -> Tensor:
-    """The tensor; eight-bit floats, which torch cannot sum, as bfloat16, which holds them all."""
-    return tensor.to(torch.bfloat16) if tensor.dtype.itemsize == 1 else tensor

@@ -33,8 +33,10 @@ class Taken(RunError):
     """What was to be made is there already."""
 
 
+LONGEST_PART = 255
+"""Bytes of any part of a path: file systems take no more."""
 LONGEST_NAME = 200
-"""Bytes of the name of what is made: file systems take 255, and written aside it is longer."""
+"""Bytes of the name of what is made: written aside, it is longer."""
 
 
 def atomic_write(path: Path | str, data: bytes | str) -> None:

@@ -9,7 +9,7 @@ import math
 from collections.abc import Mapping
 from typing import Any, NoReturn
 
-from flexlora.errors import cut_short, shown
+from flexlora.errors import seen, shown
 
 
 def text(record: Mapping[str, Any], name: str) -> str:
@@ -70,5 +70,4 @@ def _number(name: str, value: Any) -> float:
 
 
 def _refuse(name: str, value: Any, wanted: str) -> NoReturn:
-    entry = cut_short(name) if name.isprintable() else shown(name)  # It may be a key of others.
-    raise ValueError(f"{entry} is {shown(value)}, expected {wanted}")
+    raise ValueError(f"{seen(name)} is {shown(value)}, expected {wanted}")

@@ -1,4 +1,7 @@
-"""The keys of a PEFT LoRA file: which layer and side each is, and what stands beside LoRA."""
+"""The keys of a PEFT LoRA file: which layer and side each is, and what stands beside LoRA.
+
+Also what holds of the keys of any file: how long they are, and what foreign ones come from.
+"""
 
 from __future__ import annotations
 
@@ -29,12 +32,52 @@ _VOCABULARY = re.compile(
     r"\.(?:weight|bias)"
 )
 
+# What stands in keys of adapters whose update is not scale · B A of two plain matrices.
+_FOREIGN = {
+    "dora_scale": "DoRA",
+    "lora_magnitude_vector": "DoRA",
+    "hada_": "LoHa",
+    "lokr_": "LoKr",
+    "lora_mid": "a convolution in three parts (Tucker)",
+    "oft_": "OFT",
+    "boft_": "BOFT",
+    "vera_lambda": "VeRA",
+    "lora_diag": "KaSA",
+    "xlora": "X-LoRA",
+    "randlora_": "RandLoRA",
+    "on_input": "IA3",
+}
+
 
 def plain_name(key: str) -> str:
     """The key, or the layer's name, as the base model has it: without PEFT's and other wrappers."""
     inner = _INNER.sub("", key)
     outer = _OUTER.match(inner)
     return inner[outer.end() if outer else 0 :]
+
+
+def require_short(path: Path, key: str) -> None:
+    """Raise AdapterError for a key that no model has; path: the file that holds it."""
+    if len(key) > LONGEST_KEY:
+        raise AdapterError(
+            f"{path} holds a tensor of a name of {len(key)} characters ({shown(key)}), above the "
+            f"limit of {LONGEST_KEY}; save the adapter again"
+        )
+
+
+def twice(path: Path, what: str) -> AdapterError:
+    """The refusal of a layer or tensor that comes under two keys."""
+    return AdapterError(f"{path} holds {what} twice; save one adapter only")
+
+
+def variant(key: str) -> str:
+    """What a tensor that is no half of a LoRA pair comes from, for its refusal."""
+    words = next((words for part, words in _FOREIGN.items() if part in key.lower()), None)
+    if words is None and key.endswith(("bias", ".diff_b")):
+        words = "trained biases"
+    if words is None and key.endswith(".diff"):
+        words = "whole differences beside LoRA"
+    return f"{words} (tensor {shown(key)})" if words else f"tensor {shown(key)}"
 
 
 def pair_keys(name: str, kind: Kind = "linear") -> tuple[str, str]:
@@ -62,11 +105,7 @@ def sorted_out(
     adapters: set[str] = set()
     saved = _Modules(modules)
     for key in sorted(keys):
-        if len(key) > LONGEST_KEY:
-            raise AdapterError(
-                f"{path / WEIGHTS} holds a tensor of a name of {len(key)} characters "
-                f"({shown(key)}), above the limit of {LONGEST_KEY}; save the adapter again"
-            )
+        require_short(path / WEIGHTS, key)
         name = plain_name(key)
         match = _PAIR.fullmatch(name) or _EMBEDDING.fullmatch(name)
         if match is not None:
@@ -79,14 +118,14 @@ def sorted_out(
                     "own"
                 )
             if side in pairs[layer]:
-                raise AdapterError(f"{path} holds layer {layer} twice; save one adapter only")
+                raise twice(path, f"layer {layer}")
             pairs[layer][side] = key
         elif key.endswith(FROZEN) or is_vocabulary(key) or saved.hold(name):
             if PREFIX + name in whole:
-                raise AdapterError(f"{path} holds {name} twice; save one adapter only")
+                raise twice(path, name)
             whole[PREFIX + name] = key
         else:
-            raise unsupported(path, _variant(key))
+            raise unsupported(path, variant(key))
     if not pairs:
         raise AdapterError(f"{path / WEIGHTS} holds no LoRA tensors; save the adapter again")
     return pairs, whole
@@ -107,12 +146,3 @@ class _Modules:
             for width, names in self._by_parts.items()
             for begin in range(len(parts) - width)
         )
-
-
-def _variant(key: str) -> str:
-    """What a tensor that is no half of a LoRA pair comes from, for the refusal."""
-    if "lora_magnitude_vector" in key:
-        return f"DoRA (tensor {key})"
-    if key.endswith("bias"):
-        return f"trained biases (tensor {key})"
-    return f"tensor {key}"

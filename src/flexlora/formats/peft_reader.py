@@ -11,8 +11,8 @@ from torch import Tensor
 
 from flexlora.adapters import Adapter, Factors, Scaling, lora_scale
 from flexlora.errors import AdapterError
-from flexlora.formats.adapter_reader import StoredLayer, holding, widened
 from flexlora.formats.closing import Closing
+from flexlora.formats.home import expanded
 from flexlora.formats.peft_config import (
     CONFIG,
     TASK_TYPE,
@@ -22,10 +22,9 @@ from flexlora.formats.peft_config import (
     read_extra,
     scaling_of,
 )
-from flexlora.formats.peft_keys import Kind, sorted_out
-from flexlora.formats.tensor_file import DTYPES, Stored, TensorReader
-
-FLOATS = {name: dtype for name, dtype in DTYPES.items() if dtype.is_floating_point}
+from flexlora.formats.peft_keys import sorted_out
+from flexlora.formats.stored_layer import StoredLayer, kind_of, matrices, sides_of, stored_layer
+from flexlora.formats.tensor_file import Stored, TensorReader
 
 
 @final
@@ -40,7 +39,7 @@ class PeftReader(Closing):
     """
 
     def __init__(self, folder: Path | str) -> None:
-        self.path = Path(folder)
+        self.path = expanded(folder)
         self.config = read_config(self.path)
         self._extra = read_extra(self.path)
         self._file = _opened(self.path)
@@ -89,14 +88,8 @@ class PeftReader(Closing):
     def factors(self, name: str) -> Factors:
         """One layer as matrices, dtypes as stored. Raises AdapterError for NaN or infinity."""
         layer = self.layers[name]
-        a, b = (widened(self.tensor(key)) for key in (layer.a_key, layer.b_key))
-        factors = Factors(b.reshape(layer.m, -1), a.reshape(-1, layer.n), layer.scale)
-        if not factors.finite():
-            raise AdapterError(
-                f"{self.path}: layer {name} of the adapter holds NaN or infinity; "
-                "train again with a lower learning rate or with gradient clipping"
-            )
-        return factors.cut(layer.rank)
+        a, b = (self.tensor(key) for key in (layer.a_key, layer.b_key))
+        return matrices(self.path, layer, a, b).cut(layer.rank)
 
     def adapter(self) -> Adapter:
         """All layers, as matrices. Raises AdapterError as `factors`."""
@@ -129,19 +122,9 @@ class PeftReader(Closing):
     def _layer(
         self, name: str, pair: Mapping[str, str], tensors: Mapping[str, Stored]
     ) -> StoredLayer:
-        if "A" not in pair or "B" not in pair:
-            missing = "lora_B" if "A" in pair else "lora_A"
-            raise AdapterError(
-                f"layer {name} in {self.path} has no {missing}; save the adapter again"
-            )
-        a, b = (tensors[pair[side]].shape for side in "AB")
+        sides = sides_of(self.path, name, pair, tensors)
+        a, b = (side.shape for side in sides)
         kind = kind_of(self.path, name, pair["A"], a, b)
-        dtypes = [tensors[pair[side]].dtype for side in "AB"]
-        if not set(dtypes) <= set(FLOATS):
-            raise AdapterError(
-                f"layer {name} in {self.path} is stored as {dtypes[0]} and {dtypes[1]}; "
-                "save it as floats"
-            )
         rank = self._ranks.of(name)
         if rank != a[0]:
             raise AdapterError(
@@ -149,10 +132,8 @@ class PeftReader(Closing):
                 "correct r or rank_pattern there"
             )
         scale = self._scale(name, a[0])
-        dtype = holding(*(FLOATS[dtype] for dtype in dtypes))
-        m, n = b[0], math.prod(a[1:])
-        held, eight = self._held(name, pair, a[0]), any(FLOATS[x].itemsize == 1 for x in dtypes)
-        return StoredLayer(name, kind, m, n, held, scale, pair["A"], pair["B"], a, b, dtype, eight)
+        held = self._held(name, pair, a[0])
+        return stored_layer(name, kind, held, scale, pair, sides)
 
     def _held(self, name: str, pair: Mapping[str, str], rank: int) -> int:
         """The rank without the zeros that `save_peft` filled it up with and noted; its own rank
@@ -179,21 +160,3 @@ def _opened(path: Path) -> TensorReader:
             )
         raise AdapterError(f"{path} has no {WEIGHTS}; save the adapter again")
     return TensorReader(path / WEIGHTS)
-
-
-def kind_of(path: Path, name: str, key: str, a: tuple[int, ...], b: tuple[int, ...]) -> Kind:
-    embedding = ".lora_embedding_" in key
-    if len(a) == len(b) == 2 and a[0] == b[1]:
-        return "embedding" if embedding else "linear"
-    shapes = f"{a} and {b}"
-    if embedding or len(a) != len(b) or not 3 <= len(a) <= 5 or set(b[2:]) != {1}:
-        raise AdapterError(
-            f"layer {name} in {path} has lora_A and lora_B of shapes {shapes}, expected (r, n) and "
-            "(m, r); only linear, embedding and convolution layers can be read"
-        )
-    if a[0] != b[1]:
-        raise AdapterError(
-            f"layer {name} in {path} has lora_A and lora_B of shapes {shapes}: LoRA on a grouped "
-            "convolution, whose update is no product of two matrices; leave that layer out"
-        )
-    return "convolution"

@@ -16,11 +16,11 @@ from torch import Tensor
 
 from flexlora.adapters import Factors
 from flexlora.errors import AdapterError
-from flexlora.formats.adapter_reader import StoredLayer
 from flexlora.formats.atomic import atomic_folder
 from flexlora.formats.peft_config import CONFIG, EXTRA, TASK_TYPE, WEIGHTS
 from flexlora.formats.peft_form import ALIKE, Form
 from flexlora.formats.peft_keys import Kind, pair_keys
+from flexlora.formats.stored_layer import StoredLayer
 from flexlora.formats.tensor_file import TensorFile, TensorReader
 
 

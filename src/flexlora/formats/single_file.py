@@ -17,14 +17,14 @@ from torch import Tensor
 
 from flexlora.adapters import Factors
 from flexlora.errors import AdapterError, shown
-from flexlora.formats.adapter_reader import StoredLayer, holding, widened
 from flexlora.formats.closing import Closing
 from flexlora.formats.diffusers import DIFFUSERS
 from flexlora.formats.diffusers_metadata import Noted
-from flexlora.formats.key_style import KeyStyle, foreign
+from flexlora.formats.key_style import KeyStyle
 from flexlora.formats.kohya import KOHYA
-from flexlora.formats.peft_keys import LONGEST_KEY, PREFIX, plain_name
-from flexlora.formats.peft_reader import FLOATS, kind_of
+from flexlora.formats.peft_config import unsupported
+from flexlora.formats.peft_keys import PREFIX, plain_name, require_short, twice, variant
+from flexlora.formats.stored_layer import StoredLayer, kind_of, matrices, sides_of, stored_layer
 from flexlora.formats.tensor_file import DTYPES, TensorReader
 
 STYLES = (KOHYA, DIFFUSERS)
@@ -86,14 +86,8 @@ class SingleFileReader(Closing):
     def factors(self, name: str) -> Factors:
         """One layer as matrices; eight-bit floats as bfloat16, which holds them all."""
         layer, origin = self.layers[name], self.origins[name]
-        a, b = (widened(self._side(origin, side)) for side in "AB")
-        factors = Factors(b.reshape(layer.m, -1), a.reshape(-1, layer.n), layer.scale)
-        if not factors.finite():
-            raise AdapterError(
-                f"{self.path}: layer {name} of the adapter holds NaN or infinity; "
-                "train again with a lower learning rate or with gradient clipping"
-            )
-        return factors
+        a, b = (self._file.read(origin.keys[side], origin.expert) for side in "AB")
+        return matrices(self.path, layer, a, b)
 
     def tensor(self, key: str) -> Tensor:
         return self._file.read(key)
@@ -101,19 +95,12 @@ class SingleFileReader(Closing):
     def close(self) -> None:
         self._file.close()
 
-    def _side(self, origin: Origin, side: str) -> Tensor:
-        return self._file.read(origin.keys[side], origin.expert)
-
     def _sort_out(self) -> None:
         pairs: dict[str, dict[str, str]] = defaultdict(dict)
         styles: dict[str, KeyStyle] = {}
         alphas: dict[str, str] = {}
         for key in sorted(self._file.stored):
-            if len(key) > LONGEST_KEY:
-                raise AdapterError(
-                    f"{self.path} holds a tensor of a name of {len(key)} characters "
-                    f"({shown(key)}), above the limit of {LONGEST_KEY}; save the adapter again"
-                )
+            require_short(self.path, key)
             if key.startswith(PREFIX):
                 raise AdapterError(
                     f"{self.path} is the weights of a PEFT folder (tensor {shown(key)}), whose "
@@ -123,14 +110,12 @@ class SingleFileReader(Closing):
             if found is not None:
                 style, (stem, side) = found
                 if side in pairs[stem]:
-                    raise AdapterError(
-                        f"{self.path} holds layer {stem} twice; save one adapter only"
-                    )
+                    raise twice(self.path, f"layer {stem}")
                 pairs[stem][side], styles[stem] = key, style
             elif key.endswith(ALPHA):
                 alphas[key.removesuffix(ALPHA)] = key
             else:
-                raise foreign(self.path, key)
+                raise unsupported(self.path, variant(key))
         if not pairs:
             raise AdapterError(f"{self.path} holds no LoRA tensors; give an adapter")
         for stem in sorted(alphas.keys() - pairs.keys()):
@@ -140,30 +125,23 @@ class SingleFileReader(Closing):
         self.layers = dict(sorted(self.layers.items()))
 
     def _add(self, stem: str, style: KeyStyle, keys: Mapping[str, str], alpha: str | None) -> None:
-        if len(keys) < 2:
-            missing = "B (lora_up)" if "A" in keys else "A (lora_down)"
-            raise AdapterError(f"layer {stem} in {self.path} has no {missing}; save it again")
-        stored = [self._file.stored[keys[side]] for side in "AB"]
-        for side in stored:
-            if side.dtype not in FLOATS or 0 in side.shape:
-                raise AdapterError(
-                    f"layer {stem} in {self.path} is stored as {side.dtype} of shape {side.shape}; "
-                    "save it as floats that are not empty"
-                )
-        a, b = (side.shape for side in stored)
+        sides = sides_of(self.path, stem, keys, self._file.stored)
+        a, b = (side.shape for side in sides)
+        if 0 in a + b:
+            raise AdapterError(
+                f"layer {stem} in {self.path} is empty, of shapes {a} and {b}; save it again"
+            )
         stacked, experts = _stacked(a, b), 1
         if stacked:
-            experts, a, b = a[0], a[1:], b[1:]
+            experts, sides = a[0], (sides[0].part(0), sides[1].part(0))
+            a, b = (side.shape for side in sides)
         kind = kind_of(self.path, stem, keys["A"], a, b)
         scale = self._scale(stem, alpha, a[0])
-        dtype = holding(*(DTYPES[side.dtype] for side in stored))
-        layer = StoredLayer(
-            *("", kind, b[0], math.prod(a[1:]), a[0], scale, keys["A"], keys["B"], a, b, dtype)
-        )
+        layer = stored_layer("", kind, a[0], scale, keys, sides)
         for expert in range(experts):
             name = _expert(plain_name(stem), expert) if stacked else plain_name(stem)
             if name in self.layers:
-                raise AdapterError(f"{self.path} holds layer {name} twice; save one adapter only")
+                raise twice(self.path, f"layer {name}")
             self.layers[name] = replace(layer, name=name)
             at = expert if stacked else None
             self.origins[name] = Origin(stem, style, keys, at, experts, alpha)

@@ -13,10 +13,10 @@ from torch import Tensor
 
 from flexlora.adapters import Factors
 from flexlora.errors import AdapterError
-from flexlora.formats.adapter_reader import StoredLayer
 from flexlora.formats.atomic import atomic_file, require_free, scratch_file
 from flexlora.formats.peft_writer import filled_up, with_scale_one
 from flexlora.formats.single_file import ALPHA, Origin, SingleFileReader
+from flexlora.formats.stored_layer import StoredLayer
 from flexlora.formats.tensor_file import TensorFile, TensorReader
 
 # What metadata says of the base; the rest (training, hashes) is no longer true of a sum.

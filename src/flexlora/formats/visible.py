@@ -5,6 +5,8 @@ from __future__ import annotations
 import unicodedata
 from collections.abc import Mapping
 
+from flexlora.errors import SHOWN, cut_short
+
 # Controls, formats (bidirectional ones among them), line and paragraph separators, and halves of
 # surrogate pairs, which no output can encode.
 _HIDDEN = {"Cc", "Cf", "Zl", "Zp", "Cs"}
@@ -27,6 +29,12 @@ def visible(text: str, keep: str = "") -> str:
         else x.encode("unicode_escape").decode("ascii")
         for x in text
     )
+
+
+def brief(text: str, most: int = SHOWN, keep: str = "") -> str:
+    """The same in so many characters at most; "…" ends a text that was cut."""
+    # What is beyond the first character that does not fit need not be made visible.
+    return cut_short(visible(text[: most + 1], keep), most)
 
 
 def all_visible(value: object) -> object:

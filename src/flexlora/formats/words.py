@@ -28,15 +28,3 @@ def span(values: Sequence[float], digits: int = 4) -> str:
 def megabytes(count: int) -> str:
     """Bytes as decimal megabytes with one decimal."""
     return f"{count / 1e6:,.1f}"
-
-
-def form_words(one_rank: int | None, *, file: bool = False) -> str:
-    """How an adapter was written; one_rank: of every layer, None where each has its own.
-
-    file: it is a single file, of which kohya's have an alpha for each layer.
-    """
-    if one_rank is None and file:
-        return "each layer at its own rank, alpha = rank"
-    if one_rank is None:
-        return "each layer at its own rank, by patterns that PEFT reads and others may pass over"
-    return f"rank {one_rank} in every layer, α = r"

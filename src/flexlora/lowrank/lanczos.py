@@ -89,8 +89,7 @@ def lanczos(
     probes = gaussian((n, PROBES), generator, matrix.like)
     known = matrix.like.new_zeros(n, 0) if start is None else start[: width - _FRESH].T
     fresh = width - known.shape[1]
-    drawn = gaussian((n, fresh), generator, matrix.like)
-    x = filled(torch.cat([known.to(matrix.like), drawn], dim=1), generator)
+    x = _block(matrix, known, width, generator)
     seen = matrix.ahead(torch.cat([x, probes], dim=1))
     size = float(seen.abs().max())
     if not _TINY < size < 1.0 / _TINY:
@@ -109,36 +108,57 @@ def lanczos(
             left_over = basis.outside(probed)
             allowed = 2.0 * _SPENT * tolerance * (_energy(left_over) + ritz.beyond)
             allowed += width * (_ROUNDING * torch.finfo(x.dtype).eps * float(ritz.values[0])) ** 2
-            missing = _missing(energies)
-            spare = allowed - missing
             if _hopeless(energies, allowed, (largest_basis - basis.columns) // width):
                 return None
-            if residual**2 <= _RESIDUAL * allowed and spare >= 0.0:
-                crowded = ritz.hidden(width) > spare
-                if ritz.lacks_rank or (crowded and not ritz.separate):
-                    return None
-                close = crowded or ritz.hidden(min(fresh, width // 2)) > spare
-                if not close or missing <= _CLOSE * allowed:
-                    # Random columns that are fewer than the block's may have missed some.
-                    looks = _LOOKS if crowded or ritz.hidden(fresh) > spare else 1
-                    # Few directions stand for many.
-                    looked = _looked(basis, ritz, left_over, looks, spare / max(1.0, rank / PROBES))
-                    if looked is None:
-                        return _found(ritz, basis, probes, probed)
-                    # Something was hidden: go on from where it showed, and judge anew.
-                    basis, ritz, residual = looked, None, math.inf
-                    energies.clear()
-                    probes = gaussian((n, PROBES), generator, matrix.like)
-                    probed = matrix.ahead(probes)
-                    shown = basis.back[:, -PROBES:].to(x.dtype)
-                    drawn = gaussian((n, width - PROBES), generator, matrix.like)
-                    x = filled(torch.cat([shown, drawn], dim=1), generator)
-                    y = matrix.ahead(x)
-                    continue
+            missing = _missing(energies)
+            looks = _looks(ritz, width, fresh, residual, missing, allowed)
+            if looks is None:
+                return None
+            if looks:
+                # Few directions stand for many.
+                spare = (allowed - missing) / max(1.0, rank / PROBES)
+                looked = _looked(basis, ritz, left_over, looks, spare)
+                if looked is None:
+                    return _found(ritz, basis, probes, probed)
+                # Something was hidden: go on from where it showed, and judge anew.
+                basis, ritz, residual = looked, None, math.inf
+                energies.clear()
+                probes = gaussian((n, PROBES), generator, matrix.like)
+                probed = matrix.ahead(probes)
+                x = _block(matrix, basis.back[:, -PROBES:], width, generator)
+                y = matrix.ahead(x)
+                continue
         # Only what the last block did not hold is new; the left basis takes care of the rest.
         x = orthonormal(z - x @ (x.T @ z))
         y = matrix.ahead(x)
     return None
+
+
+def _block(matrix: Operator, known: Tensor, width: int, generator: torch.Generator) -> Tensor:
+    """A block that begins with these columns, and is random beyond them."""
+    drawn = gaussian((matrix.shape[1], width - known.shape[1]), generator, matrix.like)
+    return filled(torch.cat([known.to(matrix.like), drawn], dim=1), generator)
+
+
+def _looks(
+    ritz: Ritz, width: int, fresh: int, residual: float, missing: float, allowed: float
+) -> int | None:
+    """How many looks at what is left over will tell whether the triplets have settled.
+
+    0: they have not yet; None: they never will. missing, allowed: energies, the residual is of
+    their root; fresh: how many columns of the first block were random.
+    """
+    spare = allowed - missing
+    if residual**2 > _RESIDUAL * allowed or not spare >= 0.0:
+        return 0
+    crowded = ritz.hidden(width) > spare
+    if ritz.lacks_rank or (crowded and not ritz.separate):
+        return None
+    close = crowded or ritz.hidden(min(fresh, width // 2)) > spare
+    if close and missing > _CLOSE * allowed:
+        return 0
+    # Random columns that are fewer than the block's may have missed some.
+    return _LOOKS if crowded or ritz.hidden(fresh) > spare else 1
 
 
 def _looked(basis: Basis, ritz: Ritz, left_over: Tensor, looks: int, spare: float) -> Basis | None:

@@ -13,10 +13,11 @@ import torch
 
 from flexlora.errors import AdapterError, ConfigError, shown
 from flexlora.formats.adapter_formats import open_adapter, require_fitting
-from flexlora.formats.adapter_reader import AdapterReader, StoredLayer, widened
+from flexlora.formats.adapter_reader import AdapterReader
 from flexlora.formats.peft_form import Form
 from flexlora.formats.peft_keys import FROZEN, is_vocabulary
 from flexlora.formats.same_base import Base, difference
+from flexlora.formats.stored_layer import StoredLayer, widened
 
 
 def checked_weights(adapters: int, weights: Sequence[float] | None) -> tuple[float, ...]:

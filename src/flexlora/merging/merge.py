@@ -12,8 +12,9 @@ from flexlora.adapters import Factors, checked_split
 from flexlora.adapters.kept import require_rank_or_energy
 from flexlora.errors import AdapterError, ConfigError, RankError
 from flexlora.formats.adapter_formats import written_like
-from flexlora.formats.adapter_reader import AdapterReader, StoredLayer, holding, widened
+from flexlora.formats.adapter_reader import AdapterReader
 from flexlora.formats.peft_form import Form
+from flexlora.formats.stored_layer import StoredLayer, holding, widened
 from flexlora.lowrank import LowRank, Matrix, Split, Truncation, best, svd, total
 from flexlora.merging.inputs import checked_weights, opened, union, whole
 from flexlora.merging.merged import Merged, MergedLayer

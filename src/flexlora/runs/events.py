@@ -278,7 +278,7 @@ class Ended(Event):
     @staticmethod
     def of_results(run: str, results: Mapping[str, Any]) -> Ended:
         """Out of a run's results.json. Raises ValueError for what is none."""
-        return Ended._read({**results, "run": run}, 0.0)
+        return Ended._read({**results, "run": run}, clock.time())
 
     def _values(self) -> dict[str, Any]:
         return {**super()._values(), "rows": [row.to_json() for row in self.rows]}

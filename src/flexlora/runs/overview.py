@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from flexlora.formats.json_fields import text
+from flexlora.formats.json_fields import number, table, text, whole
 from flexlora.runs.events import FAILURES, Event, Failed, Started
 from flexlora.runs.fields import or_none, typed
 from flexlora.runs.progress import Progress
@@ -23,8 +24,10 @@ def overview(folder: Path | str) -> Record:
     types: name → ranks (in words), clients, replies and failures; clients: id → type, ranks
     (layer → rank, as trained last), rounds (in which it counted) and failures, by what it was to
     do: train, evaluate, or pass a screen; bytes on the wire, to train and to evaluate, and on disk;
-    seconds within rounds. A round that has no checkpoint yet is not played yet. Raises RunError for
-    what is no run, or a damaged one.
+    seconds within rounds; learned: of all that was learned, as it was validated last, the round,
+    its norm over all layers, and rank, effective rank and norm by layer, None before; scores: the
+    means of results.json, None where there are none. A round that has no checkpoint yet is not
+    played yet. Raises RunError for what is no run, or a damaged one.
     """
     run = Run.open(folder)
     records, last = run.committed(), run.last_meta()
@@ -40,6 +43,9 @@ def overview(folder: Path | str) -> Record:
     with run.undamaged("resolved.toml"):
         resolved = run.resolved
         types = _types(resolved, clients)
+    with run.undamaged("spectra.jsonl"):
+        learned = _learned(run.read_spectra())
+    ended = run.ended()
     round = records[-1].round if records else run.start_round or 0
     return {
         "kind": "run",
@@ -62,6 +68,8 @@ def overview(folder: Path | str) -> Record:
         "bytes_up": sum(record.bytes_up for record in records),
         "bytes_down": sum(record.total_bytes_down for record in records),
         "seconds": sum(record.total_seconds for record in records),
+        "learned": learned,
+        "scores": None if ended is None else [row.to_json() for row in ended.rows],
         "checkpoints": run.checkpoints(),
         "bytes_on_disk": _on_disk(run.folder),
     }
@@ -94,6 +102,22 @@ def _scores(record: RoundRecord) -> Record:
     line = record.to_json()
     kept = ("round", "train_loss", "validation", "on_clients")
     return {key: line[key] for key in kept if key in line}
+
+
+def _learned(spectra: Sequence[Record]) -> Record | None:
+    """Of the round that was validated last. Null stands for what JSON cannot hold."""
+    if not spectra:
+        return None
+    layers = {
+        name: {
+            "rank": whole(layer, "rank"),
+            "effective_rank": number(layer, "effective_rank"),
+            "norm": number(layer, "norm"),
+        }
+        for name, layer in table(spectra[-1], "layers").items()
+    }
+    norm = math.hypot(*(layer["norm"] for layer in layers.values()))
+    return {"round": whole(spectra[-1], "round"), "norm": norm, "layers": layers}
 
 
 def _clients(

@@ -31,6 +31,7 @@ from flexlora.formats.atomic import (
     remove_leftovers,
 )
 from flexlora.formats.checked import checked, file_digest, with_check
+from flexlora.formats.home import expanded
 from flexlora.formats.json_fields import whole
 from flexlora.runs.checkpoints import Checkpoint as Checkpoint
 from flexlora.runs.checkpoints import Checkpoints
@@ -111,7 +112,8 @@ class Run:
         Raises RunError for what is no run, one of another format, and one of whose files, of those
         that are written once, any is not as it was.
         """
-        return Run(Path(folder), read_config(folder))
+        folder = expanded(folder)
+        return Run(folder, read_config(folder))
 
     @contextmanager
     def undamaged(self, name: str) -> Iterator[None]:

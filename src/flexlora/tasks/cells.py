@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from typing import Any
 
-from flexlora.errors import DataError, cut_short
+from flexlora.errors import DataError, shown
 from flexlora.tasks.json_text import parsed_json
 from flexlora.tasks.rows import LIST, TEXT, WHOLE, Row, kind_of
 
@@ -48,7 +48,7 @@ class Cells:
         if isinstance(value, int) and choices:
             if not 0 <= value < len(choices):
                 raise DataError(
-                    f"{where} is {cut_short(str(value), 40)}, but there are "
+                    f"{where} is {shown(value)}, but there are "
                     f"{len(choices)} choices; give the place of the right one, from 0 to "
                     f"{len(choices) - 1}, or its text"
                 )
@@ -56,7 +56,7 @@ class Cells:
         found = (str(value),) if isinstance(value, str | int) else _texts(value, where)
         if choices and found[0] not in choices:
             raise DataError(
-                f"{where} is {cut_short(found[0], 40)!r}, which is none of the "
+                f"{where} is {shown(found[0])}, which is none of the "
                 f"{len(choices)} choices; give one of them"
             )
         return found
@@ -105,4 +105,4 @@ def _texts(values: Sequence[object], where: str) -> tuple[str, ...]:
 
 def _shown(kind: str, value: object) -> str:
     plain = isinstance(value, int | float) and not isinstance(value, bool)
-    return f"{kind} ({cut_short(str(value), 40)})" if plain else kind
+    return f"{kind} ({shown(value)})" if plain else kind

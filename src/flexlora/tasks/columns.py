@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from flexlora.errors import ConfigError, DataError, cut_short
-from flexlora.options import seen
+from flexlora.errors import ConfigError, DataError, seen, shown
 from flexlora.tasks.cells import Cells
 from flexlora.tasks.json_text import require_characters
 from flexlora.tasks.limits import DEFAULT, Limits
@@ -73,11 +72,11 @@ class Columns:
             for column in (value,) if isinstance(value, str) else value:
                 if column and column not in table.columns:
                     raise DataError(
-                        f"column {column!r} is not in {table.where}, which has "
+                        f"column {shown(column)} is not in {table.where}, which has "
                         f"{_listed(table.columns)}; {_alike(column, table.columns)}set data.{key} "
                         "to one of them"
                     )
-        cells, named = Cells(), self._named()
+        cells, named = Cells(), self.named
         for row in table.rows:
             self.limits.require_row(row.place, *(row.values.get(column) for column in named))
         records = [self._record(row, cells) for row in table.rows]
@@ -85,7 +84,9 @@ class Columns:
         _require_distinct(table.rows, [record.example.id for record in records])
         return records
 
-    def _named(self) -> tuple[str, ...]:
+    @property
+    def named(self) -> tuple[str, ...]:
+        """All columns that hold something."""
         of_the_row = (self.client, self.type, self.category, self.id)
         one_each = (self.messages, self.response, self.choices, *of_the_row)
         return tuple(name for name in (*self.prompt, *one_each) if name)
@@ -138,7 +139,7 @@ def _require_distinct(rows: Sequence[Row], ids: Sequence[str]) -> None:
     for row, name in zip(rows, ids, strict=True):
         if name in places:
             raise DataError(
-                f"{row.place}: id {cut_short(name)!r} is that of {places[name]} too; give each row "
+                f"{row.place}: id {shown(name)} is that of {places[name]} too; give each row "
                 "its own, or leave data.id out"
             )
         places[name] = row.place
@@ -154,7 +155,7 @@ def _alike(wanted: str, columns: Sequence[str]) -> str:
     found = [name for name in columns if _letters(name) == _letters(wanted)]
     if not found:
         return ""
-    return f"{cut_short(found[0])!r} differs by blanks, marks or capitals alone: rename it, or "
+    return f"{shown(found[0])} differs by blanks, marks or capitals alone: rename it, or "
 
 
 def _letters(name: str) -> str:

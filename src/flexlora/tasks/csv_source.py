@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import final
 
-from flexlora.errors import DataError, cut_short
+from flexlora.errors import DataError, shown
 from flexlora.tasks.files import files_at, parts_of, plain_name, read_text
 from flexlora.tasks.limits import Limits
 from flexlora.tasks.rows import Row, Rows
@@ -86,7 +86,7 @@ def _header(record: list[str], where: str) -> list[str]:
             )
         if counts[name] > 1:
             raise DataError(
-                f"{where}: column {cut_short(name)!r} comes {counts[name]} times; rename them"
+                f"{where}: column {shown(name)} comes {counts[name]} times; rename them"
             )
     return record
 

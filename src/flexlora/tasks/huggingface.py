@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, final
 
-from flexlora.errors import DataError, cut_short, nearest
+from flexlora.errors import DataError, cut_short, nearest, shown
 from flexlora.options import Option
 from flexlora.tasks.files import place_of, require_size
 from flexlora.tasks.rows import Row, Rows
@@ -107,18 +107,18 @@ def _load(datasets: Any, path: str, subset: str, split: str) -> Any:
         reason = " ".join(str(error).split())
         cure = "the files" if folder.is_dir() else "the name, data.subset and the network"
         raise DataError(
-            f"dataset {path}, split {split!r}, cannot be loaded ({cut_short(reason, 200)}); "
+            f"dataset {path}, split {shown(split)}, cannot be loaded ({cut_short(reason, 200)}); "
             f"check {cure}"
         ) from error
     if not isinstance(found, datasets.DatasetDict):
         if split != "train":
             raise DataError(
-                f"dataset {path} was saved without splits, but split {split!r} is asked for; leave "
-                "data.split and data.test_split out"
+                f"dataset {path} was saved without splits, but split {shown(split)} is asked for; "
+                "leave data.split and data.test_split out"
             )
         return found
     if split not in found:
-        raise DataError(f"dataset {path} has no split {split!r}; {nearest(split, found)}")
+        raise DataError(f"dataset {path} has no split {shown(split)}; {nearest(split, found)}")
     return found[split]
 
 

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from flexlora.errors import DataError, cut_short
+from flexlora.errors import DataError, shown
 
 
 def parsed_json(text: str, where: str | Path, cure: str) -> Any:
@@ -58,7 +58,7 @@ def _said(where: str | Path, cure: str, item: str = "") -> Iterator[None]:
         raise DataError(f"{where}{item}: nested too deep; {cure}") from error
     except _TwiceError as error:
         raise DataError(
-            f"{where}{item}: key {cut_short(error.args[0])!r} comes twice; keep one"
+            f"{where}{item}: key {shown(error.args[0])} comes twice; keep one"
         ) from error
     except ValueError as error:  # What else Python says against a number.
         raise DataError(

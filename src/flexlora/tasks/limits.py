@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any
@@ -28,6 +29,11 @@ class Limits:
 
     row: int
     table_bytes: int
+
+    @staticmethod
+    def of(row: int, table_gb: float) -> Limits:
+        """As the options `max_row_characters` and `max_table_gb` give them."""
+        return Limits(row, int(min(table_gb * 1e9, sys.maxsize)))
 
     def require_row(self, where: str, *values: Any) -> None:
         """Raise DataError for a row whose values hold more characters, however they are nested."""
@@ -56,4 +62,4 @@ class Limits:
             )
 
 
-DEFAULT = Limits(ROW_CHARACTERS, int(TABLE_GB * 1e9))
+DEFAULT = Limits.of(ROW_CHARACTERS, TABLE_GB)

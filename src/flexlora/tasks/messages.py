@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
-from flexlora.errors import DataError, cut_short
-from flexlora.options import seen
+from flexlora.errors import DataError, seen, shown
+from flexlora.tasks.rows import kind_of
 from flexlora.tasks.task import Turn
 
 # What speakers are called, and who they are.
@@ -64,7 +64,7 @@ def conversation(value: object, where: str) -> Conversation:
     """
     if not isinstance(value, list | tuple):
         raise DataError(
-            f"{where} is {type(value).__name__}, expected a list of messages "
+            f"{where} is {kind_of(value)}, expected a list of messages "
             '{"role": …, "content": …}; convert it'
         )
     turns = [_turn(message, f"{where}, message {i + 1}") for i, message in enumerate(value)]
@@ -104,12 +104,12 @@ def _turn(message: object, where: str) -> Turn:
     keys = next((keys for keys in _KEYS if found.get(keys[0]) is not None), None)
     if keys is None or (keys[1] not in found and not found.get("tool_calls")):
         names = [seen(str(name)) for name in islice(found, _SHOWN)]
-        shown = ", ".join(names) or "no key" if isinstance(message, Mapping) else "no object"
-        raise DataError(f"{where}, has {shown}; give it the keys role and content")
+        given = ", ".join(names) or "no key" if isinstance(message, Mapping) else "no object"
+        raise DataError(f"{where}, has {given}; give it the keys role and content")
     speaker = found[keys[0]]
     if not isinstance(speaker, str) or speaker not in _ROLES:
         raise DataError(
-            f"{where}, has {keys[0]} {cut_short(repr(speaker))}; give one of system, user, "
+            f"{where}, has {keys[0]} {shown(speaker)}; give one of system, user, "
             "assistant, tool (or human, gpt, observation, function_call)"
         )
     role, calls = _ROLES[speaker], found.get("tool_calls")
@@ -132,12 +132,10 @@ def _text(content: object, where: str, key: str, *, optional: bool) -> str:
         kind = part.get("type", "text") if isinstance(part, Mapping) else "text"
         if kind != "text":
             raise DataError(
-                f"{where}, has a part of type {cut_short(repr(kind))}; only text can be learnt from"
+                f"{where}, has a part of type {shown(kind)}; only text can be learnt from"
             )
         if not isinstance(text, str):
-            raise DataError(
-                f"{where}, has {key} of type {type(text).__name__}, expected text; mend that row"
-            )
+            raise DataError(f"{where}: {key} is {kind_of(text)}, expected text; mend that row")
         texts.append(text)
     return "".join(texts)
 

@@ -14,7 +14,7 @@ from flexlora.errors import DataError
 from flexlora.options import MANY, Option, require
 from flexlora.partition.split import named_generator, sample
 from flexlora.tasks.files import place_of
-from flexlora.tasks.limits import ROW_CHARACTERS, Limits, MaxRowCharacters
+from flexlora.tasks.limits import ROW_CHARACTERS, TABLE_GB, Limits, MaxRowCharacters, MaxTableGb
 from flexlora.tasks.official_layout import OfficialLayout, Pick
 from flexlora.tasks.parquet_layout import ParquetLayout
 from flexlora.tasks.source import Corpus, LeastExamples, Share
@@ -35,7 +35,7 @@ class NaturalInstructions:
 
     Of a split of which 0 tasks are wanted, nothing is read. Tasks are chosen by `seed` from their
     sorted names, examples by (seed, task) alone. Where min_examples is 0, an empty task is an
-    error.
+    error. max_table_gb holds of each file of text, and of each row group of a parquet file.
     """
 
     path: Annotated[str, Option("folder, of the official repository or in parquet")]
@@ -54,6 +54,7 @@ class NaturalInstructions:
     share: Share = None
     min_examples: LeastExamples = 0
     max_row_characters: MaxRowCharacters = ROW_CHARACTERS
+    max_table_gb: MaxTableGb = TABLE_GB
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -61,15 +62,11 @@ class NaturalInstructions:
 
     def load(self) -> Corpus:
         """Read the folder. Raises DataError for anything missing, broken, foreign or empty."""
-        layout = detect(place_of(self.path))
+        limits = Limits.of(self.max_row_characters, self.max_table_gb)
+        layout = detect(place_of(self.path), limits)
         notes: list[str] = []
         train = self._choose(layout, "train", self.train_tasks, "train_tasks", notes)
         unseen = self._choose(layout, "test", self.unseen_tasks, "unseen_tasks", notes)
-        limits = Limits(self.max_row_characters, 0)
-        for task in (*train, *unseen):
-            for example in task.examples:
-                texts = (example.instruction, example.input, *example.references)
-                limits.require_row(f"{self.path}: task {task.name!r}, {example.id!r}", *texts)
         return Corpus.of(train, unseen, notes)
 
     def _choose(
@@ -120,14 +117,14 @@ class NaturalInstructions:
         return sorted(tasks, key=lambda task: task.name)
 
 
-def detect(folder: Path) -> Layout:
+def detect(folder: Path, limits: Limits) -> Layout:
     """Find the layout of a folder. Raises DataError naming the folder and what was looked for."""
     if not folder.is_dir():
         raise DataError(f"{folder} is no folder; set path to one with Natural Instructions")
     if (folder / "train.parquet").is_file() or (folder / "test.parquet").is_file():
-        return ParquetLayout(folder)
+        return ParquetLayout(folder, limits)
     if (folder / "tasks").is_dir() and (folder / "splits" / "default").is_dir():
-        return OfficialLayout(folder)
+        return OfficialLayout(folder, limits)
     raise DataError(
         f"{folder} holds no Natural Instructions: looked for tasks/*.json with "
         "splits/default/{train,test}_tasks.txt (the official repository), and for "

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from flexlora.errors import DataError
+from flexlora.errors import DataError, shown
+from flexlora.tasks.files import read_text
 from flexlora.tasks.json_text import parsed_json, require_characters
+from flexlora.tasks.limits import Limits
+from flexlora.tasks.rows import kind_of
 from flexlora.tasks.task import Example, Task
 
 Pick = Callable[[str, int], Sequence[int]]  # (task name, number of its examples) → those to keep
@@ -22,7 +24,7 @@ def first_text(value: object, where: str) -> str:
     text = value[0] if isinstance(value, list) and value else value
     if not isinstance(text, str):
         raise DataError(
-            f"{where} is {type(text).__name__}, expected text or a list of texts; mend the file"
+            f"{where} is {kind_of(text)}, expected text or a list of texts; mend the file"
         )
     return text.strip()
 
@@ -38,20 +40,15 @@ class OfficialLayout:
     One task's file is in memory at a time.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
+    def __init__(self, folder: Path, limits: Limits) -> None:
+        self._folder, self._limits = folder, limits
         self._name: str | None = None
         self._document: dict[str, Any] = {}
 
     def names(self, split: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
         """The tasks of a split, sorted: those on disk, and those listed but absent."""
         path = self._folder / "splits" / "default" / f"{split}_tasks.txt"
-        try:
-            lines = path.read_text(encoding="utf-8-sig").splitlines()
-        except (OSError, UnicodeDecodeError) as error:
-            raise DataError(
-                f"{path} cannot be read ({error}); copy it from the official repository"
-            ) from error
+        lines = read_text(path, self._limits.table_bytes).splitlines()
         listed = sorted({line.strip() for line in lines if line.strip()})
         present = tuple(name for name in listed if self._path(name).is_file())
         absent = tuple(name for name in listed if not self._path(name).is_file())
@@ -83,31 +80,31 @@ class OfficialLayout:
     ) -> Example:
         where = f"{self._path(name)}: instance {index}"
         if not isinstance(instance, dict):
-            raise DataError(f"{where} is {type(instance).__name__}, expected an object; mend it")
+            raise DataError(f"{where} is {kind_of(instance)}, expected an object; mend it")
         text, output = instance.get("input"), instance.get("output")
         references = [output] if isinstance(output, str) else output
         if not isinstance(text, str):
-            raise DataError(f"{where}: input is {type(text).__name__}, expected text; mend it")
+            raise DataError(f"{where}: input is {kind_of(text)}, expected text; mend it")
         if (
             not isinstance(references, list)
             or not references
             or not all(isinstance(reference, str) for reference in references)
         ):
-            raise DataError(
-                f"{where}: output is {json.dumps(output)[:60]}, expected one or more texts; mend it"
-            )
+            told = shown(output) if isinstance(output, list) else kind_of(output)
+            raise DataError(f"{where}: output is {told}, expected one or more texts; mend it")
         given = instance.get("id")
         known = given if isinstance(given, str) else fallback_id(name, index)
+        self._limits.require_row(where, known, definition, text, references, category)
         require_characters(where, (known, definition, text, *references, category))
         return Example(known, definition, text, tuple(references), category)
 
     def _instances(self, name: str) -> list[object]:
         if self._name != name:
-            self._document, self._name = _load_object(self._path(name)), name
+            self._document, self._name = _load_object(self._path(name), self._limits), name
         instances = self._document.get("Instances")
         if not isinstance(instances, list):
             raise DataError(
-                f"{self._path(name)}: Instances is {type(instances).__name__}, expected a list; "
+                f"{self._path(name)}: Instances is {kind_of(instances)}, expected a list; "
                 "is this a task file of Super-NaturalInstructions?"
             )
         return instances
@@ -116,12 +113,8 @@ class OfficialLayout:
         return self._folder / "tasks" / f"{name}.json"
 
 
-def _load_object(path: Path) -> dict[str, Any]:
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path} cannot be read ({error}); copy the file anew") from error
-    document = parsed_json(text, path, "copy the file anew")
+def _load_object(path: Path, limits: Limits) -> dict[str, Any]:
+    document = parsed_json(read_text(path, limits.table_bytes), path, "copy the file anew")
     if not isinstance(document, dict):
-        raise DataError(f"{path} holds {type(document).__name__}, expected an object; mend it")
+        raise DataError(f"{path} holds {kind_of(document)}, expected an object; mend it")
     return document

@@ -1,21 +1,25 @@
 """Super-NaturalInstructions as parquet: train.parquet, test.parquet and tasks.jsonl.
 
 Columns: task, src_index (place in the official file), id (may be null), input, output (list of
-references). At most one row group is in memory, besides what is kept.
+references). At most a few rows are in memory, besides what is kept.
 """
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from flexlora.errors import DataError
+from flexlora.errors import DataError, shown
+from flexlora.tasks.files import read_text, require_size
 from flexlora.tasks.json_text import parsed_json, require_characters
+from flexlora.tasks.limits import Limits
 from flexlora.tasks.official_layout import Pick, fallback_id, first_text
-from flexlora.tasks.parquet_source import opened
+from flexlora.tasks.parquet_source import BATCH, opened, unpacked
+from flexlora.tasks.rows import kind_of
 from flexlora.tasks.task import Example, Task
 
 _COLUMNS = {
@@ -30,8 +34,8 @@ _COLUMNS = {
 class ParquetLayout:
     """A folder with {train,test}.parquet and tasks.jsonl."""
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
+    def __init__(self, folder: Path, limits: Limits) -> None:
+        self._folder, self._limits = folder, limits
         self._rows: dict[str, dict[str, list[range]]] = {}  # split → task → its runs of rows
         self._descriptions: dict[str, tuple[str, str]] = {}
 
@@ -66,33 +70,46 @@ class ParquetLayout:
             runs: dict[str, list[range]] = {}
             start = 0
             with _open(self._path(split)) as file:
-                for group in range(file.num_row_groups):
-                    column = file.read_row_group(group, columns=["task"]).column(0).to_pylist()
-                    for name, run in groupby(column):
-                        stop = start + len(list(run))
-                        if name is None:
-                            raise DataError(
-                                f"{self._path(split)}, row {start}: task is null; name each task"
-                            )
-                        runs.setdefault(name, []).append(range(start, stop))
-                        start = stop
+                names = (
+                    name
+                    for group in range(file.num_row_groups)
+                    for batch in self._batches(split, file, group, ["task"])
+                    for name in batch.column(0).to_pylist()
+                )
+                for name, run in groupby(names):
+                    stop = start + sum(1 for _ in run)
+                    if name is None:
+                        raise DataError(
+                            f"{self._path(split)}, row {start}: task is null; name each task"
+                        )
+                    runs.setdefault(name, []).append(range(start, stop))
+                    start = stop
             self._rows[split] = runs
         return self._rows[split]
 
     def _take(self, split: str, rows: list[int]) -> Iterator[tuple[int, dict[str, Any]]]:
-        """The given ascending rows, row group by row group."""
+        """The given ascending rows; row groups that hold none of them are passed over."""
         first = position = 0
         with _open(self._path(split)) as file:
             for group in range(file.num_row_groups):
                 stop = first + file.metadata.row_group(group).num_rows
-                end = position
-                while end < len(rows) and rows[end] < stop:
-                    end += 1
-                if end > position:
-                    table = file.read_row_group(group, columns=list(_COLUMNS))
-                    kept = table.take([row - first for row in rows[position:end]]).to_pylist()
-                    yield from zip(rows[position:end], kept, strict=True)
-                first, position = stop, end
+                if bisect_left(rows, stop) == position:
+                    first = stop
+                    continue
+                for batch in self._batches(split, file, group, list(_COLUMNS)):
+                    end = bisect_left(rows, first + batch.num_rows)
+                    chosen = rows[position:end]
+                    kept = batch.take([row - first for row in chosen]).to_pylist() if chosen else []
+                    yield from zip(chosen, kept, strict=True)
+                    first, position = first + batch.num_rows, end
+
+    def _batches(self, split: str, file: Any, group: int, columns: list[str]) -> Iterator[Any]:
+        """A row group, a few rows at a time. Raises DataError once it is beyond the limit."""
+        path, size = self._path(split), 0
+        for batch in file.iter_batches(batch_size=BATCH, row_groups=[group], columns=columns):
+            size += sum(map(unpacked, batch.columns))
+            require_size(f"{path}, row group {group},", size, self._limits.table_bytes)
+            yield batch
 
     def _example(self, split: str, row: int, values: dict[str, Any]) -> Example:
         output = values["output"]
@@ -103,15 +120,17 @@ class ParquetLayout:
             )
         given = values["id"] or fallback_id(values["task"], values["src_index"])
         definition, category = self._description(values["task"])
+        texts = (given, definition, values["input"], output, category)
+        self._limits.require_row(f"{self._path(split)}, row {row}", *texts)
         return Example(given, definition, values["input"], tuple(output), category)
 
     def _description(self, name: str) -> tuple[str, str]:
         """A task's definition and category, from tasks.jsonl."""
         if not self._descriptions:
-            self._descriptions = _read_descriptions(self._folder / "tasks.jsonl")
+            self._descriptions = _read_descriptions(self._folder / "tasks.jsonl", self._limits)
         if name not in self._descriptions:
             raise DataError(
-                f"{self._folder / 'tasks.jsonl'} does not describe task {name!r}; add its line"
+                f"{self._folder / 'tasks.jsonl'} does not describe task {shown(name)}; add its line"
             )
         return self._descriptions[name]
 
@@ -138,24 +157,21 @@ def _check_columns(path: Path, found: dict[str, str]) -> None:
             )
 
 
-def _read_descriptions(path: Path) -> dict[str, tuple[str, str]]:
+def _read_descriptions(path: Path, limits: Limits) -> dict[str, tuple[str, str]]:
     result: dict[str, tuple[str, str]] = {}
-    try:
-        with path.open(encoding="utf-8-sig") as file:
-            for number, line in enumerate(file, start=1):
-                if not line.strip():
-                    continue
-                where = f"{path}, line {number}"
-                entry = parsed_json(line, where, "copy the file anew")
-                if not isinstance(entry, dict):
-                    raise DataError(f"{where}: {type(entry).__name__}, expected an object; mend it")
-                name = first_text(entry.get("task"), f"{where}: task")
-                if name in result:
-                    raise DataError(f"{where}: task {name!r} is described twice; keep one line")
-                definition = first_text(entry.get("definition"), f"{where}: definition")
-                category = first_text(entry.get("category"), f"{where}: category")
-                require_characters(where, (name, definition, category))
-                result[name] = definition, category
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path} cannot be read ({error}); copy the file anew") from error
+    for number, line in enumerate(read_text(path, limits.table_bytes).split("\n"), start=1):
+        if not line.strip():
+            continue
+        where = f"{path}, line {number}"
+        limits.require_line(where, len(line))
+        entry = parsed_json(line, where, "copy the file anew")
+        if not isinstance(entry, dict):
+            raise DataError(f"{where} is {kind_of(entry)}, expected an object; mend it")
+        name = first_text(entry.get("task"), f"{where}: task")
+        if name in result:
+            raise DataError(f"{where}: task {shown(name)} is described twice; keep one line")
+        definition = first_text(entry.get("definition"), f"{where}: definition")
+        category = first_text(entry.get("category"), f"{where}: category")
+        require_characters(where, (name, definition, category))
+        result[name] = definition, category
     return result

@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, final
 
-from flexlora.errors import DataError
+from flexlora.errors import DataError, shown
 from flexlora.tasks.files import files_at, parts_of, require_size
 from flexlora.tasks.rows import Row, Rows
 from flexlora.tasks.table_source import TableSource
 
 SUFFIXES = (".parquet",)
-_BATCH = 256  # Rows in memory at once before their size is known: few bytes may stand for many.
+BATCH = 256  # Rows in memory at once before their size is known: few bytes may stand for many.
 
 
 @final
@@ -48,13 +48,13 @@ class Parquet(TableSource):
 
     def _measured(self, path: str, table: Any, columns: Sequence[str], size: int) -> int:
         """The bytes of these columns and what was read before, none of which is kept yet."""
-        for batch in table.iter_batches(batch_size=_BATCH, columns=columns):
-            size += sum(map(_unpacked, batch.columns))
+        for batch in table.iter_batches(batch_size=BATCH, columns=columns):
+            size += sum(map(unpacked, batch.columns))
             require_size(path, size, self.limits.table_bytes)
         return size
 
 
-def _unpacked(column: Any) -> int:
+def unpacked(column: Any) -> int:
     """The bytes of a column's values, also where it names each but once."""
     decode = getattr(column, "dictionary_decode", None)
     return int((column if decode is None else decode()).nbytes)
@@ -67,17 +67,17 @@ def _require_readable(path: Path, schema: Any, columns: Sequence[str]) -> None:
     for name in columns:
         if schema.names.count(name) > 1:
             raise DataError(
-                f"{path}: column {name!r} comes {schema.names.count(name)} times; rename them"
+                f"{path}: column {shown(name)} comes {schema.names.count(name)} times; rename them"
             )
         kind = schema.field(name).type
         if pyarrow.types.is_temporal(kind):
-            raise DataError(f"{path}: column {name!r} is of type {kind}; write it as text")
+            raise DataError(f"{path}: column {shown(name)} is of type {kind}; write it as text")
 
 
 def _values(path: Path, table: Any, columns: Sequence[str]) -> Iterator[dict[str, Any]]:
     """Row by row. Raises DataError naming the first row that Python cannot hold."""
     done = 0
-    for batch in table.iter_batches(batch_size=_BATCH, columns=columns):
+    for batch in table.iter_batches(batch_size=BATCH, columns=columns):
         try:
             yield from batch.to_pylist()
         except (ValueError, OverflowError, RecursionError):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import abc
-import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Annotated, ClassVar, final
@@ -155,14 +154,12 @@ class TableSource(abc.ABC):
 
     @property
     def limits(self) -> Limits:
-        return Limits(self.max_row_characters, int(min(self.max_table_gb * 1e9, sys.maxsize)))
+        return Limits.of(self.max_row_characters, self.max_table_gb)
 
     @final
     def named_columns(self) -> set[str]:
         """All columns that the options name."""
-        of_the_row = (self.client, self.type, self.category, self.id)
-        one_each = (self.messages, self.response, self.choices, *of_the_row)
-        return {name for name in (*self.prompt, *one_each) if name}
+        return set(self._columns().named)
 
     def _columns(self) -> Columns:
         assert isinstance(self.prompt, tuple)
