@@ -45,7 +45,17 @@ BANS = {
     "report": {"engines", "federation"},
 }
 # Floors 0 and 1: torch, numpy and jaxtyping alone, and no I/O.
-PURE = {"errors", "options", "registry", "seeds", "lowrank", "adapters", "rules", "screens"}
+PURE = {
+    "errors",
+    "extras",
+    "options",
+    "registry",
+    "seeds",
+    "lowrank",
+    "adapters",
+    "rules",
+    "screens",
+}
 PURE |= {"allocation", "partition"}
 PURE_IMPORTS = {"torch", "numpy", "jaxtyping", "flexlora"}
 IO_MODULES = {"os", "io", "pathlib", "shutil", "logging", "subprocess", "socket", "tempfile"}
@@ -70,7 +80,8 @@ def files() -> list[Path]:
 
 
 def folder(file: Path) -> str:
-    return file.relative_to(SOURCE).parts[0].removesuffix(".py")
+    # `python -m flexlora` is the command line.
+    return file.relative_to(SOURCE).parts[0].removesuffix(".py").replace("__main__", "cli")
 
 
 def module_of(file: Path) -> str:

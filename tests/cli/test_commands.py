@@ -6,12 +6,14 @@ import json
 import os
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
+import flexlora as flexlora_package
 from commands import PROCESS, Flexlora, assert_one_sentence
 from flexlora.cli.arguments import command_line
 from flexlora.cli.commands import app
@@ -215,6 +217,8 @@ def test_demo_compares_its_rules(flexlora: Flexlora, tmp_path: Path) -> None:
         "flexlora-increment-1",
     ]
     assert done.out.count("run directory:") == 3
+    assert "flexlora report" in done.out.splitlines()[-3]
+    assert "flexlora export" in done.out.splitlines()[-2]
     bases = {json.dumps((Run.open(path).read_results() or {})["rows"][0]) for path in out.iterdir()}
     assert len(bases) == 1
 
@@ -328,3 +332,11 @@ def test_ctrl_c_says_how_to_go_on(tmp_path: Path) -> None:
     assert process.returncode == 130
     assert said == "flexlora: stopped; go on with: flexlora resume r\n"
     assert Run.open(tmp_path / "r").checkpoints() != []
+
+
+def test_the_version(flexlora: Flexlora) -> None:
+    assert flexlora("--version").out == f"flexlora {flexlora_package.__version__}\n"
+    done = subprocess.run(
+        [sys.executable, "-m", "flexlora", "--version"], capture_output=True, text=True, check=True
+    )
+    assert done.stdout == f"flexlora {flexlora_package.__version__}\n"

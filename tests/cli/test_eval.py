@@ -153,3 +153,9 @@ def test_errors_name_what_was_typed(
     done = flexlora("eval", "tiny", "--data", "embedded", *flags)
     assert_one_sentence(done, words)
     assert "config" not in done.err
+
+
+def test_a_file_of_rows_needs_a_config(flexlora: Flexlora, tmp_path: Path) -> None:
+    (tmp_path / "rows.jsonl").write_text('{"q": "?", "a": "!"}\n')
+    done = flexlora("eval", "tiny", "--data", tmp_path / "rows.jsonl")
+    assert_one_sentence(done, "rows.jsonl is a file of rows", "give that: --data CONFIG.toml")

@@ -15,10 +15,12 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from commands import PROCESS, Done, Flexlora, assert_one_sentence
+from flexlora.federation import run
 from flexlora.formats.peft import load_peft
 from flexlora.merging import merge
 from peft_folders import add, config_of, edit, pair, stored, updates, weighted, write_folder
 from reference import assert_all_close, gaussian
+from small import small
 from terminal import lines_on_a_terminal
 
 
@@ -269,3 +271,11 @@ def test_single_files_are_merged_without_another_word(flexlora: Flexlora, tmp_pa
         flexlora("merge", a, b, "--out", tmp_path / "e"), "name a file, like merged"
     )
     assert_one_sentence(flexlora("merge", a, b, "--out", out), "c.safetensors exists")
+
+
+def test_a_run_is_no_adapter_and_says_how_to_get_one(flexlora: Flexlora, tmp_path: Path) -> None:
+    folder = run(small(federation={"rounds": 1}), tmp_path / "r").folder
+    done = flexlora("merge", folder, "--rank", 2, "--out", tmp_path / "m")
+    assert_one_sentence(done, "it is a run: flexlora export", "--rank full --out ADAPTER")
+    adapted = flexlora("eval", "tiny", "--data", "embedded", "--adapter", folder)
+    assert_one_sentence(adapted, "it is a run: flexlora export")

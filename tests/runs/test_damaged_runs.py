@@ -116,7 +116,7 @@ def reported(folder: Path) -> Any:
 
 def shown(folder: Path) -> None:
     """Drawn for people, which takes longer."""
-    show_run(overview(folder), everything=True)
+    show_run(overview(folder), Run.open(folder).ended(), everything=True)
     page(read_runs([folder]))
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from importlib import metadata
 from typing import Annotated
 
 import typer
 
+from flexlora.cli.console import say
 from flexlora.cli.continue_run import continue_run
 from flexlora.cli.demo import demo
 from flexlora.cli.eval import evaluate
@@ -38,9 +40,19 @@ app.command("report")(report)
 _debug = False
 
 
+def _show_version(asked: bool) -> None:
+    if asked:
+        say(f"flexlora {metadata.version('flexlora')}")
+        raise typer.Exit
+
+
 @app.callback()
 def options(
     debug: Annotated[bool, typer.Option(help="Show the traceback of an error.")] = False,
+    _version: Annotated[
+        bool,
+        typer.Option("--version", help="Show the version.", is_eager=True, callback=_show_version),
+    ] = False,
 ) -> None:
     """Federated LoRA fine-tuning in which every client trains at the rank it affords."""
     global _debug

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -61,6 +62,11 @@ def demo(
         with playing(words) as watching:
             results.append(Session.of(config, setup).play(observer=watching))
     words.results(results)
+    words.say()
+    last = shlex.quote(str(results[-1].folder))
+    words.say(f"what each run did, as a page:  flexlora report {shlex.quote(str(out))}/*")
+    words.say(f"an adapter to take home:       flexlora export {last} --rank 4 --out adapter")
+    words.say("your own data and model:       docs/guide/bring_your_data.md")
 
 
 def _what(rule: type[Rule]) -> str:

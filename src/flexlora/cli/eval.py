@@ -102,6 +102,9 @@ def evaluate(
         scores_table(scores)
 
 
+# Files of rows, which a config describes.
+_FILES = (".json", ".jsonl", ".csv", ".parquet", ".gz")
+
 # Key of the config → the option that sets it, where that has another name.
 _OPTIONS = {"name": "MODEL", "unseen_tasks": "--tasks", "unseen_examples_per_task": "--examples"}
 _OPTIONS |= {"metrics": "--metric"}
@@ -125,6 +128,11 @@ def _tables(data: str) -> dict[str, dict[str, Any]]:
     if data.endswith(".toml"):
         document = load_config(data).document()
         return {name: document[name] for name in ("model", "data", "evaluation", "federation")}
+    if data.endswith(_FILES):
+        raise ConfigError(
+            f"--data {data} is a file of rows, whose columns only a config names; write one with "
+            "[data] source, path, prompt and response, and give that: --data CONFIG.toml"
+        )
     if data == "embedded":
         return {"data": {"source": "embedded"}}
     return {"data": {"source": "natural_instructions", "path": data}}

@@ -175,6 +175,8 @@ def read_extra(path: Path) -> Extra:
 
 def _where_one_is(path: Path) -> str:
     """What to give instead of a folder without a config: PEFT saves named adapters in folders."""
+    if (path / "checkpoints").is_dir() and (path / "resolved.toml").is_file():
+        return f"it is a run: flexlora export {path} --rank full --out ADAPTER takes one out of it"
     held = sorted(found.parent.name for found in path.glob(f"*/{CONFIG}"))
     if not held:
         return "give a folder that save_pretrained wrote"
