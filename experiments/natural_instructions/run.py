@@ -17,7 +17,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from arms import ROOT, Experiment, best_rates
+from arms import Experiment, best_rates
 
 RULES = ("fedit", "flexlora", "flexlora-increment")
 RATES = ("7e-4", "2e-3", "6e-3")
