@@ -124,6 +124,7 @@ def test_each_option_reaches_the_export(
     last = Run.open(folder).checkpoints()[-1]
     for name, flags, options in (
         ("share", ("--energy", 0.6), {"energy": 0.6}),
+        ("type", ("--type", "high"), {"type": "high"}),
         ("round", ("--rank", 2, "--round", last), {"rank": 2, "round": last}),
         ("last", ("--rank", 2, "--round", "last"), {"rank": 2, "round": "last"}),
     ):
@@ -131,6 +132,8 @@ def test_each_option_reaches_the_export(
         save_peft(load_adapter(folder, **options), tmp_path / f"same {name}")
         for file in (tmp_path / name).iterdir():
             assert file.read_bytes() == (tmp_path / f"same {name}" / file.name).read_bytes()
+    done = flexlora("export", folder, "--rank", 2, "--type", "high", "--out", tmp_path / "none")
+    assert_one_sentence(done, "--type is given beside --rank or --energy")
     done = flexlora("export", folder, "--rank", 2, "--round", 99, "--out", tmp_path / "none")
     assert_one_sentence(done, "has no checkpoint of round 99; it keeps those of ")
     given = []
@@ -138,8 +141,8 @@ def test_each_option_reaches_the_export(
     flexlora("export", folder, "--rank", 2, "--out", tmp_path / "none")
     flexlora("export", folder, "--energy", 0.5, "--round", "007", "--out", tmp_path / "none")
     assert given == [
-        ((folder, "2", "best"), {"energy": None}),
-        ((folder, None, "007"), {"energy": 0.5}),
+        ((folder, "2", "best"), {"energy": None, "type": None}),
+        ((folder, None, "007"), {"energy": 0.5, "type": None}),
     ]
 
 

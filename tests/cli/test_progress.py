@@ -152,6 +152,7 @@ def test_no_color_and_a_dumb_terminal_are_honoured(config: Path, tmp_path: Path)
     assert code == 0, written
     assert "in flight" in written
     assert not COLOUR.search(written)
+    (tmp_path / "r" / "results.json").unlink()  # Else there would be nothing to do.
     code, written = on_a_terminal("resume", tmp_path / "r", width=60, TERM="dumb")
     assert code == 0, written
     assert "\x1b" not in written
@@ -167,6 +168,7 @@ def test_a_resume_shows_the_rounds_that_it_plays(
         "r: round 1/2",
         "r: round 2/2",
     ]
+    (tmp_path / "r" / "results.json").unlink()  # Else there would be nothing to do.
     done = flexlora("resume", tmp_path / "r")
     assert "train loss" not in done.out
     assert done.out.rstrip().endswith(f"run directory: {tmp_path / 'r'}")

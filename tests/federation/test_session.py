@@ -439,6 +439,19 @@ def test_any_rank_is_handed_out_and_wrong_ones_are_said(of_rule: Result) -> None
         load_adapter(of_rule.folder, "x")
 
 
+def test_ranks_by_pattern_and_by_type_are_handed_out(of_rule: Result) -> None:
+    asked = load_adapter(of_rule.folder, {"attention": 2, "all": 3})
+    assert set(asked.ranks.values()) == {2, 3}
+    rule = Run.open(of_rule.folder).config.rule.name
+    for kind, rank in {"low": 2, "high": 4}.items():
+        found = load_adapter(of_rule.folder, type=kind)
+        assert set(found.ranks.values()) == {2 if rule == "fedit" else rank}
+    with pytest.raises(ConfigError, match="has no clients of type 'hihg'; did you mean 'high'"):
+        load_adapter(of_rule.folder, type="hihg")
+    with pytest.raises(ConfigError, match="type is given beside rank or energy"):
+        load_adapter(of_rule.folder, 2, type="high")
+
+
 def test_an_export_by_energy_has_the_lowest_ranks_that_keep_it(of_rule: Result) -> None:
     whole = load_adapter(of_rule.folder, "full")
     kept = load_adapter(of_rule.folder, energy=0.9)

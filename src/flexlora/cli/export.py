@@ -21,6 +21,10 @@ def export(
         float | None,
         typer.Option(help="Keep this share of the energy in each layer, like 0.999, at any rank."),
     ] = None,
+    type_: Annotated[
+        str | None,
+        typer.Option("--type", help="The ranks of this client type, as its clients train them."),
+    ] = None,
     round_: Annotated[
         str, typer.Option("--round", help="'best' by validation, 'last', or a kept round.")
     ] = "best",
@@ -31,6 +35,7 @@ def export(
     """Write a PEFT adapter that PeftModel.from_pretrained and other readers load alike."""
     from flexlora.adapters.kept import require_rank_or_energy
     from flexlora.cli.console import say
+    from flexlora.errors import ConfigError
     from flexlora.formats.peft import save_peft
     from flexlora.formats.peft_form import Form
     from flexlora.runs import load_adapter
@@ -38,8 +43,11 @@ def export(
     form = Form.of(compact=compact, serve=serve)
     require_free(out)
     require_there("run", folder)
-    require_rank_or_energy(rank, energy, "what the adapter is to hold", dashes="--")
+    if type_ is None:
+        require_rank_or_energy(rank, energy, "what the adapter is to hold", dashes="--")
+    elif rank is not None or energy is not None:
+        raise ConfigError("--type is given beside --rank or --energy; give just one of them")
     require_trust(folder, trust, metrics=False)
-    adapter = load_adapter(folder, rank, round_, energy=energy)
+    adapter = load_adapter(folder, rank, round_, energy=energy, type=type_)
     save_peft(adapter, out, compact=compact, serve=serve)
     say(f"{adapter!r} written to {out}, {form_words(form.one_rank(adapter.ranks.values()))}")

@@ -46,6 +46,7 @@ def _ended(folder: Path) -> Ended | None:
     from flexlora.runs.run_directory import Run
 
     run = Run.open(folder)
+    _ = run.resolved  # Damage there is told, whatever the results are.
     try:
         return run.ended()
     except RunError:

@@ -9,7 +9,7 @@ from pathlib import Path
 from flexlora.adapters import Adapter, Factors, Ranks, factors_of
 from flexlora.adapters.kept import parsed_rank, require_rank_or_energy
 from flexlora.config.settings import rule_of
-from flexlora.errors import RunError
+from flexlora.errors import ConfigError, RunError, nearest, shown
 from flexlora.lowrank import svd
 from flexlora.models import base_fingerprint
 from flexlora.rules import Rule, State
@@ -21,37 +21,67 @@ _DIGITS = 18  # Of a round's number as text at most: no run has more.
 
 def load_adapter(
     folder: Path | str,
-    rank: int | str | None = None,
+    rank: int | str | Mapping[str, int] | None = None,
     round: int | str = "best",
     *,
     energy: float | None = None,
+    type: str | None = None,
 ) -> Adapter:
-    """The adapter that a run hands out at this rank ("full": the state's own), or this energy.
+    """The adapter that a run hands out at this rank ("full": the state's own), energy or type.
 
-    energy: instead of a rank, the share of ‖ΔW‖² that every layer is to keep, above 0 and at most
-    1; each layer gets the lowest rank that does. round: a number of a kept checkpoint, "best" (by
-    validation), or "last". The adapter knows the base model that the run adapted. Raises RunError
-    for a run without that checkpoint, RankError for a rank that does not fit, ConfigError for
-    neither or both of rank and energy, or an energy out of its range.
+    rank: of every layer, or {pattern: rank} as in [clients.types]. type: instead of a rank, the
+    ranks at which this type of the run's clients trains. energy: instead of a rank, the share of
+    ‖ΔW‖² that every layer is to keep, above 0 and at most 1; each layer gets the lowest rank that
+    does. round: a number of a kept checkpoint, "best" (by validation), or "last". The adapter knows
+    the base model that the run adapted. Raises RunError for a run without that checkpoint,
+    RankError for a rank that does not fit, ConfigError for none or two of rank, energy and type, a
+    type that no client is of, or an energy out of its range.
     """
     opened = Run.open(folder)
     rule = rule_of(opened.config.rule)
-    require_rank_or_energy(rank, energy, "what the adapter is to hold")
+    if type is None or rank is not None or energy is not None:
+        require_rank_or_energy(rank, energy, "what the adapter is to hold")
+    if type is not None and (rank is not None or energy is not None):
+        raise ConfigError("type is given beside rank or energy; give just one of them")
     state = load_state(opened, round)
+    if type is not None:
+        with _of_a_whole_state(opened):
+            ranks = rule.ranks_for(state.spec, _ranks_of(opened, type, state))
+            return _described(opened, rule.readout(state, ranks))
     if energy is not None:
         with _of_a_whole_state(opened):
             return _described(opened, _of_energy(rule, state, energy))
     return adapter_of(opened, rule, state, "full" if rank is None else rank)
 
 
-def adapter_of(opened: Run, rule: Rule, state: State, rank: int | str) -> Adapter:
+def _ranks_of(opened: Run, type: str, state: State) -> dict[str, int]:
+    """Layer → rank of a type that clients of the run have."""
+    there = opened.resolved["clients"]
+    if type not in there:
+        raise ConfigError(
+            f"{opened.folder} has no clients of type {shown(type)}; {nearest(type, there)}"
+        )
+    clients = opened.config.clients
+    found = clients.ranks_of(type)
+    if found is None:
+        raise ValueError(f"clients has the type {shown(type)}, which its config has not")
+    return found.resolve(state.spec.layers, clip=not clients.strict)
+
+
+def adapter_of(
+    opened: Run, rule: Rule, state: State, rank: int | str | Mapping[str, int]
+) -> Adapter:
     """The adapter that this state of the run hands out at this rank, as `load_adapter` does."""
-    asked = parsed_rank(rank, f"rank '{rank}'")
+    if isinstance(rank, Mapping):
+        asked: int | str | Mapping[str, int] = rank
+    else:
+        asked = parsed_rank(rank, f"rank '{rank}'")
     with _of_a_whole_state(opened):
         if asked == "full":
             values = rule.singular_values(state)
             ranks = {name: max(1, len(of_layer)) for name, of_layer in values.items()}
         else:
+            assert not isinstance(asked, str)
             ranks = Ranks.of(asked).resolve(state.spec.layers)
         return _described(opened, rule.readout(state, ranks))
 
