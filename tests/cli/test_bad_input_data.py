@@ -450,8 +450,11 @@ def test_wrong_data(
 def test_a_chat_under_the_wrong_style_is_found_before_anything_is_written(
     flexlora: Flexlora, tmp_path: Path
 ) -> None:
-    turns = [{"role": role, "content": "hm"} for role in ("user", "assistant") * 2]
-    path = Place(tmp_path).put(f"{json.dumps({'m': turns})}\n" * 30)
+    chats = (
+        [{"role": role, "content": f"hm {i}"} for role in ("user", "assistant") * 2]
+        for i in range(30)
+    )
+    path = Place(tmp_path).put("".join(f"{json.dumps({'m': turns})}\n" for turns in chats))
     arguments = Place(tmp_path).run(path, prompt=None, response=None, messages="m")
     done = flexlora(*arguments)
     assert_one_sentence(done, "is a chat with 2 messages", "'alpaca' cannot show")

@@ -67,7 +67,8 @@ def split(folder: Path) -> Path:
     path = config(folder)
     rows = [{**row, "kind": f"kind {i}"} for i, row in enumerate(ROWS)]
     (folder / "test.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    (folder / "rows.jsonl").write_text("\n".join(json.dumps({**row, "kind": "k"}) for row in rows))
+    trained = [{**row, "kind": "k", "q": f"Say it: {row['q']}"} for row in ROWS]
+    (folder / "rows.jsonl").write_text("\n".join(map(json.dumps, trained)))
     test = f'category = "kind"\ntest_path = {json.dumps(str(folder / "test.jsonl"))}'
     path.write_text(path.read_text().replace("test_share = 0.75", test))
     return path

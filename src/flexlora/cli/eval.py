@@ -133,6 +133,7 @@ def _tables(data: str) -> dict[str, dict[str, Any]]:
             f"--data {data} is a file of rows, whose columns only a config names; write one with "
             "[data] source, path, prompt and response, and give that: --data CONFIG.toml"
         )
+    every = {"duplicates": "keep"}  # Nothing is trained on.
     if data == "embedded":
-        return {"data": {"source": "embedded"}}
-    return {"data": {"source": "natural_instructions", "path": data}}
+        return {"data": {"source": "embedded", **every}}
+    return {"data": {"source": "natural_instructions", "path": data, **every}}

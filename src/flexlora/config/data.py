@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -28,6 +28,11 @@ class DataConfig(Choice):
     )
     skip_too_long: bool = Field(
         default=False, description="leave out, and count, examples that no cut of the input fits"
+    )
+    duplicates: Literal["drop", "keep", "refuse"] = Field(
+        default="drop",
+        description="what becomes of examples to score that are trained on, too, but for blanks "
+        "and capitals: not scored, scored all the same, or an error",
     )
     options: dict[str, Any] = Field(default={}, description="options of the source: see below")
 

@@ -34,7 +34,8 @@ class Holding:
 class Census:
     """clients: those that train; validators: kept out of training to validate on; unseen: the rest.
 
-    Every example of the corpus is counted once; without evaluation.unseen there are no unseen ones.
+    Every example is counted once, but for those that are not scored since they are trained on, too;
+    without evaluation.unseen there are no unseen ones.
     """
 
     by: str

@@ -28,8 +28,10 @@ from flexlora.federation.sampling import sample
 from flexlora.federation.streams import Streams
 from flexlora.models import AdaptedModel
 from flexlora.tasks.clients import Client, as_clients
+from flexlora.tasks.duplicates import Parted, parted
 from flexlora.tasks.prompts import Encoded
 from flexlora.tasks.source import Corpus
+from flexlora.tasks.task import Task
 
 
 @dataclass(frozen=True, eq=False)
@@ -125,6 +127,13 @@ class Dealt:
         clients, notes = deal_clients(config, corpus, streams)
         return Dealt(corpus, clients, (*corpus.notes, *notes))
 
+    def parts(self, config: Config, tested: Sequence[Task]) -> Parted:
+        """Who trains, who only validates, and these tested tasks, less what [data] leaves out."""
+        streams = Streams(config.federation.seed)
+        clients, kept_out = _keep_out(self.clients, config.evaluation.validation_clients, streams)
+        unseen = as_clients(tested, seed=streams.derive("split"), unseen=True)
+        return parted(clients, kept_out, unseen, config.data.duplicates)
+
     def encoded(self, config: Config, model: AdaptedModel, today: date) -> Examples:
         """With the model's tokenizer, on that day where its template asks for it.
 
@@ -132,10 +141,9 @@ class Dealt:
         """
         require_context(config, model)
         streams, evaluation = Streams(config.federation.seed), config.evaluation
-        clients, kept_out = _keep_out(self.clients, evaluation.validation_clients, streams)
         # While tuning, the unseen tasks are not even encoded.
-        tested_tasks = self.corpus.unseen if evaluation.unseen else ()
-        unseen = as_clients(tested_tasks, seed=streams.derive("split"), unseen=True)
+        parts = self.parts(config, self.corpus.unseen if evaluation.unseen else ())
+        clients, kept_out, unseen = parts.clients, parts.kept_out, parts.unseen
         train = encode_part(model, clients, "train", config, today)
         own_validation = eval_clients(model, clients, "validation", config, today)
         validating = own_validation
@@ -161,7 +169,7 @@ class Dealt:
             unseen=tested,
             types=types_said(clients),
             census=Census.of(config.partition, clients, kept_out, unseen),
-            notes=(*self.notes, *_day_notes(config, model, today)),
+            notes=(*self.notes, *parts.notes, *_day_notes(config, model, today)),
             left_out={
                 "clients": len(clients) - len(train),
                 "unseen_clients": len(unseen) - len(tested),

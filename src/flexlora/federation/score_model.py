@@ -19,6 +19,7 @@ from flexlora.federation.data import (
     require_unseen,
     today_of,
 )
+from flexlora.federation.examples import Dealt
 from flexlora.federation.sampling import sample
 from flexlora.federation.streams import Streams
 from flexlora.formats.peft import load_peft
@@ -43,6 +44,7 @@ def score_model(
     """Score the config's model, with this adapter (or PEFT folder), on its source's test tasks.
 
     Uses [model], [data], [evaluation] and the seed of the config; nothing is trained or written.
+    What a run of this config would train on, too, is not scored, unless data.duplicates says so.
     tasks: score so many of the test tasks, drawn by the seed (none: all that there are); more than
     there are is a DataError. force: use an adapter that was made for another base, too, as long as
     its layers fit.
@@ -61,11 +63,15 @@ def score_model(
     )
     require_context(config, model)
     streams = Streams(config.federation.seed)
-    data = config.data.without_training()
-    corpus = read_corpus(config.model_copy(update={"data": data}), streams)
-    require_unseen(config, corpus)
-    chosen = _some(corpus.unseen, tasks, streams)
-    clients = as_clients(chosen, seed=streams.derive("split"), unseen=True)
+    if config.data.duplicates == "keep":
+        data = config.data.without_training()
+        corpus = read_corpus(config.model_copy(update={"data": data}), streams)
+        require_unseen(config, corpus)
+        chosen = _some(corpus.unseen, tasks, streams)
+        clients = as_clients(chosen, seed=streams.derive("split"), unseen=True)
+    else:  # What is scored depends on what a run of this config would train on.
+        dealt = Dealt.of(config)
+        clients = dealt.parts(config, _some(dealt.corpus.unseen, tasks, streams)).unseen
     scored = eval_clients(model, clients, "test", config, today_of(config))
     if not scored:
         raise DataError(
