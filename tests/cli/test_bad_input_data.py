@@ -182,7 +182,12 @@ case("a number without end", "d.jsonl, line 25 holds a whole number of more digi
 case("a long number where text is expected", "key is a whole number (1111", "…), but text in")(
     lambda p: p.run(p.rows({**ROWS[0], "key": int("1" * 4000)}), id="key")
 )
-case("choices nested without end", "d.jsonl, line 1: c: nested too deep; write the choices as")(
+case(
+    "choices nested without end",
+    "24 problems in ",
+    "d.jsonl, the first 10 of which are: (1) line 1: c: nested too deep; write the choices as",
+    "(10) line 10: c: nested too deep",
+)(
     lambda p: p.run(
         p.put("".join(json.dumps({**row, "c": "[" * 50_000}) + "\n" for row in ROWS)), choices="c"
     )
@@ -215,7 +220,11 @@ def _(place: Place) -> Sequence[object]:
     return place.run(path, "parquet")
 
 
-@case("parquet of times inside", "d.parquet, row 0: a, item 1, is of type time, expected text")
+@case(
+    "parquet of times inside",
+    "2 problems in ",
+    "d.parquet: (1) row 0: a, item 1, is of type time, expected text; mend that row (2) row 1: a",
+)
 def _(place: Place) -> Sequence[object]:
     path = place.folder / "d.parquet"
     kind = pyarrow.list_(pyarrow.time64("ns"))
@@ -276,7 +285,7 @@ case("mixed types", "d.jsonl, line 25: a is a whole number (1), but text in", "l
 case("null response", "d.jsonl, line 25: a is null, expected text")(
     lambda p: p.run(p.rows({**ROWS[0], "a": None}))
 )
-case("a row without the column", "d.jsonl, line 25: a is null, expected text")(
+case("a row without the column", "d.jsonl, line 25: a is missing; mend that row")(
     lambda p: p.run(p.rows({"q": "x"}))
 )
 case("blank response", "d.jsonl, line 25: a is blank; 2 rows have nothing there")(
@@ -301,7 +310,7 @@ for column in ("who", "kind", "key"):
             p.rows({**ROWS[0], c: ""}, {**ROWS[0], c: " "}), **{n: c}
         )
     )
-case("no chat", "d.jsonl, line 1: q is text, expected a list of messages")(
+case("no chat", "24 problems in ", "are: (1) line 1: q is text, expected a list of messages")(
     lambda p: p.run(p.rows(), prompt=None, response=None, messages="q")
 )
 case("chat and columns", "data.messages and data.prompt are both given")(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -52,3 +53,14 @@ def test_clients_kept_out_to_validate_hold_something_that_fits(tmp_path: Path) -
     assert prepare(config_of(tmp_path, seeds["b"], every=0)).examples.validation == ()
     with pytest.raises(DataError, match="the training clients of source jsonl hold no example"):
         prepare(config_of(tmp_path, seeds["a"]))
+
+
+def test_what_is_left_out_as_too_long_is_named_by_its_place(tmp_path: Path) -> None:
+    config = config_of(tmp_path, 0, validation_clients=0)
+    (note,) = (x for x in prepare(config).notes if "too long" in x)
+    assert note.startswith("left out as too long for data.max_tokens = 128: 9 examples: 'rows:1")
+    assert {f"rows:{i}" for i in range(10, 19)} == set(re.findall(r"rows:\d+", note))
+    fitting = config.data.model_copy(update={"max_tokens": 500, "skip_too_long": False})
+    config = config.model_copy(update={"data": fitting})
+    with pytest.raises(DataError, match=r"7 examples are too long .*'rows:1\d' \(\d+ tokens\); "):
+        prepare(config)

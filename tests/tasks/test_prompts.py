@@ -125,6 +125,23 @@ def test_no_room_names_task_example_tokens_limit_and_cure(
     assert encode_tasks(tokenizer, [task], max_tokens=64, skip_too_long=True) == {"task7": ()}
 
 
+def test_all_that_is_too_long_is_named_with_its_size(tokenizer: PreTrainedTokenizerBase) -> None:
+    long = [replace(example("x", instruction="word " * 99), id=f"d:{i}") for i in range(1, 13)]
+    longest = replace(example("x", instruction="word " * 200), id="d:99")
+    tasks = [Task("a", (example("x"), *long)), Task("b", (longest,))]
+    with pytest.raises(DataError) as error:
+        encode_tasks(tokenizer, tasks, max_tokens=110)
+    said = str(error.value)
+    assert said.startswith("13 examples are too long without any input, for max_tokens is 110: ")
+    assert "task 'a', example 'd:1' (" in said
+    assert "task 'a', example 'd:10' (" in said
+    assert "'d:11'" not in said
+    whole = encode(tokenizer, longest, max_tokens=10_000)
+    least = len(encode(tokenizer, replace(longest, input=""), max_tokens=10_000).prompt)
+    assert f"raise max_tokens to {least + len(whole.response)}, leave these" in said
+    assert "\n" not in said
+
+
 def test_a_response_is_never_cut(tokenizer: PreTrainedTokenizerBase) -> None:
     long = example("x", "yes " * 300)
     with pytest.raises(DataError, match=r"response 3\d\d.*set skip_too_long"):

@@ -86,7 +86,7 @@ def test_rows_are_named_by_their_place_and_folders_are_read_in_order(tmp_path: P
 def test_several_columns_make_one_input_with_blank_lines(tmp_path: Path) -> None:
     rows: list[dict[str, str | None]] = [
         {"q": "do", "x": "one", "y": None, "z": "two", "a": "ok"},
-        {"q": "do", "a": "ok"},
+        {"q": "do", "x": " ", "y": "", "z": None, "a": "ok"},
     ]
     path = put(tmp_path, rows, "jsonl")
     examples = all_of(load(path, prompt=["q", "x", "y", "z"]).train)
@@ -302,7 +302,10 @@ def test_wrong_choices_in_text_and_by_place() -> None:
 
 
 def test_all_blank_rows_are_told_at_once() -> None:
-    with pytest.raises(DataError, match="t, line 1: a is blank; 2 rows have nothing there"):
+    with pytest.raises(
+        DataError,
+        match=r"t, line 1: a is blank; 2 rows have nothing there \(also t, line 3\): fill",
+    ):
         read({"q": "x", "a": ""}, {"q": "x", "a": "y"}, {"q": "x", "a": " "})
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import date
 
 import torch
@@ -11,9 +11,11 @@ from flexlora.config.config import Config
 from flexlora.errors import ConfigError, DataError, shown
 from flexlora.evaluation import EvalClient
 from flexlora.federation.streams import Streams
+from flexlora.formats.words import count
 from flexlora.models import AdaptedModel
 from flexlora.tasks import chat
 from flexlora.tasks.clients import Client, Part, as_clients
+from flexlora.tasks.problems import TOLD
 from flexlora.tasks.prompts import Encoded, encode_tasks
 from flexlora.tasks.source import SEED, Corpus, open_source
 
@@ -103,6 +105,25 @@ def encode_part(
     )
     _require_embeddings(model, encoded, config)
     return {name: examples for name, examples in encoded.items() if examples}
+
+
+def too_long_notes(
+    config: Config,
+    parts: Iterable[tuple[Sequence[Client], Part, Mapping[str, Sequence[Encoded]]]],
+) -> tuple[str, ...]:
+    """What `skip_too_long` left out, the first ten by id. parts: who holds what, and what fits."""
+    found: list[str] = []
+    for clients, part, kept in parts:
+        for client in clients:
+            fitting = {x.id for x in kept.get(client.id, ())}
+            found += [x.id for x in client.task(part).examples if x.id not in fitting]
+    if not found:
+        return ()
+    names = ", ".join(map(shown, found[:TOLD])) + (", …" if len(found) > TOLD else "")
+    return (
+        f"left out as too long for data.max_tokens = {config.data.max_tokens}: "
+        f"{count(len(found), 'example')}: {names}",
+    )
 
 
 def _require_embeddings(

@@ -21,6 +21,7 @@ from flexlora.federation.data import (
     require_context,
     require_unseen,
     some_of,
+    too_long_notes,
     types_said,
 )
 from flexlora.federation.outcomes import Known
@@ -151,6 +152,16 @@ class Dealt:
             validating = eval_clients(model, kept_out, "test", config, today)
         tested = eval_clients(model, unseen, "test", config, today)
         own = eval_clients(model, clients, "test", config, today)
+        too_long = too_long_notes(
+            config,
+            [
+                (clients, "train", train),
+                (clients, "validation", _by_id(own_validation)),
+                (clients, "test", _by_id(own)),
+                (kept_out, "test", _by_id(validating)),
+                (unseen, "test", _by_id(tested)),
+            ],
+        )
         return Examples(
             source=config.data.source,
             fingerprint=self.corpus.fingerprint,
@@ -169,7 +180,7 @@ class Dealt:
             unseen=tested,
             types=types_said(clients),
             census=Census.of(config.partition, clients, kept_out, unseen),
-            notes=(*self.notes, *parts.notes, *_day_notes(config, model, today)),
+            notes=(*self.notes, *parts.notes, *too_long, *_day_notes(config, model, today)),
             left_out={
                 "clients": len(clients) - len(train),
                 "unseen_clients": len(unseen) - len(tested),
@@ -177,6 +188,10 @@ class Dealt:
                 "unseen": sum(len(c.test) for c in unseen) - sum(len(c.examples) for c in tested),
             },
         )
+
+
+def _by_id(clients: Sequence[EvalClient]) -> dict[str, Sequence[Encoded]]:
+    return {client.id: client.examples for client in clients}
 
 
 def _day_notes(config: Config, model: AdaptedModel, today: date) -> tuple[str, ...]:

@@ -18,6 +18,7 @@ from flexlora.federation.data import (
     require_context,
     require_unseen,
     today_of,
+    too_long_notes,
 )
 from flexlora.federation.examples import Dealt
 from flexlora.federation.sampling import sample
@@ -80,7 +81,9 @@ def score_model(
         )
     scores = evaluate(model, scored, settings)
     wanted, kept = sum(len(c.test) for c in clients), sum(len(c.examples) for c in scored)
-    return replace(scores, left_out=wanted - kept)
+    fits = {c.id: c.examples for c in scored}
+    notes = (*scores.notes, *too_long_notes(config, [(clients, "test", fits)]))
+    return replace(scores, left_out=wanted - kept, notes=notes)
 
 
 def _some(tasks: Sequence[Task], count: int | None, streams: Streams) -> Sequence[Task]:

@@ -7,6 +7,7 @@ from typing import Any
 
 from flexlora.errors import DataError, shown
 from flexlora.tasks.json_text import parsed_json
+from flexlora.tasks.problems import TOLD, Problems
 from flexlora.tasks.rows import LIST, TEXT, WHOLE, Row, kind_of
 
 
@@ -27,7 +28,9 @@ class Cells:
         return text
 
     def optional(self, row: Row, column: str) -> str:
-        return "" if row.values.get(column) is None else self.text(row, column)
+        """A text, "" for null. Raises DataError for a row that does not have the column at all."""
+        value = held(row, column, "write null where it has nothing to say")
+        return "" if value is None else self.text(row, column)
 
     def choices(self, row: Row, column: str) -> tuple[str, ...]:
         value = self._value(row, column, (LIST, TEXT))
@@ -66,16 +69,21 @@ class Cells:
         if not all(text.strip() for text in texts):
             self._empty.setdefault(column, []).append(row.place)
 
-    def require_full(self) -> None:
+    def tell_blank(self, problems: Problems) -> None:
+        """One problem for each column, with the places of the rows that are blank there."""
         for column, places in self._empty.items():
             rows = "row has" if len(places) == 1 else "rows have"
-            raise DataError(
-                f"{places[0]}: {column} is blank; {len(places)} {rows} nothing there: fill or "
-                "remove what is empty"
+            others = ", ".join(places[1:TOLD]) + (", …" if len(places) > TOLD else "")
+            also = f" (also {others})" if others else ""
+            problems.add(
+                DataError(
+                    f"{places[0]}: {column} is blank; {len(places)} {rows} nothing there{also}: "
+                    "fill or remove what is empty"
+                )
             )
 
     def _value(self, row: Row, column: str, expected: Collection[str]) -> Any:
-        value = row.values.get(column)
+        value = held(row, column)
         kind = kind_of(value)
         if kind not in expected:
             raise DataError(
@@ -89,6 +97,13 @@ class Cells:
                 "the whole column alike"
             )
         return value
+
+
+def held(row: Row, column: str, cure: str = "mend that row") -> Any:
+    """The value. Raises DataError for a row without that column, which its table has."""
+    if column not in row.values:
+        raise DataError(f"{row.place}: {column} is missing; {cure}")
+    return row.values[column]
 
 
 def _texts(values: Sequence[object], where: str) -> tuple[str, ...]:

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
-from flexlora.errors import ConfigError, DataError, seen, shown
-from flexlora.tasks.cells import Cells
+from flexlora.errors import ConfigError, DataError, shown
+from flexlora.tasks.cells import Cells, held
 from flexlora.tasks.json_text import require_characters
 from flexlora.tasks.limits import DEFAULT, Limits
 from flexlora.tasks.messages import conversation
+from flexlora.tasks.names import alike, listed, tell_alike, tell_repeated
+from flexlora.tasks.problems import Problems
 from flexlora.tasks.rows import Row, Rows
 from flexlora.tasks.task import Example, Turn
 
 _KEYS = ("prompt", "messages", "response", "choices", "client", "type", "category", "id")
-_SHOWN = 20  # columns that an error lists at most
 
 
 @dataclass(frozen=True)
@@ -37,6 +37,7 @@ class Columns:
     client, type, category, id: text, or a whole number. The id defaults to the row's place.
 
     A whole number where text is expected is written out ("7"); a column holds one kind of value.
+    alike_kept: whether names of clients or categories may differ by what is not seen alone.
     """
 
     prompt: tuple[str, ...] = ()
@@ -48,6 +49,7 @@ class Columns:
     category: str = ""
     id: str = ""
     limits: Limits = DEFAULT
+    alike_kept: bool = False
 
     def __post_init__(self) -> None:
         if self.messages and (self.prompt or self.response or self.choices):
@@ -61,27 +63,36 @@ class Columns:
         """One record a row, in order.
 
         Raises DataError for a table without rows, a column that it does not have, one that is not
-        named though it must be, a value of a wrong kind, an empty prompt or response, and an id
-        that comes twice.
+        named though it must be, a value that is missing or of a wrong kind, an empty prompt or
+        response, an id that comes twice, and names of clients or categories that are almost alike:
+        all problems of the table together, of each row the first, as `Problems` tells them.
         """
         self._require_named(table)
+        problems = Problems(table.where, table.problems)
         if not table.rows:
+            problems.require_none()
             raise DataError(f"{table.where} holds no rows; give one or more, or another file")
-        for key in _KEYS:
-            value = getattr(self, key)
-            for column in (value,) if isinstance(value, str) else value:
-                if column and column not in table.columns:
-                    raise DataError(
-                        f"column {shown(column)} is not in {table.where}, which has "
-                        f"{_listed(table.columns)}; {_alike(column, table.columns)}set data.{key} "
-                        "to one of them"
-                    )
+        if lacking := self._lacking(table):
+            for error in lacking:
+                problems.add(error)
+            problems.require_none()
         cells, named = Cells(), self.named
+        rows: list[Row] = []
+        records: list[Record] = []
         for row in table.rows:
-            self.limits.require_row(row.place, *(row.values.get(column) for column in named))
-        records = [self._record(row, cells) for row in table.rows]
-        cells.require_full()
-        _require_distinct(table.rows, [record.example.id for record in records])
+            with problems.gathered():
+                self.limits.require_row(row.place, *(row.values.get(column) for column in named))
+                records.append(self._record(row, cells))
+                rows.append(row)
+        cells.tell_blank(problems)
+        examples = [record.example for record in records]
+        tell_repeated(zip(rows, (x.id for x in examples), strict=True), problems)
+        if not self.alike_kept:
+            clients = (record.client for record in records)
+            tell_alike(zip(rows, clients, strict=True), self.client, problems)
+            categories = (x.category for x in examples)
+            tell_alike(zip(rows, categories, strict=True), self.category, problems)
+        problems.require_none()
         return records
 
     @property
@@ -91,6 +102,19 @@ class Columns:
         one_each = (self.messages, self.response, self.choices, *of_the_row)
         return tuple(name for name in (*self.prompt, *one_each) if name)
 
+    def _lacking(self, table: Rows) -> list[DataError]:
+        """One for each column that the table does not have."""
+        asked = [(key, column) for key in _KEYS for column in _several(getattr(self, key))]
+        return [
+            DataError(
+                f"column {shown(column)} is not in {table.where}, which has "
+                f"{listed(table.columns)}; {alike(column, table.columns)}set data.{key} to one of "
+                "them"
+            )
+            for key, column in asked
+            if column and column not in table.columns
+        ]
+
     def _require_named(self, table: Rows) -> None:
         needed = () if self.messages else ("prompt", "response")
         for key in needed:
@@ -98,7 +122,7 @@ class Columns:
                 chat = ", or data.messages to a chat's" if key == "prompt" else ""
                 raise DataError(
                     f"data.{key} names no column of {table.where}, which has "
-                    f"{_listed(table.columns)}; set it to one of them{chat}"
+                    f"{listed(table.columns)}; set it to one of them{chat}"
                 )
 
     def _record(self, row: Row, cells: Cells) -> Record:
@@ -107,7 +131,7 @@ class Columns:
         choices: tuple[str, ...] = ()
         references: tuple[str, ...]
         if self.messages:
-            chat = conversation(row.values.get(self.messages), f"{row.place}: {self.messages}")
+            chat = conversation(held(row, self.messages), f"{row.place}: {self.messages}")
             history, instruction, references = chat.history, chat.prompt, (chat.response,)
         else:
             instruction = cells.text(row, self.prompt[0])
@@ -134,29 +158,5 @@ class Columns:
         return Record(client, example)
 
 
-def _require_distinct(rows: Sequence[Row], ids: Sequence[str]) -> None:
-    places: dict[str, str] = {}
-    for row, name in zip(rows, ids, strict=True):
-        if name in places:
-            raise DataError(
-                f"{row.place}: id {shown(name)} is that of {places[name]} too; give each row "
-                "its own, or leave data.id out"
-            )
-        places[name] = row.place
-
-
-def _listed(columns: Sequence[str]) -> str:
-    more = f", … ({len(columns)} in all)" if len(columns) > _SHOWN else ""
-    return ", ".join(map(seen, columns[:_SHOWN])) + more if columns else "no columns"
-
-
-def _alike(wanted: str, columns: Sequence[str]) -> str:
-    """What an error says of a column whose name differs by what is not seen."""
-    found = [name for name in columns if _letters(name) == _letters(wanted)]
-    if not found:
-        return ""
-    return f"{shown(found[0])} differs by blanks, marks or capitals alone: rename it, or "
-
-
-def _letters(name: str) -> str:
-    return "".join(sign for sign in name if sign.isprintable() and not sign.isspace()).casefold()
+def _several(columns: str | tuple[str, ...]) -> tuple[str, ...]:
+    return (columns,) if isinstance(columns, str) else columns

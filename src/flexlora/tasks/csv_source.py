@@ -15,6 +15,7 @@ from typing import final
 from flexlora.errors import DataError, shown
 from flexlora.tasks.files import files_at, parts_of, plain_name, read_text
 from flexlora.tasks.limits import Limits
+from flexlora.tasks.problems import Problems
 from flexlora.tasks.rows import Row, Rows
 from flexlora.tasks.table_source import TableSource
 
@@ -33,26 +34,28 @@ class Csv(TableSource):
 def read_csv(path: str, limits: Limits) -> Rows:
     """Every record of the file, or of a folder's files in the order of their names.
 
-    Raises DataError naming file and line for a column without a name or with one twice, a record of
-    another length, and quotes that do not close.
+    `Rows.problems` holds, with file and line, a column without a name or with one twice, records of
+    another length, and quotes that do not close, behind which the file is not read on.
+    Raises DataError for a file that cannot be read as a whole.
     """
     rows: list[Row] = []
     columns: dict[str, None] = {}
+    problems = Problems(path)
     files = files_at(path, SUFFIXES)
     for file in files:
-        header, found = _records(file, limits)
+        header, found = _records(file, limits, problems)
         columns |= dict.fromkeys(header)
         rows += found
-    return Rows(path, tuple(columns), rows, parts_of(files))
+    return Rows(path, tuple(columns), rows, parts_of(files), problems)
 
 
-def _records(path: Path, limits: Limits) -> tuple[list[str], list[Row]]:
+def _records(path: Path, limits: Limits, problems: Problems) -> tuple[list[str], list[Row]]:
     name = plain_name(path)
     text = io.StringIO(read_text(path, limits.table_bytes), newline="")
     delimiter = "\t" if name.suffix.lower() == ".tsv" else ","
     rows: list[Row] = []
     header: list[str] = []
-    with _long_fields():
+    with _long_fields(), problems.gathered():
         reader = csv.reader(text, delimiter=delimiter, strict=True)
         line = 1
         try:
@@ -60,12 +63,14 @@ def _records(path: Path, limits: Limits) -> tuple[list[str], list[Row]]:
                 where = f"{path}, line {line}"
                 if record and not header:
                     header = _header(record, where)
-                elif record:
-                    if len(record) != len(header):
-                        raise DataError(
+                elif record and len(record) != len(header):
+                    problems.add(
+                        DataError(
                             f"{where}: {len(record)} fields, but the header names {len(header)} "
                             f"columns; mend that line (fields are separated by {delimiter!r})"
                         )
+                    )
+                elif record:
                     values = dict(zip(header, record, strict=True))
                     rows.append(Row(where, f"{name.stem}:{line}", values))
                 line = reader.line_num + 1

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from flexlora.errors import DataError
 from flexlora.tasks.boundary import Boundary, Ids
+from flexlora.tasks.problems import TOLD
 from flexlora.tasks.styles import STYLES
 from flexlora.tasks.task import Example, Task
 from flexlora.tasks.wording import Worded, Wording
@@ -71,7 +72,7 @@ class _Encoder:
     max_tokens: int
     today: date
 
-    def batch(self, items: Sequence[tuple[str, Example]]) -> list[Encoded | DataError]:
+    def batch(self, items: Sequence[tuple[str, Example]]) -> list[Encoded | _TooLong]:
         """Encode in two tokenizer calls; only what is too long is looked at one by one."""
         for task, example in items:
             _require_answered(task, example)
@@ -83,14 +84,14 @@ class _Encoder:
 
     def _encoded(
         self, task: str, example: Example, prompt: Ids, written: tuple[Ids, ...]
-    ) -> Encoded | DataError:
+    ) -> Encoded | _TooLong:
         longest = max(map(len, written))
         truncated = len(prompt) + longest > self.max_tokens
         room = self.max_tokens - longest
         full, length = len(prompt), len(example.input)
         while len(prompt) + longest > self.max_tokens:
             if not length:
-                return self._too_long(task, example.id, len(prompt), longest)
+                return _TooLong(task, example.id, len(prompt), longest)
             length = self._cut(example, room, full)
             shown = replace(example, input=example.input[:length])
             ((prompt, written),) = self.boundary.split([self._worded(shown)])
@@ -135,12 +136,41 @@ class _Encoder:
         responses = example.choices or example.references[:1]
         return self.style.word(self.tokenizer, example, responses, self.today)
 
-    def _too_long(self, task: str, example: str, prompt: int, response: int) -> DataError:
+
+@dataclass(frozen=True)
+class _TooLong:
+    """An example that does not fit, however much of its input is cut. Sizes are in tokens."""
+
+    task: str
+    id: str
+    prompt: int
+    response: int
+
+    @property
+    def tokens(self) -> int:
+        return self.prompt + self.response
+
+    @property
+    def words(self) -> str:
+        return f"task {self.task!r}, example {self.id!r}"
+
+
+def _told(found: Sequence[_TooLong], most: int) -> DataError:
+    """All that are too long, the first ten by id: their places, unless data.id is set."""
+    one = found[0]
+    if len(found) == 1:
         return DataError(
-            f"task {task!r}, example {example!r}: {prompt + response} tokens without any input "
-            f"(prompt {prompt}, response {response}), but max_tokens is {self.max_tokens}; raise "
-            "max_tokens, leave the task out, or set skip_too_long"
+            f"{one.words}: {one.tokens} tokens without any input (prompt {one.prompt}, response "
+            f"{one.response}), but max_tokens is {most}; raise max_tokens, leave the task out, or "
+            "set skip_too_long"
         )
+    listed = "; ".join(f"{x.words} ({x.tokens} tokens)" for x in found[:TOLD])
+    more = "; …" if len(found) > TOLD else ""
+    longest = max(x.tokens for x in found)
+    return DataError(
+        f"{len(found):,} examples are too long without any input, for max_tokens is {most}: "
+        f"{listed}{more}; raise max_tokens to {longest}, leave these out, or set skip_too_long"
+    )
 
 
 def _require_answered(task: str, example: Example) -> None:
@@ -186,8 +216,8 @@ def encode(
     """
     encoder = _encoder(tokenizer, style, max_tokens, today)
     result = encoder.batch([(task, example)])[0]
-    if isinstance(result, DataError):
-        raise result
+    if isinstance(result, _TooLong):
+        raise _told([result], max_tokens)
     return result
 
 
@@ -203,7 +233,8 @@ def encode_tasks(
     """Encode every example of every task: task name → its examples in order, as `encode` does.
 
     `skip_too_long` leaves out the examples for which `encode` would raise for want of room; the
-    caller sees how many by the lengths. Task names must differ.
+    caller sees how many by the lengths. Else a DataError tells of all of them. Task names must
+    differ.
     """
     encoder = _encoder(tokenizer, style, max_tokens, today)
     result: dict[str, list[Encoded]] = {}
@@ -216,11 +247,14 @@ def encode_tasks(
             for example in task.examples:
                 yield task.name, example
 
+    too_long: list[_TooLong] = []
     stream = items()
     while batch := list(islice(stream, _BATCH)):
         for (task, _), encoded in zip(batch, encoder.batch(batch), strict=True):
             if isinstance(encoded, Encoded):
                 result[task].append(encoded)
-            elif not skip_too_long:
-                raise encoded
+            else:
+                too_long.append(encoded)
+    if too_long and not skip_too_long:
+        raise _told(too_long, max_tokens)
     return {name: tuple(examples) for name, examples in result.items()}

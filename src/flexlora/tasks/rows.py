@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from flexlora.tasks.problems import Problems
+
 # What values are, in words.
 TEXT, WHOLE, LIST = "text", "a whole number", "a list"
 
@@ -24,13 +26,22 @@ class Rows:
     """A table as it was read. where: its file or name; columns: all that any row has.
 
     parts: what it was read from, each by one name however it was asked for: whole paths of files,
-    or splits of a dataset.
+    or splits of a dataset. problems: rows that could not be read, which are not among these.
     """
 
     where: str
     columns: tuple[str, ...]
     rows: Sequence[Row]
     parts: tuple[str, ...] = ()
+    problems: Problems | None = None
+
+
+def overlap(one: str, other: str) -> bool:
+    """Whether two of `Rows.parts` are the same, or one a slice of the other: "train[:10%]"."""
+    return one == other or any(
+        whole.endswith(")") and part.startswith(f"{whole[:-1]}[")
+        for whole, part in ((one, other), (other, one))
+    )
 
 
 def kind_of(value: object) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import abc
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Annotated, ClassVar, final
+from typing import Annotated, ClassVar, Literal, final
 
 from flexlora.errors import ConfigError, DataError
 from flexlora.options import MANY, Option, require
@@ -18,7 +18,7 @@ from flexlora.tasks.limits import (
     MaxRowCharacters,
     MaxTableGb,
 )
-from flexlora.tasks.rows import Rows
+from flexlora.tasks.rows import Rows, overlap
 from flexlora.tasks.source import Corpus, LeastExamples, Share
 from flexlora.tasks.task import Example, Task
 
@@ -62,6 +62,10 @@ class TableSource(abc.ABC):
     type: Annotated[str, Option("column of the type of the row's client, a name or its rank")] = ""
     category: Category = ""
     id: Annotated[str, Option("column of the row's id; none: its place")] = ""
+    alike: Annotated[
+        Literal["refuse", "keep"],
+        Option("client or category names that differ by blanks, marks or capitals alone"),
+    ] = "refuse"
     examples: Annotated[
         int | None, Option("rows used in all, chosen by the seed; none: all", least=1, most=MANY)
     ] = None
@@ -125,7 +129,7 @@ class TableSource(abc.ABC):
             rest, trained = self._read(table, notes), table.parts
         if other_table:
             table = self.rows(self.test_path or self.path, test=True)
-            both = [part for part in table.parts if any(_overlap(part, x) for x in trained)]
+            both = [part for part in table.parts if any(overlap(part, x) for x in trained)]
             if both:
                 raise DataError(
                     f"{both[0]} is both what trains and what is kept unseen; name another one, or "
@@ -173,6 +177,7 @@ class TableSource(abc.ABC):
             self.category,
             self.id,
             limits=self.limits,
+            alike_kept=self.alike == "keep",
         )
 
     def _read(self, table: Rows, notes: list[str]) -> list[Record]:
@@ -244,11 +249,3 @@ class TableSource(abc.ABC):
             chosen = sample(len(task.examples), generator, share=self.share, limit=limit)
             limited.append(Task(task.name, tuple(task.examples[i] for i in chosen)))
         return limited
-
-
-def _overlap(one: str, other: str) -> bool:
-    """Whether two of `Rows.parts` are the same, or one a slice of the other: "train[:10%]"."""
-    return one == other or any(
-        whole.endswith(")") and part.startswith(f"{whole[:-1]}[")
-        for whole, part in ((one, other), (other, one))
-    )
