@@ -45,18 +45,7 @@ BANS = {
     "report": {"engines", "federation"},
 }
 # Floors 0 and 1: torch, numpy and jaxtyping alone, and no I/O.
-PURE = {
-    "errors",
-    "extras",
-    "options",
-    "registry",
-    "seeds",
-    "lowrank",
-    "adapters",
-    "rules",
-    "screens",
-}
-PURE |= {"allocation", "partition"}
+PURE = set(ORDER[: ORDER.index("formats")])
 PURE_IMPORTS = {"torch", "numpy", "jaxtyping", "flexlora"}
 IO_MODULES = {"os", "io", "pathlib", "shutil", "logging", "subprocess", "socket", "tempfile"}
 

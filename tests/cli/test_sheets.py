@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 
 from commands import Flexlora
 from flexlora.cli.console import Screen
+from flexlora.cli.results_view import results_table
 from flexlora.cli.sheets import Column, Sheet
 from flexlora.federation import run
 from flexlora.runs import Result
@@ -36,6 +38,15 @@ def test_no_number_is_cut_and_no_line_is_too_long(width: int, name: str, row: li
     assert max(map(len, lines)) <= width
     words = " ".join(lines).split()
     assert all(number in words for number in row)
+    assert "…" not in "".join(lines)
+
+
+def test_words_are_folded_and_not_cut() -> None:
+    rounds = ", ".join(map(str, range(1, 400, 3)))
+    sheet = Sheet("", Column("client", ["a"]), [Column("rounds", [rounds], left=True)])
+    lines = printed(sheet, 80)
+    assert max(map(len, lines)) <= 80
+    assert all(f"{number}" in " ".join(lines) for number in range(1, 400, 3))
     assert "…" not in "".join(lines)
 
 
@@ -94,7 +105,7 @@ def test_a_run_that_has_ended_is_not_scored_again(
     before = {p: p.stat().st_mtime_ns for p in result.folder.rglob("*")}
     done = flexlora("resume", result.folder)
     assert (done.code, done.err) == (0, "")
-    assert "has ended: 3 rounds played, all scored" in done.out
+    assert "has ended: 3 rounds played" in done.out
     assert f"{result.rows[1].unseen.mean()['loss']:.3f}" in done.out
     assert flexlora("resume", result.folder, "--quiet").out == f"{result.folder}\n"
     assert '"event": "result"' in flexlora("resume", result.folder, "--json").out
@@ -107,3 +118,15 @@ def test_lost_results_are_made_again(result: Result, flexlora: Flexlora, tmp_pat
     (copy / "results.json").unlink()
     assert flexlora("resume", copy).code == 0
     assert (copy / "results.json").read_bytes() == before
+
+
+def test_what_a_row_was_not_scored_by_is_a_dash(
+    result: Result, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ended = Run.open(result.folder).ended()
+    assert ended is not None
+    base, full, *others = ended.rows
+    lacking = replace(full, unseen=replace(full.unseen, values={}), own=None)
+    results_table([replace(ended, rows=(base, lacking, *others))])
+    line, *_ = (x for x in capsys.readouterr().out.splitlines() if x.startswith("  full state"))
+    assert line.split()[2:4] == ["–", "–"]

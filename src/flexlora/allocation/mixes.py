@@ -149,11 +149,12 @@ def draw(
     all of the mix's types together come as close to its shares as can be. Types that the mix does
     not have count for no share. Raises ConfigError for a client that is named twice.
     """
-    ids = sorted(set(clients))
+    there = set(clients)
+    ids = sorted(there)
     if len(ids) != len(clients):
         twice = next(name for name in ids if list(clients).count(name) > 1)
         raise ConfigError(f"client {shown(twice)} is named more than once; give each its own id")
-    fixed = {name: kind for name, kind in (known or {}).items() if name in ids}
+    fixed = {name: kind for name, kind in (known or {}).items() if name in there}
     free = [name for name in ids if name not in fixed]
     counts = _counts_of_the_rest(mix, len(free), list(fixed.values()))
     names = [name for name, count in counts.items() for _ in range(count)]

@@ -110,7 +110,7 @@ class People:
     def ended(self, ended: Ended) -> None:
         from flexlora.cli.results_view import results_table
 
-        self.say(f"{ended.run} has ended: {count(ended.rounds, 'round')} played, all scored")
+        self.say(f"{ended.run} has ended: {count(ended.rounds, 'round')} played")
         self.say()
         results_table([ended])
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from flexlora.cli.console import say, screen
 from flexlora.cli.sheets import Column, Sheet
+from flexlora.evaluation import MeanScore
 from flexlora.formats.words import megabytes
 from flexlora.report.runs import Measure
 from flexlora.runs.events import Ended, Means
@@ -31,27 +32,31 @@ def results_table(ends: Sequence[Ended]) -> None:
         for row in end.rows[1:]:
             name = STATE_WORDS.get(row.state, f"{row.state} ({row.ranks})")
             rows.append((f"  {name}", row, end if row.state == FULL else None))
-    if not rows:
+    scored = next((end for end in ends if end.rows), None)
+    if scored is None:
         return
     Sheet(
         title="unseen clients, and the clients' own test examples",
         names=Column("rule and adapter", [name for name, _, _ in rows], left=True),
-        columns=_columns(rows),
+        columns=_columns(rows, _measures(scored)),
         ends=after,
         bold=[place for place, (_, means, _) in enumerate(rows) if means is None],
     ).print(screen(wide=True))
 
 
-def _columns(rows: Sequence[tuple[str, Means | None, Ended | None]]) -> list[Column]:
-    headings = _headings([end for _, _, end in rows if end is not None])
-    found = []
-    for name, (heading, digits) in headings.items():
-        cells = ["" if m is None else f"{m.unseen[name]:.{digits}f}" for _, m, _ in rows]
-        found.append(Column(heading, cells))
-    if any(means is not None and means.own is not None for _, means, _ in rows):
-        for name, (heading, digits) in headings.items():
-            cells = [_own(means, name, digits) for _, means, _ in rows]
-            found.append(Column(f"own\n{heading}", cells))
+def _columns(
+    rows: Sequence[tuple[str, Means | None, Ended | None]], measures: Sequence[Measure]
+) -> list[Column]:
+    scored = [means for _, means, _ in rows]
+    found = [
+        Column(x.heading, ["" if m is None else _cell(m.unseen, x) for m in scored])
+        for x in measures
+    ]
+    if any(means is not None and means.own is not None for means in scored):
+        found += [
+            Column(f"own\n{x.heading}", ["" if m is None else _cell(m.own, x) for m in scored])
+            for x in measures
+        ]
     ends = [end for _, _, end in rows]
     found.append(Column("MB up", ["" if e is None else megabytes(e.bytes_up) for e in ends]))
     found.append(Column("MB down", ["" if e is None else megabytes(e.bytes_down) for e in ends]))
@@ -59,14 +64,13 @@ def _columns(rows: Sequence[tuple[str, Means | None, Ended | None]]) -> list[Col
     return found
 
 
-def _own(means: Means | None, name: str, digits: int) -> str:
-    if means is None:
-        return ""
-    return "–" if means.own is None else f"{means.own[name]:.{digits}f}"
+def _cell(mean: MeanScore | None, measure: Measure) -> str:
+    """ "–" where nothing was scored by it."""
+    value = None if mean is None else mean.values.get(measure.name)
+    return "–" if value is None else f"{value:.{measure.digits}f}"
 
 
-def _headings(ends: Sequence[Ended]) -> dict[str, tuple[str, int]]:
-    """Metric → its heading with an arrow to where it is better, and its digits."""
-    better: Mapping[str, bool] = Run.open(ends[0].run).resolved.get("higher_is_better", {})
-    measures = [Measure.of(name, better) for name in ends[0].rows[0].unseen.values]
-    return {measure.name: (measure.heading, measure.digits) for measure in measures}
+def _measures(end: Ended) -> list[Measure]:
+    """How its metrics are shown."""
+    better: Mapping[str, bool] = Run.open(end.run).resolved.get("higher_is_better", {})
+    return [Measure.of(name, better) for name in end.rows[0].unseen.values]

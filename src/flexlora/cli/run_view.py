@@ -65,7 +65,7 @@ def show_run(found: Mapping[str, Any], ended: Ended | None, *, everything: bool)
     if everything and found["clients"]:
         say()
         _client_table(found).print(console)
-    if found["learned"]:
+    if found["learned"] and found["learned"]["layers"]:
         say()
         _learned(found["learned"])
     if ended is not None:
@@ -135,13 +135,10 @@ def _numbers(named: Sequence[tuple[str, float | None]]) -> str:
 
 def _type_table(found: Mapping[str, Any]) -> Sheet:
     types = found["types"].items()
-    counts = {
-        name: [len(c["rounds"]) for c in found["clients"].values() if c["type"] == name]
-        for name, _ in types
-    }
     members = {
         name: [c for c in found["clients"].values() if c["type"] == name] for name, _ in types
     }
+    counts = {name: [len(client["rounds"]) for client in of] for name, of in members.items()}
     return Sheet(
         "",
         Column("type", [name for name, _ in types], left=True),

@@ -70,11 +70,11 @@ class Sheet:
         table.add_column(self.names.heading, overflow="fold", max_width=max(16, console.width // 2))
         for column in columns:
             justify: JustifyMethod = "left" if column.left else "right"
-            # A Text keeps its newlines; strings are made visible.
-            table.add_column(Text(column.heading), justify=justify, no_wrap=True)
-        cells = zip(*(column.cells for column in columns), strict=True)
-        rows = cells if columns else iter([()] * len(self.names.cells))
-        for place, (name, row) in enumerate(zip(self.names.cells, rows, strict=True)):
+            # A Text keeps its newlines; strings are made visible. Words may be folded.
+            heading = Text(column.heading)
+            table.add_column(heading, justify=justify, no_wrap=not column.left, overflow="fold")
+        rows = zip(self.names.cells, *(column.cells for column in columns), strict=True)
+        for place, row in enumerate(rows):
             style = "bold" if place in self.bold else None
-            table.add_row(name, *row, style=style, end_section=place in self.ends)
+            table.add_row(*row, style=style, end_section=place in self.ends)
         return table
