@@ -28,6 +28,7 @@ def test_options_stand_in_the_table_and_apart_in_the_config() -> None:
         **data,
         "prompt": ["a", "b"],
         "skip_too_long": False,
+        "learn": "last",
     }
     back = parse_config(tomllib.loads(config.to_toml()))
     assert back == config

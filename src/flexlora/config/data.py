@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -29,6 +29,10 @@ class DataConfig(Choice):
     skip_too_long: bool = Field(
         default=False, description="leave out, and count, examples that no cut of the input fits"
     )
+    learn: Literal["last", "all"] = Field(
+        default="last",
+        description="what of a chat is learnt: the assistant's last message, or all that it says",
+    )
     options: dict[str, Any] = Field(default={}, description="options of the source: see below")
 
     @model_validator(mode="after")
@@ -39,6 +43,11 @@ class DataConfig(Choice):
                 raise ConfigError("data.path is empty; give a file or a folder")
             if key == "path" or key.endswith("_path"):
                 require_name(value, f"data.{key} ")
+        if self.learn == "all" and not self.options.get("messages"):
+            raise ConfigError(
+                "data.learn is 'all', but data.messages names no column with chats; name it, or "
+                "leave data.learn out"
+            )
         return self
 
     def without_training(self) -> DataConfig:

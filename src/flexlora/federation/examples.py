@@ -17,6 +17,7 @@ from flexlora.federation.data import (
     deal_clients,
     encode_part,
     eval_clients,
+    learnt,
     read_corpus,
     require_context,
     require_unseen,
@@ -137,7 +138,9 @@ class Dealt:
         # While tuning, the unseen tasks are not even encoded.
         tested_tasks = self.corpus.unseen if evaluation.unseen else ()
         unseen = as_clients(tested_tasks, seed=streams.derive("split"), unseen=True)
-        train = encode_part(model, clients, "train", config, today)
+        # Only now, so that all of a chat is in one part, and scores are of last answers.
+        learning = learnt(clients, config)
+        train = encode_part(model, learning, "train", config, today)
         own_validation = eval_clients(model, clients, "validation", config, today)
         validating = own_validation
         if kept_out:
@@ -147,7 +150,7 @@ class Dealt:
         too_long = too_long_notes(
             config,
             [
-                (clients, "train", train),
+                (learning, "train", train),
                 (clients, "validation", _by_id(own_validation)),
                 (clients, "test", _by_id(own)),
                 (kept_out, "test", _by_id(validating)),
@@ -176,7 +179,7 @@ class Dealt:
             left_out={
                 "clients": len(clients) - len(train),
                 "unseen_clients": len(unseen) - len(tested),
-                "train": sum(len(c.train) for c in clients) - sum(map(len, train.values())),
+                "train": sum(len(c.train) for c in learning) - sum(map(len, train.values())),
                 "unseen": sum(len(c.test) for c in unseen) - sum(len(c.examples) for c in tested),
             },
         )
