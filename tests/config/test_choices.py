@@ -29,6 +29,7 @@ def test_options_stand_in_the_table_and_apart_in_the_config() -> None:
         "prompt": ["a", "b"],
         "skip_too_long": False,
         "duplicates": "drop",
+        "learn": "last",
     }
     back = parse_config(tomllib.loads(config.to_toml()))
     assert back == config

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -9,7 +10,7 @@ import pytest
 from flexlora.errors import DataError
 from flexlora.models import load_model
 from flexlora.tasks.columns import Columns
-from flexlora.tasks.messages import Conversation, conversation
+from flexlora.tasks.messages import Conversation, conversation, every_answer
 from flexlora.tasks.prompts import encode
 from flexlora.tasks.rows import Row, Rows
 from flexlora.tasks.task import Example, Turn
@@ -35,6 +36,26 @@ def test_the_last_answer_is_learnt_and_all_before_is_the_prompt() -> None:
     )
     assert (chat.prompt, chat.response) == ("user two", "assistant two")
     assert conversation([ASK, SAY], "here").history == ()
+
+
+def test_every_answer_is_an_example_but_for_calls() -> None:
+    chat = conversation([SYSTEM, ASK, SAY, AGAIN, CALL, RESULT, LAST, ASK, SAY], "here")
+    whole = Example("d:7", chat.prompt, "", (chat.response,), "c", history=chat.history, type="t")
+    first, second, last = every_answer(whole)
+    assert last is whole
+    assert first == replace(
+        whole,
+        id="d:7, message 3",
+        instruction="user one",
+        references=("assistant one",),
+        history=chat.history[:1],
+    )
+    assert (second.id, second.instruction) == ("d:7, message 7", "")
+    assert second.references == ("assistant two",)
+    assert second.history == chat.history[:6]
+    assert second.history[-1].role == "tool"
+    single = replace(whole, history=())
+    assert every_answer(single) == (single,)
 
 
 @pytest.mark.parametrize(

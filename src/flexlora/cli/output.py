@@ -43,7 +43,8 @@ EVENTS = "\n\n".join(
         "scoring: state (base, start, full or a client type), which is scored next.",
         "result: run, and results.json with the means alone.",
         "Errors go to stderr, as what is known of the data before a run does; with --quiet, errors "
-        "alone. A dry run with --json prints one document: config, data, forecast, layers, parent.",
+        "alone. A dry run with --json prints one document: config, data, forecast, layers, parent, "
+        "and with --show-example also example.",
     )
 )
 
@@ -52,7 +53,7 @@ class Output(Protocol):
     """Everything that a command that trains has to say."""
 
     def describe(self, setup: Setup, rule: Rule | None = None) -> None: ...
-    def plan(self, preview: Preview) -> None: ...
+    def plan(self, preview: Preview, *, example: bool) -> None: ...
     def say(self, text: str = "") -> None: ...
     def observer(self) -> AbstractContextManager[Observer]: ...
     def results(self, results: Sequence[Result]) -> None: ...
@@ -81,7 +82,8 @@ class People:
 
         describe(setup, rule)
 
-    def plan(self, preview: Preview) -> None:
+    def plan(self, preview: Preview, *, example: bool) -> None:
+        from flexlora.cli.example_view import ShownExample, show_example
         from flexlora.cli.partition_view import draw_partition
         from flexlora.cli.tables import describe, origin
 
@@ -89,6 +91,9 @@ class People:
         if preview.parent is not None:
             self.say(f"starts from {origin(preview.parent)}")
         draw_partition(preview.setup.census)
+        if example:
+            self.say()
+            show_example(ShownExample.of(preview.setup))
 
     def say(self, text: str = "") -> None:
         say(text)
@@ -120,7 +125,7 @@ class Quiet:
     """Nothing, then the path of each run directory."""
 
     def describe(self, setup: Setup, rule: Rule | None = None) -> None: ...
-    def plan(self, preview: Preview) -> None: ...
+    def plan(self, preview: Preview, *, example: bool) -> None: ...
     def say(self, text: str = "") -> None: ...
 
     def observer(self) -> AbstractContextManager[Observer]:
@@ -144,8 +149,8 @@ class Json:
         for note in setup.notes:
             self.say(f"note: {note}")
 
-    def plan(self, preview: Preview) -> None:
-        print_json(plan_json(preview), indent=2)
+    def plan(self, preview: Preview, *, example: bool) -> None:
+        print_json(plan_json(preview, example=example), indent=2)
 
     def say(self, text: str = "") -> None:
         if text:
@@ -175,8 +180,13 @@ def print_json(value: object, *, indent: int | None = None) -> None:
     hand_over(json_text(value, indent=indent))
 
 
-def plan_json(preview: Preview) -> dict[str, Any]:
-    """What a dry run finds out: config, data as in data.json, types and bytes, the start."""
+def plan_json(preview: Preview, *, example: bool) -> dict[str, Any]:
+    """What a dry run finds out: config, data as in data.json, types and bytes, the start.
+
+    example: also one as the model is given it.
+    """
+    from flexlora.cli.example_view import ShownExample
+
     setup, parent = preview.setup, preview.parent
     return {
         "config": setup.config.document(),
@@ -184,6 +194,7 @@ def plan_json(preview: Preview) -> dict[str, Any]:
         "forecast": preview.forecast.to_json(),
         "layers": len(setup.model.layers),
         "parent": None if parent is None else dict(parent),
+        **({"example": ShownExample.of(setup).to_json()} if example else {}),
     }
 
 

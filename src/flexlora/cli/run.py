@@ -30,6 +30,12 @@ def run(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Read the data, check the settings, train nothing.")
     ] = False,
+    show_example: Annotated[
+        bool,
+        typer.Option(
+            "--show-example", help="With --dry-run: print one example, as the model is given it."
+        ),
+    ] = False,
     trust: TrustOption = None,
     quiet: QuietOption = False,
     json: JsonOption = False,
@@ -42,6 +48,8 @@ def run(
 
     words = output(quiet=quiet, json=json)
     forced = ["model.init_force=true"] if force else []
+    if show_example and not dry_run:
+        raise ConfigError("--show-example is for looking ahead; add --dry-run")
     require_free(out)
     asked = load_config(config, [*(set_ or []), *forced])
     if out is None:
@@ -57,7 +65,7 @@ def run(
         )
     session = Session.of(asked)
     if dry_run:
-        words.plan(session.preview())
+        words.plan(session.preview(), example=show_example)
         return
     start = session.start
     words.describe(session.setup, session.rule)

@@ -34,6 +34,10 @@ class DataConfig(Choice):
         description="what becomes of examples to score that are trained on, too, but for blanks "
         "and capitals: not scored, scored all the same, or an error",
     )
+    learn: Literal["last", "all"] = Field(
+        default="last",
+        description="what of a chat is learnt: the assistant's last message, or all that it says",
+    )
     options: dict[str, Any] = Field(default={}, description="options of the source: see below")
 
     @model_validator(mode="after")
@@ -44,6 +48,11 @@ class DataConfig(Choice):
                 raise ConfigError("data.path is empty; give a file or a folder")
             if key == "path" or key.endswith("_path"):
                 require_name(value, f"data.{key} ")
+        if self.learn == "all" and not self.options.get("messages"):
+            raise ConfigError(
+                "data.learn is 'all', but data.messages names no column with chats; name it, or "
+                "leave data.learn out"
+            )
         return self
 
     def without_training(self) -> DataConfig:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from datetime import date
 
 import torch
@@ -15,6 +16,7 @@ from flexlora.formats.words import count
 from flexlora.models import AdaptedModel
 from flexlora.tasks import chat
 from flexlora.tasks.clients import Client, Part, as_clients
+from flexlora.tasks.messages import every_answer
 from flexlora.tasks.problems import TOLD
 from flexlora.tasks.prompts import Encoded, encode_tasks
 from flexlora.tasks.source import SEED, Corpus, open_source
@@ -41,6 +43,16 @@ def deal_clients(
         )
     tasks, notes = partition.deal(corpus.train, streams.derive("partition"))
     return as_clients(tasks, seed=streams.derive("split")), notes
+
+
+def learnt(clients: Sequence[Client], config: Config) -> tuple[Client, ...]:
+    """The clients with what `data.learn` says of their training examples."""
+    if config.data.learn == "last":
+        return tuple(clients)
+    return tuple(
+        replace(client, train=tuple(answer for x in client.train for answer in every_answer(x)))
+        for client in clients
+    )
 
 
 def types_said(clients: Sequence[Client]) -> dict[str, str]:

@@ -17,6 +17,7 @@ from flexlora.federation.data import (
     deal_clients,
     encode_part,
     eval_clients,
+    learnt,
     read_corpus,
     require_context,
     require_unseen,
@@ -133,7 +134,8 @@ class Dealt:
         streams = Streams(config.federation.seed)
         clients, kept_out = _keep_out(self.clients, config.evaluation.validation_clients, streams)
         unseen = as_clients(tested, seed=streams.derive("split"), unseen=True)
-        return parted(clients, kept_out, unseen, config.data.duplicates)
+        # Only now, so that all of a chat is in one part, and scores are of last answers.
+        return parted(learnt(clients, config), kept_out, unseen, config.data.duplicates)
 
     def encoded(self, config: Config, model: AdaptedModel, today: date) -> Examples:
         """With the model's tokenizer, on that day where its template asks for it.

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any
 
 from flexlora.errors import DataError, seen, shown
 from flexlora.tasks.rows import kind_of
-from flexlora.tasks.task import Turn
+from flexlora.tasks.task import Example, Turn
 
 # What speakers are called, and who they are.
 _ROLES = {
@@ -57,7 +57,8 @@ class Conversation:
 def conversation(value: object, where: str) -> Conversation:
     """Read a chat: at most one system message, first; then user and assistant by turns.
 
-    The last message is the assistant's, and the only one that is learnt; all before is the prompt.
+    The last message is the assistant's, and the one that is learnt; all before is the prompt
+    (`every_answer` makes examples of the earlier ones).
     An assistant may call tools ("tool_calls", or the speaker "function_call"), which answer before
     it speaks again. Only it may say nothing, where it calls.
     Raises DataError naming `where` and the message for anything else, also for a blank message.
@@ -84,6 +85,33 @@ def conversation(value: object, where: str) -> Conversation:
     asked = 2 if turns[-2].role == "user" else 1  # A tool's answer stays in the history.
     prompt = turns[-2].text if asked == 2 else ""
     return Conversation(tuple(turns[:-asked]), prompt, turns[-1].text)
+
+
+def every_answer(example: Example) -> tuple[Example, ...]:
+    """The chat once for each message of the assistant, all before which is the prompt; the last is
+    the example itself, the others are named by their place in the chat.
+
+    One example each, for a template may write an earlier answer otherwise once others follow it
+    (without its thoughts, say): so each is learnt behind just what stands there when it is given.
+    A message that calls a tool is in the prompts of later ones alone.
+    """
+    found = []
+    for place, turn in enumerate(example.history):
+        if turn.role != "assistant" or turn.calls:
+            continue
+        before, asked = example.history[:place], ""
+        if before[-1].role == "user":
+            before, asked = before[:-1], before[-1].text
+        found.append(
+            replace(
+                example,
+                id=f"{example.id}, message {place + 1}",
+                instruction=asked,
+                references=(turn.text,),
+                history=before,
+            )
+        )
+    return (*found, example)
 
 
 def _require_turns(spoken: Sequence[Turn], before: int, where: str) -> None:
