@@ -10,7 +10,7 @@ import jaxtyping
 import torch
 from torch import Tensor
 
-from flexlora.adapters import Adapter, Factors
+from flexlora.adapters import Adapter, Factors, LayerSpec
 from flexlora.federation.admission import update_norm
 from flexlora.lowrank import LowRank
 from flexlora.rules import RULES, Contribution, Layer, Listed, Memory, Rule, Spec, State, Summary
@@ -108,7 +108,8 @@ def rule_with(**traits: object) -> str:
 
 def held_rank(rule: Rule, lowest: int, highest: int, full: int) -> int:
     """The rank that a rule's state holds, where clients have these lowest and highest ranks."""
-    if rule.traits.compares == "product" or rule.traits.delta == "residual":
+    spec = Spec.of((LayerSpec("x", 3, 3),), [{"x": 1}])
+    if "u" in rule.init(spec, generator()).layers["x"]:  # A spectrum is of any rank.
         return full
     return highest if rule.traits.mixed_ranks else lowest
 

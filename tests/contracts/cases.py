@@ -86,9 +86,10 @@ def trained(rule: Rule, cohort: Mapping[str, Mapping[str, int]] = MIXED, rounds:
 def outcome(rule: Rule, state: State) -> dict[str, torch.Tensor]:
     """What the rule says is to be compared: the learned products, or the factors it keeps.
 
-    Beside a residual those are the ones that it sends.
+    Beside a residual those are the ones that it sends. A spectrum is a product, whatever is in it.
     """
-    if rule.traits.compares == "product":
+    spectra = all("u" in tensors for tensors in state.layers.values())
+    if rule.traits.compares == "product" or (spectra and rule.traits.delta != "residual"):
         return learned(rule, state)
     if rule.traits.delta == "residual":
         sent = rule.send(state, state.spec.lowest, generator())

@@ -60,7 +60,7 @@ def test_a_taken_name_is_refused() -> None:
     ("name", "options", "message"),
     [
         ("flexlor", {}, "rule.name is 'flexlor'; did you mean 'flexlora'?"),
-        ("xyz", {}, "rule.name is 'xyz'; known: fedit, flexlora"),
+        ("xyz", {}, "rule.name is 'xyz'; known: eclora, fed-plora"),
         ("hetlora", {"gama": 1.0}, "rule.gama is not an option of 'hetlora'; did you mean 'gamma'"),
         ("fedit", {"gamma": 1.0}, "rule.gamma is not an option of 'fedit'; leave it out"),
         (

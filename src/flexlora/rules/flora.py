@@ -48,10 +48,7 @@ class FLoRA(Rule):
         return Combined(state, frozen=held_in(state).low_rank())
 
     def send_layer(self, layer: Layer, state: LayerState, client: ClientView) -> Factors:
-        # Drawn at full height and cut, so that clients of all ranks share their first rows.
-        rank, highest = client.rank(layer), state["fresh"].shape[0]
-        rows = fresh_rows(highest, layer.n, layer.generator)
-        return Factors(torch.zeros(layer.m, rank), rows[:rank], layer.scale(rank))
+        return fresh_adapter(layer, state, client)
 
     def combine_layer(
         self, layer: Layer, state: LayerState, contributions: Contributions
@@ -72,3 +69,13 @@ class FLoRA(Rule):
 
     def readout_layer(self, layer: Layer, state: LayerState, rank: int) -> Factors:
         return best_factors(held_in(state), rank, layer.scale(rank))
+
+
+def fresh_adapter(layer: Layer, state: LayerState, client: ClientView) -> Factors:
+    """B = 0 and new rows of A, drawn at full height and cut: clients of all ranks share the first.
+
+    The state has "fresh", of the federation's highest rank.
+    """
+    rank, highest = client.rank(layer), state["fresh"].shape[0]
+    rows = fresh_rows(highest, layer.n, layer.generator)
+    return Factors(torch.zeros(layer.m, rank), rows[:rank], layer.scale(rank))

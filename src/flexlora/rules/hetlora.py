@@ -16,6 +16,7 @@ from flexlora.options import Option, require
 from flexlora.rules.client import Encoded, Live, Memory
 from flexlora.rules.contributions import Contributions
 from flexlora.rules.layer import ClientView, Combined, Layer, LayerState
+from flexlora.rules.padded import first_rows, row_sums
 from flexlora.rules.rule import Rule
 from flexlora.rules.spectral import empty_factors, warm_factors
 from flexlora.rules.traits import Traits
@@ -42,7 +43,7 @@ class HetLoRA(Rule):
 
     name = "hetlora"
     source = "Cho et al., EMNLP 2024, arXiv 2401.06432"
-    traits = Traits(needs="each", prunes=True, compares="factors")
+    traits = Traits(needs="each", prunes=True, scales="rule", compares="factors")
 
     gamma: Annotated[
         float,
@@ -76,25 +77,15 @@ class HetLoRA(Rule):
     def combine_layer(
         self, layer: Layer, state: LayerState, contributions: Contributions
     ) -> Combined:
-        owned = max(c.rank for c in contributions.each())
-        b, a = state["b"].clone(), state["a"].clone()
-        b[:, :owned], a[:owned] = 0.0, 0.0
-        for c in contributions.each():
-            trained = c.trained
-            b[:, : c.rank] += c.weight * trained.b.float()
-            a[: c.rank] += c.weight * trained.a.float()
-        return Combined({"b": b, "a": a})
+        sums = row_sums(contributions, state["a"].shape[0])
+        return Combined(sums.padded(state))
 
     def learned_layer(self, layer: Layer, state: LayerState) -> LowRank:
         return self._held(state).product()
 
     def readout_layer(self, layer: Layer, state: LayerState, rank: int) -> Factors:
         """The method's own cut (the first directions), not the best approximation."""
-        whole = self._held(state)
-        kept = whole.cut(rank)
-        pad = rank - kept.rank
-        b = torch.cat([kept.b, kept.b.new_zeros(layer.m, pad)], dim=1)
-        return Factors(b, torch.cat([kept.a, kept.a.new_zeros(pad, layer.n)]), whole.scale)
+        return first_rows(self._held(state), rank)
 
     def penalty(self, live: Live, sent: Live) -> Tensor | None:
         tails = [

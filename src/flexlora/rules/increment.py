@@ -7,22 +7,20 @@ from typing import Annotated, final
 
 from torch import Tensor
 
-from flexlora.adapters import Factors, best_factors, factors_of
-from flexlora.lowrank import Dense, LowRank, Spectrum, Split, truncate
+from flexlora.adapters import Factors, factors_of
+from flexlora.lowrank import LowRank, Split
 from flexlora.options import MANY, Option, require
 from flexlora.rules.contributions import Contributions
 from flexlora.rules.layer import ClientView, Combined, Layer, LayerState
 from flexlora.rules.rule import Rule
 from flexlora.rules.spectral import (
     empty_state,
-    exact_state,
     held_in,
-    plus,
-    spectrum_of,
     values_of,
     warm_state,
 )
 from flexlora.rules.traits import Traits
+from flexlora.rules.uncut import best_part, grown, sendable
 
 
 @final
@@ -66,19 +64,14 @@ class FlexLoRAIncrement(Rule):
         return Combined(state, frozen=self._frozen(layer, state))
 
     def send_layer(self, layer: Layer, state: LayerState, client: ClientView) -> Factors:
-        rank, kept, fresh = client.rank(layer), _sendable(state), state["fresh"]
+        rank, kept, fresh = client.rank(layer), sendable(state), state["fresh"]
         return factors_of(kept, rank, layer.scale(rank), fill=fresh, split=self.split)
 
     def combine_layer(
         self, layer: Layer, state: LayerState, contributions: Contributions
     ) -> Combined:
         step = contributions.sum()
-        held = plus(held_in(state), step)
-        after = exact_state(state["fresh"], held)
-        if isinstance(held, Dense):
-            largest, start = self._largest_sent(layer), _sendable(state).vh
-            cut = truncate(held, largest, layer.generator, start=start)
-            after = {**after, **_top(cut.kept)}
+        after = grown(layer, state, step, self._largest_sent(layer))
         patch = step if self.frozen_rank is None and isinstance(step, LowRank) else None
         return Combined(after, self._frozen(layer, after), patch)
 
@@ -89,9 +82,7 @@ class FlexLoRAIncrement(Rule):
         return values_of(held_in(state))
 
     def readout_layer(self, layer: Layer, state: LayerState, rank: int) -> Factors:
-        ready = _sendable(state)
-        held = ready if "dense" not in state or rank <= ready.rank else held_in(state)
-        return best_factors(held, rank, layer.scale(rank))
+        return best_part(layer, state, rank)
 
     def _largest_sent(self, layer: Layer) -> int:
         """The highest rank per layer that is ever cut out of the state to be sent."""
@@ -100,15 +91,4 @@ class FlexLoRAIncrement(Rule):
     def _frozen(self, layer: Layer, state: LayerState) -> LowRank:
         if self.frozen_rank is None:
             return held_in(state).low_rank()
-        return _sendable(state).truncate(self._largest_sent(layer)).kept.low_rank()
-
-
-def _top(spectrum: Spectrum) -> LayerState:
-    return {"top_u": spectrum.u, "top_s": spectrum.s, "top_vh": spectrum.vh}
-
-
-def _sendable(state: LayerState) -> Spectrum:
-    """The largest triplets of what is held: all of them, or as many as are ever sent."""
-    if "dense" in state:
-        return Spectrum(state["top_u"], state["top_s"], state["top_vh"])
-    return spectrum_of(state)
+        return sendable(state).truncate(self._largest_sent(layer)).kept.low_rank()

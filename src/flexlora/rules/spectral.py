@@ -80,6 +80,17 @@ def held_in(state: LayerState) -> Spectrum | Dense:
     return spectrum_of(state)
 
 
+def named(name: str, state: LayerState) -> LayerState:
+    """The same under "<name>.<key>": for a rule that keeps a second such matrix."""
+    return {f"{name}.{key}": tensor for key, tensor in state.items()}
+
+
+def unnamed(name: str, state: LayerState) -> LayerState:
+    """What `named` was given."""
+    start = f"{name}."
+    return {k.removeprefix(start): x for k, x in state.items() if k.startswith(start)}
+
+
 def values_of(held: Spectrum | Dense) -> Tensor:
     """Its singular values above rounding, descending."""
     return held.s if isinstance(held, Spectrum) else singular_values(held)

@@ -24,6 +24,9 @@ class Traits:
     lowest rank of the federation (the bucket effect).
     prunes: a client may return a lower rank than it was sent, and keeps it.
     memory: clients keep named tensors of their own from round to round, which never leave them.
+    scales: what is sent has the federation's scale of its rank ("rank"), or one that is the rule's
+    own ("rule"), so that factors of different ranks mean the same.
+    exact: what clients send at full rank is kept whole; else a part of it is left out by design.
     compares: whether equal products or only equal factors give equal results.
     """
 
@@ -33,6 +36,8 @@ class Traits:
     mixed_ranks: bool = True
     prunes: bool = False
     memory: bool = False
+    scales: Literal["rank", "rule"] = "rank"
+    exact: bool = True
     compares: Literal["product", "factors"] = "product"
 
     def __post_init__(self) -> None:

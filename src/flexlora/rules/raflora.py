@@ -1,0 +1,69 @@
+"""raFLoRA: FlexLoRA whose every rank slice is averaged over the clients that own it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import final
+
+import torch
+from torch import Tensor
+
+from flexlora.adapters import Factors, factors_of
+from flexlora.lowrank import LowRank, total, truncate
+from flexlora.rules.contributions import Contribution, Contributions
+from flexlora.rules.layer import ClientView, Combined, Layer, LayerState
+from flexlora.rules.rule import Rule
+from flexlora.rules.spectral import empty_state, spectral_state, spectrum_of, warm_state
+from flexlora.rules.traits import Traits
+
+
+@final
+class RaFLoRA(Rule):
+    """ΔW ← Σ_j Σ_{k: r_k ≥ j} (w_k / W_j) s_k b_kj a_kj, W_j = Σ_{k: r_k ≥ j} w_k; then cut.
+
+    A direction that few can train is no longer multiplied by their share each round, so it does not
+    die (FlexLoRA's rank collapse). It assumes that direction j means the same to all its owners:
+    their factors' slices are summed, not only their products. Source: Wu et al. (arXiv 2602.13486).
+    """
+
+    name = "raflora"
+    source = "Wu et al., arXiv 2602.13486"
+    traits = Traits(needs="each", compares="factors")
+
+    def init_layer(self, layer: Layer) -> LayerState:
+        return empty_state(layer)
+
+    def warm_start_layer(self, layer: Layer, start: LowRank) -> Combined:
+        return Combined(warm_state(layer, start))
+
+    def send_layer(self, layer: Layer, state: LayerState, client: ClientView) -> Factors:
+        rank = client.rank(layer)
+        return factors_of(spectrum_of(state), rank, layer.scale(rank), fill=state["fresh"])
+
+    def combine_layer(
+        self, layer: Layer, state: LayerState, contributions: Contributions
+    ) -> Combined:
+        each, rank = contributions.each(), layer.highest
+        whole = total(_sliced(each), contributions.shape, contributions.width, rank)
+        cut = truncate(whole, rank, layer.generator, start=state["vh"])
+        return Combined(spectral_state(state["fresh"], cut.kept), certificate=cut.certificate)
+
+    def learned_layer(self, layer: Layer, state: LayerState) -> LowRank:
+        return spectrum_of(state).low_rank()
+
+    def singular_values_layer(self, layer: Layer, state: LayerState) -> Tensor:
+        return state["s"]
+
+    def readout_layer(self, layer: Layer, state: LayerState, rank: int) -> Factors:
+        return factors_of(spectrum_of(state), rank, layer.scale(rank))
+
+
+def _sliced(each: Sequence[Contribution]) -> Iterator[tuple[float, LowRank]]:
+    """What the sum is made of: w_k s_k, and the client's product with its columns over W_j."""
+    shares = torch.zeros(max(c.rank for c in each), dtype=torch.float64)
+    for c in each:
+        shares[: c.rank] += c.weight
+    owned = torch.where(shares > 0.0, shares, 1.0).float()
+    for c in each:
+        trained = c.trained
+        yield c.weight * trained.scale, LowRank(trained.b / owned[: c.rank], trained.a)
