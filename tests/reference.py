@@ -210,7 +210,7 @@ class Round:
             layer = at(state.spec, spec.name, state.round + 1)
             contributions = self.contributions(layer.name, chosen)
             layers[layer.name] = self.rule.combine(layer, state.layers[layer.name], contributions)
-        return state.after(layers)
+        return state.after(self.rule.settle(state.spec, layers))
 
 
 def play(

@@ -42,23 +42,25 @@ UNDER_TEST = [*(RULES[name] for name in sorted(RULES)), *EXAMPLES]
 CASES = [(rule, options) for rule in UNDER_TEST for options in [{}, *worth_a_trial(rule)]]
 
 
-def every(condition: Callable[[type[Rule]], bool] = lambda _: True) -> pytest.MarkDecorator:
+def every(condition: Callable[[Rule], bool] = lambda _: True) -> pytest.MarkDecorator:
     """Parametrise over the rules (and their options) of which the condition holds."""
-    chosen = [
-        pytest.param(rule(**options), id="-".join([rule.name, *options]))
-        for rule, options in CASES
-        if condition(rule)
-    ]
+    cases = [(rule(**options), "-".join([rule.name, *options])) for rule, options in CASES]
+    chosen = [pytest.param(rule, id=name) for rule, name in cases if condition(rule)]
     return pytest.mark.parametrize("rule", chosen)
 
 
-def shared(rule: type[Rule]) -> bool:
+def shared(rule: Rule) -> bool:
     """Whether the server holds all that is learned: nothing of it stays with clients."""
     return not rule.traits.memory
 
 
-def by_product(rule: type[Rule]) -> bool:
+def by_product(rule: Rule) -> bool:
     return rule.traits.compares == "product"
+
+
+def sends_the_top(rule: Rule) -> bool:
+    """Whether clients train the top of what was learned, which an option may change."""
+    return getattr(rule, "directions", "top") == "top"
 
 
 def uniform(rank: int) -> dict[str, int]:

@@ -81,6 +81,9 @@ class Told(Contributions):
     def mean_factors(self) -> Factors:
         return self.whole.mean_factors()
 
+    def shares(self, rank: int) -> torch.Tensor:
+        return self.whole.shares(rank)
+
     def each(self) -> Sequence[Contribution]:
         self.asked = True
         return self.whole.each()
@@ -197,7 +200,10 @@ def test_identical_clients_at_full_rank_get_back_what_they_sent(rule: Rule) -> N
     same = random_training(9)
     round = Round(rule, state, WHOLE, lambda _, sent: same("all", sent), seed=9)
     sent = products(round.replies["ann"].filled(round.received["ann"]))
-    if rule.traits.delta == "restart":
+    if rule.traits.origin:
+        before, given = learned(rule, state), products(round.sent["ann"])
+        sent = {name: before[name] + sent[name] - given[name] for name in sent}
+    elif rule.traits.delta == "restart":
         sent = {name: sent[name] + matrix for name, matrix in learned(rule, state).items()}
     elif rule.traits.delta == "residual":
         held = state.delta.layers

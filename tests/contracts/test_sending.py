@@ -16,6 +16,7 @@ from contracts.cases import (
     begun,
     by_product,
     every,
+    sends_the_top,
     tensors_of,
     trained,
     uniform,
@@ -66,7 +67,7 @@ def test_sends_differ_by_client_where_the_traits_say_so_and_else_by_ranks_alone(
     assert all(map(torch.equal, tensors_of(again), tensors_of(one)))
 
 
-@every(lambda rule: by_product(rule) and rule.traits.delta in ("none", "origin"))
+@every(lambda r: by_product(r) and r.traits.delta in ("none", "origin") and sends_the_top(r))
 def test_ranks_above_what_has_been_learned_are_filled(rule: Rule) -> None:
     """The sent product is all that has been learned, and the rest of the rank can be trained."""
     state = play(rule, begun(rule), {"ann": uniform(LOW)}, random_training(1))
@@ -77,7 +78,7 @@ def test_ranks_above_what_has_been_learned_are_filled(rule: Rule) -> None:
         assert bool((factors.a.norm(dim=1) > 1e-3).all())
 
 
-@every(lambda rule: by_product(rule) and rule.traits.delta in ("none", "origin"))
+@every(lambda r: by_product(r) and r.traits.delta in ("none", "origin") and sends_the_top(r))
 def test_what_is_sent_is_the_best_part_of_its_rank(rule: Rule) -> None:
     state = trained(rule)
     for ranks in MIXED.values():

@@ -7,7 +7,18 @@ from collections.abc import Mapping
 import pytest
 import torch
 
-from contracts.cases import FULL, HIGH, LAYERS, LOW, MIXED, WHOLE, assert_trainable, begun, every
+from contracts.cases import (
+    FULL,
+    HIGH,
+    LAYERS,
+    LOW,
+    MIXED,
+    WHOLE,
+    assert_trainable,
+    begun,
+    every,
+    sends_the_top,
+)
 from flexlora.errors import AdapterError
 from flexlora.lowrank import LowRank
 from flexlora.rules import Rule, Spec, State
@@ -57,7 +68,7 @@ def test_a_warm_start_is_its_start_or_the_best_part_that_the_state_holds(
         assert_close(matrix, wanted)
 
 
-@every(lambda rule: rule.traits.sends == "pattern" and rule.traits.delta != "residual")
+@every(lambda r: r.traits.sends == "pattern" and r.traits.delta != "residual" and sends_the_top(r))
 @pytest.mark.parametrize("rank", [1, 5, 10])
 def test_clients_of_a_warm_start_begin_at_what_is_learned(rule: Rule, rank: int) -> None:
     """W₀ + Δ + sent (− sent where Δ holds it) is the best part of the start that each affords."""

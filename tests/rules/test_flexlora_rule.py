@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from flexlora.adapters import Adapter, Factors, LayerSpec
+from flexlora.lowrank import LowRank
 from flexlora.rules import ClientView, Contribution, Listed, Spec, State, make_rule
 from reference import (
     Round,
@@ -24,7 +25,7 @@ LAYER = LayerSpec("q_proj", 24, 18)
 RANKS = {"ann": 2, "bob": 4, "cyd": 7, "dan": 12}
 EXAMPLES = {"ann": 40, "bob": 10, "cyd": 30, "dan": 20}
 ALPHA, STEPS, RATE = 4.0, 3, 0.02
-OPTIONS = [{"split": "balanced"}]  # For the contract tests, beside the default.
+OPTIONS = [{"split": "balanced"}, {"retention": 0.5}]  # For the contract tests, too.
 
 
 def target(client: str) -> Tensor:
@@ -139,3 +140,20 @@ def test_what_fills_missing_directions_is_new(name: str) -> None:
     basis = combined.state["vh"]
     outside = filled - filled @ basis.T @ basis
     assert float((outside.norm(dim=1) / filled.norm(dim=1)).min()) > 0.5
+
+
+def test_retention_adds_what_the_others_were_not_sent() -> None:
+    """Σ + ρ U diag((1 − p_j) σ_j) Vᵀ, here with singular values 8, 4, 2, 1 and ranks 1, 2, 4."""
+    spec = Spec.of([LAYER], [{LAYER.name: r} for r in (1, 2, 4)], ALPHA)
+    u = torch.linalg.qr(gaussian(LAYER.m, 4, seed=1)).Q
+    v = torch.linalg.qr(gaussian(LAYER.n, 4, seed=2)).Q
+    values = torch.tensor([8.0, 4.0, 2.0, 1.0])
+    start = {LAYER.name: LowRank(u * values, v.T)}
+    cohort = {"a": {LAYER.name: 1}, "b": {LAYER.name: 2}, "c": {LAYER.name: 4}}
+    shares = {"a": 50, "b": 30, "c": 20}  # So p is 1, 0.5, 0.2, 0.2.
+    for retention, kept in ((0.0, [8, 2, 0.4, 0.2]), (0.5, [8, 3, 1.2, 0.6]), (1.0, [8, 4, 2, 1])):
+        rule = make_rule("flexlora", {"retention": retention})
+        state = rule.warm_start(spec, start, generator())
+        after = Round(rule, state, cohort, lambda _, sent: sent, shares).combined()
+        wanted = (u.double() * torch.tensor(kept, dtype=torch.float64)) @ v.double().T
+        assert_close(learned(rule, after)[LAYER.name], wanted, 1e-5)

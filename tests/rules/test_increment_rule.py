@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from flexlora.adapters import Adapter, Factors, LayerSpec
+from flexlora.lowrank import LowRank
 from flexlora.rules import ClientView, Contribution, Listed, Rule, Spec, State, make_rule
 from reference import (
     Round,
@@ -27,7 +28,11 @@ RANKS = (4, 4, 8, 8, 16, 16, 32, 64)
 COHORT = {f"client{i}": {LAYER.name: rank} for i, rank in enumerate(RANKS)}
 EQUAL = dict.fromkeys(COHORT, 10)
 # For the contract tests, beside the default.
-OPTIONS = [{"frozen_rank": 3}, {"split": "balanced"}]
+OPTIONS = [
+    {"frozen_rank": 3},
+    {"split": "balanced"},
+    *({"directions": how} for how in ("drawn", "half", "fresh")),
+]
 
 
 def orthogonal(rows: int, columns: int, seed: int) -> Tensor:
@@ -124,3 +129,44 @@ def test_the_frozen_part_is_bounded_but_never_below_a_clients_rank() -> None:
         assert rule.learned(state)[LAYER.name].width > 10
         assert state.delta.layers[LAYER.name].width == width
         assert state.delta.patches == ()
+
+
+def sent_of(how: str, rank: int, seed: int) -> Factors:
+    rule = make_rule("flexlora-increment", {"directions": how})
+    state = after_a_steep_update(rule)
+    return rule.send(state, {LAYER.name: rank}, generator(seed))[LAYER.name]
+
+
+def after_a_steep_update(rule: Rule) -> State:
+    """Eight directions, the axes, of singular values 8, 7, … 1."""
+    spec = Spec.of([LAYER], list(COHORT.values()))
+    left = torch.eye(SIZE)[:, :8] * torch.arange(8.0, 0.0, -1.0)
+    return rule.warm_start(spec, {LAYER.name: LowRank(left, torch.eye(SIZE)[:8])}, generator())
+
+
+def axes(factors: Factors) -> list[int]:
+    """Which of the eight are sent, by the rows of A that have a column of B."""
+    trained = factors.b.norm(dim=0) > 0
+    return sorted(int(row.abs().argmax()) for row in factors.a[trained])
+
+
+def test_what_clients_train_is_the_top_drawn_half_new_or_new() -> None:
+    assert axes(sent_of("top", 4, 1)) == [0, 1, 2, 3]
+    assert axes(sent_of("half", 4, 1)) == [0, 1]
+    assert axes(sent_of("half", 1, 1)) == []  # One direction is a new one each round.
+    assert axes(sent_of("fresh", 4, 1)) == []
+    drawn = [axes(sent_of("drawn", 4, seed)) for seed in range(20)]
+    assert all(len(set(x)) == 4 for x in drawn)
+    assert len({tuple(x) for x in drawn}) > 5
+    counts = [sum(i in x for x in drawn) for i in range(8)]
+    assert sum(counts[:4]) > sum(counts[4:]) > 0  # By singular value.
+    assert axes(sent_of("drawn", 16, 1)) == list(range(8))  # All that there are.
+
+
+@pytest.mark.parametrize("how", ["half", "fresh"])
+def test_new_directions_are_new_each_round_and_shared_by_all_ranks(how: str) -> None:
+    one, again, other = (sent_of(how, 4, seed) for seed in (1, 1, 2))
+    assert torch.equal(one.a, again.a)
+    assert not torch.equal(one.a[2:], other.a[2:])
+    wide = sent_of("fresh", 8, 1)
+    assert torch.equal(sent_of("fresh", 4, 1).a, wide.a[:4])

@@ -13,14 +13,21 @@ from flexlora.engines.jobs import Failure, Outcome, Reply, Train
 from flexlora.federation.admission import Collected, admitted
 from flexlora.lowrank import Dense, LowRank, Matrix
 from flexlora.rules import Contribution, Contributions, Rule
+from flexlora.rules.contributions import shares_of
 
 
 @final
 class Summed(Contributions):
     """One layer, of which the sums are known."""
 
-    def __init__(self, whole: Dense, mean: Factors | None, width: int) -> None:
-        self._whole, self._mean = whole, mean
+    def __init__(
+        self,
+        whole: Dense,
+        mean: Factors | None,
+        width: int,
+        weighed: Sequence[tuple[float, int]],
+    ) -> None:
+        self._whole, self._mean, self._weighed = whole, mean, weighed
         self.shape, self.width = whole.shape, width
 
     def sum(self, rank: int | None = None) -> Matrix:
@@ -29,6 +36,9 @@ class Summed(Contributions):
     def mean_factors(self) -> Factors:
         assert self._mean is not None, "ranks differ"
         return self._mean
+
+    def shares(self, rank: int) -> Tensor:
+        return shares_of(self._weighed, rank)
 
     def each(self) -> Sequence[Contribution]:
         raise AssertionError("there is nothing to go through")
@@ -93,4 +103,5 @@ class SumsOnly:
         sides = self._sides[layer][0]
         mean = Factors((sides.b / count).float(), (sides.a / count).float(), sides.scale)
         mixed = self.rule.traits.mixed_ranks
-        return Summed(whole, None if mixed else mean, self._widths[layer])
+        weighed = [(weight, sent[client][layer].rank) for client, weight in weights.items()]
+        return Summed(whole, None if mixed else mean, self._widths[layer], weighed)

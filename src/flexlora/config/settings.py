@@ -13,7 +13,7 @@ from flexlora.evaluation import EvalSettings
 from flexlora.evaluation.metric_file import read_metric_file
 from flexlora.evaluation.metrics import resolve_metrics
 from flexlora.extras import EXTRAS
-from flexlora.rules import Rule, make_rule
+from flexlora.rules import Rule, Server, make_rule
 from flexlora.screens import Screen, make_screen
 from flexlora.tasks.source import SOURCES
 from flexlora.training import Recipe
@@ -75,6 +75,14 @@ class Settings:
             norm_limit=federation.norm_limit,
         )
         return Settings(schedule, validation, final_settings(config))
+
+
+def served_rule(config: Config) -> Rule:
+    """The rule of [rule] with the server of [server].
+
+    Raises ConfigError as `rule_of` does, and where the two do not go together.
+    """
+    return rule_of(config.rule).served(Server(**config.server.model_dump()))
 
 
 def rule_of(chosen: RuleConfig) -> Rule:

@@ -72,7 +72,8 @@ def admitted(
             return Failure(job.id, job.client, why(error))
         keep(index, reply, adapter)
         collected.replies[job.client] = replace(reply, payload=b"")
-        collected.summaries[job.client] = Summary(job.client, reply.examples, norm)
+        mean_rank = sum(adapter.ranks.values()) / len(adapter)
+        collected.summaries[job.client] = Summary(job.client, reply.examples, norm, mean_rank)
         ranks = patterns.setdefault(tuple(adapter.ranks.items()), adapter.ranks)
         collected.ranks[job.client] = ranks
         return reply

@@ -216,7 +216,7 @@ class Federation:
             layers[layer.name] = replace(combined, state=load_tensors(done)[0])
         self.collector.clear()
         certificates = [x.certificate for x in layers.values() if x.certificate is not None]
-        return self.state.after(layers), _cut(certificates)
+        return self.state.after(self.rule.settle(self.state.spec, layers)), _cut(certificates)
 
     def _remember(self, answered: Sequence[str], ranks: Mapping[str, dict[str, int]]) -> None:
         """Who answered holds the Δ it was sent, whatever a screen said; pruned ranks persist."""

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from flexlora.config.config import Config
-from flexlora.config.settings import extras_of, rule_of, screens_of
+from flexlora.config.settings import extras_of, screens_of, served_rule
 from flexlora.engines.memories import Memories
 from flexlora.errors import ConfigError
 from flexlora.evaluation import MeanScore, get_metric
@@ -78,7 +78,7 @@ class Session:
         self._like = like
         self._parent = parent
         self._resumed = resumed
-        self.rule = rule_of(config.rule)
+        self.rule = served_rule(config)
         self.screens = screens_of(config.screens)
         require_extras(extras_of(config))
         require_trackers(config.run.trackers)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import abc
-from collections.abc import Callable, Iterator, Sequence, Set
+from collections.abc import Callable, Iterable, Iterator, Sequence, Set
 from dataclasses import dataclass
 from typing import Any, final
 
 import torch
+from torch import Tensor
 
 from flexlora.adapters import Factors, Sides
 from flexlora.errors import RuleError
@@ -89,6 +90,13 @@ class Contributions(abc.ABC):
         """
 
     @abc.abstractmethod
+    def shares(self, rank: int) -> Tensor:
+        """(rank,) in float64: the weights of the clients of at least rank 1, 2, …, summed.
+
+        Ranks and weights are known to whoever adds up: no client's part is read for it.
+        """
+
+    @abc.abstractmethod
     def each(self) -> Sequence[Contribution]:
         """Every client's part, in order of client; for rules whose traits say needs="each" alone.
 
@@ -134,8 +142,19 @@ class Listed(Contributions):
         _require_one("scales", scales, "send all clients one scale")
         return Factors(b, a, scales.pop()).only(sides.pop())
 
+    def shares(self, rank: int) -> Tensor:
+        return shares_of(((c.weight, c.rank) for c in self._each), rank)
+
     def each(self) -> Sequence[Contribution]:
         return self._each
+
+
+def shares_of(weighed: Iterable[tuple[float, int]], rank: int) -> Tensor:
+    """`Contributions.shares` of these weights and ranks."""
+    shares = torch.zeros(rank, dtype=torch.float64)
+    for weight, owned in weighed:
+        shares[:owned] += weight
+    return shares
 
 
 def _require_one(what: str, found: Set[Any], cure: str) -> None:
@@ -161,6 +180,9 @@ class SumsOf(Contributions):
 
     def mean_factors(self) -> Factors:
         return self._whole.mean_factors()
+
+    def shares(self, rank: int) -> Tensor:
+        return self._whole.shares(rank)
 
     def each(self) -> Sequence[Contribution]:
         raise RuleError(

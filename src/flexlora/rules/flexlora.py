@@ -8,12 +8,13 @@ from typing import Annotated, final
 from torch import Tensor
 
 from flexlora.adapters import Factors, factors_of
-from flexlora.lowrank import LowRank, Split, truncate
+from flexlora.lowrank import LowRank, Spectrum, Split, truncate
 from flexlora.options import Option, require
 from flexlora.rules.contributions import Contributions
 from flexlora.rules.layer import ClientView, Combined, Layer, LayerState
 from flexlora.rules.rule import Rule
 from flexlora.rules.spectral import (
+    added,
     empty_state,
     spectral_state,
     spectrum_of,
@@ -34,6 +35,10 @@ class FlexLoRA(Rule):
     B = 0, which leaves the product unchanged (the paper does not say). That part is the "full
     state" that is scored; the rest of the sum is lost (each round's `cut` says how much).
     Known flaw, kept: the energy outside the smallest rank dies round by round (arXiv 2602.13486).
+
+    `retention` ρ above 0 mends it, and is ours: to the sum is added ρ U diag((1 − p_j) σ_j) Vᵀ,
+    U σ V the state before the round and p_j the weights of the clients with r_k ≥ j, summed: with
+    ρ = 1 a direction is multiplied by p_j + (1 − p_j) where nobody trains it. No byte more travels.
     """
 
     name = "flexlora"
@@ -43,6 +48,15 @@ class FlexLoRA(Rule):
     split: Annotated[
         Split, Option("where singular values go: all into what is sent as B (the paper), or half")
     ] = "left"
+
+    retention: Annotated[
+        float,
+        Option(
+            "ρ: how much stays of what clients of lower rank were not sent; 0: none, as published",
+            least=0.0,
+            most=1.0,
+        ),
+    ] = 0.0
 
     def __post_init__(self) -> None:
         require(self, "rule")
@@ -62,8 +76,16 @@ class FlexLoRA(Rule):
     ) -> Combined:
         rank = layer.highest
         whole = contributions.sum(rank)
+        if self.retention > 0.0:
+            whole = added(whole, self._retained(spectrum_of(state), contributions))
         cut = truncate(whole, rank, layer.generator, start=state["vh"])
         return Combined(spectral_state(state["fresh"], cut.kept), certificate=cut.certificate)
+
+    def _retained(self, before: Spectrum, contributions: Contributions) -> LowRank:
+        """What a round takes from the directions that not all of its clients were sent."""
+        missing = 1.0 - contributions.shares(before.rank)
+        values = self.retention * missing.clamp(min=0.0).to(before.s) * before.s
+        return Spectrum(before.u, values, before.vh).low_rank()
 
     def learned_layer(self, layer: Layer, state: LayerState) -> LowRank:
         return spectrum_of(state).low_rank()

@@ -7,10 +7,11 @@ from typing import Annotated, final
 
 from torch import Tensor
 
-from flexlora.adapters import Factors, factors_of
+from flexlora.adapters import Factors
 from flexlora.lowrank import LowRank, Split
 from flexlora.options import MANY, Option, require
 from flexlora.rules.contributions import Contributions
+from flexlora.rules.directions import Directions, sent_directions
 from flexlora.rules.layer import ClientView, Combined, Layer, LayerState
 from flexlora.rules.rule import Rule
 from flexlora.rules.spectral import (
@@ -37,11 +38,13 @@ class FlexLoRAIncrement(Rule):
     `frozen_rank` bounds the bytes down. A layer's Δ is never cut below the highest rank of a
     client, whose origin it must hold.
 
-    Ours; nearest published: FedHL (arXiv 2505.18494).
+    Published since as FedHera (ICML 2026, here `fedhera`), with a dense server and a byte budget;
+    ours adds the factored state, Δ for clients that were away, and what clients train
+    (`directions`). Before it: FedHL (arXiv 2505.18494).
     """
 
     name = "flexlora-increment"
-    source = "this project; nearest: FedHL, arXiv 2505.18494"
+    source = "this project; published since as FedHera, ICML 2026"
     traits = Traits(delta="origin")
 
     frozen_rank: Annotated[
@@ -52,6 +55,14 @@ class FlexLoRAIncrement(Rule):
         Split,
         Option("where singular values go: all into what is sent as B, as in flexlora, or half"),
     ] = "left"
+
+    directions: Annotated[
+        Directions,
+        Option(
+            "what clients train: the top of what was learned; drawn by singular value; half top, "
+            "half new; or new directions alone (the last three anew each round)"
+        ),
+    ] = "top"
 
     def __post_init__(self) -> None:
         require(self, "rule")
@@ -64,8 +75,8 @@ class FlexLoRAIncrement(Rule):
         return Combined(state, frozen=self._frozen(layer, state))
 
     def send_layer(self, layer: Layer, state: LayerState, client: ClientView) -> Factors:
-        rank, kept, fresh = client.rank(layer), sendable(state), state["fresh"]
-        return factors_of(kept, rank, layer.scale(rank), fill=fresh, split=self.split)
+        learned = sendable(state)
+        return sent_directions(layer, state, client, learned, self.directions, self.split)
 
     def combine_layer(
         self, layer: Layer, state: LayerState, contributions: Contributions

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import final
 
 import torch
@@ -10,7 +10,7 @@ from torch import Tensor
 
 from flexlora.adapters import Factors, factors_of
 from flexlora.lowrank import LowRank, total, truncate
-from flexlora.rules.contributions import Contribution, Contributions
+from flexlora.rules.contributions import Contributions
 from flexlora.rules.layer import ClientView, Combined, Layer, LayerState
 from flexlora.rules.rule import Rule
 from flexlora.rules.spectral import empty_state, spectral_state, spectrum_of, warm_state
@@ -43,8 +43,8 @@ class RaFLoRA(Rule):
     def combine_layer(
         self, layer: Layer, state: LayerState, contributions: Contributions
     ) -> Combined:
-        each, rank = contributions.each(), layer.highest
-        whole = total(_sliced(each), contributions.shape, contributions.width, rank)
+        rank, slices = layer.highest, _sliced(contributions)
+        whole = total(slices, contributions.shape, contributions.width, rank)
         cut = truncate(whole, rank, layer.generator, start=state["vh"])
         return Combined(spectral_state(state["fresh"], cut.kept), certificate=cut.certificate)
 
@@ -58,11 +58,10 @@ class RaFLoRA(Rule):
         return factors_of(spectrum_of(state), rank, layer.scale(rank))
 
 
-def _sliced(each: Sequence[Contribution]) -> Iterator[tuple[float, LowRank]]:
+def _sliced(contributions: Contributions) -> Iterator[tuple[float, LowRank]]:
     """What the sum is made of: w_k s_k, and the client's product with its columns over W_j."""
-    shares = torch.zeros(max(c.rank for c in each), dtype=torch.float64)
-    for c in each:
-        shares[: c.rank] += c.weight
+    each = contributions.each()
+    shares = contributions.shares(max(c.rank for c in each))
     owned = torch.where(shares > 0.0, shares, 1.0).float()
     for c in each:
         trained = c.trained

@@ -10,6 +10,7 @@ from flexlora.registry import Registry
 from flexlora.rules.eclora import ECLoRA
 from flexlora.rules.fed_plora import FedPLoRA
 from flexlora.rules.fedex import FedExLoRA
+from flexlora.rules.fedhera import FedHera
 from flexlora.rules.fedhl import FedHL
 from flexlora.rules.fedit import FedIT
 from flexlora.rules.fedmomentum import FedMomentum
@@ -59,6 +60,7 @@ register(FLoRA)
 register(ECLoRA)
 register(FedPLoRA)
 register(FedExLoRA)
+register(FedHera)
 register(FedHL)
 register(FedMomentum)
 register(FedSALoRA)

@@ -9,21 +9,22 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Mapping, Sequence
+from copy import copy
+from functools import partial
 from typing import ClassVar, final
 
 import torch
 from torch import Tensor
 
 from flexlora.adapters import Adapter, Delta, Factors, Sides
-from flexlora.errors import AdapterError
 from flexlora.lowrank import LowRank, singular_values
 from flexlora.rules.client import Encoded, Live, Memory
 from flexlora.rules.contributions import Contributions, SumsOf
 from flexlora.rules.layer import ClientView, Combined, Layer, LayerState, Spec, State
+from flexlora.rules.server import Server
+from flexlora.rules.start import require_fit
 from flexlora.rules.traits import Traits
 from flexlora.rules.weights import ExamplesOf, Summary, normalised, require_weights
-
-_NAMED = 5  # Layers that an error lists at most.
 
 
 class Rule(abc.ABC):
@@ -32,6 +33,7 @@ class Rule(abc.ABC):
     name: ClassVar[str]
     source: ClassVar[str]
     traits: ClassVar[Traits]
+    server: Server = Server()  # See `served`.
 
     # --- the server's half -------------------------------------------------------------------
 
@@ -70,6 +72,12 @@ class Rule(abc.ABC):
     def singular_values_layer(self, layer: Layer, state: LayerState) -> Tensor:
         """The singular values (k,) of all that was learned for this layer, descending."""
         return singular_values(self.learned_layer(layer, state))
+
+    def settle(self, spec: Spec, combined: Mapping[str, Combined]) -> Mapping[str, Combined]:
+        """All layers after a round, or of a warm start: for a rule that shares out something among
+        them. What it changes is Δ and steps, never a layer's state.
+        """
+        return combined
 
     def weigh(self, summaries: Sequence[Summary]) -> dict[str, float]:
         """Client → weight, non-negative, summing to 1: by training examples (FedAvg).
@@ -130,14 +138,15 @@ class Rule(abc.ABC):
         Δ is at version 1 for rules that use it. Raises AdapterError for a layer that the spec
         lacks, another shape, and values that float32 does not hold.
         """
-        _require_fit(spec, start)
-        layers, frozen = {}, {}
+        require_fit(spec, start)
+        begun = {}
         for x in spec.at(0, generator):
             given = start.get(x.name, LowRank.zero(x.m, x.n))
-            begun = self.warm_start_layer(x, LowRank(given.left.float(), given.right.float()))
-            layers[x.name] = begun.state
-            if begun.frozen is not None:
-                frozen[x.name] = begun.frozen
+            whole = LowRank(given.left.float(), given.right.float())
+            begun[x.name] = self.warm_start_layer(x, whole)
+        settled = self.settle(spec, begun)
+        layers = {name: x.state for name, x in settled.items()}
+        frozen = {name: x.frozen for name, x in settled.items() if x.frozen is not None}
         return State(spec, 0, layers, Delta().advanced(frozen, None) if frozen else Delta())
 
     @final
@@ -165,14 +174,29 @@ class Rule(abc.ABC):
         asked = summaries
         if self.traits.needs == "sum":
             asked = [ExamplesOf(summary, self.name) for summary in summaries]
-        return require_weights(self.weigh(asked), summaries, self.name)
+        own = self.server.weights == "examples"
+        weights = self.weigh(asked) if own else self.server.weigh(asked)
+        return require_weights(weights, summaries, self.name)
 
     @final
     def combine(self, layer: Layer, state: LayerState, contributions: Contributions) -> Combined:
         """`combine_layer`, with no more in reach than the traits say. RuleError for asking more."""
         if self.traits.needs == "sum":
             contributions = SumsOf(contributions, self.name)
-        return self.combine_layer(layer, state, contributions)
+        if not self.server.moves:
+            return self.combine_layer(layer, state, contributions)
+        held = self.learned_layer(layer, state) if self.traits.delta == "none" else None
+        combine = partial(self.combine_layer, layer)
+        return self.server.combined(combine, state, contributions, held)
+
+    @final
+    def served(self, server: Server) -> Rule:
+        """The same rule with this server. Raises ConfigError where the two do not go together."""
+        own = type(self).weigh is not Rule.weigh
+        server.require_goes_with(self.name, self.traits, weighs=own)
+        made = copy(self)
+        vars(made)["server"] = server
+        return made
 
     @final
     def reply(self, round: int, trained: Adapter, sent: Adapter, memory: Memory) -> Encoded:
@@ -215,27 +239,3 @@ class Rule(abc.ABC):
         return Adapter(
             {x.name: self.readout_layer(x, state.layers[x.name], ranks[x.name]) for x in layers}
         )
-
-
-def _require_fit(spec: Spec, start: Mapping[str, LowRank]) -> None:
-    shapes = {x.name: (x.m, x.n) for x in spec.layers}
-    odd = [name for name in start if name not in shapes]
-    if odd:
-        named = ", ".join(odd[:_NAMED]) + (f", … ({len(odd)} in all)" if len(odd) > _NAMED else "")
-        raise AdapterError(
-            f"the start has layers that are not adapted: {named}; add them to model.targets, or "
-            "start from an adapter without them"
-        )
-    for name, matrix in start.items():
-        if matrix.shape != shapes[name]:
-            (m, n), (wanted_m, wanted_n) = matrix.shape, shapes[name]
-            raise AdapterError(
-                f"layer {name} of the start is {m} × {n}, expected {wanted_m} × {wanted_n}; "
-                "it was made for another base model"
-            )
-        finite = all(bool(torch.isfinite(x.float()).all()) for x in (matrix.left, matrix.right))
-        if not finite or not matrix.norm() <= torch.finfo(torch.float32).max:
-            raise AdapterError(
-                f"layer {name} of the start holds NaN or infinity in float32; give an adapter of "
-                "finite values"
-            )

@@ -96,6 +96,14 @@ def values_of(held: Spectrum | Dense) -> Tensor:
     return held.s if isinstance(held, Spectrum) else singular_values(held)
 
 
+def added(matrix: Matrix, other: LowRank) -> Matrix:
+    """The sum as it is, for `truncate`: stacked, or multiplied out where the first is."""
+    if isinstance(matrix, LowRank):
+        return matrix + other
+    magnitude = math.hypot(matrix.magnitude, other.magnitude())
+    return Dense(matrix.matrix + other.dense(), magnitude)
+
+
 def plus(held: Spectrum | Dense, step: Matrix) -> Spectrum | Dense:
     """The exact sum, factored while that is smaller than the matrix itself."""
     m, n = held.shape

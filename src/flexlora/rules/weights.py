@@ -15,15 +15,16 @@ _SUM = 1e-6  # How far from 1 the weights of a rule may sum.
 
 @dataclass(frozen=True)
 class Summary:
-    """What a rule may weigh a reply by: training examples, and ‖update‖_F over all layers.
+    """What a rule may weigh a reply by: training examples, ‖update‖_F over all layers, mean rank.
 
-    A rule with needs="sum" weighs by examples alone: a sum is made before any norm is known. Where
-    one side alone is ever returned, norm is that of its change.
+    A rule with needs="sum" never sees norms: a sum is made before any is known. Where one side
+    alone is ever returned, norm is that of its change.
     """
 
     client: str
     examples: int
     norm: float
+    rank: float = 1.0
 
 
 @final
@@ -31,7 +32,7 @@ class ExamplesOf(Summary):
     """A summary without its norm: what a rule with needs="sum" is given."""
 
     def __init__(self, whole: Summary, rule: str) -> None:
-        vars(self).update(client=whole.client, examples=whole.examples, rule=rule)
+        vars(self).update(client=whole.client, examples=whole.examples, rank=whole.rank, rule=rule)
 
     def __repr__(self) -> str:
         return f"ExamplesOf(client={self.client!r}, examples={self.examples})"
