@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import shutil
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,7 @@ from flexlora.models import (
     save_merged,
 )
 from flexlora.models.targets import find_layers
+from models.families import linear_names, names, tiny
 from models.oracle import random_model
 from reference import gaussian
 
@@ -99,6 +102,71 @@ def test_the_folder_computes_what_base_and_adapter_do(tmp_path: Path, kind: str)
     )
     assert (out / "generation_config.json").is_file()
     assert {x.stat().st_mode for x in out.iterdir()} == {(out / "config.json").stat().st_mode}
+
+
+def alone_and_merged(name: str, folder: Path) -> tuple[Tensor, Tensor, Tensor] | None:
+    """Logits of a family's base, of base and adapter, and of the folder; None without layers."""
+    base = tiny(name)
+    assert base is not None
+    for targets in (("all-linear",), ("attention",), linear_names(base.model)):
+        with suppress(ModelError):
+            layers = find_layers(base.model, name, targets)
+            break
+    else:
+        return None
+    adapter = Adapter(
+        {
+            x.name: Factors(0.1 * gaussian(x.m, 2, seed=i), gaussian(2, x.n, seed=i + 9), 1.5)
+            for i, x in enumerate(layers)
+        },
+        base=name,
+    )
+    bare = logits(base.model)
+    save_merged(adapter, folder, base=base)
+    model = AdaptedModel(base, tuple(adapter))
+    model.set_delta({x: factors.product() for x, factors in adapter.items()})
+    loaded = AutoModelForCausalLM.from_pretrained(folder)
+    return bare, logits(model.model), logits(loaded)
+
+
+# Experts in one parameter, fused projections, Conv1D elsewhere, weights under other names on disk.
+MANY = ["mixtral", "phi3", "gpt_bigcode", "openai-gpt", "opt", "gemma3_text", "olmoe", "bloom"]
+# They do not run so small, or not without the config of what they are part of.
+NOT_SO = {"mllama", "emu3", "qwen4_exp", "qwen4_exp_text", "xlstm", "xmod"}
+
+
+@pytest.mark.parametrize("name", MANY)
+def test_families_that_lie_otherwise_on_disk(tmp_path: Path, name: str) -> None:
+    found = alone_and_merged(name, tmp_path / "out")
+    assert found is not None
+    bare, wanted, got = found
+    assert_near(got, wanted)
+    assert float((wanted - bare).norm() / wanted.norm()) > 1e-3
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("name", [x for x in names() if x not in {*MANY, *NOT_SO}])
+def test_every_family(tmp_path: Path, name: str) -> None:
+    if tiny(name) is not None and (found := alone_and_merged(name, tmp_path / "out")):
+        assert_near(found[2], found[1])
+
+
+def test_part_of_a_larger_model_is_refused(tmp_path: Path) -> None:
+    base = tiny("emu3")
+    assert base is not None
+    words = ("is a Emu3ForCausalLM, part of a larger model, which nobody can load alone",)
+    refused(tmp_path, one("model.layers.0.self_attn.q_proj", 32, 32), base, *words)
+
+
+def test_a_generation_config_as_it_was_published(tmp_path: Path) -> None:
+    """With a temperature beside greedy search: many have it so, and none may be lost for it."""
+    place = tmp_path / "small"
+    base_of("llama", place)
+    odd = {"do_sample": False, "temperature": 0.6, "top_p": 0.9, "eos_token_id": [1, 2]}
+    (place / "generation_config.json").write_text(json.dumps(odd))
+    save_merged(adapter_for(base_of("llama")), tmp_path / "out", base=place)
+    kept = json.loads((tmp_path / "out" / "generation_config.json").read_text())
+    assert {key: kept[key] for key in odd} == odd
 
 
 @pytest.mark.parametrize("kind", ["tied", "gpt2"])

@@ -50,10 +50,11 @@ def save_merged(
     layer in float64. Returns what rounding took: ‖written − (W₀ + ΔW)‖_F / ‖ΔW‖_F, 0 for a ΔW of
     zeros. In 16 bits that may be much, for ΔW is small beside W₀.
 
-    Raises ModelError for a base in 4 or 8 bits, one that is adapted already, or one that cannot be
-    loaded; AdapterError for layers or shapes that it does not have, an adapter made for other
-    weights, a layer whose weight another module shares (a tied output head), and a value that the
-    dtype cannot hold; RunError when the folder exists; FlexLoRAError for a disk that is too small.
+    Raises ModelError for a base in 4 or 8 bits, one that is adapted already, one that cannot be
+    loaded, or not again once it is saved; AdapterError for layers or shapes that it does not have,
+    an adapter made for other weights, a layer whose weight another module shares (a tied output
+    head), and a value that the dtype cannot hold; RunError when the folder exists; FlexLoRAError
+    for a disk that is too small.
     """
     stored = dtype_named(dtype)
     target = expanded(folder)
@@ -100,8 +101,15 @@ def _loaded(adapter: Adapter, name: Path | str | None) -> BaseModel:
 
 def _require_fit(adapter: Adapter, base: BaseModel) -> None:
     """Raise for a base that takes no sum, and for an adapter that is of another."""
+    from transformers import AutoModelForCausalLM
+
     model: Any = base.model
     require_bare(model, base.name)
+    if type(model.config) not in AutoModelForCausalLM._model_mapping:
+        raise ModelError(
+            f"model {base.name} is a {type(model).__name__}, part of a larger model, which nobody "
+            f"can load alone; {_ALONE}"
+        )
     inside = getattr(model.config, "quantization_config", None) is not None
     if inside or any(map(is_quantised, model.modules())):
         raise ModelError(f"model {base.name} is quantised, and its weights take no sum; {_ALONE}")
