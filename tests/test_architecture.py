@@ -318,6 +318,7 @@ PUBLIC = [
     "register",
     "resume",
     "run",
+    "save_merged",
     "save_peft",
     "score_model",
     "svd",

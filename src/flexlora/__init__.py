@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from flexlora.merging import merge as merge
     from flexlora.models import AdaptedModel as AdaptedModel
     from flexlora.models import load_model as load_model
+    from flexlora.models import save_merged as save_merged
     from flexlora.rules import RULES as RULES
     from flexlora.rules import Rule as Rule
     from flexlora.rules import make_rule as make_rule
@@ -57,7 +58,7 @@ _HOMES = {
     "flexlora.formats.peft": ("load_peft", "save_peft"),
     "flexlora.lowrank": ("LowRank", "svd"),
     "flexlora.merging": ("Merged", "merge"),
-    "flexlora.models": ("AdaptedModel", "load_model"),
+    "flexlora.models": ("AdaptedModel", "load_model", "save_merged"),
     "flexlora.rules": ("RULES", "Rule", "make_rule", "register"),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
@@ -88,6 +89,7 @@ __all__ = [
     "register",
     "resume",
     "run",
+    "save_merged",
     "save_peft",
     "score_model",
     "svd",

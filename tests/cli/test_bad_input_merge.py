@@ -89,9 +89,9 @@ case("weights of nothing", "all weights are 0, so nothing would be left; give on
 case("weights too large", f"layer {Q} becomes infinite when weighted and summed; give smaller")(
     lambda p: p.merge("--rank", 2, "--weights", "1e39,1e39")
 )
-case(
-    "a dtype too small", f"layer {Q} of", "out would hold values that float16 cannot; give another"
-)(lambda p: p.merge("--rank", 2, "--weights", "1e5,1e5", "--dtype", "float16"))
+case("a dtype too small", f"layer {Q} of", "float16 holds 65504 at most; write it as bfloat16 or")(
+    lambda p: p.merge("--rank", 2, "--weights", "1e5,1e5", "--dtype", "float16")
+)
 case("an unknown dtype", "dtype is float64; give one of float32, bfloat16, float16")(
     lambda p: p.merge("--rank", 2, "--dtype", "float64")
 )

@@ -6,12 +6,16 @@ from pathlib import Path
 
 import pytest
 
-from flexlora.errors import AdapterError
+from flexlora.cli.places import require_free as require_place_free
+from flexlora.errors import AdapterError, RunError
 from flexlora.formats.adapter_formats import open_adapter
+from flexlora.formats.atomic import atomic_write, require_free
 from flexlora.formats.home import expanded
-from flexlora.formats.peft import load_peft
+from flexlora.formats.peft import load_peft, save_peft
 from flexlora.merging import merge
+from flexlora.runs import Run
 from peft_folders import pair, write_folder
+from small import small
 
 NOBODY = "~nobody_is_called_that/a"
 
@@ -35,6 +39,25 @@ def test_adapters_at_home_are_found(home: Path) -> None:
     assert load_peft("~/a").ranks == {"x": 1}
     assert merge([Path("~/a"), "~/a"], home / "b").adapters == (home / "a", home / "a")
     assert (home / "b" / "adapter_config.json").is_file()
+
+
+def test_what_is_made_at_home_lies_there(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By whatever makes it, and none of them makes a folder called ~."""
+    here = home / "here"
+    here.mkdir()
+    monkeypatch.chdir(here)
+    save_peft(load_peft("~/a"), "~/saved")
+    assert merge(["~/a"], "~/merged").out == home / "merged"
+    run = Run.create(small(), "~/run")
+    named = Run.create(small(run={"out": "~/runs", "name": "x"}))
+    assert (run.folder, named.folder) == (home / "run", home / "runs" / "x-1")
+    atomic_write("~/text", "x")
+    made = {"saved", "merged", "run", "runs", "text"}
+    assert made <= {path.name for path in home.iterdir()}
+    assert list(here.iterdir()) == []
+    for taken in (require_free, require_place_free):
+        with pytest.raises(RunError, match="~/saved exists"):
+            taken(Path("~/saved"))
 
 
 @pytest.mark.usefixtures("home")

@@ -191,8 +191,58 @@ def test_a_scale_that_the_dtype_cannot_take_in_is_said(tmp_path: Path) -> None:
     with pytest.raises(AdapterError) as caught:
         save_peft(adapter, tmp_path / "out")
     words = (
-        "would hold values that float16 cannot once its scale of 1e+04 is in B; write it compact"
+        "layer q of",
+        "would hold 1e+06 once its scale of 1e+04 is in B, and float16 holds 65504 at most; "
+        "write it as bfloat16 or float32, or write it compact",
     )
-    assert words in str(caught.value)
+    assert all(x in str(caught.value) for x in words)
     save_peft(adapter, tmp_path / "out", compact=True)
     assert load_peft(tmp_path / "out")["q"].scale == 1e4
+
+
+@pytest.mark.parametrize("reader", READERS)
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+def test_every_reader_reads_the_dtype_that_was_asked_for(
+    tmp_path: Path, reader: Reader, dtype: str
+) -> None:
+    adapter = mixed()
+    save_peft(adapter, tmp_path / "out", dtype=dtype)
+    assert {x.dtype for x in stored(tmp_path / "out").values()} == {getattr(torch, dtype)}
+    wanted = {name: product(factors) for name, factors in adapter.items()}
+    assert_all_close(reader(tmp_path / "out"), wanted, {"float32": 1e-6}.get(dtype, 2e-2))
+    assert load_peft(tmp_path / "out").ranks == adapter.ranks
+
+
+@pytest.mark.parametrize("compact", [False, True])
+@pytest.mark.parametrize("side", ["a", "b"])
+def test_a_value_that_the_dtype_cannot_hold_is_named(
+    tmp_path: Path, side: str, compact: bool
+) -> None:
+    large = {"a": torch.ones(2, 4), "b": torch.ones(3, 2)}
+    large[side][1, 1] = -70_000.0
+    adapter = Adapter(
+        {"q": Factors(torch.ones(2, 1), torch.ones(1, 2), 1.0), "v": Factors(**large, scale=1.0)}
+    )
+    out = tmp_path / "out"
+    with pytest.raises(AdapterError) as caught:
+        save_peft(adapter, out, dtype="float16", compact=compact)
+    assert str(caught.value) == (
+        f"layer v of {out} would hold 7e+04, and float16 holds 65504 at most; write it as bfloat16 "
+        "or float32"
+    )
+    assert list(tmp_path.iterdir()) == []
+    save_peft(adapter, out, dtype="bfloat16", compact=compact)
+    assert load_peft(out)["v"].b.dtype == torch.bfloat16
+
+
+def test_the_scale_and_the_dtype_are_one_rounding(tmp_path: Path) -> None:
+    adapter = Adapter({"q": Factors(gaussian(64, 8), gaussian(8, 64, seed=1), 1.7)})
+    save_peft(adapter, tmp_path / "out", dtype="bfloat16")
+    exact = (adapter["q"].b.double() * 1.7).to(torch.bfloat16)
+    assert torch.equal(load_peft(tmp_path / "out")["q"].b, exact)
+
+
+def test_an_unknown_dtype_is_told_the_nearest(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="dtype is 'float61'; did you mean 'float16'"):
+        save_peft(mixed(), tmp_path / "out", dtype="float61")
+    assert list(tmp_path.iterdir()) == []

@@ -106,6 +106,22 @@ def test_peft_computes_base_plus_product(
     assert load_peft(tmp_path / "out").ranks == adapter.ranks
 
 
+@pytest.mark.parametrize("options", [{}, {"compact": True}, {"serve": "vllm"}])
+@pytest.mark.parametrize("kind", ["llama", "gpt2", "neox"])
+def test_load_adapter_of_transformers_reads_it_too(
+    kind: str, options: dict[str, Any], tmp_path: Path
+) -> None:
+    model: Any = model_of(kind)
+    adapter = adapter_for(linear_layers(model), [3, 1, 3, 5, 0, 3, 2])
+    save_peft(adapter, tmp_path / "out", fan_in_fan_out=kind == "gpt2", **options)
+    model.load_adapter(str(tmp_path / "out"))
+    tokens = torch.arange(12).reshape(2, 6)
+    with torch.no_grad():
+        logits = model(tokens).logits
+    expected = merged_logits(kind, adapter, tokens)
+    torch.testing.assert_close(logits, expected, rtol=1e-4, atol=1e-4)
+
+
 @pytest.mark.parametrize("kind", ["llama", "gpt2"])
 def test_what_is_known_of_the_base_is_kept_and_peft_says_nothing(
     kind: str, tmp_path: Path, recwarn: pytest.WarningsRecorder

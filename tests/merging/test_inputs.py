@@ -386,7 +386,9 @@ def test_modules_saved_whole_in_one_adapter_alone(
 
 def test_what_a_dtype_cannot_hold(tmp_path: Path, two: list[Path]) -> None:
     message = refused(tmp_path, AdapterError, two, weights=[1e5, 1e5], dtype="float16")
-    assert f"layer {Q} of {tmp_path / 'out'} would hold values that float16 cannot; give" in message
+    assert f"layer {Q} of {tmp_path / 'out'} would hold " in message
+    cure = "float16 holds 65504 at most; write it as bfloat16 or float32, or give smaller weights"
+    assert cure in message
     message = refused(tmp_path, AdapterError, two, weights=[1e39, 1e39])
     assert message == f"layer {Q} becomes infinite when weighted and summed; give smaller weights"
     assert merge(two, tmp_path / "out", weights=[1e5, 1e5], rank=2, dtype="bfloat16").layers

@@ -1,9 +1,9 @@
-"""flexlora export: a PEFT adapter of any rank from a run."""
+"""flexlora export: an adapter of any rank from a run, alone or inside its base model."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -12,10 +12,13 @@ from flexlora.cli.form_words import form_words
 from flexlora.cli.places import require_free, require_there
 from flexlora.cli.trust import TrustOption, require_trust
 
+if TYPE_CHECKING:
+    from flexlora.adapters import Adapter
+
 
 def export(
     folder: Annotated[Path, typer.Argument(metavar="RUN", help="A run directory.")],
-    out: Annotated[Path, typer.Option(help="The PEFT folder to make; it must not exist.")],
+    out: Annotated[Path, typer.Option(help="The folder to make; it must not exist.")],
     rank: Annotated[str | None, typer.Option(help="A rank for every layer, or 'full'.")] = None,
     energy: Annotated[
         float | None,
@@ -30,16 +33,38 @@ def export(
     ] = "best",
     compact: CompactOption = False,
     serve: ServeOption = None,
+    dtype: Annotated[
+        str | None,
+        typer.Option(
+            help="float32, bfloat16 or float16 (default: float32 for an adapter; merged, as the "
+            "run held its base model)."
+        ),
+    ] = None,
+    merged: Annotated[
+        bool,
+        typer.Option(
+            "--merged",
+            help="Write a whole model, the run's base with the adapter inside its weights.",
+        ),
+    ] = False,
     trust: TrustOption = None,
 ) -> None:
-    """Write a PEFT adapter that PeftModel.from_pretrained and other readers load alike."""
+    """Write a PEFT adapter that all readers load alike, or a model that needs no adapter."""
     from flexlora.adapters.kept import require_rank_or_energy
     from flexlora.cli.console import say
     from flexlora.errors import ConfigError
     from flexlora.formats.peft import save_peft
     from flexlora.formats.peft_form import Form
+    from flexlora.formats.stored_dtype import dtype_named
     from flexlora.runs import load_adapter
 
+    beside = "--compact" if compact else "--serve"
+    if merged and (compact or serve is not None):
+        raise ConfigError(
+            f"--merged writes a whole model, whose layers have no ranks, and {beside} says how an "
+            "adapter's are written; give just one of them"
+        )
+    dtype_named(dtype)  # A wrong one ends here.
     form = Form.of(compact=compact, serve=serve)
     require_free(out)
     require_there("run", folder)
@@ -49,5 +74,18 @@ def export(
         raise ConfigError("--type is given beside --rank or --energy; give just one of them")
     require_trust(folder, trust, metrics=False)
     adapter = load_adapter(folder, rank, round_, energy=energy, type=type_)
-    save_peft(adapter, out, compact=compact, serve=serve)
+    if merged:
+        _merge(adapter, out, dtype)
+        return
+    save_peft(adapter, out, compact=compact, serve=serve, dtype=dtype)
     say(f"{adapter!r} written to {out}, {form_words(form.one_rank(adapter.ranks.values()))}")
+
+
+def _merge(adapter: Adapter, out: Path, dtype: str | None) -> None:
+    from flexlora.cli.console import Screen, say
+    from flexlora.models import save_merged
+
+    with Screen(stderr=True).status(f"merging into {adapter.base}"):
+        lost = save_merged(adapter, out, dtype=dtype)
+    took = f"; rounding took {lost:.2%} of the update" if lost > 1e-4 else ""
+    say(f"{adapter!r} inside the weights of {adapter.base} written to {out}, a whole model{took}")

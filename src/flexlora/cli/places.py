@@ -25,6 +25,7 @@ def require_place(out: Path, option: str = "--out") -> None:
 
     The nearest folder above it that exists has to be one, and has to take new files.
     """
+    out = expanded(out)
     # A folder above may be longer: nothing is written beside it.
     for part, most in [(out.name, LONGEST_NAME), *((x.name, LONGEST_PART) for x in out.parents)]:
         if len(os.fsencode(part)) > most:

@@ -2,7 +2,7 @@
 
 A process that is killed leaves at most a hidden sibling (`.<name>.<writer>.<random>.tmp`), never a
 target that is half there. Whoever writes the same target next removes it, as `remove_leftovers`
-does for all targets of a folder.
+does for all targets of a folder. ~ at the beginning of a path is a user's home.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from pathlib import Path
 import psutil
 
 from flexlora.errors import RunError
+from flexlora.formats.home import expanded
 from flexlora.formats.refused import refused
 
 _ASIDE = re.compile(
@@ -56,7 +57,7 @@ def atomic_file(path: Path | str, *, synced: bool = True) -> Iterator[Path]:
     As `atomic_write` in all else. synced: False where a loss of power may take the file with it.
     What the body raises passes through, but for OSError.
     """
-    target = Path(path)
+    target = expanded(path)
     aside = _aside(target)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -82,7 +83,7 @@ def atomic_folder(path: Path | str) -> Iterator[Path]:
     Raises Taken when `path` exists (at the start, or by the time of the rename), FlexLoRAError
     when the disk refuses, in the body too. What else the body raises passes through.
     """
-    target = Path(path)
+    target = expanded(path)
     require_free(target)
     aside = _aside(target)
     try:
@@ -179,7 +180,7 @@ def _aside(target: Path) -> Path:
 
 def require_free(target: Path | str, what: str = "path") -> None:
     """Raise Taken for a path at which there is anything already. what: to choose another of."""
-    if os.path.lexists(target):
+    if os.path.lexists(expanded(target)):
         raise Taken(f"{target} exists; choose another {what} or remove it")
 
 

@@ -17,6 +17,7 @@ from flexlora.formats.peft_form import Form
 from flexlora.formats.peft_keys import is_vocabulary, pair_keys
 from flexlora.formats.peft_reader import PeftReader
 from flexlora.formats.peft_writer import peft_folder
+from flexlora.formats.stored_dtype import dtype_named
 
 
 def save_peft(
@@ -27,6 +28,7 @@ def save_peft(
     fan_in_fan_out: bool | None = None,
     compact: bool = False,
     serve: str | None = None,
+    dtype: str | None = None,
 ) -> None:
     """Write the adapter as a new PEFT folder, whole or not at all.
 
@@ -40,12 +42,15 @@ def save_peft(
     compact: keep ranks, scales and every bit, which PEFT reads, and others may not: r and α are
     then the most common ones, every other layer has a pattern anchored to its full name, and α is
     chosen such that PEFT's α/r is the layer's scale to the last bit wherever a float64 allows it.
-    serve: "vllm" for a rank that vLLM supports, and nothing that it does not.
+    serve: "vllm" for a rank that vLLM supports, and nothing that it does not. dtype: "float32",
+    "float16" or "bfloat16" for A and B in the file, rounded once; None for what they have.
     A layer of rank 0 is written as zeros: any reader loads it, and it adds nothing. Equal adapters
     give equal bytes. Raises RunError when the folder exists, AdapterError for an adapter without
-    layers, with NaN or infinity, or that the server refuses, RankError for a rank that it refuses,
-    ConfigError for an unknown server or compact together with one.
+    layers, with NaN, infinity or a value that the dtype cannot hold, or that the server refuses,
+    RankError for a rank that it refuses, ConfigError for an unknown dtype or server, or compact
+    together with one.
     """
+    stored = dtype_named(dtype)
     form = Form.of(compact=compact, serve=serve)
     if not adapter:
         raise AdapterError("the adapter has no layers; there is nothing to save")
@@ -59,6 +64,7 @@ def save_peft(
         base_fingerprint=adapter.base_fingerprint if base == adapter.base else "",
         fan_in_fan_out=adapter.fan_in_fan_out if fan_in_fan_out is None else fan_in_fan_out,
         form=form,
+        dtype=stored,
     ) as writer:
         for name, factors in adapter.items():
             writer.add(name, factors)

@@ -20,6 +20,7 @@ from flexlora.formats.atomic import atomic_folder
 from flexlora.formats.peft_config import CONFIG, EXTRA, TASK_TYPE, WEIGHTS
 from flexlora.formats.peft_form import ALIKE, Form
 from flexlora.formats.peft_keys import Kind, pair_keys
+from flexlora.formats.stored_dtype import require_held
 from flexlora.formats.stored_layer import StoredLayer
 from flexlora.formats.tensor_file import TensorFile, TensorReader
 
@@ -27,8 +28,11 @@ from flexlora.formats.tensor_file import TensorFile, TensorReader
 class PeftWriter:
     """A PEFT folder being written; `peft_folder` makes one."""
 
-    def __init__(self, path: Path, tensors: TensorFile, form: Form) -> None:
+    def __init__(
+        self, path: Path, tensors: TensorFile, form: Form, dtype: torch.dtype | None
+    ) -> None:
         self._path = path
+        self._dtype = dtype
         self._tensors = tensors
         self._form = form
         self._ranks: dict[str, int] = {}  # As written; 1 for a layer of rank 0.
@@ -44,7 +48,8 @@ class PeftWriter:
         The scale goes into B, in one rounding, or, in the compact form, into α such that PEFT's α/r
         is the scale to the last bit wherever a float64 allows it. Rank 0 is written as zeros: any
         reader loads it, and it adds nothing.
-        Raises AdapterError for a layer of which one side is absent, or that the server refuses.
+        Raises AdapterError for a layer of which one side is absent, that the server refuses, or
+        that holds a value which the dtype cannot.
         """
         if factors.sides != "both":
             raise AdapterError(
@@ -54,8 +59,8 @@ class PeftWriter:
         if self._form.server is not None:
             self._form.server.require_layer(name, kind)
             self._form.one_rank([factors.rank])
-        if not self._form.compact:
-            factors = with_scale_one(self._path, name, factors)
+        where = f"layer {name} of {self._path}"
+        factors = as_written(where, factors, self._dtype, keep_scale=self._form.compact)
         b, a = factors.b, factors.a
         if factors.rank == 0:
             self.extra["ranks"][name] = 0
@@ -147,11 +152,13 @@ def peft_folder(
     task_type: str | None = TASK_TYPE,
     modules_to_save: Sequence[str] | None = None,
     form: Form = ALIKE,
+    dtype: torch.dtype | None = None,
 ) -> Iterator[PeftWriter]:
     """Yield a writer of a new folder, which appears whole when the body ends, or not at all.
 
-    keys: of all tensors that may be written (`pair_keys`). Memory is one tensor's, though ranks
-    that differ are filled up to one that is known at the end: the file is then written twice.
+    keys: of all tensors that may be written (`pair_keys`). dtype: of A and B in the file (None: as
+    they come). Memory is one tensor's, though ranks that differ are filled up to one that is known
+    at the end: the file is then written twice.
     Raises RunError when the folder exists, RankError for ranks that the form's server refuses.
     """
     if form.server is not None:
@@ -159,7 +166,7 @@ def peft_folder(
             form.server.require_beside(name)
     with atomic_folder(folder) as aside:
         with TensorFile(aside / WEIGHTS, keys) as tensors:
-            writer = PeftWriter(Path(folder), tensors, form)
+            writer = PeftWriter(Path(folder), tensors, form, dtype)
             yield writer
         writer.fill_up(aside / WEIGHTS)
         config = writer.config() | {
@@ -176,22 +183,29 @@ def peft_folder(
             (aside / EXTRA).write_text(json.dumps(writer.extra, indent=2, sort_keys=True) + "\n")
 
 
-def with_scale_one(path: Path, name: str, factors: Factors) -> Factors:
-    """The same update with the scale in B, rounded once.
+def as_written(
+    where: str, factors: Factors, dtype: torch.dtype | None, *, keep_scale: bool = False
+) -> Factors:
+    """The same update in this dtype (None: each side's own), rounded once, with the scale in B.
 
-    Raises AdapterError, naming `path` as what is written, where B's dtype cannot hold it.
+    keep_scale: leave the scale where it is. where: what is written, for errors.
+    Raises AdapterError where the dtype cannot hold a value.
     """
-    if factors.scale == 1.0:
-        return factors
-    b = (factors.b.double() * factors.scale).to(factors.b.dtype)
-    if not torch.isfinite(b).all():
-        dtype = str(b.dtype).removeprefix("torch.")
-        raise AdapterError(
-            f"layer {name} of {path} would hold values that {dtype} cannot once its scale of "
-            f"{factors.scale:.4g} is in B; write it compact (PEFT folders keep scales then), or in "
-            "another dtype"
-        )
-    return Factors(b, factors.a, 1.0)
+    scale = 1.0 if keep_scale else factors.scale
+    sides = []
+    for side, by in ((factors.b, scale), (factors.a, 1.0)):
+        stored = dtype or side.dtype
+        if by == 1.0 and stored == side.dtype:
+            sides.append(side)
+            continue
+        exact, why = side.double() * by, ""
+        cures: tuple[str, ...] = ()
+        if by != 1.0:
+            why = f" once its scale of {by:.4g} is in B"
+            cures = ("write it compact (PEFT folders keep scales then)",)
+        require_held(where, [exact], stored, *cures, why=why)
+        sides.append(exact.to(stored))
+    return Factors(sides[0], sides[1], factors.scale if keep_scale else 1.0)
 
 
 def filled_up(tensor: Tensor, dimension: int, rank: int) -> Tensor:

@@ -14,7 +14,7 @@ from torch import Tensor
 from flexlora.adapters import Factors
 from flexlora.errors import AdapterError
 from flexlora.formats.atomic import atomic_file, require_free, scratch_file
-from flexlora.formats.peft_writer import filled_up, with_scale_one
+from flexlora.formats.peft_writer import as_written, filled_up
 from flexlora.formats.single_file import ALPHA, Origin, SingleFileReader
 from flexlora.formats.stored_layer import StoredLayer
 from flexlora.formats.tensor_file import TensorFile, TensorReader
@@ -45,7 +45,7 @@ class SingleFileWriter:
 
     def add_like(self, layer: StoredLayer, factors: Factors) -> None:
         """Scale 1, the scale in B; rank 0 as zeros."""
-        factors = with_scale_one(self._path, layer.name, factors)
+        factors = as_written(f"layer {layer.name} of {self._path}", factors, None)
         b, a = factors.b, factors.a
         if factors.rank == 0:
             b, a = b.new_zeros(b.shape[0], 1), a.new_zeros(1, a.shape[1])

@@ -13,14 +13,17 @@ from flexlora.adapters.kept import require_rank_or_energy
 from flexlora.errors import AdapterError, ConfigError, RankError
 from flexlora.formats.adapter_formats import written_like
 from flexlora.formats.adapter_reader import AdapterReader
+from flexlora.formats.home import expanded
 from flexlora.formats.peft_form import Form
-from flexlora.formats.stored_layer import StoredLayer, holding, widened
+from flexlora.formats.stored_dtype import DTYPES as FLOATS
+from flexlora.formats.stored_dtype import require_held
+from flexlora.formats.stored_layer import StoredLayer, holding
 from flexlora.lowrank import LowRank, Matrix, Split, Truncation, best, svd, total
 from flexlora.merging.inputs import checked_weights, opened, union, whole
 from flexlora.merging.merged import Merged, MergedLayer
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-DTYPES |= {"float8_e4m3fn": torch.float8_e4m3fn, "float8_e5m2": torch.float8_e5m2}
+_EIGHT_BITS = {"float8_e4m3fn": torch.float8_e4m3fn, "float8_e5m2": torch.float8_e5m2}
+DTYPES = {**FLOATS, **_EIGHT_BITS}
 CutDown = Callable[[Matrix], Truncation]
 Watch = Callable[[int, int], None]
 
@@ -63,6 +66,7 @@ def merge(
     Raises ConfigError or RankError for options that make no sense, AdapterError for adapters that
     cannot be summed, RunError where `out` exists.
     """
+    out = expanded(out)
     given = checked_weights(len(adapters), weights)
     rank = "full" if rank is None and energy is None else rank
     cut_down = _reduction(rank, energy)
@@ -110,15 +114,15 @@ def merge(
     one_rank = writer.one_rank
     changed |= one_rank is not None and {one_rank} != {max(1, layer.rank) for layer in done}
     return Merged(
-        out=Path(out),
+        out=out,
         adapters=tuple(reader.path for reader in readers),
         weights=given,
         zero=tuple(place not in moving for place in range(len(readers))),
         layers=tuple(done),
         dtype=str(stored).removeprefix("torch."),
-        nbytes=_size(Path(out)),
+        nbytes=_size(out),
         one_rank=one_rank,
-        untouched=not changed and Path(out).is_dir(),
+        untouched=not changed and out.is_dir(),
     )
 
 
@@ -192,14 +196,10 @@ def _factors(
     cut: Truncation, split: Split, dtype: torch.dtype, layer: StoredLayer, out: Path | str
 ) -> Factors:
     kept = cut.kept.low_rank(split)
-    factors = Factors(kept.left.to(dtype), kept.right.to(dtype), 1.0)
-    if not Factors(widened(factors.b), widened(factors.a), 1.0).finite():
-        name = str(dtype).removeprefix("torch.")
-        raise AdapterError(
-            f"layer {layer.name} of {out} would hold values that {name} cannot; "
-            "give another dtype, or smaller weights"
-        )
-    return factors
+    require_held(
+        f"layer {layer.name} of {out}", (kept.left, kept.right), dtype, "give smaller weights"
+    )
+    return Factors(kept.left.to(dtype), kept.right.to(dtype), 1.0)
 
 
 def _widest(readers: Sequence[AdapterReader]) -> torch.dtype:

@@ -9,3 +9,4 @@ from flexlora.models.device import find_device as find_device
 from flexlora.models.lora import LoRALinear as LoRALinear
 from flexlora.models.made_for import base_fingerprint as base_fingerprint
 from flexlora.models.made_for import require_made_for as require_made_for
+from flexlora.models.merged import save_merged as save_merged

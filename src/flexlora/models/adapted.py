@@ -11,11 +11,11 @@ import torch
 from torch import nn
 
 from flexlora.adapters import Adapter, LayerSpec, Sides
-from flexlora.errors import AdapterError, ModelError, nearest
+from flexlora.errors import AdapterError, nearest
 from flexlora.lowrank import LowRank
 from flexlora.models.base import BaseModel
 from flexlora.models.carried import Carried
-from flexlora.models.lora import LoRALinear
+from flexlora.models.lora import LoRALinear, require_bare
 from flexlora.models.packing import asking, can_pack
 from flexlora.models.read_rows import ReadRows, narrowed
 from flexlora.models.rowwise import find_asking, find_rowwise
@@ -35,8 +35,7 @@ class AdaptedModel:
     """
 
     def __init__(self, base: BaseModel, targets: Sequence[str] = ("all-linear",)) -> None:
-        if any(isinstance(module, LoRALinear) for module in base.model.modules()):
-            raise ModelError(f"model {base.name} is adapted already; load the base model again")
+        require_bare(base.model, base.name)
         self.base = base
         self.layers: tuple[LayerSpec, ...] = find_layers(base.model, base.name, targets)
         self.width = linear_width(base.model)

@@ -86,7 +86,7 @@ def load_model(
         "local_files_only": local,
         "trust_remote_code": False,
     }
-    with _quiet():
+    with quiet():
         config = load_config(where, str(name), quantised=quantised)
         if without_weights:
             model = outline(config, str(name), source if local else None)
@@ -169,7 +169,7 @@ def _context(model: Any, tokenizer: Any) -> int:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Keep warnings and progress bars of transformers and the hub's library away, for a while.
 
     The hub's tells of every try to reach it: that it failed is in our own error.

@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
-from flexlora.errors import AdapterError
+from flexlora.errors import AdapterError, ModelError
 from flexlora.lowrank import LowRank
 from flexlora.models.branch import Branch, Linear, Work
 from flexlora.models.carried import Carried
@@ -42,6 +42,12 @@ def _odd(module: nn.Linear) -> bool:
             raise
         return True
     return not isinstance(found, Tensor) or found.shape != (1, module.out_features)
+
+
+def require_bare(model: nn.Module, name: str) -> None:
+    """Raise ModelError for a model whose layers are wrapped already. name: what it is called."""
+    if any(isinstance(module, LoRALinear) for module in model.modules()):
+        raise ModelError(f"model {name} is adapted already; load the base model again")
 
 
 class LoRALinear(nn.Module):

@@ -8,6 +8,7 @@ from pathlib import Path
 from flexlora.errors import RunError
 from flexlora.extras import require_extras
 from flexlora.formats.atomic import atomic_write
+from flexlora.formats.home import expanded
 from flexlora.report.read import read_runs
 
 NAME = "report.html"
@@ -22,7 +23,7 @@ def write_report(runs: Sequence[Path | str], out: Path | str | None = None) -> P
     Raises ConfigError where the extra flexlora[report] is not installed; RunError for no runs, the
     same one twice, a folder that is no run, or one whose files are damaged.
     """
-    folders = [Path(run) for run in runs]
+    folders = [expanded(run) for run in runs]
     if not folders:
         raise RunError("a report needs at least one run; give a run directory")
     seen: set[Path] = set()
@@ -30,7 +31,7 @@ def write_report(runs: Sequence[Path | str], out: Path | str | None = None) -> P
         if folder.resolve() in seen:
             raise RunError(f"{folder} is given twice; name each run once")
         seen.add(folder.resolve())
-    target = Path(out) if out is not None else default_place(folders)
+    target = expanded(out) if out is not None else default_place(folders)
     if target.is_dir():
         raise RunError(f"{target} is a folder; give the file to write, such as {target / NAME}")
     require_extras([("a report is asked for", "report")])

@@ -97,7 +97,7 @@ class Run:
             bring(aside)
 
         if folder is not None:
-            return make(Path(folder))
+            return make(expanded(folder))
         while True:
             target = fresh_folder(config)
             try:
@@ -316,7 +316,7 @@ class Run:
 
 def fresh_folder(config: Config) -> Path:
     """`<run.out>/<name>-<n>`: the run's name (or its rule's), and one above the largest n there."""
-    out, name = Path(config.run.out), config.run.name or config.rule.label
+    out, name = expanded(config.run.out), config.run.name or config.rule.label
     pattern = re.compile(re.escape(name) + r"-(\d+)")
     names = (pattern.fullmatch(path.name) for path in out.iterdir()) if out.is_dir() else ()
     used = [int(match[1]) for match in names if match]
