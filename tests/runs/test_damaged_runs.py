@@ -21,6 +21,7 @@ import torch
 
 from flexlora.adapters import Adapter
 from flexlora.cli.run_view import show_run
+from flexlora.engines.memories import Memories
 from flexlora.errors import FlexLoRAError
 from flexlora.federation import Session
 from flexlora.federation import run as play
@@ -30,11 +31,13 @@ from flexlora.federation.loop import last
 from flexlora.federation.observers import started
 from flexlora.report.page import page
 from flexlora.report.read import read_runs
+from flexlora.rules import RULES
 from flexlora.runs import Standing, load_adapter
 from flexlora.runs.overview import overview
 from flexlora.runs.results import Result
 from flexlora.runs.run_directory import Run
 from resealed import reseal
+from seam.personal import OwnB
 from small import small
 
 ODD: tuple[Any, ...] = (
@@ -70,6 +73,21 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return session.play(folder / "r").folder
 
 
+@pytest.fixture(scope="module")
+def personal(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A run whose clients remember what is their own."""
+    RULES["own-b"] = OwnB
+    try:
+        config = small(
+            rule={"name": "own-b"},
+            federation={"rounds": 2},
+            evaluation={"unseen": False, "on_clients": "off"},
+        )
+        yield play(config, tmp_path_factory.mktemp("personal") / "r").folder
+    finally:
+        del RULES["own-b"]
+
+
 # --- what reads ----------------------------------------------------------------------------------
 
 
@@ -96,6 +114,14 @@ def continued(folder: Path) -> int:
     parent = Parent.open(folder, "last")
     parent.config_with({"federation": {"rounds": 9}})
     return parent.state.round
+
+
+def remembered(folder: Path) -> dict[str, torch.Tensor]:
+    """All that the next round or a run that goes on would read of it."""
+    memories = Memories(folder / "memory")
+    store = Parent.open(folder, "last").store
+    found = {client: memories.read(client, round) for client, round in store.answered.items()}
+    return {f"{c}.{name}": x for c, memory in found.items() for name, x in memory.items()}
 
 
 def stood(folder: Path) -> Any:
@@ -126,6 +152,7 @@ READERS: tuple[Callable[[Path], Any], ...] = (
     reported,
     stood,
     continued,
+    remembered,
     resumed,  # The last one: it cuts logs back.
 )
 
@@ -272,6 +299,32 @@ def test_an_accident_is_said_or_changes_nothing_that_is_read(whole: Path, tmp_pa
 
 def test_no_change_ends_a_reader_unexpectedly(whole: Path, tmp_path: Path) -> None:
     purposes(whole, tmp_path, range(80))
+
+
+def forgotten(personal: Path, folder: Path, seeds: range) -> None:
+    """Accidents of what clients remember, of which nothing is drawn upon unnoticed."""
+    with copied(personal, folder / "r") as intact:
+        wanted = read(intact)
+    assert len(wanted["remembered"]) > 2, wanted
+    noticed = 0
+    for seed in seeds:
+        with copied(personal, folder / "r") as damaged:
+            what = by_accident(damaged / "memory", random.Random(seed))
+            found = read(damaged)
+            noticed += isinstance(found["remembered"], FlexLoRAError)
+            for name, value in found.items():
+                said = name == "remembered" and isinstance(value, FlexLoRAError)
+                assert said or same(value, wanted[name]), (seed, what, name)
+    assert noticed > len(seeds) / 3
+
+
+def test_an_accident_to_what_clients_remember_is_said(personal: Path, tmp_path: Path) -> None:
+    forgotten(personal, tmp_path, range(40))
+
+
+@pytest.mark.soak
+def test_many_accidents_to_what_clients_remember(personal: Path, tmp_path: Path) -> None:
+    forgotten(personal, tmp_path, range(10_000, 11_000))
 
 
 @pytest.mark.soak

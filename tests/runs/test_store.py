@@ -83,6 +83,9 @@ def test_layers_may_differ_by_client_in_number_and_order() -> None:
     assert again == made
     assert [list(table) for table in again.ranks.values()] == [list(t) for t in ranks.values()]
     assert again.held == {"c": 0}
+    assert "answered" not in made.to_json()  # Of a rule whose clients remember nothing.
+    made.answered["b"] = 7
+    assert back(made) == made
     assert back(ClientStore({}, {})) == ClientStore({}, {})
 
 
@@ -90,6 +93,7 @@ def test_layers_may_differ_by_client_in_number_and_order() -> None:
     ("change", "words"),
     [
         ({"held": [-1]}, "held is -1, expected 0 or more"),
+        ({"answered": [0]}, "answered is 0, expected 1 or more"),
         ({"types": ["x" * 99]}, f"types is '{'x' * 58}…, expected a whole number"),
         ({"ranks": [True]}, "ranks is True, expected a whole number"),
         ({"patterns": [[0, 0]]}, "patterns is 0, expected 1 or more"),

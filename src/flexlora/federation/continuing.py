@@ -141,7 +141,11 @@ class Parent:
             kind = self.store.types.get(client)
             if kind is not None and before[kind] == ranks:
                 store.ranks[client] = self.store.ranks[client]  # Pruned ones, perhaps.
-        store.held |= {c: version for c, version in self.store.held.items() if c in store.ranks}
+        for mine, theirs in (
+            (store.held, self.store.held),
+            (store.answered, self.store.answered),
+        ):
+            mine |= {client: value for client, value in theirs.items() if client in store.ranks}
         return store
 
     def _ranks(self, kind: str, setup: Setup) -> dict[str, int]:

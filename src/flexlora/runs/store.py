@@ -1,4 +1,4 @@
-"""What outlives a round per client, at the server: its ranks and the version of Δ it holds."""
+"""What outlives a round per client, at the server: its ranks, and where it stands."""
 
 from __future__ import annotations
 
@@ -16,12 +16,15 @@ T = TypeVar("T")
 class ClientStore:
     """Client id → type, ranks (layer → rank), and held version (None: it was never sent Δ).
 
+    answered: the round that it answered last, where the rule has clients remember: what a client
+    remembers of that round is what it goes on with, and it must be there.
     Clients of equal ranks may share one table of them: it is replaced, never changed.
     """
 
     types: dict[str, str]
     ranks: dict[str, dict[str, int]]
     held: dict[str, int] = field(default_factory=dict)
+    answered: dict[str, int] = field(default_factory=dict)
 
     @property
     def clients(self) -> list[str]:
@@ -32,7 +35,8 @@ class ClientStore:
 
         {clients: ids, names: types that there are, types: a number a client, layouts: lists of
         layers, patterns: [number of its layout, rank, rank, …], ranks: a number of a pattern a
-        client, held: a version or null a client}.
+        client, held: a version or null a client, answered: a round or null a client, which is left
+        out where nobody has one}.
         """
         clients = list(self.ranks)
         names: dict[str, int] = {}
@@ -47,6 +51,7 @@ class ClientStore:
                 seen[id(table)] = patterns.setdefault((layout, *table.values()), len(patterns))
             ranks.append(seen[id(table)])
         types = [names.setdefault(self.types[client], len(names)) for client in clients]
+        answered = [self.answered.get(client) for client in clients]
         return {
             "clients": clients,
             "names": list(names),
@@ -55,6 +60,7 @@ class ClientStore:
             "patterns": [list(pattern) for pattern in patterns],
             "ranks": ranks,
             "held": [self.held.get(client) for client in clients],
+            **({"answered": answered} if self.answered else {}),
         }
 
     @staticmethod
@@ -66,7 +72,6 @@ class ClientStore:
         clients, names = texts(data, "clients"), texts(data, "names")
         layouts = [texts({"layouts": x}, "layouts") for x in data["layouts"]]
         made = [_table(layouts, pattern) for pattern in data["patterns"]]
-        held = zip(clients, data["held"], strict=True)
         if len(set(clients)) < len(clients):
             raise ValueError("clients has one of them twice")
         return ClientStore(
@@ -78,8 +83,17 @@ class ClientStore:
                 client: _at(made, i, "ranks")
                 for client, i in zip(clients, data["ranks"], strict=True)
             },
-            {client: _number(version, "held") for client, version in held if version is not None},
+            _known(clients, data, "held"),
+            _known(clients, data, "answered", least=1) if "answered" in data else {},
         )
+
+
+def _known(
+    clients: Sequence[str], data: Mapping[str, Any], of: str, least: int = 0
+) -> dict[str, int]:
+    """Client → its number, of those that have one."""
+    numbers = zip(clients, data[of], strict=True)
+    return {client: _number(one, of, least) for client, one in numbers if one is not None}
 
 
 def _table(layouts: Sequence[Sequence[str]], pattern: Sequence[int]) -> dict[str, int]:
