@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from flexlora.formats.json_fields import texts
+from flexlora.formats.json_fields import items, texts
 from flexlora.runs.fields import at_least
 
 T = TypeVar("T")
@@ -67,22 +67,18 @@ class ClientStore:
     def from_json(data: Mapping[str, Any]) -> ClientStore:
         """The store that `to_json` was asked of; clients of equal ranks share one table.
 
-        Raises ValueError, IndexError or TypeError for what it could not have given.
+        Raises ValueError naming the entry for what it could not have given.
         """
         clients, names = texts(data, "clients"), texts(data, "names")
-        layouts = [texts({"layouts": x}, "layouts") for x in data["layouts"]]
-        made = [_table(layouts, pattern) for pattern in data["patterns"]]
+        layouts = [texts({"layouts": x}, "layouts") for x in items(data, "layouts")]
+        made = [
+            _table(layouts, items({"patterns": x}, "patterns")) for x in items(data, "patterns")
+        ]
         if len(set(clients)) < len(clients):
             raise ValueError("clients has one of them twice")
         return ClientStore(
-            {
-                client: _at(names, i, "types")
-                for client, i in zip(clients, data["types"], strict=True)
-            },
-            {
-                client: _at(made, i, "ranks")
-                for client, i in zip(clients, data["ranks"], strict=True)
-            },
+            {client: _at(names, i, "types") for client, i in _each(clients, data, "types")},
+            {client: _at(made, i, "ranks") for client, i in _each(clients, data, "ranks")},
             _known(clients, data, "held"),
             _known(clients, data, "answered", least=1) if "answered" in data else {},
         )
@@ -92,18 +88,36 @@ def _known(
     clients: Sequence[str], data: Mapping[str, Any], of: str, least: int = 0
 ) -> dict[str, int]:
     """Client → its number, of those that have one."""
-    numbers = zip(clients, data[of], strict=True)
-    return {client: _number(one, of, least) for client, one in numbers if one is not None}
+    given = _each(clients, data, of)
+    return {client: _number(one, of, least) for client, one in given if one is not None}
 
 
-def _table(layouts: Sequence[Sequence[str]], pattern: Sequence[int]) -> dict[str, int]:
-    layout, *ranks = pattern
-    numbers = [_number(rank, "patterns", least=1) for rank in ranks]
-    return dict(zip(_at(layouts, layout, "patterns"), numbers, strict=True))
+def _each(clients: Sequence[str], data: Mapping[str, Any], of: str) -> Iterator[tuple[str, Any]]:
+    """(client, what it has of this), one each."""
+    found = items(data, of)
+    _require_as_many(of, found, clients, "clients")
+    return zip(clients, found, strict=True)
 
 
-def _at(values: Sequence[T], place: int, of: str) -> T:
-    return values[_number(place, of)]
+def _table(layouts: Sequence[Sequence[str]], pattern: Sequence[Any]) -> dict[str, int]:
+    if not pattern:
+        raise ValueError("patterns has an empty one")
+    layers = _at(layouts, pattern[0], "patterns")
+    numbers = [_number(rank, "patterns", least=1) for rank in pattern[1:]]
+    _require_as_many("one of patterns", numbers, layers, "layers")
+    return dict(zip(layers, numbers, strict=True))
+
+
+def _require_as_many(of: str, found: Sequence[Any], wanted: Sequence[Any], each: str) -> None:
+    if len(found) != len(wanted):
+        raise ValueError(f"{of} has {len(found)} entries for {len(wanted)} {each}")
+
+
+def _at(values: Sequence[T], place: Any, of: str) -> T:
+    number = _number(place, of)
+    if number >= len(values):
+        raise ValueError(f"{of} is {number}, expected less than {len(values)}")
+    return values[number]
 
 
 def _number(value: Any, of: str, least: int = 0) -> int:
