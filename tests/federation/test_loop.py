@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -34,6 +35,7 @@ from flexlora.runs.store import ClientStore
 from flexlora.training import Recipe
 from reference import dense
 from same_run import happened
+from seam.personal import OwnB
 from small import LAYERS, Noise, moved, read, spec
 
 RANKS = {"a": 2, "b": 4, "c": 3, "d": 2, "e": 4}
@@ -360,6 +362,28 @@ def test_a_pruned_rank_stays_pruned(tmp_path: Path) -> None:
     again = federation(tmp_path / "r", "hetlora", options=options, clients=5)
     again.play()
     assert {job.client: sent_ranks(job)["x.up_proj"] for job in noise(again).jobs} == pruned
+
+
+def test_a_client_is_told_the_last_round_in_which_its_reply_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the rule has it remember; a resume tells the same, and no other rule keeps it."""
+    monkeypatch.setitem(RULES, OwnB.name, OwnB)
+    made = federation(tmp_path / "r", OwnB.name, clients=5)
+    made.play()
+    noise(made).fails = ["b"]
+    made.play()
+    wanted = {"a": 2, "b": 1, "c": 2, "d": 2, "e": 2}
+    for now in (made, federation(tmp_path / "r", OwnB.name, clients=5)):
+        now.play()
+        told = {job.client: job.answered for job in noise(now).jobs if job.round == 3}
+        assert told == wanted
+        assert {x.answered for x in noise(now).jobs if x.round == 1} <= {None}
+        shutil.rmtree(now.run.folder / "checkpoints" / "round-0003")
+    other = federation(tmp_path / "other")
+    other.play()
+    assert other.store.held
+    assert not other.store.answered
 
 
 def test_a_rule_of_one_rank_trains_all_at_the_lowest(tmp_path: Path) -> None:

@@ -32,6 +32,8 @@ WRONG: list[tuple[Callable[..., object], Any, str]] = [
     (json_fields.numbers, {"k": -(10**400)}, "x.k is -1000000"),
     (json_fields.texts, "abc", "x is 'abc', expected a list of texts"),
     (json_fields.table, [1], "x is [1], expected an object"),
+    (json_fields.items, {"k": 1}, "x is {'k': 1}, expected a list"),
+    (json_fields.tables, [{}, 3], "x is 3, expected an object"),
     (json_fields.counts, {"k": 1.5}, "x.k is 1.5, expected a whole number"),
 ]
 
@@ -49,6 +51,8 @@ def test_what_is_not_is_named_and_cut_short(
 def test_what_is_missing_is_named() -> None:
     with pytest.raises(ValueError, match="x is missing"):
         json_fields.number({}, "x")
+    with pytest.raises(ValueError, match=r"\[3\] stands where x of an object is read"):
+        json_fields.number([3], "x")  # type: ignore[arg-type]  # As JSON may hold anything.
 
 
 @pytest.mark.parametrize("key", ["(" * 9999, "\x1b[2J", "x" * 9999])

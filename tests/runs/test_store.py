@@ -83,6 +83,9 @@ def test_layers_may_differ_by_client_in_number_and_order() -> None:
     assert again == made
     assert [list(table) for table in again.ranks.values()] == [list(t) for t in ranks.values()]
     assert again.held == {"c": 0}
+    assert "answered" not in made.to_json()  # Of a rule whose clients remember nothing.
+    made.answered["b"] = 7
+    assert back(made) == made
     assert back(ClientStore({}, {})) == ClientStore({}, {})
 
 
@@ -90,6 +93,15 @@ def test_layers_may_differ_by_client_in_number_and_order() -> None:
     ("change", "words"),
     [
         ({"held": [-1]}, "held is -1, expected 0 or more"),
+        ({"types": [1]}, "types is 1, expected less than 1"),
+        ({"ranks": []}, "ranks has 0 entries for 1 clients"),
+        ({"held": None}, "held is None, expected a list"),
+        ({"patterns": [[]]}, "patterns has an empty one"),
+        ({"patterns": [[0]]}, "one of patterns has 0 entries for 1 layers"),
+        ({"patterns": [[2, 1]]}, "patterns is 2, expected less than 1"),
+        ({"patterns": [7]}, "patterns is 7, expected a list"),
+        ({"layouts": 3}, "layouts is 3, expected a list"),
+        ({"answered": [0]}, "answered is 0, expected 1 or more"),
         ({"types": ["x" * 99]}, f"types is '{'x' * 58}…, expected a whole number"),
         ({"ranks": [True]}, "ranks is True, expected a whole number"),
         ({"patterns": [[0, 0]]}, "patterns is 0, expected 1 or more"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,11 +17,12 @@ from torch import Tensor
 
 from flexlora.engines.in_process import InProcess
 from flexlora.engines.memories import Memories
-from flexlora.errors import AdapterError, ConfigError
+from flexlora.errors import ConfigError, RunError
 from flexlora.evaluation import ClientScore, EvalClient, evaluate
 from flexlora.federation import Setup, continue_run, resume, run
+from flexlora.federation.loop import last
 from flexlora.federation.observers import Silent
-from flexlora.formats.payloads import load_tensors
+from flexlora.formats.payloads import from_bytes
 from flexlora.rules import RULES, make_rule
 from flexlora.runs.events import Event, Replied
 from flexlora.runs.readout import load_state
@@ -33,11 +35,22 @@ CONFIG = small(rule={"name": "own-b"}, federation={"rounds": 3, "clients_per_rou
 
 
 def remembered(folder: Path) -> Mapping[str, dict[str, Tensor]]:
+    """By client's folder and round; the tensors as they stand, checked by nobody."""
     found = {}
     for path in sorted((folder / "memory").rglob("*.safetensors")):
-        tensors, _ = load_tensors(path)
-        found[str(path.relative_to(folder))] = {name: tensors[name] for name in tensors}
+        found[f"{path.parent.name}/{round_of(path)}"] = dict(from_bytes(path.read_bytes()).tensors)
     return found
+
+
+def answered(folder: Path) -> dict[str, int]:
+    """Client → the round that it answered last, as the last checkpoint says."""
+    stands = last(Run.open(folder))
+    assert stands is not None
+    return stands.store.answered
+
+
+def round_of(path: Path) -> int:
+    return int(path.stem.partition("-")[0])
 
 
 def assert_same_memories(one: Path, other: Path) -> None:
@@ -68,13 +81,13 @@ def test_every_client_remembers_its_own_of_the_rounds_that_count(setup: Setup, w
     for client in setup.examples.train:
         rounds = [k for k, clients in enumerate(trained, 1) if client in clients]
         folder = memories._of(client)
-        kept = sorted(int(path.stem) for path in folder.glob("*")) if folder.exists() else []
+        kept = sorted(round_of(path) for path in folder.glob("*")) if folder.exists() else []
         begun = max(rounds, default=1) - 1
         best = 1 + losses.index(min(losses[:begun])) if begun else 0
         wanted = {max((k for k in rounds if k <= back), default=0) for back in (best, begun, 9)}
         assert kept == sorted(wanted - {0})
         for k in kept:
-            assert bool(memories.after(client, k)["model.layers.0.mlp.down_proj"].any())
+            assert bool(memories.read(client, k)["model.layers.0.mlp.down_proj"].any())
     one, other, *_ = (next(iter(tensors.values())) for tensors in remembered(whole).values())
     assert not torch.equal(one, other)
 
@@ -106,7 +119,7 @@ def test_a_run_that_is_stopped_and_resumed_ends_at_the_same_bits(
 ) -> None:
     with pytest.raises(KeyboardInterrupt):
         run(CONFIG, tmp_path / "r", setup=setup, observer=StopsIn(stop))
-    assert max(int(Path(file).stem) for file in remembered(tmp_path / "r")) == stop
+    assert max(int(Path(file).name) for file in remembered(tmp_path / "r")) == stop
     resume(tmp_path / "r")
     assert_same_run(tmp_path / "r", whole)
     assert_same_memories(tmp_path / "r", whole)
@@ -120,23 +133,26 @@ from flexlora.engines.memories import Memories
 from flexlora.rules import register
 
 register(seam.personal.OwnB)
-keep, calls = Memories.keep, []
+does, calls = Memories.METHOD, []
 
 def dies(*arguments):
-    keep(*arguments)
+    does(*arguments)
     calls.append(1)
     if len(calls) == 5:
         os.kill(os.getpid(), signal.SIGKILL)
 
-Memories.keep = dies
+Memories.METHOD = dies
 if __name__ == "__main__":
     main()
 """
 
 
-def test_a_killed_process_is_resumed_to_the_same_bits(whole: Path, tmp_path: Path) -> None:
-    """Right after the second client of round 2 has written what it remembers."""
-    (script := tmp_path / "killed.py").write_text(KILLED)
+@pytest.mark.parametrize("method", ["_write", "keep"])
+def test_a_killed_process_is_resumed_to_the_same_bits(
+    whole: Path, tmp_path: Path, method: str
+) -> None:
+    """Right after the second client of round 2 has written what it remembers, or forgotten more."""
+    (script := tmp_path / "killed.py").write_text(KILLED.replace("METHOD", method))
     tests = Path(__file__).parents[1]
     path = os.pathsep.join(map(str, (tests, tests.parent / "src")))
     command = [sys.executable, script, "run", write(CONFIG, tmp_path / "c.toml")]
@@ -150,6 +166,55 @@ def test_a_killed_process_is_resumed_to_the_same_bits(whole: Path, tmp_path: Pat
     resume(tmp_path / "r")
     assert_same_run(tmp_path / "r", whole)
     assert_same_memories(tmp_path / "r", whole)
+
+
+def test_what_was_remembered_after_the_checkpoint_that_is_resumed_from_does_not_count(
+    whole: Path, tmp_path: Path
+) -> None:
+    """Nor where more than one round is played again, for later checkpoints are lost."""
+    folder = shutil.copytree(whole, tmp_path / "r")
+    first, *later = Run.open(folder).checkpoints()
+    assert later == [3]
+    assert max(int(Path(file).name) for file in remembered(folder)) == 3
+    shutil.rmtree(folder / "checkpoints" / "round-0003")
+    (folder / "results.json").unlink()
+    resume(folder)
+    assert_same_run(folder, whole)
+    assert answered(folder) == answered(whole)
+    ours, theirs = Memories(folder / "memory"), Memories(whole / "memory")
+    for client, round in answered(whole).items():
+        again, wanted = ours.read(client, round), theirs.read(client, round)
+        assert all(torch.equal(again[name], wanted[name]) for name in wanted)
+    assert first < 2  # Two rounds were played again.
+
+
+def test_a_damaged_memory_ends_a_resume_by_name_and_restored_it_is_the_same_run(
+    setup: Setup, whole: Path, tmp_path: Path
+) -> None:
+    """A flipped bit, a lost file, another client's: no round is played on any of them."""
+    folder = tmp_path / "r"
+    with pytest.raises(KeyboardInterrupt):
+        run(CONFIG, folder, setup=setup, observer=StopsIn(3))
+    clients = Run.open(whole).records()[2].clients
+    stands = answered(folder)
+    client, *others = sorted(stands.keys() & set(clients))
+    memories = Memories(folder / "memory")
+    (path,) = (x for x in memories._kept(client) if round_of(x) == stands[client])
+    data = path.read_bytes()
+    (other, *_) = memories._kept(others[0])
+    for change, words in (
+        (data[:-1] + bytes([data[-1] ^ 1]), "is damaged: .* is not as it was written"),
+        (None, f"remembers of round {stands[client]} is missing"),
+        (other.read_bytes(), "is damaged"),
+    ):
+        path.unlink() if change is None else path.write_bytes(change)
+        with pytest.raises(RunError, match=f"{client}.*{words}.*; restore it, or start a new run"):
+            resume(folder)
+        assert len(Run.open(folder).committed()) == 2
+    path.write_bytes(data)
+    resume(folder)
+    assert_same_run(folder, whole)
+    assert_same_memories(folder, whole)
 
 
 def test_workers_share_the_memory(setup: Setup, tmp_path: Path) -> None:
@@ -171,9 +236,10 @@ def test_an_evaluation_is_of_what_the_client_would_use(setup: Setup, whole: Path
     state, rule = load_state(Run.open(whole), "last"), make_rule("own-b")
     memories = Memories(whole / "memory")
     scores: list[ClientScore] = []
+    stands = answered(whole)
     for client in sorted(setup.examples.train):
         readout = rule.readout(state, rule.ranks_for(setup.spec, setup.roster.ranks["low"]))
-        received = rule.receive(readout, memories.after(client, 3))
+        received = rule.receive(readout, memories.read(client, stands.get(client)))
         setup.model.set_delta({name: f.product() for name, f in received.items()})
         own = [EvalClient(client, tuple(setup.examples.held_out[client]))]
         scores += evaluate(setup.model, own, setup.settings.validation).clients
@@ -195,8 +261,10 @@ def test_a_continued_run_goes_on_with_what_clients_remember(
     one, other = (load_state(Run.open(folder), "last") for folder in (more, whole))
     for name, layer in one.layers.items():
         assert torch.equal(layer["a"], other.layers[name]["a"])
-    for client in setup.examples.train:
-        ours, theirs = (Memories(x / "memory").after(client, 3) for x in (more, whole))
+    stands = answered(more)
+    assert stands == answered(whole)
+    for client, round in stands.items():
+        ours, theirs = (Memories(x / "memory").read(client, round) for x in (more, whole))
         assert ours.keys() == theirs.keys()
         assert all(torch.equal(tensor, theirs[name]) for name, tensor in ours.items())
 
@@ -232,59 +300,11 @@ def test_an_engine_without_a_folder_refuses_a_rule_with_memory(setup: Setup) -> 
         InProcess(setup.model, setup.examples.train, make_rule("own-b"))
 
 
-# --- on the disk ---------------------------------------------------------------------------------
-
-
-def memory(value: float) -> dict[str, Tensor]:
-    return {"x": torch.full((2,), value)}
-
-
-def test_a_repeated_round_begins_from_what_stood_before_it(tmp_path: Path) -> None:
-    memories = Memories(tmp_path / "m")
-    assert memories.before("../a", 1) == {}
-    memories.keep("../a", 1, memory(1.0))
-    memories.keep("../a", 4, memory(4.0))
-    memories.keep("../a", 6, memory(6.0))
-    assert float(memories.after("../a", 5)["x"][0]) == 4.0
-    assert float(memories.after("../a", 9)["x"][0]) == 6.0
-    assert memories.after("../a", 3) == {}  # The newest are kept.
-    # Round 6 is played again: what it left is gone, for whoever asks.
-    assert float(memories.before("../a", 6)["x"][0]) == 4.0
-    assert float(memories.after("../a", 9)["x"][0]) == 4.0
-    memories.keep("../a", 6, memory(7.0))
-    assert float(memories.before("../a", 7)["x"][0]) == 7.0
-    assert memories.before("b", 7) == {}
-    assert {path.parent.parent for path in tmp_path.rglob("*.safetensors")} == {tmp_path / "m"}
-
-
-def test_a_round_that_may_be_gone_back_to_is_not_forgotten(tmp_path: Path) -> None:
-    """Nor what a client last had before it; what no round needs any more goes."""
-    memories = Memories(tmp_path / "m")
-    for round, kept in ((1, ()), (2, (1,)), (3, (2,)), (4, (2, 3)), (6, (2, 5)), (9, (5, 8))):
-        memories.keep("a", round, memory(float(round)), kept)
-        for back in (*kept, round):
-            newest = max(x for x in (1, 2, 3, 4, 6, 9) if x <= back)
-            assert float(memories.after("a", back)["x"][0]) == newest
-    assert len(list(tmp_path.rglob("*.safetensors"))) == 3
-    other = Memories(tmp_path / "other")
-    other.take_over(tmp_path / "m", 5)
-    assert float(other.after("a", 9)["x"][0]) == 4.0
-
-
-def test_nothing_remembered_is_nothing_written_until_something_is_forgotten(tmp_path: Path) -> None:
-    memories = Memories(tmp_path / "m")
-    memories.keep("a", 1, {})
-    assert not (tmp_path / "m").exists()
-    memories.keep("a", 2, memory(2.0))
-    memories.keep("a", 3, {})
-    assert memories.after("a", 3) == {}
-    assert float(memories.after("a", 2)["x"][0]) == 2.0
-
-
-def test_a_damaged_memory_is_told(tmp_path: Path) -> None:
-    memories = Memories(tmp_path / "m")
-    memories.keep("a", 1, memory(1.0))
-    (path,) = tmp_path.rglob("*.safetensors")
+def test_no_run_is_made_of_one_whose_memory_is_damaged(whole: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(whole, tmp_path / "r")
+    client, round = max(answered(folder).items())
+    (path,) = (x for x in Memories(folder / "memory")._kept(client) if round_of(x) == round)
     path.write_bytes(path.read_bytes()[:-3])
-    with pytest.raises(AdapterError, match="truncated or was not written by FlexLoRA"):
-        memories.before("a", 2)
+    with pytest.raises(RunError, match=f"client {client} remembers of round {round} is damaged"):
+        continue_run(folder, {"federation": {"rounds": 4}}, tmp_path / "more")
+    assert not (tmp_path / "more").exists()

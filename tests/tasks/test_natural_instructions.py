@@ -196,6 +196,51 @@ def test_broken_task_files(official: Build, content: str | dict[str, Any], messa
     assert "\n" not in str(caught.value)
 
 
+def told(folder: Path, **options: Any) -> str:
+    with pytest.raises(DataError) as caught:
+        load(folder, **options)
+    return str(caught.value)
+
+
+def test_all_problems_of_the_official_layout_are_told_together(official: Build) -> None:
+    """Of both splits; of an example, or of a task where it is the task's, the first."""
+    wrong = document(Instances=[{"input": 5}, {"input": "a", "output": "b"}, {"input": "a"}])
+    folder = official(
+        {"task1_a": wrong, "task2_b": "[", "task3_c": document(), "task4_d": document(0)},
+        {"task9_z": document(Definition=7)},
+    )
+    words = told(folder)
+    assert words.startswith(f"5 problems in {folder}: (1) ")
+    for one in (
+        "task1_a.json: instance 0: input is a whole number",
+        "task1_a.json: instance 2: output is null",
+        "task2_b.json, line 1: broken JSON",
+        "task 'task4_d' has no examples",
+        "task9_z.json: Definition is a whole number",
+    ):
+        assert words.count(one) == 1, words
+    assert told(folder, train_tasks=3, min_examples=1).startswith("4 problems in ")
+    assert "train_tasks is 4, but " in (words := told(folder, train_tasks=4, min_examples=1))
+    assert "holds 3 train tasks of at least 1 examples" in words
+    assert told(folder, unseen_tasks=0).startswith("4 problems in ")
+
+
+def test_all_problems_of_the_parquet_layout_are_told_together(parquet: Build) -> None:
+    texts = ["in 0", None, "in 2", None, "in 4", "in 0", "in 1", "in 2", "in 3"]
+    folder = parquet(input=texts)
+    (folder / "tasks.jsonl").write_text('{"task": "task1_a", "definition": "Do.", "category": "D"}')
+    words = told(folder, unseen_tasks=0)
+    assert words.startswith("3 problems in ")
+    assert "tasks.jsonl does not describe task 'task2_b'" in words
+    assert "row 1 (task task1_a): input or output is empty" in words
+    assert "row 3 (task task1_a): input or output is empty" in words
+    # Of a task that a broken line may describe, nothing is said but that.
+    (folder / "tasks.jsonl").write_text('{"task": "task1_a"\n[]\n')
+    words = told(folder)
+    assert words.startswith("2 problems in ")
+    assert "line 2 is a list, expected an object" in words
+
+
 def test_a_mark_at_the_beginning_is_no_part_of_it(official: Build, tmp_path: Path) -> None:
     folder = official({"task1_a": document(), "task2_b": document(2)})
     plain = load(folder)

@@ -127,10 +127,10 @@ class InProcess:
         sent: dict[bytes, Adapter] = {}
         found: dict[Train, tuple[Visit, Memory] | Failure] = {}
         for job in jobs:
+            memory = self._remembered(job)  # Lost, it ends the run: no client has lost it.
             try:
                 if job.payload not in sent:
                     sent[job.payload] = payload_adapter(from_bytes(job.payload))
-                memory = self._remembered(job)
                 received = self.rule.receive(sent[job.payload], memory)
             except FlexLoRAError as error:
                 found[job] = failure(job, error)
@@ -162,7 +162,7 @@ class InProcess:
 
     def _remembered(self, job: Train) -> Memory:
         """What the client remembers of earlier rounds."""
-        return {} if self._memories is None else self._memories.before(job.client, job.round)
+        return {} if self._memories is None else self._memories.begin(job.client, job.answered)
 
     def _reply(
         self,

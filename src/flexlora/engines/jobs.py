@@ -20,7 +20,8 @@ class Train:
     those of the adapter that are to be trained; seed: of its batches and dropout; metrics: what it
     measures, of what it trained, on its own held-out part (none: nothing); bytes_down: what it is
     sent, as serialised, payload and what it lacks of Δ; kept: earlier rounds that may be gone back
-    to, of which a client forgets nothing.
+    to, of which a client forgets nothing; answered: the round that it answered last, whose memory
+    it goes on with (None: none, or its rule has it remember nothing).
     """
 
     id: str
@@ -36,17 +37,22 @@ class Train:
     metrics: tuple[str, ...]
     bytes_down: int
     kept: tuple[int, ...] = ()
+    answered: int | None = None
 
 
 @dataclass(frozen=True, eq=False)
 class Evaluate:
-    """One client: to measure W₀ + an adapter, by these metrics, on its own held-out part."""
+    """One client: to measure W₀ + an adapter, by these metrics, on its own held-out part.
+
+    answered: as for `Train`.
+    """
 
     id: str
     round: int
     client: str
     payload: bytes
     metrics: tuple[str, ...]
+    answered: int | None = None
 
     @property
     def bytes_down(self) -> int:

@@ -3,74 +3,124 @@
 from __future__ import annotations
 
 import hashlib
-import shutil
+import re
 from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from torch import Tensor
 
-from flexlora.formats.payloads import load_tensors, save_tensors
+from flexlora.adapters import Payload
+from flexlora.errors import AdapterError, RunError, seen
+from flexlora.formats.atomic import atomic_write
+from flexlora.formats.checked import check_of
+from flexlora.formats.payloads import from_bytes, to_bytes
 from flexlora.rules import Memory
+
+_NAME = re.compile(r"(?P<round>[0-9]{6,18})-(?P<check>[0-9a-f]{16})\.safetensors")
+_CURE = "restore it, or start a new run"
 
 
 class Memories:
     """Client id → named tensors, as its last round left them; processes may share the folder.
 
-    A client's memory is kept by round: its newest, and what it had after the round before and after
-    each round that may be gone back to. So a round that is played again, after a stop or a dead
-    worker, and a run that is continued from its best round begin from what stood there. Folders are
-    named by a digest: nothing that a client is called becomes a path. Nothing is written for a
-    client that remembers nothing.
+    <client>/<round>-<check>.safetensors, whole or not at all. A client's memory is kept by round:
+    its newest, and what it had after the round before and after each round that may be gone back
+    to. So a round that is played again, after a stop or a dead worker, and a run that is continued
+    from its best round begin from what stood there. Which round's memory a client goes on with is
+    said by who asks, who knows what it answered: so a file that is lost is missed. Folders are
+    named by a digest: nothing that a client is called becomes a path.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
-    def before(self, client: str, round: int) -> dict[str, Tensor]:
-        """What it remembers when it begins this round; what it left in it or later is forgotten.
-
-        Raises AdapterError for a file that is damaged.
-        """
-        for later, path in self._kept(client).items():
-            if later >= round:
+    def begin(self, client: str, answered: int | None) -> dict[str, Tensor]:
+        """`read`, and all that it left in later rounds, which do not count, is forgotten."""
+        found = self.read(client, answered)
+        for path in self._kept(client):
+            if _round(path) > (answered or 0):
                 path.unlink(missing_ok=True)
-        return self.after(client, round - 1)
+        return found
 
-    def after(self, client: str, round: int) -> dict[str, Tensor]:
-        """What it remembers once this round is over; changes nothing."""
-        files = self._kept(client)
-        newest = _newest(files, round)
-        if newest is None:
-            return {}
-        tensors, _ = load_tensors(files[newest])
-        return {name: tensors[name] for name in tensors}
+    def read(self, client: str, answered: int | None) -> dict[str, Tensor]:
+        """What it remembered after this round (None: it has answered in none).
+
+        Raises RunError for a file that is missing, not as it was written, or of another client or
+        round.
+        """
+        return {} if answered is None else dict(self._found(client, answered)[1].tensors)
 
     def keep(self, client: str, round: int, memory: Memory, kept: Collection[int] = ()) -> None:
         """Remember this from the round on, whole or not at all.
 
         kept: earlier rounds that may be gone back to.
         """
-        if not memory and not self._kept(client):
-            return
-        self._of(client).mkdir(parents=True, exist_ok=True)
-        save_tensors(self._of(client) / f"{round:06d}.safetensors", dict(memory))
+        self._write(client, round, to_bytes(Payload("memory", memory, self._meta(client, round))))
         files = self._kept(client)
-        needed = {_newest(files, until) for until in (*kept, round - 1, round)}
-        for old in files.keys() - needed:
-            files[old].unlink(missing_ok=True)
+        rounds = {_round(path) for path in files}
+        needed = {_newest(rounds, until) for until in (*kept, round - 1, round)}
+        for path in files:
+            if _round(path) not in needed:
+                path.unlink(missing_ok=True)
 
-    def take_over(self, other: Path, round: int) -> None:
-        """Copy what another run's clients remember of rounds up to this one."""
-        for path in sorted(other.glob("*/*.safetensors")):
-            if int(path.stem) <= round:
-                (self.folder / path.parent.name).mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(path, self.folder / path.parent.name / path.name)
+    def take_over(self, other: Memories, answered: Mapping[str, int]) -> None:
+        """Copy what another run's clients remember of the round that each answered last.
+
+        Raises RunError as `read` does.
+        """
+        for client, round in answered.items():
+            self._write(client, round, other._found(client, round)[0])
+
+    def _write(self, client: str, round: int, data: bytes) -> None:
+        atomic_write(self._of(client) / f"{round:06d}-{check_of(data)}.safetensors", data)
+
+    def _meta(self, client: str, round: int) -> dict[str, str]:
+        return {"client": self._of(client).name, "round": str(round)}
+
+    def _found(self, client: str, round: int) -> tuple[bytes, Payload]:
+        """The file of that round, of which all is as it was written, and what it holds."""
+        whose = f"what client {seen(client)} remembers of round {round}"
+        paths = [path for path in self._kept(client) if _round(path) == round]
+        if not paths:
+            raise RunError(f"{whose} is missing in {self._of(client)}; {_CURE}")
+        if len(paths) > 1:
+            both = " and ".join(path.name for path in paths)
+            raise RunError(
+                f"{whose} is in {both} of {self._of(client)}; remove the one that is foreign"
+            )
+        (path,) = paths
+        try:
+            data = path.read_bytes()
+        except OSError as error:
+            raise RunError(f"{whose} cannot be read: {path} ({error.strerror}); {_CURE}") from error
+        if check_of(data) != _parts(path)["check"]:
+            raise RunError(
+                f"{whose} is damaged: {path} is not as it was written (its check is not that in "
+                f"its name); {_CURE}"
+            )
+        try:
+            payload = from_bytes(data)
+        except AdapterError as error:
+            raise RunError(f"{path} is not of what was written here; {_CURE}") from error
+        if payload.schema != "memory" or payload.meta != self._meta(client, round):
+            raise RunError(f"{whose} is foreign: {path} is of another client or round; {_CURE}")
+        return data, payload
 
     def _of(self, client: str) -> Path:
         return self.folder / hashlib.sha256(client.encode()).hexdigest()[:32]
 
-    def _kept(self, client: str) -> Mapping[int, Path]:
-        return {int(path.stem): path for path in self._of(client).glob("*.safetensors")}
+    def _kept(self, client: str) -> list[Path]:
+        return [path for path in self._of(client).glob("*") if _NAME.fullmatch(path.name)]
+
+
+def _parts(path: Path) -> Mapping[str, str]:
+    found = _NAME.fullmatch(path.name)
+    assert found is not None
+    return found.groupdict()
+
+
+def _round(path: Path) -> int:
+    return int(_parts(path)["round"])
 
 
 def _newest(rounds: Collection[int], until: int) -> int | None:

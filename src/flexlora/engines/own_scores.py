@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 
 from flexlora.adapters import Adapter, payload_adapter
 from flexlora.engines.attempts import attempt_all
@@ -20,7 +21,7 @@ from flexlora.evaluation.rows import grouped
 from flexlora.formats.payloads import from_bytes
 from flexlora.lowrank import LowRank
 from flexlora.models import AdaptedModel
-from flexlora.rules import Rule
+from flexlora.rules import Memory, Rule
 from flexlora.tasks.prompts import Encoded
 
 _ENOUGH = 512  # Prompts' tokens of one client, from which on a CPU is busy with it alone.
@@ -64,7 +65,8 @@ class OwnScores:
             for job in group:
                 if job not in some:
                     yield Failure(job.id, job.client, "it has no held-out examples to score")
-            for job, score in attempt_all(some, self._score_sent).items():
+            memory = self._remembered(group[0])
+            for job, score in attempt_all(some, partial(self._score_sent, memory)).items():
                 if isinstance(score, Failure):
                     yield score
                 else:
@@ -99,10 +101,11 @@ class OwnScores:
             scores |= attempt_all(group, score)
         return scores
 
-    def _score_sent(self, jobs: Sequence[Evaluate]) -> Iterable[ClientScore]:
-        job = jobs[0]
-        sent = payload_adapter(from_bytes(job.payload))
-        memory = {} if self._memories is None else self._memories.after(job.client, job.round)
+    def _remembered(self, job: Evaluate) -> Memory:
+        return {} if self._memories is None else self._memories.read(job.client, job.answered)
+
+    def _score_sent(self, memory: Memory, jobs: Sequence[Evaluate]) -> Iterable[ClientScore]:
+        sent = payload_adapter(from_bytes(jobs[0].payload))
         received = self._rule.receive(sent, memory)
         return self._score_with({name: f.product() for name, f in received.items()}, jobs)
 

@@ -11,6 +11,7 @@ from flexlora.evaluation.metrics import get_metric, resolve_metrics
 from flexlora.federation.data import asks_for_the_date
 from flexlora.federation.engine import threads_of, workers_of
 from flexlora.federation.setup import Setup
+from flexlora.formats.json_fields import table, text
 from flexlora.models import devices, find_device
 from flexlora.rules import Rule
 from flexlora.runs.environment import changed
@@ -47,8 +48,8 @@ def require_unchanged(opened: Run, setup: Setup) -> None:
     now = described(setup)
     metrics: dict[str, str] = now["metric_fingerprints"]
     with opened.undamaged("data.json"):
-        known = opened.data["metric_fingerprints"]
-        before = {name: str(known[name]) for name in metrics}
+        known = table(opened.data, "metric_fingerprints")
+        before = {name: text(known, name) for name in metrics}
     for name, is_now in metrics.items():
         _require_same(opened, f"file of metric {name}", before[name], is_now)
     for key, thing in (
@@ -58,7 +59,7 @@ def require_unchanged(opened: Run, setup: Setup) -> None:
         ("encoding_fingerprint", "tokenizer, prompt or partition"),
     ):
         with opened.undamaged("data.json"):
-            was = str(opened.data[key])
+            was = text(opened.data, key)
         _require_same(opened, thing, was, now[key])
 
 

@@ -18,7 +18,7 @@ from flexlora.errors import ConfigError, RunError, shown
 from flexlora.federation.at_once import read as at_once_of
 from flexlora.federation.setup import Setup
 from flexlora.federation.starts import Start, run_record
-from flexlora.formats.json_fields import whole
+from flexlora.formats.json_fields import text, whole
 from flexlora.rules import Rule, Spec, State
 from flexlora.runs.committed import Committed
 from flexlora.runs.readout import require_checkpoint
@@ -109,8 +109,8 @@ class Parent:
         base = setup.config.model.name
         was, now = self.state.spec, setup.spec
         with self.run.undamaged("data.json"):
-            weights = str(self.run.data["model_fingerprint"])
-            code = str(self.run.data["rule_fingerprint"])
+            weights = text(self.run.data, "model_fingerprint")
+            code = text(self.run.data, "rule_fingerprint")
         differing = [
             f"{words} is {mine}, not {theirs} as in {self.run.folder}"
             for words, mine, theirs in (
@@ -141,7 +141,11 @@ class Parent:
             kind = self.store.types.get(client)
             if kind is not None and before[kind] == ranks:
                 store.ranks[client] = self.store.ranks[client]  # Pruned ones, perhaps.
-        store.held |= {c: version for c, version in self.store.held.items() if c in store.ranks}
+        for mine, theirs in (
+            (store.held, self.store.held),
+            (store.answered, self.store.answered),
+        ):
+            mine |= {client: value for client, value in theirs.items() if client in store.ranks}
         return store
 
     def _ranks(self, kind: str, setup: Setup) -> dict[str, int]:

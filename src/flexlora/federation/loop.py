@@ -111,7 +111,7 @@ class Federation:
         trained, answered = time.perf_counter(), list(collected.ranks)
         passed = self._screen(round, sending, collected)
         state, cut = self._combine(round, sending, passed)
-        self._remember(answered, collected.ranks)
+        self._remember(round, answered, collected.ranks)
         combined = time.perf_counter()
         seconds = {"clients": trained - started, "combine": combined - trained}
         record = self._record(round, sending, collected, cut, seconds)
@@ -218,10 +218,14 @@ class Federation:
         certificates = [x.certificate for x in layers.values() if x.certificate is not None]
         return self.state.after(self.rule.settle(self.state.spec, layers)), _cut(certificates)
 
-    def _remember(self, answered: Sequence[str], ranks: Mapping[str, dict[str, int]]) -> None:
+    def _remember(
+        self, round: int, answered: Sequence[str], ranks: Mapping[str, dict[str, int]]
+    ) -> None:
         """Who answered holds the Δ it was sent, whatever a screen said; pruned ranks persist."""
         for client in answered:
             self.store.held[client] = self.state.delta.version
+            if self.rule.traits.memory:
+                self.store.answered[client] = round
         if self.rule.traits.prunes:
             self.store.ranks |= ranks
 

@@ -89,6 +89,7 @@ class Sender:
                     metrics=self.schedule.metrics if asks else (),
                     bytes_down=len(payload) + missing[held],
                     kept=tuple(kept),
+                    answered=store.answered.get(client),
                 )
             )
         return Sending(jobs, sent)
@@ -113,7 +114,16 @@ class Sender:
             if pattern not in made:
                 made[pattern] = to_bytes(factors_payload(self.rule.readout(state, ranks)))
             job_id = f"{state.round}-evaluate-{index}"
-            jobs.append(Evaluate(job_id, state.round, client, made[pattern], self.schedule.metrics))
+            jobs.append(
+                Evaluate(
+                    id=job_id,
+                    round=state.round,
+                    client=client,
+                    payload=made[pattern],
+                    metrics=self.schedule.metrics,
+                    answered=store.answered.get(client),
+                )
+            )
         return jobs
 
 

@@ -206,9 +206,9 @@ class Session:
 
     def _bring_memory(self, folder: Path) -> None:
         """What the clients of a parent remember goes into the new run."""
-        if self.rule.traits.memory and self._parent is not None:
-            theirs, round = self._parent.run.folder / MEMORY, self._parent.state.round
-            Memories(folder / MEMORY).take_over(theirs, round)
+        if self._parent is not None and self.start is not None:
+            theirs = Memories(self._parent.run.folder / MEMORY)
+            Memories(folder / MEMORY).take_over(theirs, self.start.store.answered)
 
     def _at_once(self) -> CohortSize:
         """A continued run's is its parent's, unless it asks for another."""

@@ -14,7 +14,7 @@ from typing import Any
 
 from flexlora.formats.json_text import json_text
 
-DIGITS = 16  # Of the 64 of a sha256 in JSON: one change in 2⁶⁴ goes unseen.
+DIGITS = 16  # Of the 64 of a sha256: one change in 2⁶⁴ goes unseen.
 _KEY = "check"
 _LINE = re.compile(rb'(?P<body>\{.*),\s+"check": "(?P<check>[0-9a-f]{16})"\s*\}\n?', re.DOTALL)
 
@@ -35,7 +35,7 @@ def with_check(
     """
     assert record, "there is nothing to check"
     body = json_text(dict(record), indent=indent)[:-1].rstrip("\n")
-    check = _digest(body.encode(), before)
+    check = check_of(body.encode(), before)
     between, end = (" ", "") if indent is None else ("\n" + " " * indent, "\n")
     return f'{body},{between}"{_KEY}": "{check}"{end}}}', check
 
@@ -46,7 +46,7 @@ def checked(text: bytes, before: str = "") -> tuple[dict[str, Any], str]:
     if found is None:
         raise ValueError("it has no check at its end")
     check = found["check"].decode()
-    if _digest(found["body"], before) != check:
+    if check_of(found["body"], before) != check:
         raise ValueError(f"it is not as it was written: its check is not {check}")
     try:
         record = json.loads(found["body"] + b"}")
@@ -57,5 +57,6 @@ def checked(text: bytes, before: str = "") -> tuple[dict[str, Any], str]:
     return record, check
 
 
-def _digest(body: bytes, before: str) -> str:
+def check_of(body: bytes, before: str = "") -> str:
+    """The check of these bytes, behind what has the check `before`."""
     return hashlib.sha256(before.encode() + body).hexdigest()[:DIGITS]

@@ -6,7 +6,7 @@ All raise ValueError naming the entry: where it is missing, or of another type.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn
 
 from flexlora.errors import seen, shown
@@ -33,6 +33,17 @@ def texts(record: Mapping[str, Any], name: str) -> tuple[str, ...]:
     return tuple(values)
 
 
+def items(record: Mapping[str, Any], name: str) -> Sequence[Any]:
+    """A list, of anything."""
+    value = _entry(record, name)
+    return value if isinstance(value, list | tuple) else _refuse(name, value, "a list")
+
+
+def tables(record: Mapping[str, Any], name: str) -> list[Mapping[str, Any]]:
+    """A list of objects."""
+    return [table({name: value}, name) for value in items(record, name)]
+
+
 def table(record: Mapping[str, Any], name: str) -> Mapping[str, Any]:
     value = _entry(record, name)
     return value if isinstance(value, Mapping) else _refuse(name, value, "an object")
@@ -49,6 +60,8 @@ def numbers(record: Mapping[str, Any], name: str) -> dict[str, float]:
 
 
 def _entry(record: Mapping[str, Any], name: str) -> Any:
+    if not isinstance(record, Mapping):
+        raise ValueError(f"{shown(record)} stands where {seen(name)} of an object is read")
     if name not in record:
         raise ValueError(f"{name} is missing")
     return record[name]

@@ -14,6 +14,7 @@ from typing import Any
 
 from flexlora.errors import RunError
 from flexlora.evaluation.aggregate import values_of
+from flexlora.formats.json_fields import counts, items, number, table, tables, text, whole
 from flexlora.report.runs import (
     SCOPES,
     ClientRow,
@@ -27,7 +28,9 @@ from flexlora.report.runs import (
     State,
 )
 from flexlora.runs.events import Failed
-from flexlora.runs.run_directory import Record, Run
+from flexlora.runs.run_directory import Run
+
+Record = Mapping[str, Any]
 
 
 def read_runs(folders: Sequence[Path]) -> tuple[ReportRun, ...]:
@@ -41,14 +44,16 @@ def _read(run: Run) -> ReportRun:
         spectra = tuple(map(_spectrum, run.read_spectra()))
     with run.undamaged("results.json"):
         results = run.read_results()
-        states = tuple(map(_state, results["rows"])) if results else ()
-        scored = int(results["scored_round"]) if results else None
+        states = tuple(map(_state, tables(results, "rows"))) if results else ()
+        scored = whole(results, "scored_round") if results else None
     with run.undamaged("data.json"):
-        partition = _partition(run.data["partition"]) if "partition" in run.data else None
+        data = run.data
+        partition = _partition(table(data, "partition")) if "partition" in data else None
     with run.undamaged("resolved.toml"):
-        clients = {str(k): int(v) for k, v in run.resolved.get("clients", {}).items()}
-        ranks = {str(k): str(v) for k, v in run.resolved.get("ranks", {}).items()}
-        higher = {str(k): bool(v) for k, v in run.resolved.get("higher_is_better", {}).items()}
+        # Each of its type where it is there: `resolved` sees to it.
+        clients, ranks, higher = (
+            dict(run.resolved.get(name, {})) for name in ("clients", "ranks", "higher_is_better")
+        )
     name = run.folder.name or run.folder.resolve().name
     return ReportRun(
         label=name,
@@ -59,7 +64,7 @@ def _read(run: Run) -> ReportRun:
         planned=run.config.federation.rounds,
         config=config,
         environment=run.environment,
-        data=run.data,
+        data=data,
         parent=run.parent,
         origin=_origin(run),
         clients=clients,
@@ -113,7 +118,7 @@ def _origin(run: Run, below: frozenset[Path] = frozenset()) -> str:
     return str(parent.get("fingerprint"))
 
 
-def _but_seed(config: Mapping[str, Mapping[str, Any]]) -> Record:
+def _but_seed(config: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     kept = {name: dict(table) for name, table in config.items() if name != "run"}
     kept["federation"].pop("seed", None)
     return kept
@@ -143,61 +148,76 @@ def _values(record: Mapping[str, Any]) -> dict[str, float]:
 
 
 def _state(row: Record) -> State:
-    scores = {scope: _scored(row[scope]) for scope in SCOPES if row.get(scope)}
+    scores = {scope: _scored(table(row, scope)) for scope in SCOPES if row.get(scope)}
     scores = {scope: found for scope, found in scores.items() if found.clients}
-    return State(str(row["state"]), str(row.get("ranks", "")), scores)
+    return State(text(row, "state"), _text_if_there(row, "ranks"), scores)
 
 
 def _scored(record: Record) -> Scored:
-    mean = record.get("mean") or {}
+    mean = table(record, "mean") if record.get("mean") else {}
+    categories = table(record, "categories") if record.get("categories") else {}
     return Scored(
-        clients=int(mean.get("clients", 0)),
-        examples=int(mean.get("examples", 0)),
+        clients=_whole_if_there(mean, "clients"),
+        examples=_whole_if_there(mean, "examples"),
         mean=_values(mean),
-        categories={str(k): _values(v) for k, v in (record.get("categories") or {}).items()},
+        categories={name: _values(table(categories, name)) for name in categories},
         rows=tuple(
             ClientRow(
-                str(row["client"]), str(row.get("category", "")), int(row["examples"]), _values(row)
+                text(row, "client"),
+                _text_if_there(row, "category"),
+                whole(row, "examples"),
+                _values(row),
             )
-            for row in record.get("clients") or ()
+            for row in _tables_if_there(record, "clients")
         ),
-        predictions=tuple(map(_prediction, record.get("predictions") or ())),
+        predictions=tuple(map(_prediction, _tables_if_there(record, "predictions"))),
     )
 
 
 def _prediction(row: Record) -> Prediction:
-    texts = {name: str(row[name]) for name in ("client", "example", "text", "reference")}
+    texts = {name: text(row, name) for name in ("client", "example", "text", "reference")}
     return Prediction(**texts, values=_values(row))
 
 
 def _spectrum(record: Record) -> Spectrum:
     """Layers of a diverged round, whose numbers JSON cannot hold, are left out."""
-    layers = {
-        str(name): Layer(
-            tuple(map(float, layer["values"])),
-            float(layer["effective_rank"]),
-            int(layer["rank"]),
-            float(layer["norm"]),
+    layers = {}
+    for name in (found := table(record, "layers")):
+        layer = table(found, name)
+        values = tuple(number({"values": x}, "values") for x in items(layer, "values"))
+        of = Layer(
+            values, number(layer, "effective_rank"), whole(layer, "rank"), number(layer, "norm")
         )
-        for name, layer in record["layers"].items()
-        if None not in (*layer["values"], layer["effective_rank"], layer["norm"])
-    }
-    return Spectrum(int(record["round"]), layers)
+        if not any(map(math.isnan, (*values, of.effective_rank, of.norm))):
+            layers[name] = of
+    return Spectrum(whole(record, "round"), layers)
 
 
 def _partition(record: Record) -> Partition:
     def holder(x: Record) -> Holder:
         parts = ("train", "validation", "test")
         return Holder(
-            str(x["id"]),
-            str(x.get("type", "")),
-            sum(int(x.get(part, 0)) for part in parts),
-            {str(label): int(n) for label, n in x.get("labels", {}).items()},
+            text(x, "id"),
+            _text_if_there(x, "type"),
+            sum(_whole_if_there(x, part) for part in parts),
+            counts(x, "labels") if "labels" in x else {},
         )
 
     return Partition(
-        by=str(record["by"]),
-        label=str(record["label"]),
-        clients=tuple(map(holder, record["clients"])),
-        unseen=tuple(map(holder, record.get("unseen", ()))),
+        by=text(record, "by"),
+        label=text(record, "label"),
+        clients=tuple(map(holder, tables(record, "clients"))),
+        unseen=tuple(map(holder, _tables_if_there(record, "unseen"))),
     )
+
+
+def _text_if_there(record: Record, name: str) -> str:
+    return text(record, name) if name in record else ""
+
+
+def _whole_if_there(record: Record, name: str) -> int:
+    return whole(record, name) if name in record else 0
+
+
+def _tables_if_there(record: Record, name: str) -> Sequence[Record]:
+    return tables(record, name) if record.get(name) else ()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from flexlora.formats.json_fields import table
 from flexlora.rules import State
 from flexlora.runs.packed_state import pack, unpack
 from flexlora.runs.progress import Progress
@@ -31,7 +32,7 @@ class Committed:
         tensors, meta = checkpoint
         with run.undamaged("checkpoints"):
             return Committed(
-                unpack(tensors, meta["state"]),
-                ClientStore.from_json(meta["store"]),
-                Progress.from_json(meta["progress"]),
+                unpack(tensors, table(meta, "state")),
+                ClientStore.from_json(table(meta, "store")),
+                Progress.from_json(table(meta, "progress")),
             )

@@ -52,9 +52,11 @@ def _positive(record: Mapping[str, Any], name: str) -> int:
 
 def truth(record: Mapping[str, Any], name: str) -> bool:
     """Raises ValueError naming the entry for what is neither true nor false."""
+    entry = cut_short(visible(name))  # Its key may be of others.
+    if name not in record:
+        raise ValueError(f"{entry} is missing")
     value = record[name]
     if not isinstance(value, bool):
-        entry = cut_short(visible(name))  # Its key may be of others.
         raise ValueError(f"{entry} is {shown(value)}, expected true or false")
     return value
 

@@ -46,4 +46,6 @@ def _words(error: Exception) -> str:
         return ""  # The system's words name the path again, and that it cannot be read is said.
     if isinstance(error, KeyError):
         return f"{error} is missing"  # By itself it is no more than the key.
+    if isinstance(error, TypeError | AttributeError | IndexError):
+        return "an entry is not of the kind that was written"  # Python's words name none of ours.
     return " ".join(str(error).split())

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
+from flexlora.errors import shown
 from flexlora.formats.json_fields import number, table, text, whole
 from flexlora.runs.events import FAILURES, Event, Failed, Started
 from flexlora.runs.fields import or_none, typed
@@ -36,8 +37,9 @@ def overview(folder: Path | str) -> Record:
     begun = any(isinstance(event, Started) for event in events)
     config = run.config
     with run.undamaged("checkpoints"):
-        progress = Progress.from_json(last["progress"]) if last else Progress()
-        clients = _clients(last.get("store"), records, failures)
+        progress = Progress.from_json(table(last, "progress")) if last else Progress()
+        store = ClientStore.from_json(table(last, "store")) if last else ClientStore({}, {})
+        clients = _clients(store, records, failures)
     with run.undamaged("environment.json"):
         commit = typed(run.environment, {"commit": or_none(text)}).get("commit")
     with run.undamaged("resolved.toml"):
@@ -121,9 +123,8 @@ def _learned(spectra: Sequence[Record]) -> Record | None:
 
 
 def _clients(
-    kept: Record | None, records: Sequence[RoundRecord], failures: Sequence[Failed]
+    store: ClientStore, records: Sequence[RoundRecord], failures: Sequence[Failed]
 ) -> dict[str, Record]:
-    store = ClientStore({}, {}) if kept is None else ClientStore.from_json(kept)
     found: dict[str, Record] = {
         client: {
             "type": kind,
@@ -135,6 +136,8 @@ def _clients(
     }
     for record in records:
         for client in record.clients:
+            if client not in found:
+                raise ValueError(f"store has no client {shown(client)}, which trained")
             found[client]["rounds"].append(record.round)
     for event in failures:
         if event.client in found:  # A foreign reply may name anybody.
@@ -144,10 +147,11 @@ def _clients(
 
 def _types(resolved: Record, clients: Mapping[str, Record]) -> dict[str, Record]:
     found = {}
+    ranks = table(resolved, "ranks") if "clients" in resolved else {}
     for name, count in resolved.get("clients", {}).items():
         members = [client for client in clients.values() if client["type"] == name]
         found[name] = {
-            "ranks": resolved["ranks"][name],
+            "ranks": text(ranks, name),
             "clients": count,
             "replies": sum(len(client["rounds"]) for client in members),
             "failures": {kind: sum(c["failures"][kind] for c in members) for kind in FAILURES},

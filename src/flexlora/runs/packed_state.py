@@ -13,7 +13,7 @@ from torch import Tensor
 from flexlora.adapters import Delta, LayerSpec, Patch, Scaling
 from flexlora.errors import shown
 from flexlora.formats.delta import layer_tensors, tensor_layers
-from flexlora.formats.json_fields import counts, number, table, text, whole
+from flexlora.formats.json_fields import counts, items, number, table, tables, text, whole
 from flexlora.formats.payloads import Tensors
 from flexlora.rules import LayerState, Spec, State
 
@@ -47,7 +47,7 @@ def unpack(tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) -> State:
     Raises ValueError where they are not of one state, naming what is wrong.
     """
     spec = _spec(table(meta, "spec"))
-    versions = [whole({"patches": version}, "patches") for version in meta["patches"]]
+    versions = [whole({"patches": version}, "patches") for version in items(meta, "patches")]
     patches = tuple(
         Patch(version, tensor_layers(tensors, f"patch|{version}|")) for version in versions
     )
@@ -67,15 +67,17 @@ def unpack(tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) -> State:
 def _spec(record: Mapping[str, Any]) -> Spec:
     layers = tuple(
         LayerSpec(text(layer, "name"), whole(layer, "m"), whole(layer, "n"))
-        for layer in record["layers"]
+        for layer in tables(record, "layers")
     )
     highest, lowest = counts(record, "highest"), counts(record, "lowest")
+    if not {layer.name for layer in layers} == highest.keys() == lowest.keys():
+        raise ValueError("layers, highest and lowest are not of the same layers")
     for layer in layers:
         low, high = lowest[layer.name], highest[layer.name]
         if not 1 <= low <= high <= min(layer.m, layer.n):
             raise ValueError(f"layer {shown(layer.name)} has ranks from {low} to {high}")
-    if not len(layers) == len(highest) == len(lowest):
-        raise ValueError(f"{len(layers)} layers have {len(highest)} ranks")
+    if len(layers) > len(highest):
+        raise ValueError("layers has one of them twice")
     alpha, scaling = number(record, "alpha"), text(record, "scaling")
     if not 0.0 < alpha < math.inf:
         raise ValueError(f"alpha is {alpha}")

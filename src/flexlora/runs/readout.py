@@ -10,6 +10,7 @@ from flexlora.adapters import Adapter, Factors, Ranks, factors_of
 from flexlora.adapters.kept import parsed_rank, require_rank_or_energy
 from flexlora.config.settings import rule_of
 from flexlora.errors import ConfigError, RunError, nearest, shown
+from flexlora.formats.json_fields import table
 from flexlora.lowrank import svd
 from flexlora.models import base_fingerprint
 from flexlora.rules import Rule, State
@@ -56,7 +57,7 @@ def load_adapter(
 
 def _ranks_of(opened: Run, type: str, state: State) -> dict[str, int]:
     """Layer → rank of a type that clients of the run have."""
-    there = opened.resolved["clients"]
+    there = table(opened.resolved, "clients")
     if type not in there:
         raise ConfigError(
             f"{opened.folder} has no clients of type {shown(type)}; {nearest(type, there)}"
@@ -121,7 +122,7 @@ def load_state(opened: Run, round: int | str = "best") -> State:
     """A run's state after a round: its number, "best" or "last". Raises RunError for none."""
     tensors, meta = require_checkpoint(opened, round)
     with opened.undamaged("checkpoints"):
-        return unpack(tensors, meta["state"])
+        return unpack(tensors, table(meta, "state"))
 
 
 def require_checkpoint(opened: Run, round: int | str) -> Checkpoint:

@@ -10,7 +10,7 @@ from statistics import fmean
 from typing import final
 
 from flexlora.config.schedule import validations
-from flexlora.formats.json_fields import text
+from flexlora.formats.json_fields import table, text
 from flexlora.runs.deciding import decisive
 from flexlora.runs.events import (
     Ended,
@@ -22,6 +22,7 @@ from flexlora.runs.events import (
     Scoring,
     Started,
 )
+from flexlora.runs.fields import truth
 from flexlora.runs.progress import Progress
 from flexlora.runs.records import RoundRecord
 from flexlora.runs.run_directory import Run
@@ -131,7 +132,7 @@ class Standing:
     @cached_property
     def _higher_is_better(self) -> bool:
         with self.run.undamaged("resolved.toml"):
-            return self.run.resolved["higher_is_better"][self.metric] is True
+            return truth(table(self.run.resolved, "higher_is_better"), self.metric)
 
     def left(self) -> float | None:
         """Seconds that the rounds still take, as far as can be told; None before any reply.

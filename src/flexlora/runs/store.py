@@ -1,12 +1,12 @@
-"""What outlives a round per client, at the server: its ranks and the version of Δ it holds."""
+"""What outlives a round per client, at the server: its ranks, and where it stands."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from flexlora.formats.json_fields import texts
+from flexlora.formats.json_fields import items, texts
 from flexlora.runs.fields import at_least
 
 T = TypeVar("T")
@@ -16,12 +16,15 @@ T = TypeVar("T")
 class ClientStore:
     """Client id → type, ranks (layer → rank), and held version (None: it was never sent Δ).
 
+    answered: the round that it answered last, where the rule has clients remember: what a client
+    remembers of that round is what it goes on with, and it must be there.
     Clients of equal ranks may share one table of them: it is replaced, never changed.
     """
 
     types: dict[str, str]
     ranks: dict[str, dict[str, int]]
     held: dict[str, int] = field(default_factory=dict)
+    answered: dict[str, int] = field(default_factory=dict)
 
     @property
     def clients(self) -> list[str]:
@@ -32,7 +35,8 @@ class ClientStore:
 
         {clients: ids, names: types that there are, types: a number a client, layouts: lists of
         layers, patterns: [number of its layout, rank, rank, …], ranks: a number of a pattern a
-        client, held: a version or null a client}.
+        client, held: a version or null a client, answered: a round or null a client, which is left
+        out where nobody has one}.
         """
         clients = list(self.ranks)
         names: dict[str, int] = {}
@@ -47,6 +51,7 @@ class ClientStore:
                 seen[id(table)] = patterns.setdefault((layout, *table.values()), len(patterns))
             ranks.append(seen[id(table)])
         types = [names.setdefault(self.types[client], len(names)) for client in clients]
+        answered = [self.answered.get(client) for client in clients]
         return {
             "clients": clients,
             "names": list(names),
@@ -55,41 +60,64 @@ class ClientStore:
             "patterns": [list(pattern) for pattern in patterns],
             "ranks": ranks,
             "held": [self.held.get(client) for client in clients],
+            **({"answered": answered} if self.answered else {}),
         }
 
     @staticmethod
     def from_json(data: Mapping[str, Any]) -> ClientStore:
         """The store that `to_json` was asked of; clients of equal ranks share one table.
 
-        Raises ValueError, IndexError or TypeError for what it could not have given.
+        Raises ValueError naming the entry for what it could not have given.
         """
         clients, names = texts(data, "clients"), texts(data, "names")
-        layouts = [texts({"layouts": x}, "layouts") for x in data["layouts"]]
-        made = [_table(layouts, pattern) for pattern in data["patterns"]]
-        held = zip(clients, data["held"], strict=True)
+        layouts = [texts({"layouts": x}, "layouts") for x in items(data, "layouts")]
+        made = [
+            _table(layouts, items({"patterns": x}, "patterns")) for x in items(data, "patterns")
+        ]
         if len(set(clients)) < len(clients):
             raise ValueError("clients has one of them twice")
         return ClientStore(
-            {
-                client: _at(names, i, "types")
-                for client, i in zip(clients, data["types"], strict=True)
-            },
-            {
-                client: _at(made, i, "ranks")
-                for client, i in zip(clients, data["ranks"], strict=True)
-            },
-            {client: _number(version, "held") for client, version in held if version is not None},
+            {client: _at(names, i, "types") for client, i in _each(clients, data, "types")},
+            {client: _at(made, i, "ranks") for client, i in _each(clients, data, "ranks")},
+            _known(clients, data, "held"),
+            _known(clients, data, "answered", least=1) if "answered" in data else {},
         )
 
 
-def _table(layouts: Sequence[Sequence[str]], pattern: Sequence[int]) -> dict[str, int]:
-    layout, *ranks = pattern
-    numbers = [_number(rank, "patterns", least=1) for rank in ranks]
-    return dict(zip(_at(layouts, layout, "patterns"), numbers, strict=True))
+def _known(
+    clients: Sequence[str], data: Mapping[str, Any], of: str, least: int = 0
+) -> dict[str, int]:
+    """Client → its number, of those that have one."""
+    given = _each(clients, data, of)
+    return {client: _number(one, of, least) for client, one in given if one is not None}
 
 
-def _at(values: Sequence[T], place: int, of: str) -> T:
-    return values[_number(place, of)]
+def _each(clients: Sequence[str], data: Mapping[str, Any], of: str) -> Iterator[tuple[str, Any]]:
+    """(client, what it has of this), one each."""
+    found = items(data, of)
+    _require_as_many(of, found, clients, "clients")
+    return zip(clients, found, strict=True)
+
+
+def _table(layouts: Sequence[Sequence[str]], pattern: Sequence[Any]) -> dict[str, int]:
+    if not pattern:
+        raise ValueError("patterns has an empty one")
+    layers = _at(layouts, pattern[0], "patterns")
+    numbers = [_number(rank, "patterns", least=1) for rank in pattern[1:]]
+    _require_as_many("one of patterns", numbers, layers, "layers")
+    return dict(zip(layers, numbers, strict=True))
+
+
+def _require_as_many(of: str, found: Sequence[Any], wanted: Sequence[Any], each: str) -> None:
+    if len(found) != len(wanted):
+        raise ValueError(f"{of} has {len(found)} entries for {len(wanted)} {each}")
+
+
+def _at(values: Sequence[T], place: Any, of: str) -> T:
+    number = _number(place, of)
+    if number >= len(values):
+        raise ValueError(f"{of} is {number}, expected less than {len(values)}")
+    return values[number]
 
 
 def _number(value: Any, of: str, least: int = 0) -> int:

@@ -17,6 +17,7 @@ from flexlora.tasks.files import place_of
 from flexlora.tasks.limits import ROW_CHARACTERS, TABLE_GB, Limits, MaxRowCharacters, MaxTableGb
 from flexlora.tasks.official_layout import OfficialLayout, Pick
 from flexlora.tasks.parquet_layout import ParquetLayout
+from flexlora.tasks.problems import Problems
 from flexlora.tasks.source import Corpus, LeastExamples, Share
 from flexlora.tasks.task import Task
 
@@ -61,17 +62,30 @@ class NaturalInstructions:
         require(self, "data")
 
     def load(self) -> Corpus:
-        """Read the folder. Raises DataError for anything missing, broken, foreign or empty."""
+        """Read the folder. Raises DataError for anything missing, broken, foreign or empty.
+
+        All problems of the tasks that are wanted are told together, as `Problems` tells them: of a
+        task, or of an example of one, the first.
+        """
         limits = Limits.of(self.max_row_characters, self.max_table_gb)
-        layout = detect(place_of(self.path), limits)
+        problems = Problems(self.path)
+        layout = detect(place_of(self.path), limits, problems)
         notes: list[str] = []
-        train = self._choose(layout, "train", self.train_tasks, "train_tasks", notes)
-        unseen = self._choose(layout, "test", self.unseen_tasks, "unseen_tasks", notes)
+        train: list[Task] = []
+        unseen: list[Task] = []
+        for split, tasks, option in (
+            ("train", train, "train_tasks"),
+            ("test", unseen, "unseen_tasks"),
+        ):
+            with problems.gathered():
+                tasks += self._choose(layout, split, option, notes, problems)
+        problems.require_none()
         return Corpus.of(train, unseen, notes)
 
     def _choose(
-        self, layout: Layout, split: str, count: int | None, option: str, notes: list[str]
+        self, layout: Layout, split: str, option: str, notes: list[str], problems: Problems
     ) -> list[Task]:
+        count: int | None = getattr(self, option)
         if count == 0:
             return []
         names, absent = layout.names(split)
@@ -83,12 +97,18 @@ class NaturalInstructions:
             )
         order = torch.randperm(len(names), generator=named_generator(self.seed, split)).tolist()
         small: list[str] = []
+        large: list[str] = []
 
         def large_enough() -> Iterator[str]:
             for name in (names[i] for i in order):
-                if layout.size(split, name) < self.min_examples:
+                size = None
+                with problems.gathered():
+                    size = layout.size(split, name)
+                if size is not None and size < self.min_examples:
                     small.append(name)
-                else:
+                    continue
+                large.append(name)  # A broken one too, whose problem is told: it is there.
+                if size is not None:
                     yield name
 
         def pick(name: str, size: int) -> tuple[int, ...]:
@@ -102,12 +122,12 @@ class NaturalInstructions:
             return sample(size, generator, share=self.share, limit=limit)
 
         tasks = layout.read(split, islice(large_enough(), count), pick)
-        if len(tasks) < (1 if count is None else count):
+        if len(large) < (1 if count is None else count):
             least = f" of at least {self.min_examples} examples" if self.min_examples else ""
             or_least = " or min_examples" if self.min_examples else ""
             raise DataError(
                 f"{option} is {'all' if count is None else count}, but {self.path} holds "
-                f"{len(tasks)} {split} tasks{least}; lower {option}{or_least}"
+                f"{len(large)} {split} tasks{least}; lower {option}{or_least}"
             )
         if small:
             notes.append(
@@ -117,14 +137,17 @@ class NaturalInstructions:
         return sorted(tasks, key=lambda task: task.name)
 
 
-def detect(folder: Path, limits: Limits) -> Layout:
-    """Find the layout of a folder. Raises DataError naming the folder and what was looked for."""
+def detect(folder: Path, limits: Limits, problems: Problems) -> Layout:
+    """Find the layout of a folder. Raises DataError naming the folder and what was looked for.
+
+    problems: what the layout adds the faults of single tasks and examples to.
+    """
     if not folder.is_dir():
         raise DataError(f"{folder} is no folder; set path to one with Natural Instructions")
     if (folder / "train.parquet").is_file() or (folder / "test.parquet").is_file():
-        return ParquetLayout(folder, limits)
+        return ParquetLayout(folder, limits, problems)
     if (folder / "tasks").is_dir() and (folder / "splits" / "default").is_dir():
-        return OfficialLayout(folder, limits)
+        return OfficialLayout(folder, limits, problems)
     raise DataError(
         f"{folder} holds no Natural Instructions: looked for tasks/*.json with "
         "splits/default/{train,test}_tasks.txt (the official repository), and for "

@@ -10,6 +10,7 @@ from flexlora.errors import DataError, shown
 from flexlora.tasks.files import read_text
 from flexlora.tasks.json_text import parsed_json, require_characters
 from flexlora.tasks.limits import Limits
+from flexlora.tasks.problems import Problems
 from flexlora.tasks.rows import kind_of
 from flexlora.tasks.task import Example, Task
 
@@ -40,8 +41,8 @@ class OfficialLayout:
     One task's file is in memory at a time.
     """
 
-    def __init__(self, folder: Path, limits: Limits) -> None:
-        self._folder, self._limits = folder, limits
+    def __init__(self, folder: Path, limits: Limits, problems: Problems) -> None:
+        self._folder, self._limits, self._problems = folder, limits, problems
         self._name: str | None = None
         self._document: dict[str, Any] = {}
 
@@ -65,14 +66,21 @@ class OfficialLayout:
 
     def read(self, split: str, names: Iterable[str], pick: Pick) -> tuple[Task, ...]:
         """Read tasks, keeping the picked instances. `names` is consumed one by one."""
-        return tuple(self._read(name, pick) for name in names)
+        tasks: list[Task] = []
+        for name in names:
+            with self._problems.gathered():
+                tasks.append(self._read(name, pick))
+        return tuple(tasks)
 
     def _read(self, name: str, pick: Pick) -> Task:
         path, instances = self._path(name), self._instances(name)
         kept = pick(name, len(instances))
         definition = first_text(self._document.get("Definition"), f"{path}: Definition")
         category = first_text(self._document.get("Categories"), f"{path}: Categories")
-        examples = (self._example(name, i, instances[i], definition, category) for i in kept)
+        examples: list[Example] = []
+        for i in kept:
+            with self._problems.gathered():
+                examples.append(self._example(name, i, instances[i], definition, category))
         return Task(name, tuple(examples))
 
     def _example(

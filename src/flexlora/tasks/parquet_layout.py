@@ -9,6 +9,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from functools import cached_property
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from flexlora.tasks.json_text import parsed_json, require_characters
 from flexlora.tasks.limits import Limits
 from flexlora.tasks.official_layout import Pick, fallback_id, first_text
 from flexlora.tasks.parquet_source import BATCH, opened, unpacked
+from flexlora.tasks.problems import Problems
 from flexlora.tasks.rows import kind_of
 from flexlora.tasks.task import Example, Task
 
@@ -34,10 +36,10 @@ _COLUMNS = {
 class ParquetLayout:
     """A folder with {train,test}.parquet and tasks.jsonl."""
 
-    def __init__(self, folder: Path, limits: Limits) -> None:
-        self._folder, self._limits = folder, limits
+    def __init__(self, folder: Path, limits: Limits, problems: Problems) -> None:
+        self._folder, self._limits, self._problems = folder, limits, problems
+        self._broken = False  # Of tasks.jsonl, a line.
         self._rows: dict[str, dict[str, list[range]]] = {}  # split → task → its runs of rows
-        self._descriptions: dict[str, tuple[str, str]] = {}
 
     def names(self, split: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
         """The tasks of a split, sorted; none is ever listed but absent."""
@@ -56,10 +58,14 @@ class ParquetLayout:
         examples: dict[str, list[Example]] = {}
         for name in names:
             rows = [row for run in self._index(split)[name] for row in run]
-            wanted.update((rows[i], name) for i in pick(name, len(rows)))
+            picked = [rows[i] for i in pick(name, len(rows))]
+            if picked and not self._described(name):
+                continue
+            wanted.update(dict.fromkeys(picked, name))
             examples[name] = []
         for row, values in self._take(split, sorted(wanted)):
-            examples[wanted[row]].append(self._example(split, row, values))
+            with self._problems.gathered():
+                examples[wanted[row]].append(self._example(split, row, values))
         return tuple(Task(name, tuple(kept)) for name, kept in examples.items())
 
     def _path(self, split: str) -> Path:
@@ -119,20 +125,29 @@ class ParquetLayout:
                 "or null; give a text and one or more references"
             )
         given = values["id"] or fallback_id(values["task"], values["src_index"])
-        definition, category = self._description(values["task"])
+        definition, category = self._descriptions[values["task"]]
         texts = (given, definition, values["input"], output, category)
         self._limits.require_row(f"{self._path(split)}, row {row}", *texts)
         return Example(given, definition, values["input"], tuple(output), category)
 
-    def _description(self, name: str) -> tuple[str, str]:
-        """A task's definition and category, from tasks.jsonl."""
-        if not self._descriptions:
-            self._descriptions = _read_descriptions(self._folder / "tasks.jsonl", self._limits)
-        if name not in self._descriptions:
-            raise DataError(
-                f"{self._folder / 'tasks.jsonl'} does not describe task {shown(name)}; add its line"
+    def _described(self, name: str) -> bool:
+        """Whether tasks.jsonl describes a task; that it does not is a problem of its own."""
+        before = self._problems.count
+        found = name in self._descriptions
+        self._broken |= self._problems.count > before
+        if not found and not self._broken:  # Else its line may be one of those that are broken.
+            self._problems.add(
+                DataError(
+                    f"{self._folder / 'tasks.jsonl'} does not describe task {shown(name)}; add its "
+                    "line"
+                )
             )
-        return self._descriptions[name]
+        return found
+
+    @cached_property
+    def _descriptions(self) -> dict[str, tuple[str, str]]:
+        """Task → its definition and category."""
+        return _read_descriptions(self._folder / "tasks.jsonl", self._limits, self._problems)
 
 
 @contextmanager
@@ -157,21 +172,30 @@ def _check_columns(path: Path, found: dict[str, str]) -> None:
             )
 
 
-def _read_descriptions(path: Path, limits: Limits) -> dict[str, tuple[str, str]]:
+def _read_descriptions(
+    path: Path, limits: Limits, problems: Problems
+) -> dict[str, tuple[str, str]]:
     result: dict[str, tuple[str, str]] = {}
     for number, line in enumerate(read_text(path, limits.table_bytes).split("\n"), start=1):
         if not line.strip():
             continue
         where = f"{path}, line {number}"
-        limits.require_line(where, len(line))
-        entry = parsed_json(line, where, "copy the file anew")
-        if not isinstance(entry, dict):
-            raise DataError(f"{where} is {kind_of(entry)}, expected an object; mend it")
-        name = first_text(entry.get("task"), f"{where}: task")
-        if name in result:
-            raise DataError(f"{where}: task {shown(name)} is described twice; keep one line")
-        definition = first_text(entry.get("definition"), f"{where}: definition")
-        category = first_text(entry.get("category"), f"{where}: category")
-        require_characters(where, (name, definition, category))
-        result[name] = definition, category
+        with problems.gathered():
+            limits.require_line(where, len(line))
+            name, definition, category = _description(line, where)
+            if name in result:
+                raise DataError(f"{where}: task {shown(name)} is described twice; keep one line")
+            result[name] = definition, category
     return result
+
+
+def _description(line: str, where: str) -> tuple[str, str, str]:
+    """A task, its definition and its category."""
+    entry = parsed_json(line, where, "copy the file anew")
+    if not isinstance(entry, dict):
+        raise DataError(f"{where} is {kind_of(entry)}, expected an object; mend it")
+    name = first_text(entry.get("task"), f"{where}: task")
+    definition = first_text(entry.get("definition"), f"{where}: definition")
+    category = first_text(entry.get("category"), f"{where}: category")
+    require_characters(where, (name, definition, category))
+    return name, definition, category

@@ -16,7 +16,7 @@ TOLD = 10
 class Problems:
     """The faults of one table: how many, and the first ten of them.
 
-    where: the table's file or name; before: what was found already, which stays as it is.
+    where: the table's file, folder or name; before: what was found already, which stays as it is.
     """
 
     def __init__(self, where: str, before: Problems | None = None) -> None:
@@ -36,6 +36,11 @@ class Problems:
             yield
         except DataError as error:
             self.add(error)
+
+    @property
+    def count(self) -> int:
+        """How many there are so far."""
+        return self._count
 
     def require_none(self) -> None:
         """Raise the one that there is, as it is, or a DataError that tells of all."""
