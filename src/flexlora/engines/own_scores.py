@@ -21,6 +21,7 @@ from flexlora.formats.payloads import from_bytes
 from flexlora.lowrank import LowRank
 from flexlora.models import AdaptedModel
 from flexlora.rules import Rule
+from flexlora.rules.promises import require_received
 from flexlora.tasks.prompts import Encoded
 
 _ENOUGH = 512  # Prompts' tokens of one client, from which on a CPU is busy with it alone.
@@ -104,6 +105,7 @@ class OwnScores:
         sent = payload_adapter(from_bytes(job.payload))
         memory = {} if self._memories is None else self._memories.after(job.client, job.round)
         received = self._rule.receive(sent, memory)
+        require_received(self._rule, received, sent, job.client)
         return self._score_with({name: f.product() for name, f in received.items()}, jobs)
 
     def _score_with(

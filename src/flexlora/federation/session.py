@@ -45,6 +45,7 @@ from flexlora.federation.trackers import Trackers, require_trackers
 from flexlora.formats.atomic import require_free
 from flexlora.formats.json_fields import text, whole
 from flexlora.rules import State
+from flexlora.rules.promises import require_learned
 from flexlora.runs.committed import Committed
 from flexlora.runs.deciding import decide
 from flexlora.runs.events import Ended, Halved, Noted
@@ -233,7 +234,7 @@ class Session:
             observer.told(Halved(round, clients))
 
         def validated(state: State) -> MeanScore | None:
-            scores = validate(setup, rule.learned(state))
+            scores = validate(setup, require_learned(rule, rule.learned(state), state.spec))
             return None if scores is None else scores.mean()
 
         engine = make_engine(
