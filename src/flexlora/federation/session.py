@@ -36,6 +36,7 @@ from flexlora.federation.engine import (
 from flexlora.federation.loop import Federation, last
 from flexlora.federation.observers import Observer, Observers, Recorder, Silent, started
 from flexlora.federation.preview import Preview, forecast
+from flexlora.federation.rows_kept import hold_kept_rows, keep_rows
 from flexlora.federation.scoring import final_rows, validate
 from flexlora.federation.sending import Sender
 from flexlora.federation.setup import Setup, prepare
@@ -105,12 +106,14 @@ class Session:
         process, on the CPU).
         """
         parent = Parent.open(run, round)
+        hold_kept_rows(parent.run)
         return Session(parent.config_with(tables or {}, overrides), like=like, parent=parent)
 
     @staticmethod
     def resuming(run: Path | str) -> Session:
         """The same run after any stop. Raises RunError for a folder that is no run."""
         opened = Run.open(run)
+        hold_kept_rows(opened)
         return Session(opened.config, resumed=opened)
 
     @cached_property
@@ -202,11 +205,12 @@ class Session:
             data=described(self.setup),
             parent=start.parent if start else None,
             start=start.checkpoint() if start else None,
-            bring=self._bring_memory,
+            bring=self._bring,
         )
 
-    def _bring_memory(self, folder: Path) -> None:
-        """What the clients of a parent remember goes into the new run."""
+    def _bring(self, folder: Path) -> None:
+        """Rows that are held, and what the clients of a parent remember, go into the new run."""
+        keep_rows(self.config, folder)
         if self.rule.traits.memory and self._parent is not None:
             theirs, round = self._parent.run.folder / MEMORY, self._parent.state.round
             Memories(folder / MEMORY).take_over(theirs, round)
