@@ -89,7 +89,7 @@ def made(label: str = "r", arm: str = "", seed: int = 0, better: float = 0.0) ->
             State("low", "2", {"unseen": scored({k: x + 0.5 for k, x in full.items()})}),
         ),
         scored_round=2,
-        partition=Partition("task", "category", holders, ()),
+        partition=Partition("task", "category", holders, (), 0),
     )
 
 
@@ -186,7 +186,7 @@ def test_categories_stand_by_what_they_gained() -> None:
 
 
 def test_clients_that_gained_least_come_first() -> None:
-    table = of(clients([RUN]), Table, "r: unseen clients, those that gained least in loss")
+    table = of(clients([RUN]), Table, "r: unseen examples, those that gained least in loss")
     assert cells(table) == [
         ["cid", "sums", "4", "2.250", "+0.250"],
         ["bob", "sums", "4", "2.500", "−0.500"],
@@ -208,7 +208,7 @@ def test_outcome_of_one_run() -> None:
     (tiles,) = (block for block in section.blocks if isinstance(block, Tiles))
     (tile,) = tiles.tiles
     assert (tile.value, tile.against, tile.good) == ("1.917", "−1.083 against 3.000", True)
-    table = of(section, Table, "Scores on unseen clients")
+    table = of(section, Table, "Scores on unseen examples")
     assert cells(table) == [
         ["base model", "3.000", "–"],
         ["full state", "1.917", "−1.083"],
@@ -220,7 +220,7 @@ def test_outcome_of_one_run() -> None:
 
 def test_the_best_of_several_runs_is_the_one_with_the_lower_loss() -> None:
     section = outcome([made("a"), made("b", better=0.5)])
-    table = of(section, Table, "Scores on unseen clients")
+    table = of(section, Table, "Scores on unseen examples")
     assert cells(table) == [
         ["base model", "3.000", "–"],
         ["a", "1.917", "−1.083"],

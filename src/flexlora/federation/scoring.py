@@ -26,7 +26,7 @@ def validate(setup: Setup, update: Update) -> Scores | None:
 
 
 def score(setup: Setup, update: Update) -> tuple[Scores, Scores | None]:
-    """Score W₀ + update by all metrics: on the unseen clients, and on the own test parts."""
+    """Score W₀ + update by all metrics: on the unseen examples, and on the own test parts."""
     model, examples, settings = setup.model, setup.examples, setup.settings.final
     model.set_delta(update)
     own = evaluate(model, examples.own, settings) if examples.own else None
@@ -41,7 +41,7 @@ def score_base(setup: Setup) -> tuple[Scores, Scores | None]:
 def final_rows(
     setup: Setup, rule: Rule, state: State, start: State | None, observer: Observer
 ) -> list[Row]:
-    """The final evaluation, the only one that touches the unseen clients.
+    """The final evaluation, the only one that touches the unseen examples.
 
     Of the base, of what the run began from if it began from anything, of all that was learned, and
     of what each client type is handed. observer: told of each before it is scored.

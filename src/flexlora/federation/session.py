@@ -173,7 +173,7 @@ class Session:
         return Preview(self.setup, forecast(self.setup, self.rule), parent)
 
     def play(self, folder: Path | str | None = None, *, observer: Observer | None = None) -> Result:
-        """Play all rounds that are left, score the unseen clients, and leave it in a folder.
+        """Play all rounds that are left, score the unseen examples, and leave it in a folder.
 
         folder: the run directory to make (default: a new one under `run.out`); ConfigError where a
         run goes on, which does so in its own. Raises RunError, before anything is loaded, for one

@@ -42,12 +42,20 @@ def _blocks(found: Partition) -> list[Block]:
     words = (
         f"{count(total, 'example')} of {count(len(labels), 'label')} ({found.label}) are dealt to "
         f"{count(len(found.clients), 'client')}, by {found.by}; "
-        f"{count(len(found.unseen), 'client') if found.unseen else 'none'} stay unseen."
+        f"{_unseen(found)} stay unseen."
     )
     ordered = [label for label, _ in labels.most_common()]
     if len(found.clients) <= FEW:
         return [Note(words), _few_sizes(found.clients), _mix(found.clients, ordered)]
     return [Note(words), *_many(found.clients), _labels(labels)]
+
+
+def _unseen(found: Partition) -> str:
+    if not found.unseen:
+        return "none"
+    whose = f", {found.known:,} of them of clients that train," if found.known else ""
+    examples = count(sum(holder.examples for holder in found.unseen), "example")
+    return f"{examples} in {count(len(found.unseen), 'group')}{whose}"
 
 
 def _few_sizes(holders: Sequence[Holder]) -> Figure:

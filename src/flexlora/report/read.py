@@ -200,4 +200,5 @@ def _partition(record: Record) -> Partition:
         label=str(record["label"]),
         clients=tuple(map(holder, record["clients"])),
         unseen=tuple(map(holder, record.get("unseen", ()))),
+        known=int(record.get("known", 0)),
     )
