@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from flexlora.formats.words import count
 from flexlora.report import charts
 from flexlora.report.blocks import Block, Figure, Heading, Note, Section, Table
+from flexlora.report.histograms import histogram
 from flexlora.report.runs import Holder, Partition, ReportRun
 
 FEW = 40  # Clients that are shown one by one at most.
@@ -110,7 +111,7 @@ def _many(holders: Sequence[Holder]) -> list[Block]:
             [float(len(holder.labels)) for holder in holders],
         ),
     ):
-        spec, bins = charts.histogram(
+        spec, bins = histogram(
             {"clients": values}, x=x, y="clients", series=["clients"], whole=True
         )
         rows = [[low, high, n] for _, low, high, n in bins if n]
