@@ -42,7 +42,8 @@ from flexlora.federation.sending import Sender
 from flexlora.federation.setup import Setup, prepare
 from flexlora.federation.starts import Start, warm_start
 from flexlora.federation.threads import use_threads
-from flexlora.federation.trackers import Trackers, require_trackers
+from flexlora.federation.tracker_kinds import require_trackers
+from flexlora.federation.trackers import Trackers
 from flexlora.formats.atomic import require_free
 from flexlora.formats.json_fields import text, whole
 from flexlora.rules import State
