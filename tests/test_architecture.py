@@ -307,6 +307,7 @@ PUBLIC = [
     "Session",
     "Setup",
     "continue_run",
+    "hold_rows",
     "load_adapter",
     "load_config",
     "load_model",

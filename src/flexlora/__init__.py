@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from flexlora.rules import register as register
     from flexlora.runs import Result as Result
     from flexlora.runs import load_adapter as load_adapter
+    from flexlora.tasks.held_rows import hold_rows as hold_rows
 
 __version__ = "0.1.0"
 
@@ -60,6 +61,7 @@ _HOMES = {
     "flexlora.merging": ("Merged", "merge"),
     "flexlora.models": ("AdaptedModel", "load_model", "save_merged"),
     "flexlora.rules": ("RULES", "Rule", "make_rule", "register"),
+    "flexlora.tasks.held_rows": ("hold_rows",),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
@@ -78,6 +80,7 @@ __all__ = [
     "Session",
     "Setup",
     "continue_run",
+    "hold_rows",
     "load_adapter",
     "load_config",
     "load_model",

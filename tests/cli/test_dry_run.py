@@ -19,8 +19,10 @@ from flexlora.config.config_file import parse_config
 from flexlora.federation import prepare, run
 from flexlora.federation.census import Census, Holding
 from flexlora.federation.preview import forecast
+from flexlora.report import write_report
 from flexlora.rules import RULES, make_rule
 from flexlora.runs.run_directory import Run
+from report.pages import words
 from small import SMALL, small, write
 
 
@@ -104,6 +106,31 @@ def test_data_json_holds_every_example_once(config: Config, tmp_path: Path) -> N
         total.update(held["labels"])
     assert total == {f"kind {i}": 20 for i in range(3)}
     assert {held["type"] for held in partition["clients"]} == {"low", "high"}
+
+
+def test_rows_of_clients_that_train_are_no_unseen_clients(
+    flexlora: Flexlora, tmp_path: Path
+) -> None:
+    """Those of a test file are unseen examples, and whose they are is said."""
+    rows = [{"q": f"Name {i}.", "a": f"number {i}", "who": f"c{i % 2}"} for i in range(20)]
+    tests = [{"q": f"Name {who}.", "a": "none", "who": who} for who in ("c0", "c1", "new")]
+    for name, held in (("train", rows), ("test", tests)):
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in held))
+    data = {"source": "jsonl", "path": str(tmp_path / "train.jsonl"), "max_tokens": 250}
+    data |= {"test_path": str(tmp_path / "test.jsonl"), "prompt": "q", "response": "a"}
+    document = {**SMALL, "data": {**data, "client": "who"}, "partition": {"by": "client"}}
+    config = parse_config(document | {"federation": {"rounds": 1}})
+    done = flexlora("run", write(config, tmp_path / "c.toml"), "--out", tmp_path / "r")
+    assert done.code == 0, done.err
+    text = done.out + done.err
+    assert (
+        "3 unseen groups (0 left out), 2 of them of clients that train, 3 unseen examples" in text
+    )
+    assert "unseen client" not in text
+    assert "unseen examples, and the clients' own test examples" in text
+    page = words(write_report([tmp_path / "r"], tmp_path / "r.html"))
+    assert "3 examples in 3 groups, 2 of them of clients that train, stay unseen." in page
+    assert "unseen client" not in page
 
 
 # --- the drawing ---------------------------------------------------------------------------------

@@ -94,7 +94,7 @@ def test_a_line_a_round_with_what_failed_and_what_is_left(
         "r: round 1/4, train loss 1.250, 1 failed, 0:00 elapsed, about 0:30 left",
         "r: round 2/4, train loss 1.250, validation loss 0.500 (best so far), 0:00 elapsed, "
         "about 0:24 left",
-        "r: scoring full state on unseen clients",
+        "r: scoring full state on unseen examples",
     ]
 
 
@@ -156,7 +156,7 @@ def test_no_color_and_a_dumb_terminal_are_honoured(config: Path, tmp_path: Path)
     code, written = on_a_terminal("resume", tmp_path / "r", width=60, TERM="dumb")
     assert code == 0, written
     assert "\x1b" not in written
-    assert "r: scoring full state on unseen clients" in written
+    assert "r: scoring full state on unseen examples" in written
 
 
 def test_a_resume_shows_the_rounds_that_it_plays(

@@ -129,7 +129,7 @@ def test_a_run_on_a_setup_of_another_config_is_that_of_its_own(
     assert_same_run(shared.folder, run(config, tmp_path / "alone").folder)
 
 
-def test_nothing_scored_where_unseen_clients_are_kept_for_later(
+def test_nothing_scored_where_unseen_examples_are_kept_for_later(
     setup: Setup, tmp_path: Path
 ) -> None:
     config = small(evaluation={"unseen": False})

@@ -18,7 +18,9 @@ from flexlora.errors import ConfigError, RunError
 from flexlora.federation import Session, resume, run
 from flexlora.federation import trackers as module
 from flexlora.federation.observers import Silent, started
-from flexlora.federation.trackers import TRACKERS, Trackers, scalars
+from flexlora.federation.tracked import scalars
+from flexlora.federation.tracker_kinds import TRACKERS
+from flexlora.federation.trackers import Trackers
 from flexlora.runs.events import Event, Noted, RoundEnded
 from flexlora.runs.records import RoundRecord
 from flexlora.runs.run_directory import Run

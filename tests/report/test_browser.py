@@ -111,3 +111,48 @@ def test_everything_has_a_name(browser: Browser, pages: dict[str, Path]) -> None
     assert unnamed == []
     ids = browser.js("return [...document.querySelectorAll('[id]')].map(e => e.id)")
     assert len(ids) == len(set(ids))
+
+
+def test_tables_scroll_inside_their_boxes_and_keep_their_first_column(
+    browser: Browser, pages: dict[str, Path]
+) -> None:
+    """On a phone, each of them, also those that are folded."""
+    browser.open(pages["few"], width=390)
+    browser.js("document.querySelectorAll('details').forEach(d => d.open = true)")
+    boxes = browser.js(
+        "return [...document.querySelectorAll('.scroll')].map(box => {"
+        " const style = getComputedStyle(box), outside = box.getBoundingClientRect();"
+        " box.scrollLeft = box.scrollWidth;"
+        " const cells = [...box.querySelectorAll('tr > :first-child')].map(cell => {"
+        "  const at = cell.getBoundingClientRect();"
+        "  return [at.left - outside.left, at.width / outside.width,"
+        "   cell.scrollWidth - cell.clientWidth]; });"
+        " const last = box.querySelector('thead th:last-child').getBoundingClientRect();"
+        " return {right: outside.right, wide: box.scrollWidth > box.clientWidth + 1,"
+        "  scrolls: style.overflowX, hint: style.backgroundImage, cells,"
+        "  beyond: last.right - outside.right}; })"
+    )
+    assert len(boxes) >= 30
+    assert sum(box["wide"] for box in boxes) >= 10
+    for box in boxes:
+        assert box["right"] <= 390
+        assert box["scrolls"] == "auto"
+        assert box["hint"].count("gradient") == 2
+        assert box["beyond"] <= 1
+        for left, share, hidden in box["cells"]:
+            assert abs(left) <= 1
+            assert share <= 0.5 or not box["wide"]
+            assert hidden <= 1
+
+
+def test_runs_of_a_histogram_stand_apart_under_their_names(
+    browser: Browser, pages: dict[str, Path]
+) -> None:
+    browser.open(pages["few"])
+    found = browser.js(
+        "return [...document.querySelectorAll('.plot')]"
+        ".filter(p => p.getAttribute('aria-label').startsWith('Change of '))"
+        ".map(p => [...p.querySelectorAll('.mark-text.role-mark text')].map(t => t.textContent))"
+    )
+    assert found
+    assert all(names == ["few-seed0", "few-seed1"] for names in found), found

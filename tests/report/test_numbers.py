@@ -89,7 +89,7 @@ def made(label: str = "r", arm: str = "", seed: int = 0, better: float = 0.0) ->
             State("low", "2", {"unseen": scored({k: x + 0.5 for k, x in full.items()})}),
         ),
         scored_round=2,
-        partition=Partition("task", "category", holders, ()),
+        partition=Partition("task", "category", holders, (), 0),
     )
 
 
@@ -186,7 +186,7 @@ def test_categories_stand_by_what_they_gained() -> None:
 
 
 def test_clients_that_gained_least_come_first() -> None:
-    table = of(clients([RUN]), Table, "r: unseen clients, those that gained least in loss")
+    table = of(clients([RUN]), Table, "r: unseen examples, those that gained least in loss")
     assert cells(table) == [
         ["cid", "sums", "4", "2.250", "+0.250"],
         ["bob", "sums", "4", "2.500", "−0.500"],
@@ -208,7 +208,7 @@ def test_outcome_of_one_run() -> None:
     (tiles,) = (block for block in section.blocks if isinstance(block, Tiles))
     (tile,) = tiles.tiles
     assert (tile.value, tile.against, tile.good) == ("1.917", "−1.083 against 3.000", True)
-    table = of(section, Table, "Scores on unseen clients")
+    table = of(section, Table, "Scores on unseen examples")
     assert cells(table) == [
         ["base model", "3.000", "–"],
         ["full state", "1.917", "−1.083"],
@@ -218,9 +218,25 @@ def test_outcome_of_one_run() -> None:
     assert cells(whole) == [["r", "flexlora", "0", "2 of 2", "2", "3", "1", "8.5", "0.2"]]
 
 
+def test_a_change_of_nothing_is_neither_good_nor_bad() -> None:
+    """Nor one of less than the digits that are shown."""
+
+    def colour(value: float) -> tuple[str, bool | None]:
+        base, full = (replace(scored(BASE), mean={"loss": x}) for x in (3.0, value))
+        states = (State("base", "", {"unseen": base}), State("full", "full", {"unseen": full}))
+        section = outcome([replace(RUN, states=states)])
+        (tiles,) = (block for block in section.blocks if isinstance(block, Tiles))
+        return tiles.tiles[0].against, tiles.tiles[0].good
+
+    assert colour(3.0) == ("±0.000 against 3.000", None)
+    assert colour(3.0004) == ("±0.000 against 3.000", None)
+    assert colour(3.001) == ("+0.001 against 3.000", False)
+    assert colour(2.999) == ("−0.001 against 3.000", True)
+
+
 def test_the_best_of_several_runs_is_the_one_with_the_lower_loss() -> None:
     section = outcome([made("a"), made("b", better=0.5)])
-    table = of(section, Table, "Scores on unseen clients")
+    table = of(section, Table, "Scores on unseen examples")
     assert cells(table) == [
         ["base model", "3.000", "–"],
         ["a", "1.917", "−1.083"],
@@ -286,8 +302,14 @@ def test_failures_one_by_one_and_added_up() -> None:
 
 
 @pytest.mark.parametrize("several", [False, True])
-def test_the_histogram_s_rows_are_arms(several: bool) -> None:
+def test_the_histogram_s_rows_are_runs_in_the_colours_of_their_arms(several: bool) -> None:
     runs = [made("a-0", "a"), made("a-1", "a", 1)] if several else [RUN]
-    table = of(clients(runs), Figure, "Change of loss by client").table
-    assert table.columns[0] == "runs"
-    assert {row[0] for row in cells(table)} == {"a" if several else "r"}
+    figure = of(clients(runs), Figure, "Change of loss by client")
+    assert figure.table.columns[0] == "run"
+    labels = {"a-0", "a-1"} if several else {"r"}
+    assert {row[0] for row in cells(figure.table)} == labels
+    assert {name for name, _ in data(figure, "name", "series")} == labels
+    assert {arm for _, arm in data(figure, "name", "series")} == {"a" if several else "r"}
+    floors = {low for (low,) in data(figure, "low")}
+    assert len(floors) == len(runs)
+    assert ("each run by itself" in figure.reading) == several

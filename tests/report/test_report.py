@@ -13,7 +13,7 @@ from flexlora.errors import RunError
 from flexlora.federation import run
 from flexlora.report import write_report
 from flexlora.report.blocks import Mark, Table
-from flexlora.report.charts import histogram
+from flexlora.report.histograms import histogram
 from flexlora.report.read import read_runs
 from flexlora.report.runs import Measure, differing_data
 from flexlora.runs.events import Failed

@@ -50,7 +50,7 @@ def test_where_a_run_began(folder: Path) -> None:
     change_results(folder, lambda rows: rows.insert(1, {**rows[1], "state": "start"}))
     text = words(write_report([folder]))
     assert "r began from the run runs/<old>, played by fedit up to round 7" in text
-    assert "starting state" in text.split("Scores on unseen clients", 1)[1]
+    assert "starting state" in text.split("Scores on unseen examples", 1)[1]
 
 
 def test_answers_stand_beside_the_base_model_s(folder: Path) -> None:
@@ -67,9 +67,9 @@ def test_no_answers_were_kept(folder: Path) -> None:
     assert "No generated answers were kept" in words(write_report([folder]))
 
 
-def test_no_unseen_clients(tmp_path: Path) -> None:
+def test_no_unseen_examples(tmp_path: Path) -> None:
     text = words(write_report([synthetic_run(tmp_path / "r", **{**TINY, "unseen": 0})]))
-    assert "Scores on unseen clients" not in text
+    assert "Scores on unseen examples" not in text
     assert "Scores on the training clients' own test parts" in text
     assert "none stay unseen" in text
 
@@ -107,7 +107,7 @@ def test_a_real_run_whose_clients_score(tmp_path: Path) -> None:
     evaluation = {"metrics": ["loss", "rouge_l"], "on_clients": "tuned", "predictions": 2}
     folder = run(small(federation={"rounds": 1}, evaluation=evaluation), tmp_path / "r").folder
     text = words(write_report([folder]))
-    for part in ("loss on clients, tuned adapter, by round", "answers on unseen clients"):
+    for part in ("loss on clients, tuned adapter, by round", "answers on unseen examples"):
         assert part in text
 
 

@@ -13,6 +13,7 @@ import typer
 from flexlora.cli.output import JsonOption, QuietOption, output
 from flexlora.cli.places import require_place
 from flexlora.cli.playing import playing
+from flexlora.cli.program import program
 from flexlora.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -64,8 +65,9 @@ def demo(
     words.results(results)
     words.say()
     last = shlex.quote(str(results[-1].folder))
-    words.say(f"what each run did, as a page:  flexlora report {shlex.quote(str(out))}/*")
-    words.say(f"an adapter to take home:       flexlora export {last} --rank 4 --out adapter")
+    call = program()
+    words.say(f"what each run did, as a page:  {call} report {shlex.quote(str(out))}/*")
+    words.say(f"an adapter to take home:       {call} export {last} --rank 4 --out adapter")
     words.say("your own data and model:       docs/guide/bring_your_data.md")
 
 

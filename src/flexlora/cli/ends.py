@@ -68,7 +68,9 @@ class Ends:
         """What to type to go on with the run that was played; "" where none was."""
         if self.playing is None:
             return ""
-        return f"; go on with: flexlora resume {shlex.quote(self.playing)}"
+        from flexlora.cli.program import program
+
+        return f"; go on with: {program()} resume {shlex.quote(self.playing)}"
 
     def leave(self) -> NoReturn:
         """End with a sentence about the stop, once."""

@@ -93,7 +93,7 @@ class LiveView(Watcher):
         """What is done now: a round, with its clients, or the scoring at the end."""
         known = self.known
         if known.scoring:
-            grid.add_row("scoring", f"{state_words(known.scoring)}, on unseen clients")
+            grid.add_row("scoring", f"{state_words(known.scoring)}, on unseen examples")
         if not known.round:
             return
         done = known.replied.total()

@@ -48,7 +48,7 @@ class Lines(Watcher):
         if isinstance(event, RoundEnded):
             self._say(_line(self.known, event.record))
         elif isinstance(event, Scoring):
-            self._say(f"scoring {state_words(event.state)} on unseen clients")
+            self._say(f"scoring {state_words(event.state)} on unseen examples")
         elif words := event_words(event):
             self._say(words)
 

@@ -15,7 +15,7 @@ from flexlora.runs.run_directory import Run
 
 
 def results_table(ends: Sequence[Ended]) -> None:
-    """Scores on unseen clients and on the clients' own test parts; the base model first.
+    """Scores on unseen examples and on the clients' own test parts; the base model first.
 
     The base is that of the first run: runs that are shown together share it.
     """
@@ -23,7 +23,7 @@ def results_table(ends: Sequence[Ended]) -> None:
     after: list[int] = []
     for end in ends:
         if not end.rows:
-            say(f"{end.run}: unseen clients were not scored (evaluation.unseen is false)")
+            say(f"{end.run}: unseen examples were not scored (evaluation.unseen is false)")
             continue
         if not rows:
             rows.append((STATE_WORDS[BASE], end.rows[0], None))
@@ -36,7 +36,7 @@ def results_table(ends: Sequence[Ended]) -> None:
     if scored is None:
         return
     Sheet(
-        title="unseen clients, and the clients' own test examples",
+        title="unseen examples, and the clients' own test examples",
         names=Column("rule and adapter", [name for name, _, _ in rows], left=True),
         columns=_columns(rows, _measures(scored)),
         ends=after,

@@ -10,6 +10,7 @@ from typing import Any
 from flexlora.adapters.anatomy import kinds
 from flexlora.cli.console import say, screen
 from flexlora.cli.layer_tables import shared_prefix
+from flexlora.cli.program import program
 from flexlora.cli.results_view import results_table
 from flexlora.cli.sheets import Column, Sheet
 from flexlora.cli.tables import origin
@@ -24,15 +25,15 @@ _FAILED = {"train": "failed", "evaluate": "failed to evaluate", "screen": "scree
 _STATES = {
     "finished": "finished",
     "running": "running in another process",
-    "not scored": "all rounds played, not scored yet; go on with: flexlora resume {path}",
-    "stopped": "stopped; go on with: flexlora resume {path}",
-    "never started": "never started; begin with: flexlora resume {path}",
+    "not scored": "all rounds played, not scored yet; go on with: {program} resume {path}",
+    "stopped": "stopped; go on with: {program} resume {path}",
+    "never started": "never started; begin with: {program} resume {path}",
 }
 
 
 def show_run(found: Mapping[str, Any], ended: Ended | None, *, everything: bool) -> None:
     """An overview (`runs.overview`) and what the run ended with, as text and tables."""
-    words = _STATES[found["state"]].format(path=found["path"])
+    words = _STATES[found["state"]].format(program=program(), path=found["path"])
     say(f"run {found['path']}: round {found['round']} of {found['rounds']}, {words}")
     rule = dict(found["rule"])
     options = ", ".join([rule.pop("name"), *(f"{key} {value}" for key, value in rule.items())])

@@ -26,11 +26,14 @@ def describe(setup: Setup, rule: Rule | None = None, *, forecast: Forecast | Non
         _types_table(setup, rule)
     else:
         forecast_table(forecast)
-    for who, what in (("clients", "training_examples"), ("unseen_clients", "unseen_examples")):
+    known = setup.census.known
+    whose = f", {known:,} of them of clients that train" if known else ""
+    for who, of, what in (("clients", "", "training"), ("unseen_groups", whose, "unseen")):
+        cut, too_long = (data[f"{what}_examples_{end}"] for end in ("truncated", "left_out"))
         say(
-            f"{data[who]:,} {who.replace('_', ' ')} ({data[f'{who}_left_out']:,} left out), "
-            f"{data[what]:,} {what.replace('_', ' ')} ({data[f'{what}_truncated']:,} cut to fit, "
-            f"{data[f'{what}_left_out']:,} left out as too long)"
+            f"{data[who]:,} {who.replace('_', ' ')} ({data[f'{who}_left_out']:,} left out){of}, "
+            f"{data[f'{what}_examples']:,} {what} examples ({cut:,} cut to fit, {too_long:,} left "
+            "out as too long)"
         )
     say(f"{len(setup.model.layers)} layers of {setup.config.model.name} adapted")
     for note in data["notes"]:
@@ -65,7 +68,7 @@ def origin(parent: Mapping[str, Any]) -> str:
 
 
 def scores_table(scores: Scores) -> None:
-    """Scores by category, under each its clients, then over all unseen clients."""
+    """Scores by category, under each its groups (tasks, clients or categories), then over all."""
     total = scores.mean()
     names: list[str] = []
     means: list[MeanScore] = []
@@ -78,15 +81,15 @@ def scores_table(scores: Scores) -> None:
         after.append(len(names) - 1)
     bold.append(len(names))
     columns = [
-        Column("clients", [f"{mean.clients:,}" for mean in (*means, total)]),
+        Column("groups", [f"{mean.clients:,}" for mean in (*means, total)]),
         Column("examples", [f"{mean.examples:,}" for mean in (*means, total)]),
     ]
     for metric in map(get_metric, total.values):
         cells = [f"{mean[metric.name]:.{metric.digits}f}" for mean in (*means, total)]
         columns.append(Column(metric.heading, cells))
     Sheet(
-        title="unseen clients by category",
-        names=Column("category and client", [*names, "all"], left=True),
+        title="unseen examples by category",
+        names=Column("category and group", [*names, "all"], left=True),
         columns=columns,
         ends=after,
         bold=bold,

@@ -63,7 +63,7 @@ class EvaluationConfig(Table):
         "generated texts kept of each final scoring, over all clients",
     )
     unseen: bool = Field(
-        default=True, description="score unseen clients and test parts at the end; false to tune"
+        default=True, description="score unseen examples and test parts at the end; false to tune"
     )
     types_at_end: bool = Field(
         default=True, description="also score each client type's adapter at the end"

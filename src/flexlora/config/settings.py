@@ -38,7 +38,7 @@ class Settings:
     """How a federation of so many clients trains and is scored.
 
     validation: each validated round; by loss and the metric that decides, which may need
-    generation. final: the unseen clients, once.
+    generation. final: the unseen examples, once.
     """
 
     schedule: Schedule

@@ -19,6 +19,7 @@ from flexlora.formats.payloads import from_bytes, to_bytes
 from flexlora.models import AdaptedModel
 from flexlora.models.device import out_of_memory
 from flexlora.rules import Memory, Rule
+from flexlora.rules.promises import require_received
 from flexlora.screens import Screen
 from flexlora.seeds import seed_of, seeded
 from flexlora.training import Trained, Visit, train_cohort
@@ -131,7 +132,9 @@ class InProcess:
             try:
                 if job.payload not in sent:
                     sent[job.payload] = payload_adapter(from_bytes(job.payload))
-                received = self.rule.receive(sent[job.payload], memory)
+                given = sent[job.payload]
+                received = self.rule.receive(given, memory)
+                require_received(self.rule, received, given, job.client)
             except FlexLoRAError as error:
                 found[job] = failure(job, error)
                 continue

@@ -22,6 +22,7 @@ from flexlora.formats.payloads import from_bytes
 from flexlora.lowrank import LowRank
 from flexlora.models import AdaptedModel
 from flexlora.rules import Memory, Rule
+from flexlora.rules.promises import require_received
 from flexlora.tasks.prompts import Encoded
 
 _ENOUGH = 512  # Prompts' tokens of one client, from which on a CPU is busy with it alone.
@@ -107,6 +108,7 @@ class OwnScores:
     def _score_sent(self, memory: Memory, jobs: Sequence[Evaluate]) -> Iterable[ClientScore]:
         sent = payload_adapter(from_bytes(jobs[0].payload))
         received = self._rule.receive(sent, memory)
+        require_received(self._rule, received, sent, jobs[0].client)
         return self._score_with({name: f.product() for name, f in received.items()}, jobs)
 
     def _score_with(

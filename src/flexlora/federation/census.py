@@ -9,6 +9,7 @@ from typing import Any
 from flexlora.config.config import PartitionConfig
 from flexlora.tasks.clients import Client
 from flexlora.tasks.partition import count_labels
+from flexlora.tasks.table_source import KEPT
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,8 @@ class Holding:
 
 @dataclass(frozen=True)
 class Census:
-    """clients: those that train; validators: kept out of training to validate on; unseen: the rest.
+    """clients: those that train; validators: kept out of training to validate on; unseen: the
+    groups of examples that the server keeps apart, which may be rows of clients that train.
 
     Every example is counted once, but for those that are not scored since they are trained on, too;
     without evaluation.unseen there are no unseen ones.
@@ -103,8 +105,15 @@ class Census:
             apart += sum(differences) / 2
         return apart / total
 
+    @property
+    def known(self) -> int:
+        """How many of the unseen are rows of a client that trains (on other rows)."""
+        training = {holding.id for holding in self.clients}
+        return sum(holding.id.removeprefix(KEPT) in training for holding in self.unseen)
+
     def to_json(self) -> dict[str, Any]:
-        """Plain values for data.json: by, label, skew, clients, validators, unseen."""
+        """Plain values for data.json: by, label, skew, clients, validators, unseen,
+        known."""
 
         def tested(holdings: Sequence[Holding]) -> list[dict[str, Any]]:
             return [{"id": h.id, "test": h.test, "labels": dict(h.labels)} for h in holdings]
@@ -116,4 +125,5 @@ class Census:
             "clients": [asdict(holding) for holding in self.clients],
             "validators": tested(self.validators),
             "unseen": tested(self.unseen),
+            "known": self.known,
         }

@@ -20,6 +20,7 @@ from flexlora.federation.setup import Setup
 from flexlora.federation.starts import Start, run_record
 from flexlora.formats.json_fields import text, whole
 from flexlora.rules import Rule, Spec, State
+from flexlora.rules.promises import require_begun, require_learned
 from flexlora.runs.committed import Committed
 from flexlora.runs.readout import require_checkpoint
 from flexlora.runs.run_directory import Record, Run
@@ -162,7 +163,8 @@ class Parent:
 
 
 def _made_anew(rule: Rule, spec: Spec, state: State, generator: torch.Generator) -> State:
-    warm = rule.warm_start(spec, rule.learned(state), generator)
+    learned = require_learned(rule, rule.learned(state), state.spec)
+    warm = require_begun(rule, rule.warm_start(spec, learned, generator))
     # A version that nobody holds and that no patch leads to: every client is sent Δ whole.
     layers = warm.delta.layers
     delta = Delta(state.delta.version + 1, layers) if layers else Delta()

@@ -73,7 +73,7 @@ def types_said(clients: Sequence[Client]) -> dict[str, str]:
 
 
 def require_unseen(config: Config, corpus: Corpus) -> None:
-    """Raise DataError where unseen clients are to be scored, but the source keeps none apart."""
+    """Raise DataError where unseen examples are to be scored, but the source keeps none apart."""
     if config.evaluation.unseen and not corpus.unseen:
         raise DataError(
             f"source {config.data.source!r} keeps nothing apart to score on; set data.test_path, "

@@ -20,7 +20,7 @@ def run(
     observer: Observer | None = None,
     setup: Setup | None = None,
 ) -> Result:
-    """Run one federation and score it on the unseen clients.
+    """Run one federation and score it on the unseen examples.
 
     folder: the run directory to make (default: a new one under `run.out`); setup: one that was
     `prepare`d before, perhaps from another config: what this one says the same of is not made anew.

@@ -38,15 +38,16 @@ from flexlora.tasks.task import Task
 
 @dataclass(frozen=True, eq=False)
 class Examples:
-    """Clients with their encoded examples, and unseen clients.
+    """Clients with their encoded examples, and groups of unseen ones.
 
+    unseen: those groups, which may be rows of clients that train.
     source: its name, and fingerprint: of all that it gave. validation, own: samples of the clients'
     validation and test parts (or, for validation, of all that clients kept out of training hold);
     held_out: client → what it scores itself, a sample of its validation part; own_validation:
     clients that have one. types: client → the type that the data says it is of. census: who holds
     what, as it was dealt; notes: what is missing or was done, in sentences. left_out: "train",
     "unseen" → examples that no cut of the input made fit (`skip_too_long`); "clients",
-    "unseen_clients" → clients that were left without any.
+    "unseen_groups" → clients and groups that were left without any.
     """
 
     source: str
@@ -103,8 +104,8 @@ class Examples:
             "training_examples_left_out": self.left_out["train"],
             "validation_examples": sum(len(c.examples) for c in self.validation),
             "own_test_examples": sum(len(c.examples) for c in self.own),
-            "unseen_clients": len(self.unseen),
-            "unseen_clients_left_out": self.left_out["unseen_clients"],
+            "unseen_groups": len(self.unseen),
+            "unseen_groups_left_out": self.left_out["unseen_groups"],
             "unseen_examples": sum(len(c.examples) for c in self.unseen),
             "unseen_examples_truncated": sum(e.truncated for c in self.unseen for e in c.examples),
             "unseen_examples_left_out": self.left_out["unseen"],
@@ -185,7 +186,7 @@ class Dealt:
             notes=(*self.notes, *parts.notes, *too_long, *_day_notes(config, model, today)),
             left_out={
                 "clients": len(clients) - len(train),
-                "unseen_clients": len(unseen) - len(tested),
+                "unseen_groups": len(unseen) - len(tested),
                 "train": sum(len(c.train) for c in clients) - sum(map(len, train.values())),
                 "unseen": sum(len(c.test) for c in unseen) - sum(len(c.examples) for c in tested),
             },

@@ -21,6 +21,7 @@ from flexlora.federation.sending import Sender, Sending
 from flexlora.formats.payloads import load_tensors, save_tensors
 from flexlora.lowrank import Certificate
 from flexlora.rules import Combined, State
+from flexlora.rules.promises import require_combined
 from flexlora.runs.committed import Committed
 from flexlora.runs.events import Event, Failed, Replied, RoundBegun, RoundEnded
 from flexlora.runs.packed_state import unpack_layers
@@ -210,6 +211,7 @@ class Federation:
                 layer.name, passed.weights, sending.sent, passed.shrinks
             )
             combined = self.rule.combine(layer, self.state.layers[layer.name], contributions)
+            require_combined(self.rule, combined, layer)
             # A layer that is done waits on disk: memory is one layer's, whatever the model.
             done = self.run.next / f"{index:06d}.safetensors"
             save_tensors(done, combined.state, synced=False)

@@ -12,6 +12,7 @@ from flexlora.federation.sending import Sender
 from flexlora.federation.setup import Setup
 from flexlora.formats.payloads import to_bytes
 from flexlora.rules import Rule
+from flexlora.rules.promises import require_received
 from flexlora.runs.run_directory import Record
 
 
@@ -79,7 +80,8 @@ def forecast(setup: Setup, rule: Rule) -> Forecast:
     words = setup.trained_ranks(rule)
     types = []
     for job, (name, clients) in zip(sending.jobs, members.items(), strict=True):
-        received = rule.receive(sending.sent[job.client], {})
+        sent = sending.sent[job.client]
+        received = require_received(rule, rule.receive(sent, {}), sent, job.client)
         sizes = [len(setup.examples.train[client]) for client in clients]
         types.append(
             TypeForecast(

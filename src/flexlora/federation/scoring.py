@@ -10,6 +10,7 @@ from flexlora.federation.observers import Observer
 from flexlora.federation.setup import Setup
 from flexlora.lowrank import LowRank
 from flexlora.rules import Rule, State
+from flexlora.rules.promises import require_learned, require_readout
 from flexlora.runs.events import Scoring
 from flexlora.runs.results import BASE, FULL, START, Row
 
@@ -25,7 +26,7 @@ def validate(setup: Setup, update: Update) -> Scores | None:
 
 
 def score(setup: Setup, update: Update) -> tuple[Scores, Scores | None]:
-    """Score W₀ + update by all metrics: on the unseen clients, and on the own test parts."""
+    """Score W₀ + update by all metrics: on the unseen examples, and on the own test parts."""
     model, examples, settings = setup.model, setup.examples, setup.settings.final
     model.set_delta(update)
     own = evaluate(model, examples.own, settings) if examples.own else None
@@ -40,7 +41,7 @@ def score_base(setup: Setup) -> tuple[Scores, Scores | None]:
 def final_rows(
     setup: Setup, rule: Rule, state: State, start: State | None, observer: Observer
 ) -> list[Row]:
-    """The final evaluation, the only one that touches the unseen clients.
+    """The final evaluation, the only one that touches the unseen examples.
 
     Of the base, of what the run began from if it began from anything, of all that was learned, and
     of what each client type is handed. observer: told of each before it is scored.
@@ -51,10 +52,13 @@ def final_rows(
         observer.told(Scoring(START))
         rows.append(Row(START, "full", *score(setup, rule.learned(start))))
     observer.told(Scoring(FULL))
-    rows.append(Row(FULL, "full", *score(setup, rule.learned(state))))
+    rows.append(
+        Row(FULL, "full", *score(setup, require_learned(rule, rule.learned(state), state.spec)))
+    )
     if setup.config.evaluation.types_at_end and rule.traits.mixed_ranks:
         for name, ranks in setup.roster.ranks.items():
             observer.told(Scoring(name))
-            update = {n: f.product() for n, f in rule.readout(state, ranks).items()}
+            handed = require_readout(rule, rule.readout(state, ranks), state.spec, ranks)
+            update = {n: f.product() for n, f in handed.items()}
             rows.append(Row(name, ranks_in_words(ranks), *score(setup, update)))
     return rows

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from flexlora.adapters import Adapter, factors_payload
 from flexlora.config.schedule import Schedule
@@ -13,6 +14,7 @@ from flexlora.federation.streams import Streams
 from flexlora.formats.delta import update_payload
 from flexlora.formats.payloads import to_bytes
 from flexlora.rules import Rule, Spec, State
+from flexlora.rules.promises import require_begun, require_readout, require_sent
 from flexlora.runs.store import ClientStore
 
 
@@ -39,7 +41,7 @@ class Sender:
 
     def begin(self, spec: Spec) -> State:
         """The state before round 1."""
-        return self.rule.init(spec, self.streams.generator("init"))
+        return require_begun(self.rule, self.rule.init(spec, self.streams.generator("init")))
 
     def training(
         self,
@@ -52,7 +54,8 @@ class Sender:
 
         clients: instead of those that the round draws. Clients of equal ranks are sent the same
         bytes, made once, unless the rule tells clients apart, each of which then has a stream of
-        its own. kept: the rounds that have a checkpoint.
+        its own. kept: the rounds that have a checkpoint. Raises RuleError, before anybody trains,
+        for what the rule may not send.
         """
         round = state.round + 1
         if clients is None:
@@ -68,7 +71,8 @@ class Sender:
             pattern = client if by_client else "", tuple(sorted(ranks.items()))
             if pattern not in made:
                 draws = self.streams.generator("send", round, *([client] if by_client else []))
-                adapter = self.rule.send(state, ranks, draws, client)
+                send = partial(self.rule.send, state, ranks, draws, client)
+                adapter = require_sent(self.rule, send, state.spec, ranks, client, round)
                 made[pattern] = adapter, to_bytes(factors_payload(adapter))
             sent[client], payload = made[pattern]
             held = store.held.get(client)
@@ -112,7 +116,9 @@ class Sender:
             ranks = self.rule.ranks_for(state.spec, store.ranks[client])
             pattern = tuple(sorted(ranks.items()))
             if pattern not in made:
-                made[pattern] = to_bytes(factors_payload(self.rule.readout(state, ranks)))
+                adapter = self.rule.readout(state, ranks)
+                require_readout(self.rule, adapter, state.spec, ranks)
+                made[pattern] = to_bytes(factors_payload(adapter))
             job_id = f"{state.round}-evaluate-{index}"
             jobs.append(
                 Evaluate(

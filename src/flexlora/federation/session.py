@@ -36,15 +36,18 @@ from flexlora.federation.engine import (
 from flexlora.federation.loop import Federation, last
 from flexlora.federation.observers import Observer, Observers, Recorder, Silent, started
 from flexlora.federation.preview import Preview, forecast
+from flexlora.federation.rows_kept import hold_kept_rows, keep_rows
 from flexlora.federation.scoring import final_rows, validate
 from flexlora.federation.sending import Sender
 from flexlora.federation.setup import Setup, prepare
 from flexlora.federation.starts import Start, warm_start
 from flexlora.federation.threads import use_threads
-from flexlora.federation.trackers import Trackers, require_trackers
+from flexlora.federation.tracker_kinds import require_trackers
+from flexlora.federation.trackers import Trackers
 from flexlora.formats.atomic import require_free
 from flexlora.formats.json_fields import text, whole
 from flexlora.rules import State
+from flexlora.rules.promises import require_learned
 from flexlora.runs.committed import Committed
 from flexlora.runs.deciding import decide
 from flexlora.runs.events import Ended, Halved, Noted
@@ -104,12 +107,14 @@ class Session:
         process, on the CPU).
         """
         parent = Parent.open(run, round)
+        hold_kept_rows(parent.run)
         return Session(parent.config_with(tables or {}, overrides), like=like, parent=parent)
 
     @staticmethod
     def resuming(run: Path | str) -> Session:
         """The same run after any stop. Raises RunError for a folder that is no run."""
         opened = Run.open(run)
+        hold_kept_rows(opened)
         return Session(opened.config, resumed=opened)
 
     @cached_property
@@ -169,7 +174,7 @@ class Session:
         return Preview(self.setup, forecast(self.setup, self.rule), parent)
 
     def play(self, folder: Path | str | None = None, *, observer: Observer | None = None) -> Result:
-        """Play all rounds that are left, score the unseen clients, and leave it in a folder.
+        """Play all rounds that are left, score the unseen examples, and leave it in a folder.
 
         folder: the run directory to make (default: a new one under `run.out`); ConfigError where a
         run goes on, which does so in its own. Raises RunError, before anything is loaded, for one
@@ -201,11 +206,12 @@ class Session:
             data=described(self.setup),
             parent=start.parent if start else None,
             start=start.checkpoint() if start else None,
-            bring=self._bring_memory,
+            bring=self._bring,
         )
 
-    def _bring_memory(self, folder: Path) -> None:
-        """What the clients of a parent remember goes into the new run."""
+    def _bring(self, folder: Path) -> None:
+        """Rows that are held, and what the clients of a parent remember, go into the new run."""
+        keep_rows(self.config, folder)
         if self._parent is not None and self.start is not None:
             theirs = Memories(self._parent.run.folder / MEMORY)
             Memories(folder / MEMORY).take_over(theirs, self.start.store.answered)
@@ -233,7 +239,7 @@ class Session:
             observer.told(Halved(round, clients))
 
         def validated(state: State) -> MeanScore | None:
-            scores = validate(setup, rule.learned(state))
+            scores = validate(setup, require_learned(rule, rule.learned(state), state.spec))
             return None if scores is None else scores.mean()
 
         engine = make_engine(

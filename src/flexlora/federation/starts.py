@@ -18,6 +18,7 @@ from flexlora.formats.home import expanded
 from flexlora.formats.peft import is_peft, load_peft
 from flexlora.models import base_fingerprint, require_made_for
 from flexlora.rules import Rule, State
+from flexlora.rules.promises import require_begun
 from flexlora.runs.committed import Committed
 from flexlora.runs.packed_state import pack
 from flexlora.runs.progress import Progress
@@ -78,7 +79,7 @@ def warm_start(setup: Setup, rule: Rule) -> Start | None:
     generator = setup.streams.generator("init")
     known = base_fingerprint(config.model.precision, setup.ground.fingerprint)
     try:
-        state = rule.warm_start(setup.spec, products, generator)
+        state = require_begun(rule, rule.warm_start(setup.spec, products, generator))
         if not force:
             cure = "set model.name to that model, or model.init_force to true (--force)"
             require_made_for(adapter, config.model.name, known, cure)

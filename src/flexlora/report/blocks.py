@@ -11,6 +11,8 @@ from flexlora.formats.words import count
 
 ROWS = 250  # A table's rows at most; what is beyond is counted.
 ABSENT = "–"
+NO_CHANGE = "±"
+"""What a change begins with that is nothing in the digits that are shown."""
 
 
 @dataclass(frozen=True)
@@ -137,7 +139,7 @@ class Section:
 def signed(value: float, digits: int) -> str:
     """ "+1.25", "−0.50", "±0.00": with the typographic minus."""
     text = f"{abs(value):,.{digits}f}"
-    sign = "±" if float(text.replace(",", "")) == 0 else "+" if value > 0 else "−"
+    sign = NO_CHANGE if float(text.replace(",", "")) == 0 else "+" if value > 0 else "−"
     return sign + text
 
 

@@ -6,7 +6,6 @@ legends are HTML beside the figure, so that they wrap on a phone.
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -15,7 +14,7 @@ import altair as alt
 
 COLOURS = 8
 Row = Mapping[str, Any]
-_DASH = [4, 3]
+DASH = [4, 3]
 _FEW = 8
 
 CONFIG: dict[str, Any] = {
@@ -71,11 +70,11 @@ def lines(
     ]
     scale, ticks = _log_scale(every) if log else (_scale(every, zero), alt.Axis(format=",~r"))
     up = alt.Y("y:Q", title=y, scale=scale, axis=ticks)
-    colour = _colour(series)
+    colour = colour_of(series)
     base = alt.Chart().encode(x=across, y=up, color=colour, detail="run:N")
     tips = [alt.Tooltip("run:N", title="run"), alt.Tooltip("x:Q", title=x)]
     tips.append(alt.Tooltip("y:Q", title=y, format=".4~r"))
-    dashes = [[1, 0], *[_DASH] * (len(kinds) - 1)]
+    dashes = [[1, 0], *[DASH] * (len(kinds) - 1)]
     dash = alt.StrokeDash("kind:N", scale=alt.Scale(domain=list(kinds), range=dashes), legend=None)
     layers = []
     if band:
@@ -92,7 +91,7 @@ def lines(
     if ringed:
         rings = base.mark_point(size=130, filled=False, strokeWidth=2)
         layers.append(rings.transform_filter("datum.marked"))
-    return _spec(alt.layer(*layers), values, height=230)
+    return spec_of(alt.layer(*layers), values, height=230)
 
 
 def dots(
@@ -104,7 +103,7 @@ def dots(
     """
     up = _names(order)
     base = alt.Chart().encode(y=up)
-    colour = _colour(series)
+    colour = colour_of(series)
     across = alt.X("x:Q", title=x, scale=alt.Scale(zero=True), axis=alt.Axis(grid=True))
     tips = [
         alt.Tooltip("name:N", title="name"),
@@ -122,7 +121,7 @@ def dots(
     layers = [joined, grey.encode(x=alt.X("base:Q", title=x)), ends]
     if all(row.get("base") is None for row in rows):
         layers = [ends]
-    return _spec(alt.layer(*layers), rows, height=26 * len(order))
+    return spec_of(alt.layer(*layers), rows, height=26 * len(order))
 
 
 def stacked(
@@ -134,7 +133,7 @@ def stacked(
     chart = bars.encode(
         y=_names(order),
         x=alt.X("x:Q", title=x, axis=alt.Axis(grid=True, format=",~r")),
-        color=_colour(parts, "part"),
+        color=colour_of(parts, "part"),
         order="at:O",
         tooltip=[
             alt.Tooltip("name:N", title="name"),
@@ -142,7 +141,7 @@ def stacked(
             alt.Tooltip("x:Q", title=x, format=".4~s"),
         ],
     )
-    return _spec(chart, ranked, height=26 * len(order))
+    return spec_of(chart, ranked, height=26 * len(order))
 
 
 def columns(rows: Sequence[Row], *, x: str, y: str, parts: Sequence[str]) -> dict[str, Any]:
@@ -161,56 +160,14 @@ def columns(rows: Sequence[Row], *, x: str, y: str, parts: Sequence[str]) -> dic
         x2="x2:Q",
         y=alt.Y("low:Q", title=y, axis=alt.Axis(format=",d", tickMinStep=1)),
         y2="high:Q",
-        color=_colour(parts, "part"),
+        color=colour_of(parts, "part"),
         tooltip=[
             alt.Tooltip("x:Q", title=x),
             alt.Tooltip("part:N", title="part"),
             alt.Tooltip("y:Q", title=y),
         ],
     )
-    return _spec(chart, stacks, height=200)
-
-
-def histogram(
-    values: Mapping[str, Sequence[float]], *, x: str, y: str, series: Sequence[str], whole: bool
-) -> tuple[dict[str, Any], list[tuple[str, float, float, int]]]:
-    """How often which value, by series, in common bins; the specification and its bins.
-
-    One series is bars, several are outlines. whole: the values are counts; otherwise
-    they are differences, and zero is marked.
-    """
-    every = [value for found in values.values() for value in found]
-    edges = _edges(min(every), max(every), 1.0 if whole else 0.0)
-    bins = [
-        (name, low, high, sum(low <= v < high for v in found))
-        for name, found in values.items()
-        for low, high in itertools.pairwise(edges)
-    ]
-    # Bins of one count each stand over that count, not to the right of it.
-    back = 0.5 if whole and edges[1] - edges[0] == 1 else 0.0
-    rows: list[Row] = [{"series": n, "x": a - back, "x2": b - back, "y": k} for n, a, b, k in bins]
-    axis = alt.Axis(format=",~r", tickMinStep=1) if whole else alt.Axis(format=",~r")
-    across = alt.X("x:Q", title=x, axis=axis, scale=alt.Scale(zero=False, nice=not back))
-    up = alt.Y("y:Q", title=y, axis=alt.Axis(format=",d", tickMinStep=1))
-    tips = [alt.Tooltip("series:N"), alt.Tooltip("x:Q", title="from", format="~g")]
-    tips += [alt.Tooltip("x2:Q", title="to", format="~g"), alt.Tooltip("y:Q", title=y)]
-    colour = _colour(series)
-    layers = []
-    if len(values) == 1:
-        bars = alt.Chart().mark_rect(stroke="var(--page)", strokeWidth=1)
-        layers.append(
-            bars.encode(x=across, x2="x2:Q", y=up, y2=alt.datum(0), color=colour, tooltip=tips)
-        )
-    else:
-        outline = alt.Chart().mark_line(interpolate="step-after")
-        layers.append(outline.encode(x=across, y=up, color=colour))
-        rows += [{"series": n, "x": edges[-1], "x2": edges[-1], "y": 0} for n in values]
-    if not whole and edges[0] < 0 < edges[-1]:
-        rule = alt.Chart(alt.InlineData(values=[{"x": 0}])).mark_rule(
-            color="var(--ink)", strokeDash=_DASH
-        )
-        layers.append(rule.encode(x="x:Q"))
-    return _spec(alt.layer(*layers), rows, height=200), bins
+    return spec_of(chart, stacks, height=200)
 
 
 def heat(
@@ -236,7 +193,7 @@ def heat(
             alt.Tooltip("n:Q", title="examples"),
         ],
     )
-    return _spec(chart, rows, height=20 * len(names))
+    return spec_of(chart, rows, height=20 * len(names))
 
 
 def _counting(values: Sequence[float]) -> alt.Axis:
@@ -262,30 +219,21 @@ def _log_scale(values: Sequence[float]) -> tuple[alt.Scale, alt.Axis]:
     return alt.Scale(type="log", nice=False), alt.Axis(values=ticks, format="~g")
 
 
-def _edges(low: float, high: float, least: float) -> list[float]:
-    """About 24 round steps of at least `least` from at or below `low` to above `high`."""
-    raw = (high - low) / 24 or 1.0
-    size = 10.0 ** math.floor(math.log10(raw))
-    step = next(size * m for m in (1, 2, 5, 10) if size * m >= raw * (1 - 1e-9))
-    step = max(step, least)
-    first, last = math.floor(low / step), math.floor(high / step) + 1
-    return [float(f"{i * step:.10g}") for i in range(first, last + 1)]
-
-
 def _names(order: Sequence[str]) -> alt.Y:
     return alt.Y(
         "name:N", sort=list(order), title=None, axis=alt.Axis(labelColor="var(--ink)", grid=False)
     )
 
 
-def _colour(series: Sequence[str], field: str = "series") -> alt.Color:
+def colour_of(series: Sequence[str], field: str = "series") -> alt.Color:
+    """The page's colours for these names, in order."""
     size = len(series)
     places = [part_colour(i, size) if field == "part" else i % COLOURS for i in range(size)]
     scale = alt.Scale(domain=list(series), range=[f"var(--c{place})" for place in places])
     return alt.Color(f"{field}:N", scale=scale, legend=None, title=field)
 
 
-def _spec(chart: alt.TopLevelMixin, rows: Sequence[Row], height: int) -> dict[str, Any]:
+def spec_of(chart: alt.TopLevelMixin, rows: Sequence[Row], height: int) -> dict[str, Any]:
     """The chart as plain values, as wide as its place, all of its layers on these rows."""
     made: dict[str, Any] = chart.to_dict(validate=False)
     made.pop("config", None)

@@ -9,6 +9,7 @@ from flexlora.formats.words import count
 from flexlora.report import charts
 from flexlora.report.blocks import Block, Figure, Heading, Mark, Note, Section, Table, signed
 from flexlora.report.common import SCOPE_WORDS, arms, leading, legend, score_measures
+from flexlora.report.histograms import histogram
 from flexlora.report.runs import SCOPES, Measure, ReportRun, Scored
 from flexlora.runs.results import BASE, FULL
 
@@ -108,26 +109,29 @@ def _by_client(scored: Scored | None) -> dict[str, Any]:
 def _spread(
     runs: Sequence[ReportRun], scope: str, measure: Measure, series: Sequence[str]
 ) -> list[Block]:
-    changes: dict[str, list[float]] = {}
-    for run in runs:
-        changes.setdefault(run.arm, []).extend(_changes(run, scope, measure.name))
+    changes = {run.label: _changes(run, scope, measure.name) for run in runs}
     changes = {name: found for name, found in changes.items() if found}
     if not changes:
         return []
     every = [x for found in changes.values() for x in found]
     worse = sum(measure.gain(x, 0.0) < 0 for x in every)
     title = f"Change of {measure.label} by client, {SCOPE_WORDS[scope]}"
-    spec, bins = charts.histogram(
-        changes, x=f"{measure.axis}, full state − base", y="clients", series=series, whole=False
-    )
+    of = {run.label: run.arm for run in runs if run.label in changes}
+    across = f"{measure.axis}, full state − base"
+    spec, bins = histogram(changes, x=across, y="clients", series=series, of=of, whole=False)
     table = Table.of(
-        title, ["runs", "from", "to (below)", "clients"], [row for row in bins if row[3]]
+        title, ["run", "from", "to (below)", "clients"], [row for row in bins if row[3]]
     )
     words = "How many clients changed by how much against the base model"
+    if len(changes) > 1:
+        most = max(n for *_, n in bins)
+        words += f", each run by itself (the tallest bar of all is {count(most, 'client')})"
     if measure.higher is not None:
         side = "left" if measure.higher else "right"
         words += f"; {side} of zero is worse: {worse:,} of {count(len(every), 'client')}"
-    return [Figure(title, words + ".", spec, table, legend([n for n in series if n in changes]))]
+    return [
+        Figure(title, words + ".", spec, table, legend(series if len(set(of.values())) > 1 else ()))
+    ]
 
 
 def _worst(run: ReportRun, scope: str, found: Sequence[Measure], *, folded: bool) -> Table:

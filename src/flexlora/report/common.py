@@ -10,7 +10,7 @@ from flexlora.report.charts import COLOURS, part_colour
 from flexlora.report.runs import Measure, ReportRun, measures
 
 POINTS = 250  # Points that one line has at most.
-SCOPE_WORDS = {"unseen": "unseen clients", "own": "the training clients' own test parts"}
+SCOPE_WORDS = {"unseen": "unseen examples", "own": "the training clients' own test parts"}
 
 T = TypeVar("T")
 

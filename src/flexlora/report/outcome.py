@@ -8,6 +8,7 @@ from typing import Any
 from flexlora.formats.words import count
 from flexlora.report import charts
 from flexlora.report.blocks import (
+    NO_CHANGE,
     Block,
     Figure,
     Mark,
@@ -93,10 +94,14 @@ def _tiles(run: ReportRun) -> list[Block]:
             continue
         against, good = "no base score", None
         if before is not None:
-            against = f"{_difference(value, before, measure)} against {_value(before, measure)}"
-            good = None if measure.higher is None else measure.gain(value, before) > 0
+            change = _difference(value, before, measure)
+            against = f"{change} against {_value(before, measure)}"
+            if measure.higher is not None and not change.startswith(NO_CHANGE):
+                good = measure.gain(value, before) > 0
         tiles.append(Tile(measure.heading, _value(value, measure), against, good))
-    words = f"The full state against the base model, on {SCOPE_WORDS[scope]} ({_counted(full)})."
+    words = (
+        f"The full state against the base model, on {SCOPE_WORDS[scope]} ({_counted(full, scope)})."
+    )
     return [Note(words), Tiles(tuple(tiles))]
 
 
@@ -145,7 +150,7 @@ def _table(
     names = ["run, full state" if len(runs) > 1 else "state"]
     titles = [t for m in found for t in (m.heading, f"{m.label} − base")]
     digits = {m.heading: m.digits for m in found}
-    sizes = {_counted(s) for run in runs if (s := run.scored(FULL, scope))}
+    sizes = {_counted(s, scope) for run in runs if (s := run.scored(FULL, scope))}
     caption = f"{title} ({'; '.join(sorted(sizes))})"
     return Table.of(caption, names + titles, bases + rows, digits=digits)
 
@@ -222,8 +227,9 @@ def _overview(runs: Sequence[ReportRun]) -> Table:
     return Table.of("What was run", [*names, "MB sent", "minutes"], rows, digits=digits)
 
 
-def _counted(scored: Scored) -> str:
-    return f"{count(scored.examples, 'example')} of {count(scored.clients, 'client')}"
+def _counted(scored: Scored, scope: str) -> str:
+    word, whose = ("in", "group") if scope == "unseen" else ("of", "client")
+    return f"{count(scored.examples, 'example')} {word} {count(scored.clients, whose)}"
 
 
 def _value(value: float, measure: Measure) -> str:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from flexlora.formats.words import count
 from flexlora.report import charts
 from flexlora.report.blocks import Block, Figure, Heading, Note, Section, Table
+from flexlora.report.histograms import histogram
 from flexlora.report.runs import Holder, Partition, ReportRun
 
 FEW = 40  # Clients that are shown one by one at most.
@@ -42,12 +43,20 @@ def _blocks(found: Partition) -> list[Block]:
     words = (
         f"{count(total, 'example')} of {count(len(labels), 'label')} ({found.label}) are dealt to "
         f"{count(len(found.clients), 'client')}, by {found.by}; "
-        f"{count(len(found.unseen), 'client') if found.unseen else 'none'} stay unseen."
+        f"{_unseen(found)} stay unseen."
     )
     ordered = [label for label, _ in labels.most_common()]
     if len(found.clients) <= FEW:
         return [Note(words), _few_sizes(found.clients), _mix(found.clients, ordered)]
     return [Note(words), *_many(found.clients), _labels(labels)]
+
+
+def _unseen(found: Partition) -> str:
+    if not found.unseen:
+        return "none"
+    whose = f", {found.known:,} of them of clients that train," if found.known else ""
+    examples = count(sum(holder.examples for holder in found.unseen), "example")
+    return f"{examples} in {count(len(found.unseen), 'group')}{whose}"
 
 
 def _few_sizes(holders: Sequence[Holder]) -> Figure:
@@ -102,7 +111,7 @@ def _many(holders: Sequence[Holder]) -> list[Block]:
             [float(len(holder.labels)) for holder in holders],
         ),
     ):
-        spec, bins = charts.histogram(
+        spec, bins = histogram(
             {"clients": values}, x=x, y="clients", series=["clients"], whole=True
         )
         rows = [[low, high, n] for _, low, high, n in bins if n]

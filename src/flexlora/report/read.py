@@ -208,6 +208,7 @@ def _partition(record: Record) -> Partition:
         label=text(record, "label"),
         clients=tuple(map(holder, tables(record, "clients"))),
         unseen=tuple(map(holder, _tables_if_there(record, "unseen"))),
+        known=_whole_if_there(record, "known"),
     )
 
 

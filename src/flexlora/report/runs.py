@@ -127,6 +127,7 @@ class Partition:
     label: str
     clients: tuple[Holder, ...]
     unseen: tuple[Holder, ...]
+    known: int
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""What a run comes to: scores on unseen clients, bytes and seconds."""
+"""What a run comes to: scores on unseen examples, bytes and seconds."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ STATE_WORDS = {BASE: "base model", START: "starting state", FULL: "full state"}
 
 @dataclass(frozen=True)
 class Row:
-    """Scores of one state: on the unseen clients, and on the training clients' own test parts.
+    """Scores of one state: on the unseen examples, and on the training clients' own test parts.
 
     state: a key of `STATE_WORDS`, or a client type's name; ranks: its ranks in words. own is None
     where the config asks for none.

@@ -7,6 +7,7 @@ data.json          fingerprint, notes      spectra.jsonl  singular values, valid
 format.json        version of this layout  spool/, next/  replies, layers of a round
 parent.json        what it began from      results.json   the final scores
 SHA256SUMS         of what is written once, when the run is made
+rows/              data that was held in memory
 memory/            what clients remember   trackers.json, tensorboard/, wandb/   of its trackers
 """
 

@@ -15,7 +15,7 @@ Part = Literal["train", "validation", "test"]
 
 @dataclass(frozen=True)
 class Client:
-    """One client's data. An unseen client has only `test` examples."""
+    """One client's data. A group of unseen examples is one that has only `test` examples."""
 
     id: str
     train: tuple[Example, ...]

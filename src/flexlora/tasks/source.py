@@ -110,6 +110,7 @@ def open_source(name: str, options: Mapping[str, Any]) -> Source:
 
 register("embedded", "flexlora.tasks.embedded_source:Embedded")
 register("jsonl", "flexlora.tasks.jsonl_source:JsonLines")
+register("rows", "flexlora.tasks.rows_source:HeldRows")
 register("csv", "flexlora.tasks.csv_source:Csv")
 register("parquet", "flexlora.tasks.parquet_source:Parquet")
 register("huggingface", "flexlora.tasks.huggingface:HuggingFace")
