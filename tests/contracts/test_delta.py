@@ -79,7 +79,7 @@ def test_an_origin_rule_starts_every_client_from_what_is_learned(rule: Rule) -> 
                 wanted = whole if bound is None else best(whole, max(bound, HIGH))
                 # The client sees all of it although it trains only the top …
                 assert_close(start, wanted, 1e-4)
-                if not by_product(rule):
+                if not by_product(type(rule)):
                     continue
                 # … and Δ holds the origin: what is left without it is the tail alone.
                 left = float((start - product(factors)).norm())

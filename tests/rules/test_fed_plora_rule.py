@@ -47,8 +47,8 @@ def test_a_module_is_the_mean_over_who_trained_it() -> None:
 
     def train(client: str, given: Adapter) -> Adapter:
         f = given[NAME]
-        filled = (torch.full_like(x, reply[client]) for x in (f.b, f.a))
-        return Adapter({NAME: Factors(*filled, f.scale)})
+        b, a = (torch.full_like(x, reply[client]) for x in (f.b, f.a))
+        return Adapter({NAME: Factors(b, a, f.scale)})
 
     round = Round(RULE, state, COHORT, train, {"ann": 1, "bob": 3})
     after = round.combined()

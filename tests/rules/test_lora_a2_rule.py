@@ -8,7 +8,7 @@ import torch
 from flexlora.adapters import Adapter, Factors
 from flexlora.rules import State
 from flexlora.rules.lora_a2 import LoRAA2
-from reference import Round, assert_close, dense, generator, learned, play
+from reference import Round, Train, assert_close, dense, generator, learned, play
 from rules.by_hand import NAME, spec
 
 SPEC = spec(1, 3, m=3, n=3, alpha=3.0)
@@ -23,7 +23,7 @@ def begun() -> State:
     return State(SPEC, 0, {NAME: layer})
 
 
-def adding(size: float) -> object:
+def adding(size: float) -> Train:
     """Training that adds `size` to the first entry of every part that it trains."""
 
     def train(_client: str, given: Adapter) -> Adapter:
@@ -38,7 +38,7 @@ def adding(size: float) -> object:
 
 def played(state: State, ranks: dict[str, int], size: float) -> State:
     cohort = {client: {NAME: rank} for client, rank in ranks.items()}
-    return play(RULE, state, cohort, adding(size))  # type: ignore[arg-type]
+    return play(RULE, state, cohort, adding(size))
 
 
 def test_odd_rounds_move_b_and_even_rounds_a() -> None:
@@ -56,7 +56,7 @@ def test_odd_rounds_move_b_and_even_rounds_a() -> None:
 def test_a_round_by_hand() -> None:
     """Ann (weight 1/4) trains the first part, bob (3/4) all: b₁ += 1/4 + 3/4, b₂ and b₃ += 3/4."""
     cohort = {"ann": {NAME: 1}, "bob": {NAME: 3}}
-    round = Round(RULE, begun(), cohort, adding(1.0), {"ann": 1, "bob": 3})  # type: ignore[arg-type]
+    round = Round(RULE, begun(), cohort, adding(1.0), {"ann": 1, "bob": 3})
     state = round.combined()
     layer = state.layers[NAME]
     assert layer["b"].tolist() == [[1.0, 0.75, 0.75], [0.0] * 3, [0.0] * 3]

@@ -81,4 +81,5 @@ def _solved(right: Tensor, gram: Tensor, weight: float) -> Tensor:
     values, vectors = torch.linalg.eigh(gram)
     least = values[-1] * len(values) * torch.finfo(torch.float64).eps
     inverse = torch.where(values > least, 1.0 / (values + weight), 0.0)
-    return (right @ vectors * inverse) @ vectors.T
+    solved: Tensor = (right @ vectors * inverse) @ vectors.T
+    return solved
