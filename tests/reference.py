@@ -106,6 +106,17 @@ def rule_with(**traits: object) -> str:
     )
 
 
+def one_of_each(*traits: str) -> list[str]:
+    """The first registered rule of each combination of these traits.
+
+    For what depends on them alone, where a whole federation for every rule would take too long.
+    """
+    found: dict[tuple[object, ...], str] = {}
+    for name, rule in RULES.items():
+        found.setdefault(tuple(getattr(rule.traits, key) for key in traits), name)
+    return list(found.values())
+
+
 def held_rank(rule: Rule, lowest: int, highest: int, full: int) -> int:
     """The rank that a rule's state holds, where clients have these lowest and highest ranks."""
     spec = Spec.of((LayerSpec("x", 3, 3),), [{"x": 1}])

@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from flexlora.rules import RULES
+
 ROOT = Path(__file__).parents[1]
 
 
@@ -22,3 +24,12 @@ def test_no_blank_line_cuts_a_table_in_two() -> None:
         begun = re.findall(r"(?:^|\n)\n(\|.*)\n(.*)", text)
         for head, under in begun:
             assert re.fullmatch(r"[|:\- ]+", under), f"{page.name}: {head[:60]} begins no table"
+
+
+def test_the_readme_has_a_line_for_every_rule() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    table = text[text.index("## Rules") : text.index("Whatever the rule")]
+    lines = re.findall(r"^\| `([\w-]+)` \|.*\| (mixed|one) \|", table, flags=re.MULTILINE)
+    wanted = {n: "mixed" if rule.traits.mixed_ranks else "one" for n, rule in RULES.items()}
+    assert dict(lines) == wanted
+    assert len(lines) == len(wanted)

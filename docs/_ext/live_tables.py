@@ -17,19 +17,55 @@ Rows = Iterator[tuple[str, ...]]
 
 
 def _rules() -> Rows:
-    import inspect
+    import sys
 
     from flexlora.rules import RULES
 
-    yield ("name", "what the server does", "ranks", "options", "source")
+    yield ("name", "the server", "ranks", "travels down", "travels up", "source")
     for name, rule in RULES.items():
-        options = ", ".join(
-            f"`{p.name} = {_shown(p.default).strip('`')}`"
-            for p in inspect.signature(rule).parameters.values()
-            if p.name not in ("args", "kwargs")
-        )
+        words = _first_line(sys.modules[rule.__module__]).partition(": ")[2].rstrip(".")
         ranks = "mixed" if rule.traits.mixed_ranks else "one"
-        yield (f"`{name}`", _first_line(rule), ranks, options, rule.source)
+        yield (f"`{name}`", words, ranks, *_travels(rule), rule.source)
+
+
+def _travels(rule: Any) -> tuple[str, str]:
+    """What a client is sent in round 1 and has to hold, and what it returns in rounds 1 and 2."""
+    import torch
+
+    from flexlora.adapters import LayerSpec
+    from flexlora.rules import Spec
+
+    held = {
+        "none": "",
+        "origin": ", Δ with the same and all else",
+        "restart": ", Δ with all that was learned",
+        "residual": ", Δ with the rest",
+    }
+    sides = {"both": "B and A", "b": "B", "a": "A"}
+    made, ranks = rule(), {"x": 1}
+    begun = made.init(Spec.of([LayerSpec("x", 4, 3)], [ranks]), torch.Generator())
+    sent = made.send(begun, ranks, torch.Generator(), "client")["x"].sides
+    returned = dict.fromkeys(sides[made.returns(round)] for round in (1, 2))
+    return sides[sent] + held[rule.traits.delta], ", then ".join(returned)
+
+
+def _rule_formulas() -> Rows:
+    from flexlora.rules import RULES
+
+    yield ("name", "formula", "deviations from the paper")
+    for name, rule in RULES.items():
+        first, *rest = (rule.__doc__ or "").strip().split("\n\n")
+        said = " ".join(" ".join(rest).split())
+        _, _, told = said.replace("Deviations: ", "Deviation: ").partition("Deviation: ")
+        if not told and "from its published formula" in said:
+            told = "none known; from its published formula"
+        yield (f"`{name}`", " ".join(first.split()), told or "none known")
+
+
+def _rule_options() -> Rows:
+    from flexlora.rules import RULES
+
+    return _options("rules", RULES)
 
 
 def _screens() -> Rows:
@@ -124,6 +160,8 @@ def _events() -> Rows:
 
 TABLES: dict[str, Callable[[], Rows]] = {
     "rules": _rules,
+    "rule-formulas": _rule_formulas,
+    "rule-options": _rule_options,
     "screens": _screens,
     "metrics": _metrics,
     "sources": _sources,
@@ -236,7 +274,7 @@ def _inline(text: str) -> Iterator[nodes.Node]:
             yield nodes.literal(part, part) if place % 2 else nodes.Text(part)
 
 
-def _first_line(kind: type) -> str:
+def _first_line(kind: Any) -> str:
     return (kind.__doc__ or "").strip().splitlines()[0]
 
 

@@ -16,7 +16,7 @@ from flexlora.cli.console import Screen
 from flexlora.cli.partition_view import Legend, draw_partition
 from flexlora.config.config import Config
 from flexlora.config.config_file import parse_config
-from flexlora.federation import prepare, run
+from flexlora.federation import Setup, prepare, run
 from flexlora.federation.census import Census, Holding
 from flexlora.federation.preview import forecast
 from flexlora.report import write_report
@@ -63,15 +63,19 @@ def test_it_shows_types_bytes_and_the_partition_and_writes_nothing(
     assert sorted(path.name for path in tmp_path.rglob("*")) == ["c", "c.toml"]
 
 
+@pytest.fixture(scope="module")
+def setup() -> Setup:
+    return prepare(small())
+
+
 @pytest.mark.parametrize("rule", sorted(RULES))
-def test_the_forecast_is_what_round_1_sends(rule: str, tmp_path: Path) -> None:
+def test_the_forecast_is_what_round_1_sends(setup: Setup, rule: str, tmp_path: Path) -> None:
     config = small(
         rule={"name": rule},
         federation={"rounds": 1, "clients_per_round": 4},
         evaluation={"unseen": False, "every": 0, "on_clients": "off"},
     )
-    setup = prepare(config)
-    told = forecast(setup, make_rule(rule))
+    told = forecast(prepare(config, setup), make_rule(rule))
     folder = run(config, tmp_path / "r", setup=setup).folder
     (record,) = Run.open(folder).read_metrics()
     assert record["bytes_down"] == sum(t.bytes_down * t.clients for t in told.types)

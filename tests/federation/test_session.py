@@ -63,30 +63,6 @@ def test_two_runs_of_one_config_are_identical(folder: Path, tmp_path: Path) -> N
     assert_same_run(run(CONFIG, tmp_path / "again").folder, folder)
 
 
-@pytest.mark.parametrize("name", sorted(RULES))
-def test_every_rule_learns_on_a_setup_that_others_used(
-    setup: Setup, tmp_path: Path, name: str
-) -> None:
-    config = small(rule={"name": name})
-    result = run(config, tmp_path / "r", setup=setup)
-    states = ["base", "full"] + (["high", "low"] if RULES[name].traits.mixed_ranks else [])
-    assert [row.state for row in result.rows] == states
-    assert (result.rounds, result.rule) == (3, name)
-    records = Run.open(result.folder).read_metrics()
-    assert result.bytes_up == sum(record["bytes_up"] for record in records) > 0
-    assert result.bytes_down == sum(
-        record["bytes_down"] + record["on_clients"]["bytes_down"] for record in records
-    )
-    assert all(record["on_clients"]["bytes_down"] > 0 for record in records)
-    losses = [record["validation"]["loss"] for record in records]
-    base = validate(setup, {})
-    assert base is not None
-    assert min(losses) < base.mean()["loss"]
-    assert result.row("full").unseen.mean()["loss"] != result.row("base").unseen.mean()["loss"]
-    with pytest.raises(KeyError):
-        result.row("medium")
-
-
 def test_the_base_row_is_the_pristine_model(folder: Path) -> None:
     rows = Run.open(folder).read_results() or {}
     base = next(row for row in rows["rows"] if row["state"] == "base")
@@ -397,9 +373,38 @@ def test_a_run_in_use_is_not_resumed(folder: Path, tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module", params=sorted(RULES))
 def of_rule(request: pytest.FixtureRequest, setup: Setup, tmp_path_factory: Any) -> Result:
-    config = small(rule={"name": request.param}, federation={"rounds": 1})
+    """The shortest run in which a rule goes on from a round of its own; on a setup that others
+    used."""
+    config = small(rule={"name": request.param}, federation={"rounds": 2})
     made = replace(setup, config=config)
     return run(config, tmp_path_factory.mktemp("rule") / request.param, setup=made)
+
+
+def test_every_rule_learns(setup: Setup, of_rule: Result) -> None:
+    traits = RULES[of_rule.rule].traits
+    states = ["base", "full"] + (["high", "low"] if traits.mixed_ranks else [])
+    assert [row.state for row in of_rule.rows] == states
+    assert of_rule.rounds == 2
+    records = Run.open(of_rule.folder).read_metrics()
+    assert of_rule.bytes_up == sum(record["bytes_up"] for record in records) > 0
+    assert of_rule.bytes_down == sum(
+        record["bytes_down"] + record["on_clients"]["bytes_down"] for record in records
+    )
+    assert all(record["on_clients"]["bytes_down"] > 0 for record in records)
+    base = validate(setup, {})
+    assert base is not None
+    losses = [record["validation"]["loss"] for record in records]
+    unseen = [of_rule.row(state).unseen.mean()["loss"] for state in ("base", "full")]
+    if traits.memory:  # What was learned is at the clients; without theirs it is the base.
+        assert losses == pytest.approx([base.mean()["loss"]] * 2)
+        assert unseen[1] == pytest.approx(unseen[0])
+        first, last = (r["on_clients"]["global"]["metrics"]["loss"]["mean"] for r in records)
+        assert last < first
+    else:
+        assert min(losses) < base.mean()["loss"]
+        assert unseen[1] != unseen[0]
+    with pytest.raises(KeyError):
+        of_rule.row("medium")
 
 
 def test_at_full_rank_nothing_is_lost(of_rule: Result) -> None:
@@ -410,20 +415,20 @@ def test_at_full_rank_nothing_is_lost(of_rule: Result) -> None:
     assert adapter.base == "tiny"
     for name, factors in adapter.items():
         assert_close(product(factors), dense(learned[name]), 1e-5)
-        assert float(product(factors).norm()) > 0.0
+        assert (float(product(factors).norm()) > 0.0) == (not RULES[of_rule.rule].traits.memory)
 
 
 def test_a_round_records_what_its_rule_cut_off(of_rule: Result) -> None:
     opened = Run.open(of_rule.folder)
-    (record,) = opened.read_metrics()
-    if of_rule.rule != "flexlora":
-        assert "cut" not in record
+    record = opened.read_metrics()[-1]
+    if "cut" not in record:  # `test_a_rule_that_cuts_nothing_records_no_cut` says whose that is.
         return
     learned = make_rule(of_rule.rule).learned(load_state(opened)).values()
     norm = sum(float(matrix.norm()) ** 2 for matrix in learned) ** 0.5
     assert record["cut"].keys() == {"error", "certificates"}
     # Two clients: at most twice the rank that is kept, and the lesser half of it goes.
-    assert 0.0 < record["cut"]["error"] < norm
+    assert 0.0 <= record["cut"]["error"] < norm
+    assert record["cut"]["error"] > 0.0 or of_rule.rule != "flexlora"
     assert record["cut"]["certificates"] == {"exact": len(learned)}
 
 
@@ -442,10 +447,10 @@ def test_any_rank_is_handed_out_and_wrong_ones_are_said(of_rule: Result) -> None
 def test_ranks_by_pattern_and_by_type_are_handed_out(of_rule: Result) -> None:
     asked = load_adapter(of_rule.folder, {"attention": 2, "all": 3})
     assert set(asked.ranks.values()) == {2, 3}
-    rule = Run.open(of_rule.folder).config.rule.name
+    one_rank = not RULES[of_rule.rule].traits.mixed_ranks
     for kind, rank in {"low": 2, "high": 4}.items():
         found = load_adapter(of_rule.folder, type=kind)
-        assert set(found.ranks.values()) == {2 if rule == "fedit" else rank}
+        assert set(found.ranks.values()) == {2 if one_rank else rank}
     with pytest.raises(ConfigError, match="has no clients of type 'hihg'; did you mean 'high'"):
         load_adapter(of_rule.folder, type="hihg")
     with pytest.raises(ConfigError, match="type is given beside rank or energy"):
@@ -458,6 +463,10 @@ def test_an_export_by_energy_has_the_lowest_ranks_that_keep_it(of_rule: Result) 
     for name, factors in kept.items():
         dense = whole[name].product().dense().double()
         energies = torch.linalg.svdvals(dense).square()
+        if not bool(energies.any()):  # What was learned is at the clients.
+            assert RULES[of_rule.rule].traits.memory
+            assert factors.rank == 1
+            continue
         shares = energies.cumsum(0) / energies.sum()
         wanted = int((shares < 0.9 - 1e-6).sum()) + 1
         assert factors.rank == wanted, name

@@ -32,7 +32,7 @@ def test_a_whole_run_sends_to_each_client_and_learns(
         return sendings[-1]
 
     monkeypatch.setattr(Sender, "training", told)
-    config = small(rule={"name": "sketched"}, federation={"rounds": 3, "clients_per_round": 4})
+    config = small(rule={"name": "fslora"}, federation={"rounds": 3, "clients_per_round": 4})
     result = run(config, tmp_path / "r", setup=setup)
     for sending in sendings:
         payloads = [job.payload for job in sending.jobs]
@@ -55,7 +55,7 @@ class Stops(Silent):
 
 
 def test_a_resume_sends_the_same_again(setup: Setup, tmp_path: Path) -> None:
-    config = small(rule={"name": "sketched"})
+    config = small(rule={"name": "fslora"})
     whole = run(config, tmp_path / "whole", setup=setup).folder
     with pytest.raises(KeyboardInterrupt):
         run(config, tmp_path / "r", setup=setup, observer=Stops())
@@ -64,7 +64,7 @@ def test_a_resume_sends_the_same_again(setup: Setup, tmp_path: Path) -> None:
 
 
 def test_a_change_lands_in_the_columns_that_the_client_was_sent() -> None:
-    rule = make_rule("sketched")
+    rule = make_rule("fslora")
     state = rule.init(spec(2, 8), generator())
     ranks = {"a": {x.name: 2 for x in LAYERS}, "b": {x.name: 8 for x in LAYERS}}
 

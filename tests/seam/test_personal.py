@@ -23,15 +23,14 @@ from flexlora.federation import Setup, continue_run, resume, run
 from flexlora.federation.loop import last
 from flexlora.federation.observers import Silent
 from flexlora.formats.payloads import from_bytes
-from flexlora.rules import RULES, make_rule
+from flexlora.rules import make_rule
 from flexlora.runs.events import Event, Replied
 from flexlora.runs.readout import load_state
 from flexlora.runs.run_directory import Run
 from same_run import assert_same_run
-from seam.personal import OwnB
 from small import small, write
 
-CONFIG = small(rule={"name": "own-b"}, federation={"rounds": 3, "clients_per_round": 3})
+CONFIG = small(rule={"name": "fedsa"}, federation={"rounds": 3, "clients_per_round": 3})
 
 
 def remembered(folder: Path) -> Mapping[str, dict[str, Tensor]]:
@@ -65,11 +64,7 @@ def assert_same_memories(one: Path, other: Path) -> None:
 @pytest.fixture(scope="module")
 def whole(setup: Setup, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An unbroken run."""
-    RULES["own-b"] = OwnB
-    try:
-        return run(CONFIG, tmp_path_factory.mktemp("personal") / "whole", setup=setup).folder
-    finally:
-        del RULES["own-b"]
+    return run(CONFIG, tmp_path_factory.mktemp("personal") / "whole", setup=setup).folder
 
 
 def test_every_client_remembers_its_own_of_the_rounds_that_count(setup: Setup, whole: Path) -> None:
@@ -127,12 +122,9 @@ def test_a_run_that_is_stopped_and_resumed_ends_at_the_same_bits(
 
 KILLED = """
 import os, signal
-import seam.personal
 from flexlora.cli.main import main
 from flexlora.engines.memories import Memories
-from flexlora.rules import register
 
-register(seam.personal.OwnB)
 does, calls = Memories.METHOD, []
 
 def dies(*arguments):
@@ -220,7 +212,7 @@ def test_a_damaged_memory_ends_a_resume_by_name_and_restored_it_is_the_same_run(
 def test_workers_share_the_memory(setup: Setup, tmp_path: Path) -> None:
     """The same bits as in one process: whichever worker trains a client finds what it left."""
     quick: dict[str, dict[str, Any]] = {
-        "rule": {"name": "own-b"},
+        "rule": {"name": "fedsa"},
         "federation": {"rounds": 2, "clients_per_round": 4},
         "evaluation": {"unseen": False},
     }
@@ -233,7 +225,7 @@ def test_workers_share_the_memory(setup: Setup, tmp_path: Path) -> None:
 
 def test_an_evaluation_is_of_what_the_client_would_use(setup: Setup, whole: Path) -> None:
     """The shared A with its own B, by hand; who never trained has the B that all begin with."""
-    state, rule = load_state(Run.open(whole), "last"), make_rule("own-b")
+    state, rule = load_state(Run.open(whole), "last"), make_rule("fedsa")
     memories = Memories(whole / "memory")
     scores: list[ClientScore] = []
     stands = answered(whole)
@@ -255,7 +247,7 @@ def test_an_evaluation_is_of_what_the_client_would_use(setup: Setup, whole: Path
 def test_a_continued_run_goes_on_with_what_clients_remember(
     setup: Setup, whole: Path, tmp_path: Path
 ) -> None:
-    config = small(rule={"name": "own-b"}, federation={"rounds": 2, "clients_per_round": 3})
+    config = small(rule={"name": "fedsa"}, federation={"rounds": 2, "clients_per_round": 3})
     short = run(config, tmp_path / "short", setup=setup).folder
     more = continue_run(short, {"federation": {"rounds": 3}}, tmp_path / "more").folder
     one, other = (load_state(Run.open(folder), "last") for folder in (more, whole))
@@ -274,7 +266,7 @@ def test_a_run_continued_from_its_best_round_finds_what_clients_remembered_then(
 ) -> None:
     """However many rounds ago that was: the learning rate makes every later round a worse one."""
     shared: dict[str, dict[str, Any]] = {
-        "rule": {"name": "own-b"},
+        "rule": {"name": "fedsa"},
         "evaluation": {"unseen": False},
         "training": {"learning_rate": 3.0},
     }
@@ -296,8 +288,8 @@ def test_a_rule_without_memory_writes_nothing(setup: Setup, tmp_path: Path) -> N
 
 
 def test_an_engine_without_a_folder_refuses_a_rule_with_memory(setup: Setup) -> None:
-    with pytest.raises(ConfigError, match="clients of rule own-b remember what is their own; give"):
-        InProcess(setup.model, setup.examples.train, make_rule("own-b"))
+    with pytest.raises(ConfigError, match="clients of rule fedsa remember what is their own; give"):
+        InProcess(setup.model, setup.examples.train, make_rule("fedsa"))
 
 
 def test_no_run_is_made_of_one_whose_memory_is_damaged(whole: Path, tmp_path: Path) -> None:

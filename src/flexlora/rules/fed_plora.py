@@ -10,7 +10,7 @@ from flexlora.adapters import Factors, best_factors
 from flexlora.lowrank import LowRank
 from flexlora.rules.contributions import Contributions
 from flexlora.rules.layer import ClientView, Combined, Layer, LayerState
-from flexlora.rules.padded import RowSums, drawn_rows, drawn_seed, rows_of
+from flexlora.rules.padded import RowSums, drawn_rows, drawn_seed, rows_of, stepped
 from flexlora.rules.rule import Rule
 from flexlora.rules.spectral import empty_factors, held_factors, warm_factors
 from flexlora.rules.traits import Traits
@@ -23,8 +23,9 @@ class FedPLoRA(Rule):
     Client k trains r_k of the R modules, drawn anew each round, at the scale α of rank R, and has
     the other R − r_k folded into its base (Select-N-Fold), so it starts from the whole adapter
     whatever its rank. Source: Zhang et al., ICLR 2026 (arXiv 2602.16936). Deviation: all modules
-    travel in Δ, those that a client trains once more as what it trains, (R + r_k)(m + n) numbers
-    where R (m + n) would do. Modules that nobody trained stay as they are.
+    travel in Δ (to who holds the last one, what moved if that is smaller), those that a client
+    trains once more as what it trains: (R + r_k)(m + n) numbers where R (m + n) would do. Modules
+    that nobody trained stay as they are.
     """
 
     name = "fed-plora"
@@ -54,7 +55,8 @@ class FedPLoRA(Rule):
             a[rows] += c.weight * trained.a.float()
             shares[rows] += c.weight
         after = RowSums(b, a, shares, rank).mean(state)
-        return Combined(after, frozen=self.learned_layer(layer, after))
+        now = held_factors(layer, after)
+        return Combined(after, now.product(), stepped(held_factors(layer, state), now))
 
     def learned_layer(self, layer: Layer, state: LayerState) -> LowRank:
         return held_factors(layer, state).product()

@@ -25,6 +25,7 @@ class FedExLoRA(Rule):
     """B ← Σ w_k B_k, A ← Σ w_k A_k, Δ ← Δ + Σ w_k s B_k A_k − s B A: nothing of the sum is lost.
 
     Source: Singhal et al., ACL 2025 (arXiv 2410.09432). All at the lowest rank of the federation.
+    Who holds the last Δ is sent a round's residual alone, of rank Σ r at most.
     """
 
     name = "fedex"
@@ -49,10 +50,11 @@ class FedExLoRA(Rule):
         self, layer: Layer, state: LayerState, contributions: Contributions
     ) -> Combined:
         mean = contributions.mean_factors()
-        held = plus(held_in(state), contributions.sum())
-        held = plus(held, mean.product().scaled(-1.0))
+        none = Spectrum.zero(*layer.shape)
+        residual = plus(plus(none, contributions.sum()), mean.product().scaled(-1.0)).low_rank()
+        held = plus(held_in(state), residual)
         after = {**exact_state(state["fresh"], held), "b": mean.b, "a": mean.a}
-        return Combined(after, held.low_rank())
+        return Combined(after, held.low_rank(), residual)
 
     def learned_layer(self, layer: Layer, state: LayerState) -> LowRank:
         sent = held_factors(layer, state)

@@ -24,7 +24,8 @@ class FedHL(Rule):
     without the rest of ΔW in the clients' base. Source: Peng et al. (arXiv 2505.18494), from its
     published formula. Deviation: the paper's p_k minimise the drift term of its bound, whose
     constants nobody knows beforehand; here p_k ∝ w_k / (1 + ε_k²) for each layer,
-    ε_k = ‖ΔW − [ΔW]_{r_k}‖ / ‖ΔW‖: the more a rank cuts off, the less its client says.
+    ε_k = ‖ΔW − [ΔW]_{r_k}‖ / ‖ΔW‖: the more a rank cuts off, the less its client says. As ε_k ≤ 1,
+    p_k lies between w_k / 2 and 2 w_k.
     """
 
     name = "fedhl"
@@ -45,13 +46,14 @@ class FedHL(Rule):
         self, layer: Layer, state: LayerState, contributions: Contributions
     ) -> Combined:
         each, energy = contributions.each(), values_of(held_in(state)).double().square()
-        shares = [c.weight / (1.0 + _lost(energy, c.rank)) for c in each]
+        shares = [c.weight / (1.0 + _lost(energy, c.sent.rank)) for c in each]
         whole = sum(shares)
         changes = (
             (share / whole, c.trained.product() - c.sent.product())
             for c, share in zip(each, shares, strict=True)
         )
-        step = total(changes, contributions.shape, 2 * contributions.width)
+        width = contributions.width + sum(c.sent.rank for c in each)
+        step = total(changes, contributions.shape, width)
         return Combined(grown(layer, state, step, layer.highest))
 
     def learned_layer(self, layer: Layer, state: LayerState) -> LowRank:

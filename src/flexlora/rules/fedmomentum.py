@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import final
 
 from flexlora.adapters import Factors, best_factors, factors_of
-from flexlora.lowrank import LowRank, Split, svd
+from flexlora.lowrank import LowRank, Spectrum, Split, svd
 from flexlora.rules.contributions import Contributions
 from flexlora.rules.layer import ClientView, Combined, Layer, LayerState
 from flexlora.rules.rule import Rule
@@ -32,7 +32,8 @@ class FedMomentum(Rule):
     All at the lowest rank of the federation. Source: FedMomentum (arXiv 2603.08014), from its
     published formula: the exact sum, its SVD in place of factors' means, so that clients go on
     along the directions of the last rounds, and the residual into the frozen base. The singular
-    values are split evenly, B = U √S, A = √S Vᵀ (both over √s), which the formula leaves open.
+    values are split evenly, B = U √S, A = √S Vᵀ (both over √s), which the formula leaves open. Who
+    holds the last Δ is sent a round's residual alone.
     """
 
     name = "fedmomentum"
@@ -47,7 +48,7 @@ class FedMomentum(Rule):
         begun = warm_state(layer, start)
         whole = spectrum_of(begun)
         top = whole.truncate(layer.lowest).kept
-        rest = svd(start - top.low_rank())
+        rest = svd(_beyond(whole, layer.lowest))
         held = named("rest", exact_state(begun["fresh"][:0], rest))
         return Combined({**spectral_state(begun["fresh"], top), **held}, rest.low_rank())
 
@@ -59,13 +60,12 @@ class FedMomentum(Rule):
     def combine_layer(
         self, layer: Layer, state: LayerState, contributions: Contributions
     ) -> Combined:
-        whole = contributions.sum()
-        top = svd(whole).truncate(layer.lowest).kept
-        rest = plus(held_in(unnamed("rest", state)), whole)
-        rest = plus(rest, top.low_rank().scaled(-1.0))
+        whole = svd(contributions.sum())
+        top, residual = whole.truncate(layer.lowest).kept, _beyond(whole, layer.lowest)
+        rest = plus(held_in(unnamed("rest", state)), residual)
         held = named("rest", exact_state(state["fresh"][:0], rest))
         after = {**spectral_state(state["fresh"], top), **held}
-        return Combined(after, rest.low_rank())
+        return Combined(after, rest.low_rank(), residual)
 
     def learned_layer(self, layer: Layer, state: LayerState) -> LowRank:
         rest = held_in(unnamed("rest", state)).low_rank()
@@ -73,3 +73,8 @@ class FedMomentum(Rule):
 
     def readout_layer(self, layer: Layer, state: LayerState, rank: int) -> Factors:
         return best_factors(self.learned_layer(layer, state), rank, layer.scale(rank))
+
+
+def _beyond(whole: Spectrum, rank: int) -> LowRank:
+    """What the best approximation of this rank leaves out."""
+    return Spectrum(whole.u[:, rank:], whole.s[rank:], whole.vh[rank:]).low_rank()

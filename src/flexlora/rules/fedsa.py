@@ -19,7 +19,9 @@ class FedSALoRA(Rule):
     """A ← Σ w_k A_k; client k trains its own B_k on top, and nobody else ever sees it.
 
     Source: Guo et al., ICLR 2025 (arXiv 2410.01463). All at the lowest rank of the federation. The
-    server keeps the B that everybody begins with: zero, or that of the adapter begun from.
+    server keeps the B that everybody begins with: zero, or that of the adapter begun from. So what
+    a run hands out is no more than that: clients' own scores (`evaluation.on_clients`) tell what
+    was learned.
     """
 
     name = "fedsa"

@@ -26,7 +26,8 @@ class FFALoRA(Rule):
     """B ← Σ w_k B_k, A as at first, all at the lowest rank of the federation.
 
     With one A for all, the mean of B is the exact mean of products. A never travels: both ends draw
-    it from `seed` and the layer's name. Source: Sun et al., ICLR 2024 (arXiv 2403.12313).
+    it from `seed` and the layer's name, so that runs of other seeds have the same A unless this
+    option says otherwise, too. Source: Sun et al., ICLR 2024 (arXiv 2403.12313).
     Deviation: a federation that begins from an adapter keeps that adapter's A, which then travels
     down with every job, as nobody can draw it.
     """

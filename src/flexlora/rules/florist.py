@@ -33,8 +33,8 @@ class FLoRIST(Rule):
 
     Source: FLoRIST, MLSys 2026 (arXiv 2506.09199): one adapter of rank p per layer travels in place
     of FLoRA's stack. The SVD is that of the stacks' thin factors, never of the layer's matrix
-    (unless Σ r_k exceeds it). What is left out is lost, by design. As in `flora`, all clients of a
-    round share the first rows of one fresh A.
+    (unless Σ r_k exceeds it). What is left out is lost, by design. Deviation: as in `flora`, all
+    clients of a round share the first rows of one fresh A.
     """
 
     name = "florist"

@@ -16,12 +16,14 @@ from flexlora.rules.traits import Traits
 
 @final
 class FSLoRA(Rule):
-    """B ← B + Σ w_k (B_k − B S_k), A ← A + Σ w_k (A_k − S_k A), each in the columns that S_k chose.
+    """B ← B + Σ w_k (B_k − B P_k), A ← A + Σ w_k (A_k − P_k A), each in the columns that P_k chose.
 
-    Client k trains B S_k A, S_k being r_k of the R columns, drawn anew each round for each client,
-    times R/r_k, so that S_k is the identity in expectation. Source: Fang et al., ICML 2026
-    (arXiv 2501.19389), whose released code never applies the mask: every client trains all columns
-    there. The factor R/r_k stands in the scale of what is sent.
+    Client k trains s B S_k A, S_k = (R/r_k) P_k, where P_k keeps r_k of the R columns, drawn anew
+    for each client, layer and round: the expectation of S_k is the identity. R/r_k stands in the
+    scale of what is sent, beside α of the federation's highest rank. Columns that nobody chose stay
+    as they are; those that few chose move by their weights' share, not by the mean over them.
+    Source: Fang et al., ICML 2026 (arXiv 2501.19389), whose released code never applies the mask:
+    every client trains all columns there.
     """
 
     name = "fslora"

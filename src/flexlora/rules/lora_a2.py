@@ -11,7 +11,7 @@ from flexlora.adapters import Factors, Sides, best_factors
 from flexlora.lowrank import LowRank
 from flexlora.rules.contributions import Contributions
 from flexlora.rules.layer import ClientView, Combined, Layer, LayerState
-from flexlora.rules.padded import rows_of
+from flexlora.rules.padded import rows_of, stepped
 from flexlora.rules.rule import Rule
 from flexlora.rules.spectral import empty_factors, held_factors, warm_factors
 from flexlora.rules.traits import Traits
@@ -25,8 +25,9 @@ class LoRAA2(Rule):
     ‖b_j‖ ‖Δa_j‖), with the whole adapter in its base. Source: Koo et al., ACL 2025
     (arXiv 2410.22815). Deviation: there each client scores the parts by training all of them first,
     which costs it the memory of the highest rank; here the score is what the federation's last
-    round that trained a part moved it by, Σ w_k over who trained it, parts that nobody has trained
-    yet coming first. All parts travel in Δ, as for `fed-plora`.
+    round that trained a part moved it by, the mean over who trained it. Parts that nobody has
+    trained yet come first, except those whose other side is zero: they have no gradient, come last
+    and keep their score. All parts travel in Δ, as for `fed-plora`.
     """
 
     name = "lora-a2"
@@ -45,7 +46,7 @@ class LoRAA2(Rule):
 
     def send_layer(self, layer: Layer, state: LayerState, client: ClientView) -> Factors:
         whole = held_factors(layer, state)
-        return rows_of(whole, _rows(state, client.rank(layer)), whole.scale)
+        return rows_of(whole, self._rows(layer, state, client.rank(layer)), whole.scale)
 
     def combine_layer(
         self, layer: Layer, state: LayerState, contributions: Contributions
@@ -53,7 +54,7 @@ class LoRAA2(Rule):
         b, a, score = (state[key].clone() for key in ("b", "a", "score"))
         moved, shares = torch.zeros_like(score), torch.zeros_like(score)
         for c in contributions.each():
-            rows, trained = _rows(state, c.rank), c.trained
+            rows, trained = self._rows(layer, state, c.rank), c.trained
             if self.trains(layer.round) == "b":
                 change = trained.b.float() - c.sent.b
                 b[:, rows] += c.weight * change
@@ -64,10 +65,11 @@ class LoRAA2(Rule):
                 by = change.norm(dim=1) * state["b"][:, rows].norm(dim=0)
             moved[rows] += c.weight * by
             shares[rows] += c.weight
-        there = shares > 0.0
+        there = (shares > 0.0) & self._alive(layer, state)
         score = torch.where(there, moved / torch.where(there, shares, 1.0), score)
         after = {"b": b, "a": a, "score": score}
-        return Combined(after, frozen=self.learned_layer(layer, after))
+        now = held_factors(layer, after)
+        return Combined(after, now.product(), stepped(held_factors(layer, state), now))
 
     def learned_layer(self, layer: Layer, state: LayerState) -> LowRank:
         return held_factors(layer, state).product()
@@ -76,13 +78,16 @@ class LoRAA2(Rule):
         """The best part of the whole adapter."""
         return best_factors(self.learned_layer(layer, state), rank, layer.scale(rank))
 
+    def _rows(self, layer: Layer, state: LayerState, rank: int) -> Tensor:
+        """The parts of largest score, in their order; the first ones where scores are equal."""
+        score = torch.where(self._alive(layer, state), state["score"], -1.0)
+        return score.argsort(descending=True, stable=True)[:rank].sort().values
+
+    def _alive(self, layer: Layer, state: LayerState) -> Tensor:
+        """The parts that training can move: the side that rests in this round is not zero."""
+        return state["a"].any(dim=1) if self.trains(layer.round) == "b" else state["b"].any(dim=0)
+
 
 def _unknown(layer: Layer) -> Tensor:
     """More than any score, and finite: what nobody has trained yet."""
     return torch.full((layer.highest,), torch.finfo(torch.float32).max)
-
-
-def _rows(state: LayerState, rank: int) -> Tensor:
-    """The parts of largest score, in their order; the first ones where scores are equal."""
-    order = state["score"].argsort(descending=True, stable=True)
-    return order[:rank].sort().values

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Annotated, final
 
 import torch
+from torch import Tensor
 
 from flexlora.adapters import Factors
 from flexlora.lowrank import LowRank
@@ -24,6 +25,7 @@ class LoRAFAIR(Rule):
     """A ← Ā, B ← B̄ + argmin_E ‖Σ w_k B_k A_k − (B̄ + E) Ā‖² + λ ‖E‖²: factors' means, B corrected.
 
     E = (Σ w_k B_k A_k Āᵀ − B̄ Ā Āᵀ)(Ā Āᵀ + λ I)⁻¹, solved in float64; no layer's matrix is formed.
+    B Ā is never farther from Σ w_k B_k A_k than B̄ Ā is, whatever λ.
     Source: Bian et al., ICCV 2025 (arXiv 2411.14961). Deviations: the paper maximises the cosine of
     the two products by gradient steps, where least squares has this closed form; clients of
     lower rank are padded with zeros, rows that none of the round owns stay, and all share
@@ -60,9 +62,7 @@ class LoRAFAIR(Rule):
         for c in contributions.each():
             trained = c.trained
             lost += c.weight * trained.b.double() @ (trained.a.double() @ mean_a.T)
-        ridge = gram + self.weight * torch.eye(sums.owned, dtype=torch.float64)
-        correction = torch.linalg.solve(ridge, lost.T).T
-        b[:, : sums.owned] = (mean_b + correction).float()
+        b[:, : sums.owned] = (mean_b + _solved(lost, gram, self.weight)).float()
         return Combined({"b": b, "a": a})
 
     def learned_layer(self, layer: Layer, state: LayerState) -> LowRank:
@@ -71,3 +71,15 @@ class LoRAFAIR(Rule):
     def readout_layer(self, layer: Layer, state: LayerState, rank: int) -> Factors:
         """The first rows, as they are sent, not the best approximation."""
         return first_rows(held_factors(layer, state), rank)
+
+
+def _solved(right: Tensor, gram: Tensor, weight: float) -> Tensor:
+    """right (gram + weight · I)⁻¹; directions that Ā lacks, as rows that repeat do, are left alone.
+
+    There `right` is zero but for rounding, which a small weight would blow up.
+    """
+    values, vectors = torch.linalg.eigh(gram)
+    least = values[-1] * len(values) * torch.finfo(torch.float64).eps
+    inverse = torch.where(values > least, 1.0 / (values + weight), 0.0)
+    solved: Tensor = (right @ vectors * inverse) @ vectors.T
+    return solved

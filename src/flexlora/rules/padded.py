@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from flexlora.adapters import Factors
+from flexlora.lowrank import LowRank
 from flexlora.rules.contributions import Contributions
 from flexlora.rules.layer import Layer, LayerState
 
@@ -80,6 +81,14 @@ def first_rows(whole: Factors, rank: int) -> Factors:
 def rows_of(whole: Factors, rows: Tensor, scale: float) -> Factors:
     """These directions alone, at this scale."""
     return Factors(whole.b[:, rows], whole.a[rows], scale)
+
+
+def stepped(before: Factors, after: Factors) -> LowRank:
+    """after − before, as wide as columns of b and rows of a that moved, at their one scale."""
+    moved_b, moved_a = after.b - before.b, after.a - before.a
+    columns, rows = moved_b.any(dim=0), moved_a.any(dim=1)
+    left = torch.cat([moved_b[:, columns], before.b[:, rows]], dim=1) * after.scale
+    return LowRank(left, torch.cat([after.a[columns], moved_a[rows]]))
 
 
 def drawn_seed(layer: Layer) -> Tensor:

@@ -22,8 +22,10 @@ class RaFLoRA(Rule):
     """ΔW ← Σ_j Σ_{k: r_k ≥ j} (w_k / W_j) s_k b_kj a_kj, W_j = Σ_{k: r_k ≥ j} w_k; then cut.
 
     A direction that few can train is no longer multiplied by their share each round, so it does not
-    die (FlexLoRA's rank collapse). It assumes that direction j means the same to all its owners:
-    their factors' slices are summed, not only their products. Source: Wu et al. (arXiv 2602.13486).
+    die (FlexLoRA's rank collapse) as long as each round has an owner of it: ΔW is replaced, so
+    directions beyond the highest rank of a round's clients are lost, as in FlexLoRA. It assumes
+    that direction j means the same to all its owners: their factors' slices are summed, not only
+    their products. Source: Wu et al. (arXiv 2602.13486).
     """
 
     name = "raflora"

@@ -18,14 +18,15 @@ from flexlora.rules.traits import Traits
 
 @final
 class RBLoRA(Rule):
-    """b_j ← Σ w_k b_kj · (1 / W_j), and so a_j, W_j = Σ_{k: r_k ≥ j} w_k; ΔW ← s B A; a client is
-    sent the best part of its rank of it.
+    """b_j ← Σ_{k: r_k ≥ j} w_k s_k b_kj / W_j, a_j ← Σ_{k: r_k ≥ j} w_k a_kj / W_j; ΔW ← B A; a
+    client is sent the best part of its rank of it. W_j = Σ_{k: r_k ≥ j} w_k.
 
     Source: Ha et al., Findings of EACL 2026, from its published formula: components are balanced by
     1 / W_j, the share of the data whose clients hold component j, and the product is cut by SVD to
     each client's rank, as its released code does. Where the weights fall on products in place of
     factors, the same formula is `raflora`. Scales: s_k of each client stands in its b, so that
-    products of different ranks are of one unit.
+    products of different ranks are of one unit. As ΔW is replaced, directions beyond the highest
+    rank of a round's clients are lost.
     """
 
     name = "rb-lora"
