@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from flexlora.adapters import ranks_in_words
+from flexlora.cli.capacity_view import capacity_table
 from flexlora.cli.console import say, screen
 from flexlora.cli.partition_view import forecast_table
 from flexlora.cli.sheets import Column, Sheet
@@ -26,6 +27,7 @@ def describe(setup: Setup, rule: Rule | None = None, *, forecast: Forecast | Non
         _types_table(setup, rule)
     else:
         forecast_table(forecast)
+        capacity_table(forecast)
     for who, what in (("clients", "training_examples"), ("unseen_clients", "unseen_examples")):
         say(
             f"{data[who]:,} {who.replace('_', ' ')} ({data[f'{who}_left_out']:,} left out), "
