@@ -67,7 +67,7 @@ def origin(parent: Mapping[str, Any]) -> str:
 
 
 def scores_table(scores: Scores) -> None:
-    """Scores by category, under each its clients, then over all unseen clients."""
+    """Scores by category, under each its clients, then over all clients that were scored."""
     total = scores.mean()
     names: list[str] = []
     means: list[MeanScore] = []
@@ -87,7 +87,7 @@ def scores_table(scores: Scores) -> None:
         cells = [f"{mean[metric.name]:.{metric.digits}f}" for mean in (*means, total)]
         columns.append(Column(metric.heading, cells))
     Sheet(
-        title="unseen clients by category",
+        title="clients by category",
         names=Column("category and client", [*names, "all"], left=True),
         columns=columns,
         ends=after,
