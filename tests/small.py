@@ -44,11 +44,26 @@ SMALL: dict[str, dict[str, Any]] = {
     "run": {"threads": 1, "clients_at_once": 2},
 }
 
+FACTS: dict[str, dict[str, Any]] = {
+    "model": {"name": "tiny", "device": "cpu", "prompt": "plain", "targets": ["q_proj", "v_proj"]},
+    "data": {"source": "facts", "facts": 12, "owners": 4, "control": 3, "max_tokens": 24},
+    "clients": {"mix": {"weak": 0.5, "strong": 0.5}, "types": {"weak": 1, "strong": 4}},
+    "training": {"learning_rate": 1e-2, "batch_size": 3, "epochs": 2},
+    "federation": {"rounds": 2, "clients_per_round": 4},
+    "evaluation": {"metrics": ["bits", "loss"], "metric": "bits", "max_new_tokens": 4},
+    "run": {"threads": 1, "clients_at_once": 4},
+}
+
 
 def small(**tables: Mapping[str, Any]) -> Config:
     """The small config with these keys on top: `small(rule={"name": "fedit"})`."""
     names = {**SMALL, **tables}
     return parse_config({name: {**SMALL.get(name, {}), **tables.get(name, {})} for name in names})
+
+
+def facts(**tables: Mapping[str, Any]) -> Config:
+    """The same for facts."""
+    return parse_config({name: {**FACTS[name], **tables.get(name, {})} for name in FACTS})
 
 
 def write(config: Config, path: Path) -> Path:

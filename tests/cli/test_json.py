@@ -68,8 +68,9 @@ def test_a_run_is_a_line_for_every_event(flexlora: Flexlora, config: Path, tmp_p
     assert [event["state"] for event in told[9:13]] == ["base", "full", "high", "low"]
     results = run.read_results() or {}
     for row in results["rows"]:
-        for part in ("unseen", "own"):
-            row[part] = {"mean": row[part]["mean"]}
+        assert set(row["own"]["types"]) == {"high", "low"}
+        row["unseen"] = {"mean": row["unseen"]["mean"]}
+        row["own"] = {name: row["own"][name] for name in ("mean", "types")}
     assert told[13] == {"run": str(tmp_path / "r"), **results}
     # One that has ended is told by its result alone, and adds no event.
     (again,) = events(flexlora("resume", tmp_path / "r", "--json"))

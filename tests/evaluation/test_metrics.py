@@ -27,8 +27,9 @@ from flexlora.evaluation import (
     get_metric,
     register_metric,
 )
+from flexlora.evaluation.loss import ExampleLoss
 from flexlora.evaluation.metric import ChoiceLoss
-from flexlora.evaluation.metrics import resolve_metrics
+from flexlora.evaluation.metrics import chance_bits, resolve_metrics
 from flexlora.tasks.prompts import Encoded
 
 CHOICE = ("choice", "choice_norm")
@@ -231,6 +232,82 @@ def test_the_loss_per_token_does_not_depend_on_who_holds_what(
         assert scores.mean()["loss"] == scores.mean()["token_loss"]
 
 
+def likeliest(tiny: SimpleNamespace, prompt: Sequence[int], count: int) -> tuple[int, ...]:
+    """So many tokens that the model itself writes: it knows these."""
+    row = list(prompt)
+    with torch.no_grad():
+        for _ in range(count):
+            row.append(int(tiny.model(input_ids=torch.tensor([row])).logits[0, -1].argmax()))
+    return tuple(row[len(prompt) :])
+
+
+@pytest.mark.parametrize("owners", [(0, 0, 0, 0), (0, 1, 1, 2)])
+def test_bits_are_summed_whoever_holds_what(tiny: SimpleNamespace, owners: tuple[int, ...]) -> None:
+    """Against whole log-softmaxes in float64; what the model does not expect costs nothing."""
+    known = [likeliest(tiny, prompt, 3) for prompt in ((5, 6), (7,), (9, 4))]
+    examples = [
+        Encoded("0", "x", (5, 6), (*known[0], 2), ("407",)),
+        Encoded("1", "y", (7,), (*known[1], 2), ("000",)),
+        Encoded("2", "x", (9, 4), (*known[2][:1], 2), ("12",)),  # Two digits in one token.
+        Encoded("3", "y", (5, 6), (19, 3, 11, 2), ("999",)),
+    ]
+    wanted = [
+        max(
+            0.0,
+            len(e.references[0]) * math.log2(10)
+            + log_likelihood(tiny, e.prompt, e.response[:-1]) / math.log(2),
+        )
+        for e in examples
+    ]
+    assert min(wanted[:3]) > 0.0 == wanted[3]
+    held = {k: [i for i, owner in enumerate(owners) if owner == k] for k in sorted(set(owners))}
+    clients = [EvalClient(str(k), tuple(examples[i] for i in mine)) for k, mine in held.items()]
+    scores = evaluate(tiny, clients, EvalSettings(metrics=("bits", "loss")))
+    assert scores.mean()["bits"] == pytest.approx(sum(wanted))
+    for row, mine in zip(scores.clients, held.values(), strict=True):
+        assert row["bits"] == pytest.approx(sum(wanted[i] for i in mine))
+    for place, name in enumerate("xy"):
+        assert scores.by_category()[name]["bits"] == pytest.approx(sum(wanted[place::2]))
+    types = {"0": "weak", "2": "strong"}  # Client 1 has none.
+    by_type = {name: mean["bits"] for name, mean in scores.by_type(types).items()}
+    assert by_type == {
+        types[str(k)]: pytest.approx(sum(wanted[i] for i in mine))
+        for k, mine in held.items()
+        if str(k) in types
+    }
+    assert list(by_type) == sorted(by_type)
+
+
+@pytest.mark.parametrize(
+    ("total", "end", "reference", "bits"),
+    [
+        (0.0, 0.0, "407", 3 * math.log2(10)),  # The ceiling: nothing is left to learn.
+        (3.0 * math.log(10), 0.0, "407", 0.0),  # Chance.
+        (99.0, 0.0, "407", 0.0),
+        (math.log(2) + 5.0, 5.0, "7", math.log2(10) - 1.0),  # Where it ends counts for nothing.
+        (0.0, 0.0, "none", 0.0),
+        (0.0, 0.0, "٤", 0.0),  # A digit, but none of the ten that chance is over.
+        (math.log(2), 0.0, "a7", math.log2(10) - 1.0),
+        (math.nan, math.nan, "407", 0.0),
+        (math.inf, 0.0, "407", 0.0),
+    ],
+)
+def test_bits_of_one_response(total: float, end: float, reference: str, bits: float) -> None:
+    example = Encoded("0", "x", (5,), (6, 2), (reference, "1234"))
+    found = get_metric("bits").score(example, ExampleLoss(total, 2, end))
+    assert found == pytest.approx(bits)
+    assert 0.0 <= found <= chance_bits(reference)
+
+
+def test_a_summed_metric_that_is_given_whole_is_summed(tiny: SimpleNamespace) -> None:
+    examples = tuple(replace(encoded(i, ((5,), [(6,), (7,)], 0)), id=str(i)) for i in range(3))
+    metric = Metric("own", "loss", True, half_of_even_examples, finish=math.sqrt, summed=True)
+    clients = [EvalClient("a", examples), EvalClient("b", examples[:2])]
+    scores = evaluate(tiny, clients, EvalSettings(metrics=(metric,)))
+    assert [row["own"] for row in scores.clients] == [1.0, math.sqrt(0.5)]
+    assert scores.mean()["own"] == pytest.approx(math.sqrt(1.5))
+
+
 def test_a_reference_that_a_metric_passes_over_is_told_once(tiny: SimpleNamespace) -> None:
     texts = (("yes",), ("no", "巴黎"), ("öl",), ("+",))
     examples = tuple(
@@ -355,6 +432,7 @@ def test_a_metric_that_fails_is_named_with_client_and_example(
     [
         ({"name": "a b"}, "'a b' cannot name a metric"),
         ({"name": "examples"}, "'examples' cannot name a metric"),
+        ({"pooled": True, "summed": True}, "is pooled and summed, but a sum has no weights"),
         ({"needs": "texts"}, "needs 'texts'; give one of loss, text, choices"),
     ],
 )

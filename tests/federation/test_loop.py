@@ -11,7 +11,6 @@ from typing import Any, cast
 
 import pytest
 import torch
-from seam.personal import OwnB
 
 from flexlora.config.config import Config
 from flexlora.config.schedule import Schedule
@@ -376,16 +375,15 @@ def test_a_pruned_rank_stays_pruned(tmp_path: Path) -> None:
 
 
 def test_a_client_is_told_the_last_round_in_which_its_reply_counted(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
 ) -> None:
     """Where the rule has it remember; a resume tells the same, and no other rule keeps it."""
-    monkeypatch.setitem(RULES, OwnB.name, OwnB)
-    made = federation(tmp_path / "r", OwnB.name, clients=5)
+    made = federation(tmp_path / "r", "fedsa", clients=5)
     made.play()
     noise(made).fails = ["b"]
     made.play()
     wanted = {"a": 2, "b": 1, "c": 2, "d": 2, "e": 2}
-    for now in (made, federation(tmp_path / "r", OwnB.name, clients=5)):
+    for now in (made, federation(tmp_path / "r", "fedsa", clients=5)):
         now.play()
         told = {job.client: job.answered for job in noise(now).jobs if job.round == 3}
         assert told == wanted

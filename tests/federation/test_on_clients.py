@@ -50,6 +50,12 @@ def test_mean_worst_and_spread_by_hand() -> None:
     assert loss.spread == pytest.approx(math.sqrt((20**2 - 1) / 12))
 
 
+def test_a_sum_over_clients_is_no_mean() -> None:
+    bits = summary([score(f"c{i}", 0.0, examples=9 - i, bits=10.0 * i) for i in range(5)])
+    assert bits.metrics["bits"].mean == pytest.approx(100.0)
+    assert bits.metrics["bits"].worst == pytest.approx(0.0)
+
+
 def test_one_client_is_its_own_worst() -> None:
     found = summary([score("a", 2.0)])
     assert found.metrics["loss"] == Spread(mean=2.0, worst=2.0, spread=0.0)

@@ -31,13 +31,11 @@ from flexlora.federation.loop import last
 from flexlora.federation.observers import started
 from flexlora.report.page import page
 from flexlora.report.read import read_runs
-from flexlora.rules import RULES
 from flexlora.runs import Standing, load_adapter
 from flexlora.runs.overview import overview
 from flexlora.runs.results import Result
 from flexlora.runs.run_directory import Run
 from resealed import reseal
-from seam.personal import OwnB
 from small import small
 
 ODD: tuple[Any, ...] = (
@@ -75,18 +73,14 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def personal(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def personal(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run whose clients remember what is their own."""
-    RULES["own-b"] = OwnB
-    try:
-        config = small(
-            rule={"name": "own-b"},
-            federation={"rounds": 2},
-            evaluation={"unseen": False, "on_clients": "off"},
-        )
-        yield play(config, tmp_path_factory.mktemp("personal") / "r").folder
-    finally:
-        del RULES["own-b"]
+    config = small(
+        rule={"name": "fedsa"},
+        federation={"rounds": 2},
+        evaluation={"unseen": False, "on_clients": "off"},
+    )
+    return play(config, tmp_path_factory.mktemp("personal") / "r").folder
 
 
 # --- what reads ----------------------------------------------------------------------------------

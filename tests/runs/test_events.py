@@ -52,7 +52,7 @@ ALL = (
     Noted("a tracker failed"),
     Scoring("base"),
     Ended("runs/r", "flexlora", 9, 3, 5, 6, 1.25, (Means("full", "8", MEAN, None),)),
-    Ended("runs/r", "flexlora", 9, 3, 5, 6, 1.25, (Means("base", "", MEAN, MEAN),)),
+    Ended("runs/r", "flexlora", 9, 3, 5, 6, 1.25, (Means("base", "", MEAN, MEAN, {"low": MEAN}),)),
 )
 
 

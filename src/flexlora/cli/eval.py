@@ -23,7 +23,9 @@ def evaluate(
     adapter: Annotated[Path | None, typer.Option(help="A PEFT folder.")] = None,
     tasks: Annotated[int | None, typer.Option(help="Score this many of the test tasks.")] = None,
     examples: Annotated[int | None, typer.Option(help="Examples per task at most.")] = None,
-    prompt: Annotated[str | None, typer.Option(help="'alpaca' (default) or 'chat'.")] = None,
+    prompt: Annotated[
+        str | None, typer.Option(help="'alpaca' (default), 'plain' or 'chat'.")
+    ] = None,
     max_tokens: Annotated[
         int | None, typer.Option(help="Prompt and response together (default: 512).")
     ] = None,

@@ -41,7 +41,7 @@ EVENTS = "\n\n".join(
         "clients_at_once_halved: round, clients: memory ran out; other bits from here on.",
         "note: text.",
         "scoring: state (base, start, full or a client type), which is scored next.",
-        "result: run, and results.json with the means alone.",
+        "result: run, and results.json with the means alone, of own parts also by client type.",
         "Errors go to stderr, as what is known of the data before a run does; with --quiet, errors "
         "alone. A dry run with --json prints one document: config, data, forecast, layers, parent, "
         "and with --show-example also example.",

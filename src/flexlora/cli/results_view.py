@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from flexlora.cli.console import say, screen
 from flexlora.cli.sheets import Column, Sheet
 from flexlora.evaluation import MeanScore
+from flexlora.evaluation.metric import is_summed
 from flexlora.formats.words import megabytes
 from flexlora.report.runs import Measure
 from flexlora.runs.events import Ended, Means
@@ -40,6 +41,27 @@ def results_table(ends: Sequence[Ended]) -> None:
         names=Column("rule and adapter", [name for name, _, _ in rows], left=True),
         columns=_columns(rows, _measures(scored)),
         ends=after,
+        bold=[place for place, (_, means, _) in enumerate(rows) if means is None],
+    ).print(screen(wide=True))
+    summed = [x for x in _measures(scored) if is_summed(x.name, {})]
+    for measure in summed:
+        _by_owner(rows, measure)
+
+
+def _by_owner(rows: Sequence[tuple[str, Means | None, Ended | None]], measure: Measure) -> None:
+    """What was summed up over the clients of each type: whose part of it is in what adapter."""
+    kinds = sorted({kind for _, means, _ in rows if means for kind in means.own_types})
+    if not kinds:
+        return
+    cells = [
+        ["" if m is None else _cell(m.own_types.get(kind), measure) for _, m, _ in rows]
+        for kind in kinds
+    ]
+    say()
+    Sheet(
+        title=f"own {measure.heading}, by client type",
+        names=Column("rule and adapter", [name for name, _, _ in rows], left=True),
+        columns=[Column(f"of {k}", c) for k, c in zip(kinds, cells, strict=True)],
         bold=[place for place, (_, means, _) in enumerate(rows) if means is None],
     ).print(screen(wide=True))
 

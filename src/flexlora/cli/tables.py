@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from flexlora.adapters import ranks_in_words
+from flexlora.cli.capacity_view import capacity_table
 from flexlora.cli.console import say, screen
 from flexlora.cli.partition_view import forecast_table
 from flexlora.cli.sheets import Column, Sheet
@@ -26,6 +27,7 @@ def describe(setup: Setup, rule: Rule | None = None, *, forecast: Forecast | Non
         _types_table(setup, rule)
     else:
         forecast_table(forecast)
+        capacity_table(forecast)
     known = setup.census.known
     whose = f", {known:,} of them of clients that train" if known else ""
     for who, of, what in (("clients", "", "training"), ("unseen_groups", whose, "unseen")):
@@ -88,7 +90,7 @@ def scores_table(scores: Scores) -> None:
         cells = [f"{mean[metric.name]:.{metric.digits}f}" for mean in (*means, total)]
         columns.append(Column(metric.heading, cells))
     Sheet(
-        title="unseen examples by category",
+        title="scores by category",
         names=Column("category and group", [*names, "all"], left=True),
         columns=columns,
         ends=after,

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from flexlora.evaluation.metric import BESIDE, Metric, finished
+from flexlora.evaluation.metric import BESIDE, Metric, finished, is_summed
 from flexlora.formats.json_fields import number, whole
 
 
@@ -14,8 +14,9 @@ from flexlora.formats.json_fields import number, whole
 class ClientScore:
     """One client, or one client's examples of one category.
 
-    means: metric → its mean over these examples, not yet finished (for perplexity, the mean loss):
-    what means over clients are made of. values, and `score["rouge_l"]`: what is shown of them.
+    means: metric → its mean over these examples (of a summed metric, their sum), not yet finished
+    (for perplexity, the mean loss): what means over clients are made of. values, and
+    `score["rouge_l"]`: what is shown of them.
     weights: of a pooled metric, what its mean weighs among other clients'. given: those metrics
     that were no names of registered ones, by name.
     """
@@ -52,7 +53,7 @@ def values_of(record: Mapping[str, Any]) -> dict[str, float]:
 class MeanScore:
     """Metric → its mean over clients, each weighted by its number of examples, then finished.
 
-    Of a pooled metric, weighted by its own weights.
+    Of a pooled metric, weighted by its own weights; of a summed one, the sum over clients.
     """
 
     clients: int
@@ -124,6 +125,17 @@ class Scores:
         names = sorted({row.category for row in rows})
         return {name: [row for row in rows if row.category == name] for name in names}
 
+    def by_type(self, types: Mapping[str, str]) -> dict[str, MeanScore]:
+        """The same over the clients of each type (client → type); names sorted.
+
+        Clients that have none are left out.
+        """
+        kinds = sorted({types[row.client] for row in self.clients if row.client in types})
+        return {
+            kind: _mean([row for row in self.clients if types.get(row.client) == kind])
+            for kind in kinds
+        }
+
     def to_json(self) -> dict[str, Any]:
         """Plain values for JSON: mean, categories, clients, predictions."""
         return {
@@ -139,6 +151,9 @@ def _mean(rows: Sequence[ClientScore]) -> MeanScore:
     means = {}
     for name in rows[0].means:
         if all(name in row.means for row in rows):
+            if is_summed(name, rows[0].given):
+                means[name] = sum(row.means[name] for row in rows)
+                continue
             sizes = [row.weights.get(name, row.examples) for row in rows]
             weighted = (row.means[name] * size for row, size in zip(rows, sizes, strict=True))
             means[name] = sum(weighted) / sum(sizes)

@@ -50,6 +50,9 @@ class Metric:
     mean over clients weights each client's mean by its number of examples, whatever `weight` is;
     pooled: by the sum of its examples' weights, so that it is the mean over all examples, whoever
     holds which (what a client says of that sum counts up to the tokens of its right answers).
+    summed: no mean at all: a client's number is the sum of `score` over its examples, that of many
+    clients the sum of theirs, and wherever a mean is spoken of, this sum stands. `weight` counts
+    for nothing.
     blank: of a reference, what the metric passes over, in words ("": nothing); users are told.
     finish: what is shown of a mean, of one client or of many (perplexity: exp of the mean loss).
     label, digits: how tables show it (default label: the name).
@@ -65,6 +68,7 @@ class Metric:
     label: str = ""
     digits: int = 3
     pooled: bool = False
+    summed: bool = False
     blank: Callable[[str], str] | None = None
 
     def __post_init__(self) -> None:
@@ -72,6 +76,10 @@ class Metric:
             raise ConfigError(
                 f"{self.name!r} cannot name a metric; give letters, digits and underscores, and "
                 f"none of {', '.join(BESIDE)}"
+            )
+        if self.pooled and self.summed:
+            raise ConfigError(
+                f"metric {self.name!r} is pooled and summed, but a sum has no weights; choose one"
             )
         if self.needs not in NEEDS:
             raise ConfigError(
@@ -119,6 +127,12 @@ def register_metric(metric: Metric) -> Metric:
     """
     METRICS.add(metric.name, metric)
     return METRICS[metric.name]
+
+
+def is_summed(name: str, given: Mapping[str, Metric]) -> bool:
+    """Whether this metric is: by those that are given, else by those registered here."""
+    metric = given.get(name) or METRICS.get(name)
+    return metric is not None and metric.summed
 
 
 def finished(means: Mapping[str, float], given: Mapping[str, Metric]) -> dict[str, float]:

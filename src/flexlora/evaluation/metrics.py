@@ -28,6 +28,8 @@ from flexlora.evaluation.scores import (
 )
 from flexlora.tasks.prompts import Encoded
 
+DIGITS = "0123456789"
+
 
 def get_metric(name: str) -> Metric:
     """The metric of this name, or of a file: "path/to/file.py:function" (see `load_metric`).
@@ -56,6 +58,21 @@ def _per_token(_example: Encoded, loss: ExampleLoss) -> float:
 
 def _tokens(_example: Encoded, loss: ExampleLoss) -> float:
     return loss.tokens
+
+
+def chance_bits(response: str) -> float:
+    """What the digits 0 to 9 of a response come to for somebody who knows nothing: log₂ 10 each."""
+    return math.log2(10) * sum(letter in DIGITS for letter in response)
+
+
+def _bits(example: Encoded, loss: ExampleLoss) -> float:
+    """Bits of chance less bits of loss, at least 0: a loss that is no number has taught nothing.
+
+    All that the response says is counted, however the tokenizer cuts its digits, but not the token
+    that ends it: where an answer ends is no fact.
+    """
+    learned = chance_bits(example.references[0]) - (loss.total - loss.end) / math.log(2)
+    return max(0.0, learned)
 
 
 def _exp(mean: float) -> float:
@@ -99,6 +116,8 @@ for _metric in (
     Metric("perplexity", "loss", False, _per_token, _tokens, _exp, digits=2),
     # The same over all tokens, whoever holds them: losses of different partitions compare.
     Metric("token_loss", "loss", False, _per_token, _tokens, label="token loss", pooled=True),
+    # Bits learned of responses that are random digits: of a client, and of all clients, their sum.
+    Metric("bits", "loss", True, _bits, digits=0, summed=True),
     Metric("rouge_l", "text", True, _rouge_l, label="ROUGE-L", digits=1, blank=rouge_blank),
     Metric(
         "rouge_l_unicode",

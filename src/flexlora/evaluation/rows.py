@@ -61,6 +61,9 @@ def score_of(
     means, weights = {}, {}
     for metric in metrics:
         numbers = [row.numbers[metric.name] for row in rows]
+        if metric.summed:
+            means[metric.name] = sum(value for value, _ in numbers)
+            continue
         total = sum(weight for _, weight in numbers)
         if total > 0:
             means[metric.name] = sum(value * weight for value, weight in numbers) / total

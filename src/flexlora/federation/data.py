@@ -21,6 +21,9 @@ from flexlora.tasks.problems import TOLD
 from flexlora.tasks.prompts import Encoded, encode_tasks
 from flexlora.tasks.source import SEED, Corpus, open_source
 
+_SHARES = (0.8, 0.1, 0.1)  # train, validation, test
+_ALL_TRAIN = (1.0, 0.0, 0.0)
+
 
 def read_corpus(config: Config, streams: Streams) -> Corpus:
     """Read the source that the config names, with the options of [data] that are given."""
@@ -42,7 +45,33 @@ def deal_clients(
             "column that says whose a row is, or set partition.by to 'task'"
         )
     tasks, notes = partition.deal(corpus.train, streams.derive("partition"))
-    return as_clients(tasks, seed=streams.derive("split")), notes
+    shares = _ALL_TRAIN if corpus.recalled else _SHARES
+    return as_clients(tasks, shares=shares, seed=streams.derive("split")), notes
+
+
+def recalling(clients: Sequence[Client]) -> tuple[Client, ...]:
+    """The clients with all that they train on as their validation and test parts."""
+    return tuple(replace(client, validation=client.train, test=client.train) for client in clients)
+
+
+def require_recall(config: Config, clients: Sequence[Client]) -> None:
+    """Raise ConfigError where what is trained on is to be scored, but would not be, or in part.
+
+    A sum over some of the facts would stand beside a ceiling of all of them.
+    """
+    evaluation, source = config.evaluation, config.data.source
+    if evaluation.validation_clients:
+        raise ConfigError(
+            f"evaluation.validation_clients is {evaluation.validation_clients}, but clients of "
+            f"source {source!r} are scored on what they are trained on; set it to 0"
+        )
+    held = sum(len(client.train) for client in clients)
+    if evaluation.unseen and evaluation.own_examples < held:
+        raise ConfigError(
+            f"evaluation.own_examples is {evaluation.own_examples}, but source {source!r} is "
+            f"scored whole, all {held} examples; raise it to {held}, or set evaluation.unseen to "
+            "false"
+        )
 
 
 def learnt(clients: Sequence[Client], config: Config) -> tuple[Client, ...]:

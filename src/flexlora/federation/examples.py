@@ -19,7 +19,9 @@ from flexlora.federation.data import (
     eval_clients,
     learnt,
     read_corpus,
+    recalling,
     require_context,
+    require_recall,
     require_unseen,
     some_of,
     too_long_notes,
@@ -41,8 +43,9 @@ class Examples:
     """Clients with their encoded examples, and groups of unseen ones.
 
     unseen: those groups, which may be rows of clients that train.
-    source: its name, and fingerprint: of all that it gave. validation, own: samples of the clients'
-    validation and test parts (or, for validation, of all that clients kept out of training hold);
+    source: its name, and fingerprint: of all that it gave; recalled: see `Corpus`. validation, own:
+    samples of the clients' validation and test parts (of data that is recalled, of their training
+    parts; or, for validation, of all that clients kept out of training hold);
     held_out: client → what it scores itself, a sample of its validation part; own_validation:
     clients that have one. types: client → the type that the data says it is of. census: who holds
     what, as it was dealt; notes: what is missing or was done, in sentences. left_out: "train",
@@ -52,6 +55,7 @@ class Examples:
 
     source: str
     fingerprint: str
+    recalled: bool
     train: Mapping[str, Sequence[Encoded]]
     validation: tuple[EvalClient, ...]
     own_validation: tuple[EvalClient, ...]
@@ -128,6 +132,8 @@ class Dealt:
         corpus = read_corpus(config, streams)
         require_unseen(config, corpus)
         clients, notes = deal_clients(config, corpus, streams)
+        if corpus.recalled:
+            require_recall(config, clients)
         return Dealt(corpus, clients, (*corpus.notes, *notes))
 
     def parts(self, config: Config, tested: Sequence[Task]) -> Parted:
@@ -149,12 +155,13 @@ class Dealt:
         parts = self.parts(config, self.corpus.unseen if evaluation.unseen else ())
         clients, kept_out, unseen = parts.clients, parts.kept_out, parts.unseen
         train = encode_part(model, clients, "train", config, today)
-        own_validation = eval_clients(model, clients, "validation", config, today)
+        scored = recalling(clients) if self.corpus.recalled else clients
+        own_validation = eval_clients(model, scored, "validation", config, today)
         validating = own_validation
         if kept_out:
             validating = eval_clients(model, kept_out, "test", config, today)
         tested = eval_clients(model, unseen, "test", config, today)
-        own = eval_clients(model, clients, "test", config, today)
+        own = eval_clients(model, scored, "test", config, today)
         too_long = too_long_notes(
             config,
             [
@@ -168,6 +175,7 @@ class Dealt:
         return Examples(
             source=config.data.source,
             fingerprint=self.corpus.fingerprint,
+            recalled=self.corpus.recalled,
             train=train,
             validation=some_of(
                 validating, evaluation.validation_examples, streams.generator("validation")

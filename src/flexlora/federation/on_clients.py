@@ -47,9 +47,9 @@ def collect_scores(
 def summary(scores: Sequence[ClientScore]) -> ClientScores:
     """Each metric over these clients.
 
-    mean: weighted by the clients' examples, as everywhere. worst: the plain mean over the worst
-    10 % of the clients (at least one). spread: the standard deviation over the clients. The scores
-    are of the same metrics.
+    mean: weighted by the clients' examples, as everywhere; of a summed metric the sum. worst: the
+    plain mean over the worst 10 % of the clients (at least one). spread: the standard deviation
+    over the clients. The scores are of the same metrics.
     """
     metrics = {}
     for name, mean in Scores(tuple(scores)).mean().values.items() if scores else ():

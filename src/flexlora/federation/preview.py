@@ -8,12 +8,16 @@ from statistics import median
 from typing import Any
 
 from flexlora.adapters import factors_payload
+from flexlora.evaluation.metrics import chance_bits
 from flexlora.federation.sending import Sender
 from flexlora.federation.setup import Setup
 from flexlora.formats.payloads import to_bytes
 from flexlora.rules import Rule
 from flexlora.rules.promises import require_received
 from flexlora.runs.run_directory import Record
+
+BITS_PER_PARAMETER = 0.3
+"""About what LoRA stores in one trained parameter: 0.26 bits on the embedded model at rank 1."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,6 +38,8 @@ class TypeForecast:
     smallest, median, largest: training examples of a client.
     bytes_down, bytes_up: the serialised factors of one client in one round, as `flexlora run`
     counts them in round 1. What a client lacks of Δ comes on top of bytes_down.
+    parameters: what one client trains in round 1. bits: what the digits come to that its clients
+    are to remember (`metrics.chance_bits`); None where data is not for remembering.
     """
 
     name: str
@@ -45,6 +51,13 @@ class TypeForecast:
     largest: int
     bytes_down: int
     bytes_up: int
+    parameters: int
+    bits: float | None
+
+    @property
+    def capacity(self) -> float:
+        """Bits that one adapter of this type may store, in round numbers."""
+        return self.parameters * BITS_PER_PARAMETER
 
 
 @dataclass(frozen=True)
@@ -63,8 +76,15 @@ class Forecast:
     delta: bool
     prunes: bool
 
+    @property
+    def ceiling(self) -> float | None:
+        """Bits that all clients together are to remember; None where that is not the question."""
+        bits = [kind.bits for kind in self.types if kind.bits is not None]
+        return sum(bits) if bits else None
+
     def to_json(self) -> dict[str, Any]:
-        return asdict(self)
+        types = [{**asdict(kind), "capacity": kind.capacity} for kind in self.types]
+        return {**asdict(self), "types": types, "ceiling": self.ceiling}
 
 
 def forecast(setup: Setup, rule: Rule) -> Forecast:
@@ -82,7 +102,8 @@ def forecast(setup: Setup, rule: Rule) -> Forecast:
     for job, (name, clients) in zip(sending.jobs, members.items(), strict=True):
         sent = sending.sent[job.client]
         received = require_received(rule, rule.receive(sent, {}), sent, job.client)
-        sizes = [len(setup.examples.train[client]) for client in clients]
+        held = [setup.examples.train[client] for client in clients]
+        sizes = list(map(len, held))
         types.append(
             TypeForecast(
                 name=name,
@@ -96,6 +117,10 @@ def forecast(setup: Setup, rule: Rule) -> Forecast:
                 bytes_up=len(
                     to_bytes(factors_payload(rule.reply(1, received, received, {}).adapter))
                 ),
+                parameters=received.only(job.sides).parameters,
+                bits=sum(chance_bits(x.references[0]) for part in held for x in part)
+                if setup.examples.recalled
+                else None,
             )
         )
     down, up = (

@@ -45,7 +45,8 @@ def score_model(
     """Score the config's model, with this adapter (or PEFT folder), on its source's test tasks.
 
     Uses [model], [data], [evaluation] and the seed of the config; nothing is trained or written.
-    What a run of this config would train on, too, is not scored, unless data.duplicates says so.
+    What a run of this config would train on, too, is not scored, unless data.duplicates says so;
+    of a source that is recalled (see `Corpus`) just that is scored, as its clients hold it.
     tasks: score so many of the test tasks, drawn by the seed (none: all that there are); more than
     there are is a DataError. force: use an adapter that was made for another base, too, as long as
     its layers fit.
@@ -68,11 +69,16 @@ def score_model(
         data = config.data.without_training()
         corpus = read_corpus(config.model_copy(update={"data": data}), streams)
         require_unseen(config, corpus)
-        chosen = _some(corpus.unseen, tasks, streams)
+        chosen = _some(corpus.train if corpus.recalled else corpus.unseen, tasks, streams)
         clients = as_clients(chosen, seed=streams.derive("split"), unseen=True)
     else:  # What is scored depends on what a run of this config would train on.
         dealt = Dealt.of(config)
-        clients = dealt.parts(config, _some(dealt.corpus.unseen, tasks, streams)).unseen
+        corpus = dealt.corpus
+        if corpus.recalled:
+            chosen = _some([client.task("train") for client in dealt.clients], tasks, streams)
+            clients = as_clients(chosen, seed=streams.derive("split"), unseen=True)
+        else:
+            clients = dealt.parts(config, _some(corpus.unseen, tasks, streams)).unseen
     scored = eval_clients(model, clients, "test", config, today_of(config))
     if not scored:
         raise DataError(
@@ -82,7 +88,8 @@ def score_model(
     scores = evaluate(model, scored, settings)
     wanted, kept = sum(len(c.test) for c in clients), sum(len(c.examples) for c in scored)
     fits = {c.id: c.examples for c in scored}
-    notes = (*scores.notes, *too_long_notes(config, [(clients, "test", fits)]))
+    said = corpus.notes if corpus.recalled else ()
+    notes = (*said, *scores.notes, *too_long_notes(config, [(clients, "test", fits)]))
     return replace(scores, left_out=wanted - kept, notes=notes)
 
 

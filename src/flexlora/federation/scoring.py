@@ -46,19 +46,19 @@ def final_rows(
     Of the base, of what the run began from if it began from anything, of all that was learned, and
     of what each client type is handed. observer: told of each before it is scored.
     """
+    types = setup.roster.types
     observer.told(Scoring(BASE))
-    rows = [Row(BASE, "", *score_base(setup))]
+    rows = [Row(BASE, "", *score_base(setup), types)]
     if start is not None:
         observer.told(Scoring(START))
-        rows.append(Row(START, "full", *score(setup, rule.learned(start))))
+        rows.append(Row(START, "full", *score(setup, rule.learned(start)), types))
     observer.told(Scoring(FULL))
-    rows.append(
-        Row(FULL, "full", *score(setup, require_learned(rule, rule.learned(state), state.spec)))
-    )
+    learned = require_learned(rule, rule.learned(state), state.spec)
+    rows.append(Row(FULL, "full", *score(setup, learned), types))
     if setup.config.evaluation.types_at_end and rule.traits.mixed_ranks:
         for name, ranks in setup.roster.ranks.items():
             observer.told(Scoring(name))
             handed = require_readout(rule, rule.readout(state, ranks), state.spec, ranks)
             update = {n: f.product() for n, f in handed.items()}
-            rows.append(Row(name, ranks_in_words(ranks), *score(setup, update)))
+            rows.append(Row(name, ranks_in_words(ranks), *score(setup, update), types))
     return rows

@@ -208,15 +208,20 @@ class Scoring(Event):
 
 @dataclass(frozen=True)
 class Means:
-    """A row of results.json without its categories, clients and predictions."""
+    """A row of results.json without its categories, clients and predictions.
+
+    own_types: client type → the means over its clients' own parts.
+    """
 
     state: str
     ranks: str
     unseen: MeanScore
     own: MeanScore | None
+    own_types: Mapping[str, MeanScore] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
-        own = None if self.own is None else {"mean": self.own.to_json()}
+        types = {name: mean.to_json() for name, mean in self.own_types.items()}
+        own = None if self.own is None else {"mean": self.own.to_json(), "types": types}
         unseen = {"mean": self.unseen.to_json()}
         return {"state": self.state, "ranks": self.ranks, "unseen": unseen, "own": own}
 
@@ -224,11 +229,13 @@ class Means:
     def from_json(record: Mapping[str, Any]) -> Means:
         own = table(record, "own") if record.get("own") is not None else None
         unseen = MeanScore.from_json(table(table(record, "unseen"), "mean"))
+        types = {} if own is None or "types" not in own else table(own, "types")
         return Means(
             text(record, "state"),
             text(record, "ranks"),
             unseen,
             None if own is None else MeanScore.from_json(table(own, "mean")),
+            {name: MeanScore.from_json(table(types, name)) for name in types},
         )
 
 
@@ -270,6 +277,7 @@ class Ended(Event):
                     row.ranks,
                     row.unseen.mean(),
                     None if row.own is None else row.own.mean(),
+                    row.own_by_type(),
                 )
                 for row in result.rows
             ),

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from flexlora.evaluation import Scores
+from flexlora.evaluation import MeanScore, Scores
 from flexlora.runs.records import RoundRecord
 
 # States that are scored, beside what each client type is given: the bare base model, what a run
@@ -21,16 +21,25 @@ class Row:
     """Scores of one state: on the unseen examples, and on the training clients' own test parts.
 
     state: a key of `STATE_WORDS`, or a client type's name; ranks: its ranks in words. own is None
-    where the config asks for none.
+    where the config asks for none. types: training client → its type, by which its own part is
+    summed up.
     """
 
     state: str
     ranks: str
     unseen: Scores
     own: Scores | None
+    types: Mapping[str, str] = field(default_factory=dict, repr=False)
+
+    def own_by_type(self) -> dict[str, MeanScore]:
+        """Client type → the means over its clients' own test parts."""
+        return {} if self.own is None else self.own.by_type(self.types)
 
     def to_json(self) -> dict[str, Any]:
-        own = None if self.own is None else self.own.to_json()
+        own = None
+        if self.own is not None:
+            types = {name: mean.to_json() for name, mean in self.own_by_type().items()}
+            own = {"types": types, **self.own.to_json()}
         return {
             "state": self.state,
             "ranks": self.ranks,

@@ -17,19 +17,27 @@ class Corpus:
     """What a source yields: tasks to train on, tasks that nobody trains on, and what it is.
 
     `fingerprint` names the content (see `fingerprint`); `notes` are sentences for the run's record
-    about what was left out or is missing.
+    about what was left out or is missing. recalled: what the clients are trained on is what they
+    are scored on, all of it: a measure of memory. No part of it is set aside.
     """
 
     train: tuple[Task, ...]
     unseen: tuple[Task, ...]
     fingerprint: str
     notes: tuple[str, ...] = ()
+    recalled: bool = False
 
     @staticmethod
-    def of(train: Iterable[Task], unseen: Iterable[Task], notes: Iterable[str] = ()) -> Corpus:
+    def of(
+        train: Iterable[Task],
+        unseen: Iterable[Task],
+        notes: Iterable[str] = (),
+        *,
+        recalled: bool = False,
+    ) -> Corpus:
         """Build a corpus and its fingerprint."""
         train, unseen = tuple(train), tuple(unseen)
-        return Corpus(train, unseen, fingerprint(train, unseen), tuple(notes))
+        return Corpus(train, unseen, fingerprint(train, unseen), tuple(notes), recalled)
 
 
 # Options that several sources have.
@@ -109,6 +117,7 @@ def open_source(name: str, options: Mapping[str, Any]) -> Source:
 
 
 register("embedded", "flexlora.tasks.embedded_source:Embedded")
+register("facts", "flexlora.tasks.facts:Facts")
 register("jsonl", "flexlora.tasks.jsonl_source:JsonLines")
 register("rows", "flexlora.tasks.rows_source:HeldRows")
 register("csv", "flexlora.tasks.csv_source:Csv")

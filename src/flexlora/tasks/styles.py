@@ -49,17 +49,26 @@ class Style:
         return Worded(self.render(tokenizer, example), tuple(responses))
 
 
-def _alpaca(_: PreTrainedTokenizerBase, example: Example) -> str:
+def _require_no_chat(example: Example, style: str) -> None:
     if example.history:
         count = len(example.history)
         before = "1 message" if count == 1 else f"{count} messages"
         raise DataError(
             f"example {example.id!r} is a chat with {before} before its "
-            "last question, which the prompt style 'alpaca' cannot show; set model.prompt to "
+            f"last question, which the prompt style {style!r} cannot show; set model.prompt to "
             "'chat', with the tokenizer of a chat model"
         )
+
+
+def _alpaca(_: PreTrainedTokenizerBase, example: Example) -> str:
+    _require_no_chat(example, "alpaca")
     template = ALPACA if example.input.strip() else ALPACA_NO_INPUT
     return template.format(instruction=example.instruction, input=example.input)
+
+
+def _plain(_: PreTrainedTokenizerBase, example: Example) -> str:
+    _require_no_chat(example, "plain")
+    return f"{example.instruction}\n{example.input}" if example.input else example.instruction
 
 
 STYLES: Registry[Wording] = Registry("prompt style", "model.prompt")
@@ -71,4 +80,6 @@ def register_style(name: str, style: Wording) -> None:
 
 
 register_style("alpaca", Style(_alpaca, special_tokens=True))
+# As it is, an input on a line of its own; the response follows at once.
+register_style("plain", Style(_plain, special_tokens=True))
 register_style("chat", Chat())
