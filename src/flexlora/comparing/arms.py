@@ -104,10 +104,13 @@ def make_arms(settings: CompareConfig, base: Tables, further: Mapping[str, Table
         if control == BASE:
             arms.append(Arm(BASE, merged(base, {}), control))
             continue
-        # Those of one rank have it whatever the mix is.
-        theirs = mixes if control == "local" else mixes[:1]
-        found = crossed(name, merged(first, _CONTROLS[name]), theirs, control)
-        arms += [_without_mix(arm, mixes) for arm in found] if control != "local" else found
+        tables = merged(first, _CONTROLS[name])
+        if control == "local":
+            arms += crossed(name, tables, mixes, control)
+            continue
+        if mixes:  # Of one rank whatever the mix is: one arm for all mixes.
+            tables = merged(tables, {"clients": {"mix": mixes[0]}})
+        arms += crossed(name, tables, (), control)
     arms += [Arm(name, merged(base, tables)) for name, tables in further.items()]
     return arms
 
@@ -119,11 +122,6 @@ _CONTROLS: Mapping[str, Tables] = {
     "local": {"federation": {"mode": "local"}},
     "centralised": {"federation": {"mode": "centralised"}, "evaluation": _ALONE},
 }
-
-
-def _without_mix(arm: Arm, mixes: Sequence[str]) -> Arm:
-    words = [word for word in arm.name.split(" · ") if word not in mixes]
-    return Arm(" · ".join(words), arm.tables, arm.control)
 
 
 def _of_rule(name: str) -> dict[str, dict[str, Any]]:

@@ -11,7 +11,6 @@ from flexlora.config.config import Config
 from flexlora.errors import FlexLoRAError
 from flexlora.runs.once import read_config
 
-COMPARISON, FAILED = "compare.toml", "failed.json"
 CELLS, TUNING, SET_ASIDE = "cells", "tuning", "set-aside"
 
 

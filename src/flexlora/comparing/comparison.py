@@ -154,8 +154,7 @@ def _scored(base: Tables, settings: CompareConfig) -> dict[str, Mapping[str, Any
     evaluation = dict(base.get("evaluation", {}))
     decides = evaluation.setdefault("metric", settings.metric)
     if decides != settings.metric:
-        default = Config.model_fields["evaluation"].annotation().metrics  # type: ignore[union-attr,misc]
-        named = list(evaluation.get("metrics", default))
+        named = list(evaluation.get("metrics", Config().evaluation.metrics))
         if settings.metric not in named:
             evaluation["metrics"] = [*named, settings.metric]
     return {**base, "evaluation": evaluation}
@@ -171,4 +170,6 @@ def _require_arms(settings: CompareConfig, arms: tuple[Arm, ...]) -> None:
         raise ConfigError("config [compare] has no rules and no [arms]; name what is compared")
     for name in settings.primary:
         if name not in names:
-            raise ConfigError(f"config compare.primary: no arm is {shown(name)}; {nearest(name, names)}")
+            raise ConfigError(
+                f"config compare.primary: no arm is {shown(name)}; {nearest(name, names)}"
+            )

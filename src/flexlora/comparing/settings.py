@@ -22,7 +22,9 @@ _Rate = Annotated[float, Field(gt=0.0, le=1e6)]
 def _as_floats(value: object) -> object:
     """A list whose whole numbers are floats: a rate of 1 is 1.0."""
     given = as_tuple(value)
-    return tuple(float(x) if type(x) is int else x for x in given) if type(given) is tuple else given
+    return (
+        tuple(float(x) if type(x) is int else x for x in given) if type(given) is tuple else given
+    )
 
 
 class CompareConfig(Table):

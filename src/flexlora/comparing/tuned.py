@@ -108,7 +108,9 @@ def best_rate(
     }
     if not means:
         return None
-    return max(means, key=means.__getitem__) if higher_is_better else min(means, key=means.__getitem__)
+    return (
+        max(means, key=means.__getitem__) if higher_is_better else min(means, key=means.__getitem__)
+    )
 
 
 def next_grid(grid: Grid, rates: Mapping[str, float | None]) -> Grid:

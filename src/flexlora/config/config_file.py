@@ -163,7 +163,7 @@ def _override_value(item: str, text: str) -> Any:
 
 
 def sentence(error: ValidationError, document: type[Table] = Config) -> str:
-    """The first wrong key, with all that its types would have taken. document: the tables' kinds."""
+    """The first wrong key, with all that its types would have taken. document: of which tables."""
     problems = error.errors(include_url=False)
     first = problems[0]
     table, key = (*map(str, first["loc"]), "")[:2]

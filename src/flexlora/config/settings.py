@@ -14,6 +14,7 @@ from flexlora.evaluation.metric_file import read_metric_file
 from flexlora.evaluation.metrics import resolve_metrics
 from flexlora.extras import EXTRAS
 from flexlora.rules import Rule, make_rule
+from flexlora.rules.alone import Alone
 from flexlora.screens import Screen, make_screen
 from flexlora.tasks.source import SOURCES
 from flexlora.training import Recipe
@@ -86,6 +87,15 @@ def rule_of(chosen: RuleConfig) -> Rule:
     return make(chosen.name, chosen.options)
 
 
+def played_rule(config: Config) -> Rule:
+    """What a run of this config plays: the rule of [rule], unless every client trains alone.
+
+    Raises ConfigError as `rule_of` does.
+    """
+    rule = rule_of(config.rule)
+    return Alone() if config.federation.mode == "local" else rule
+
+
 def rule_fingerprint(chosen: RuleConfig) -> str:
     """sha256 of the file that the rule is in, as it is now; "" for a registered rule.
 
@@ -106,6 +116,15 @@ def metric_fingerprints(config: Config) -> dict[str, str]:
 def screens_of(chosen: ScreensConfig) -> tuple[Screen, ...]:
     """The screens of [screens], in their order. Raises ConfigError as `make_screen` does."""
     return tuple(make_screen(name, options) for name, options in chosen.chosen.items())
+
+
+def played_screens(config: Config) -> tuple[Screen, ...]:
+    """Those that a run of this config has: none where every client trains alone.
+
+    Raises ConfigError as `screens_of` does.
+    """
+    screens = screens_of(config.screens)
+    return () if config.federation.mode == "local" else screens
 
 
 def eval_settings(config: Config, metrics: Sequence[str], predictions: int = 0) -> EvalSettings:

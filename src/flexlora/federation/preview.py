@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from statistics import median
 from typing import Any
 
-from flexlora.adapters import factors_payload
+from flexlora.adapters import Adapter, factors_payload
 from flexlora.federation.sending import Sender
 from flexlora.federation.setup import Setup
 from flexlora.formats.payloads import to_bytes
@@ -90,10 +90,8 @@ def forecast(setup: Setup, rule: Rule) -> Forecast:
                 smallest=min(sizes),
                 median=median(sizes),
                 largest=max(sizes),
-                bytes_down=len(job.payload),
-                bytes_up=len(
-                    to_bytes(factors_payload(rule.reply(1, received, received, {}).adapter))
-                ),
+                bytes_down=job.bytes_down,
+                bytes_up=_reply_bytes(rule, received),
             )
         )
     down, up = (
@@ -109,6 +107,12 @@ def forecast(setup: Setup, rule: Rule) -> Forecast:
         delta=rule.traits.delta != "none",
         prunes=rule.traits.prunes,
     )
+
+
+def _reply_bytes(rule: Rule, received: Adapter) -> int:
+    if rule.traits.alone:
+        return 0
+    return len(to_bytes(factors_payload(rule.reply(1, received, received, {}).adapter)))
 
 
 def _mean(weighted: Sequence[tuple[int, int]]) -> float:

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from flexlora.adapters import ranks_in_words
+from flexlora.engines.memories import Memories
 from flexlora.evaluation import Scores, evaluate
+from flexlora.federation.kept import kept_row
 from flexlora.federation.observers import Observer
 from flexlora.federation.setup import Setup
 from flexlora.lowrank import LowRank
@@ -38,12 +40,18 @@ def score_base(setup: Setup) -> tuple[Scores, Scores | None]:
 
 
 def final_rows(
-    setup: Setup, rule: Rule, state: State, start: State | None, observer: Observer
+    setup: Setup,
+    rule: Rule,
+    state: State,
+    start: State | None,
+    observer: Observer,
+    memories: Memories,
 ) -> list[Row]:
     """The final evaluation, the only one that touches the unseen clients.
 
     Of the base, of what the run began from if it began from anything, of all that was learned, and
-    of what each client type is handed. observer: told of each before it is scored.
+    of what each client type is handed. observer: told of each before it is scored; memories: of the
+    clients, where all that was learned is with them.
     """
     observer.told(Scoring(BASE))
     rows = [Row(BASE, "", *score_base(setup))]
@@ -51,9 +59,11 @@ def final_rows(
         observer.told(Scoring(START))
         rows.append(Row(START, "full", *score(setup, rule.learned(start))))
     observer.told(Scoring(FULL))
+    if rule.traits.alone:
+        return [*rows, kept_row(setup, rule, state, memories)]
     rows.append(Row(FULL, "full", *score(setup, rule.learned(state))))
     if setup.config.evaluation.types_at_end and rule.traits.mixed_ranks:
-        for name, ranks in setup.roster.ranks.items():
+        for name, ranks in setup.types.items():
             observer.told(Scoring(name))
             update = {n: f.product() for n, f in rule.readout(state, ranks).items()}
             rows.append(Row(name, ranks_in_words(ranks), *score(setup, update)))

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from flexlora.config.config import Config
-from flexlora.config.settings import extras_of, rule_of, screens_of
+from flexlora.config.settings import extras_of, played_rule, played_screens
 from flexlora.engines.memories import Memories
 from flexlora.errors import ConfigError
 from flexlora.evaluation import MeanScore, get_metric
@@ -33,6 +33,7 @@ from flexlora.federation.engine import (
     require_begun,
     spare_memory,
 )
+from flexlora.federation.kept import validate_kept
 from flexlora.federation.loop import Federation, last
 from flexlora.federation.observers import Observer, Observers, Recorder, Silent, started
 from flexlora.federation.preview import Preview, forecast
@@ -78,8 +79,8 @@ class Session:
         self._like = like
         self._parent = parent
         self._resumed = resumed
-        self.rule = rule_of(config.rule)
-        self.screens = screens_of(config.screens)
+        self.rule = played_rule(config)
+        self.screens = played_screens(config)
         require_extras(extras_of(config))
         require_trackers(config.run.trackers)
 
@@ -107,10 +108,10 @@ class Session:
         return Session(parent.config_with(tables or {}, overrides), like=like, parent=parent)
 
     @staticmethod
-    def resuming(run: Path | str) -> Session:
-        """The same run after any stop. Raises RunError for a folder that is no run."""
+    def resuming(run: Path | str, *, like: Setup | None = None) -> Session:
+        """The same run after any stop. like: as of `of`. RunError for a folder that is no run."""
         opened = Run.open(run)
-        return Session(opened.config, resumed=opened)
+        return Session(opened.config, like=like, resumed=opened)
 
     @cached_property
     def setup(self) -> Setup:
@@ -125,6 +126,7 @@ class Session:
             require_here(self._resumed, device)
             setup = prepare(
                 self.config,
+                self._like,
                 threads=threads,
                 device=device,
                 today=day_of(self._resumed),
@@ -233,7 +235,10 @@ class Session:
             observer.told(Halved(round, clients))
 
         def validated(state: State) -> MeanScore | None:
-            scores = validate(setup, rule.learned(state))
+            if rule.traits.alone:
+                scores = validate_kept(setup, rule, state, Memories(run.folder / MEMORY))
+            else:
+                scores = validate(setup, rule.learned(state))
             return None if scores is None else scores.mean()
 
         engine = make_engine(
@@ -268,5 +273,6 @@ class Session:
         rows = []
         if self.config.evaluation.unseen:
             began = None if run.start_round is None else load_state(run, run.start_round)
-            rows = final_rows(self.setup, self.rule, state, began, observer)
+            memories = Memories(run.folder / MEMORY)
+            rows = final_rows(self.setup, self.rule, state, began, observer, memories)
         return Result.of(run.folder, self.rule.name, state.round, rows, run.records())
