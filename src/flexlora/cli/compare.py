@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -58,10 +60,10 @@ def compare(
     if dry_run:
         _plan(comparison)
         return
-    ends.comparing = _again(config, out, workers)
     if helps is not None:
         _help(comparison, folder, helps)
         return
+    ends.comparing = _again(config, out, workers)
     _play(comparison, folder, workers)
 
 
@@ -99,7 +101,10 @@ def _help(comparison: Comparison, out: Path, since: float) -> None:
     from flexlora.comparing.whole import play
 
     end_with_parent()
-    play(comparison, out, Words(comparison), failures=Failures(out, since))
+    try:
+        play(comparison, out, Words(comparison), failures=Failures(out, since))
+    except KeyboardInterrupt:  # Told by that other one.
+        sys.exit(ends.code)
 
 
 def _show(out: Path) -> None:
@@ -139,8 +144,7 @@ def _remember(comparison: Comparison) -> None:
 
 
 def _again(config: Path, out: Path | None, workers: int) -> str:
-    import shlex
-
+    """What to type to go on."""
     words = ["flexlora", "compare", str(config)]
     words += [] if out is None else ["--out", str(out)]
     return shlex.join(words + ([] if workers == 1 else ["--workers", str(workers)]))

@@ -54,7 +54,7 @@ class Arm:
 def slug(name: str) -> str:
     """The name in letters, digits and dashes; a digest ends it where that took anything away."""
     plain = re.sub(r"[^a-z0-9._+=-]+", "-", name.lower()).strip("-.")[:_LONGEST]
-    if plain == name:
+    if name and plain == name:
         return name
     digest = hashlib.sha256(name.encode()).hexdigest()[:8]
     return f"{plain}-{digest}" if plain else digest

@@ -52,6 +52,8 @@ def differences(before: Comparison, now: Comparison) -> list[str]:
         if key in ("seeds", "rates", "tuning_seeds"):
             if lost := [x for x in was if x not in is_now]:
                 found.append(f"compare.{key} lacks {', '.join(map(str, lost))}")
+        elif key == "tuning_rounds" and not before.settings.tuned:
+            continue  # Nothing was tuned by it.
         elif key not in _MORE and was != is_now:
             found.append(f"compare.{key} is {_words(is_now)}, was {_words(was)}")
     arms = {arm.name: arm for arm in now.arms}

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from flexlora.adapters import Adapter, factors_payload
-from flexlora.config.settings import played_rule
 from flexlora.errors import AdapterError, ConfigError
 from flexlora.federation.setup import Setup
 from flexlora.formats.fingerprint import fingerprint
@@ -21,7 +20,7 @@ from flexlora.rules import Rule, State
 from flexlora.runs.committed import Committed
 from flexlora.runs.packed_state import pack
 from flexlora.runs.progress import Progress
-from flexlora.runs.readout import adapter_of, load_state
+from flexlora.runs.readout import adapter_of, load_state, shared_rule
 from flexlora.runs.run_directory import Checkpoint, Record, Run
 from flexlora.runs.store import ClientStore
 
@@ -100,7 +99,7 @@ def _read(path: str) -> tuple[Adapter, Record]:
             "fingerprint": fingerprint(_tensors(adapter).items()),
         }
     opened = Run.open(folder)
-    rule = played_rule(opened.config)
+    rule = shared_rule(opened)
     state = load_state(opened, "best")
     return adapter_of(opened, rule, state, "full"), run_record(opened, state) | {"path": path}
 

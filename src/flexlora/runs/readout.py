@@ -38,7 +38,7 @@ def load_adapter(
     type that no client is of, or an energy out of its range.
     """
     opened = Run.open(folder)
-    rule = played_rule(opened.config)
+    rule = shared_rule(opened)
     if type is None or rank is not None or energy is not None:
         require_rank_or_energy(rank, energy, "what the adapter is to hold")
     if type is not None and (rank is not None or energy is not None):
@@ -52,6 +52,17 @@ def load_adapter(
         with _of_a_whole_state(opened):
             return _described(opened, _of_energy(rule, state, energy))
     return adapter_of(opened, rule, state, "full" if rank is None else rank)
+
+
+def shared_rule(opened: Run) -> Rule:
+    """The rule that hands a run's adapters out. RunError where every client keeps its own."""
+    rule = played_rule(opened.config)
+    if rule.traits.alone:
+        raise RunError(
+            f"every client of {opened.folder} has trained alone and keeps its own adapter, so that "
+            "there is none to hand out; give a run whose federation.mode is another"
+        )
+    return rule
 
 
 def _ranks_of(opened: Run, type: str, state: State) -> dict[str, int]:
