@@ -62,7 +62,7 @@ class Heard:
     def notes(self, text: str) -> None:
         self.told.append(("notes", text))
 
-    def stopped(self) -> bool:
+    def ends_all(self, error: Exception) -> bool:
         return False
 
     def all(self, word: str) -> list[str]:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -76,12 +78,19 @@ def test_the_model_is_loaded_once_and_the_data_once_a_seed(
 ) -> None:
     from flexlora.federation import examples, ground
 
-    loaded, read = [], []
-    load, dealt = ground._load, examples.read_corpus
-    monkeypatch.setattr(ground, "_load", lambda *given: loaded.append(1) or load(*given))
-    monkeypatch.setattr(examples, "read_corpus", lambda *given: read.append(1) or dealt(*given))
+    asked: Counter[str] = Counter()
+
+    def counted(name: str, what: Any) -> Any:
+        def call(*given: Any) -> Any:
+            asked[name] += 1
+            return what(*given)
+
+        return call
+
+    for module, name in ((ground, "_load"), (examples, "read_corpus")):
+        monkeypatch.setattr(module, name, counted(name, vars(module)[name]))
     played(ASKED, tmp_path / "out")
-    assert (len(loaded), len(read)) == (1, 2)
+    assert asked == {"_load": 1, "read_corpus": 2}
 
 
 def test_what_is_finished_is_not_played_again(copied: Path) -> None:
@@ -166,15 +175,15 @@ def test_a_stop_that_a_library_took_for_an_error_is_no_failure(
     shutil.rmtree(copied / "cells" / "fedit" / "0")
 
     class Stopped(Heard):
-        def stopped(self) -> bool:
-            return True
+        def ends_all(self, error: Exception) -> bool:
+            return isinstance(error, ModelError)
 
     def cut_short(*_: object, **__: object) -> Setup:
         raise ModelError("the model is broken")
 
     monkeypatch.setattr("flexlora.federation.session.prepare", cut_short)
     player = Player(copied, Stopped(), Failures(copied))
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(ModelError):
         player.play(plan.cells(ASKED, copied, {"fedit": None}))
     assert not (copied / "failed.json").exists()
 
@@ -193,7 +202,8 @@ def test_rates_are_tuned_on_validation_alone_then_the_cells_are_played_at_them(
     assert tuned is not None
     assert heard.all("ends")[0] == "fedit, seed 7, learning rate 0.001"
     rate = tuned.rates["fedit"]
-    assert rate == min(tuned.seen["fedit"], key=lambda x: tuned.seen["fedit"][x][0])
+    losses = {rate: values[0] or 0.0 for rate, values in tuned.seen["fedit"].items()}
+    assert rate == min(losses, key=losses.__getitem__)
     for folder in sorted((out / "tuning" / "fedit").glob("*/7")):
         opened = Run.open(folder)
         assert float(folder.parent.name) == opened.config.training.learning_rate

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from comparing.comparisons import comparison, document
-from flexlora.comparing.checks import require_playable
+from flexlora.comparing.checks import previews, require_playable
 from flexlora.comparing.comparison import load_comparison, parse_comparison
 from flexlora.comparing.settings import seeds_needed
 from flexlora.errors import ConfigError, FlexLoRAError
@@ -150,3 +150,11 @@ def test_a_comparison_is_written_as_it_is_read(tmp_path: Path) -> None:
     assert again.settings == asked.settings
     assert [(x.name, x.tables) for x in again.arms] == [(x.name, x.tables) for x in asked.arms]
     assert document(rates=[1])["training"].keys() == asked.document["training"].keys()
+
+
+def test_a_template_that_writes_the_date_needs_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Cells that are played on other days would be other runs."""
+    monkeypatch.setattr("flexlora.comparing.checks.asks_for_the_date", lambda *_: True)
+    with pytest.raises(ConfigError, match=r"would differ between cells .* set model.date, as 20"):
+        list(previews(comparison()))
+    list(previews(comparison(None, {"model": {"date": "2026-11-28"}})))

@@ -90,7 +90,7 @@ def test_a_rate_at_which_training_breaks_down_is_not_chosen(tmp_path: Path) -> N
 
 
 def test_of_equal_rates_the_lower_is_chosen_and_one_seed_that_lacks_a_value_is_enough() -> None:
-    by = {1e-2: [1.0, 1.0], 1e-3: [1.0, 1.0], 1e-1: [0.0, None]}
+    by: dict[float, list[float | None]] = {1e-2: [1.0, 1.0], 1e-3: [1.0, 1.0], 1e-1: [0.0, None]}
     assert best_rate(by, higher_is_better=False) == 1e-3
     assert best_rate(by, higher_is_better=True) == 1e-3
     assert best_rate({1.0: [None]}, higher_is_better=True) is None

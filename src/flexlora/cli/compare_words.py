@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, final
 
-from flexlora.cli.console import complain, say
+from flexlora.cli.console import Unread, complain, say
 from flexlora.cli.ends import ends
 from flexlora.cli.standing_words import clock
 from flexlora.comparing.cells import Cell
@@ -56,8 +56,9 @@ class Words:
     def notes(self, text: str) -> None:
         say(text)
 
-    def stopped(self) -> bool:
-        return ends.stopped is not None
+    def ends_all(self, error: Exception) -> bool:
+        """What a stop became on its way, or nobody to read what is told."""
+        return ends.stopped is not None or isinstance(error, Unread)
 
 
 @final

@@ -13,6 +13,7 @@ from flexlora.errors import ConfigError, InputError, nearest, shown
 from flexlora.evaluation.metrics import get_metric, resolve_metrics
 from flexlora.federation import Session, Setup
 from flexlora.federation.collector import Plain, require_collectable
+from flexlora.federation.data import asks_for_the_date
 from flexlora.federation.preview import Preview
 from flexlora.runs.results import FULL
 
@@ -48,6 +49,7 @@ def previews(comparison: Comparison) -> Iterator[tuple[Arm, Preview]]:
         config = arm.config(comparison.settings.seeds[0], _rate(comparison))
         try:
             preview = Session.of(config, like).preview()
+            _require_day(preview.setup)
         except InputError as error:
             wrong[arm.name] = str(error)
             continue
@@ -55,6 +57,15 @@ def previews(comparison: Comparison) -> Iterator[tuple[Arm, Preview]]:
         yield arm, preview
     if words := told_apart(lambda arm: wrong.get(arm.name, ""), comparison.played):
         raise ConfigError(words)
+
+
+def _require_day(setup: Setup) -> None:
+    """Raise ConfigError where cells that are played on other days would be other runs."""
+    if setup.config.model.date is None and asks_for_the_date(setup.config, setup.model):
+        raise ConfigError(
+            "the chat template writes the date, which would differ between cells that are played "
+            f"on other days; set model.date, as {setup.ground.today.isoformat()}"
+        )
 
 
 def _rate(comparison: Comparison) -> float | None:

@@ -29,7 +29,8 @@ _LOOKS = 0.5  # Seconds between two looks at what others play.
 
 
 class Watcher(Protocol):
-    """Who is told what is played; `stopped` says whether this process has been asked to end."""
+    """Who is told what is played; `ends_all` says of an error in a run whether it is no failure of
+    that run, but the end of this process."""
 
     def observer(self, job: Job) -> Observer: ...
     def begins(self, job: Job, done: int, of: int) -> None: ...
@@ -37,7 +38,7 @@ class Watcher(Protocol):
     def fails(self, job: Job, reason: str) -> None: ...
     def waits(self, others: int) -> None: ...
     def notes(self, text: str) -> None: ...
-    def stopped(self) -> bool: ...
+    def ends_all(self, error: Exception) -> bool: ...
 
 
 class Player:
@@ -95,8 +96,8 @@ class Player:
                 self._set_aside(job)
             self._session(job)
         except Exception as error:
-            if self.watcher.stopped():  # What a stop became on its way is no failure.
-                raise KeyboardInterrupt from error
+            if self.watcher.ends_all(error):
+                raise
             self.watcher.fails(job, self.failures.add(key, error))
         else:
             self.failures.drop(key)
