@@ -76,6 +76,15 @@ def test_arms_that_do_not_fit_the_data_are_told_before_anything_is_played(
     assert not (tmp_path / "out" / "cells").exists()
 
 
+def test_arms_that_cannot_be_are_told_at_once(flexlora: Flexlora, tmp_path: Path) -> None:
+    bad = {"rule": {"name": "flexlor"}}
+    asked = comparison({"a": bad, "b": bad, "c": {"training": {"epochs": 0}}})
+    (tmp_path / "c.toml").write_text(asked.to_toml())
+    done = flexlora("compare", tmp_path / "c.toml", "--out", tmp_path / "out")
+    assert_one_sentence(done, "arms a, b: rule.name is 'flexlor'", "; and arm c: config training.e")
+    assert not (tmp_path / "out").exists()
+
+
 def test_what_is_finished_is_shown_without_weights_while_the_rest_is_not(
     flexlora: Flexlora, config: Path, once: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -150,7 +159,8 @@ def until(holds: Callable[[], bool], process: subprocess.Popen[str]) -> None:
 def test_killed_in_the_middle_it_ends_at_the_same_bits_in_two_processes(
     config: Path, once: Path, tmp_path: Path
 ) -> None:
-    """kill -9 takes the process that helped with it; then two are started by hand on one folder."""
+    """kill -9 takes the process that helped with it; then two are started by hand on one folder,
+    one of them with a helper again."""
     out = tmp_path / "out"
 
     def in_the_middle() -> bool:
@@ -165,9 +175,10 @@ def test_killed_in_the_middle_it_ends_at_the_same_bits_in_two_processes(
         psutil.wait_procs(helpers, timeout=60)
         assert not any(helper.is_running() for helper in helpers)
     assert len(finished(out)) < 6
-    with begin(config, out) as one, begin(config, out) as other:
+    with begin(config, out, "--workers", "2") as one, begin(config, out) as other:
         told = [process.communicate(timeout=200) for process in (one, other)]
         assert (one.returncode, other.returncode) == (0, 0), told
+        assert [err for _, err in told] == ["", ""]
     for cell in CELLS:
         assert_same_run(out / "cells" / cell, once / "cells" / cell)
         ended = [line for out_, _ in told for line in out_.splitlines() if _of(cell) in line]

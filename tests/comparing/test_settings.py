@@ -104,7 +104,12 @@ def test_arms_that_cannot_be_played_are_told_all_at_once() -> None:
     [
         ({"unseen": False}, {}, "evaluation.unseen is false, but compare.part is 'own'"),
         ({"own_examples": 0}, {}, "evaluation.own_examples is 0, but compare.part is 'own'"),
-        ({"every": 0}, {"part": "validation"}, "evaluation.every is 0, but compare has part"),
+        ({"every": 0}, {"part": "validation"}, "evaluation.every is 0, but compare.part is"),
+        (
+            {"every": 0, "validation_examples": 0},
+            {"rates": [1e-3, 1e-2], "tuning_seeds": [7]},
+            "validation_examples is 0 but decide_by is 'server'",
+        ),
         ({}, {"metric": "los"}, "did you mean 'loss'?"),
         ({}, {"state": "hihg"}, "compare.state is 'hihg', which is neither 'full' nor a type"),
         (

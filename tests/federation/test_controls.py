@@ -11,10 +11,11 @@ import pytest
 import torch
 
 from flexlora.config.config import Config
+from flexlora.config.config_file import parse_config
 from flexlora.engines.memories import Memories
 from flexlora.errors import ConfigError, RunError
 from flexlora.evaluation import EvalClient, evaluate
-from flexlora.federation import Session, Setup, prepare, resume, run
+from flexlora.federation import Session, Setup, continue_run, prepare, resume, run
 from flexlora.federation.pooled import EVERYBODY, pooled_schedule
 from flexlora.federation.preview import forecast
 from flexlora.lowrank import LowRank
@@ -187,6 +188,31 @@ def test_in_one_place_the_run_scores_what_each_type_would_be_handed(
     (record, *_) = Run.open(result.folder).records()
     assert record.clients == (EVERYBODY,)
     assert load_adapter(result.folder, type=EVERYBODY).ranks == federated.spec.highest
+
+
+@pytest.mark.parametrize(
+    "config", [LOCAL, CENTRAL, small(clients={"level": "lowest"}, evaluation=QUICK)]
+)
+def test_a_control_goes_on_as_one_long_run_and_changes_no_mode(
+    config: Config, federated: Setup, tmp_path: Path
+) -> None:
+    tables = config.document()
+    longer = {"federation": {**tables["federation"], "rounds": 4}}
+    long = parse_config({**tables, **longer})
+    run(long, tmp_path / "long", setup=federated)
+    run(config, tmp_path / "short", setup=federated)
+    continue_run(tmp_path / "short", {"federation": {"rounds": 4}}, tmp_path / "more")
+    ours, wanted = (Run.open(tmp_path / name).load_checkpoint("last") for name in ("more", "long"))
+    assert ours is not None
+    assert wanted is not None
+    assert all(torch.equal(ours[0][name], x) for name, x in wanted[0].items())
+    memories = [sorted((tmp_path / x).rglob("memory/*/000004*")) for x in ("more", "long")]
+    assert bool(memories[0]) == (config is LOCAL)
+    assert [x.read_bytes() for x in memories[0]] == [x.read_bytes() for x in memories[1]]
+    other = {"federation": {"rounds": 5, "mode": "federated"}}
+    if config.federation.mode != "federated":
+        with pytest.raises(RunError, match=r"federation.mode is federated, not .* cannot change"):
+            continue_run(tmp_path / "short", other, tmp_path / "odd")
 
 
 def test_in_one_place_there_is_nobody_to_score() -> None:

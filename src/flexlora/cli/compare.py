@@ -45,6 +45,7 @@ def compare(
 
     More processes may be started with it on the same folder, also while others play there.
     """
+    from flexlora.comparing.checks import require_playable
     from flexlora.comparing.comparison import load_comparison
 
     ends.at_work = True
@@ -55,6 +56,7 @@ def compare(
         _show(folder)
         return
     comparison = load_comparison(config)
+    require_playable(comparison)
     _remember(comparison)
     require_place(folder)
     if dry_run:
@@ -70,12 +72,11 @@ def compare(
 def _play(comparison: Comparison, out: Path, workers: int) -> None:
     from flexlora.cli.compare_helpers import helpers
     from flexlora.cli.compare_words import Words
-    from flexlora.comparing.checks import previews, require_playable
+    from flexlora.comparing.checks import previews
     from flexlora.comparing.failures import Failures
     from flexlora.comparing.folder import begin
     from flexlora.comparing.whole import left, play
 
-    require_playable(comparison)
     begin(comparison, out)
     failures, setup = Failures(out), None
     if left(comparison, out):
@@ -121,9 +122,8 @@ def _show(out: Path) -> None:
 
 def _plan(comparison: Comparison) -> None:
     from flexlora.cli.compare_words import plan_lines
-    from flexlora.comparing.checks import previews, require_playable
+    from flexlora.comparing.checks import previews
 
-    require_playable(comparison)
     for arm, preview in previews(comparison):
         forecast = preview.forecast
         say(

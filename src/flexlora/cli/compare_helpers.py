@@ -43,7 +43,8 @@ def end_with_parent() -> None:
     """Take the end of this process's stdin for a SIGTERM."""
 
     def watch() -> None:
-        sys.stdin.buffer.read()
+        while os.read(0, 1):  # Nobody writes. Not through sys.stdin, which locks at the end.
+            pass
         os.kill(os.getpid(), signal.SIGTERM)
 
     threading.Thread(target=watch, daemon=True).start()

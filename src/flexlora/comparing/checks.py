@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+from flexlora.comparing import plan
 from flexlora.comparing.arms import Arm
 from flexlora.comparing.comparison import Comparison, told_apart
 from flexlora.config.config import Config
@@ -30,6 +31,7 @@ def require_playable(comparison: Comparison) -> None:
             collector = Plain(Path(), session.rule)  # Of the one engine that there is.
             require_collectable(session.rule, collector, session.screens)
             _require_compared(comparison, arm, config)
+            _require_tunable(comparison, arm)
         except InputError as error:
             return str(error)
         return ""
@@ -75,11 +77,10 @@ def _rate(comparison: Comparison) -> float | None:
 def _require_compared(comparison: Comparison, arm: Arm, config: Config) -> None:
     """Raise ConfigError where a run would not score what [compare] compares."""
     settings, evaluation = comparison.settings, config.evaluation
-    if not evaluation.every and (settings.part == "validation" or settings.tuned):
+    if not evaluation.every and settings.part == "validation":
         raise ConfigError(
-            "evaluation.every is 0, but compare "
-            + ("tunes by validation" if settings.tuned else "has part 'validation'")
-            + "; set evaluation.every to 1 or more"
+            "evaluation.every is 0, but compare.part is 'validation'; set evaluation.every to 1 or "
+            "more"
         )
     scored = final_settings(config)
     if settings.part == "validation":
@@ -102,6 +103,12 @@ def _require_compared(comparison: Comparison, arm: Arm, config: Config) -> None:
         )
     if settings.state != FULL and arm.control is None:
         _require_type(settings.state, config)
+
+
+def _require_tunable(comparison: Comparison, arm: Arm) -> None:
+    settings = comparison.settings
+    if settings.tuned:
+        Session.of(plan.tuning_config(arm, settings.tuning_seeds[0], settings.rates[0], settings))
 
 
 def _require_type(state: str, config: Config) -> None:

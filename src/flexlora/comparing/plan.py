@@ -6,9 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from flexlora.comparing.arms import Arm, Tables
+from flexlora.comparing.arms import Arm
 from flexlora.comparing.cells import cell_folder, tuning_folder
 from flexlora.comparing.comparison import Comparison
+from flexlora.comparing.settings import CompareConfig
 from flexlora.config.config import Config
 
 
@@ -53,32 +54,23 @@ def cells(comparison: Comparison, out: Path, rates: Mapping[str, float | None]) 
 def tuning(comparison: Comparison, out: Path, rates: Sequence[float]) -> list[Job]:
     """Every arm at each of these rates on the tuning seeds: validated once, after the last round;
     nothing that is to be compared is read."""
-    settings = comparison.settings
-    found = []
-    for seed in settings.tuning_seeds:
-        for arm in comparison.played:
-            rounds = settings.tuning_rounds or arm.config(seed).federation.rounds
-            changes = _tuning(rounds, settings.metric)
-            found += [
-                Job(
-                    arm,
-                    seed,
-                    tuning_folder(out, arm.slug, rate, seed),
-                    arm.config(seed, rate, changes),
-                    rate,
-                )
-                for rate in rates
-            ]
-    return found
+    return [
+        Job(
+            arm,
+            seed,
+            tuning_folder(out, arm.slug, rate, seed),
+            tuning_config(arm, seed, rate, comparison.settings),
+            rate,
+        )
+        for seed in comparison.settings.tuning_seeds
+        for arm in comparison.played
+        for rate in rates
+    ]
 
 
-def _tuning(rounds: int, metric: str) -> Tables:
-    return {
-        "federation": {"rounds": rounds, "patience": 0},
-        "evaluation": {
-            "every": rounds,
-            "metric": metric,
-            "unseen": False,
-            "predictions": 0,
-        },
-    }
+def tuning_config(arm: Arm, seed: int, rate: float, settings: CompareConfig) -> Config:
+    """Raises ConfigError for an arm that cannot be validated so."""
+    rounds = settings.tuning_rounds or arm.config(seed).federation.rounds
+    scored = {"every": rounds, "metric": settings.metric, "unseen": False, "predictions": 0}
+    federation = {"rounds": rounds, "patience": 0}
+    return arm.config(seed, rate, {"federation": federation, "evaluation": scored})
