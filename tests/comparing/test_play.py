@@ -14,11 +14,12 @@ from comparing.comparisons import Heard, comparison, played
 from flexlora.comparing import plan
 from flexlora.comparing.cells import finished
 from flexlora.comparing.failures import Failures
+from flexlora.comparing.folder import begin
 from flexlora.comparing.play import Player
 from flexlora.comparing.tuned import read_tuned
 from flexlora.config.config import Config
 from flexlora.config.config_file import load_config
-from flexlora.errors import ModelError
+from flexlora.errors import ModelError, RunError
 from flexlora.federation import run
 from flexlora.federation.setup import Setup
 from flexlora.runs.run_directory import Run
@@ -182,7 +183,7 @@ def test_a_stop_that_a_library_took_for_an_error_is_no_failure(
         raise ModelError("the model is broken")
 
     monkeypatch.setattr("flexlora.federation.session.prepare", cut_short)
-    player = Player(copied, Stopped(), Failures(copied))
+    player = Player(ASKED, copied, Stopped(), Failures(copied))
     with pytest.raises(ModelError):
         player.play(plan.cells(ASKED, copied, {"fedit": None}))
     assert not (copied / "failed.json").exists()
@@ -216,7 +217,22 @@ def test_rates_are_tuned_on_validation_alone_then_the_cells_are_played_at_them(
     assert cell.config.training.learning_rate == rate
     # Another process finds the same, and nothing to do.
     heard, _ = played(asked, out)
-    assert heard.told == []
+    assert heard.all("begins") == []
+
+
+def test_a_process_that_knows_of_fewer_arms_sets_nothing_aside(tmp_path: Path) -> None:
+    """The arms that it does not know of may have extended the grid."""
+    out = tmp_path / "out"
+    before = comparison(rules=["fedit"], rates=[1e-2], seeds=[0])
+    begin(before, out)
+    played(comparison(rules=["fedit"], rates=[1e-3, 1e-2], tuning_seeds=[7], seeds=[0]), out)
+    (cell,) = finished(out)
+    old = before.arm("fedit").config(0, 0.5)
+    job = plan.Job(before.arm("fedit"), 0, cell.folder, old)
+    with pytest.raises(RunError, match=r"with more arms, seeds or rates by now, .* start this"):
+        Player(before, out, Heard(), Failures(out)).play([job])
+    assert finished(out) == [cell]
+    assert not (out / "failed.json").exists()
 
 
 def test_a_cell_at_a_rate_that_is_not_its_arms_any_more_is_set_aside_and_played_again(
@@ -232,7 +248,10 @@ def test_a_cell_at_a_rate_that_is_not_its_arms_any_more_is_set_aside_and_played_
     assert cell.config.training.learning_rate < 0.5
     (aside,) = (out / "set-aside" / "cells" / "fedit").iterdir()
     assert load_config(aside / "config.toml").training.learning_rate == 0.5
-    assert heard.all("notes") == [f"fedit, seed 0: the run at another learning rate is now {aside}"]
+    words = f"fedit, seed 0: the run at another learning rate is now {aside}"
+    assert heard.all("notes")[-1] == words
+    assert heard.all("notes")[-2].startswith("learning rates: fedit 0.0")
+    assert "a best rate lies at the edge: " in heard.all("notes")[0]
 
 
 def test_an_arm_without_a_rate_that_trains_to_the_end_fails_and_says_so(tmp_path: Path) -> None:

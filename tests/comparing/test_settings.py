@@ -12,6 +12,7 @@ from flexlora.comparing.checks import previews, require_playable
 from flexlora.comparing.comparison import load_comparison, parse_comparison
 from flexlora.comparing.settings import seeds_needed
 from flexlora.errors import ConfigError, FlexLoRAError
+from flexlora.federation.collector import Plain
 
 SIX = {"seeds": [0, 1, 2, 3, 4, 5]}
 PAIR = {"primary": ["fedit", "flexlora"]}
@@ -134,6 +135,14 @@ def test_every_run_scores_the_metric_and_is_decided_by_it_unless_the_config_says
     asked = comparison(None, {"evaluation": {"metric": "loss"}}, metric="token_loss")
     evaluation = asked.arms[0].config(0).evaluation
     assert (evaluation.metric, evaluation.metrics) == ("loss", ("loss", "token_loss"))
+
+
+def test_a_rule_or_screen_that_cannot_be_collected_so_is_told(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(Plain, "gives", "sum")
+    with pytest.raises(ConfigError, match=r"norm_clip judges every client's change, .* sum alone"):
+        require_playable(comparison(None, {"screens": {"norm_clip": {}}}))
 
 
 def test_a_client_type_can_be_what_is_compared() -> None:

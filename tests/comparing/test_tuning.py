@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from comparing.comparisons import comparison
+from flexlora.comparing.folder import begin
 from flexlora.comparing.plan import Job
 from flexlora.comparing.tuned import Grid, Tuned, best_rate, read_tuned
 from flexlora.comparing.tuning import tune
@@ -31,7 +32,8 @@ def tuned(
         return value(job.arm.name, job.rate)
 
     made = comparison(rates=GRID, tuning_seeds=[7, 8], metric=metric)
-    return tune(made, out, play, score), asked
+    begin(made, out)
+    return tune(made, out, play, score, lambda _: None), asked
 
 
 def near(best: float) -> Callable[[str, float], float]:

@@ -54,7 +54,7 @@ def test_all_train_at_one_level_layer_by_layer_and_are_handed_their_own(
     assert setup.spec.highest == setup.spec.lowest
     own = prepare(small(clients={"mix": SHARES, "types": TYPES}), federated)
     assert setup.roster.types == own.roster.types  # Who is of which type stays.
-    assert setup.types == own.roster.ranks
+    assert setup.afforded == own.roster.ranks
 
 
 def test_what_is_handed_out_of_one_level_is_scored_at_each_types_own_rank(
@@ -159,7 +159,7 @@ def test_in_one_place_one_client_has_the_examples_of_all(federated: Setup) -> No
     assert list(together) == [x for client in sorted(by_client) for x in by_client[client]]
     assert setup.roster.types == {EVERYBODY: EVERYBODY}
     assert setup.spec.highest == setup.spec.lowest == federated.spec.highest
-    assert setup.types == federated.roster.ranks
+    assert setup.afforded == federated.roster.ranks
     for part in ("validation", "own", "unseen"):
         assert getattr(setup.examples, part) == getattr(federated.examples, part)
 

@@ -44,6 +44,15 @@ def require_same(before: Comparison, now: Comparison, out: Path) -> None:
         )
 
 
+def require_current(comparison: Comparison, out: Path) -> None:
+    """Raise RunError where OUT was begun again meanwhile, with more than this process knows of."""
+    if (out / FILE).read_text(encoding="utf-8") != comparison.to_toml():
+        raise RunError(
+            f"{out} is played with more arms, seeds or rates by now, which may have changed the "
+            "learning rates; start this process again, with the config that they are in"
+        )
+
+
 def differences(before: Comparison, now: Comparison) -> list[str]:
     """In what `now` is not `before` with more arms, seeds or rates, in words."""
     found = []

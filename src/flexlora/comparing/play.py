@@ -16,8 +16,9 @@ from typing import Protocol
 from filelock import Timeout
 
 from flexlora.comparing.cells import SET_ASIDE
+from flexlora.comparing.comparison import Comparison
 from flexlora.comparing.failures import Failures
-from flexlora.comparing.folder import lock_of
+from flexlora.comparing.folder import lock_of, require_current
 from flexlora.comparing.plan import Job
 from flexlora.errors import FlexLoRAError
 from flexlora.federation import Session, Setup
@@ -45,8 +46,14 @@ class Player:
     """Plays jobs in OUT; the model and the data are loaded once and shared where they can be."""
 
     def __init__(
-        self, out: Path, watcher: Watcher, failures: Failures, like: Setup | None = None
+        self,
+        comparison: Comparison,
+        out: Path,
+        watcher: Watcher,
+        failures: Failures,
+        like: Setup | None = None,
     ) -> None:
+        self.comparison = comparison
         self.out = out
         self.watcher = watcher
         self.failures = failures
@@ -56,7 +63,8 @@ class Player:
     def play(self, jobs: Sequence[Job]) -> None:
         """Come back when every one of these is done or has failed since this process began.
 
-        What others play is waited for, and taken over where they die.
+        What others play is waited for, and taken over where they die. Raises RunError where they
+        play another comparison by now.
         """
         waiting = False
         while left := self._left(jobs):
@@ -90,10 +98,11 @@ class Player:
 
     def _play(self, job: Job, done: int, of: int) -> None:
         key = job.key(self.out)
+        if job.folder.exists() and not _is_of(job):
+            require_current(self.comparison, self.out)
+            self._set_aside(job)
         self.watcher.begins(job, done, of)
         try:
-            if job.folder.exists() and not _is_of(job):
-                self._set_aside(job)
             self._session(job)
         except Exception as error:
             if self.watcher.ends_all(error):

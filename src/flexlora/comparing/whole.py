@@ -30,11 +30,11 @@ def play(
     Returns what failed, each run by its path below OUT; a tuning run whose training broke down is
     no failure, unless its arm has none that did not.
     """
-    player = Player(out, watcher, failures, like)
+    player = Player(comparison, out, watcher, failures, like)
     settings = comparison.settings
     rates: Mapping[str, float | None]
     if settings.tuned:
-        tuned = tune(comparison, out, player.play, score_of(player, settings.metric))
+        tuned = tune(comparison, out, player.play, score_of(player, settings.metric), watcher.notes)
         rates = {name: rate for name, rate in tuned.rates.items() if rate is not None}
         untuned = {arm.name: None for arm in comparison.played if arm.name not in rates}
         for job in plan.cells(comparison, out, untuned):

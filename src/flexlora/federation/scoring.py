@@ -63,7 +63,7 @@ def final_rows(
         return [*rows, kept_row(setup, rule, state, memories)]
     rows.append(Row(FULL, "full", *score(setup, rule.learned(state))))
     if setup.config.evaluation.types_at_end and rule.traits.mixed_ranks:
-        for name, ranks in setup.types.items():
+        for name, ranks in setup.afforded.items():
             observer.told(Scoring(name))
             update = {n: f.product() for n, f in rule.readout(state, ranks).items()}
             rows.append(Row(name, ranks_in_words(ranks), *score(setup, update)))

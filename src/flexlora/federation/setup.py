@@ -32,16 +32,16 @@ class Setup:
 
     ground: the model and the clients' examples, shared by setups that differ in other tables;
     examples: as they are trained on, all in one place where the run is centralised; roster: who
-    trains at which rank; types: client type → the ranks that its clients afford, at which each type
-    is handed what was learned; settings: how they train and are scored; threads: CPU threads that
-    this process computes with.
+    trains at which rank; afforded: client type → its own ranks, whatever the level that it trains
+    at, at which it is handed what was learned; settings: how they train and are scored; threads:
+    CPU threads that this process computes with.
     """
 
     config: Config
     ground: Ground
     examples: Examples
     roster: Roster
-    types: Mapping[str, Mapping[str, int]]
+    afforded: Mapping[str, Mapping[str, int]]
     settings: Settings
     threads: int
 
@@ -139,12 +139,12 @@ def prepare(
         said=examples.types,
         before=types,
     )
-    own, roster = roster.ranks, roster.at_level(config.clients.level, ground.model.layers)
+    afforded, roster = roster.ranks, roster.at_level(config.clients.level, ground.model.layers)
     if centralised:
         schedule = pooled_schedule(settings.schedule, examples.train)
         examples, settings = pooled_examples(examples), replace(settings, schedule=schedule)
         roster = pooled_roster(roster, ground.model)
-    return Setup(config, ground, examples, roster, own, settings, threads)
+    return Setup(config, ground, examples, roster, afforded, settings, threads)
 
 
 def _require_enough(config: Config, examples: Examples) -> None:
