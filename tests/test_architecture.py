@@ -36,6 +36,7 @@ ORDER = [
     "engines",
     "federation",
     "report",
+    "comparing",
     "cli",
 ]
 # What the order alone would allow: neither knows the other, and a report knows run directories.

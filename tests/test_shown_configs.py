@@ -12,6 +12,9 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, LlamaConfig, Qwen2Config
 
+from flexlora.comparing import plan
+from flexlora.comparing.checks import require_playable
+from flexlora.comparing.comparison import load_comparison
 from flexlora.config import load_config
 from flexlora.config.config_file import override, parse_config
 from flexlora.federation import Session
@@ -120,6 +123,13 @@ def test_what_is_shown_passes_a_dry_run(name: str, model: Path, data: Path) -> N
     assert narrowest in (192, 128)
     assert sum(kind.clients for kind in preview.forecast.types) > 1
     assert bool(preview.setup.roster.notes) == (document.get("clients", {}).get("scale") is None)
+
+
+def test_the_comparison_that_is_shown_can_be_played() -> None:
+    asked = load_comparison(ROOT / "examples" / "compare.toml")
+    require_playable(asked)
+    assert len(asked.played) * len(asked.settings.seeds) == 16
+    assert len(plan.tuning(asked, Path(), asked.settings.rates)) == 12
 
 
 def test_an_empty_file_is_a_config(tmp_path: Path) -> None:

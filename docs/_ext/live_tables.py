@@ -158,11 +158,19 @@ def _events() -> Rows:
         yield (f"`{name}`", f"`{kind.__name__}`", _first_line(kind), names)
 
 
+def _compare() -> Rows:
+    from flexlora.comparing.settings import CompareConfig
+
+    yield ("key", "default", "meaning")
+    yield from _keys(CompareConfig)
+
+
 TABLES: dict[str, Callable[[], Rows]] = {
     "rules": _rules,
     "rule-formulas": _rule_formulas,
     "rule-options": _rule_options,
     "screens": _screens,
+    "compare": _compare,
     "metrics": _metrics,
     "sources": _sources,
     "source-options": _source_options,
@@ -229,7 +237,8 @@ def _keys(table: Any) -> Rows:
         if key in ("options", "chosen"):
             yield ("any other" if key == "options" else "any", "", said)
         else:
-            yield (f"`{key}`", _shown(entry.default), f"{_words(entry.annotation)}: {said}")
+            default = "needed" if entry.is_required() else _shown(entry.default)
+            yield (f"`{key}`", default, f"{_words(entry.annotation)}: {said}")
 
 
 def _section(directive: Directive, title: str, anchor: str) -> nodes.section:

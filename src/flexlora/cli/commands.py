@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from flexlora.cli.compare import compare
 from flexlora.cli.console import say
 from flexlora.cli.continue_run import continue_run
 from flexlora.cli.demo import demo
@@ -31,6 +32,7 @@ app.command("demo")(demo)
 app.command("run")(run)
 app.command("resume")(resume)
 app.command("continue")(continue_run)
+app.command("compare")(compare)
 app.command("export")(export)
 app.command("merge")(merge)
 app.command("eval")(evaluate)

@@ -27,12 +27,14 @@ UNREAD = 141  # As a shell tells of a process that SIGPIPE has ended.
 class Ends:
     """What has stopped this process, and which run goes on from where it is.
 
+    comparing: the command that goes on with a comparison, to which the run belongs, if it does.
     at_work: whether more was asked for than what is printed, so that its end is worth a word.
     """
 
     def __init__(self) -> None:
         self.stopped: signal.Signals | None = None
         self.playing: str | None = None
+        self.comparing: str | None = None
         self.at_work = False
         self._told = False
 
@@ -42,7 +44,8 @@ class Ends:
 
         Once stopped, it listens until the process has gone: a second signal ends that at once.
         """
-        self.stopped, self.playing, self.at_work, self._told = None, None, False, False
+        self.stopped, self.playing, self.comparing = None, None, None
+        self.at_work, self._told = False, False
         before: dict[int, Any] = {}
         if threading.current_thread() is threading.main_thread():
             # Windows has no SIGHUP.
@@ -66,6 +69,8 @@ class Ends:
 
     def go_on(self) -> str:
         """What to type to go on with the run that was played; "" where none was."""
+        if self.comparing is not None:
+            return f"; go on with: {self.comparing}"
         if self.playing is None:
             return ""
         from flexlora.cli.program import program

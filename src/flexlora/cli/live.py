@@ -64,7 +64,7 @@ class LiveView(Watcher):
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         known = self.known
-        rule, model = known.config.rule.name, known.config.model.name
+        rule, model = known.config.rule_name, known.config.model.name
         title = Text.assemble((known.name, "bold"), (f"  {rule} on {model}", "dim"))
         # Room for the "^C" that a terminal echoes: on a full last line it would begin another.
         yield Constrain(Group(title, self._rows(options.max_width - 3)), options.max_width - 3)

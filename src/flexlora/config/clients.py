@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -32,6 +32,11 @@ class ClientsConfig(Table):
         default={},
         description="clients by name: client → rank, or → {pattern = rank}, whatever the scale; "
         "the mix deals out the others",
+    )
+    level: Literal["own", "lowest", "highest"] = Field(
+        default="own",
+        description="at which ranks clients train: each at its own, or, as a control, all at the "
+        "lowest or the highest that any client has, layer by layer",
     )
     strict: bool = Field(
         default=False,

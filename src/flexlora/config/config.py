@@ -34,6 +34,11 @@ class Config(Table):
     evaluation: EvaluationConfig = EvaluationConfig()
     run: RunConfig = RunConfig()
 
+    @property
+    def rule_name(self) -> str:
+        """What combines: the rule's name, or "local" where nothing does."""
+        return self.rule.name if self.federation.mode != "local" else self.federation.mode
+
     def document(self) -> dict[str, dict[str, Any]]:
         """Table → key → value as in the TOML file: options as keys, nothing that is none."""
         tables: dict[str, dict[str, Any]] = {}

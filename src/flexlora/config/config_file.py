@@ -47,8 +47,13 @@ def load_config(path: Path | str, overrides: Sequence[str] = ()) -> Config:
     file that is missing, no plain file, too large or no TOML, unknown tables and keys, wrong types,
     and values out of range.
     """
+    return parse_config(override(read_document(path), overrides))
+
+
+def read_document(path: Path | str) -> dict[str, Any]:
+    """The tables of a config file, whatever they hold. Raises ConfigError as `load_config` does."""
     try:
-        document = read_toml(Path(path))
+        return read_toml(Path(path))
     except FileNotFoundError as error:
         raise ConfigError(f"config {path} does not exist; check the path") from error
     except OSError as error:
@@ -57,7 +62,6 @@ def load_config(path: Path | str, overrides: Sequence[str] = ()) -> Config:
         if "\0" in str(path):
             raise ConfigError(f"config {str(path)!r} has NUL in its path; correct it") from error
         raise ConfigError(f"config {path} {error}") from error
-    return parse_config(override(document, overrides))
 
 
 def override(document: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
@@ -110,7 +114,7 @@ def parse_config(document: Mapping[str, Any]) -> Config:
     try:
         config = Config.model_validate(tables)
     except ValidationError as error:
-        raise ConfigError(_sentence(error)) from error
+        raise ConfigError(sentence(error)) from error
     try:
         config.clients.build_mix()
         config.clients.all_types()
@@ -158,13 +162,13 @@ def _override_value(item: str, text: str) -> Any:
     return parsed["value"]
 
 
-def _sentence(error: ValidationError) -> str:
-    """The first wrong key, with all that its types would have taken."""
+def sentence(error: ValidationError, document: type[Table] = Config) -> str:
+    """The first wrong key, with all that its types would have taken. document: of which tables."""
     problems = error.errors(include_url=False)
     first = problems[0]
     table, key = (*map(str, first["loc"]), "")[:2]
     name = brief(key)
-    fields = _kind(table).model_fields
+    fields = _kind(table, document).model_fields
     if first["type"] == "extra_forbidden":
         if isinstance(first["input"], Mapping):
             return str(_nested(table, key))
@@ -192,8 +196,8 @@ def _in_words(limits: Mapping[str, Any]) -> dict[str, Any]:
     return {k: number(v) if isinstance(v, int | float) else v for k, v in limits.items()}
 
 
-def _kind(table: str) -> type[Table]:
-    kind = Config.model_fields[table].annotation
+def _kind(table: str, document: type[Table] = Config) -> type[Table]:
+    kind = document.model_fields[table].annotation
     assert isinstance(kind, type)
     assert issubclass(kind, Table)
     return kind

@@ -14,6 +14,7 @@ from flexlora.evaluation.metric_file import read_metric_file
 from flexlora.evaluation.metrics import resolve_metrics
 from flexlora.extras import EXTRAS
 from flexlora.rules import Rule, Server, make_rule
+from flexlora.rules.alone import Alone
 from flexlora.screens import Screen, make_screen
 from flexlora.tasks.source import SOURCES
 from flexlora.training import Recipe
@@ -77,14 +78,6 @@ class Settings:
         return Settings(schedule, validation, final_settings(config))
 
 
-def served_rule(config: Config) -> Rule:
-    """The rule of [rule] with the server of [server].
-
-    Raises ConfigError as `rule_of` does, and where the two do not go together.
-    """
-    return rule_of(config.rule).served(Server(**config.server.model_dump()))
-
-
 def rule_of(chosen: RuleConfig) -> Rule:
     """The rule that [rule] names, with its options; of a file: see `load_rule`.
 
@@ -92,6 +85,16 @@ def rule_of(chosen: RuleConfig) -> Rule:
     """
     make = load_rule if chosen.in_file else make_rule
     return make(chosen.name, chosen.options)
+
+
+def played_rule(config: Config) -> Rule:
+    """What a run of this config plays: the rule of [rule] with the server of [server], unless every
+    client trains alone.
+
+    Raises ConfigError as `rule_of` does, and where rule and server do not go together.
+    """
+    rule = rule_of(config.rule).served(Server(**config.server.model_dump()))
+    return Alone() if config.federation.mode == "local" else rule
 
 
 def rule_fingerprint(chosen: RuleConfig) -> str:
@@ -114,6 +117,15 @@ def metric_fingerprints(config: Config) -> dict[str, str]:
 def screens_of(chosen: ScreensConfig) -> tuple[Screen, ...]:
     """The screens of [screens], in their order. Raises ConfigError as `make_screen` does."""
     return tuple(make_screen(name, options) for name, options in chosen.chosen.items())
+
+
+def played_screens(config: Config) -> tuple[Screen, ...]:
+    """Those that a run of this config has: none where every client trains alone.
+
+    Raises ConfigError as `screens_of` does.
+    """
+    screens = screens_of(config.screens)
+    return () if config.federation.mode == "local" else screens
 
 
 def eval_settings(config: Config, metrics: Sequence[str], predictions: int = 0) -> EvalSettings:

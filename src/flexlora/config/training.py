@@ -64,6 +64,12 @@ class TrainingConfig(Table):
 class FederationConfig(Table):
     """[federation]: rounds and cohorts."""
 
+    mode: Literal["federated", "local", "centralised"] = Field(
+        default="federated",
+        description="federated; or a control on the same data: local: each client trains alone and "
+        "keeps its adapter, whatever [rule] and [screens] say; centralised: one trains, at the "
+        "highest ranks, on the examples of all, as many a round as the federation would",
+    )
     rounds: Positive = Field(default=50, description="rounds at most")
     clients_per_round: Positive | Annotated[float, Field(gt=0.0, le=1.0)] = Field(
         default=0.05, description="clients a round: a whole number, or a share with a decimal point"

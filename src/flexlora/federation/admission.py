@@ -88,7 +88,7 @@ def admitted(
             del open_jobs[job.id]
             outcome = reply
             if isinstance(reply, Reply):
-                collected.bytes_up += len(reply.payload)
+                collected.bytes_up += 0 if rule.traits.alone else len(reply.payload)
                 outcome = admit(index, job, reply)
         if isinstance(outcome, Failure):
             collected.failures.append(outcome)

@@ -98,7 +98,8 @@ class Parent:
         is made anew from all that was learned, as by `warm_start`, and Δ is sent whole once.
         Clients keep their types unless another mix is asked for; new ones are drawn, those gone are
         dropped, and a client whose type's ranks changed has its new ranks. Raises RunError for
-        another rule, or one whose file has changed, another α, scaling or base, or other layers.
+        another rule or mode, a rule whose file has changed, another α, scaling or base, or other
+        layers.
         """
         self._require_same(setup, rule)
         state = self.state
@@ -116,6 +117,7 @@ class Parent:
             f"{words} is {mine}, not {theirs} as in {self.run.folder}"
             for words, mine, theirs in (
                 ("rule.name", setup.config.rule.name, self.run.config.rule.name),
+                ("federation.mode", *(x.federation.mode for x in (setup.config, self.run.config))),
                 ("training.alpha", now.alpha, was.alpha),
                 ("training.scaling", now.scaling, was.scaling),
             )
@@ -152,6 +154,9 @@ class Parent:
     def _ranks(self, kind: str, setup: Setup) -> dict[str, int]:
         """Layer → rank of a type, before anybody pruned anything."""
         asked = self.run.config.clients
+        one_place = self.run.config.federation.mode == "centralised"
+        if asked.level != "own" or one_place:  # All of its clients had these.
+            return dict(self.state.spec.highest)
         with self.run.undamaged("checkpoints"):
             found = asked.ranks_of(kind)
             if found is None:

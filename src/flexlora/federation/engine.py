@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from flexlora.config.config import Config
-from flexlora.config.settings import screens_of
+from flexlora.config.settings import played_screens
 from flexlora.engines.cohorts import Halved
 from flexlora.engines.in_process import InProcess
 from flexlora.engines.worker import Equipment
@@ -71,7 +71,7 @@ def make_engine(
             cohort=cohort,
             halved=halved,
             memory=memory,
-            screens=screens_of(config.screens),
+            screens=played_screens(config),
         )
     device = setup.model.device
     devices = max(1, torch.cuda.device_count())
@@ -84,7 +84,7 @@ def make_engine(
             threads_of(setup),
             frugal=config.run.memory_gb is not None,
             memory=memory,
-            screens=screens_of(config.screens),
+            screens=played_screens(config),
             metrics=tuple(map(sent_metric, resolve_metrics(settings.metrics))),
         )
         for place in range(count)

@@ -149,7 +149,7 @@ class Federation:
         if self.schedule.score_trained:
             replies = (collected.replies[client] for client in sorted(collected.replies))
             tuned = summary([r.score for r in replies if r.score is not None])
-        bytes_down = sum(job.bytes_down for job in jobs)
+        bytes_down = 0 if self.rule.traits.alone else sum(job.bytes_down for job in jobs)
         return OnClients(summary(scores), tuned, len(failures), bytes_down)
 
     def _came(self, round: int, outcome: Reply | Failure) -> Event:
@@ -164,7 +164,7 @@ class Federation:
             tokens=outcome.tokens,
             loss=outcome.loss,
             seconds=outcome.seconds,
-            bytes_up=len(outcome.payload),
+            bytes_up=0 if self.rule.traits.alone else len(outcome.payload),
         )
 
     def _collect(self, round: int, sending: Sending) -> Collected:

@@ -53,7 +53,7 @@ def started(run: Run) -> Started:
     played = run.records()
     return Started(
         run=str(run.folder),
-        rule=run.config.rule.name,
+        rule=run.config.rule_name,
         model=run.config.model.name,
         rounds=run.config.federation.rounds,
         round=played[-1].round if played else run.start_round or 0,

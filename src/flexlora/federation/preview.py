@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from statistics import median
 from typing import Any
 
-from flexlora.adapters import factors_payload
+from flexlora.adapters import Adapter, factors_payload
 from flexlora.evaluation.metrics import chance_bits
 from flexlora.federation.sending import Sender
 from flexlora.federation.setup import Setup
@@ -113,10 +113,8 @@ def forecast(setup: Setup, rule: Rule) -> Forecast:
                 smallest=min(sizes),
                 median=median(sizes),
                 largest=max(sizes),
-                bytes_down=len(job.payload),
-                bytes_up=len(
-                    to_bytes(factors_payload(rule.reply(1, received, received, {}).adapter))
-                ),
+                bytes_down=job.bytes_down,
+                bytes_up=_reply_bytes(rule, received),
                 parameters=received.only(job.sides).parameters,
                 bits=sum(chance_bits(x.references[0]) for part in held for x in part)
                 if setup.examples.recalled
@@ -136,6 +134,12 @@ def forecast(setup: Setup, rule: Rule) -> Forecast:
         delta=rule.traits.delta != "none",
         prunes=rule.traits.prunes,
     )
+
+
+def _reply_bytes(rule: Rule, received: Adapter) -> int:
+    if rule.traits.alone:
+        return 0
+    return len(to_bytes(factors_payload(rule.reply(1, received, received, {}).adapter)))
 
 
 def _mean(weighted: Sequence[tuple[int, int]]) -> float:

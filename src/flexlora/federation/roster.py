@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Literal
 
 from flexlora.adapters import LayerSpec, Ranks
 from flexlora.allocation import draw, require_rank
@@ -11,6 +12,8 @@ from flexlora.config.clients import ClientsConfig, type_of
 from flexlora.errors import ConfigError, DataError, nearest, shown
 from flexlora.federation.streams import Streams
 from flexlora.runs.store import ClientStore
+
+Level = Literal["own", "lowest", "highest"]
 
 _DIGITS = 20  # Of a rank that the data says; longer ones are no rank.
 
@@ -53,6 +56,14 @@ class Roster:
             ranks[kind] = found.resolve(layers, clip=not asked.strict)
             above += _above(kind, found, layers)
         return Roster(types, ranks, _note(above))
+
+    def at_level(self, level: Level, layers: Sequence[LayerSpec]) -> Roster:
+        """With every type at its own ranks, or all at the lowest or highest that any has."""
+        if level == "own":
+            return self
+        choose = min if level == "lowest" else max
+        ranks = {x.name: choose(found[x.name] for found in self.ranks.values()) for x in layers}
+        return replace(self, ranks={name: dict(ranks) for name in self.ranks})
 
     def counts(self) -> dict[str, int]:
         """Type → how many clients are of it."""

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from flexlora.adapters import ranks_in_words
 from flexlora.evaluation import Scores, evaluate
+from flexlora.federation.kept import Kept, kept_row
 from flexlora.federation.observers import Observer
 from flexlora.federation.setup import Setup
 from flexlora.lowrank import LowRank
@@ -39,12 +40,18 @@ def score_base(setup: Setup) -> tuple[Scores, Scores | None]:
 
 
 def final_rows(
-    setup: Setup, rule: Rule, state: State, start: State | None, observer: Observer
+    setup: Setup,
+    rule: Rule,
+    state: State,
+    start: State | None,
+    observer: Observer,
+    kept: Kept,
 ) -> list[Row]:
     """The final evaluation, the only one that touches the unseen examples.
 
     Of the base, of what the run began from if it began from anything, of all that was learned, and
-    of what each client type is handed. observer: told of each before it is scored.
+    of what each client type is handed. observer: told of each before it is scored; kept: what
+    clients remember, where all that was learned is with them.
     """
     types = setup.roster.types
     observer.told(Scoring(BASE))
@@ -53,10 +60,12 @@ def final_rows(
         observer.told(Scoring(START))
         rows.append(Row(START, "full", *score(setup, rule.learned(start)), types))
     observer.told(Scoring(FULL))
+    if rule.traits.alone:
+        return [*rows, kept_row(setup, rule, state, kept)]
     learned = require_learned(rule, rule.learned(state), state.spec)
     rows.append(Row(FULL, "full", *score(setup, learned), types))
     if setup.config.evaluation.types_at_end and rule.traits.mixed_ranks:
-        for name, ranks in setup.roster.ranks.items():
+        for name, ranks in setup.afforded.items():
             observer.told(Scoring(name))
             handed = require_readout(rule, rule.readout(state, ranks), state.spec, ranks)
             update = {n: f.product() for n, f in handed.items()}

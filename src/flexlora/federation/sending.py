@@ -91,7 +91,7 @@ class Sender:
                     recipe=self.schedule.recipe_for(round),
                     seed=self.streams.derive("train", round, client),
                     metrics=self.schedule.metrics if asks else (),
-                    bytes_down=len(payload) + missing[held],
+                    bytes_down=0 if self.rule.traits.alone else len(payload) + missing[held],
                     kept=tuple(kept),
                     answered=store.answered.get(client),
                 )

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from flexlora.config.config import Config
-from flexlora.config.settings import extras_of, screens_of, served_rule
+from flexlora.config.settings import extras_of, played_rule, played_screens
 from flexlora.engines.memories import Memories
 from flexlora.errors import ConfigError
 from flexlora.evaluation import MeanScore, get_metric
@@ -33,6 +33,7 @@ from flexlora.federation.engine import (
     require_begun,
     spare_memory,
 )
+from flexlora.federation.kept import kept_by, validate_kept
 from flexlora.federation.loop import Federation, last
 from flexlora.federation.observers import Observer, Observers, Recorder, Silent, started
 from flexlora.federation.preview import Preview, forecast
@@ -52,7 +53,7 @@ from flexlora.runs.committed import Committed
 from flexlora.runs.deciding import decide
 from flexlora.runs.events import Ended, Halved, Noted
 from flexlora.runs.progress import Progress
-from flexlora.runs.readout import load_state
+from flexlora.runs.readout import load_state, require_checkpoint
 from flexlora.runs.results import Result
 from flexlora.runs.run_directory import Run
 from flexlora.training import CohortSize
@@ -81,8 +82,8 @@ class Session:
         self._like = like
         self._parent = parent
         self._resumed = resumed
-        self.rule = served_rule(config)
-        self.screens = screens_of(config.screens)
+        self.rule = played_rule(config)
+        self.screens = played_screens(config)
         require_extras(extras_of(config))
         require_trackers(config.run.trackers)
 
@@ -111,11 +112,11 @@ class Session:
         return Session(parent.config_with(tables or {}, overrides), like=like, parent=parent)
 
     @staticmethod
-    def resuming(run: Path | str) -> Session:
-        """The same run after any stop. Raises RunError for a folder that is no run."""
+    def resuming(run: Path | str, *, like: Setup | None = None) -> Session:
+        """The same run after any stop. like: as of `of`. RunError for a folder that is no run."""
         opened = Run.open(run)
         hold_kept_rows(opened)
-        return Session(opened.config, resumed=opened)
+        return Session(opened.config, like=like, resumed=opened)
 
     @cached_property
     def setup(self) -> Setup:
@@ -130,6 +131,7 @@ class Session:
             require_here(self._resumed, device)
             setup = prepare(
                 self.config,
+                self._like,
                 threads=threads,
                 device=device,
                 today=day_of(self._resumed),
@@ -233,13 +235,16 @@ class Session:
         metric = get_metric(evaluation.metric)
         stands = last(run) or Committed(begin, setup.roster.fresh_store(), Progress())
 
-        known = setup.examples.known()
+        known, memories = setup.examples.known(), Memories(run.folder / MEMORY)
 
         def halved(round: int, clients: int) -> None:
             observer.told(Halved(round, clients))
 
         def validated(state: State) -> MeanScore | None:
-            scores = validate(setup, require_learned(rule, rule.learned(state), state.spec))
+            if rule.traits.alone:
+                scores = validate_kept(setup, rule, state, kept_by(memories, stands.store))
+            else:
+                scores = validate(setup, require_learned(rule, rule.learned(state), state.spec))
             return None if scores is None else scores.mean()
 
         engine = make_engine(
@@ -270,9 +275,13 @@ class Session:
 
     def _scored(self, run: Run, federation: Federation, observer: Observer) -> Result:
         best = federation.progress.best_round
-        state = load_state(run, best) if best else federation.state
+        state, store = federation.state, federation.store
+        if best:
+            stood = Committed.of(run, require_checkpoint(run, best))
+            state, store = stood.state, stood.store
         rows = []
         if self.config.evaluation.unseen:
             began = None if run.start_round is None else load_state(run, run.start_round)
-            rows = final_rows(self.setup, self.rule, state, began, observer)
+            kept = kept_by(Memories(run.folder / MEMORY), store)
+            rows = final_rows(self.setup, self.rule, state, began, observer, kept)
         return Result.of(run.folder, self.rule.name, state.round, rows, run.records())

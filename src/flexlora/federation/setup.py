@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date
 from typing import Any
 
 from flexlora.adapters import ranks_in_words
 from flexlora.config.config import Config
 from flexlora.config.settings import Settings, final_settings
-from flexlora.errors import DataError
+from flexlora.errors import ConfigError, DataError
 from flexlora.evaluation import EvalClient, require_scorable
 from flexlora.evaluation.blank import blank_references
 from flexlora.evaluation.metrics import resolve_metrics
 from flexlora.federation.census import Census
 from flexlora.federation.examples import Examples
 from flexlora.federation.ground import Ground
+from flexlora.federation.pooled import pooled_examples, pooled_roster, pooled_schedule
 from flexlora.federation.rehearsal import rehearse
 from flexlora.federation.roster import Roster
 from flexlora.federation.streams import Streams
@@ -30,23 +31,23 @@ class Setup:
     """All that one config comes to, whatever its rule.
 
     ground: the model and the clients' examples, shared by setups that differ in other tables;
-    roster: who trains at which rank; settings: how they train and are scored; threads: CPU threads
-    that this process computes with.
+    examples: as they are trained on, all in one place where the run is centralised; roster: who
+    trains at which rank; afforded: client type → its own ranks, whatever the level that it trains
+    at, at which it is handed what was learned; settings: how they train and are scored; threads:
+    CPU threads that this process computes with.
     """
 
     config: Config
     ground: Ground
+    examples: Examples
     roster: Roster
+    afforded: Mapping[str, Mapping[str, int]]
     settings: Settings
     threads: int
 
     @property
     def model(self) -> AdaptedModel:
         return self.ground.model
-
-    @property
-    def examples(self) -> Examples:
-        return self.ground.examples
 
     @property
     def spec(self) -> Spec:
@@ -123,21 +124,27 @@ def prepare(
         today=today,
     )
     _require_enough(config, ground.examples)
-    settings = Settings.of(config, len(ground.examples.train), len(ground.examples.scorers))
-    _require_scorable(config, ground.examples, settings)
+    examples, centralised = ground.examples, config.federation.mode == "centralised"
+    settings = Settings.of(config, len(examples.train), len(examples.scorers))
+    _require_scorable(config, examples, settings)
     if not outline:
         parts = (settings.validation, settings.final)
         texts = any(m.needs == "text" for x in parts for m in resolve_metrics(x.metrics))
         ground.once(("rehearsed", texts), lambda: rehearse(ground.model, texts=texts))
     roster = Roster.of(
         config.clients,
-        ground.examples.train,
+        examples.train,
         ground.model.layers,
         Streams(config.federation.seed),
-        said=ground.examples.types,
+        said=examples.types,
         before=types,
     )
-    return Setup(config, ground, roster, settings, threads)
+    afforded, roster = roster.ranks, roster.at_level(config.clients.level, ground.model.layers)
+    if centralised:
+        schedule = pooled_schedule(settings.schedule, examples.train)
+        examples, settings = pooled_examples(examples), replace(settings, schedule=schedule)
+        roster = pooled_roster(roster, ground.model)
+    return Setup(config, ground, examples, roster, afforded, settings, threads)
 
 
 def _require_enough(config: Config, examples: Examples) -> None:
@@ -152,6 +159,11 @@ def _require_enough(config: Config, examples: Examples) -> None:
                 f"the {words} clients of source {config.data.source} hold no example that fits "
                 f"{config.data.max_tokens} tokens; raise data.max_tokens"
             )
+    if config.federation.mode == "centralised" and evaluation.on_clients != "off":
+        raise ConfigError(
+            f"federation.mode is 'centralised', but evaluation.on_clients is "
+            f"'{evaluation.on_clients}', and there are no clients that could score; set it to 'off'"
+        )
     if not evaluation.every:
         return
     kept_out = evaluation.validation_clients

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from flexlora.adapters import Adapter, factors_payload
-from flexlora.config.settings import rule_of
 from flexlora.errors import AdapterError, ConfigError
 from flexlora.federation.setup import Setup
 from flexlora.formats.fingerprint import fingerprint
@@ -22,7 +21,7 @@ from flexlora.rules.promises import require_begun
 from flexlora.runs.committed import Committed
 from flexlora.runs.packed_state import pack
 from flexlora.runs.progress import Progress
-from flexlora.runs.readout import adapter_of, load_state
+from flexlora.runs.readout import adapter_of, load_state, shared_rule
 from flexlora.runs.run_directory import Checkpoint, Record, Run
 from flexlora.runs.store import ClientStore
 
@@ -101,7 +100,7 @@ def _read(path: str) -> tuple[Adapter, Record]:
             "fingerprint": fingerprint(_tensors(adapter).items()),
         }
     opened = Run.open(folder)
-    rule = rule_of(opened.config.rule)
+    rule = shared_rule(opened)
     state = load_state(opened, "best")
     return adapter_of(opened, rule, state, "full"), run_record(opened, state) | {"path": path}
 
@@ -110,7 +109,7 @@ def run_record(opened: Run, state: State) -> Record:
     return {
         "path": str(opened.folder),
         "kind": "run",
-        "rule": opened.config.rule.name,
+        "rule": opened.config.rule_name,
         "round": state.round,
         "commit": opened.environment.get("commit"),
         "fingerprint": fingerprint(pack(state)[0].items()),

@@ -59,7 +59,7 @@ def _read(run: Run) -> ReportRun:
         label=name,
         arm=name,
         folder=run.folder,
-        rule=run.config.rule.name,
+        rule=run.config.rule_name,
         seed=run.config.federation.seed,
         planned=run.config.federation.rounds,
         config=config,

@@ -19,7 +19,8 @@ class Traits:
     "restart": all that was learned, and every round trains a fresh adapter on top; "residual": what
     the factors that are sent do not hold, so that the client trains on top of it.
     sends: whether what a client is sent depends on its ranks alone ("pattern": it is made once for
-    all clients of equal ranks) or on who it is ("client").
+    all clients of equal ranks) or on who it is ("client"); or "nothing": clients keep all that they
+    learn, what they are handed is what they could make themselves, and no byte of it is counted.
     mixed_ranks: clients of different ranks are combined as they are; else all are cut to the
     lowest rank of the federation (the bucket effect).
     prunes: a client may return a lower rank than it was sent, and keeps it.
@@ -32,7 +33,7 @@ class Traits:
 
     needs: Literal["sum", "each"] = "sum"
     delta: Literal["none", "origin", "restart", "residual"] = "none"
-    sends: Literal["pattern", "client"] = "pattern"
+    sends: Literal["pattern", "client", "nothing"] = "pattern"
     mixed_ranks: bool = True
     prunes: bool = False
     memory: bool = False
@@ -51,3 +52,8 @@ class Traits:
     def origin(self) -> bool:
         """Whether Δ holds what is sent, which the client then subtracts."""
         return self.delta == "origin"
+
+    @property
+    def alone(self) -> bool:
+        """Whether all that is learned stays with the clients, and nothing is really sent."""
+        return self.sends == "nothing"

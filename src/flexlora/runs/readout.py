@@ -8,7 +8,7 @@ from pathlib import Path
 
 from flexlora.adapters import Adapter, Factors, Ranks, factors_of
 from flexlora.adapters.kept import parsed_rank, require_rank_or_energy
-from flexlora.config.settings import rule_of
+from flexlora.config.settings import played_rule
 from flexlora.errors import ConfigError, RunError, nearest, shown
 from flexlora.formats.json_fields import table
 from flexlora.lowrank import svd
@@ -39,7 +39,7 @@ def load_adapter(
     type that no client is of, or an energy out of its range.
     """
     opened = Run.open(folder)
-    rule = rule_of(opened.config.rule)
+    rule = shared_rule(opened)
     if type is None or rank is not None or energy is not None:
         require_rank_or_energy(rank, energy, "what the adapter is to hold")
     if type is not None and (rank is not None or energy is not None):
@@ -55,6 +55,17 @@ def load_adapter(
     return adapter_of(opened, rule, state, "full" if rank is None else rank)
 
 
+def shared_rule(opened: Run) -> Rule:
+    """The rule that hands a run's adapters out. RunError where every client keeps its own."""
+    rule = played_rule(opened.config)
+    if rule.traits.alone:
+        raise RunError(
+            f"every client of {opened.folder} has trained alone and keeps its own adapter, so that "
+            "there is none to hand out; give a run whose federation.mode is another"
+        )
+    return rule
+
+
 def _ranks_of(opened: Run, type: str, state: State) -> dict[str, int]:
     """Layer → rank of a type that clients of the run have."""
     there = table(opened.resolved, "clients")
@@ -63,6 +74,8 @@ def _ranks_of(opened: Run, type: str, state: State) -> dict[str, int]:
             f"{opened.folder} has no clients of type {shown(type)}; {nearest(type, there)}"
         )
     clients = opened.config.clients
+    if opened.config.federation.mode == "centralised":  # It has one client, of the highest ranks.
+        return dict(state.spec.highest)
     found = clients.ranks_of(type)
     if found is None:
         raise ValueError(f"clients has the type {shown(type)}, which its config has not")
