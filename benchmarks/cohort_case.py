@@ -28,8 +28,8 @@ _VOCABULARY = 32_000
 _TASKS_AT_A_TIME = 16
 _WORDS = re.compile(r"(?P<words>ni|plain)(?:<(?P<below>\d+)|>(?P<above>\d+)|(?P<span>\d+-\d+))?")
 
-register_style("plain", Style(lambda _, x: f"{x.instruction}\n\n{x.input}\n", special_tokens=True))
-_STYLES = {"ni": "alpaca", "plain": "plain"}
+register_style("bare", Style(lambda _, x: f"{x.instruction}\n\n{x.input}\n", special_tokens=True))
+_STYLES = {"ni": "alpaca", "plain": "bare"}
 
 
 # --- cases ---------------------------------------------------------------------------------------

@@ -122,12 +122,12 @@ def test_a_derived_value_that_cannot_be_is_told_by_name(
             lambda folder: at_once.read(Run.open(folder)),
             "clients_at_once is missing",
         ),
-        ("ranks", overview, "'ranks' is missing"),
+        ("ranks", overview, "ranks is missing"),
         ("metric", lambda folder: Standing(Run.open(folder)), "metric is missing"),
         (
             "higher_is_better",
             lambda folder: Standing(Run.open(folder)),
-            "'higher_is_better' is missing",
+            "higher_is_better is missing",
         ),
     ],
 )

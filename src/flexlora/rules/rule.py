@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Mapping, Sequence
-from copy import copy
 from functools import partial
 from typing import ClassVar, final
 
@@ -194,8 +193,8 @@ class Rule(abc.ABC):
         """The same rule with this server. Raises ConfigError where the two do not go together."""
         own = type(self).weigh is not Rule.weigh
         server.require_goes_with(self.name, self.traits, weighs=own)
-        made = copy(self)
-        vars(made)["server"] = server
+        made = object.__new__(type(self))
+        vars(made).update(vars(self), server=server)
         return made
 
     @final
