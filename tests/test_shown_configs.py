@@ -122,7 +122,9 @@ def test_what_is_shown_passes_a_dry_run(name: str, model: Path, data: Path) -> N
     narrowest = min(layer.largest_rank for layer in preview.setup.model.layers)
     assert narrowest in (192, 128)
     assert sum(kind.clients for kind in preview.forecast.types) > 1
-    assert bool(preview.setup.roster.notes) == (document.get("clients", {}).get("scale") is None)
+    types, scale = (document.get("clients", {}).get(key) for key in ("types", "scale"))
+    wide = scale is None and max((types or {"paper": 200}).values()) > narrowest
+    assert bool(preview.setup.roster.notes) == wide
 
 
 def test_the_comparison_that_is_shown_can_be_played() -> None:

@@ -1,4 +1,4 @@
-"""The demonstration's arms over several seeds, on the fresh families: `results/embedded`.
+"""Every rule of the first release over several seeds, on the fresh families: `results/embedded`.
 
     python experiments/embedded/run.py
 
@@ -13,13 +13,13 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from arms import ROOT, Experiment
+from arms import Experiment
 
 RULES = ("fedit", "flexlora", "flexlora-increment", "hetlora", "flora")
 SEEDS = (0, 1, 2)
 EXPERIMENT = Experiment(
     name="embedded",
-    config=ROOT / "src" / "flexlora" / "cli" / "demo.toml",
+    config=Path(__file__).with_name("config.toml"),
     arms=tuple((rule, "uniform") for rule in RULES),
     titles={("fedit", "uniform"): "homogeneous, lowest rank"},
     variant="mix",

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -161,7 +163,7 @@ def test_each_option_reaches_the_export(
         ),
         (("merge", "{folder}", "--energy", "2", "--out", "o"), "--energy is 2.0; give a share"),
         (("run", "{config}", "--set", "data.train_tasks=0"), "no training examples; give some, or"),
-        (("demo", "--set", "rule.name=flora"), "--set rule.name=flora: the demo compares fedit"),
+        (("demo", "--set", "rule.name=flora"), "--set rule.name=flora: the demo compares flexlora"),
         (("demo", "--set", "run.out = x"), "--set run.out = x: the demo writes where --out says"),
     ],
 )
@@ -195,41 +197,38 @@ def test_resume_of_a_finished_run(flexlora: Flexlora, folder: Path) -> None:
     assert f"{folder} has ended: 2 rounds played" in done.out
 
 
-def test_demo_compares_its_rules(flexlora: Flexlora, tmp_path: Path) -> None:
-    table = {
-        "model.targets": ["q_proj"],
-        "data.train_tasks": 4,
-        "data.unseen_tasks": 1,
-        "data.examples_per_task": 6,
-        "data.unseen_examples_per_task": 1,
-        "training.max_steps": 1,
-        "federation.rounds": 1,
-        "federation.clients_per_round": 2,
-        "evaluation.max_new_tokens": 1,
-        "evaluation.own_examples": 2,
-        "clients.mix": "normal",
-        "clients.scale": 0.125,
-    }
+def test_the_demo_tells_what_weak_and_strong_machines_remember(
+    flexlora: Flexlora, tmp_path: Path
+) -> None:
+    table = {"data.facts": 16, "training.epochs": 4, "federation.rounds": 2}
     settings = [part for key, value in table.items() for part in ("--set", f"{key}={value}")]
     out = tmp_path / 'it\'s "mine" \\ ü'
     done = flexlora("demo", "--out", out, *settings)
     assert (done.code, done.err) == (0, "")
-    assert sorted(path.name for path in out.iterdir()) == [
-        "fedit-1",
-        "flexlora-1",
-        "flexlora-increment-1",
-    ]
-    assert done.out.count("run directory:") == 3
-    assert "flexlora report" in done.out.splitlines()[-3]
-    assert "flexlora export" in done.out.splitlines()[-2]
-    bases = {json.dumps((Run.open(path).read_results() or {})["rows"][0]) for path in out.iterdir()}
-    assert len(bases) == 1
+    names = ["all-strongest-1", "all-weakest-1", "flexlora-1", "flexlora-increment-1"]
+    assert sorted(path.name for path in out.iterdir()) == names
+    lines = done.out.splitlines()
+    assert "facts remembered, by who owns them" in done.out
+    arms = [line for line in lines if "%" in line]
+    shown = [[int(x) for x in re.findall(r"(\d+)%", line)] for line in arms]
+    assert [len(x) for x in shown] == [3] * 5
+    # As results.json has it: 3 digits a fact, half of the facts with each kind of owner.
+    for name, found in (("all-weakest-1", shown[1]), ("all-strongest-1", shown[4])):
+        results = Run.open(out / name).read_results()
+        assert results is not None
+        (full,) = (row for row in results["rows"] if row["state"] == "full")
+        bits = {kind: means["bits"] for kind, means in full["own"]["types"].items()}
+        whole = 16 * 3 * math.log2(10)
+        shares = [bits["weak"] / whole * 2, bits["strong"] / whole * 2, sum(bits.values()) / whole]
+        assert found == [round(100 * share) for share in shares]
+    assert "flexlora report" in lines[-3]
+    assert "flexlora export" in lines[-2]
 
 
 def test_usage_errors_are_wrong_input(flexlora: Flexlora, tmp_path: Path) -> None:
     for arguments, words in {
         ("rnu",): "command 'rnu' is unknown; did you mean 'run'?; see flexlora --help",
-        ("nonsense",): "known: continue, demo, eval",
+        ("nonsense",): "known: compare, continue, demo, eval",
         ("a\x1b[2J\nb",): r"command 'a\x1b[2J\nb' is unknown",
         ("run",): "run lacks CONFIG; give it; see flexlora run --help",
         ("run", "c.toml", "--sett", "x"): "run has no option --sett; did you mean --set?",

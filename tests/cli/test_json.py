@@ -128,29 +128,20 @@ def test_eval_is_one_document(flexlora: Flexlora) -> None:
     assert found["mean"]["loss"] > 0
 
 
-def test_the_demo_is_three_runs(flexlora: Flexlora, tmp_path: Path) -> None:
-    table = {
-        "model.targets": ["q_proj"],
-        "data.train_tasks": 4,
-        "data.unseen_tasks": 1,
-        "data.examples_per_task": 6,
-        "data.unseen_examples_per_task": 1,
-        "training.max_steps": 1,
-        "federation.rounds": 1,
-        "federation.clients_per_round": 2,
-        "evaluation.unseen": "false",
-        "clients.mix": "normal",
-        "clients.scale": 0.125,
-    }
+def test_the_demo_is_four_runs(flexlora: Flexlora, tmp_path: Path) -> None:
+    table = {"data.facts": 8, "training.epochs": 1, "federation.rounds": 1}
     settings = [part for key, value in table.items() for part in ("--set", f"{key}={value}")]
     told = events(flexlora("demo", "--out", tmp_path / "json", "--json", *settings))
-    rounds = ["round_begun", "reply", "reply", "round"]
-    assert [event["event"] for event in told] == ["started", *rounds, "result"] * 3
+    rounds = ["round_begun", *["reply"] * 4, "round"]
+    ends = [event for event in told if event["event"] == "result"]
+    assert len(ends) == 4
+    kinds = [event["event"] for event in told if event["event"] not in ("scoring", "note")]
+    assert kinds == ["started", *rounds, "result"] * 4
     quiet = flexlora("demo", "--out", tmp_path / "quiet", "--quiet", *settings)
     assert (quiet.code, quiet.err) == (0, "")
     assert quiet.out.splitlines() == [
-        str(tmp_path / "quiet" / f"{rule}-1")
-        for rule in ("fedit", "flexlora", "flexlora-increment")
+        str(tmp_path / "quiet" / f"{name}-1")
+        for name in ("all-weakest", "flexlora", "flexlora-increment", "all-strongest")
     ]
 
 

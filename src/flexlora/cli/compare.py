@@ -39,7 +39,10 @@ def compare(
     show: Annotated[
         bool, typer.Option("--show", help="Print what is finished by now, and play nothing.")
     ] = False,
-    helps: Annotated[float | None, typer.Option("--helps", hidden=True)] = None,
+    helps: Annotated[
+        float | None,
+        typer.Option("--helps", hidden=True, help="What --workers starts: since when it plays."),
+    ] = None,
 ) -> None:
     """Play every arm on every seed, and compare them. Go on after any stop with the same command.
 
