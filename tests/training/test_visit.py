@@ -173,6 +173,30 @@ def test_a_penalty_pulls_and_is_not_reported() -> None:
     assert moved(pulled.adapter) < 0.95 * moved(plain.adapter)
 
 
+@pytest.mark.parametrize("sides", ["both", "b", "a"])
+def test_a_proximal_term_is_the_penalty_that_it_stands_for(
+    sides: Literal["both", "b", "a"],
+) -> None:
+    """μ/2 ‖trained − received‖² over the sides that are trained."""
+    ours = AdaptedModel(random_model("llama"))
+    adapter, data = random_adapter(ours.layers, 2), encoded(4)
+    recipe = Recipe("sgd", 0.1, 4, epochs=5, clip_norm=1.0)
+
+    def written_out(live: Live, sent: Live) -> Tensor:
+        moved = ((x, y) for name in live for x, y in zip(live[name], sent[name], strict=True))
+        parts = [(x - y).square().sum() for x, y in moved if x.requires_grad]
+        return 0.75 * torch.stack(parts).sum()
+
+    asked = replace(recipe, proximal=1.5)
+    pulled = train(ours, visit(adapter, data, asked), sides=sides)
+    wanted = train(ours, visit(adapter, data, recipe), sides=sides, penalty=written_out)
+    plain = train(ours, visit(adapter, data, recipe), sides=sides)
+    assert pulled.loss != plain.loss
+    for name, factors in pulled.adapter.items():
+        torch.testing.assert_close(factors.b, wanted.adapter[name].b, rtol=1e-4, atol=1e-6)
+        torch.testing.assert_close(factors.a, wanted.adapter[name].a, rtol=1e-4, atol=1e-6)
+
+
 def test_divergence_is_an_error_and_leaves_the_model_whole() -> None:
     ours = AdaptedModel(random_model("llama"))
     adapter = random_adapter(ours.layers, 2)

@@ -155,5 +155,6 @@ def recipe_of(config: Config) -> Recipe:
         weight_decay=training.weight_decay,
         clip_norm=training.clip_norm or None,
         dropout=training.dropout,
+        proximal=training.proximal,
         loss_on=training.loss_on,
     )

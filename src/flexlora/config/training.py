@@ -34,6 +34,7 @@ class TrainingConfig(Table):
         default=1.0, description="largest norm of a gradient; 0: no clipping"
     )
     dropout: float = argument(Recipe, "dropout", 0.05)
+    proximal: float = argument(Recipe, "proximal", 0.0)
     loss_on: LossOn = argument(Recipe, "loss_on", "response")
     decay_factor: Annotated[float, Field(gt=0.0, le=1.0)] = Field(
         default=0.5, description="factor on the learning rate at each decay round"

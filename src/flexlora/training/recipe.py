@@ -40,6 +40,12 @@ class Recipe:
     dropout: Annotated[
         float, Option("share of a LoRA layer's inputs that is dropped", least=0.0, below=1.0)
     ] = 0.0
+    proximal: Annotated[
+        float,
+        Option(
+            "μ of μ/2 ‖trained − received‖² in the loss (FedProx); 0: none", least=0.0, most=1e6
+        ),
+    ] = 0.0
     loss_on: Annotated[LossOn, Option("tokens that count: the response, or all")] = "response"
 
     def __post_init__(self) -> None:

@@ -71,6 +71,8 @@ class Student:
         self.seed = 0
         self._batches = visit.batches()
         self._optimiser = make_optimiser([trainable.vector], visit.recipe)
+        proximal = visit.recipe.proximal > 0.0
+        self._received = trainable.vector.detach().clone() if proximal else None
         self._losses: list[Tensor] = []
         self._learnt: list[int] = []
         self._tokens = 0
@@ -98,6 +100,9 @@ class Student:
             return
         if penalty is not None:
             self.trainable.add_gradient_of(penalty)
+        if self._received is not None:
+            away = self.trainable.vector.detach() - self._received
+            self.trainable.gradient.add_(away, alpha=self.visit.recipe.proximal)
         if self.visit.recipe.clip_norm is not None:
             nn.utils.clip_grad_norm_([self.trainable.vector], self.visit.recipe.clip_norm)
         self._optimiser.step()
