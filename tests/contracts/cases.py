@@ -38,6 +38,8 @@ def worth_a_trial(rule: type[Rule]) -> list[dict[str, Any]]:
     return list(getattr(special, "OPTIONS", []))
 
 
+# Law, rule: rows that only a client of weight zero owns become zero, and never train again.
+NOT_YET = {("absent", "lora-fair"), ("absent", "replicate")}
 UNDER_TEST = [*(RULES[name] for name in sorted(RULES)), *EXAMPLES]
 CASES = [(rule, options) for rule in UNDER_TEST for options in [{}, *worth_a_trial(rule)]]
 
