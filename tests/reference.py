@@ -1,8 +1,8 @@
-"""Slow references in dense float64, and a round of a federation without models or transport."""
+"""Slow references in dense float64, and training for a round without models or transport."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from itertools import pairwise
 
@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 
 from flexlora.adapters import Adapter, Factors, LayerSpec
-from flexlora.federation.admission import update_norm
+from flexlora.laws.round import Round as Round
+from flexlora.laws.round import Train
+from flexlora.laws.round import play as play
 from flexlora.lowrank import LowRank
-from flexlora.rules import RULES, Contribution, Layer, Listed, Memory, Rule, Spec, State, Summary
-
-Train = Callable[[str, Adapter], Adapter]
+from flexlora.rules import RULES, Layer, Rule, Spec, State
 
 
 @contextmanager
@@ -151,87 +151,6 @@ def random_training(seed: int, size: float = 0.2) -> Train:
         return map_factors(sent, moved)
 
     return train
-
-
-class Round:
-    """One round up to combining: what each client was sent and returned, and its weight.
-
-    memories: client → what it remembers of earlier rounds; `remembered`: of this one, too.
-    """
-
-    def __init__(
-        self,
-        rule: Rule,
-        state: State,
-        cohort: Mapping[str, Mapping[str, int]],
-        train: Train,
-        examples: Mapping[str, int] | None = None,
-        seed: int = 0,
-        memories: Mapping[str, Memory] | None = None,
-    ) -> None:
-        self.rule, self.state = rule, state
-        # As in the loop: every client's draw starts from the same named stream.
-        self.sent = {
-            client: rule.send(state, rule.ranks_for(state.spec, ranks), generator(seed), client)
-            for client, ranks in cohort.items()
-        }
-        self.remembered = dict(memories or {})
-        self.received: dict[str, Adapter] = {}
-        self.replies: dict[str, Adapter] = {}
-        for client, sent in self.sent.items():
-            memory = self.remembered.get(client, {})
-            self.received[client] = received = rule.receive(sent, memory)
-            sides = rule.trains(state.round + 1)
-            trained = train(client, received).only(sides).filled(received)
-            encoded = rule.reply(state.round + 1, trained, received, memory)
-            rest = sent if rule.leaves_the_rest(state.round + 1) else encoded.adapter
-            self.replies[client] = encoded.adapter.filled(rest)
-            self.remembered[client] = encoded.memory
-        counts = examples or {client: 10 * (i + 1) for i, client in enumerate(sorted(cohort))}
-        self.weights = rule.weights(
-            [Summary(client, counts[client], self._norm(client)) for client in sorted(cohort)]
-        )
-
-    def _norm(self, client: str) -> float:
-        reply, sent = self.replies[client], self.sent[client]
-        return update_norm(reply, sent, origin=self.rule.traits.origin)
-
-    def contributions(self, layer: str, clients: Iterable[str] | None = None) -> Listed:
-        """Of these clients (all, in order of id), their weights summing to 1."""
-        chosen = list(sorted(self.replies) if clients is None else clients)
-        total = sum(self.weights[client] for client in chosen)
-        return Listed(
-            [
-                Contribution.of(
-                    client,
-                    self.weights[client] / total,
-                    self.replies[client][layer],
-                    self.sent[client][layer] if self.rule.traits.origin else None,
-                    self.sent[client][layer],
-                )
-                for client in chosen
-            ]
-        )
-
-    def combined(self, clients: Iterable[str] | None = None) -> State:
-        """The state after the round, Δ included."""
-        state, chosen = self.state, None if clients is None else list(clients)
-        layers = {}
-        for spec in state.spec.layers:
-            layer = at(state.spec, spec.name, state.round + 1)
-            contributions = self.contributions(layer.name, chosen)
-            layers[layer.name] = self.rule.combine(layer, state.layers[layer.name], contributions)
-        return state.after(self.rule.settle(state.spec, layers))
-
-
-def play(
-    rule: Rule,
-    state: State,
-    cohort: Mapping[str, Mapping[str, int]],
-    train: Train,
-    seed: int = 0,
-) -> State:
-    return Round(rule, state, cohort, train, seed=seed).combined()
 
 
 def descending(values: Tensor) -> bool:

@@ -22,6 +22,7 @@ ORDER = [
     "lowrank",
     "adapters",
     "rules",
+    "laws",
     "screens",
     "allocation",
     "partition",

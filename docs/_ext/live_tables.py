@@ -165,10 +165,33 @@ def _compare() -> Rows:
     yield from _keys(CompareConfig)
 
 
+def _laws() -> Rows:
+    from flexlora.laws import LAWS
+
+    yield ("name", "law")
+    for name, law in LAWS.items():
+        yield (f"`{name}`", law.says)
+
+
+def _laws_of_rules() -> Rows:
+    from flexlora.laws import LAWS, excuses, hold_all, of_rule
+    from flexlora.rules import RULES
+
+    marks = {"holds": "✓", "fails": "✗", "by design": "–"}
+    yield ("rule", *(f"`{name}`" for name in LAWS), "– by its own design, because")
+    for name, made in sorted(RULES.items()):
+        rule = made()
+        verdicts = hold_all(of_rule(rule), excuses(rule))
+        why = "; ".join(dict.fromkeys(x.excuse for x in verdicts if x.excuse))
+        yield (f"`{name}`", *(marks[x.standing] for x in verdicts), why)
+
+
 TABLES: dict[str, Callable[[], Rows]] = {
     "rules": _rules,
     "rule-formulas": _rule_formulas,
     "rule-options": _rule_options,
+    "laws": _laws,
+    "laws-of-rules": _laws_of_rules,
     "screens": _screens,
     "compare": _compare,
     "metrics": _metrics,

@@ -78,16 +78,6 @@ def test_ranks_above_what_has_been_learned_are_filled(rule: Rule) -> None:
         assert bool((factors.a.norm(dim=1) > 1e-3).all())
 
 
-@every(lambda r: by_product(r) and r.traits.delta in ("none", "origin") and sends_the_top(r))
-def test_what_is_sent_is_the_best_part_of_its_rank(rule: Rule) -> None:
-    state = trained(rule)
-    for ranks in MIXED.values():
-        for name, factors in rule.send(state, ranks, generator(1)).items():
-            whole = learned(rule, state)[name]
-            distance = float((whole - product(factors)).norm())
-            assert distance == pytest.approx(tail_norm(whole, ranks[name]), abs=1e-4)
-
-
 @every()
 def test_reading_out_has_exactly_the_asked_rank(rule: Rule) -> None:
     for state in (begun(rule), trained(rule)):

@@ -13,14 +13,15 @@ from flexlora.rules.flexlora import FlexLoRA
 
 
 @every()
-def test_weights_scale_out(rule: Rule) -> None:
-    few = rule.weigh([Summary("ann", 3, 0.4), Summary("bob", 5, 1.2), Summary("cyd", 0, 0.0)])
+def test_weights_sum_to_1_and_grow_with_what_is_weighed(rule: Rule) -> None:
+    found = rule.weigh([Summary("ann", 3, 0.4), Summary("bob", 5, 1.2), Summary("cyd", 0, 0.0)])
+    # By norms, too, which no law doubles: it doubles what the server is told of examples.
     many = rule.weigh([Summary("ann", 21, 2.8), Summary("bob", 35, 8.4), Summary("cyd", 0, 0.0)])
-    assert few == pytest.approx(many)
-    assert sum(few.values()) == pytest.approx(1.0)
-    assert set(few) == {"ann", "bob", "cyd"}
-    assert few["cyd"] == 0.0
-    assert few["bob"] > few["ann"] > 0.0
+    assert found == pytest.approx(many)
+    assert sum(found.values()) == pytest.approx(1.0)
+    assert set(found) == {"ann", "bob", "cyd"}
+    assert found["cyd"] == 0.0
+    assert found["bob"] > found["ann"] > 0.0
 
 
 @every()

@@ -6,9 +6,10 @@ import pytest
 import torch
 
 from flexlora.adapters import Adapter, Factors
+from flexlora.laws.round import Train
 from flexlora.rules import State
 from flexlora.rules.lora_a2 import LoRAA2
-from reference import Round, Train, assert_close, dense, generator, learned, play
+from reference import Round, assert_close, dense, generator, learned, play
 from rules.by_hand import NAME, spec
 
 SPEC = spec(1, 3, m=3, n=3, alpha=3.0)

@@ -3,6 +3,7 @@
 from flexlora.adapters.anatomy import LayerAnatomy as LayerAnatomy
 from flexlora.adapters.anatomy import dissect as dissect
 from flexlora.adapters.change import change as change
+from flexlora.adapters.change import norm_of_update as norm_of_update
 from flexlora.adapters.delta import Delta as Delta
 from flexlora.adapters.delta import DeltaUpdate as DeltaUpdate
 from flexlora.adapters.delta import Patch as Patch

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
-from flexlora.adapters.factors import Factors
+from flexlora.adapters.factors import Adapter, Factors
 from flexlora.lowrank import LowRank, accumulation_dtype
 
 
@@ -30,6 +32,19 @@ def change(trained: Factors, sent: Factors) -> LowRank:
     left = torch.cat([moved_b, old_b[:, :both], new_b[:, both:], -old_b[:, both:]], dim=1)
     right = torch.cat([new_a[:both], new_a[:both] - old_a[:both], new_a[both:], old_a[both:]])
     return LowRank(left.to(dtype), right)
+
+
+def norm_of_update(adapter: Adapter, sent: Adapter, *, origin: bool) -> float:
+    """‖update‖_F over all layers: of what was trained, less what was sent where Δ holds that.
+
+    Of a layer of which one side alone is known, the norm of that side's change.
+    """
+    return math.sqrt(sum(_update(f, sent[n], origin).norm() ** 2 for n, f in adapter.items()))
+
+
+def _update(trained: Factors, sent: Factors, origin: bool) -> LowRank:
+    whole = trained.sides == "both" and not origin
+    return trained.product() if whole else change(trained, sent)
 
 
 def _less(new: Tensor, old: Tensor) -> Tensor:

@@ -14,6 +14,7 @@ from flexlora.cli.demo import demo
 from flexlora.cli.eval import evaluate
 from flexlora.cli.export import export
 from flexlora.cli.inspect import inspect
+from flexlora.cli.laws import laws
 from flexlora.cli.merge import merge
 from flexlora.cli.report import report
 from flexlora.cli.resume import resume
@@ -38,6 +39,7 @@ app.command("merge")(merge)
 app.command("eval")(evaluate)
 app.command("inspect")(inspect)
 app.command("report")(report)
+app.command("laws")(laws)
 
 _debug = False
 

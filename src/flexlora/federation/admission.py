@@ -6,12 +6,11 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from flexlora.adapters import Adapter, Factors, change
+from flexlora.adapters import Adapter, norm_of_update
 from flexlora.engines.jobs import Failure, Outcome, Reply, Scored, Train
 from flexlora.errors import AdapterError
 from flexlora.federation.guard import checked
 from flexlora.federation.outcomes import LARGEST, NOTHING, Known, opened, why
-from flexlora.lowrank import LowRank
 from flexlora.rules import Rule, Summary
 
 # What a collector does with a good reply: the number of its job, the reply, its adapter.
@@ -100,20 +99,11 @@ def admitted(
 
 
 def update_norm(adapter: Adapter, sent: Adapter, *, origin: bool) -> float:
-    """‖update‖_F over all layers: of what was trained, less what was sent where Δ holds that.
-
-    Of a layer of which one side alone is known, the norm of that side's change. Raises AdapterError
-    for one whose square float32 does not hold.
-    """
-    norm = math.sqrt(sum(_update(f, sent[n], origin).norm() ** 2 for n, f in adapter.items()))
+    """`norm_of_update`. Raises AdapterError for one whose square float32 does not hold."""
+    norm = norm_of_update(adapter, sent, origin=origin)
     if not norm <= math.sqrt(LARGEST):
         raise AdapterError(
             f"the update has norm {norm:g}, expected at most {math.sqrt(LARGEST):.2g}, whose "
             "square float32 can hold"
         )
     return norm
-
-
-def _update(trained: Factors, sent: Factors, origin: bool) -> LowRank:
-    whole = trained.sides == "both" and not origin
-    return trained.product() if whole else change(trained, sent)

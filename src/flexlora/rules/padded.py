@@ -57,7 +57,7 @@ def row_sums(
     b, a = torch.zeros(m, rank), torch.zeros(rank, n)
     shares, owned = torch.zeros(rank, dtype=torch.float64), 0
     for c in contributions.each():
-        if c.rank < least:
+        if c.rank < least or c.weight == 0.0:  # What weighs nothing owns nothing.
             continue
         trained = c.trained
         b[:, : c.rank] += c.weight * (trained.scale if scaled else 1.0) * trained.b.float()
