@@ -1,0 +1,107 @@
+"""The tables of what is spent: three views under equal budgets, the cost of a target, and what the
+training itself looked like."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+from flexlora.comparing.findings import Findings
+from flexlora.comparing.sentences import PART_WORDS
+from flexlora.comparing.table import ENERGIES, TRAINING
+from flexlora.comparing.tables import spread
+from flexlora.comparing.views import VIEWS, By, Curves, budget, costs, curves, under
+from flexlora.formats.words import count
+from flexlora.report.blocks import Block, Mark, Note, Table
+
+_DIAGNOSTICS = {
+    "train_loss": "training loss",
+    "cut": "cut off, ‖·‖_F",
+    "effective_rank": "effective rank",
+    **{f"energy_{k}": f"energy, first {k}" for k in ENERGIES},
+}
+
+
+def views(findings: Findings) -> Iterator[Block]:
+    """Equal rounds, bytes and tokens, and the cost of the target where the config has one."""
+    measure, federated = findings.measure, findings.tidy.federated
+    found = curves(findings.tidy, measure.name)
+    if not found:
+        yield Note(
+            f"No round was validated by {measure.label}, so arms are not compared under equal "
+            "budgets; set evaluation.metric to it."
+        )
+        return
+    columns, titles = [], []
+    for view in VIEWS:
+        least = budget(found, view, federated)
+        if least is None:
+            continue
+        values = under(found, view, least, federated)
+        columns.append({arm: spread(values.get(arm, ()), measure.digits) for arm in findings.arms})
+        titles.append(f"at {amount(view, least)}")
+    rows = [
+        [arm, len(found.get(arm, {})), *(column[arm] for column in columns)]
+        for arm in findings.arms
+    ]
+    yield Table.of(
+        f"{measure.heading} under equal budgets, {PART_WORDS['validation']}: at the last scored "
+        "round that the smallest total of all cells pays for",
+        ["arm", "seeds", *titles],
+        rows,
+    )
+    if findings.settings.target is not None:
+        yield _target(findings, found, findings.settings.target)
+
+
+def diagnostics(findings: Findings) -> Iterator[Table]:
+    """Of the last round that has each; means over seeds. By round they stand in the tidy table."""
+    last: dict[tuple[str, str, int], tuple[int, float]] = {}
+    for row in findings.tidy.rows:
+        if row.part == TRAINING and math.isfinite(row.value):
+            key = (row.arm, row.metric, row.seed)
+            last[key] = max(last.get(key, (0, math.nan)), (row.round, row.value))
+    names = [name for name in _DIAGNOSTICS if any(name == metric for _, metric, _ in last)]
+    rows = []
+    for arm in findings.arms:
+        cells = []
+        for name in names:
+            values = [x for (of, metric, _), (_, x) in last.items() if (of, metric) == (arm, name)]
+            cells.append(spread(values, 3))
+        if any(cells):
+            rows.append([arm, *cells])
+    if rows:
+        caption = (
+            "Training, last round: effective rank and energy (the share of ‖ΔW‖² in the largest "
+            "singular values) are medians over layers"
+        )
+        yield Table.of(caption, ["arm", *(_DIAGNOSTICS[name] for name in names)], rows)
+
+
+def amount(view: By, spent: int) -> str:
+    """ "30 rounds", "12.3 MB", "1,234,567 tokens"."""
+    return f"{spent / 1e6:,.4g} MB" if view == "bytes" else count(spent, view.removesuffix("s"))
+
+
+def _target(findings: Findings, found: Curves, target: float) -> Table:
+    measure = findings.measure
+    spent = costs(found, target, higher_is_better=bool(measure.higher))
+    rows = []
+    for arm in findings.arms:
+        reached, of = spent.get(arm, ((), 0))
+        sent = [cost.bytes / 1e6 for cost in reached] if arm in findings.tidy.federated else ()
+        rows.append(
+            [
+                arm,
+                Mark(len(reached), f"{len(reached)} of {of}"),
+                spread([float(cost.rounds) for cost in reached], 1),
+                spread(sent),
+                spread([float(cost.tokens) for cost in reached], 0),
+            ]
+        )
+    return Table.of(
+        f"What it costs until {measure.heading} on {PART_WORDS['validation']} reaches {target:g}, "
+        "of the seeds that reach it",
+        ["arm", "seeds that reach it", "rounds", "MB sent", "tokens"],
+        rows,
+    )
