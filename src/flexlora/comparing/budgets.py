@@ -7,9 +7,8 @@ import math
 from collections.abc import Iterator
 
 from flexlora.comparing.findings import Findings
-from flexlora.comparing.sentences import PART_WORDS
+from flexlora.comparing.sentences import PART_WORDS, spread
 from flexlora.comparing.table import ENERGIES, TRAINING
-from flexlora.comparing.tables import spread
 from flexlora.comparing.views import VIEWS, By, Curves, budget, costs, curves, under
 from flexlora.formats.words import count
 from flexlora.report.blocks import Block, Mark, Note, Table

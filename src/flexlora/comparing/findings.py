@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from flexlora.comparing.cells import finished
+from flexlora.comparing.cells import Cell, finished
 from flexlora.comparing.comparison import read_comparison
 from flexlora.comparing.reading import tidy
 from flexlora.comparing.settings import CompareConfig
@@ -124,6 +124,12 @@ class Findings:
         for arm, p in zip(rest, holm(list(rest.values())), strict=True):
             made[arm] = Pair(arm, made[arm].difference, made[arm].p, p)
         return made
+
+
+def score(cell: Cell, settings: CompareConfig) -> float | None:
+    """What is compared, of one cell; None where it has no finite value of it."""
+    found = Findings("", settings, (cell.arm,), tidy([cell]))
+    return found.values(settings.part, settings.state).get(cell.arm, {}).get(cell.seed)
 
 
 def _pair(

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable, Iterable
 from statistics import fmean
 
 from flexlora.comparing.findings import Findings, Pair
-from flexlora.comparing.statistics import P
+from flexlora.comparing.statistics import Interval, P, interval
 from flexlora.formats.words import count
-from flexlora.report.blocks import plain, signed
+from flexlora.report.blocks import ABSENT, Mark, plain, signed
 from flexlora.runs.results import STATE_WORDS
 
 PART_WORDS = {
@@ -62,6 +64,35 @@ def standing(findings: Findings) -> list[str]:
             f"no mean: {'; '.join(findings.broken)}."
         )
     return told
+
+
+def arm_lines(findings: Findings) -> list[str]:
+    """A line an arm: the mean that is compared, for a terminal."""
+    asked, measure = findings.settings, findings.measure
+    found = findings.values(asked.part, asked.state)
+    what = f"{measure.label} on {PART_WORDS[asked.part]}, {state_words(asked.state)}"
+    lines = [f"{what}; mean ± half of the 95 % t interval over the seeds that are finished:"]
+    for arm in findings.arms:
+        mean = spread(found.get(arm, {}).values(), measure.digits)
+        n = f"{len(findings.seeds[arm])} of {count(len(asked.seeds), 'seed')}"
+        lines.append(f"  {arm}: {ABSENT if mean is None else mean.text} ({n})")
+    return lines
+
+
+def spread(values: Iterable[float], digits: int | None = None) -> Mark | None:
+    """ "1.234 ± 0.056": the mean and half of its 95 % t interval; a mean alone of one value.
+
+    digits: None for four significant ones of the mean.
+    """
+    found = interval(list(values))
+    return None if found is None else spread_of(found, digits, plain)
+
+
+def spread_of(found: Interval, digits: int | None, show: Callable[[float, int], str]) -> Mark:
+    if digits is None:
+        digits = 0 if not found.mean else max(0, 3 - math.floor(math.log10(abs(found.mean))))
+    text = show(found.mean, digits)
+    return Mark(found.mean, text if found.half is None else f"{text} ± {plain(found.half, digits)}")
 
 
 def state_words(state: str) -> str:

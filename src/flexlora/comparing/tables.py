@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 
 from flexlora.comparing.findings import Findings, Pair
-from flexlora.comparing.sentences import PART_WORDS, p_text
-from flexlora.comparing.statistics import Interval, interval
-from flexlora.report.blocks import Mark, Table, plain, signed
+from flexlora.comparing.sentences import PART_WORDS, p_text, spread, spread_of
+from flexlora.report.blocks import Mark, Table, signed
 from flexlora.runs.results import FULL, STATE_WORDS
 
 
@@ -80,15 +78,6 @@ def categories(findings: Findings, part: str) -> Iterator[Table]:
     yield Table.of(caption, ["category", *findings.arms], rows)
 
 
-def spread(values: Iterable[float], digits: int | None = None) -> Mark | None:
-    """ "1.234 ± 0.056": the mean and half of its 95 % t interval; a mean alone of one value.
-
-    digits: None for four significant ones of the mean.
-    """
-    found = interval(list(values))
-    return None if found is None else _spread(found, digits, plain)
-
-
 def type_title(findings: Findings, name: str) -> str:
     ranks = findings.types[name]
     return f"{name} (rank {ranks})" if ranks else name
@@ -102,7 +91,7 @@ def _rate(findings: Findings, arm: str) -> Mark | None:
 def _difference(pair: Pair | None, digits: int) -> Mark | None:
     if pair is None or pair.difference is None:
         return None
-    return _spread(pair.difference, digits, signed)
+    return spread_of(pair.difference, digits, signed)
 
 
 def _p(pair: Pair | None) -> Mark | None:
@@ -111,10 +100,3 @@ def _p(pair: Pair | None) -> Mark | None:
     if pair.corrected is None:
         return Mark(pair.p.value, f"{p_text(pair.p.value)}, primary")
     return Mark(pair.corrected, p_text(pair.corrected))
-
-
-def _spread(found: Interval, digits: int | None, show: Callable[[float, int], str]) -> Mark:
-    if digits is None:
-        digits = 0 if not found.mean else max(0, 3 - math.floor(math.log10(abs(found.mean))))
-    text = show(found.mean, digits)
-    return Mark(found.mean, text if found.half is None else f"{text} ± {plain(found.half, digits)}")

@@ -24,6 +24,7 @@ CSV, PARQUET, MARKDOWN = "table.csv", "table.parquet", "table.md"
 class Written:
     """files: those that were written; told: what a reader is to know first, in sentences."""
 
+    findings: Findings
     files: tuple[Path, ...]
     told: tuple[str, ...]
 
@@ -45,7 +46,7 @@ def write_tables(out: Path) -> Written:
         files.append(out / PARQUET)
     except ConfigError as error:
         told.append(f"{error}; {CSV} holds the same.")
-    return Written(tuple(files), tuple(told))
+    return Written(findings, tuple(files), tuple(told))
 
 
 def csv_text(rows: Iterable[Row]) -> str:
