@@ -59,8 +59,14 @@ def tidy(rows: Sequence[Row], **changes: Any) -> Tidy:
     return Tidy(tuple(rows), **{**given, **changes})
 
 
-def findings(rows: Sequence[Row], arms: Sequence[str] = (), **compare: Any) -> Findings:
-    """arms: of the config; by default those of the rows."""
+def findings(
+    rows: Sequence[Row],
+    arms: Sequence[str] = (),
+    controls: Sequence[str] = (),
+    of: Tidy | None = None,
+    **compare: Any,
+) -> Findings:
+    """arms: of the config; by default those of the rows; of: the table, by default `tidy(rows)`."""
     named = tuple(arms) or tuple(dict.fromkeys(row.arm for row in rows))
     settings = CompareConfig.model_validate({**COMPARE, **compare})
-    return Findings("made up", settings, named, tidy(rows))
+    return Findings("made up", settings, named, frozenset(controls), of or tidy(rows))

@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 
 from comparing.made_up import findings, row, tidy
-from flexlora.comparing.findings import Findings
 from flexlora.comparing.sentences import primary, standing
 from flexlora.comparing.tables import owners, scores
 from flexlora.report.blocks import Table
@@ -54,7 +53,8 @@ def test_while_the_rest_runs_pairs_are_of_common_seeds() -> None:
     assert told.endswith("n = 1 seed of 4, so the test is not to be read yet.")
     assert standing(made) == [
         "Not finished: of 4 seeds, some arms have fewer: a (2), b (2). Each mean is over the seeds "
-        "that its arm has, each difference over those that both arms have."
+        "that its arm has, each difference over those that both arms have, and no p is to be read "
+        "yet."
     ]
 
 
@@ -115,9 +115,8 @@ def test_each_client_type_at_its_own_rank_by_name() -> None:
         row("base", 0, 4.0, state="base", ranks=""),
         row("silent", 0, 5.0),
     ]
-    made = findings(rows, arms=["a", "b", "one", "base", "silent"])
-    quiet = frozenset({"a", "b", "one"})
-    made = Findings(made.name, made.settings, made.arms, tidy(rows, types_scored=quiet))
+    scored = tidy(rows, types_scored=frozenset({"a", "b", "one"}))
+    made = findings(rows, of=scored)
     table = columns(next(scores(made, "own")))
     shown = ["full state", "low", "high (rank 8)", "tiny (rank 1)"]
     assert [[table[arm][title] for title in shown] for arm in made.arms] == [
@@ -144,6 +143,8 @@ def test_by_owner_each_type_is_scored_on_its_own_examples() -> None:
     assert table["a"] == {"arm": "a", "low (rank 2)": "1.300", "high (rank 8)": "0.900"}
     assert table["alone"] == {"arm": "alone", "low (rank 2)": "3.100", "high (rank 8)": "2.900"}
     assert list(owners(findings(of(LOSSES)))) == []
+    table = columns(next(scores(findings(rows), "own")))  # What each keeps is handed to no other.
+    assert list(table["alone"].values())[3:6] == ["3.000", "–", "–"]
 
 
 def test_what_is_compared_may_be_what_a_type_is_handed() -> None:
@@ -157,9 +158,8 @@ def test_what_is_compared_may_be_what_a_type_is_handed() -> None:
 
 def test_a_metric_in_a_file_goes_by_the_name_that_the_runs_noted() -> None:
     rows = [row("a", 0, 1.0, metric="words"), row("b", 0, 3.0, metric="words")]
-    made = findings(rows, metric="my/metrics.py:Words")
     noted = tidy(rows, names={"my/metrics.py:Words": "words"}, higher={"words": False})
-    made = Findings(made.name, made.settings, made.arms, noted)
+    made = findings(rows, metric="my/metrics.py:Words", of=noted)
     assert made.measure.heading == "words ↓"
     assert made.values("own", "full") == {"a": {0: 1.0}, "b": {0: 3.0}}
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import re
+import shutil
 import statistics
 from collections import defaultdict
 from collections.abc import Iterable
@@ -23,15 +24,20 @@ Lines = list[dict[str, str]]
 
 
 @pytest.fixture(scope="module")
-def text(compared: Path) -> str:
-    write_tables(compared)
-    return (compared / "table.md").read_text()
+def written(compared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = Path(shutil.copytree(compared, tmp_path_factory.mktemp("written") / "out"))
+    write_tables(out)
+    return out
 
 
 @pytest.fixture(scope="module")
-def lines(compared: Path) -> Lines:
-    write_tables(compared)
-    return list(csv.DictReader((compared / "table.csv").read_text().splitlines()))
+def text(written: Path) -> str:
+    return (written / "table.md").read_text()
+
+
+@pytest.fixture(scope="module")
+def lines(written: Path) -> Lines:
+    return list(csv.DictReader((written / "table.csv").read_text().splitlines()))
 
 
 def shown(x: float, digits: int = 3) -> str:
@@ -80,7 +86,9 @@ def budgets(lines: Lines) -> set[str]:
     }
     arms = {arm for arm, _ in runs}
     told = set()
+    ps = []
     for by in cost.values():
+        last: dict[str, list[float]] = {}
         least = min(max(map(by, of)) for of in runs.values())
         told |= {f"{least:,}", f"{least / 1e6:,.4g}"}
         for arm in arms:
@@ -89,7 +97,14 @@ def budgets(lines: Lines) -> set[str]:
                 for (name, _), of in scored.items()
                 if name == arm
             ]
-            told |= spread(values[-1] for values in within if values)
+            last[arm] = [values[-1] for values in within if values]
+            told |= spread(last[arm])
+        for arm in arms - {REFERENCE}:
+            if len(last[arm]) == len(last[REFERENCE]) == SEEDS:
+                pairs = list(zip(last[REFERENCE], last[arm], strict=True))
+                told |= spread(x - y for x, y in pairs)
+                ps.append(p_of([x - y for x, y in pairs]))
+    told |= {f"{min(1.0, k * p):.3g}" for p in ps for k in range(1, len(ps) + 1)}  # Holm's.
     for arm in arms:
         firsts = [
             next((x for x in of if x["state"] == "full" and float(x["value"]) <= 5.0), None)

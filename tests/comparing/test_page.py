@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from flexlora.comparing.findings import Findings
 from flexlora.comparing.page import write_comparison
-from flexlora.comparing.written import write_tables
+from flexlora.comparing.sentences import primary
 from flexlora.errors import RunError
 from report.pages import figures, words
 
@@ -16,7 +17,7 @@ from report.pages import figures, words
 def test_the_page_begins_with_the_comparison(compared: Path, tmp_path: Path) -> None:
     page = write_comparison(compared, tmp_path / "page.html")
     text = words(page)
-    (sentence, *_) = write_tables(compared).told
+    sentence = primary(Findings.of(compared))
     assert text.index("Comparison flexlora against fedit") < text.rindex("Outcome")
     assert sentence in text
     assert "All sections below show one run of each arm: seed 0." in text

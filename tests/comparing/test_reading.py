@@ -144,6 +144,7 @@ def test_without_pyarrow_the_others_are_written_and_it_is_said(
     compared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = Path(shutil.copytree(compared, tmp_path / "out"))
+    assert [path.name for path in write_tables(out).files][2:] == ["table.parquet"]
     monkeypatch.setattr("flexlora.extras.find_spec", lambda _: None)
     written = write_tables(out)
     assert [path.name for path in written.files] == ["table.csv", "table.md"]

@@ -6,8 +6,10 @@ import math
 
 import pytest
 
-from comparing.made_up import rounds, row, tidy
+from comparing.made_up import findings, rounds, row, tidy
+from flexlora.comparing.budgets import views
 from flexlora.comparing.views import Cost, Curve, Point, budget, costs, curves, under
+from flexlora.report.blocks import Table
 
 # `dear` pays thrice for a round what `cheap` pays; `cheap` is scored every second round.
 ROWS = [
@@ -21,26 +23,48 @@ FEDERATED = frozenset({"dear", "cheap"})
 def test_under_a_budget_the_last_scored_round_that_it_pays_for_counts() -> None:
     found = curves(tidy(ROWS), "loss")
     assert budget(found, "rounds", FEDERATED) == 4
-    assert under(found, "rounds", 4, FEDERATED) == {"dear": [2.0], "cheap": [3.5, 3.7]}
+    assert under(found, "rounds", 4) == {"dear": {0: 2.0}, "cheap": {0: 3.5, 1: 3.7}}
     assert budget(found, "bytes", FEDERATED) == 1800
-    assert under(found, "bytes", 1800, FEDERATED) == {"dear": [4.0], "cheap": [2.5, 2.4]}
-    assert under(found, "bytes", 1799, FEDERATED) == {"dear": [5.0], "cheap": [3.5, 3.7]}
+    assert under(found, "bytes", 1800) == {"dear": {0: 4.0}, "cheap": {0: 2.5, 1: 2.4}}
+    assert under(found, "bytes", 1799) == {"dear": {0: 5.0}, "cheap": {0: 3.5, 1: 3.7}}
     assert budget(found, "tokens", FEDERATED) == 180
-    assert under(found, "tokens", 180, FEDERATED) == {"dear": [3.0], "cheap": [2.5, 2.4]}
+    assert under(found, "tokens", 180) == {"dear": {0: 3.0}, "cheap": {0: 2.5, 1: 2.4}}
 
 
 def test_a_budget_that_pays_no_scored_round_gives_nothing() -> None:
     found = curves(tidy(ROWS), "loss")
-    assert under(found, "bytes", 599, FEDERATED) == {"dear": [], "cheap": []}
+    assert under(found, "bytes", 599) == {"dear": {}, "cheap": {}}
 
 
-def test_who_needs_no_network_sets_no_budget_of_bytes_and_has_nothing_under_one() -> None:
-    local = rounds("local", 0, {2: 1.0}, bytes_up=0, bytes_down=0)
-    found = curves(tidy([*ROWS, *local]), "loss")
-    assert budget(found, "bytes", FEDERATED) == 1800
-    assert "local" not in under(found, "bytes", 1800, FEDERATED)
-    assert budget(found, "rounds", FEDERATED) == 2
-    assert under(found, "rounds", 2, FEDERATED)["local"] == [1.0]
+def test_controls_stand_under_the_budgets_and_set_none() -> None:
+    """`lowest` is a control; `alone` needs no network, so that bytes say nothing of it."""
+    alone = rounds("alone", 0, {2: 1.0}, bytes_up=0, bytes_down=0)
+    lowest = rounds("lowest", 0, {1: 9.0, 2: 8.0}, bytes_up=1, bytes_down=2)
+    rows = [*ROWS, *rounds("dear", 1, {4: 2.2}), *alone, *lowest]
+    of = tidy(rows, federated=FEDERATED | {"lowest"})
+    made = findings(rows, controls=["alone", "lowest"], of=of, seeds=[0, 1])
+    values, differences = (block for block in views(made) if isinstance(block, Table))
+    assert values.columns == ("arm", "seeds", "at 4 rounds", "at 0.0012 MB", "at 120 tokens")
+    assert [[cell.text for cell in line] for line in values.rows] == [
+        ["dear", "2", "2.100 ± 1.271", "3.600 ± 17.789", "3.100 ± 11.436"],
+        ["cheap", "2", "3.600 ± 1.271", "3.600 ± 1.271", "3.600 ± 1.271"],
+        ["alone", "1", "1.000", "–", "1.000"],
+        ["lowest", "1", "8.000", "8.000", "8.000"],
+    ]
+    assert [[cell.text for cell in line] for line in differences.rows][:2] == [
+        ["cheap", "−1.500 ± 0.000", "±0.000 ± 19.059", "−0.500 ± 12.706"],
+        ["alone", "+1.000", "–", "+3.000"],
+    ]
+
+
+def test_under_budgets_all_p_of_the_table_are_corrected_together() -> None:
+    rows = [row for seed in range(4) for row in rounds("a", seed, {1: 1.0 + seed})]
+    rows += [row for seed in range(4) for row in rounds("b", seed, {1: 2.0 + seed})]
+    made = findings(rows, primary=["a", "b"], seeds=[0, 1, 2, 3], level=0.2)
+    *_, differences = views(made)
+    assert isinstance(differences, Table)
+    wanted = "−1.000 ± 0.000 (p = 0.375)"  # Thrice 2/16.
+    assert [cell.text for cell in differences.rows[0]] == ["b", wanted, wanted, wanted]
 
 
 def test_rounds_that_were_played_but_not_scored_cost_too() -> None:

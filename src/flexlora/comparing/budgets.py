@@ -4,14 +4,17 @@ training itself looked like."""
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from flexlora.comparing.findings import Findings
-from flexlora.comparing.sentences import PART_WORDS, spread
+from flexlora.comparing.sentences import PART_WORDS, p_text, spread, spread_of
+from flexlora.comparing.statistics import holm, interval, paired, permutation_test
 from flexlora.comparing.table import ENERGIES, TRAINING
 from flexlora.comparing.views import VIEWS, By, Curves, budget, costs, curves, under
 from flexlora.formats.words import count
-from flexlora.report.blocks import Block, Mark, Note, Table
+from flexlora.report.blocks import Block, Mark, Note, Table, signed
+
+Values = Mapping[str, Mapping[int, float]]  # Arm → seed → value.
 
 _DIAGNOSTICS = {
     "train_loss": "training loss",
@@ -22,35 +25,74 @@ _DIAGNOSTICS = {
 
 
 def views(findings: Findings) -> Iterator[Block]:
-    """Equal rounds, bytes and tokens, and the cost of the target where the config has one."""
-    measure, federated = findings.measure, findings.tidy.federated
-    found = curves(findings.tidy, measure.name)
-    if not found:
+    """Equal rounds, bytes and tokens, and the cost of the target where the config has one.
+
+    Budgets are set by what is asked about: controls are shown under them, and set none. Who trains
+    in one place, or alone, needs no network and stands under no budget of bytes.
+    """
+    measure, found = findings.measure, curves(findings.tidy, findings.measure.name)
+    setting = set(found) - findings.controls
+    if not setting:
         yield Note(
             f"No round was validated by {measure.label}, so arms are not compared under equal "
             "budgets; set evaluation.metric to it."
         )
         return
-    columns, titles = [], []
+    columns: dict[str, Values] = {}
     for view in VIEWS:
-        least = budget(found, view, federated)
-        if least is None:
-            continue
-        values = under(found, view, least, federated)
-        columns.append({arm: spread(values.get(arm, ()), measure.digits) for arm in findings.arms})
-        titles.append(f"at {amount(view, least)}")
+        there = findings.tidy.federated if view == "bytes" else set(found)
+        least = budget(found, view, setting & there)
+        if least is not None:
+            title = f"at {amount(view, least)}"
+            values = under(found, view, least)
+            columns[title] = {arm: values.get(arm, {}) for arm in findings.arms if arm in there}
     rows = [
-        [arm, len(found.get(arm, {})), *(column[arm] for column in columns)]
+        [
+            arm,
+            len(found.get(arm, {})),
+            *(spread(values.get(arm, {}).values(), measure.digits) for values in columns.values()),
+        ]
         for arm in findings.arms
     ]
     yield Table.of(
         f"{measure.heading} under equal budgets, {PART_WORDS['validation']}: at the last scored "
-        "round that the smallest total of all cells pays for",
-        ["arm", "seeds", *titles],
+        "round that the smallest total of all cells pays for, those of controls aside",
+        ["arm", "seeds", *columns],
         rows,
     )
+    yield _differences(findings, columns)
     if findings.settings.target is not None:
         yield _target(findings, found, findings.settings.target)
+
+
+def _differences(findings: Findings, columns: Mapping[str, Values]) -> Table:
+    """The reference less each arm under each budget; all p of the table corrected together."""
+    reference, digits = findings.reference, findings.measure.digits
+    made = {
+        (arm, title): paired(values.get(reference, {}), values.get(arm, {}))
+        for arm in findings.arms
+        if arm != reference
+        for title, values in columns.items()
+    }
+    tested = {key: p for key, values in made.items() if (p := permutation_test(values))}
+    corrected = dict(zip(tested, holm([p.value for p in tested.values()]), strict=True))
+    asked = bool(findings.settings.primary)
+    rows = []
+    for arm in findings.arms:
+        if arm == reference:
+            continue
+        cells = []
+        for title in columns:
+            difference = interval(made[arm, title])
+            mark = None if difference is None else spread_of(difference, digits, signed)
+            if mark is not None and asked:
+                mark = Mark(mark.value, f"{mark.text} (p = {p_text(corrected[arm, title])})")
+            cells.append(mark)
+        rows.append([arm, *cells])
+    caption = f"{reference} less the arm under these budgets, paired by seed"
+    if asked:
+        caption += "; p: paired permutation test, corrected after Holm over this table"
+    return Table.of(caption, ["arm", *columns], rows)
 
 
 def diagnostics(findings: Findings) -> Iterator[Table]:

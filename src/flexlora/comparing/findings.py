@@ -33,11 +33,13 @@ class Pair:
 
 @dataclass(frozen=True)
 class Findings:
-    """name: of the comparison; arms: all of its config, in order, those without a cell too."""
+    """name: of the comparison; arms: all of its config, in order, those without a cell too;
+    controls: those that bound the others and are not what is asked about."""
 
     name: str
     settings: CompareConfig
     arms: tuple[str, ...]
+    controls: frozenset[str]
     tidy: Tidy
 
     @staticmethod
@@ -48,8 +50,9 @@ class Findings:
         """
         comparison = read_comparison(out)
         arms = tuple(arm.name for arm in comparison.arms)
+        controls = frozenset(arm.name for arm in comparison.arms if arm.control is not None)
         name = out.resolve().name
-        return Findings(name, comparison.settings, arms, tidy(finished(out)))
+        return Findings(name, comparison.settings, arms, controls, tidy(finished(out)))
 
     @cached_property
     def measure(self) -> Measure:
@@ -128,7 +131,7 @@ class Findings:
 
 def score(cell: Cell, settings: CompareConfig) -> float | None:
     """What is compared, of one cell; None where it has no finite value of it."""
-    found = Findings("", settings, (cell.arm,), tidy([cell]))
+    found = Findings("", settings, (cell.arm,), frozenset(), tidy([cell]))
     return found.values(settings.part, settings.state).get(cell.arm, {}).get(cell.seed)
 
 

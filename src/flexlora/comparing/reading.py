@@ -116,13 +116,13 @@ def _validated(of: Row, record: RoundRecord) -> Iterator[Row]:
 
 
 def _of_spectrum(of: Row, spectrum: Spectrum) -> Iterator[Row]:
-    """Medians over layers: effective rank, and the share of ‖ΔW‖² in the largest k directions."""
+    """Medians over the layers that learned anything: effective rank, and the share of ‖ΔW‖² in
+    the largest k directions."""
     of = replace(of, part=TRAINING, state=FULL)
-    layers = list(spectrum.layers.values())
-    if layers:
-        rank = median(layer.effective_rank for layer in layers)
+    held = [layer for layer in spectrum.layers.values() if layer.norm > 0]
+    if held:
+        rank = median(layer.effective_rank for layer in held)
         yield replace(of, metric="effective_rank", value=rank)
-    held = [layer for layer in layers if layer.norm > 0]
     for k in ENERGIES:
         if held and k <= max(len(layer.values) for layer in held):
             shares = [sum(x * x for x in layer.values[:k]) / layer.norm**2 for layer in held]

@@ -55,7 +55,7 @@ def standing(findings: Findings) -> list[str]:
         told.append(
             f"Not finished: of {count(wanted, 'seed')}, some arms have fewer: {', '.join(short)}. "
             "Each mean is over the seeds that its arm has, each difference over those that both "
-            "arms have."
+            f"arms have{', and no p is to be read yet' if findings.settings.primary else ''}."
         )
     if findings.broken:
         what = f"{findings.measure.label} on {PART_WORDS[findings.settings.part]}"

@@ -12,6 +12,7 @@ from flexlora.runs.results import BASE, FULL, START
 VALIDATION, TRAINING = "validation", "training"
 OWN_RANK = "own rank"  # A state: of every client that of its own rank, as clients score it.
 TUNED = "own rank, tuned"
+KEPT = "own"  # Ranks of a full state of which every client keeps its own part.
 ENERGIES = (1, 2, 4, 8, 16, 32)  # Singular values whose share of ‖ΔW‖² is told.
 
 
@@ -72,11 +73,14 @@ class Tidy:
     ) -> dict[str, dict[int, float]]:
         """Arm → seed → value, of those that are finite.
 
-        The base model is the same in any state. Where every client is handed the full state, or
-        keeps its own part of it, that stands for each type; validation examples have one state.
+        The base model is the same in any state. Where every client is handed the full state, that
+        stands for each type; where each keeps its own, it stands for its own type's examples
+        alone. Validation examples have one state.
         """
         found: dict[str, dict[int, float]] = {}
         for row in self._outcomes.get((part, metric, clients, category), ()):
+            if row.ranks == KEPT and state not in (FULL, clients):
+                continue
             handed = FULL if row.arm in self._alike and state != BASE else state
             alike = part == VALIDATION or handed == row.state or row.arm in self._bare
             if alike and math.isfinite(row.value):

@@ -5,7 +5,7 @@ value is reached. On validation examples, which are scored as training goes.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -82,29 +82,27 @@ def curves(tidy: Tidy, metric: str) -> dict[str, dict[int, Curve]]:
     return found
 
 
-def budget(curves: Curves, view: By, federated: frozenset[str]) -> int | None:
-    """The smallest total of all cells, so that each can have spent it; None without any.
-
-    Of bytes, that of federations alone: who trains in one place, or alone, needs no network.
-    """
+def budget(curves: Curves, view: By, setting: Collection[str]) -> int | None:
+    """The smallest total of all cells of the arms that set it, so that each of these can have
+    spent it; None without any."""
     totals = [
         curve.total.by(view)
         for arm, seeds in curves.items()
-        if view != "bytes" or arm in federated
+        if arm in setting
         for curve in seeds.values()
     ]
     return min(totals, default=None)
 
 
-def under(
-    curves: Curves, view: By, budget: int, federated: frozenset[str]
-) -> dict[str, list[float]]:
-    """Arm → what its cells came to under this budget, seed by seed; an arm that needs no network
-    has nothing under a budget of bytes."""
+def under(curves: Curves, view: By, budget: int) -> dict[str, dict[int, float]]:
+    """Arm → seed → what the cell came to under this budget, where it pays for a scored round."""
     return {
-        arm: [x for curve in seeds.values() if (x := curve.within(view, budget)) is not None]
+        arm: {
+            seed: value
+            for seed, curve in seeds.items()
+            if (value := curve.within(view, budget)) is not None
+        }
         for arm, seeds in curves.items()
-        if view != "bytes" or arm in federated
     }
 
 

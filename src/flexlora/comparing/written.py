@@ -45,6 +45,7 @@ def write_tables(out: Path) -> Written:
         write_parquet(findings.tidy.rows, out / PARQUET)
         files.append(out / PARQUET)
     except ConfigError as error:
+        (out / PARQUET).unlink(missing_ok=True)  # One of before would not hold the same.
         told.append(f"{error}; {CSV} holds the same.")
     return Written(findings, tuple(files), tuple(told))
 

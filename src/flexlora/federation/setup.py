@@ -33,8 +33,9 @@ class Setup:
     ground: the model and the clients' examples, shared by setups that differ in other tables;
     examples: as they are trained on, all in one place where the run is centralised; roster: who
     trains at which rank; afforded: client type → its own ranks, whatever the level that it trains
-    at, at which it is handed what was learned; settings: how they train and are scored; threads:
-    CPU threads that this process computes with.
+    at, at which it is handed what was learned; owners: client that holds examples → its type, also
+    where all train in one place; settings: how they train and are scored; threads: CPU threads that
+    this process computes with.
     """
 
     config: Config
@@ -42,6 +43,7 @@ class Setup:
     examples: Examples
     roster: Roster
     afforded: Mapping[str, Mapping[str, int]]
+    owners: Mapping[str, str]
     settings: Settings
     threads: int
 
@@ -139,12 +141,13 @@ def prepare(
         said=examples.types,
         before=types,
     )
-    afforded, roster = roster.ranks, roster.at_level(config.clients.level, ground.model.layers)
+    afforded, owners = roster.ranks, roster.types
+    roster = roster.at_level(config.clients.level, ground.model.layers)
     if centralised:
         schedule = pooled_schedule(settings.schedule, examples.train)
         examples, settings = pooled_examples(examples), replace(settings, schedule=schedule)
         roster = pooled_roster(roster, ground.model)
-    return Setup(config, ground, examples, roster, afforded, settings, threads)
+    return Setup(config, ground, examples, roster, afforded, owners, settings, threads)
 
 
 def _require_enough(config: Config, examples: Examples) -> None:
