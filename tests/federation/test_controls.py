@@ -192,6 +192,8 @@ def test_in_one_place_the_run_scores_what_each_type_would_be_handed(
 ) -> None:
     result = run(CENTRAL, tmp_path / "run", setup=federated)
     assert [row.state for row in result.rows] == ["base", "full", "high", "low"]
+    described = Run.open(result.folder).data  # Its scores compare with those of other arms.
+    assert described["encoding_fingerprint"] == federated.describe()["encoding_fingerprint"]
     types = federated.roster.types
     for row in result.rows:  # The examples stay their owners', wherever they are trained on.
         assert row.own is not None

@@ -18,14 +18,11 @@ _AXES: Mapping[By, str] = {"rounds": "round", "bytes": "MB sent"}
 def figures(findings: Findings) -> Iterator[Figure]:
     """A line an arm: means over its seeds, of the rounds that all of them scored."""
     measure, found = findings.measure, curves(findings.tidy, findings.measure.name)
+    series = [arm for arm in findings.arms if arm in found]  # One colour each, in all figures.
     for view, axis in _AXES.items():
         rows, cells = [], []
-        series = [
-            arm
-            for arm in findings.arms
-            if arm in found and (view != "bytes" or arm in findings.tidy.federated)
-        ]
-        for arm in series:
+        shown = findings.tidy.federated if view == "bytes" else set(found)
+        for arm in (arm for arm in series if arm in shown):
             for x, y in thinned(_means(found[arm], view)):
                 rows.append({"x": x, "y": y, "series": arm, "run": arm})
                 cells.append([arm, x, y])

@@ -85,11 +85,15 @@ class Setup:
         )
 
     def describe(self) -> dict[str, Any]:
-        """What was read, for data.json; without the weights' fingerprint where none were loaded."""
+        """What was read, for data.json; without the weights' fingerprint where none were loaded.
+
+        The encoding is that of the clients' own examples, also where all train in one place.
+        """
         weights = {} if self.ground.outline else {"model_fingerprint": self.ground.fingerprint}
         partition = self.census.to_json()
         return {
             **self.examples.describe(),
+            "encoding_fingerprint": self.ground.examples.encoding_fingerprint(),
             **weights,
             "partition": partition,
             "notes": list(self.notes),
