@@ -6,16 +6,20 @@ import csv
 import json
 import math
 import shutil
+import statistics
 from pathlib import Path
 
 import pyarrow.parquet
 import pytest
 
+from comparing.comparisons import comparison
 from flexlora.comparing.cells import finished
-from flexlora.comparing.reading import tidy
+from flexlora.comparing.folder import begin
+from flexlora.comparing.reading import _beyond, tidy
 from flexlora.comparing.table import COLUMNS, Row, Tidy
 from flexlora.comparing.written import csv_text, write_parquet, write_tables
 from flexlora.runs.run_directory import Run
+from flexlora.runs.spectra import Layer
 
 
 @pytest.fixture(scope="module")
@@ -100,6 +104,12 @@ def test_the_training_is_described_by_round(compared: Path, table: Tidy) -> None
     assert shares == sorted(shares)
     assert shares[-1] == pytest.approx(1.0, abs=1e-4)  # Rank 4 is all that this rule keeps.
     assert 1.0 <= only(table, **at, metric="effective_rank").value <= 4.0
+    layers = next(x for x in run.read_spectra() if x["round"] == 2)["layers"].values()
+    beyond = [math.hypot(*x["values"][2:]) / x["norm"] for x in layers]
+    lost = only(table, **at, metric="truncation", state="low")
+    assert lost.value == pytest.approx(statistics.median(beyond))
+    assert lost.ranks == "2"
+    assert only(table, **at, metric="truncation", state="high").value == 0.0
 
 
 def test_the_base_model_is_an_arm_without_training(table: Tidy) -> None:
@@ -163,3 +173,24 @@ def test_a_damaged_cell_is_named(compared: Path, tmp_path: Path) -> None:
     path.write_text(path.read_text().replace('"loss"', '"lost"', 1))
     with pytest.raises(RunError, match=r"fedit/1/results\.json is missing or damaged"):
         write_tables(out)
+
+
+def test_what_a_rank_cannot_hold_is_told_of_spectra_that_are_longer_than_what_is_kept() -> None:
+    """Of rank 40, the first 32 singular values are kept: what is beyond them is in the norm."""
+    values = (2.0, *(1.0 for _ in range(31)))
+    longer = Layer(values, 30.0, 40, math.sqrt(4.0 + 39.0))
+    assert _beyond(longer, 1) == pytest.approx(math.sqrt(39.0))
+    assert _beyond(longer, 32) == pytest.approx(math.sqrt(8.0))
+    assert _beyond(Layer((3.0, 1.0), 1.5, 2, math.sqrt(10.0)), 1) == 1.0
+    assert _beyond(Layer((3.0, 1.0), 1.5, 2, math.sqrt(10.0)), 8) == 0.0
+
+
+def test_of_a_comparison_that_has_just_begun_there_are_tables_too(tmp_path: Path) -> None:
+    begin(comparison(primary=["flexlora", "fedit"], level=0.5), tmp_path / "out")
+    written = write_tables(tmp_path / "out")
+    assert written.told[0].endswith("not known yet, for no seed has a value of both.")
+    assert (tmp_path / "out" / "table.csv").read_text() == ",".join(COLUMNS) + "\n"
+    assert (
+        "No finished run has a round that was validated by loss"
+        in (tmp_path / "out" / "table.md").read_text()
+    )

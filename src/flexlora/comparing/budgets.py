@@ -10,6 +10,7 @@ from flexlora.comparing.findings import Findings
 from flexlora.comparing.sentences import PART_WORDS, p_text, spread, spread_of
 from flexlora.comparing.statistics import holm, interval, paired, permutation_test
 from flexlora.comparing.table import ENERGIES, TRAINING
+from flexlora.comparing.tables import type_title
 from flexlora.comparing.views import VIEWS, By, Curves, budget, costs, curves, under
 from flexlora.formats.words import count
 from flexlora.report.blocks import Block, Mark, Note, Table, signed
@@ -34,8 +35,8 @@ def views(findings: Findings) -> Iterator[Block]:
     setting = set(found) - findings.controls
     if not setting:
         yield Note(
-            f"No round was validated by {measure.label}, so arms are not compared under equal "
-            "budgets; set evaluation.metric to it."
+            f"No finished run has a round that was validated by {measure.label}, so arms are not "
+            "compared under equal budgets; evaluation.metric says by what rounds are validated."
         )
         return
     columns: dict[str, Values] = {}
@@ -100,23 +101,29 @@ def diagnostics(findings: Findings) -> Iterator[Table]:
     last: dict[tuple[str, str, int], tuple[int, float]] = {}
     for row in findings.tidy.rows:
         if row.part == TRAINING and math.isfinite(row.value):
-            key = (row.arm, row.metric, row.seed)
+            what = f"{row.metric} {row.state}" if row.state in findings.types else row.metric
+            key = (row.arm, what, row.seed)
             last[key] = max(last.get(key, (0, math.nan)), (row.round, row.value))
-    names = [name for name in _DIAGNOSTICS if any(name == metric for _, metric, _ in last)]
+    wanted = _DIAGNOSTICS | {
+        f"truncation {name}": f"lost at {type_title(findings, name)}" for name in findings.types
+    }
+    names = [name for name in wanted if any(name == what for _, what, _ in last)]
     rows = []
     for arm in findings.arms:
         cells = []
         for name in names:
-            values = [x for (of, metric, _), (_, x) in last.items() if (of, metric) == (arm, name)]
+            values = [x for (of, what, _), (_, x) in last.items() if (of, what) == (arm, name)]
             cells.append(spread(values, 3))
         if any(cells):
             rows.append([arm, *cells])
     if rows:
-        caption = (
-            "Training, last round: effective rank and energy (the share of ‖ΔW‖² in the largest "
-            "singular values) are medians over layers"
+        yield Table.of(
+            "Training, last round; medians over layers: effective rank, energy (the share of "
+            "‖ΔW‖² in the largest singular values), and what is lost of ‖ΔW‖ at a client type's "
+            "rank",
+            ["arm", *(wanted[name] for name in names)],
+            rows,
         )
-        yield Table.of(caption, ["arm", *(_DIAGNOSTICS[name] for name in names)], rows)
 
 
 def amount(view: By, spent: int) -> str:

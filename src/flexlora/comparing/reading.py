@@ -12,10 +12,10 @@ from flexlora.comparing.cells import Cell
 from flexlora.comparing.table import ENERGIES, OWN_RANK, TRAINING, TUNED, VALIDATION, Row, Tidy
 from flexlora.evaluation import MeanScore
 from flexlora.runs.records import RoundRecord
-from flexlora.runs.results import BASE, FULL
+from flexlora.runs.results import BASE, FULL, START
 from flexlora.runs.run_directory import Run
-from flexlora.runs.scored import read_scores
-from flexlora.runs.spectra import Spectrum, read_spectra
+from flexlora.runs.scored import FinalScores, read_scores
+from flexlora.runs.spectra import Layer, Spectrum, read_spectra
 
 
 def tidy(cells: Sequence[Cell]) -> Tidy:
@@ -55,6 +55,8 @@ def _rows(cell: Cell, run: Run) -> Iterator[Row]:
     for spectrum in () if bare else read_spectra(run):
         if spectrum.round in costs:
             yield from _of_spectrum(costs[spectrum.round], spectrum)
+            for name, ranks in ({} if scores is None else _typed(scores)).items():
+                yield from _truncated(costs[spectrum.round], spectrum, name, ranks)
     if scores is None:
         return
     scored = replace(whole, final=True, round=0 if bare else scores.scored_round)
@@ -119,7 +121,7 @@ def _of_spectrum(of: Row, spectrum: Spectrum) -> Iterator[Row]:
     """Medians over the layers that learned anything: effective rank, and the share of ‖ΔW‖² in
     the largest k directions."""
     of = replace(of, part=TRAINING, state=FULL)
-    held = [layer for layer in spectrum.layers.values() if layer.norm > 0]
+    held = _held(spectrum)
     if held:
         rank = median(layer.effective_rank for layer in held)
         yield replace(of, metric="effective_rank", value=rank)
@@ -127,6 +129,36 @@ def _of_spectrum(of: Row, spectrum: Spectrum) -> Iterator[Row]:
         if held and k <= max(len(layer.values) for layer in held):
             shares = [sum(x * x for x in layer.values[:k]) / layer.norm**2 for layer in held]
             yield replace(of, metric=f"energy_{k}", value=min(1.0, median(shares)))
+
+
+def _typed(scores: FinalScores) -> dict[str, str]:
+    """Client type → its rank, of those that have one rank in all layers."""
+    return {
+        state.state: state.ranks
+        for state in scores.states
+        if state.state not in (BASE, START, FULL) and state.ranks.isdecimal()
+    }
+
+
+def _truncated(of: Row, spectrum: Spectrum, name: str, ranks: str) -> Iterator[Row]:
+    """What a type's rank cannot hold of ΔW: ‖ΔW − its best truncation‖ / ‖ΔW‖, the median over the
+    layers that learned anything."""
+    rank = int(ranks)
+    shares = [_beyond(layer, rank) / layer.norm for layer in _held(spectrum)]
+    if shares:
+        of = replace(of, part=TRAINING, state=name, ranks=ranks)
+        yield replace(of, metric="truncation", value=median(shares))
+
+
+def _beyond(layer: Layer, rank: int) -> float:
+    """‖·‖_F of the singular values after the first so many; the smallest of many are not kept."""
+    if layer.rank <= len(layer.values):
+        return math.hypot(*layer.values[rank:])
+    return math.sqrt(max(0.0, layer.norm**2 - math.hypot(*layer.values[:rank]) ** 2))
+
+
+def _held(spectrum: Spectrum) -> list[Layer]:
+    return [layer for layer in spectrum.layers.values() if layer.norm > 0]
 
 
 def _values(of: Row, mean: MeanScore) -> Iterator[Row]:

@@ -23,10 +23,10 @@ class Row:
     learning_rate: of the run's config, 0 for the base model; round: after which the state stood;
     final: whether it is the run's outcome, scored once: its bytes and tokens are then those of the
     whole run, else those up to the round. part: whose examples ("own", "unseen", "validation"), or
-    "training" for what describes the training itself (train_loss, cut, effective_rank, energy_k);
-    state: "base", "start", "full", a client type, or "own rank"; clients: a type, where only its
-    clients' own examples count; value: NaN for a run that broke down; bytes: sent up and down, to
-    train and to evaluate; tokens: trained on.
+    "training" for what describes the training itself (train_loss, cut, effective_rank, energy_k,
+    truncation); state: "base", "start", "full", a client type, or "own rank"; clients: a type,
+    where only its clients' own examples count; value: NaN for a run that broke down; bytes: sent
+    up and down, to train and to evaluate; tokens: trained on.
     """
 
     arm: str
