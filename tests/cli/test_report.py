@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from commands import Flexlora, assert_one_sentence
+from comparing.comparisons import comparison, played
 from report.synthetic import synthetic_run
 from resealed import reseal
 
@@ -27,6 +28,17 @@ def test_a_page_elsewhere(flexlora: Flexlora, folder: Path, tmp_path: Path) -> N
     assert flexlora("report", folder, "--out", tmp_path / "new" / "p.html").code == 0
     assert (tmp_path / "new" / "p.html").is_file()
     assert not (folder / "report.html").exists()
+
+
+def test_a_comparison_has_a_page_of_its_own(flexlora: Flexlora, tmp_path: Path) -> None:
+    out = tmp_path / "ours"
+    played(comparison(rules=["fedit"], seeds=[0]), out)
+    done = flexlora("report", out)
+    assert done.code == 0, done
+    assert f"report written to {out / 'report.html'}" in done.out
+    assert "No primary comparison was fixed" in (out / "report.html").read_text()
+    cell = out / "cells" / "fedit" / "0"
+    assert_one_sentence(flexlora("report", out, cell), "is a comparison", "give it alone")
 
 
 def test_no_run(flexlora: Flexlora, tmp_path: Path) -> None:

@@ -112,6 +112,7 @@ def test_alone_everybody_is_scored_with_what_it_keeps_itself(local: Path, federa
         setup.model.set_delta(_kept(local, client.id, setup, results["scored_round"]))
         alone = evaluate(setup.model, [EvalClient(client.id, client.examples)], _settings(setup))
         assert scores[client.id] == pytest.approx(alone.clients[0]["loss"], rel=1e-5)
+    assert set(full["own"]["types"]) == {setup.roster.types[x.id] for x in setup.examples.own}
     before = {row["client"]: row["loss"] for row in base["own"]["clients"]}
     assert any(abs(scores[name] - before[name]) > 1e-3 for name in scores)
 
@@ -191,6 +192,12 @@ def test_in_one_place_the_run_scores_what_each_type_would_be_handed(
 ) -> None:
     result = run(CENTRAL, tmp_path / "run", setup=federated)
     assert [row.state for row in result.rows] == ["base", "full", "high", "low"]
+    described = Run.open(result.folder).data  # Its scores compare with those of other arms.
+    assert described["encoding_fingerprint"] == federated.describe()["encoding_fingerprint"]
+    types = federated.roster.types
+    for row in result.rows:  # The examples stay their owners', wherever they are trained on.
+        assert row.own is not None
+        assert set(row.own_by_type()) == {types[x.client] for x in row.own.clients}
     (record, *_) = Run.open(result.folder).records()
     assert record.clients == (EVERYBODY,)
     assert load_adapter(result.folder, type=EVERYBODY).ranks == federated.spec.highest

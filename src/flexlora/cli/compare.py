@@ -37,7 +37,11 @@ def compare(
         typer.Option("--dry-run", help="Check every arm with the data, count the runs, play none."),
     ] = False,
     show: Annotated[
-        bool, typer.Option("--show", help="Print what is finished by now, and play nothing.")
+        bool,
+        typer.Option(
+            "--show",
+            help="Print what is finished by now, write the tables of it, and play nothing.",
+        ),
     ] = False,
     helps: Annotated[
         float | None,
@@ -113,13 +117,16 @@ def _help(comparison: Comparison, out: Path, since: float) -> None:
 
 def _show(out: Path) -> None:
     from flexlora.comparing.failures import Failures
-    from flexlora.comparing.summary import summary
+    from flexlora.comparing.sentences import arm_lines
+    from flexlora.comparing.written import write_tables
 
-    for line in summary(out):
+    written = write_tables(out)
+    for line in (*arm_lines(written.findings), *written.told):
         say(line)
     for run, failure in Failures(out).all().items():
         if not failure.broke_down(run):
             say(f"failed: {run}: {failure.reason}")
+    say(f"tables: {', '.join(path.name for path in written.files)}")
     say(f"comparison: {out}")
 
 

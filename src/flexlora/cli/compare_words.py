@@ -10,9 +10,9 @@ from flexlora.cli.ends import ends
 from flexlora.cli.standing_words import clock
 from flexlora.comparing.cells import Cell
 from flexlora.comparing.comparison import Comparison
+from flexlora.comparing.findings import score
 from flexlora.comparing.plan import Job
 from flexlora.comparing.play import last_score
-from flexlora.comparing.summary import score
 from flexlora.formats.words import count
 from flexlora.runs.events import Event, RoundEnded
 

@@ -38,7 +38,7 @@ def kept_row(setup: Setup, rule: Rule, state: State, kept: Kept) -> Row:
     settings, own = setup.settings.final, setup.examples.own
     unseen = evaluate(setup.model, setup.examples.unseen, settings)
     scores = scores_kept(setup, rule, state, kept, own, settings) if own else None
-    return Row(FULL, "own", unseen, scores)
+    return Row(FULL, "own", unseen, scores, setup.owners)
 
 
 def scores_kept(

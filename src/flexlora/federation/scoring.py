@@ -53,7 +53,7 @@ def final_rows(
     of what each client type is handed. observer: told of each before it is scored; kept: what
     clients remember, where all that was learned is with them.
     """
-    types = setup.roster.types
+    types = setup.owners
     observer.told(Scoring(BASE))
     rows = [Row(BASE, "", *score_base(setup), types)]
     if start is not None:

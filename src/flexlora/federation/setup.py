@@ -33,8 +33,9 @@ class Setup:
     ground: the model and the clients' examples, shared by setups that differ in other tables;
     examples: as they are trained on, all in one place where the run is centralised; roster: who
     trains at which rank; afforded: client type → its own ranks, whatever the level that it trains
-    at, at which it is handed what was learned; settings: how they train and are scored; threads:
-    CPU threads that this process computes with.
+    at, at which it is handed what was learned; owners: client that holds examples → its type, also
+    where all train in one place; settings: how they train and are scored; threads: CPU threads that
+    this process computes with.
     """
 
     config: Config
@@ -42,6 +43,7 @@ class Setup:
     examples: Examples
     roster: Roster
     afforded: Mapping[str, Mapping[str, int]]
+    owners: Mapping[str, str]
     settings: Settings
     threads: int
 
@@ -83,11 +85,15 @@ class Setup:
         )
 
     def describe(self) -> dict[str, Any]:
-        """What was read, for data.json; without the weights' fingerprint where none were loaded."""
+        """What was read, for data.json; without the weights' fingerprint where none were loaded.
+
+        The encoding is that of the clients' own examples, also where all train in one place.
+        """
         weights = {} if self.ground.outline else {"model_fingerprint": self.ground.fingerprint}
         partition = self.census.to_json()
         return {
             **self.examples.describe(),
+            "encoding_fingerprint": self.ground.examples.encoding_fingerprint(),
             **weights,
             "partition": partition,
             "notes": list(self.notes),
@@ -139,12 +145,13 @@ def prepare(
         said=examples.types,
         before=types,
     )
-    afforded, roster = roster.ranks, roster.at_level(config.clients.level, ground.model.layers)
+    afforded, owners = roster.ranks, roster.types
+    roster = roster.at_level(config.clients.level, ground.model.layers)
     if centralised:
         schedule = pooled_schedule(settings.schedule, examples.train)
         examples, settings = pooled_examples(examples), replace(settings, schedule=schedule)
         roster = pooled_roster(roster, ground.model)
-    return Setup(config, ground, examples, roster, afforded, settings, threads)
+    return Setup(config, ground, examples, roster, afforded, owners, settings, threads)
 
 
 def _require_enough(config: Config, examples: Examples) -> None:

@@ -45,12 +45,13 @@ _EXPOSED = "window.vegaEmbed = vegaEmbed;"
 _KINDS = {Figure: "figure", Table: "table", Note: "note", Tiles: "tiles", Heading: "heading"}
 
 
-def page(runs: Sequence[ReportRun]) -> str:
-    """The whole page. What comes from runs is escaped, in the HTML and inside the scripts.
+def page(runs: Sequence[ReportRun], first: Sequence[Section] = ()) -> str:
+    """The whole page; first: sections before those of the runs.
 
-    Characters that are not seen are made visible there (`_shown`, `_json`).
+    What comes from runs is escaped, in the HTML and inside the scripts. Characters that are not
+    seen are made visible there (`_shown`, `_json`).
     """
-    sections = [make(runs) for make in SECTIONS]
+    sections = [*first, *(make(runs) for make in SECTIONS)]
     environment = Environment(
         autoescape=True,
         undefined=StrictUndefined,

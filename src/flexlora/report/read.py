@@ -14,34 +14,37 @@ from typing import Any
 
 from flexlora.errors import RunError
 from flexlora.evaluation.aggregate import values_of
-from flexlora.formats.json_fields import counts, items, number, table, tables, text, whole
+from flexlora.formats.json_fields import counts, table, tables, text, whole
 from flexlora.report.runs import (
     SCOPES,
     ClientRow,
     Holder,
-    Layer,
     Partition,
     Prediction,
     ReportRun,
     Scored,
-    Spectrum,
     State,
 )
 from flexlora.runs.events import Failed
 from flexlora.runs.run_directory import Run
+from flexlora.runs.spectra import read_spectra
 
 Record = Mapping[str, Any]
 
 
-def read_runs(folders: Sequence[Path]) -> tuple[ReportRun, ...]:
-    """Read these run directories, in order. Raises RunError for no run and for damaged files."""
-    return _named([_read(Run.open(folder)) for folder in folders])
+def read_runs(folders: Sequence[Path], names: Sequence[str] | None = None) -> tuple[ReportRun, ...]:
+    """Read these run directories, in order. Raises RunError for no run and for damaged files.
+
+    names: of each, all different, its label and its arm's; by default made of folders' names.
+    """
+    runs = [_read(Run.open(folder)) for folder in folders]
+    if names is None:
+        return _named(runs)
+    return tuple(replace(run, label=name, arm=name) for run, name in zip(runs, names, strict=True))
 
 
 def _read(run: Run) -> ReportRun:
     config = tomllib.loads(run.config.to_toml())
-    with run.undamaged("spectra.jsonl"):
-        spectra = tuple(map(_spectrum, run.read_spectra()))
     with run.undamaged("results.json"):
         results = run.read_results()
         states = tuple(map(_state, tables(results, "rows"))) if results else ()
@@ -72,7 +75,7 @@ def _read(run: Run) -> ReportRun:
         higher=higher,
         rounds=tuple(run.committed()),
         failed=tuple(run.events(Failed)),
-        spectra=spectra,
+        spectra=read_spectra(run),
         states=states,
         scored_round=scored,
         partition=partition,
@@ -177,20 +180,6 @@ def _scored(record: Record) -> Scored:
 def _prediction(row: Record) -> Prediction:
     texts = {name: text(row, name) for name in ("client", "example", "text", "reference")}
     return Prediction(**texts, values=_values(row))
-
-
-def _spectrum(record: Record) -> Spectrum:
-    """Layers of a diverged round, whose numbers JSON cannot hold, are left out."""
-    layers = {}
-    for name in (found := table(record, "layers")):
-        layer = table(found, name)
-        values = tuple(number({"values": x}, "values") for x in items(layer, "values"))
-        of = Layer(
-            values, number(layer, "effective_rank"), whole(layer, "rank"), number(layer, "norm")
-        )
-        if not any(map(math.isnan, (*values, of.effective_rank, of.norm))):
-            layers[name] = of
-    return Spectrum(whole(record, "round"), layers)
 
 
 def _partition(record: Record) -> Partition:

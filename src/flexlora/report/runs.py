@@ -12,6 +12,7 @@ from flexlora.evaluation.metrics import METRICS
 from flexlora.runs.events import Failed
 from flexlora.runs.files import Record
 from flexlora.runs.records import RoundRecord
+from flexlora.runs.spectra import Spectrum
 
 SCOPES = ("unseen", "own")
 _FINGERPRINTS = ("fingerprint", "model_fingerprint", "encoding_fingerprint")
@@ -89,24 +90,6 @@ class State:
     name: str
     ranks: str
     scores: Mapping[str, Scored]
-
-
-@dataclass(frozen=True)
-class Layer:
-    """One layer's learned update: its largest singular values, descending."""
-
-    values: tuple[float, ...]
-    effective_rank: float
-    rank: int
-    norm: float
-
-
-@dataclass(frozen=True)
-class Spectrum:
-    """One line of spectra.jsonl."""
-
-    round: int
-    layers: Mapping[str, Layer]
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,8 @@ from typing import Any
 from flexlora.report import charts
 from flexlora.report.blocks import Block, Figure, Mark, Note, Section, Table, signed
 from flexlora.report.common import arms, by_round, legend, thinned
-from flexlora.report.runs import ReportRun, Spectrum
+from flexlora.report.runs import ReportRun
+from flexlora.runs.spectra import Spectrum
 
 
 def spectra(runs: Sequence[ReportRun]) -> Section:

@@ -9,17 +9,25 @@ from flexlora.errors import RunError
 from flexlora.extras import require_extras
 from flexlora.formats.atomic import atomic_write
 from flexlora.formats.home import expanded
+from flexlora.report.blocks import Section
 from flexlora.report.read import read_runs
 
 NAME = "report.html"
 
 
-def write_report(runs: Sequence[Path | str], out: Path | str | None = None) -> Path:
+def write_report(
+    runs: Sequence[Path | str],
+    out: Path | str | None = None,
+    *,
+    names: Sequence[str] | None = None,
+    first: Sequence[Section] = (),
+) -> Path:
     """Write one self-contained HTML page about these run directories and return where it lies.
 
     The page needs no network and forbids itself any. It has what the runs have: unfinished runs
     and runs without validation, spectra or partition get a sentence where numbers are missing.
     out: the file, written whole or not at all, an existing one replaced; default `default_place`.
+    names: as of `read_runs`; first: sections before the others.
     Raises ConfigError where the extra flexlora[report] is not installed; RunError for no runs, the
     same one twice, a folder that is no run, or one whose files are damaged.
     """
@@ -37,7 +45,7 @@ def write_report(runs: Sequence[Path | str], out: Path | str | None = None) -> P
     require_extras([("a report is asked for", "report")])
     from flexlora.report.page import page
 
-    atomic_write(target, page(read_runs(folders)))
+    atomic_write(target, page(read_runs(folders, names), first))
     return target
 
 

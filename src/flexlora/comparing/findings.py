@@ -1,0 +1,143 @@
+"""What a comparison came to: its tidy table, what is compared in it, and the differences."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from flexlora.comparing.cells import Cell, finished
+from flexlora.comparing.comparison import read_comparison
+from flexlora.comparing.reading import tidy
+from flexlora.comparing.settings import CompareConfig
+from flexlora.comparing.statistics import Interval, P, holm, interval, paired, permutation_test
+from flexlora.comparing.table import VALIDATION, Tidy
+from flexlora.report.runs import Measure
+from flexlora.runs.results import BASE, FULL, START
+
+
+@dataclass(frozen=True)
+class Pair:
+    """The reference less one arm, paired by seed: on the seeds that both have.
+
+    p: of the exact paired permutation test; corrected: the same after Holm, over all pairs but the
+    primary one, whose p stands as it is.
+    """
+
+    arm: str
+    difference: Interval | None
+    p: P | None = None
+    corrected: float | None = None
+
+
+@dataclass(frozen=True)
+class Findings:
+    """name: of the comparison; arms: all of its config, in order, those without a cell too;
+    controls: those that bound the others and are not what is asked about."""
+
+    name: str
+    settings: CompareConfig
+    arms: tuple[str, ...]
+    controls: frozenset[str]
+    tidy: Tidy
+
+    @staticmethod
+    def of(out: Path) -> Findings:
+        """Of what is finished in OUT by now. Raises RunError for no comparison, or damaged cells.
+
+        No weights are loaded.
+        """
+        comparison = read_comparison(out)
+        arms = tuple(arm.name for arm in comparison.arms)
+        controls = frozenset(arm.name for arm in comparison.arms if arm.control is not None)
+        name = out.resolve().name
+        return Findings(name, comparison.settings, arms, controls, tidy(finished(out)))
+
+    @cached_property
+    def measure(self) -> Measure:
+        """The metric that is compared. One in a file goes by the name that its runs noted."""
+        asked = self.settings.metric
+        return Measure.of(self.tidy.names.get(asked, asked.rpartition(":")[2]), self.tidy.higher)
+
+    @property
+    def reference(self) -> str:
+        """The arm that all others are held against: the first of the primary comparison."""
+        return (self.settings.primary or self.arms)[0]
+
+    @cached_property
+    def seeds(self) -> dict[str, set[int]]:
+        """Arm → its finished seeds."""
+        found: dict[str, set[int]] = {arm: set() for arm in self.arms}
+        for row in self.tidy.rows:
+            found[row.arm].add(row.seed)
+        return found
+
+    @cached_property
+    def broken(self) -> list[str]:
+        """Finished cells in which the compared number is none, in words."""
+        found = self.values(self.settings.part, self.settings.state)
+        return [
+            f"{arm}, seed {seed}"
+            for arm, seeds in self.seeds.items()
+            for seed in sorted(seeds - set(found.get(arm, {})))
+        ]
+
+    @property
+    def parts(self) -> list[str]:
+        """The parts that are shown, the compared one first."""
+        first = self.settings.part
+        return [first, *(part for part in ("own", "unseen") if part != first)]
+
+    @cached_property
+    def types(self) -> dict[str, str]:
+        """Client type → the ranks that it is handed, "" where arms differ in them."""
+        found: dict[str, set[str]] = {}
+        for row in self.tidy.rows:
+            if row.final and row.part != VALIDATION and row.state not in (BASE, START, FULL):
+                found.setdefault(row.state, set()).add(row.ranks)
+        return {name: ranks.pop() if len(ranks) == 1 else "" for name, ranks in found.items()}
+
+    def values(
+        self, part: str, state: str, *, clients: str = "", category: str = ""
+    ) -> dict[str, dict[int, float]]:
+        """Arm → seed → the compared metric. See `Tidy.finals`."""
+        metric = self.measure.name
+        return self.tidy.finals(part, state, metric, clients=clients, category=category)
+
+    def categories(self, part: str) -> list[str]:
+        found = (r.category for r in self.tidy.rows if r.part == part and r.category)
+        return sorted(set(found))
+
+    def pairs(self, part: str, state: str) -> dict[str, Pair]:
+        """Arm → the reference against it. Tested only where it is what the config fixed."""
+        found = self.values(part, state)
+        asked = self.settings
+        tested = bool(asked.primary) and (part, state) == (asked.part, asked.state)
+        made = {
+            arm: _pair(arm, found.get(self.reference, {}), found.get(arm, {}), tested=tested)
+            for arm in self.arms
+            if arm != self.reference
+        }
+        rest = {
+            arm: pair.p.value
+            for arm, pair in made.items()
+            if pair.p is not None and arm not in asked.primary
+        }
+        for arm, p in zip(rest, holm(list(rest.values())), strict=True):
+            made[arm] = Pair(arm, made[arm].difference, made[arm].p, p)
+        return made
+
+
+def score(cell: Cell, settings: CompareConfig) -> float | None:
+    """What is compared, of one cell; None where it has no finite value of it."""
+    found = Findings("", settings, (cell.arm,), frozenset(), tidy([cell]))
+    return found.values(settings.part, settings.state).get(cell.arm, {}).get(cell.seed)
+
+
+def _pair(
+    arm: str, reference: Mapping[int, float], values: Mapping[int, float], *, tested: bool
+) -> Pair:
+    differences = paired(reference, values)
+    p = permutation_test(differences) if tested else None
+    return Pair(arm, interval(differences), p)

@@ -1,0 +1,23 @@
+"""A comparison as blocks: the same for Markdown and for the report page."""
+
+from __future__ import annotations
+
+from flexlora.comparing.budgets import diagnostics, views
+from flexlora.comparing.findings import Findings
+from flexlora.comparing.sentences import primary, standing
+from flexlora.comparing.tables import categories, owners, scores
+from flexlora.report.blocks import Block, Note, Section
+
+
+def section(findings: Findings) -> Section:
+    """The primary sentence first, then what is missing, then the tables."""
+    blocks: list[Block] = [Note(primary(findings))]
+    blocks += [Note(text, warning=True) for text in standing(findings)]
+    for part in findings.parts:
+        blocks += scores(findings, part)
+    blocks += owners(findings)
+    blocks += views(findings)
+    for part in findings.parts:
+        blocks += categories(findings, part)
+    blocks += diagnostics(findings)
+    return Section("comparison", "Comparison", tuple(blocks))

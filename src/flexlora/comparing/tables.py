@@ -1,0 +1,102 @@
+"""The tables of a comparison: scores and differences, by owner, by category."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from flexlora.comparing.findings import Findings, Pair
+from flexlora.comparing.sentences import PART_WORDS, p_text, spread, spread_of
+from flexlora.report.blocks import Mark, Table, signed
+from flexlora.runs.results import FULL, STATE_WORDS
+
+
+def scores(findings: Findings, part: str) -> Iterator[Table]:
+    """Arms × (the full state, what each client type is handed), and the reference less each arm.
+
+    Nothing where the part has no scores.
+    """
+    asked, measure = findings.settings, findings.measure
+    states = [FULL, *findings.types] if part != "validation" else [FULL]
+    found = {state: findings.values(part, state) for state in states}
+    if not any(found.values()):
+        return
+    compared = asked.state if asked.state in found else FULL
+    pairs = findings.pairs(part, compared)
+    tested = any(pair.p is not None for pair in pairs.values())
+    rows = []
+    for arm in findings.arms:
+        cells = [spread(found[state].get(arm, {}).values(), measure.digits) for state in states]
+        n = len(found[compared].get(arm, {}))
+        row = [arm, _rate(findings, arm), n, *cells, _difference(pairs.get(arm), measure.digits)]
+        rows.append([*row, *([_p(pairs.get(arm))] if tested else [])])
+    titles = [STATE_WORDS[FULL], *(type_title(findings, name) for name in findings.types)]
+    columns = ["arm", "learning rate", "seeds", *titles[: len(states)]]
+    columns.append(f"{findings.reference} less the arm")
+    caption = f"{measure.heading} on {PART_WORDS[part]}: mean ± half of the 95 % t interval"
+    if compared != FULL:
+        caption += f"; seeds and differences are of {compared}"
+    if tested:
+        columns.append("p")
+        caption += "; p: paired permutation test, all but the primary corrected after Holm"
+    yield Table.of(caption, columns, rows)
+
+
+def owners(findings: Findings) -> Iterator[Table]:
+    """What clients of each type are handed, on their own examples.
+
+    Nothing where no run tells whose examples are whose.
+    """
+    digits = findings.measure.digits
+    handed = {name: findings.values("own", name, clients=name) for name in findings.types}
+    rows = [
+        [
+            arm,
+            *(spread(handed[name].get(arm, {}).values(), digits) for name in findings.types),
+        ]
+        for arm in findings.arms
+    ]
+    if any(handed.values()):
+        yield Table.of(
+            f"{findings.measure.heading} by owner: what clients of each type are handed, on "
+            "their own examples alone",
+            ["arm", *(type_title(findings, name) for name in findings.types)],
+            rows,
+        )
+
+
+def categories(findings: Findings, part: str) -> Iterator[Table]:
+    """A row a category, a column an arm: the compared state, means over seeds."""
+    names = findings.categories(part)
+    if len(names) < 2:
+        return
+    asked, digits = findings.settings, findings.measure.digits
+    rows = []
+    for name in names:
+        found = findings.values(part, asked.state, category=name)
+        rows.append([name, *(spread(found.get(arm, {}).values(), digits) for arm in findings.arms)])
+    caption = f"{findings.measure.heading} by category, {PART_WORDS[part]}"
+    yield Table.of(caption, ["category", *findings.arms], rows)
+
+
+def type_title(findings: Findings, name: str) -> str:
+    ranks = findings.types[name]
+    return f"{name} (rank {ranks})" if ranks else name
+
+
+def _rate(findings: Findings, arm: str) -> Mark | None:
+    rate = findings.tidy.rates.get(arm)
+    return None if rate is None else Mark(rate, f"{rate:g}")
+
+
+def _difference(pair: Pair | None, digits: int) -> Mark | None:
+    if pair is None or pair.difference is None:
+        return None
+    return spread_of(pair.difference, digits, signed)
+
+
+def _p(pair: Pair | None) -> Mark | None:
+    if pair is None or pair.p is None:
+        return None
+    if pair.corrected is None:
+        return Mark(pair.p.value, f"{p_text(pair.p.value)}, primary")
+    return Mark(pair.corrected, p_text(pair.corrected))
