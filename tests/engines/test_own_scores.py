@@ -34,7 +34,7 @@ def setup() -> Setup:
     third = sorted(made.examples.train)[2]
     held_out = {k: v for k, v in made.examples.held_out.items() if k != third}
     examples = replace(made.examples, held_out=held_out)
-    return replace(made, ground=replace(made.ground, examples=examples))
+    return replace(made, examples=examples)
 
 
 @dataclass(frozen=True)
