@@ -51,7 +51,8 @@ def test_more_budget_never_gives_less_of_any_layer() -> None:
 def test_the_state_is_the_increment_forms_whatever_the_budget() -> None:
     """Δ bounds what clients see; what they change is added to all that was learned."""
     cohort = {"ann": {"wide": 1, "small": 1}}
-    full, increment = make_rule("fedhera"), make_rule("flexlora-increment")
+    full = make_rule("fedhera")
+    increment = make_rule("flexlora-increment", {"directions": "top"})
     states = [rule.init(SPEC, generator()) for rule in (full, increment)]
     for seed in range(1, 4):
         states = [

@@ -31,7 +31,7 @@ EQUAL = dict.fromkeys(COHORT, 10)
 OPTIONS = [
     {"frozen_rank": 3},
     {"split": "balanced"},
-    *({"directions": how} for how in ("drawn", "half", "fresh")),
+    *({"directions": how} for how in ("top", "drawn", "fresh")),
 ]
 
 

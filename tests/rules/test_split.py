@@ -18,7 +18,8 @@ COHORT = {
 
 
 def played(name: str, split: str) -> tuple[Rule, State]:
-    rule = make_rule(name, {"split": split})
+    top = {} if name == "flexlora" else {"directions": "top"}
+    rule = make_rule(name, {"split": split, **top})
     spec = Spec.of(LAYERS, list(COHORT.values()))
     state = rule.init(spec, generator(1))
     return rule, Round(rule, state, COHORT, random_training(3)).combined()

@@ -31,9 +31,9 @@ class FedHera(Rule):
     Directions are taken in order of σ² per byte, over all layers, until `budget_mb` is spent. A
     client trains the first r_k of each layer, the rest of Δ is a frozen tail in its base.
     Source: FedHera, ICML 2026, from its released code, whose server holds ΔW as a dense matrix.
-    Ours is `flexlora-increment` with a budget: state in factored form, Δ for clients that were
-    away. Deviations: the budget is the federation's, not each client's, as Δ is one for all (what
-    clients train is always in it); the tail's weight λ is 1, as it is there by default.
+    Ours is `flexlora-increment` of `directions` "top" with a budget: state in factored form, Δ for
+    clients that were away. Deviations: the budget is the federation's, not each client's, as Δ is
+    one for all (what clients train is always in it); the tail's weight λ is 1, as there by default.
     """
 
     name = "fedhera"
