@@ -9,7 +9,8 @@ import pytest
 from flexlora.config.settings import rule_of
 from flexlora.errors import ConfigError
 from flexlora.federation import Setup, run, session
-from flexlora.rules import RULES
+from flexlora.federation.collector import require_collectable
+from flexlora.rules import RULES, make_rule
 from flexlora.runs.readout import load_state
 from flexlora.runs.run_directory import Run
 from reference import assert_all_close, learned, one_of_each
@@ -77,3 +78,10 @@ def test_so_is_a_screen_that_judges(
     config = small(screens={"norm_clip": {}})
     with pytest.raises(ConfigError, match=r"screen norm_clip judges .*; leave screens.norm_clip"):
         run(config, tmp_path / "r", setup=setup)
+
+
+def test_how_much_clients_agree_is_not_to_be_had_of_sums() -> None:
+    rule = make_rule("flexlora")
+    with pytest.raises(ConfigError, match=r"federation.agreement needs every client's change"):
+        require_collectable(rule, SumsOnly(rule), agreement=True)
+    require_collectable(rule, SumsOnly(rule))

@@ -21,6 +21,7 @@ from flexlora.rules import RULES, Rule, Summary
 from flexlora.rules.flexlora import FlexLoRA
 from flexlora.runs.events import Failed
 from flexlora.runs.readout import load_state
+from flexlora.runs.records import RoundRecord
 from flexlora.runs.run_directory import Run
 from flexlora.screens import SCREENS, Products, Screen, Verdict, make_screen
 from reference import assert_all_close, learned, product
@@ -196,6 +197,26 @@ def test_a_clipped_update_is_what_it_says_by_hand(tmp_path: Path) -> None:
         assert float((matrix - wanted[layer]).norm()) == pytest.approx(
             float(rest), rel=1e-3, abs=1e-5
         )
+
+
+def test_how_much_clients_agree_is_the_mean_cosine_of_what_they_changed(tmp_path: Path) -> None:
+    """Over all layers and pairs, by dense float64; the bits of the round stay."""
+    told, plain = (made(tmp_path / str(asked), "flexlora") for asked in (True, False))
+    told.schedule = replace(told.schedule, agreement=True)
+    (record,), (other,) = play(told), play(plain)
+    assert other.agreement is None
+    assert isinstance(told.transport, Poisoned)
+    changes = []
+    for job in told.transport.jobs:
+        sent = read(job.payload)
+        trained = moved(sent, job.seed, 10.0 if job.client == LOUD else 0.1)
+        changes.append(torch.cat([(product(trained[x]) - product(sent[x])).ravel() for x in sent]))
+    units = torch.stack([x / x.norm() for x in changes])
+    cosines = (units @ units.T)[~torch.eye(len(units), dtype=torch.bool)]
+    assert record.agreement == pytest.approx(float(cosines.mean()), abs=1e-5)
+    assert RoundRecord.from_json(record.to_json()) == record
+    for name, layer in told.state.layers.items():
+        assert all(torch.equal(x, plain.state.layers[name][key]) for key, x in layer.items())
 
 
 def test_a_verdict_falls_on_whom_it_is_of_in_whatever_order_a_rule_weighs(

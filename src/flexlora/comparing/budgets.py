@@ -20,6 +20,7 @@ Values = Mapping[str, Mapping[int, float]]  # Arm → seed → value.
 _DIAGNOSTICS = {
     "train_loss": "training loss",
     "cut": "cut off, ‖·‖_F",
+    "agreement": "cosine between clients",
     "effective_rank": "effective rank",
     **{f"energy_{k}": f"energy, first {k}" for k in ENERGIES},
 }

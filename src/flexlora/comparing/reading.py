@@ -102,6 +102,8 @@ def _of_round(of: Row, record: RoundRecord) -> Iterator[Row]:
     yield replace(training, metric="train_loss", value=record.train_loss)
     if record.cut is not None:
         yield replace(training, state=FULL, metric="cut", value=record.cut.error)
+    if record.agreement is not None:
+        yield replace(training, metric="agreement", value=record.agreement)
     yield from _validated(of, record)
 
 

@@ -20,7 +20,8 @@ class Schedule:
     that counts); `patience` validations without gain end the run (0: never). In the same rounds
     `evaluating_clients` clients score the global adapter at their own ranks (0: none) by these
     `metrics`, and with `score_trained` the clients that trained score what they trained. An update
-    of more than `norm_limit` times its round's median norm is left out.
+    of more than `norm_limit` times its round's median norm is left out. `agreement`: whether
+    rounds tell how much clients agree.
     """
 
     rounds: int
@@ -34,6 +35,7 @@ class Schedule:
     score_trained: bool = False
     metrics: tuple[str, ...] = ("loss",)
     norm_limit: float = NORM_LIMIT
+    agreement: bool = False
 
     def recipe_for(self, round: int) -> Recipe:
         """The recipe of this round, its learning rate decayed."""

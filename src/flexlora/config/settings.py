@@ -74,6 +74,7 @@ class Settings:
             score_trained=evaluation.on_clients == "tuned",
             metrics=tuple(m.name for m in resolve_metrics(validation.metrics)),
             norm_limit=federation.norm_limit,
+            agreement=federation.agreement,
         )
         return Settings(schedule, validation, final_settings(config))
 

@@ -78,6 +78,11 @@ class FederationConfig(Table):
     patience: Natural = Field(
         default=3, description="evaluations without gain that end it; 0: never"
     )
+    agreement: bool = Field(
+        default=False,
+        description="record the mean cosine between what clients changed, round by round; costs "
+        "inner products of all pairs",
+    )
     norm_limit: Annotated[float, Field(ge=1.0, le=1e30)] = Field(
         default=NORM_LIMIT,
         description="an update whose norm is more than so many times the median of its round is "

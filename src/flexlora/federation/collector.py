@@ -57,10 +57,17 @@ class Collector(Protocol):
         ...
 
 
-def require_collectable(rule: Rule, collector: Collector, screens: Sequence[Screen] = ()) -> None:
+def require_collectable(
+    rule: Rule, collector: Collector, screens: Sequence[Screen] = (), *, agreement: bool = False
+) -> None:
     """Raise ConfigError, before anything trains, where they need more than there will be."""
     if collector.gives == "each":
         return
+    if agreement:
+        raise ConfigError(
+            "federation.agreement needs every client's change, and these are collected in a way "
+            "that gives their sum alone; leave it out"
+        )
     if rule.traits.needs == "each":
         raise ConfigError(
             f"rule {rule.name} needs every client's contribution, and these are collected in a way "

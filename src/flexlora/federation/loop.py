@@ -89,7 +89,7 @@ class Federation:
         self.decide = decide
         self.observer = observer
         self.known = known
-        require_collectable(self.rule, collector, screens)
+        require_collectable(self.rule, collector, screens, agreement=self.schedule.agreement)
 
     @property
     def finished(self) -> bool:
@@ -116,7 +116,7 @@ class Federation:
         combined = time.perf_counter()
         seconds = {"clients": trained - started, "combine": combined - trained}
         record = self._record(round, sending, collected, cut, seconds)
-        record = replace(record, screened=passed.judged)
+        record = replace(record, screened=passed.judged, agreement=passed.agreement)
         if self.schedule.validates(round):
             record = self._validate(state, collected, record)
         self.state = state
@@ -192,6 +192,7 @@ class Federation:
             sending.sent,
             layers,
             self.schedule.norm_limit,
+            self.schedule.agreement,
         )
         jobs = {job.client: job.id for job in sending.jobs}
         for client, reason in passed.left_out.items():

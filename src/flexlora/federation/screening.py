@@ -19,13 +19,15 @@ from flexlora.screens import Products, Screen, Verdict
 class Passed:
     """Who takes part: client → weight, summing to 1 (empty: nobody), and the share of its change
     that is left where that is not all; left_out: client → why. judged: what the record tells,
-    of those who were not passed as they came; None where no screen judges.
+    of those who were not passed as they came; None where no screen judges. agreement: of all that
+    came, before any screen; None where it is not asked for, or nobody can agree.
     """
 
     weights: Mapping[str, float]
     shrinks: Mapping[str, float] = field(default_factory=dict)
     left_out: Mapping[str, str] = field(default_factory=dict)
     judged: Mapping[str, Verdict] | None = None
+    agreement: float | None = None
 
 
 def screened(
@@ -36,6 +38,7 @@ def screened(
     sent: Mapping[str, Adapter],
     layers: Sequence[str],
     norm_limit: float = math.inf,
+    agreement: bool = False,
 ) -> Passed:
     """The rule weighs what the screens have left; without a screen that judges, nothing is read.
 
@@ -48,7 +51,7 @@ def screened(
     ordered = [s for s in ordered if s.client not in beyond]
     begun = rule.weights(ordered)
     judging = [screen for screen in screens if screen.judges]
-    if not judging:
+    if not judging and not agreement:
         return Passed(begun, left_out=beyond)
 
     def contributions() -> Iterator[Sequence[Contribution]]:
@@ -57,11 +60,15 @@ def screened(
 
     left = _Left(rule, collector, sent, layers, {s.client: s for s in ordered})
     products = Products({s.client: s.examples for s in ordered}, begun, contributions)
+    agreed = _agreement(products) if agreement else None
+    if not judging:
+        return Passed(begun, left_out=beyond, agreement=agreed)
     for screen in judging:
         verdicts = screen.verdicts(products) if products.clients else {}
         left.take(screen, verdicts, products.clients)
         products = products.after(verdicts, left.weights())
-    return Passed(products.weights, left.shrinks, {**beyond, **left.out}, left.told())
+    gone = {**beyond, **left.out}
+    return Passed(products.weights, left.shrinks, gone, left.told(), agreed)
 
 
 class _Left:
@@ -125,6 +132,19 @@ class _Left:
         adapter = Adapter({layer: found.each()[0].trained for layer, found in given.items()})
         norm = update_norm(adapter, self._sent[client], origin=self._rule.traits.origin)
         self._summaries[client] = replace(self._summaries[client], norm=norm)
+
+
+def _agreement(products: Products) -> float | None:
+    """The mean cosine over pairs of clients that moved; None for fewer than two of those."""
+    gram = products.gram
+    moved = gram.diagonal() > 0.0
+    if int(moved.sum()) < 2:
+        return None
+    kept = gram[moved][:, moved]
+    lengths = kept.diagonal().sqrt()
+    cosines = kept / lengths[:, None] / lengths
+    count = len(lengths)
+    return float((cosines.sum() - cosines.diagonal().sum()) / (count * (count - 1)))
 
 
 def _beyond(summaries: Sequence[Summary], limit: float) -> dict[str, str]:

@@ -100,7 +100,8 @@ class RoundRecord:
     tokens seen; bytes: of training, as serialised; seconds: by phase;
     cut: where the rule cuts something off; validation: the server's scores, on_clients: the
     clients', in rounds that have them; screened: whom the screens shrank, weighed less or left out,
-    where there are screens that judge.
+    where there are screens that judge; agreement: mean cosine between what pairs of clients
+    changed, where it is asked for.
     """
 
     round: int
@@ -118,6 +119,7 @@ class RoundRecord:
     validation: MeanScore | None = None
     on_clients: OnClients | None = None
     screened: Mapping[str, Verdict] | None = None
+    agreement: float | None = None
 
     @property
     def validated(self) -> bool:
@@ -160,6 +162,8 @@ class RoundRecord:
             found["cut"] = asdict(self.cut)
         if self.screened is not None:
             found["screened"] = {client: x.to_json() for client, x in self.screened.items()}
+        if self.agreement is not None:
+            found["agreement"] = self.agreement
         if self.validation is not None:
             found["validation"] = self.validation.to_json()
         if self.on_clients is not None:
@@ -183,6 +187,7 @@ class RoundRecord:
             seconds=numbers(record, "seconds"),
             cut=Cut.from_json(table(record, "cut")) if "cut" in record else None,
             screened=_screened(table(record, "screened")) if "screened" in record else None,
+            agreement=number(record, "agreement") if "agreement" in record else None,
             validation=(
                 MeanScore.from_json(table(record, "validation")) if "validation" in record else None
             ),
