@@ -49,7 +49,7 @@ def made(
     folder: Path, name: str, *screens: Screen, poisoned: bool = True, **options: Any
 ) -> Federation:
     found = federation(folder, name, clients=5, rounds=1, **options)
-    found.screens = screens
+    found.adapters.screens = screens
     if poisoned:
         found.transport = Poisoned(found.rule)
     return found
@@ -139,7 +139,7 @@ def test_honest_clients_are_not_erased_because_others_stood_still(
     tmp_path: Path, name: str
 ) -> None:
     found = federation(tmp_path / "r", name, clients=5, rounds=2)
-    found.screens, found.transport = (make_screen("norm_clip"),), Still(found.rule)
+    found.adapters.screens, found.transport = (make_screen("norm_clip"),), Still(found.rule)
     assert [record.screened for record in play(found)] == [{}, {}]
 
 

@@ -44,12 +44,12 @@ def screened(
     on a client that is not there, and RuleError for what cannot be weights of these clients.
     """
     ordered = [collected.summaries[client] for client in sorted(collected.summaries)]
-    beyond = _beyond(ordered, norm_limit)
-    ordered = [s for s in ordered if s.client not in beyond]
+    left_out = beyond(ordered, norm_limit)
+    ordered = [s for s in ordered if s.client not in left_out]
     begun = rule.weights(ordered)
     judging = [screen for screen in screens if screen.judges]
     if not judging:
-        return Passed(begun, left_out=beyond)
+        return Passed(begun, left_out=left_out)
 
     def contributions() -> Iterator[Sequence[Contribution]]:
         for layer in layers:
@@ -61,7 +61,7 @@ def screened(
         verdicts = screen.verdicts(products) if products.clients else {}
         left.take(screen, verdicts, products.clients)
         products = products.after(verdicts, left.weights())
-    return Passed(products.weights, left.shrinks, {**beyond, **left.out}, left.told())
+    return Passed(products.weights, left.shrinks, {**left_out, **left.out}, left.told())
 
 
 class _Left:
@@ -127,7 +127,7 @@ class _Left:
         self._summaries[client] = replace(self._summaries[client], norm=norm)
 
 
-def _beyond(summaries: Sequence[Summary], limit: float) -> dict[str, str]:
+def beyond(summaries: Sequence[Summary], limit: float) -> dict[str, str]:
     """Client → why, of those whose norm is above the limit. Of an even number the lower median
     counts, so that of two clients one can be beyond; where half of them have not moved, none is.
     """
