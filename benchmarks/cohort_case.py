@@ -147,7 +147,7 @@ class Client:
 
     def batches(self) -> list[list[Encoded]]:
         """The examples of each step."""
-        return [[self.data[i] for i in batch] for batch in self.visit().batches()]
+        return [[self.data[i] for i in batch] for batch in self.visit().lesson.batches()]
 
     @property
     def tokens(self) -> int:

@@ -150,9 +150,9 @@ def test_rows_of_unequal_length_are_padded_and_masked() -> None:
 
 def test_every_visit_of_a_client_is_the_same(model: AdaptedModel) -> None:
     first, *others = clients_of(model, examples=6, steps=2)
-    assert first.visit().batches() == first.visit().batches()
+    assert first.visit().lesson.batches() == first.visit().lesson.batches()
     assert first.tokens == 2 * 2 * 12
-    assert any(first.visit().batches() != other.visit().batches() for other in others)
+    assert any(first.visit().lesson.batches() != other.visit().lesson.batches() for other in others)
 
 
 def test_memory_is_that_of_the_heaviest_batch(model: AdaptedModel) -> None:

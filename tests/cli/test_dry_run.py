@@ -86,6 +86,18 @@ def test_the_forecast_is_what_round_1_sends(setup: Setup, rule: str, tmp_path: P
     assert json.loads(json.dumps(told.to_json()))["clients_per_round"] == 4
 
 
+def test_sparse_rounds_are_told_apart(flexlora: Flexlora, tmp_path: Path) -> None:
+    config = small(training={"host": "slora", "sparse_rounds": 1}, federation={"rounds": 3})
+    path = write(config, tmp_path / "c.toml")
+    told = json.loads(flexlora("run", path, "--dry-run", "--json").out)["forecast"]["sparse"]
+    assert told["rounds"] == 1
+    assert told["bytes_up"].keys() == {"low", "high"}
+    words = " ".join(flexlora("run", path, "--dry-run").out.split())
+    assert "the first 1 round, of single weights, with " in words
+    plain = write(small(), tmp_path / "plain.toml")
+    assert "single weights" not in flexlora("run", plain, "--dry-run").out
+
+
 def test_data_json_holds_every_example_once(config: Config, tmp_path: Path) -> None:
     quick = (
         {"rounds": 1},

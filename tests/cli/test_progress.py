@@ -85,15 +85,15 @@ def test_a_line_a_round_with_what_failed_and_what_is_left(
         RoundBegun(1, ("a", "b")),
         Failed(1, "a", "its disk is full [/x]"),
         RoundEnded(record(1, failures=1)),
-        RoundEnded(record(2, 0.5)),
+        RoundEnded(record(2, 0.5, sparse=True)),
         Scoring("full"),
     ):
         lines.told(event)
     assert capsys.readouterr().out.splitlines() == [
         "r: client a left out: its disk is full [/x]",
         "r: round 1/4, train loss 1.250, 1 failed, 0:00 elapsed, about 0:30 left",
-        "r: round 2/4, train loss 1.250, validation loss 0.500 (best so far), 0:00 elapsed, "
-        "about 0:24 left",
+        "r: round 2/4 (sparse), train loss 1.250, validation loss 0.500 (best so far), "
+        "0:00 elapsed, about 0:24 left",
         "r: scoring full state on unseen examples",
     ]
 

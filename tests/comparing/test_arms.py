@@ -25,6 +25,20 @@ def test_rules_mixes_and_hosts_are_crossed_and_named_by_what_differs() -> None:
     assert (config.training.host, config.federation.seed) == ("fedavg", 3)
 
 
+def test_sparse_rounds_that_all_share_are_of_slora_alone() -> None:
+    shared = {"training": {"sparse_rounds": 1}}
+    found = arms(None, shared, hosts=["fedit", "slora"], controls=["local"])
+    asked = {x: arm.config(0).training.sparse_rounds for x, arm in found.items()}
+    assert asked == {
+        "flexlora · fedit": None,
+        "flexlora · slora": 1,
+        "fedit · fedit": None,
+        "fedit · slora": 1,
+        "local · fedit": None,
+        "local · slora": 1,
+    }
+
+
 def test_one_mix_and_one_host_are_those_of_every_arm_and_in_no_name() -> None:
     found = arms({"x": {"rule": {"name": "flora"}}}, mixes=["normal"], hosts=["fedavg"])
     assert list(found) == ["flexlora", "fedit", "x"]

@@ -265,3 +265,13 @@ def test_an_arm_without_a_rate_that_trains_to_the_end_fails_and_says_so(tmp_path
     assert failed["cells/bad/0"].reason.startswith("no learning rate of arm 'bad' in ")
     assert [cell.arm for cell in finished(out)] == ["fedit"]
     assert "bad, seed 7, learning rate 0.001: on purpose" in heard.all("fails")
+
+
+def test_hosts_are_compared_like_rules(tmp_path: Path) -> None:
+    """Sparse rounds are those of slora alone, and their bytes are its own."""
+    sparse = {"training": {"sparse_rounds": 1}}
+    asked = comparison(None, sparse, rules=["flexlora"], hosts=["fedit", "slora"], seeds=[0])
+    assert played(asked, tmp_path / "out")[1] == {}
+    by_arm = {cell.arm: Run.open(cell.folder).records() for cell in finished(tmp_path / "out")}
+    told = {arm: [record.sparse for record in records] for arm, records in by_arm.items()}
+    assert told == {"flexlora · fedit": [False, False], "flexlora · slora": [True, False]}

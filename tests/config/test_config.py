@@ -161,6 +161,8 @@ WRONG = [
     ("[model]\ntargets = []", "config model.targets is [], expected a list that is not empty"),
     ("[model]\ndtype = 'float23'", "is \"float23\"; did you mean 'float32'?"),
     ("[training]\nhost = 'fedavgg'", "training.host is \"fedavgg\"; did you mean 'fedavg'?"),
+    ("[training]\nsparse_rounds = 3", "sparse_rounds is 3, but host is 'fedit', which has none"),
+    ("[training]\nhost = 'slora'\nsparse_rounds = 0", "sparse_rounds is 0, expected 1 or more"),
     ("[training]\nscaling = 3", "config training.scaling is 3; known: anchored, lora, rslora"),
     ("[training]\nlearning_rate = 0", "config training.learning_rate is 0, expected above 0"),
     ("[training]\nlearning_rate = nan", "is nan, expected a finite number"),

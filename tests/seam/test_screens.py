@@ -50,7 +50,7 @@ def made(
     folder: Path, name: str, *screens: Screen, poisoned: bool = True, **options: Any
 ) -> Federation:
     found = federation(folder, name, clients=5, rounds=1, **options)
-    found.screens = screens
+    found.adapters.screens = screens
     if poisoned:
         found.transport = Poisoned(found.rule)
     return found
@@ -140,7 +140,7 @@ def test_honest_clients_are_not_erased_because_others_stood_still(
     tmp_path: Path, name: str
 ) -> None:
     found = federation(tmp_path / "r", name, clients=5, rounds=2)
-    found.screens, found.transport = (make_screen("norm_clip"),), Still(found.rule)
+    found.adapters.screens, found.transport = (make_screen("norm_clip"),), Still(found.rule)
     assert [record.screened for record in play(found)] == [{}, {}]
 
 
@@ -201,8 +201,9 @@ def test_a_clipped_update_is_what_it_says_by_hand(tmp_path: Path) -> None:
 
 def test_how_much_clients_agree_is_the_mean_cosine_of_what_they_changed(tmp_path: Path) -> None:
     """Over all layers and pairs, by dense float64; the bits of the round stay."""
-    told, plain = (made(tmp_path / str(asked), "flexlora") for asked in (True, False))
-    told.schedule = replace(told.schedule, agreement=True)
+    told, plain = (
+        made(tmp_path / str(asked), "flexlora", agreement=asked) for asked in (True, False)
+    )
     (record,), (other,) = play(told), play(plain)
     assert other.agreement is None
     assert isinstance(told.transport, Poisoned)

@@ -140,6 +140,7 @@ def _plan(comparison: Comparison) -> None:
             f"{arm.name}: {preview.setup.config.rule_name}, "
             f"{forecast.bytes_down_per_round / 1e6:.2f} MB down and "
             f"{forecast.bytes_up_per_round / 1e6:.2f} MB up a round"
+            + ("" if forecast.sparse is None else f" after {forecast.sparse.rounds} sparse ones")
         )
     for line in plan_lines(comparison):
         say(line)

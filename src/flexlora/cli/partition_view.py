@@ -14,7 +14,7 @@ from rich.text import Text
 from flexlora.cli.console import Screen, screen
 from flexlora.cli.sheets import Column, Sheet
 from flexlora.federation.census import Census, Holding
-from flexlora.federation.preview import Forecast, TypeForecast
+from flexlora.federation.preview import Forecast, SparseForecast, TypeForecast
 from flexlora.formats.visible import brief
 from flexlora.formats.words import count, size
 from flexlora.partition.dirichlet import largest_remainder
@@ -105,19 +105,30 @@ def forecast_table(forecast: Forecast) -> None:
     if columns[-1].cells == columns[-2].cells:
         columns[-2:] = [Column("each way", columns[-1].cells)]
     Sheet("clients", Column("type", [kind.name for kind in kinds]), columns).print(console)
-    total = forecast.bytes_down_per_round + forecast.bytes_up_per_round
     say = _say(console)
     say("training examples, and a client's least / median / most; bytes of a client a round")
     say(
         f"{forecast.clients_per_round:,} of {sum(t.clients for t in forecast.types):,} clients a "
         f"round: on average {size(round(forecast.bytes_down_per_round))} down and "
         f"{size(round(forecast.bytes_up_per_round))} up; "
-        f"{size(round(total * forecast.rounds))} in {count(forecast.rounds, 'round')}"
+        f"{size(round(forecast.total_bytes))} in {count(forecast.rounds, 'round')}"
     )
+    if forecast.sparse is not None:
+        say(_sparse(forecast.sparse))
     if forecast.delta:
         say("not counted: what the rule sends to keep clients' bases up to date, known only later")
     if forecast.prunes:
         say("clients of this rule may prune their ranks and then send less")
+
+
+def _sparse(found: SparseForecast) -> str:
+    up = ", ".join(f"{name} {size(number)}" for name, number in found.bytes_up.items())
+    down, back = found.bytes_down_per_round, found.bytes_up_per_round
+    return (
+        f"counted with them, but otherwise: the first {count(found.rounds, 'round')}, of single "
+        f"weights, with {size(round(down))} down and {size(round(back))} up on average; "
+        f"a client is sent {size(found.bytes_down)} and returns {up}"
+    )
 
 
 def _sizes(kind: TypeForecast) -> str:

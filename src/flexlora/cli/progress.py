@@ -57,7 +57,8 @@ class Lines(Watcher):
 
 
 def _line(known: Standing, record: RoundRecord) -> str:
-    parts = [f"round {record.round}/{known.rounds}", f"train loss {record.train_loss:.3f}"]
+    sparse = " (sparse)" if record.sparse else ""
+    parts = [f"round {record.round}/{known.rounds}{sparse}", f"train loss {record.train_loss:.3f}"]
     if scores := score_words(known, record):
         parts.append(f"validation {scores} ({best_words(known, record)})")
     if record.failures:

@@ -95,7 +95,10 @@ def make_arms(settings: CompareConfig, base: Tables, further: Mapping[str, Table
                 changes["clients"] = {"mix": mix}
             if host is not None:
                 changes["training"] = {"host": host}
-            yield Arm(" · ".join(words), merged(merged(base, tables), changes), control)
+            whole = merged(merged(base, tables), changes)
+            if host is not None and host != "slora":  # Shared, but of that one alone.
+                whole["training"].pop("sparse_rounds", None)
+            yield Arm(" · ".join(words), whole, control)
 
     arms = [arm for rule in settings.rules for arm in crossed(rule, _of_rule(rule), mixes)]
     first = _of_rule(settings.rules[0]) if settings.rules else {}

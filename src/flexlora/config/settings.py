@@ -19,8 +19,12 @@ from flexlora.screens import Screen, make_screen
 from flexlora.tasks.source import SOURCES
 from flexlora.training import Recipe
 
-# Host method → the client's optimiser (arXiv 2402.11505: FedAvg trains by SGD, FedIT by AdamW).
-HOSTS: Mapping[str, Literal["adamw", "sgd"]] = {"fedavg": "sgd", "fedit": "adamw"}
+# Host method → the client's optimiser (arXiv 2402.11505: FedAvg by SGD, FedIT and SLoRA by AdamW).
+HOSTS: Mapping[str, Literal["adamw", "sgd"]] = {
+    "fedavg": "sgd",
+    "fedit": "adamw",
+    "slora": "adamw",
+}
 
 
 def extras_of(config: Config) -> list[tuple[str, str]]:

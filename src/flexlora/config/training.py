@@ -17,12 +17,20 @@ from flexlora.config.table import (
 )
 from flexlora.training.recipe import LossOn, Recipe
 
+SPARSE = 5  # Rounds of SLoRA's first stage (arXiv 2402.11505).
+
 
 class TrainingConfig(Table):
     """[training]: what a sampled client does with its examples."""
 
-    host: Literal["fedavg", "fedit"] = Field(
-        default="fedit", description="host method: fedavg trains by SGD, fedit by AdamW"
+    host: Literal["fedavg", "fedit", "slora"] = Field(
+        default="fedit",
+        description="host method: fedavg trains by SGD, fedit by AdamW, slora too, after rounds in "
+        "which clients train single weights of the base, whose SVD their adapters begin with",
+    )
+    sparse_rounds: Positive | None = Field(
+        default=None,
+        description=f"of host slora: so many of those rounds, the first of all; none: {SPARSE}",
     )
     learning_rate: float = argument(Recipe, "learning_rate", 3e-4)
     batch_size: int = argument(Recipe, "batch_size", 4)
@@ -49,6 +57,15 @@ class TrainingConfig(Table):
         default="lora",
         description="scale of rank r: lora: α/r; rslora: α/√r; anchored: α/√(r · lowest rank)",
     )
+
+    @model_validator(mode="after")
+    def _sparse_under_slora(self) -> TrainingConfig:
+        if self.sparse_rounds is not None and self.host != "slora":
+            raise ValueError(
+                f"sparse_rounds is {self.sparse_rounds}, but host is {self.host!r}, which has "
+                "none; leave it out, or set host to 'slora'"
+            )
+        return self
 
     @model_validator(mode="after")
     def _a_rate_to_the_end(self) -> TrainingConfig:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 
 from flexlora.engines.attempts import J
-from flexlora.engines.jobs import Evaluate, Job, Train
+from flexlora.engines.jobs import Evaluate, Job, Train, TrainSparse
 from flexlora.tasks.prompts import Encoded
 
 Examples = Mapping[str, Sequence[Encoded]]
@@ -46,6 +46,8 @@ def _kind(job: Job) -> tuple[object, ...]:
     if isinstance(job, Train):
         recipe = job.recipe
         return Train, id(job.delta), job.origin, job.sides, recipe.dropout, recipe.loss_on
+    if isinstance(job, TrainSparse):
+        return TrainSparse, job.id  # In the base itself, so each alone.
     return Evaluate, job.payload, job.metrics
 
 

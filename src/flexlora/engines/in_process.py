@@ -10,9 +10,10 @@ from pathlib import Path
 from flexlora.adapters import Adapter, factors_payload, payload_adapter
 from flexlora.engines.attempts import attempt, failure
 from flexlora.engines.cohorts import Examples, Halved, cohorts, cut, ignore_halved
-from flexlora.engines.jobs import Evaluate, Failure, Job, Outcome, Reply, Train
+from flexlora.engines.jobs import Evaluate, Failure, Job, Outcome, Reply, Train, TrainSparse
 from flexlora.engines.memories import Memories
 from flexlora.engines.own_scores import OwnScores
+from flexlora.engines.sparse import SparseTraining
 from flexlora.errors import ConfigError, FlexLoRAError
 from flexlora.evaluation import ClientScore, EvalSettings
 from flexlora.formats.payloads import from_bytes, to_bytes
@@ -59,6 +60,7 @@ class InProcess:
         self._memories = _memories(rule, memory)
         settings = settings or EvalSettings()
         self._own = OwnScores(model, held_out or {}, settings, rule, self._memories)
+        self._sparse = SparseTraining(model, data)
         self.cohort = cohort
         self.halved = halved
 
@@ -67,6 +69,7 @@ class InProcess:
 
     def exchange(self, jobs: Sequence[Job]) -> Iterator[Outcome]:
         yield from self._train_all([job for job in jobs if isinstance(job, Train)])
+        yield from self._sparse.of([job for job in jobs if isinstance(job, TrainSparse)])
         yield from self._own.of_sent([job for job in jobs if isinstance(job, Evaluate)])
 
     def _train_all(self, jobs: Sequence[Train]) -> Iterator[Outcome]:

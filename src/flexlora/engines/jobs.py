@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -41,6 +41,29 @@ class Train:
 
 
 @dataclass(frozen=True, eq=False)
+class TrainSparse:
+    """One client, one round: to train single weights of the base, and send back their change.
+
+    payload: layer → the change so far of the weights that any client trains, serialised; trained:
+    layer → how many of these, from the first, are this client's; mask: the seed that says where
+    they lie (see `adapters.sparse.places`); the rest as of `Train`.
+    """
+
+    id: str
+    round: int
+    client: str
+    payload: bytes
+    trained: Mapping[str, int]
+    mask: int
+    recipe: Recipe
+    seed: int
+
+    @property
+    def bytes_down(self) -> int:
+        return len(self.payload)
+
+
+@dataclass(frozen=True, eq=False)
 class Evaluate:
     """One client: to measure W₀ + an adapter, by these metrics, on its own held-out part.
 
@@ -59,12 +82,12 @@ class Evaluate:
         return len(self.payload)
 
 
-Job = Train | Evaluate
+Job = Train | TrainSparse | Evaluate
 
 
 @dataclass(frozen=True, eq=False)
 class Reply:
-    """A trained adapter, serialised, with what the client measured.
+    """What was trained, an adapter or single weights, serialised, with what the client measured.
 
     examples: training examples (the weight); loss: mean over its steps, per response token;
     tokens: non-pad tokens seen; seconds: its training time; score: of what it trained, on its own

@@ -8,7 +8,7 @@ from functools import partial
 
 from flexlora.adapters import Adapter, payload_adapter
 from flexlora.engines.attempts import attempt_all
-from flexlora.engines.jobs import Evaluate, Failure, Job, Outcome, Scored, Train
+from flexlora.engines.jobs import Evaluate, Failure, Outcome, Scored, Train
 from flexlora.engines.memories import Memories
 from flexlora.evaluation import (
     ClientScore,
@@ -112,20 +112,20 @@ class OwnScores:
         return self._score_with({name: f.product() for name, f in received.items()}, jobs)
 
     def _score_with(
-        self, update: Mapping[str, LowRank], jobs: Sequence[Job]
+        self, update: Mapping[str, LowRank], jobs: Sequence[Train | Evaluate]
     ) -> Iterable[ClientScore]:
         """All on W₀ + update, on which the model is left."""
         self._model.set_delta(update)
         return evaluate(self._model, self._clients(jobs), self._settings_of(jobs[0])).clients
 
-    def _fills_a_pass(self, job: Job) -> bool:
+    def _fills_a_pass(self, job: Train | Evaluate) -> bool:
         tokens = sum(len(x.prompt) for x in self._held_out[job.client])
         return self._model.device.type == "cpu" and tokens >= _ENOUGH
 
-    def _clients(self, jobs: Sequence[Job]) -> list[EvalClient]:
+    def _clients(self, jobs: Sequence[Train | Evaluate]) -> list[EvalClient]:
         return [EvalClient(job.client, tuple(self._held_out[job.client])) for job in jobs]
 
-    def _settings_of(self, job: Job) -> EvalSettings:
+    def _settings_of(self, job: Train | Evaluate) -> EvalSettings:
         return replace(self._settings, metrics=job.metrics)
 
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import TypeVar
 
 from flexlora.adapters import Adapter, norm_of_update
-from flexlora.engines.jobs import Failure, Outcome, Reply, Scored, Train
+from flexlora.engines.jobs import Failure, Outcome, Reply, Scored, Train, TrainSparse
 from flexlora.errors import AdapterError
 from flexlora.federation.guard import checked
 from flexlora.federation.outcomes import LARGEST, NOTHING, Known, opened, why
@@ -15,6 +16,8 @@ from flexlora.rules import Rule, Summary
 
 # What a collector does with a good reply: the number of its job, the reply, its adapter.
 Keep = Callable[[int, Reply, Adapter], None]
+A = TypeVar("A", Train, TrainSparse)
+T = TypeVar("T")
 
 
 @dataclass
@@ -26,6 +29,11 @@ class Collected:
     ranks: dict[str, dict[str, int]] = field(default_factory=dict)
     failures: list[Failure] = field(default_factory=list)
     bytes_up: int = 0
+
+    def take(self, reply: Reply, norm: float, rank: float) -> None:
+        """A good reply, the norm of its update, and the mean rank of its client."""
+        self.replies[reply.client] = replace(reply, payload=b"")
+        self.summaries[reply.client] = Summary(reply.client, reply.examples, norm, rank)
 
     def leave_out(self, failure: Failure) -> None:
         """Take a good reply for a failure after all."""
@@ -42,53 +50,75 @@ def admitted(
     keep: Keep,
     known: Known = NOTHING,
 ) -> Iterator[tuple[Reply | Failure, Collected]]:
-    """Yield after every reply what has come so far; at the end, missing jobs are failures.
+    """`answered`, by adapters that are trained forms of what was sent.
 
-    `sent`: client → the adapter it was sent. A second reply to a job, or one to no job of this
-    round, is a failure too and changes nothing, and so is all that `opened` or the guard finds
-    fault with, in whatever way. A good one is handed to `keep`, a side that it does not carry
-    filled from what was sent if it is that still, and then forgotten.
+    `sent`: client → the adapter it was sent. A good one is handed to `keep`, a side that it does
+    not carry filled from what was sent if it is that still, and then forgotten.
     """
-    names = {name for job in jobs for name in (job.id, job.client)}
-    open_jobs = {job.id: (index, job) for index, job in enumerate(jobs)}
     patterns: dict[tuple[tuple[str, int], ...], dict[str, int]] = {}
     collected = Collected()
 
-    def admit(index: int, job: Train, reply: Reply) -> Reply | Failure:
+    def check(job: Train, reply: Reply) -> tuple[Adapter, float]:
         given, returned = sent[job.client], rule.returns(job.round)
-        try:
-            adapter = checked(
-                reply,
-                given,
-                prunes=rule.traits.prunes,
-                sides=returned,
-                metrics=job.metrics,
-            )
-            if returned != "both" and rule.leaves_the_rest(job.round):
-                adapter = adapter.filled(given)
-            norm = update_norm(adapter, given, origin=rule.traits.origin)
-        except Exception as error:  # A stranger's bytes did it: they end no federation.
-            return Failure(job.id, job.client, why(error))
-        keep(index, reply, adapter)
-        collected.replies[job.client] = replace(reply, payload=b"")
-        mean_rank = sum(adapter.ranks.values()) / len(adapter)
-        collected.summaries[job.client] = Summary(job.client, reply.examples, norm, mean_rank)
-        ranks = patterns.setdefault(tuple(adapter.ranks.items()), adapter.ranks)
-        collected.ranks[job.client] = ranks
-        return reply
+        adapter = checked(
+            reply,
+            given,
+            prunes=rule.traits.prunes,
+            sides=returned,
+            metrics=job.metrics,
+        )
+        if returned != "both" and rule.leaves_the_rest(job.round):
+            adapter = adapter.filled(given)
+        return adapter, update_norm(adapter, given, origin=rule.traits.origin)
 
+    def take(index: int, reply: Reply, found: tuple[Adapter, float]) -> None:
+        adapter, norm = found
+        keep(index, reply, adapter)
+        collected.take(reply, norm, sum(adapter.ranks.values()) / len(adapter))
+        ranks = patterns.setdefault(tuple(adapter.ranks.items()), adapter.ranks)
+        collected.ranks[reply.client] = ranks
+
+    alone = rule.traits.alone
+    return answered(jobs, replies, collected, check, take, known, counted=not alone)
+
+
+def answered(
+    jobs: Sequence[A],
+    replies: Iterable[Outcome],
+    collected: Collected,
+    check: Callable[[A, Reply], T],
+    take: Callable[[int, Reply, T], None],
+    known: Known = NOTHING,
+    *,
+    counted: bool = True,
+) -> Iterator[tuple[Reply | Failure, Collected]]:
+    """Yield after every reply what has come so far; at the end, missing jobs are failures.
+
+    A second reply to a job, or one to no job of this round, is a failure too and changes nothing,
+    and so is all that `opened` finds fault with, or `check` by raising, in whatever way. What it
+    makes of a good one, `take` is given with the number of its job. counted: whether bytes of
+    replies count.
+    """
+    names = {name for job in jobs for name in (job.id, job.client)}
+    open_jobs = {job.id: (index, job) for index, job in enumerate(jobs)}
     for given in replies:
         reply = opened(given, known, names)
         index, job = open_jobs.get(reply.job, (-1, None))
+        outcome: Reply | Failure
         if job is None or job.client != reply.client or isinstance(reply, Scored):
             reason = f"a reply to job {reply.job!r}, which is not open for this client"
-            outcome: Reply | Failure = Failure(reply.job, reply.client, reason)
+            outcome = Failure(reply.job, reply.client, reason)
         else:
             del open_jobs[job.id]
             outcome = reply
             if isinstance(reply, Reply):
-                collected.bytes_up += 0 if rule.traits.alone else len(reply.payload)
-                outcome = admit(index, job, reply)
+                collected.bytes_up += len(reply.payload) if counted else 0
+                try:
+                    found = check(job, reply)
+                except Exception as error:  # A stranger's bytes did it: they end no federation.
+                    outcome = Failure(job.id, job.client, why(error))
+                else:
+                    take(index, reply, found)
         if isinstance(outcome, Failure):
             collected.failures.append(outcome)
         yield outcome, collected
@@ -100,7 +130,15 @@ def admitted(
 
 def update_norm(adapter: Adapter, sent: Adapter, *, origin: bool) -> float:
     """`norm_of_update`. Raises AdapterError for one whose square float32 does not hold."""
-    norm = norm_of_update(adapter, sent, origin=origin)
+    return _held(norm_of_update(adapter, sent, origin=origin))
+
+
+def total_norm(norms: Iterable[float]) -> float:
+    """That of all layers together. Raises AdapterError as `update_norm`."""
+    return _held(math.sqrt(sum(norm**2 for norm in norms)))
+
+
+def _held(norm: float) -> float:
     if not norm <= math.sqrt(LARGEST):
         raise AdapterError(
             f"the update has norm {norm:g}, expected at most {math.sqrt(LARGEST):.2g}, whose "

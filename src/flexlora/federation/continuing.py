@@ -14,6 +14,7 @@ from flexlora.config.clients import ClientsConfig
 from flexlora.config.config import Config
 from flexlora.config.config_file import override, parse_config
 from flexlora.config.settings import rule_fingerprint
+from flexlora.config.sparse import sparse_rounds
 from flexlora.errors import ConfigError, RunError, shown
 from flexlora.federation.at_once import read as at_once_of
 from flexlora.federation.setup import Setup
@@ -102,6 +103,7 @@ class Parent:
         layers.
         """
         self._require_same(setup, rule)
+        self._require_stage(setup)
         state = self.state
         if setup.spec != state.spec or setup.config.rule != self.run.config.rule:
             state = _made_anew(rule, setup.spec, state, setup.streams.generator("init"))
@@ -135,6 +137,22 @@ class Parent:
             raise RunError(
                 f"{differing[0]}, which a continued run cannot change; start a new run with "
                 f'model.init_from = "{self.run.folder}"'
+            )
+
+    def _require_stage(self, setup: Setup) -> None:
+        """Raise RunError for sparse rounds that would begin late, or go on otherwise."""
+        was, now = (sparse_rounds(x) for x in (self.run.config, setup.config))
+        if now and not was:
+            raise RunError(
+                f"training.host is slora, not {self.run.config.training.host} as in "
+                f"{self.run.folder}, and sparse rounds come before all others; leave it as it was"
+            )
+        anew = setup.spec != self.state.spec or setup.config.rule != self.run.config.rule
+        if self.state.round < was and (anew or now != was):
+            raise RunError(
+                f"{self.run.folder} is at round {self.state.round} of {was} sparse rounds, which "
+                "go on with the ranks, the rule and the host that they began with; continue from a "
+                "later round, or leave these as they were"
             )
 
     def _store(self, setup: Setup) -> ClientStore:

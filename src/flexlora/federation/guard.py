@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+
+from torch import Tensor
 
 from flexlora.adapters import Adapter, Factors, Sides, payload_adapter
+from flexlora.adapters.sparse import payload_values
 from flexlora.engines.jobs import Reply
 from flexlora.errors import AdapterError, shown
 from flexlora.evaluation import ClientScore
@@ -60,6 +63,19 @@ def checked(
     if reply.score is not None:
         checked_score(reply.score, reply.client, metrics)
     return adapter
+
+
+def checked_values(reply: Reply, counts: Mapping[str, int]) -> dict[str, Tensor]:
+    """The reply's layer → values, if they are so many (layer → count) that can have been trained.
+
+    Checks as `checked`, and that nothing was scored. Raises AdapterError that says what is wrong.
+    """
+    largest = 2 * sum(8 * count for count in counts.values())
+    payload = from_bytes(reply.payload, limit_bytes=largest + HEADER_ALLOWANCE_BYTES)
+    values = payload_values(payload, counts)
+    if reply.score is not None:
+        checked_score(reply.score, reply.client, ())
+    return values
 
 
 def checked_score(score: ClientScore, client: str, metrics: Sequence[str]) -> ClientScore:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from statistics import median
 from typing import Any
 
@@ -11,6 +12,7 @@ from flexlora.adapters import Adapter, factors_payload
 from flexlora.evaluation.metrics import chance_bits
 from flexlora.federation.sending import Sender
 from flexlora.federation.setup import Setup
+from flexlora.federation.sparse_stage import sparse_stage
 from flexlora.formats.payloads import to_bytes
 from flexlora.rules import Rule
 from flexlora.rules.promises import require_received
@@ -61,11 +63,27 @@ class TypeForecast:
 
 
 @dataclass(frozen=True)
+class SparseForecast:
+    """The rounds before adapters are trained, in which single weights are.
+
+    bytes_down: of one client in one round, alike for all; bytes_up: of one, by type; per round:
+    means over the cohorts that may be drawn.
+    """
+
+    rounds: int
+    bytes_down: int
+    bytes_up: Mapping[str, int]
+    bytes_down_per_round: float
+    bytes_up_per_round: float
+
+
+@dataclass(frozen=True)
 class Forecast:
     """All types that clients have, and means over the cohorts that may be drawn.
 
     delta: whether the rule also sends Δ, whose bytes depend on what is learned and are in no number
-    here. A rule that prunes may send less later.
+    here. A rule that prunes may send less later. rounds: all there are; where the first ones are
+    sparse, what those send stands in `sparse`, and all else is of the rounds after them.
     """
 
     types: tuple[TypeForecast, ...]
@@ -75,6 +93,16 @@ class Forecast:
     bytes_up_per_round: float
     delta: bool
     prunes: bool
+    sparse: SparseForecast | None = None
+
+    @property
+    def total_bytes(self) -> float:
+        """Of all rounds, both ways."""
+        each = self.bytes_down_per_round + self.bytes_up_per_round
+        if self.sparse is None:
+            return each * self.rounds
+        sparse = self.sparse.bytes_down_per_round + self.sparse.bytes_up_per_round
+        return sparse * self.sparse.rounds + each * (self.rounds - self.sparse.rounds)
 
     @property
     def ceiling(self) -> float | None:
@@ -87,8 +115,11 @@ class Forecast:
         return {**asdict(self), "types": types, "ceiling": self.ceiling}
 
 
-def forecast(setup: Setup, rule: Rule) -> Forecast:
-    """Count what round 1 sends, type by type: exact, from the bytes themselves."""
+def forecast(setup: Setup, rule: Rule, sparse_rounds: int = 0) -> Forecast:
+    """Count what the first round sends, type by type: exact, from the bytes themselves.
+
+    sparse_rounds: those before adapters are trained, counted alike.
+    """
     schedule, roster = setup.settings.schedule, setup.roster
     sender = Sender(rule, schedule, setup.streams)
     members = {
@@ -133,7 +164,23 @@ def forecast(setup: Setup, rule: Rule) -> Forecast:
         bytes_up_per_round=up,
         delta=rule.traits.delta != "none",
         prunes=rule.traits.prunes,
+        sparse=_sparse(setup, sender, sparse_rounds, members),
     )
+
+
+def _sparse(
+    setup: Setup, sender: Sender, rounds: int, members: Mapping[str, Sequence[str]]
+) -> SparseForecast | None:
+    stage = sparse_stage(sender, rounds, Path())  # Nothing is collected, so nothing is written.
+    if stage is None:
+        return None
+    begun = stage.begin(sender.begin(setup.spec))
+    one_each = [clients[0] for clients in members.values()]
+    jobs = stage.send(begun, setup.roster.fresh_store(), clients=one_each).jobs
+    up = {name: stage.reply_bytes(job) for name, job in zip(members, jobs, strict=True)}
+    mean = _mean([(len(clients), up[name]) for name, clients in members.items()])
+    count, down = sender.schedule.clients, jobs[0].bytes_down
+    return SparseForecast(rounds, down, up, float(down * count), mean * count)
 
 
 def _reply_bytes(rule: Rule, received: Adapter) -> int:

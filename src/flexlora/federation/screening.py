@@ -47,12 +47,12 @@ def screened(
     on a client that is not there, and RuleError for what cannot be weights of these clients.
     """
     ordered = [collected.summaries[client] for client in sorted(collected.summaries)]
-    beyond = _beyond(ordered, norm_limit)
-    ordered = [s for s in ordered if s.client not in beyond]
+    left_out = beyond(ordered, norm_limit)
+    ordered = [s for s in ordered if s.client not in left_out]
     begun = rule.weights(ordered)
     judging = [screen for screen in screens if screen.judges]
     if not judging and not agreement:
-        return Passed(begun, left_out=beyond)
+        return Passed(begun, left_out=left_out)
 
     def contributions() -> Iterator[Sequence[Contribution]]:
         for layer in layers:
@@ -62,12 +62,12 @@ def screened(
     products = Products({s.client: s.examples for s in ordered}, begun, contributions)
     agreed = _agreement(products) if agreement else None
     if not judging:
-        return Passed(begun, left_out=beyond, agreement=agreed)
+        return Passed(begun, left_out=left_out, agreement=agreed)
     for screen in judging:
         verdicts = screen.verdicts(products) if products.clients else {}
         left.take(screen, verdicts, products.clients)
         products = products.after(verdicts, left.weights())
-    gone = {**beyond, **left.out}
+    gone = {**left_out, **left.out}
     return Passed(products.weights, left.shrinks, gone, left.told(), agreed)
 
 
@@ -147,7 +147,7 @@ def _agreement(products: Products) -> float | None:
     return float((cosines.sum() - cosines.diagonal().sum()) / (count * (count - 1)))
 
 
-def _beyond(summaries: Sequence[Summary], limit: float) -> dict[str, str]:
+def beyond(summaries: Sequence[Summary], limit: float) -> dict[str, str]:
     """Client → why, of those whose norm is above the limit. Of an even number the lower median
     counts, so that of two clients one can be beyond; where half of them have not moved, none is.
     """

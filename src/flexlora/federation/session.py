@@ -11,6 +11,7 @@ from typing import Any
 
 from flexlora.config.config import Config
 from flexlora.config.settings import extras_of, played_rule, played_screens
+from flexlora.config.sparse import sparse_rounds
 from flexlora.engines.memories import Memories
 from flexlora.errors import ConfigError
 from flexlora.evaluation import MeanScore, get_metric
@@ -41,6 +42,7 @@ from flexlora.federation.rows_kept import hold_kept_rows, keep_rows
 from flexlora.federation.scoring import final_rows, validate
 from flexlora.federation.sending import Sender
 from flexlora.federation.setup import Setup, prepare
+from flexlora.federation.sparse_stage import sparse_stage
 from flexlora.federation.starts import Start, warm_start
 from flexlora.federation.threads import use_threads
 from flexlora.federation.tracker_kinds import require_trackers
@@ -84,6 +86,7 @@ class Session:
         self._resumed = resumed
         self.rule = played_rule(config)
         self.screens = played_screens(config)
+        self.sparse_rounds = sparse_rounds(config)
         require_extras(extras_of(config))
         require_trackers(config.run.trackers)
 
@@ -166,14 +169,18 @@ class Session:
         that goes on: what all of it does.
         """
         if self._resumed is not None:
-            return Preview(self.setup, forecast(self.setup, self.rule), self._resumed.parent)
+            return Preview(
+                self.setup,
+                forecast(self.setup, self.rule, self.sparse_rounds),
+                self._resumed.parent,
+            )
         if self._parent is None and self.config.model.init_from is None:
             setup = prepare(self.config, self._like, outline=True)
             warm_start(setup, self.rule)  # Options that need a start and have none end here.
-            return Preview(setup, forecast(setup, self.rule), None)
+            return Preview(setup, forecast(setup, self.rule, self.sparse_rounds), None)
         start = self.start
         parent = None if start is None else start.parent
-        return Preview(self.setup, forecast(self.setup, self.rule), parent)
+        return Preview(self.setup, forecast(self.setup, self.rule, self.sparse_rounds), parent)
 
     def play(self, folder: Path | str | None = None, *, observer: Observer | None = None) -> Result:
         """Play all rounds that are left, score the unseen examples, and leave it in a folder.
@@ -230,12 +237,14 @@ class Session:
     def _play(self, run: Run, observer: Observer) -> Result:
         setup, rule = self.setup, self.rule
         sender = Sender(rule, setup.settings.schedule, setup.streams, setup.examples.scorers)
+        known, memories = setup.examples.known(), Memories(run.folder / MEMORY)
+        sparse = sparse_stage(sender, self.sparse_rounds, run.spool, known)
         begin = sender.begin(setup.spec)
+        if sparse is not None:
+            begin = sparse.begin(begin)
         evaluation = setup.config.evaluation
         metric = get_metric(evaluation.metric)
         stands = last(run) or Committed(begin, setup.roster.fresh_store(), Progress())
-
-        known, memories = setup.examples.known(), Memories(run.folder / MEMORY)
 
         def halved(round: int, clients: int) -> None:
             observer.told(Halved(round, clients))
@@ -262,6 +271,7 @@ class Session:
                 decide=partial(decide, metric.name, metric.higher_is_better, evaluation.decide_by),
                 observer=observer,
                 known=known,
+                sparse=sparse,
             )
             observer.told(started(run))
             if self._resumed is not None and (words := elsewhere(run)):

@@ -52,6 +52,11 @@ class AdaptedModel:
         return self.base.model
 
     @property
+    def wrapped(self) -> Mapping[str, LoRALinear]:
+        """The adapted layers by name."""
+        return self._wrapped
+
+    @property
     def tokenizer(self) -> Any:
         return self.base.tokenizer
 

@@ -15,6 +15,7 @@ from typing import Any, ClassVar, Self, final
 from flexlora.errors import shown
 from flexlora.evaluation import MeanScore
 from flexlora.formats.json_fields import counts, number, table, text, texts, whole
+from flexlora.runs.fields import truth
 from flexlora.runs.records import RoundRecord
 from flexlora.runs.results import Result
 
@@ -64,6 +65,7 @@ class Event:
 _READERS: Mapping[str, Callable[[Mapping[str, Any], str], Any]] = {
     "str": text,
     "int": whole,
+    "bool": truth,
     "float": number,
     "tuple[str, ...]": texts,
     "Mapping[str, int]": counts,
@@ -103,13 +105,14 @@ class Started(Event):
 class RoundBegun(Event):
     """A round's clients are drawn, and what they are sent is made.
 
-    clients: in order of their jobs.
+    clients: in order of their jobs; sparse: whether they train single weights, before any adapter.
     """
 
     name = "round_begun"
     durable = False
     round: int
     clients: tuple[str, ...]
+    sparse: bool = False
 
 
 @final

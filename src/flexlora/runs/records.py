@@ -12,7 +12,7 @@ from typing import Any
 
 from flexlora.evaluation import MeanScore
 from flexlora.formats.json_fields import counts, number, numbers, table, text, texts
-from flexlora.runs.fields import natural
+from flexlora.runs.fields import natural, truth
 from flexlora.screens import Verdict
 
 SCORING = ("validate", "evaluate_on_clients", "spectra")  # Phases of `seconds` that score.
@@ -101,7 +101,7 @@ class RoundRecord:
     cut: where the rule cuts something off; validation: the server's scores, on_clients: the
     clients', in rounds that have them; screened: whom the screens shrank, weighed less or left out,
     where there are screens that judge; agreement: mean cosine between what pairs of clients
-    changed, where it is asked for.
+    changed, where it is asked for; sparse: a round of the stage before adapters are trained.
     """
 
     round: int
@@ -120,6 +120,7 @@ class RoundRecord:
     on_clients: OnClients | None = None
     screened: Mapping[str, Verdict] | None = None
     agreement: float | None = None
+    sparse: bool = False
 
     @property
     def validated(self) -> bool:
@@ -158,6 +159,8 @@ class RoundRecord:
             "bytes_down": self.bytes_down,
             "bytes_up": self.bytes_up,
         }
+        if self.sparse:
+            found["sparse"] = True
         if self.cut is not None:
             found["cut"] = asdict(self.cut)
         if self.screened is not None:
@@ -186,6 +189,7 @@ class RoundRecord:
             bytes_up=natural(record, "bytes_up"),
             seconds=numbers(record, "seconds"),
             cut=Cut.from_json(table(record, "cut")) if "cut" in record else None,
+            sparse=truth(record, "sparse") if "sparse" in record else False,
             screened=_screened(table(record, "screened")) if "screened" in record else None,
             agreement=number(record, "agreement") if "agreement" in record else None,
             validation=(

@@ -10,5 +10,8 @@ from flexlora.training.cohort_size import choose_cohort_size as choose_cohort_si
 from flexlora.training.recipe import Recipe as Recipe
 from flexlora.training.sharing import Load as Load
 from flexlora.training.sharing import clients_that_share as clients_that_share
+from flexlora.training.sparse import TrainedWeights as TrainedWeights
+from flexlora.training.sparse import train_weights as train_weights
+from flexlora.training.visit import Lesson as Lesson
 from flexlora.training.visit import Trained as Trained
 from flexlora.training.visit import Visit as Visit

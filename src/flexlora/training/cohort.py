@@ -13,7 +13,7 @@ from flexlora.models import AdaptedModel
 from flexlora.models.carried import Carried
 from flexlora.models.packing import packed
 from flexlora.models.read_rows import ReadRows
-from flexlora.models.trainable import Penalty
+from flexlora.models.trainable import Penalty, Trainable
 from flexlora.training.batches import Batch, collate
 from flexlora.training.loss import ResponseLoss
 from flexlora.training.visit import Student, Trained, Visit
@@ -70,7 +70,7 @@ def train_cohort(
     fit: list[int] = []
     for place, visit in enumerate(visits):
         try:
-            visit.check(model.context)
+            visit.lesson.check(model.context)
             model.check(visit.adapter, "the adapter")
             fit.append(place)
         except (DataError, AdapterError) as error:
@@ -86,7 +86,7 @@ def train_cohort(
             sides=sides,
         )
         students = {
-            place: Student(visits[place], trainable)
+            place: Student(visits[place].lesson, trainable)
             for place, trainable in zip(fit, carried.trainables, strict=True)
         }
         with ResponseLoss(model.model).active() as losses_of:
@@ -96,7 +96,7 @@ def train_cohort(
                     try:
                         student.require_finite()
                         if student.done:
-                            outcomes[place] = student.trained(model.base.name)
+                            outcomes[place] = _trained(student, model.base.name)
                     except TrainingError as error:
                         outcomes[place] = error
                 staying = [at for at, place in enumerate(students) if place not in outcomes]
@@ -111,12 +111,12 @@ def train_cohort(
 def _step(
     model: AdaptedModel,
     carried: Carried,
-    students: Sequence[Student],
+    students: Sequence[Student[Trainable]],
     losses_of: ResponseLoss,
     penalty: Penalty | None,
 ) -> None:
     """One batch of every client through the base at once, one update each."""
-    recipe = students[0].visit.recipe
+    recipe = students[0].lesson.recipe
     batch = collate(
         [student.next_batch() for student in students],
         model.tokenizer.pad_token_id,
@@ -127,13 +127,23 @@ def _step(
     )
     carried.share(batch.shares, batch.own)
     carried.sow([student.seed for student in students])
-    losses = _backward(model, batch, losses_of)
+    losses = backward(model, batch, losses_of)
     for k, student in enumerate(students):
-        student.step(losses[k], batch.learnt[k], batch.tokens[k], penalty)
+        if penalty is not None and student.trainable.vector.numel():
+            student.trainable.add_gradient_of(penalty)
+        student.step(losses[k], batch.learnt[k], batch.tokens[k])
 
 
-def _backward(model: AdaptedModel, batch: Batch, losses_of: ResponseLoss) -> Tensor:
-    """The clients' losses; their gradients are beside their vectors."""
+def _trained(student: Student[Trainable], base: str) -> Trained:
+    """What came of it. Raises TrainingError for an adapter with NaN or infinity."""
+    adapter = student.trainable.trained(base)
+    if not all(factors.finite() for factors in adapter.values()):
+        raise student.diverged("the adapter")
+    return Trained(**vars(student.measured()), adapter=adapter)
+
+
+def backward(model: AdaptedModel, batch: Batch, losses_of: ResponseLoss) -> Tensor:
+    """The clients' losses; their gradients are beside what is trained."""
     in_one_row = batch.positions is not None
     read = ReadRows(batch.read, batch.reads, batch.input_ids.numel())
     packing = packed(model.model, batch.lengths) if in_one_row else nullcontext()

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Generic, TypeVar, final
 
 import torch
 from torch import Tensor, nn
 
 from flexlora.adapters import Adapter
 from flexlora.errors import DataError, TrainingError
-from flexlora.models.trainable import Penalty, Trainable
+from flexlora.models.chosen import Chosen
+from flexlora.models.trainable import Trainable
 from flexlora.tasks.prompts import Encoded
 from flexlora.training.batches import plan
 from flexlora.training.recipe import Recipe
@@ -18,14 +20,17 @@ from flexlora.training.recipe import Recipe
 _CHECK_EVERY = 16  # Steps between looks at the loss: each look waits for an accelerator.
 
 
+# What is trained: one vector, with its gradient beside it at all times.
+M = TypeVar("M", Trainable, Chosen)
+
+
 @dataclass(frozen=True, eq=False)
-class Visit:
-    """One client to train: `adapter` on `data` with a fresh optimiser.
+class Lesson:
+    """One client's data, and how anything is trained on it with a fresh optimiser.
 
     The order of batches and dropout come from `generator` alone, whoever is trained beside it.
     """
 
-    adapter: Adapter
     data: Sequence[Encoded]
     recipe: Recipe
     generator: torch.Generator
@@ -38,22 +43,35 @@ class Visit:
             x.check(context)
 
     def batches(self) -> list[list[int]]:
-        """The plan of this visit's batches, drawn from its generator."""
+        """The plan of its batches, drawn from its generator."""
         lengths = [len(x.prompt) + len(x.response) for x in self.data]
         recipe = self.recipe
         return plan(lengths, recipe.batch_size, recipe.epochs, self.generator, recipe.max_steps)
 
 
 @dataclass(frozen=True, eq=False)
-class Trained:
-    """What a client's training gave.
+class Visit:
+    """One client to train: `adapter` on `data`; the rest as of `Lesson`."""
+
+    adapter: Adapter
+    data: Sequence[Encoded]
+    recipe: Recipe
+    generator: torch.Generator
+
+    @property
+    def lesson(self) -> Lesson:
+        return Lesson(self.data, self.recipe, self.generator)
+
+
+@dataclass(frozen=True, eq=False)
+class Measured:
+    """What a client measured while it trained.
 
     loss: mean over all learnt tokens of all steps, each before its update and without the penalty;
     first_loss and last_loss: of the first and last step. tokens: seen in all steps, padding not
     counted. examples: how many the client holds, whether or not max_steps let it train on all.
     """
 
-    adapter: Adapter
     loss: float
     first_loss: float
     last_loss: float
@@ -62,16 +80,24 @@ class Trained:
     examples: int
 
 
-class Student:
-    """A visit on its way: its batches, its own optimiser, the losses so far."""
+@final
+@dataclass(frozen=True, eq=False)
+class Trained(Measured):
+    """What a client's training gave, and what it measured."""
 
-    def __init__(self, visit: Visit, trainable: Trainable) -> None:
-        self.visit = visit
-        self.trainable = trainable
+    adapter: Adapter
+
+
+class Student(Generic[M]):
+    """A lesson on its way: its batches, its own optimiser, the losses so far."""
+
+    def __init__(self, lesson: Lesson, trainable: M) -> None:
+        self.lesson = lesson
+        self.trainable: M = trainable
         self.seed = 0
-        self._batches = visit.batches()
-        self._optimiser = make_optimiser([trainable.vector], visit.recipe)
-        proximal = visit.recipe.proximal > 0.0
+        self._batches = lesson.batches()
+        self._optimiser = make_optimiser([trainable.vector], lesson.recipe)
+        proximal = lesson.recipe.proximal > 0.0
         self._received = trainable.vector.detach().clone() if proximal else None
         self._losses: list[Tensor] = []
         self._learnt: list[int] = []
@@ -87,24 +113,22 @@ class Student:
 
     def next_batch(self) -> list[Encoded]:
         """The examples of the step that comes; draws the step's dropout seed."""
-        if self.visit.recipe.dropout:
-            self.seed = int(torch.randint(2**62, (), generator=self.visit.generator))
-        return [self.visit.data[i] for i in self._batches[self.steps]]
+        if self.lesson.recipe.dropout:
+            self.seed = int(torch.randint(2**62, (), generator=self.lesson.generator))
+        return [self.lesson.data[i] for i in self._batches[self.steps]]
 
-    def step(self, loss: Tensor, learnt: int, tokens: int, penalty: Penalty | None) -> None:
+    def step(self, loss: Tensor, learnt: int, tokens: int) -> None:
         """Update from the gradient that lies beside the vector, and clear it."""
         self._losses.append(loss)
         self._learnt.append(learnt)
         self._tokens += tokens
         if not self.trainable.vector.numel():
             return
-        if penalty is not None:
-            self.trainable.add_gradient_of(penalty)
         if self._received is not None:
             away = self.trainable.vector.detach() - self._received
-            self.trainable.gradient.add_(away, alpha=self.visit.recipe.proximal)
-        if self.visit.recipe.clip_norm is not None:
-            nn.utils.clip_grad_norm_([self.trainable.vector], self.visit.recipe.clip_norm)
+            self.trainable.gradient.add_(away, alpha=self.lesson.recipe.proximal)
+        if self.lesson.recipe.clip_norm is not None:
+            nn.utils.clip_grad_norm_([self.trainable.vector], self.lesson.recipe.clip_norm)
         self._optimiser.step()
         self.trainable.gradient.zero_()
 
@@ -115,29 +139,25 @@ class Student:
         finite = torch.isfinite(torch.stack(self._losses[-_CHECK_EVERY:]))
         if not bool(finite.all()):
             step = max(0, self.steps - _CHECK_EVERY) + int((~finite).nonzero()[0]) + 1
-            raise self._diverged(step, "the loss")
+            raise self.diverged("the loss", step)
 
-    def trained(self, base: str) -> Trained:
-        """What came of it. Raises TrainingError for an adapter with NaN or infinity."""
-        adapter = self.trainable.trained(base)
-        if not all(factors.finite() for factors in adapter.values()):
-            raise self._diverged(self.steps, "the adapter")
+    def measured(self) -> Measured:
         values = torch.stack(self._losses).cpu().double()
         weights = torch.tensor(self._learnt, dtype=torch.float64)
-        return Trained(
-            adapter=adapter,
+        return Measured(
             loss=float((values * weights).sum() / weights.sum()),
             first_loss=float(values[0]),
             last_loss=float(values[-1]),
             steps=self.steps,
             tokens=self._tokens,
-            examples=len(self.visit.data),
+            examples=len(self.lesson.data),
         )
 
-    def _diverged(self, step: int, what: str) -> TrainingError:
+    def diverged(self, what: str, step: int | None = None) -> TrainingError:
+        """What to raise where this is NaN or infinite, after this step (default: all so far)."""
         return TrainingError(
-            f"{what} became NaN or infinite at step {step} with learning_rate "
-            f"{self.visit.recipe.learning_rate}; lower learning_rate or set clip_norm"
+            f"{what} became NaN or infinite at step {step or self.steps} with learning_rate "
+            f"{self.lesson.recipe.learning_rate}; lower learning_rate or set clip_norm"
         )
 
 
