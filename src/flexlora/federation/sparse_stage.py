@@ -52,8 +52,8 @@ class SparseStage:
     part of D of the federation's highest rank, which is what is scored, handed out, and begun with.
 
     Source: Babakniya et al., arXiv 2308.06522. There all clients have one rank and so one mask;
-    that masks of lower ranks are the beginning of those of higher ones is ours. Only layers that
-    are adapted are trained.
+    that masks of lower ranks are the beginning of those of higher ones is ours. There masks cover
+    the whole model, here the layers that are adapted.
     """
 
     sparse = True
@@ -140,7 +140,7 @@ class SparseStage:
         draw = streams.generator("combine", round)
         held, starts, certificates = {}, {}, []
         for layer in state.spec.layers:
-            held[layer.name] = self._mean(layer, _held(state)[layer.name], passed.weights)
+            held[layer.name] = self._mean(layer, state.layers[layer.name][HELD], passed.weights)
             rank = state.spec.highest[layer.name]
             start, certificate = best_start(layer, held[layer.name], rank, self._seed, draw)
             starts[layer.name] = start
