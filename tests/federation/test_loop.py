@@ -333,7 +333,7 @@ def test_delta_counts_and_costs_less_for_a_client_that_is_up_to_date(
 
 
 def test_what_increment_sends_is_held_by_delta(tmp_path: Path) -> None:
-    made = federation(tmp_path / "r", "flexlora-increment", rounds=2)
+    made = federation(tmp_path / "r", "flexlora-increment", options={"directions": "top"}, rounds=2)
     play(made)
     assert all(job.origin for job in noise(made).jobs)
     job = noise(made).jobs[-1]
