@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from typing import final
 
-from flexlora.adapters import Factors, factors_of
 from flexlora.lowrank import LowRank, Spectrum, svd, truncate
 from flexlora.rules.contributions import Contributions
-from flexlora.rules.layer import ClientView, Combined, Layer, LayerState
-from flexlora.rules.rule import Rule
+from flexlora.rules.kinds import Replaced
+from flexlora.rules.layer import Combined, Layer, LayerState
 from flexlora.rules.spectral import (
     empty_state,
     exact_state,
@@ -16,7 +15,6 @@ from flexlora.rules.spectral import (
     named,
     plus,
     spectral_state,
-    spectrum_of,
     unnamed,
     warm_state,
 )
@@ -24,7 +22,7 @@ from flexlora.rules.traits import Traits
 
 
 @final
-class ECLoRA(Rule):
+class ECLoRA(Replaced):
     """ΔW ← SVD_R(Σ w_k s_k B_k A_k + E), E ← what that cut off; a client is sent its best rank r_k.
 
     R is the federation's highest rank; E stays at the server and is kept whole. Source: ECLoRA,
@@ -42,10 +40,6 @@ class ECLoRA(Rule):
     def warm_start_layer(self, layer: Layer, start: LowRank) -> Combined:
         return Combined(self._begun(layer, warm_state(layer, start)))
 
-    def send_layer(self, layer: Layer, state: LayerState, client: ClientView) -> Factors:
-        rank = client.rank(layer)
-        return factors_of(spectrum_of(state), rank, layer.scale(rank), fill=state["fresh"])
-
     def combine_layer(
         self, layer: Layer, state: LayerState, contributions: Contributions
     ) -> Combined:
@@ -56,12 +50,6 @@ class ECLoRA(Rule):
         fresh = state["fresh"]
         after = {**spectral_state(fresh, cut.kept), **named("error", exact_state(fresh[:0], error))}
         return Combined(after, certificate=cut.certificate)
-
-    def learned_layer(self, layer: Layer, state: LayerState) -> LowRank:
-        return spectrum_of(state).low_rank()
-
-    def readout_layer(self, layer: Layer, state: LayerState, rank: int) -> Factors:
-        return factors_of(spectrum_of(state), rank, layer.scale(rank))
 
     def _begun(self, layer: Layer, state: LayerState) -> LayerState:
         nothing = exact_state(state["fresh"][:0], svd(LowRank.zero(layer.m, layer.n)))

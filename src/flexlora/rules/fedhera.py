@@ -7,25 +7,22 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Annotated, final
 
-from torch import Tensor
-
 from flexlora.adapters import Factors
-from flexlora.lowrank import LowRank
 from flexlora.options import Option, require
 from flexlora.rules.contributions import Contributions
 from flexlora.rules.directions import sent_directions
+from flexlora.rules.kinds import Kept
 from flexlora.rules.layer import ClientView, Combined, Layer, LayerState, Spec
-from flexlora.rules.rule import Rule
-from flexlora.rules.spectral import empty_state, held_in, values_of, warm_state
+from flexlora.rules.spectral import held_in
 from flexlora.rules.traits import Traits
-from flexlora.rules.uncut import best_part, grown, sendable
+from flexlora.rules.uncut import grown, sendable
 
 _NUMBER = 4  # Bytes of a float32.
 
 
 @final
 @dataclass(frozen=True, eq=False)
-class FedHera(Rule):
+class FedHera(Kept):
     """ΔW ← ΔW + Σ w_k (s_k B'_k A'_k − s_k B_k A_k); Δ is the part of ΔW that fits a byte budget.
 
     Directions are taken in order of σ² per byte, over all layers, until `budget_mb` is spent. A
@@ -46,13 +43,6 @@ class FedHera(Rule):
 
     def __post_init__(self) -> None:
         require(self, "rule")
-
-    def init_layer(self, layer: Layer) -> LayerState:
-        return empty_state(layer)
-
-    def warm_start_layer(self, layer: Layer, start: LowRank) -> Combined:
-        state = warm_state(layer, start)
-        return Combined(state, frozen=held_in(state).low_rank())
 
     def send_layer(self, layer: Layer, state: LayerState, client: ClientView) -> Factors:
         return sent_directions(layer, state, client, sendable(state), "top", "left")
@@ -75,15 +65,6 @@ class FedHera(Rule):
             name: replace(x, frozen=spectra[name].truncate(ranks[name]).kept.low_rank())
             for name, x in combined.items()
         }
-
-    def learned_layer(self, layer: Layer, state: LayerState) -> LowRank:
-        return held_in(state).low_rank()
-
-    def singular_values_layer(self, layer: Layer, state: LayerState) -> Tensor:
-        return values_of(held_in(state))
-
-    def readout_layer(self, layer: Layer, state: LayerState, rank: int) -> Factors:
-        return best_part(layer, state, rank)
 
     def _most(self, layer: Layer) -> int:
         """The largest rank of Δ that the budget allows in this layer alone."""

@@ -7,17 +7,17 @@ from typing import final
 from torch import Tensor
 
 from flexlora.adapters import Factors, factors_of
-from flexlora.lowrank import LowRank, total
+from flexlora.lowrank import total
 from flexlora.rules.contributions import Contributions
+from flexlora.rules.kinds import Kept
 from flexlora.rules.layer import ClientView, Combined, Layer, LayerState
-from flexlora.rules.rule import Rule
-from flexlora.rules.spectral import empty_state, held_in, values_of, warm_state
+from flexlora.rules.spectral import held_in, values_of
 from flexlora.rules.traits import Traits
-from flexlora.rules.uncut import best_part, grown, sendable
+from flexlora.rules.uncut import grown, sendable
 
 
 @final
-class FedHL(Rule):
+class FedHL(Kept):
     """ΔW ← Σ p_k (ΔW_k + (ΔW − [ΔW]_{r_k})): the mean after what was not sent is put back.
 
     As Σ p_k = 1 this is ΔW + Σ p_k (ΔW_k − [ΔW]_{r_k}), the increment form with other weights and
@@ -31,12 +31,6 @@ class FedHL(Rule):
     name = "fedhl"
     source = "Peng et al., arXiv 2505.18494"
     traits = Traits(needs="each")
-
-    def init_layer(self, layer: Layer) -> LayerState:
-        return empty_state(layer)
-
-    def warm_start_layer(self, layer: Layer, start: LowRank) -> Combined:
-        return Combined(warm_state(layer, start))
 
     def send_layer(self, layer: Layer, state: LayerState, client: ClientView) -> Factors:
         rank = client.rank(layer)
@@ -55,15 +49,6 @@ class FedHL(Rule):
         width = contributions.width + sum(c.sent.rank for c in each)
         step = total(changes, contributions.shape, width)
         return Combined(grown(layer, state, step, layer.highest))
-
-    def learned_layer(self, layer: Layer, state: LayerState) -> LowRank:
-        return held_in(state).low_rank()
-
-    def singular_values_layer(self, layer: Layer, state: LayerState) -> Tensor:
-        return values_of(held_in(state))
-
-    def readout_layer(self, layer: Layer, state: LayerState, rank: int) -> Factors:
-        return best_part(layer, state, rank)
 
 
 def _lost(energy: Tensor, rank: int) -> float:

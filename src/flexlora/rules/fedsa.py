@@ -4,18 +4,17 @@ from __future__ import annotations
 
 from typing import final
 
-from flexlora.adapters import Adapter, Factors, Sides, best_factors
-from flexlora.lowrank import LowRank
+from flexlora.adapters import Adapter, Factors, Sides
 from flexlora.rules.client import Encoded, Memory
 from flexlora.rules.contributions import Contributions
-from flexlora.rules.layer import ClientView, Combined, Layer, LayerState
-from flexlora.rules.rule import Rule
-from flexlora.rules.spectral import empty_factors, held_factors, warm_factors
+from flexlora.rules.kinds import OneRank
+from flexlora.rules.layer import Combined, Layer, LayerState
+from flexlora.rules.spectral import held_factors
 from flexlora.rules.traits import Traits
 
 
 @final
-class FedSALoRA(Rule):
+class FedSALoRA(OneRank):
     """A ← Σ w_k A_k; client k trains its own B_k on top, and nobody else ever sees it.
 
     Source: Guo et al., ICLR 2025 (arXiv 2410.01463). All at the lowest rank of the federation. The
@@ -43,24 +42,12 @@ class FedSALoRA(Rule):
     def encode(self, trained: Adapter, sent: Adapter, memory: Memory) -> Encoded:
         return Encoded(trained, {name: f.b for name, f in trained.items()})
 
-    def init_layer(self, layer: Layer) -> LayerState:
-        return empty_factors(layer, layer.lowest)
-
-    def warm_start_layer(self, layer: Layer, start: LowRank) -> Combined:
-        return Combined(warm_factors(layer, layer.lowest, start))
-
-    def send_layer(self, layer: Layer, state: LayerState, client: ClientView) -> Factors:
-        return held_factors(layer, state)
-
     def combine_layer(
         self, layer: Layer, state: LayerState, contributions: Contributions
     ) -> Combined:
         return Combined({"b": state["b"], "a": contributions.mean_factors().a})
 
-    def learned_layer(self, layer: Layer, state: LayerState) -> LowRank:
-        return held_factors(layer, state).product()
-
     def readout_layer(self, layer: Layer, state: LayerState, rank: int) -> Factors:
         if rank == layer.lowest:
             return held_factors(layer, state)
-        return best_factors(self.learned_layer(layer, state), rank, layer.scale(rank))
+        return super().readout_layer(layer, state, rank)

@@ -5,27 +5,22 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, final
 
-from torch import Tensor
-
-from flexlora.adapters import Factors, factors_of
 from flexlora.lowrank import LowRank, Spectrum, Split, truncate
 from flexlora.options import Option, require
 from flexlora.rules.contributions import Contributions
-from flexlora.rules.layer import ClientView, Combined, Layer, LayerState
-from flexlora.rules.rule import Rule
+from flexlora.rules.kinds import Replaced
+from flexlora.rules.layer import Combined, Layer, LayerState
 from flexlora.rules.spectral import (
     added,
-    empty_state,
     spectral_state,
     spectrum_of,
-    warm_state,
 )
 from flexlora.rules.traits import Traits
 
 
 @final
 @dataclass(frozen=True, eq=False)
-class FlexLoRA(Rule):
+class FlexLoRA(Replaced):
     """ΔW ← Σ w_k s_k B_k A_k, each round anew; a client of rank r is sent its best rank-r part.
 
     Source: Bai et al., NeurIPS 2024 (arXiv 2402.11505), steps 3 to 5. Kept of the sum is what any
@@ -61,16 +56,6 @@ class FlexLoRA(Rule):
     def __post_init__(self) -> None:
         require(self, "rule")
 
-    def init_layer(self, layer: Layer) -> LayerState:
-        return empty_state(layer)
-
-    def warm_start_layer(self, layer: Layer, start: LowRank) -> Combined:
-        return Combined(warm_state(layer, start))
-
-    def send_layer(self, layer: Layer, state: LayerState, client: ClientView) -> Factors:
-        rank, fresh = client.rank(layer), state["fresh"]
-        return factors_of(spectrum_of(state), rank, layer.scale(rank), fill=fresh, split=self.split)
-
     def combine_layer(
         self, layer: Layer, state: LayerState, contributions: Contributions
     ) -> Combined:
@@ -86,12 +71,3 @@ class FlexLoRA(Rule):
         missing = 1.0 - contributions.shares(before.rank)
         values = self.retention * missing.clamp(min=0.0).to(before.s) * before.s
         return Spectrum(before.u, values, before.vh).low_rank()
-
-    def learned_layer(self, layer: Layer, state: LayerState) -> LowRank:
-        return spectrum_of(state).low_rank()
-
-    def singular_values_layer(self, layer: Layer, state: LayerState) -> Tensor:
-        return state["s"]
-
-    def readout_layer(self, layer: Layer, state: LayerState, rank: int) -> Factors:
-        return factors_of(spectrum_of(state), rank, layer.scale(rank))

@@ -5,27 +5,23 @@ from __future__ import annotations
 from typing import final
 
 import torch
-from torch import Tensor
 
-from flexlora.adapters import Factors, best_factors
+from flexlora.adapters import Factors
 from flexlora.lowrank import LowRank
 from flexlora.rules.contributions import Contributions
+from flexlora.rules.kinds import Kept
 from flexlora.rules.layer import ClientView, Combined, Layer, LayerState
-from flexlora.rules.rule import Rule
 from flexlora.rules.spectral import (
-    empty_state,
     exact_state,
     fresh_rows,
     held_in,
     plus,
-    values_of,
-    warm_state,
 )
 from flexlora.rules.traits import Traits
 
 
 @final
-class FLoRA(Rule):
+class FLoRA(Kept):
     """Δ ← Δ + [w_1 s_1 B_1, …] [A_1; …]: exact; every round trains a fresh adapter on top of Δ.
 
     Source: Wang et al., NeurIPS 2024 (arXiv 2409.05976). Deviations: all clients of a round start
@@ -40,13 +36,6 @@ class FLoRA(Rule):
     source = "Wang et al., NeurIPS 2024, arXiv 2409.05976"
     traits = Traits(delta="restart")
 
-    def init_layer(self, layer: Layer) -> LayerState:
-        return empty_state(layer)
-
-    def warm_start_layer(self, layer: Layer, start: LowRank) -> Combined:
-        state = warm_state(layer, start)
-        return Combined(state, frozen=held_in(state).low_rank())
-
     def send_layer(self, layer: Layer, state: LayerState, client: ClientView) -> Factors:
         return fresh_adapter(layer, state, client)
 
@@ -60,15 +49,6 @@ class FLoRA(Rule):
             frozen=held.low_rank(),
             step=stack if isinstance(stack, LowRank) else None,
         )
-
-    def learned_layer(self, layer: Layer, state: LayerState) -> LowRank:
-        return held_in(state).low_rank()
-
-    def singular_values_layer(self, layer: Layer, state: LayerState) -> Tensor:
-        return values_of(held_in(state))
-
-    def readout_layer(self, layer: Layer, state: LayerState, rank: int) -> Factors:
-        return best_factors(held_in(state), rank, layer.scale(rank))
 
 
 def fresh_adapter(layer: Layer, state: LayerState, client: ClientView) -> Factors:

@@ -5,29 +5,24 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, final
 
-from torch import Tensor
-
-from flexlora.adapters import Factors, best_factors
+from flexlora.adapters import Factors
 from flexlora.lowrank import LowRank, Matrix, Spectrum, svd
 from flexlora.options import Option, require
 from flexlora.rules.contributions import Contributions
 from flexlora.rules.flora import fresh_adapter
+from flexlora.rules.kinds import Kept
 from flexlora.rules.layer import ClientView, Combined, Layer, LayerState
-from flexlora.rules.rule import Rule
 from flexlora.rules.spectral import (
-    empty_state,
     exact_state,
     held_in,
     plus,
-    values_of,
-    warm_state,
 )
 from flexlora.rules.traits import Traits
 
 
 @final
 @dataclass(frozen=True, eq=False)
-class FLoRIST(Rule):
+class FLoRIST(Kept):
     """U S Vᵀ ← SVD of Σ w_k s_k B_k A_k; Δ ← Δ + its first p directions, which hold the share τ of
     the energy Σ σ²; every round trains a fresh adapter on top of Δ.
 
@@ -48,13 +43,6 @@ class FLoRIST(Rule):
     def __post_init__(self) -> None:
         require(self, "rule")
 
-    def init_layer(self, layer: Layer) -> LayerState:
-        return empty_state(layer)
-
-    def warm_start_layer(self, layer: Layer, start: LowRank) -> Combined:
-        state = warm_state(layer, start)
-        return Combined(state, frozen=held_in(state).low_rank())
-
     def send_layer(self, layer: Layer, state: LayerState, client: ClientView) -> Factors:
         return fresh_adapter(layer, state, client)
 
@@ -64,15 +52,6 @@ class FLoRIST(Rule):
         step = self._thinned(contributions.sum())
         held = plus(held_in(state), step)
         return Combined(exact_state(state["fresh"], held), held.low_rank(), step)
-
-    def learned_layer(self, layer: Layer, state: LayerState) -> LowRank:
-        return held_in(state).low_rank()
-
-    def singular_values_layer(self, layer: Layer, state: LayerState) -> Tensor:
-        return values_of(held_in(state))
-
-    def readout_layer(self, layer: Layer, state: LayerState, rank: int) -> Factors:
-        return best_factors(held_in(state), rank, layer.scale(rank))
 
     def _thinned(self, whole: Matrix) -> LowRank:
         spectrum: Spectrum = svd(whole)

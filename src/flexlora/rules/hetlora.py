@@ -15,17 +15,17 @@ from flexlora.lowrank import LowRank
 from flexlora.options import Option, require
 from flexlora.rules.client import Encoded, Live, Memory
 from flexlora.rules.contributions import Contributions
-from flexlora.rules.layer import ClientView, Combined, Layer, LayerState
-from flexlora.rules.padded import first_rows, row_sums
-from flexlora.rules.rule import Rule
-from flexlora.rules.spectral import empty_factors, warm_factors
+from flexlora.rules.kinds import Padded
+from flexlora.rules.layer import Combined, Layer, LayerState
+from flexlora.rules.padded import row_sums
+from flexlora.rules.spectral import warm_factors
 from flexlora.rules.traits import Traits
 from flexlora.rules.weights import Summary, normalised
 
 
 @final
 @dataclass(frozen=True, eq=False)
-class HetLoRA(Rule):
+class HetLoRA(Padded):
     """B ← Σ w_k [B_k 0], A ← Σ w_k [A_k; 0]; a client is sent the first r_k directions.
 
     Weights are ‖B_k A_k‖_F over the whole model (by examples if all are zero). A client adds
@@ -60,14 +60,8 @@ class HetLoRA(Rule):
     def __post_init__(self) -> None:
         require(self, "rule")
 
-    def init_layer(self, layer: Layer) -> LayerState:
-        return empty_factors(layer, layer.highest)
-
     def warm_start_layer(self, layer: Layer, start: LowRank) -> Combined:
         return Combined(warm_factors(layer, layer.highest, start, self.scale))
-
-    def send_layer(self, layer: Layer, state: LayerState, client: ClientView) -> Factors:
-        return self._held(state).cut(client.rank(layer))
 
     def weigh(self, summaries: Sequence[Summary]) -> dict[str, float]:
         if all(s.norm == 0.0 for s in summaries):
@@ -79,13 +73,6 @@ class HetLoRA(Rule):
     ) -> Combined:
         sums = row_sums(contributions, state["a"].shape[0])
         return Combined(sums.padded(state))
-
-    def learned_layer(self, layer: Layer, state: LayerState) -> LowRank:
-        return self._held(state).product()
-
-    def readout_layer(self, layer: Layer, state: LayerState, rank: int) -> Factors:
-        """The method's own cut (the first directions), not the best approximation."""
-        return first_rows(self._held(state), rank)
 
     def penalty(self, live: Live, sent: Live) -> Tensor | None:
         tails = [
@@ -100,7 +87,7 @@ class HetLoRA(Rule):
             return Encoded(trained)
         return Encoded(Adapter({name: f.cut(self._kept(f.rank)) for name, f in trained.items()}))
 
-    def _held(self, state: LayerState) -> Factors:
+    def whole(self, layer: Layer, state: LayerState) -> Factors:
         return Factors(state["b"], state["a"], self.scale)
 
     def _kept(self, rank: int) -> int:

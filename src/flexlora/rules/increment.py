@@ -5,28 +5,24 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, final
 
-from torch import Tensor
-
 from flexlora.adapters import Factors
 from flexlora.lowrank import LowRank, Split
 from flexlora.options import MANY, Option, require
 from flexlora.rules.contributions import Contributions
 from flexlora.rules.directions import Directions, sent_directions
+from flexlora.rules.kinds import Kept
 from flexlora.rules.layer import ClientView, Combined, Layer, LayerState
-from flexlora.rules.rule import Rule
 from flexlora.rules.spectral import (
-    empty_state,
     held_in,
-    values_of,
     warm_state,
 )
 from flexlora.rules.traits import Traits
-from flexlora.rules.uncut import best_part, grown, sendable
+from flexlora.rules.uncut import grown, sendable
 
 
 @final
 @dataclass(frozen=True, eq=False)
-class FlexLoRAIncrement(Rule):
+class FlexLoRAIncrement(Kept):
     """ΔW ← ΔW + Σ w_k (s_k B'_k A'_k − s_k B_k A_k), B_k A_k being what client k was sent.
 
     Every direction that a client was not sent is multiplied by exactly 1, so nothing collapses to
@@ -68,9 +64,6 @@ class FlexLoRAIncrement(Rule):
     def __post_init__(self) -> None:
         require(self, "rule")
 
-    def init_layer(self, layer: Layer) -> LayerState:
-        return empty_state(layer)
-
     def warm_start_layer(self, layer: Layer, start: LowRank) -> Combined:
         state = warm_state(layer, start)
         return Combined(state, frozen=self._frozen(layer, state))
@@ -86,15 +79,6 @@ class FlexLoRAIncrement(Rule):
         after = grown(layer, state, step, self._largest_sent(layer))
         patch = step if self.frozen_rank is None and isinstance(step, LowRank) else None
         return Combined(after, self._frozen(layer, after), patch)
-
-    def learned_layer(self, layer: Layer, state: LayerState) -> LowRank:
-        return held_in(state).low_rank()
-
-    def singular_values_layer(self, layer: Layer, state: LayerState) -> Tensor:
-        return values_of(held_in(state))
-
-    def readout_layer(self, layer: Layer, state: LayerState, rank: int) -> Factors:
-        return best_part(layer, state, rank)
 
     def _largest_sent(self, layer: Layer) -> int:
         """The highest rank per layer that is ever cut out of the state to be sent."""

@@ -8,20 +8,17 @@ from typing import Annotated, final
 import torch
 from torch import Tensor
 
-from flexlora.adapters import Factors
-from flexlora.lowrank import LowRank
 from flexlora.options import Option, require
 from flexlora.rules.contributions import Contributions
-from flexlora.rules.layer import ClientView, Combined, Layer, LayerState
-from flexlora.rules.padded import first_rows, row_sums
-from flexlora.rules.rule import Rule
-from flexlora.rules.spectral import empty_factors, held_factors, warm_factors
+from flexlora.rules.kinds import Padded
+from flexlora.rules.layer import Combined, Layer, LayerState
+from flexlora.rules.padded import row_sums
 from flexlora.rules.traits import Traits
 
 
 @final
 @dataclass(frozen=True, eq=False)
-class LoRAFAIR(Rule):
+class LoRAFAIR(Padded):
     """A ← Ā, B ← B̄ + argmin_E ‖Σ w_k B_k A_k − (B̄ + E) Ā‖² + λ ‖E‖²: factors' means, B corrected.
 
     E = (Σ w_k B_k A_k Āᵀ − B̄ Ā Āᵀ)(Ā Āᵀ + λ I)⁻¹, solved in float64; no layer's matrix is formed.
@@ -41,15 +38,6 @@ class LoRAFAIR(Rule):
     def __post_init__(self) -> None:
         require(self, "rule")
 
-    def init_layer(self, layer: Layer) -> LayerState:
-        return empty_factors(layer, layer.highest)
-
-    def warm_start_layer(self, layer: Layer, start: LowRank) -> Combined:
-        return Combined(warm_factors(layer, layer.highest, start))
-
-    def send_layer(self, layer: Layer, state: LayerState, client: ClientView) -> Factors:
-        return held_factors(layer, state).cut(client.rank(layer))
-
     def combine_layer(
         self, layer: Layer, state: LayerState, contributions: Contributions
     ) -> Combined:
@@ -64,13 +52,6 @@ class LoRAFAIR(Rule):
             lost += c.weight * trained.b.double() @ (trained.a.double() @ mean_a.T)
         b[:, : sums.owned] = (mean_b + _solved(lost, gram, self.weight)).float()
         return Combined({"b": b, "a": a})
-
-    def learned_layer(self, layer: Layer, state: LayerState) -> LowRank:
-        return held_factors(layer, state).product()
-
-    def readout_layer(self, layer: Layer, state: LayerState, rank: int) -> Factors:
-        """The first rows, as they are sent, not the best approximation."""
-        return first_rows(held_factors(layer, state), rank)
 
 
 def _solved(right: Tensor, gram: Tensor, weight: float) -> Tensor:

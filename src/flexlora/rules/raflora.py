@@ -6,19 +6,17 @@ from collections.abc import Iterator
 from typing import final
 
 import torch
-from torch import Tensor
 
-from flexlora.adapters import Factors, factors_of
 from flexlora.lowrank import LowRank, total, truncate
 from flexlora.rules.contributions import Contributions
-from flexlora.rules.layer import ClientView, Combined, Layer, LayerState
-from flexlora.rules.rule import Rule
-from flexlora.rules.spectral import empty_state, spectral_state, spectrum_of, warm_state
+from flexlora.rules.kinds import Replaced
+from flexlora.rules.layer import Combined, Layer, LayerState
+from flexlora.rules.spectral import spectral_state
 from flexlora.rules.traits import Traits
 
 
 @final
-class RaFLoRA(Rule):
+class RaFLoRA(Replaced):
     """ΔW ← Σ_j Σ_{k: r_k ≥ j} (w_k / W_j) s_k b_kj a_kj, W_j = Σ_{k: r_k ≥ j} w_k; then cut.
 
     A direction that few can train is no longer multiplied by their share each round, so it does not
@@ -32,16 +30,6 @@ class RaFLoRA(Rule):
     source = "Wu et al., arXiv 2602.13486"
     traits = Traits(needs="each", compares="factors")
 
-    def init_layer(self, layer: Layer) -> LayerState:
-        return empty_state(layer)
-
-    def warm_start_layer(self, layer: Layer, start: LowRank) -> Combined:
-        return Combined(warm_state(layer, start))
-
-    def send_layer(self, layer: Layer, state: LayerState, client: ClientView) -> Factors:
-        rank = client.rank(layer)
-        return factors_of(spectrum_of(state), rank, layer.scale(rank), fill=state["fresh"])
-
     def combine_layer(
         self, layer: Layer, state: LayerState, contributions: Contributions
     ) -> Combined:
@@ -49,15 +37,6 @@ class RaFLoRA(Rule):
         whole = total(slices, contributions.shape, contributions.width, rank)
         cut = truncate(whole, rank, layer.generator, start=state["vh"])
         return Combined(spectral_state(state["fresh"], cut.kept), certificate=cut.certificate)
-
-    def learned_layer(self, layer: Layer, state: LayerState) -> LowRank:
-        return spectrum_of(state).low_rank()
-
-    def singular_values_layer(self, layer: Layer, state: LayerState) -> Tensor:
-        return state["s"]
-
-    def readout_layer(self, layer: Layer, state: LayerState, rank: int) -> Factors:
-        return factors_of(spectrum_of(state), rank, layer.scale(rank))
 
 
 def _sliced(contributions: Contributions) -> Iterator[tuple[float, LowRank]]:

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 from typing import final
 
-from flexlora.adapters import Factors, Sides, best_factors
-from flexlora.lowrank import LowRank
+from flexlora.adapters import Sides
 from flexlora.rules.contributions import Contributions
-from flexlora.rules.layer import ClientView, Combined, Layer, LayerState
-from flexlora.rules.rule import Rule
-from flexlora.rules.spectral import empty_factors, held_factors, warm_factors
+from flexlora.rules.kinds import OneRank
+from flexlora.rules.layer import Combined, Layer, LayerState
 from flexlora.rules.traits import Traits
 
 
 @final
-class RoLoRA(Rule):
+class RoLoRA(OneRank):
     """Odd rounds: B ← Σ w_k B_k; even rounds: A ← Σ w_k A_k; all at the federation's lowest rank.
 
     The side that rests is the same everywhere, so the mean of the other is the exact mean of
@@ -29,24 +27,9 @@ class RoLoRA(Rule):
     def trains(self, round: int) -> Sides:
         return "b" if round % 2 else "a"
 
-    def init_layer(self, layer: Layer) -> LayerState:
-        return empty_factors(layer, layer.lowest)
-
-    def warm_start_layer(self, layer: Layer, start: LowRank) -> Combined:
-        return Combined(warm_factors(layer, layer.lowest, start))
-
-    def send_layer(self, layer: Layer, state: LayerState, client: ClientView) -> Factors:
-        return held_factors(layer, state)
-
     def combine_layer(
         self, layer: Layer, state: LayerState, contributions: Contributions
     ) -> Combined:
         mean = contributions.mean_factors()
         moved = {"b": mean.b} if self.trains(layer.round) == "b" else {"a": mean.a}
         return Combined({**state, **moved})  # The mean of what rested would only round it.
-
-    def learned_layer(self, layer: Layer, state: LayerState) -> LowRank:
-        return held_factors(layer, state).product()
-
-    def readout_layer(self, layer: Layer, state: LayerState, rank: int) -> Factors:
-        return best_factors(self.learned_layer(layer, state), rank, layer.scale(rank))

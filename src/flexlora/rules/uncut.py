@@ -30,6 +30,6 @@ def sendable(state: LayerState) -> Spectrum:
 
 def best_part(layer: Layer, state: LayerState, rank: int) -> Factors:
     """The best approximation of exactly this rank of all that is held."""
-    ready = sendable(state)
-    held = ready if "dense" not in state or rank <= ready.rank else held_in(state)
+    enough = "top_s" in state and rank <= len(state["top_s"])
+    held = sendable(state) if enough else held_in(state)
     return best_factors(held, rank, layer.scale(rank))
