@@ -47,6 +47,15 @@ from reference import (
 )
 
 
+@every(lambda rule: not by_product(rule))
+def test_the_order_of_clients_changes_no_factor_beyond_rounding(rule: Rule) -> None:
+    """The law of that name asks it of products, of every rule."""
+    round = Round(rule, trained(rule), MIXED, random_training(7), seed=7)
+    forward = outcome(rule, round.combined(sorted(MIXED)))
+    assert_all_close(outcome(rule, round.combined(sorted(MIXED, reverse=True))), forward)
+    assert_all_close(outcome(rule, round.combined(["cyd", "ann", "dan", "bob"])), forward)
+
+
 @every()
 def test_every_client_counts(rule: Rule) -> None:
     """The laws would hold of a rule that ignores its clients, too."""
