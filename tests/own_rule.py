@@ -1,4 +1,4 @@
-"""A rule in a file of the user's own: FedIT's maths, whatever the methods of a rule are called."""
+"""A rule in a file of the user's own: FedIT's maths."""
 
 from __future__ import annotations
 
@@ -8,15 +8,16 @@ OWN_RULE = '''
 from flexlora.errors import ConfigError
 from flexlora.rules import Rule, Traits
 from flexlora.rules.fedit import FedIT
+from flexlora.rules.kinds import OneRank
 
 
-class Mine(Rule):
+class Mine(OneRank):
     """FedIT under another name."""
 
     name = "mine"
     source = "a test"
     traits = FedIT.traits
-    locals().update({key: value for key, value in vars(FedIT).items() if callable(value)})
+    combine_layer = FedIT.combine_layer
 
     def __init__(self, bound: float = 1.0, sides: str = "both") -> None:
         if bound < 0.0:
