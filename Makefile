@@ -28,7 +28,7 @@ test-kernels: $(VENV)/.dev
 	PYTHON=$(BIN)/python tests/kernels.sh
 
 soak: $(VENV)/.dev
-	$(BIN)/python -m pytest -q -m soak
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 -m soak
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
