@@ -76,7 +76,7 @@ def load_weights(
             f"weights of model {name} cannot be loaded: {first_line(error)}; they are truncated, "
             "not safetensors, or do not fit config.json: copy or convert the model again"
         ) from error
-    _require_all(name, sorted(report["missing_keys"]))
+    require_all(name, sorted(report["missing_keys"]))
     return model
 
 
@@ -121,7 +121,8 @@ def _require_weights(model: Any, name: str, folder: Path) -> None:
             )
 
 
-def _require_all(name: str, missing: list[str]) -> None:
+def require_all(name: str, missing: list[str]) -> None:
+    """Raise ModelError where any parameter is missing, naming the first."""
     if missing:
         raise ModelError(
             f"weights of model {name} lack {len(missing)} parameters, {missing[0]} first; they "
