@@ -184,6 +184,22 @@ def test_of_two_at_once_one_unpacks_and_the_other_waits(
     assert len(unpacking) == 1
 
 
+def test_a_file_that_changes_meanwhile_is_not_kept_under_what_it_was(
+    tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "model.gguf"
+    write_llama(file, llama())
+
+    def meddle(*given: Any) -> None:
+        write_weights(*given)
+        write_llama(file, llama(initializer_range=0.1))
+
+    monkeypatch.setattr(WRITE, meddle)
+    with pytest.raises(ModelError, match="was changed while it was read; try again"):
+        load_model(file)
+    assert [x.partition("-")[2] for x in folders(cache)] == ["outline"]
+
+
 def test_a_disk_without_room_is_told_before_anything_is_unpacked(
     tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -262,8 +278,9 @@ def test_what_transformers_would_lose_is_told(tmp_path: Path) -> None:
     file = tmp_path / "model.gguf"
     bias = {"blk.0.attn_q.bias": torch.ones(64)}
     write_llama(file, llama(), extra=bias)
-    with pytest.raises(ModelError, match=r"numbers in its file, of which transformers reads"):
-        load_model(file)
+    for weights in (True, False):
+        with pytest.raises(ModelError, match="numbers in its file, of which transformers reads"):
+            load_model(file, without_weights=not weights)
     write_llama(file, llama(), extra={"blk.2.nextn.weight": torch.ones(64)})
     load_model(file)
 
@@ -301,12 +318,28 @@ def test_files_that_are_no_language_model(tmp_path: Path) -> None:
     for values, message in cases:
         write_llama(file, model, values=values)
         refused(file, message)
+    write_llama(file, model, values={"llama.feed_forward_length": 1 << 30})
+    for weights in (True, False):
+        with pytest.raises(
+            ModelError, match="and a LlamaForCausalLM as it says has 412,316,950,848; give"
+        ):
+            load_model(file, without_weights=not weights)
+    for key, count in (("block_count", 1 << 31), ("expert_count", 1025)):
+        write_llama(file, model, values={f"llama.{key}": count})
+        refused(file, rf"has llama.{key} {count:,}, more than its 20 tensors can be of; give")
     write_llama(file, model, architecture="clip")
     refused(file, "is a projector for images or sounds")
     write_llama(file, model, architecture="rwkv7")
     refused(
         file, r"is a rwkv7, which transformers cannot read from a GGUF file: .*; give the model"
     )
+    write_llama(file, model, values={"tokenizer.ggml.eos_token_id": 1024})
+    refused(file, "has its EOS token at 1,024, beyond the 1,024 words of its tokenizer; give a")
+    write_llama(file, model, values={"tokenizer.ggml.eos_token_id": "2"})
+    refused(file, "names no EOS token, which ends every response; give a GGUF file as llama.cpp's")
+    write_llama(file, model)
+    file.write_bytes(file.read_bytes().replace(b"blk.1.attn_k.", b"blk.1.attn_j."))
+    refused(file, r"lack 1 parameters, model.layers.1.self_attn.k_proj.weight first; give a whole")
     write_llama(file, model, tokenizer=False)
     refused(file, r"has no tokenizer in its file; give a GGUF file as llama.cpp's")
 

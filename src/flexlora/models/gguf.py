@@ -80,6 +80,7 @@ def unpacked(file: Path, name: str, *, weights: bool = True) -> Path:
     require_extras([(f"model {name} is a GGUF file", EXTRA)])
     file = file.absolute()
     try:
+        stamp = _stamp(file)
         header = read_gguf_header(file)
         require_readable(header, name)
         digest = file_digest(file)
@@ -89,19 +90,31 @@ def unpacked(file: Path, name: str, *, weights: bool = True) -> Path:
         ) from error
     except ValueError as error:
         raise ModelError(f"model {name} {error}; give a whole GGUF file: copy it again") from error
+
+    def outlined(aside: Path) -> None:
+        write_outline(file, header, name, aside)
+        _require_unchanged(file, stamp, name)
+
+    def whole(aside: Path) -> None:
+        write_weights(file, header, name, outline, aside)
+        _require_unchanged(file, stamp, name)
+
     cache = cache_folder() / EXTRA
-    outline = _made(
-        cache / f"{digest}-outline",
-        LARGEST_OUTLINE,
-        lambda aside: write_outline(file, header, name, aside),
-    )
+    outline = _made(cache / f"{digest}-outline", LARGEST_OUTLINE, outlined)
     if not weights:
         return outline
-    return _made(
-        cache / f"{digest}-float32",
-        unpacked_bytes(header),
-        lambda aside: write_weights(file, header, name, outline, aside),
-    )
+    return _made(cache / f"{digest}-float32", unpacked_bytes(header), whole)
+
+
+def _stamp(file: Path) -> tuple[int, int, int]:
+    held = file.stat()
+    return held.st_ino, held.st_size, held.st_mtime_ns
+
+
+def _require_unchanged(file: Path, stamp: tuple[int, int, int], name: str) -> None:
+    """What was read has the digest that it is kept under, unless somebody wrote to it meanwhile."""
+    if not file.exists() or _stamp(file) != stamp:
+        raise ModelError(f"model {name} was changed while it was read; try again")
 
 
 def _files(folder: Path) -> list[Path]:

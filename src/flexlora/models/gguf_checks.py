@@ -39,18 +39,15 @@ def require_readable(header: GgufHeader, name: str) -> None:
     if not architecture or not header.tensors:
         lack = "names no architecture" if header.tensors else "has no weights"
         raise ModelError(f"model {name} {lack}; give the GGUF file of a language model")
-    if not header.lengths.get("tokenizer.ggml.tokens"):
-        raise ModelError(
-            f"model {name} has no tokenizer in its file; give a GGUF file as llama.cpp's "
-            "convert_hf_to_gguf.py writes it"
-        )
+    _require_tokenizer(header, name)
+    _require_counts(header, architecture, name)
     _require_types(header, name)
 
 
 def require_placed(header: GgufHeader, model: Any, name: str) -> None:
-    """Raise ModelError where the file has more numbers than the model takes.
+    """Raise ModelError where the file has more numbers than the model takes, or fewer.
 
-    But for what is no part of it: frequencies that the config says, layers behind the last (which
+    Not for what is no part of it: frequencies that the config says, layers behind the last (which
     guess further tokens), and an output head of which it has a copy.
     """
     layers = model.config.get_text_config().num_hidden_layers
@@ -63,13 +60,49 @@ def require_placed(header: GgufHeader, model: Any, name: str) -> None:
         return key in ROPE_TENSORS or behind or (tied and key == "output.weight")
 
     given = sum(tensor.numbers for tensor in header.tensors if not is_beside(tensor.name))
-    taken = sum(parameter.numel() for parameter in model.parameters())
+    kept = model.state_dict().keys()
+    asked = sum(parameter.numel() for parameter in model.parameters())
+    buffers = (buffer for name, buffer in model.named_buffers() if name in kept)
+    taken = asked + sum(buffer.numel() for buffer in buffers)
+    if given < asked:
+        raise ModelError(
+            f"model {name} has {given:,} numbers in its file, and a {type(model).__name__} as it "
+            f"says has {asked:,}; give a whole GGUF file: copy it again"
+        )
     if given > taken:
         raise ModelError(
             f"model {name} has {given:,} numbers in its file, of which transformers reads "
             f"{taken:,} into a {type(model).__name__}: the rest would be lost; give the model as "
             "safetensors"
         )
+
+
+def _require_tokenizer(header: GgufHeader, name: str) -> None:
+    words = header.lengths.get("tokenizer.ggml.tokens", 0)
+    end = header.values.get("tokenizer.ggml.eos_token_id")
+    if not words:
+        lack = "has no tokenizer in its file"
+    elif type(end) is not int:
+        lack = "names no EOS token, which ends every response"
+    elif not 0 <= end < words:
+        lack = f"has its EOS token at {end:,}, beyond the {words:,} words of its tokenizer"
+    else:
+        return
+    raise ModelError(
+        f"model {name} {lack}; give a GGUF file as llama.cpp's convert_hf_to_gguf.py writes it"
+    )
+
+
+def _require_counts(header: GgufHeader, architecture: str, name: str) -> None:
+    """Hold what a model is built of, layer by layer, to the tensors that there are."""
+    largest = max(max(tensor.shape, default=1) for tensor in header.tensors)
+    for key, most in (("block_count", len(header.tensors)), ("expert_count", largest)):
+        count = header.whole(f"{architecture}.{key}")
+        if count > most:
+            raise ModelError(
+                f"model {name} has {architecture}.{key} {count:,}, more than its "
+                f"{len(header.tensors):,} tensors can be of; give a whole GGUF file: copy it again"
+            )
 
 
 def _require_types(header: GgufHeader, name: str) -> None:

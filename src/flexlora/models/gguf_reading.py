@@ -19,7 +19,7 @@ from flexlora.formats.words import size
 from flexlora.models.device import out_of_memory
 from flexlora.models.gguf_checks import ORIGINAL, require_placed
 from flexlora.models.gguf_rope import ROPE_TENSORS, rope_of
-from flexlora.models.weights import first_line, load_config, outline, require_all
+from flexlora.models.weights import first_line, load_config, outline
 
 LARGEST_OUTLINE = 1 << 26
 """Bytes of config and tokenizer, at most so many for any vocabulary that there is."""
@@ -31,7 +31,9 @@ def unpacked_bytes(header: GgufHeader) -> int:
 
 
 def write_outline(file: Path, header: GgufHeader, name: str, folder: Path) -> None:
-    """Config and tokenizer. Raises ModelError for what transformers cannot read."""
+    """Config and tokenizer. Raises ModelError for what transformers cannot read, what is no causal
+    language model, and tensors that the model has no place for.
+    """
     from transformers import AutoConfig, AutoTokenizer
 
     kind = header.text("general.architecture")
@@ -54,18 +56,17 @@ def write_outline(file: Path, header: GgufHeader, name: str, folder: Path) -> No
             ) from error
     config.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+    require_placed(header, outline(_config(folder, name), name, None), name)
 
 
 def write_weights(file: Path, header: GgufHeader, name: str, outlined: Path, folder: Path) -> None:
     """The whole model, in float32; outlined: what `write_outline` wrote. Memory: the model.
 
-    Raises ModelError for tensors that cannot be read, that the model lacks or has no place for.
+    Raises ModelError for tensors that cannot be read or that the model lacks.
     """
     from transformers import AutoModelForCausalLM, GgufConfig
 
-    here = {"pretrained_model_name_or_path": str(outlined), "local_files_only": True}
-    config = load_config({**here, "trust_remote_code": False}, name, quantised=False)
-    require_placed(header, outline(config, name, None), name)
+    config = _config(outlined, name)
     with _reading(file) as where:
         try:
             read, report = AutoModelForCausalLM.from_pretrained(
@@ -85,7 +86,11 @@ def write_weights(file: Path, header: GgufHeader, name: str, outlined: Path, fol
             raise ModelError(
                 f"weights of model {name} cannot be read: {first_line(error)}; {ORIGINAL}"
             ) from error
-    require_all(name, sorted(report["missing_keys"]))
+    if missing := sorted(report["missing_keys"]):
+        raise ModelError(
+            f"weights of model {name} lack {len(missing)} parameters, {missing[0]} first; give a "
+            "whole GGUF file: copy it again"
+        )
     # What was read counts as quantised, which nobody may save: the same tensors in a new model.
     model = outline(config, name, None)
     model.load_state_dict(read.state_dict(), assign=True)
@@ -102,6 +107,11 @@ def write_weights(file: Path, header: GgufHeader, name: str, outlined: Path, fol
             shutil.copyfile(path, folder / path.name)
     for path in folder.glob("*.safetensors"):  # Which safetensors makes for this user alone.
         path.chmod((folder / "config.json").stat().st_mode)
+
+
+def _config(folder: Path, name: str) -> Any:
+    here = {"pretrained_model_name_or_path": str(folder), "local_files_only": True}
+    return load_config({**here, "trust_remote_code": False}, name, quantised=False)
 
 
 @contextmanager

@@ -78,7 +78,7 @@ def load_weights(
             f"weights of model {name} cannot be loaded: {first_line(error)}; they are truncated, "
             "not safetensors, or do not fit config.json: copy or convert the model again"
         ) from error
-    require_all(name, sorted(report["missing_keys"]))
+    _require_all(name, sorted(report["missing_keys"]))
     return model
 
 
@@ -123,8 +123,7 @@ def _require_weights(model: Any, name: str, folder: Path) -> None:
             )
 
 
-def require_all(name: str, missing: list[str]) -> None:
-    """Raise ModelError where any parameter is missing, naming the first."""
+def _require_all(name: str, missing: list[str]) -> None:
     if missing:
         raise ModelError(
             f"weights of model {name} lack {len(missing)} parameters, {missing[0]} first; they "
