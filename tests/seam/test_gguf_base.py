@@ -12,7 +12,8 @@ from transformers import AutoModelForCausalLM
 
 from commands import Flexlora, assert_one_sentence, caller
 from flexlora.federation import Session, run
-from flexlora.models import load_model
+from flexlora.formats.peft import load_peft, save_peft
+from flexlora.models import AdaptedModel, load_model
 from flexlora.runs import load_adapter
 from gguf_files import llama, write_llama
 from same_run import assert_same_run
@@ -79,6 +80,32 @@ def test_it_is_previewed_resumed_continued_exported_and_scored(
     weight, was = (x.get_submodule(name).weight.detach().double() for x in (merged, held))
     wanted = was + change[name]
     assert float((weight - wanted).norm() / wanted.norm()) < 2**-8
+
+
+def test_peft_loads_what_was_learned_on_the_folder_that_one_writes(
+    file: Path, tmp_path: Path
+) -> None:
+    """As the guide says: the model saved, and the adapter on it."""
+    peft = pytest.importorskip("peft", reason="peft is not installed")
+    played = run(asked(file, evaluation={"unseen": False}), tmp_path / "run").folder
+    save_peft(load_adapter(played, 4), tmp_path / "adapter")
+    assert load_peft(tmp_path / "adapter").base == str(file)
+    base = load_model(file)
+    model: Any = base.model
+    model.save_pretrained(tmp_path / "my-model")
+    base.tokenizer.save_pretrained(tmp_path / "my-model")
+    saved = AutoModelForCausalLM.from_pretrained(tmp_path / "my-model")
+    ids = torch.arange(3, 23)[None]
+    with torch.no_grad():
+        plain = saved(ids).logits
+        theirs = peft.PeftModel.from_pretrained(saved, tmp_path / "adapter")(ids).logits
+        ours = AdaptedModel(load_model(file), tuple(load_adapter(played, 4)))
+        products = load_adapter(played, 4).items()
+        ours.set_delta({name: factors.product() for name, factors in products})
+        wanted = ours(ids).logits
+    assert torch.equal(plain, model(ids).logits)
+    assert not torch.allclose(plain, wanted, rtol=1e-3)
+    assert float((theirs - wanted).norm() / wanted.norm()) < 1e-5
 
 
 def test_an_adapter_of_another_file_is_refused(
