@@ -27,6 +27,7 @@ from flexlora.models.gguf_reading import write_weights
 from flexlora.models.known import KNOWN
 from gguf_files import llama, write_llama
 
+LARGE_BLOCKS = ["Q3_K", "Q4_K", "Q5_K", "Q6_K", "IQ4_XS"]  # Of 256 numbers.
 WRITE = "flexlora.models.gguf.write_weights"
 
 IDS = torch.tensor([[5, 80, 300, 1000, 7, 7, 42, 5]])
@@ -45,13 +46,16 @@ def folders(cache: Path) -> list[str]:
 
 
 @pytest.mark.parametrize("tied", [True, False])
-@pytest.mark.parametrize("quant", ["F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_1", "Q5_0"])
+@pytest.mark.parametrize(
+    "quant", ["F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_1", "Q5_0", *LARGE_BLOCKS]
+)
 def test_every_number_is_as_gguf_unpacks_it(
     quant: str, tied: bool, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """Bit for bit, rows of q and k in the model's own order: its logits are those of the rows."""
     file = tmp_path / "model.gguf"
-    model = llama(tied=tied)
+    wide = {"hidden_size": 256, "intermediate_size": 256} if quant in LARGE_BLOCKS else {}
+    model = llama(tied=tied, **wide)
     held = write_llama(file, model, quant)
     base = load_model(file)
     assert capfd.readouterr() == ("", "")
