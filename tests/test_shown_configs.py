@@ -134,6 +134,12 @@ def test_the_comparison_that_is_shown_can_be_played() -> None:
     assert len(plan.tuning(asked, Path(), asked.settings.rates)) == 12
 
 
+@pytest.mark.parametrize("name", sorted(x.name for x in (ROOT / "examples").glob("*.toml")))
+def test_every_example_is_read(name: str) -> None:
+    read = load_comparison if name == "compare.toml" else load_config
+    read(ROOT / "examples" / name)
+
+
 def test_an_empty_file_is_a_config(tmp_path: Path) -> None:
     (tmp_path / "e.toml").touch()
     preview = Session.of(load_config(tmp_path / "e.toml")).preview()

@@ -15,6 +15,7 @@ EXTRAS: Mapping[str, tuple[str, ...]] = {
     "wandb": ("accelerate", "wandb"),
     "trackio": ("accelerate", "trackio"),
     "quant": ("bitsandbytes", "accelerate"),
+    "gguf": ("gguf", "accelerate"),
     "report": ("altair", "vl_convert"),
 }
 """Extra → the modules that it brings."""

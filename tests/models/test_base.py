@@ -114,6 +114,8 @@ def test_a_name_that_the_hub_cannot_give(monkeypatch: pytest.MonkeyPatch) -> Non
     message = "model some/name cannot be read: no such repository; check the name and the network"
     with pytest.raises(ModelError, match=message):
         load_model("some/name")
+    with pytest.raises(ModelError, match=r"no such repository; did you mean 'smollm2-135m'\?"):
+        load_model("smollm-135m")
 
 
 def test_weights_that_cannot_be_used(folder: Path) -> None:

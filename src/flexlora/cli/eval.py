@@ -12,7 +12,9 @@ from flexlora.errors import ConfigError, DataError
 
 
 def evaluate(
-    model: Annotated[str, typer.Argument(help="'tiny', a model folder or a Hugging Face name.")],
+    model: Annotated[
+        str, typer.Argument(help="'tiny', a folder, a GGUF file or a Hugging Face name.")
+    ],
     data: Annotated[
         str,
         typer.Option(

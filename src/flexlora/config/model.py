@@ -25,7 +25,9 @@ def _as_day(value: Any) -> Any:
 class ModelConfig(Table):
     """[model]: the base model, and which of its layers are adapted."""
 
-    name: PathText = Field(default="tiny", description="embedded model, folder, or hub name")
+    name: PathText = Field(
+        default="tiny", description="known model, folder, GGUF file, or hub name"
+    )
     dtype: Literal["float32", "bfloat16"] = Field(
         default="float32", description="dtype of the base model's weights"
     )

@@ -13,6 +13,7 @@ from flexlora.evaluation import EvalSettings
 from flexlora.evaluation.metric_file import read_metric_file
 from flexlora.evaluation.metrics import resolve_metrics
 from flexlora.extras import EXTRAS
+from flexlora.models.places import names_gguf
 from flexlora.rules import Rule, Server, make_rule
 from flexlora.rules.alone import Alone
 from flexlora.screens import Screen, make_screen
@@ -33,6 +34,8 @@ def extras_of(config: Config) -> list[tuple[str, str]]:
     source = config.data.source
     if extra := getattr(SOURCES[source], "extra", ""):
         asked.append((f"data.source is {source}", extra))
+    if names_gguf(config.model.name):
+        asked.append((f"model.name is {config.model.name}, a GGUF file", "gguf"))
     if config.model.quantise != "none":
         asked.append((f"model.quantise is {config.model.quantise}", "quant"))
     return asked

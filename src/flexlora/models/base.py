@@ -16,12 +16,11 @@ from flexlora.errors import ModelError, nearest
 from flexlora.formats.fingerprint import fingerprint
 from flexlora.models.checkpointing import checkpoint_layers
 from flexlora.models.device import find_device
+from flexlora.models.places import folder_of
 from flexlora.models.quantised import NONE, quantise_options, scales
 from flexlora.models.weights import first_line, load_config, load_weights, outline
 
-TINY = "tiny"
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-_PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 _FALLBACK_CONTEXT = 2048
 
 
@@ -47,12 +46,13 @@ def load_model(
     checkpointing: bool = False,
     without_weights: bool = False,
 ) -> BaseModel:
-    """Load "tiny" (embedded), a folder, or a name on the Hugging Face hub.
+    """Load a model of `known.KNOWN` ("tiny" is embedded), a folder, a GGUF file or a folder that
+    has one, or a name on the Hugging Face hub.
 
-    Safetensors only and no code from the model's folder: loading cannot run foreign code. A folder
-    is read without any network. Weights are cast to `dtype` ("float32" or "bfloat16"), frozen;
-    a tokenizer without a pad token, or with one that the model has no embedding for, pads with its
-    EOS token.
+    Safetensors or GGUF only and no code from the model's folder: loading cannot run foreign code.
+    A folder is read without any network. A GGUF file is unpacked once (see `gguf.unpacked`).
+    Weights are cast to `dtype` ("float32" or "bfloat16"), frozen; a tokenizer without a pad token,
+    or with one that the model has no embedding for, pads with its EOS token.
 
     device: "cpu", "cuda", "cuda:1", "mps", or "auto" for the best there is. quantise: "none", or
     "4bit" or "8bit" linear layers (see `quantise_options`). checkpointing: make activations anew
@@ -64,32 +64,24 @@ def load_model(
 
     Raises ModelError naming the model, what is wrong with it and what to do: no folder, no
     config.json, weights missing, truncated, foreign or pickled, no causal language model, no
-    tokenizer, no EOS token, unknown dtype, a device that is not there or too small.
+    tokenizer, no EOS token, unknown dtype, a device that is not there or too small, a known model
+    whose package is not installed.
     """
     if dtype not in _DTYPES:
         raise ModelError(f"dtype '{dtype}' of model {name} is unknown; {nearest(dtype, _DTYPES)}")
     place = find_device(device)
     quantised = quantise != NONE
     options = quantise_options(quantise, str(name), _DTYPES[dtype], place) if quantised else {}
-    embedded = str(name) == TINY
-    source = Path(__file__).parent / TINY if embedded else Path(name).expanduser()
-    local = embedded or source.is_dir()
-    if local:
-        _check_folder(source, str(name))
-    elif isinstance(name, Path) or _looks_like_path(name):
-        raise ModelError(
-            f"model folder {name} does not exist; give a folder with config.json, "
-            f'a name on the Hugging Face hub, or "{TINY}"'
-        )
-    where = {
-        "pretrained_model_name_or_path": str(source) if local else str(name),
-        "local_files_only": local,
-        "trust_remote_code": False,
-    }
     with quiet():
+        source = folder_of(name, weights=not without_weights)
+        where = {
+            "pretrained_model_name_or_path": str(source or name),
+            "local_files_only": source is not None,
+            "trust_remote_code": False,
+        }
         config = load_config(where, str(name), quantised=quantised)
         if without_weights:
-            model = outline(config, str(name), source if local else None)
+            model = outline(config, str(name), source)
         else:
             model = load_weights(where, str(name), config, _DTYPES[dtype], place, options)
         tokenizer = _load_tokenizer(where, str(name), model)
@@ -106,27 +98,6 @@ def model_fingerprint(model: nn.Module) -> str:
     them differently.
     """
     return fingerprint((*model.named_parameters(), *scales(model)))
-
-
-def _looks_like_path(name: str) -> bool:
-    return name.startswith((".", "/", "~")) or "\\" in name or name.count("/") > 1
-
-
-def _check_folder(folder: Path, name: str) -> None:
-    """Refuse a folder that holds no model, before transformers opens it."""
-    if not (folder / "config.json").is_file():
-        raise ModelError(
-            f"model folder {name} has no config.json; give a folder as save_pretrained writes it"
-        )
-    if not any(folder.glob("*.safetensors")):
-        if any(path for pattern in _PICKLES for path in folder.glob(pattern)):
-            raise ModelError(
-                f"model {name} has its weights in pickle files only, which can run code when "
-                "loaded; convert them with save_pretrained(safe_serialization=True)"
-            )
-        raise ModelError(
-            f"model folder {name} has no model.safetensors; copy the weights beside config.json"
-        )
 
 
 def _load_tokenizer(where: dict[str, Any], name: str, model: Any) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from safetensors import safe_open
 
 from flexlora.errors import ModelError
 from flexlora.models.device import out_of_memory
+from flexlora.models.known import KNOWN
 from flexlora.models.quantised import NONE, keep_packing
 
 
@@ -20,11 +22,11 @@ def load_config(where: dict[str, Any], name: str, *, quantised: bool) -> Any:
     try:
         config = AutoConfig.from_pretrained(**where)
     except Exception as error:
-        cure = (
-            "repair config.json: it needs a model_type that transformers knows"
-            if where["local_files_only"]
-            else "check the name and the network, or give a folder"
-        )
+        cure = "repair config.json: it needs a model_type that transformers knows"
+        if not where["local_files_only"]:
+            near = get_close_matches(name, KNOWN, n=1)
+            cure = "check the name and the network, or give a folder"
+            cure = f"did you mean '{near[0]}'?" if near else cure
         raise ModelError(f"model {name} cannot be read: {first_line(error)}; {cure}") from error
     if type(config) not in AutoModelForCausalLM._model_mapping:
         raise ModelError(
