@@ -92,8 +92,8 @@ class Case:
 # --- base models ---------------------------------------------------------------------------------
 
 
-def _stored(name: str | Path, device: str) -> BaseModel:
-    base = load_model(name)
+def _stored(name: str | Path, device: str, *, dtype: str = "float32") -> BaseModel:
+    base = load_model(name, dtype)
     base.model.to(device)
     return base
 
@@ -124,6 +124,7 @@ def _random(
 MODELS: dict[str, Callable[[str], BaseModel]] = {
     "tiny": partial(_stored, "tiny"),
     "6m": partial(_stored, SMALL),
+    "smollm2": partial(_stored, "smollm2-135m", dtype="bfloat16"),
     "110m": partial(_random, hidden=768, ffn=2048, layers=12, heads=12, dtype=torch.float32),
     "1.3b": partial(_random, hidden=2048, ffn=5504, layers=24, heads=16, dtype=torch.bfloat16),
 }

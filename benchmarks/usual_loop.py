@@ -33,6 +33,7 @@ class PeftModel:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Of transformers, at what PEFT calls in it.
             self.model = get_peft_model(base.model, config).train()
+        self.tokenizer = base.tokenizer
         self.pad: int = base.tokenizer.pad_token_id
         self.device = next(base.model.parameters()).device
         named = dict(self.model.named_parameters())
@@ -41,6 +42,11 @@ class PeftModel:
         self.factors: dict[str, nn.Parameter] = {
             key: named[key.replace(".weight", ".default.weight")] for key in kept
         }
+
+
+def put(peft: PeftModel, adapter: Adapter) -> None:
+    """From here on it computes with this one."""
+    set_peft_model_state_dict(peft.model, _state(adapter))
 
 
 def by_state_dict(peft: PeftModel, clients: Sequence[Client]) -> list[float]:
@@ -100,7 +106,7 @@ def _train(peft: PeftModel, client: Client) -> float:
     assert recipe.clip_norm is not None
     losses, learnt = [], []
     for examples in client.batches():
-        loss = peft.model(**_padded(examples, peft.pad, peft.device), use_cache=False).loss
+        loss = peft.model(**padded(examples, peft.pad, peft.device), use_cache=False).loss
         optimiser.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(parameters, recipe.clip_norm)
@@ -111,7 +117,7 @@ def _train(peft: PeftModel, client: Client) -> float:
     return float((torch.stack(losses).double().cpu() * weights).sum() / weights.sum())
 
 
-def _padded(examples: Sequence[Encoded], pad: int, device: torch.device) -> dict[str, Tensor]:
+def padded(examples: Sequence[Encoded], pad: int, device: torch.device) -> dict[str, Tensor]:
     width = max(map(length, examples))
     ids, mask, labels = [], [], []
     for x in examples:
