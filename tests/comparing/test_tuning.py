@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from comparing.comparisons import comparison
+from flexlora.comparing import plan
 from flexlora.comparing.folder import begin
 from flexlora.comparing.plan import Job
 from flexlora.comparing.tuned import Grid, Tuned, best_rate, read_tuned
@@ -19,7 +20,7 @@ GRID = [1e-3, 3e-3, 1e-2]
 
 
 def tuned(
-    out: Path, value: Callable[[str, float], float | None], metric: str = "loss"
+    out: Path, value: Callable[[str, float], float | None], **settings: str
 ) -> tuple[Tuned, list[list[float]]]:
     """With runs that come to these values; and which rates were asked for, time after time."""
     asked: list[list[float]] = []
@@ -31,7 +32,7 @@ def tuned(
         assert job.rate is not None
         return value(job.arm.name, job.rate)
 
-    made = comparison(rates=GRID, tuning_seeds=[7, 8], metric=metric)
+    made = comparison(rates=GRID, tuning_seeds=[7, 8], **settings)
     begin(made, out)
     return tune(made, out, play, score, lambda _: None), asked
 
@@ -77,6 +78,18 @@ def test_the_grid_grows_three_times_each_way_at_most(tmp_path: Path) -> None:
 def test_a_metric_that_is_better_higher_is_maximised(tmp_path: Path) -> None:
     found, _ = tuned(tmp_path, lambda arm, rate: -near(3e-3)(arm, rate), metric="rouge_l")
     assert set(found.rates.values()) == {3e-3}
+
+
+def test_rates_may_be_tuned_by_another_metric_than_is_compared(tmp_path: Path) -> None:
+    by = {"metric": "rouge_l", "tuning_metric": "loss"}
+    found, _ = tuned(tmp_path, near(3e-3), **by)
+    assert set(found.rates.values()) == {3e-3}
+    assert found.metric == "loss"
+    made = comparison(rates=GRID, tuning_seeds=[7, 8], **by)
+    tuning, *_ = plan.tuning(made, tmp_path, GRID)
+    assert tuning.config.evaluation.metric == "loss"
+    cell, *_ = plan.cells(made, tmp_path, found.rates)
+    assert "rouge_l" in [cell.config.evaluation.metric, *cell.config.evaluation.metrics]
 
 
 def test_a_rate_at_which_training_breaks_down_is_not_chosen(tmp_path: Path) -> None:

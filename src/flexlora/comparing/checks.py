@@ -21,8 +21,8 @@ from flexlora.runs.results import FULL
 
 def require_playable(comparison: Comparison) -> None:
     """Raise ConfigError for arms that cannot be, all of them in one sentence; reads no data."""
-    metric = comparison.settings.metric
-    get_metric(metric)
+    for metric in (comparison.settings.metric, comparison.settings.tuned_by):
+        get_metric(metric)
 
     def wrong(arm: Arm) -> str:
         try:

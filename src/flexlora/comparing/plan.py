@@ -71,6 +71,6 @@ def tuning(comparison: Comparison, out: Path, rates: Sequence[float]) -> list[Jo
 def tuning_config(arm: Arm, seed: int, rate: float, settings: CompareConfig) -> Config:
     """Raises ConfigError for an arm that cannot be validated so."""
     rounds = settings.tuning_rounds or arm.config(seed).federation.rounds
-    scored = {"every": rounds, "metric": settings.metric, "unseen": False, "predictions": 0}
+    scored = {"every": rounds, "metric": settings.tuned_by, "unseen": False, "predictions": 0}
     federation = {"rounds": rounds, "patience": 0}
     return arm.config(seed, rate, {"federation": federation, "evaluation": scored})

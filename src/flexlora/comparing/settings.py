@@ -56,9 +56,10 @@ class CompareConfig(Table):
     tuning_rounds: Positive | None = Field(
         default=None, description="rounds of a tuning run; none: those of [federation]"
     )
-    metric: PathText = Field(
-        default="loss", description="metric that is tuned, compared and shown first"
+    tuning_metric: PathText | None = Field(
+        default=None, description="metric by which the rates are tuned; none: the one compared"
     )
+    metric: PathText = Field(default="loss", description="metric that is compared and shown first")
     part: Literal["validation", "own", "unseen"] = Field(
         default="own", description="whose examples it is compared on"
     )
@@ -99,6 +100,11 @@ class CompareConfig(Table):
         if list(rates) != sorted(rates):
             raise ValueError("the rates do not rise; give them in order, the lowest first")
         return rates
+
+    @property
+    def tuned_by(self) -> str:
+        """The metric by which the rates are tuned."""
+        return self.metric if self.tuning_metric is None else self.tuning_metric
 
     @model_validator(mode="after")
     def _seeds_apart(self) -> CompareConfig:

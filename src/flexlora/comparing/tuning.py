@@ -27,7 +27,7 @@ def tune(
     The same in every process that plays the folder, for it follows from what lies there.
     """
     settings = comparison.settings
-    higher = get_metric(settings.metric).higher_is_better
+    higher = get_metric(settings.tuned_by).higher_is_better
     grid = Grid(settings.rates)
     while True:
         jobs = plan.tuning(comparison, out, grid.rates)
@@ -41,7 +41,7 @@ def tune(
         require_current(comparison, out)
         if grown == grid:
             say(f"learning rates: {', '.join(f'{n} {_words(r)}' for n, r in rates.items())}")
-            tuned = Tuned(settings.metric, grid, seen, rates)
+            tuned = Tuned(settings.tuned_by, grid, seen, rates)
             tuned.write(out)
             return tuned
         new = sorted(set(grown.rates) - set(grid.rates))

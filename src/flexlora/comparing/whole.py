@@ -34,7 +34,8 @@ def play(
     settings = comparison.settings
     rates: Mapping[str, float | None]
     if settings.tuned:
-        tuned = tune(comparison, out, player.play, score_of(player, settings.metric), watcher.notes)
+        score = score_of(player, settings.tuned_by)
+        tuned = tune(comparison, out, player.play, score, watcher.notes)
         rates = {name: rate for name, rate in tuned.rates.items() if rate is not None}
         untuned = {arm.name: None for arm in comparison.played if arm.name not in rates}
         for job in plan.cells(comparison, out, untuned):
