@@ -28,8 +28,8 @@ class FlexLoRAIncrement(Kept):
     Every direction that a client was not sent is multiplied by exactly 1, so nothing collapses to
     the smallest rank. The whole ΔW is frozen in the clients' base as Δ (all of it, or its best
     `frozen_rank`): a client computes with W₀ + Δ + trainable − origin, sees all that it cannot
-    train, and learns only what is missing. By default half of what it trains starts as the top of
-    ΔW, the rest is new each round, so that a client of low rank can learn another thing every time.
+    train, and learns only what is missing. By default the rows of A that it trains are new each
+    round and B is zero, as in `flora`: a client of low rank learns another thing every time.
     The state is never cut (increments below its last singular value would vanish every round); it
     is factored while that is smaller, then the matrix itself with its largest triplets.
     `frozen_rank` bounds the bytes down. A layer's Δ is never cut below the highest rank of a
@@ -59,7 +59,7 @@ class FlexLoRAIncrement(Kept):
             "what clients train: the top of what was learned; drawn by singular value; half top, "
             "half new; or new directions alone (the last three anew each round)"
         ),
-    ] = "half"
+    ] = "fresh"
 
     def __post_init__(self) -> None:
         require(self, "rule")
