@@ -12,7 +12,6 @@ from flexlora.config.model import ModelConfig as ModelConfig
 from flexlora.config.rule import RuleConfig as RuleConfig
 from flexlora.config.run import RunConfig as RunConfig
 from flexlora.config.screens import ScreensConfig as ScreensConfig
-from flexlora.config.server import ServerConfig as ServerConfig
 from flexlora.config.table import Table
 from flexlora.config.toml import to_toml
 from flexlora.config.training import FederationConfig as FederationConfig
@@ -27,7 +26,6 @@ class Config(Table):
     partition: PartitionConfig = PartitionConfig()
     clients: ClientsConfig = ClientsConfig()
     rule: RuleConfig = RuleConfig()
-    server: ServerConfig = ServerConfig()
     screens: ScreensConfig = ScreensConfig()
     training: TrainingConfig = TrainingConfig()
     federation: FederationConfig = FederationConfig()

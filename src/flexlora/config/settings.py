@@ -14,7 +14,7 @@ from flexlora.evaluation.metric_file import read_metric_file
 from flexlora.evaluation.metrics import resolve_metrics
 from flexlora.extras import EXTRAS
 from flexlora.models.places import names_gguf
-from flexlora.rules import Rule, Server, make_rule
+from flexlora.rules import Rule, make_rule
 from flexlora.rules.alone import Alone
 from flexlora.screens import Screen, make_screen
 from flexlora.tasks.source import SOURCES
@@ -96,12 +96,11 @@ def rule_of(chosen: RuleConfig) -> Rule:
 
 
 def played_rule(config: Config) -> Rule:
-    """What a run of this config plays: the rule of [rule] with the server of [server], unless every
-    client trains alone.
+    """What a run of this config plays: the rule of [rule], unless every client trains alone.
 
-    Raises ConfigError as `rule_of` does, and where rule and server do not go together.
+    Raises ConfigError as `rule_of` does, and for weights that the rule does not take.
     """
-    rule = rule_of(config.rule).served(Server(**config.server.model_dump()))
+    rule = rule_of(config.rule).weighed(config.federation.weights)
     return Alone() if config.federation.mode == "local" else rule
 
 

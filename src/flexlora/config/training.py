@@ -15,6 +15,7 @@ from flexlora.config.table import (
     argument,
     as_tuple,
 )
+from flexlora.rules.weighing import Weighing
 from flexlora.training.recipe import LossOn, Recipe
 
 SPARSE = 5  # Rounds of SLoRA's first stage (arXiv 2402.11505).
@@ -94,6 +95,10 @@ class FederationConfig(Table):
     )
     patience: Natural = Field(
         default=3, description="evaluations without gain that end it; 0: never"
+    )
+    weights: Weighing = Field(
+        default="examples",
+        description="by what clients weigh: the examples that they train on, or uniform: all alike",
     )
     agreement: bool = Field(
         default=False,

@@ -16,7 +16,7 @@ from flexlora.rules.registry import RULES as RULES
 from flexlora.rules.registry import make_rule as make_rule
 from flexlora.rules.registry import register as register
 from flexlora.rules.rule import Rule as Rule
-from flexlora.rules.server import Server as Server
 from flexlora.rules.traits import Traits as Traits
+from flexlora.rules.weighing import Weighing as Weighing
 from flexlora.rules.weights import Summary as Summary
 from flexlora.rules.weights import normalised as normalised

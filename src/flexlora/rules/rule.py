@@ -9,20 +9,20 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Mapping, Sequence
-from functools import partial
 from typing import ClassVar, final
 
 import torch
 from torch import Tensor
 
 from flexlora.adapters import Adapter, Delta, Factors, Sides
+from flexlora.errors import ConfigError
 from flexlora.lowrank import LowRank, singular_values
 from flexlora.rules.client import Encoded, Live, Memory
 from flexlora.rules.contributions import Contributions, SumsOf
 from flexlora.rules.layer import ClientView, Combined, Layer, LayerState, Spec, State
-from flexlora.rules.server import Server
 from flexlora.rules.start import require_fit
 from flexlora.rules.traits import Traits
+from flexlora.rules.weighing import Weighing, weighed_by
 from flexlora.rules.weights import ExamplesOf, Summary, normalised, require_weights
 
 
@@ -32,7 +32,7 @@ class Rule(abc.ABC):
     name: ClassVar[str]
     source: ClassVar[str]
     traits: ClassVar[Traits]
-    server: Server = Server()  # See `served`.
+    weighing: Weighing = "examples"  # See `weighed`.
 
     # --- the server's half -------------------------------------------------------------------
 
@@ -173,8 +173,8 @@ class Rule(abc.ABC):
         asked = summaries
         if self.traits.needs == "sum":
             asked = [ExamplesOf(summary, self.name) for summary in summaries]
-        own = self.server.weights == "examples"
-        weights = self.weigh(asked) if own else self.server.weigh(asked)
+        own = self.weighing == "examples"
+        weights = self.weigh(asked) if own else weighed_by(self.weighing, asked)
         return require_weights(weights, summaries, self.name)
 
     @final
@@ -182,19 +182,19 @@ class Rule(abc.ABC):
         """`combine_layer`, with no more in reach than the traits say. RuleError for asking more."""
         if self.traits.needs == "sum":
             contributions = SumsOf(contributions, self.name)
-        if not self.server.moves:
-            return self.combine_layer(layer, state, contributions)
-        held = self.learned_layer(layer, state) if self.traits.delta == "none" else None
-        combine = partial(self.combine_layer, layer)
-        return self.server.combined(combine, state, contributions, held)
+        return self.combine_layer(layer, state, contributions)
 
     @final
-    def served(self, server: Server) -> Rule:
-        """The same rule with this server. Raises ConfigError where the two do not go together."""
-        own = type(self).weigh is not Rule.weigh
-        server.require_goes_with(self.name, self.traits, weighs=own)
+    def weighed(self, by: Weighing) -> Rule:
+        """The same rule, its clients weighed by this. Raises ConfigError where it has a measure of
+        its own."""
+        if by != "examples" and type(self).weigh is not Rule.weigh:
+            raise ConfigError(
+                f"federation.weights is {by!r}, but rule {self.name} weighs by a measure of its "
+                "own; leave it out"
+            )
         made = object.__new__(type(self))
-        vars(made).update(vars(self), server=server)
+        vars(made).update(vars(self), weighing=by)
         return made
 
     @final
