@@ -142,7 +142,7 @@ def test_the_rivals_train_the_same_adapters(model: AdaptedModel, loop: Any) -> N
 
 def test_rows_of_unequal_length_are_padded_and_masked() -> None:
     short, long = (Encoded("", "", (5,) * n, (7, 2), ()) for n in (1, 3))
-    found = usual_loop._padded([short, long], 0, torch.device("cpu"))
+    found = usual_loop.padded([short, long], 0, torch.device("cpu"))
     assert found["input_ids"].tolist() == [[5, 7, 2, 0, 0], [5, 5, 5, 7, 2]]
     assert found["attention_mask"].tolist() == [[1, 1, 1, 0, 0], [1, 1, 1, 1, 1]]
     assert found["labels"].tolist() == [[-100, 7, 2, -100, -100], [-100, -100, -100, 7, 2]]
