@@ -6,9 +6,10 @@ A table on stdout; JSON in results/benchmarks/scoring.json. Both sides score the
 of random numbers for all linear layers, not merged, on prompts of Natural Instructions, a task a
 client, cut at 512 tokens by the 6M model's tokenizer. The usual loop is PEFT's model, one client
 after another: `model.generate` on the client's prompts, padded on the left, and a forward pass with
-labels. Ours puts all clients' rows into batches by length, and rows that are done leave. They take
-turns in one process; medians. Texts are compared: in bfloat16 a tie of the argmax may fall either
-way, so the share that is equal is told.
+labels. Ours reads each batch in one row without padding, what its examples begin with alike once
+(a task's definition), and rows that are done leave. They take turns in one process; medians. Texts
+are compared: in bfloat16 a tie of the argmax may fall either way, so the share that is equal is
+told.
 """
 
 from __future__ import annotations

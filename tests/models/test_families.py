@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from flexlora.errors import ModelError
-from flexlora.evaluation.continuing import WITH_CACHE, continuing_of
+from flexlora.evaluation.continuing import FROM_TOGETHER, continuing_of
 from flexlora.evaluation.reading import Reading, reading_of
 from flexlora.federation.rehearsal import rehearse
 from flexlora.models import AdaptedModel
@@ -57,7 +57,7 @@ def test_a_dense_decoder_keeps_its_own_way() -> None:
     model = adapted("llama")
     rehearse(model, texts=True)
     assert reading_of(model) == Reading(beside=True, positions=True)
-    assert continuing_of(model) is WITH_CACHE
+    assert continuing_of(model) is FROM_TOGETHER
 
 
 def test_padding_that_enters_a_state_is_found_out() -> None:

@@ -44,6 +44,20 @@ def test_a_row_each_is_the_dense_formula(kind: str, stacked: bool, merge: bool |
             assert torch.allclose(layer(longer)[:, 1], wanted, atol=1e-9)
 
 
+def test_many_rows_a_client_are_not_joined_where_that_is_said() -> None:
+    layer, shares = make(), (2, 0, 3)
+    x = draw(5, N, seed=1)
+    wanted = by_hand(layer, x, [0, 0, 2, 2, 2])
+    carried = frozen(layer)
+    carried.share(shares, joins=False)
+    layer.carry(carried)
+    with torch.no_grad():
+        assert carried.joined("layer", 5) is None
+        assert torch.allclose(layer(x), wanted, atol=1e-9)
+        carried.share(shares)
+        assert carried.joined("layer", 5) is not None
+
+
 def test_clients_come_and_go_and_their_copies_with_them() -> None:
     layer = make()
     carried = frozen(layer)

@@ -10,7 +10,8 @@ from transformers.pytorch_utils import Conv1D
 from flexlora.adapters import Factors
 from flexlora.errors import AdapterError
 from flexlora.lowrank import LowRank
-from flexlora.models.lora import linear_shape
+from flexlora.models import lora
+from flexlora.models.lora import LoRALinear, linear_shape
 from models.layers import CLIENTS, KERNELS, KINDS, M, N, carry, draw, factors, make
 from reference import there
 
@@ -195,6 +196,29 @@ def test_merged_equals_unmerged_and_restores_bit_for_bit(kind: str, dtype: torch
     layer.set_delta(None)
     assert torch.equal(layer.weight, before)
     assert torch.equal(layer(x), plain)
+
+
+@BASES
+def test_where_there_is_no_way_back_few_rows_at_a_time_are_widened(
+    kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    layer = make(kind, dtype=torch.bfloat16)
+    layer.set_delta(factors(2, 9).product())
+    x = draw(2, 19, N).bfloat16()
+    wanted, sizes = layer(x), list[int]()
+    inner = LoRALinear._on_branch
+
+    def noted(self: LoRALinear, outer: Tensor, x: Tensor) -> Tensor:
+        sizes.append(len(outer))
+        return inner(self, outer, x)
+
+    monkeypatch.setattr(LoRALinear, "_on_branch", noted)
+    monkeypatch.setattr(lora, "_BLOCK", 16)
+    with torch.no_grad():
+        found = layer(x)
+    assert sizes == [16, 16, 6]
+    assert found.dtype == torch.bfloat16
+    assert torch.allclose(found.float(), wanted.float(), rtol=0.01, atol=0.01)
 
 
 @KERNELS

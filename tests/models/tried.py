@@ -14,7 +14,7 @@ from flexlora.adapters import Adapter, Factors, LayerSpec
 from flexlora.errors import ModelError
 from flexlora.evaluation import continuation_losses
 from flexlora.evaluation.asked import Asked
-from flexlora.evaluation.continuing import WITH_CACHE, WITHOUT_CACHE, continuing_of
+from flexlora.evaluation.continuing import FROM_TOGETHER, WITH_CACHE, WITHOUT_CACHE, continuing_of
 from flexlora.evaluation.reading import reading_of
 from flexlora.federation.rehearsal import rehearse
 from flexlora.formats.peft import load_peft, save_peft
@@ -27,7 +27,8 @@ from models.families import linear_names, names, tiny
 ALL = ("all-linear",)
 _INSIDE = "base_model.model."  # Where PEFT puts the model.
 PAGE = Path(__file__).parents[2] / "docs" / "reference" / "families.md"
-_WORDS = {id(WITH_CACHE): "our cache", id(WITHOUT_CACHE): "no cache"}
+_CACHES = dict.fromkeys(map(id, (FROM_TOGETHER, WITH_CACHE)), "our cache")
+_WORDS = {**_CACHES, id(WITHOUT_CACHE): "no cache"}
 
 
 @dataclass(frozen=True)

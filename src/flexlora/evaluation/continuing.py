@@ -21,14 +21,16 @@ from flexlora.evaluation.reading import (
     whole_logits,
 )
 from flexlora.evaluation.theirs import theirs
+from flexlora.evaluation.together import read_together, together_of
 from flexlora.models.device import out_of_memory
-from flexlora.models.packing import alike
+from flexlora.models.packing import alike, told
 
 
 def continuing_of(model: Evaluated) -> Way:
     """The first way that gives, token by token, what the model gives for the whole row at once.
 
-    An own loop over the key-value cache, from which rows that are done leave; transformers'
+    An own loop over the key-value cache, from which rows that are done leave, which begins with
+    all prompts in one row where the model can be read so, and padded else; transformers'
     `generate`, for models that remember in another way (states, convolutions); the whole rows
     anew for each token. Tried once for each module, without Δ and adapters.
     Raises ModelError where none serves.
@@ -48,20 +50,27 @@ def continuing_of(model: Evaluated) -> Way:
     return _FOUND[module]
 
 
-def own(model: Evaluated, asked: Asked, *, cached: bool) -> list[list[int]]:
-    """All rows side by side, each leaving when it is done."""
+def own(model: Evaluated, asked: Asked, *, cached: bool, together: bool = False) -> list[list[int]]:
+    """All rows side by side, each leaving when it is done.
+
+    together: the rows themselves are read in one row of all (`read_together`).
+    """
     device = next(model.model.parameters()).device
     reading = reading_of(model)
-    batch = left_pad(asked.rows, pad_id(model.tokenizer), device)
-    cache = _cache(model.model) if cached else None
     live = [i for i, limit in enumerate(asked.limits) if limit > 0]
     texts: list[list[int]] = [[] for _ in asked.rows]
-    if len(live) < len(asked.rows):
-        batch = _pick(batch, torch.tensor(live, dtype=torch.long, device=device))
+    if not live:
+        return texts
+    batch = left_pad([asked.rows[i] for i in live], pad_id(model.tokenizer), device)
+    cache = _cache(model.model) if cached else None
+    begun = _begun(model, asked, live, cache) if together else None
     while live:
         if asked.owners is not None:
             asked.owners.share(live)
-        logits = reading.logits(model.model, batch, 1, cache)[:, -1]
+        if begun is None:
+            logits = reading.logits(model.model, batch, 1, cache)[:, -1]
+        else:
+            logits, begun = begun, None
         if asked.look is not None:
             asked.look(live, logits)
         chosen = logits.argmax(dim=-1)
@@ -79,6 +88,31 @@ def own(model: Evaluated, asked: Asked, *, cached: bool) -> list[list[int]]:
             live = [live[place] for place in keep]
         batch = _extended(batch, chosen, only_new=cached)
     return texts
+
+
+def _begun(model: Evaluated, asked: Asked, live: Sequence[int], cache: Any) -> Tensor:
+    """(rows, vocabulary): of the rows' last tokens. The cache has what it would have of the rows
+    padded on the left, but for what stands under the padding.
+    """
+    from transformers import DynamicCache
+
+    rows, one = [asked.rows[i] for i in live], DynamicCache()
+    owners = asked.owners and asked.owners.of(live)
+    read = read_together(model, rows, [len(row) - 1 for row in rows], owners=owners, cache=one)
+    width = max(map(len, rows))
+    # Padded with their own first token: another's would let one row's NaN into the others.
+    padded = [[own[0]] * (width - len(own)) + own for own in read.places]
+    index = torch.tensor(padded, device=read.logits[0].device)
+    for k, layer in enumerate(one.layers):
+        if layer.is_initialized:
+            cache.update(*(_of_rows(x, index) for x in (layer.keys, layer.values)), k)
+            layer.reset()
+    return torch.cat(read.logits)
+
+
+def _of_rows(states: Tensor, index: Tensor) -> Tensor:
+    """(1, heads, tokens, d) of one row of all → (rows, heads, width, d)."""
+    return states[0][:, index].transpose(0, 1)
 
 
 def _cache(module: Any) -> Any:
@@ -102,8 +136,9 @@ def _extended(batch: LeftPadded, chosen: Tensor, *, only_new: bool) -> LeftPadde
     )
 
 
+FROM_TOGETHER = partial(own, cached=True, together=True)
 WITH_CACHE, WITHOUT_CACHE = partial(own, cached=True), partial(own, cached=False)
-_WAYS: tuple[Way, ...] = (WITH_CACHE, theirs, WITHOUT_CACHE)
+_WAYS: tuple[Way, ...] = (FROM_TOGETHER, WITH_CACHE, theirs, WITHOUT_CACHE)
 # Beside the modules, which need not know; gone with them.
 _FOUND: WeakKeyDictionary[nn.Module, Way] = WeakKeyDictionary()
 
@@ -113,6 +148,8 @@ def _serves(way: Way, model: Evaluated, device: torch.device) -> bool:
 
     Tokens are not compared: a tie may fall either way.
     """
+    if way is FROM_TOGETHER and not together_of(model):
+        return False
     lengths = (2, 7, 5) if reading_of(model).beside else (5, 5, 5)
     rows, seen = trial_rows(model, *lengths), [list[Tensor]() for _ in lengths]
 
@@ -121,7 +158,8 @@ def _serves(way: Way, model: Evaluated, device: torch.device) -> bool:
             seen[row].append(values)
 
     try:
-        texts = way(model, Asked(rows, (3, 1, 2), [()] * 3, look=look))
+        with told():
+            texts = way(model, Asked(rows, (3, 1, 2), [()] * 3, look=look))
     # Whatever a model's cache or its own generation cannot do, another way may.
     except Exception as error:
         if out_of_memory(error):

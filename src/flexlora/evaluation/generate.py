@@ -13,9 +13,9 @@ from collections.abc import Collection, Sequence
 
 from flexlora.errors import DataError
 from flexlora.evaluation.asked import Asked
-from flexlora.evaluation.continuing import continuing_of
+from flexlora.evaluation.continuing import FROM_TOGETHER, continuing_of
 from flexlora.evaluation.owners import Owners
-from flexlora.evaluation.padding import Evaluated, batches, inference
+from flexlora.evaluation.padding import Evaluated, batches, batches_alike, inference
 from flexlora.evaluation.reading import reading_of
 
 
@@ -52,7 +52,12 @@ def generate(
     always = _stops(model)
     stops = [always | set(also) for also in ends or [()] * len(prompts)]
     with inference(model.model):
-        for chosen in batches([len(prompt) for prompt in prompts], batch_size, owners, equal=equal):
+        cut = (
+            batches_alike(prompts, batch_size, owners)
+            if continued is FROM_TOGETHER
+            else batches([len(prompt) for prompt in prompts], batch_size, owners, equal=equal)
+        )
+        for chosen in cut:
             rows, mine = [prompts[i] for i in chosen], owners and owners.of(chosen)
             asked = Asked(rows, [limits[i] for i in chosen], [stops[i] for i in chosen], mine)
             for i, ids in zip(chosen, continued(model, asked), strict=True):

@@ -12,11 +12,13 @@ from flexlora.evaluation.owners import Owners
 from flexlora.evaluation.padding import (
     Evaluated,
     batches,
+    batches_alike,
     inference,
     left_pad,
     pad_id,
 )
 from flexlora.evaluation.reading import reading_of
+from flexlora.evaluation.together import read_together, together_of
 from flexlora.tasks.prompts import Encoded
 
 
@@ -51,17 +53,24 @@ def continuation_losses(
     """The loss of each (prompt, continuation), in the given order.
 
     Only the continuation's tokens count, as in training, and logits are made for the last columns
-    alone. The batch size changes nothing beyond rounding. owners: of the rows, where the model
-    carries adapters. Raises ModelError for a model that cannot be read (see `reading_of`).
+    alone. What rows of a batch begin with alike is computed once where the model can be read so
+    (`together_of`). The batch size changes nothing beyond rounding. owners: of the rows, where the
+    model carries adapters. Raises ModelError for a model that cannot be read (see `reading_of`).
     """
+    if not rows:
+        return ()
     totals, ends = [0.0] * len(rows), [0.0] * len(rows)
-    equal = bool(rows) and not reading_of(model).beside
+    equal, together = not reading_of(model).beside, together_of(model)
+    whole = [(*prompt, *continuation) for prompt, continuation in rows]
+    cut = batches_alike(whole, batch_size, owners) if together else None
     with inference(model.model) as device:
-        lengths = [len(prompt) + len(continuation) for prompt, continuation in rows]
-        for chosen in batches(lengths, batch_size, owners, equal=equal):
-            if owners is not None:
-                owners.share(chosen)
-            found = _totals(model, [rows[i] for i in chosen], device)
+        for chosen in cut or batches(list(map(len, whole)), batch_size, owners, equal=equal):
+            these, mine = [rows[i] for i in chosen], owners and owners.of(chosen)
+            found = (
+                _totals_together(model, these, mine)
+                if together
+                else _totals(model, these, mine, device)
+            )
             for i, (total, end) in zip(chosen, found, strict=True):
                 totals[i], ends[i] = total, end
     counts = [len(continuation) for _, continuation in rows]
@@ -71,9 +80,12 @@ def continuation_losses(
 def _totals(
     model: Evaluated,
     rows: Sequence[tuple[tuple[int, ...], tuple[int, ...]]],
+    owners: Owners | None,
     device: torch.device,
 ) -> list[tuple[float, float]]:
     """Of each row, all of it and its last token."""
+    if owners is not None:
+        owners.share(range(len(rows)))
     ids = [prompt + continuation for prompt, continuation in rows]
     batch = left_pad(ids, pad_id(model.tokenizer), device)
     counts = torch.tensor([len(continuation) for _, continuation in rows], device=device)
@@ -87,3 +99,23 @@ def _totals(
     )
     totals, ends = losses.double().sum(dim=1), losses[:, -1]
     return list(zip(totals.tolist(), ends.tolist(), strict=True))
+
+
+def _totals_together(
+    model: Evaluated,
+    rows: Sequence[tuple[tuple[int, ...], tuple[int, ...]]],
+    owners: Owners | None,
+) -> list[tuple[float, float]]:
+    """The same, without padding. A row's last token is asked for and never read."""
+    ids = [prompt + continuation[:-1] for prompt, continuation in rows]
+    firsts = [len(prompt) - 1 for prompt, _ in rows]
+    totals = []
+    for logits, (_, continuation) in zip(
+        read_together(model, ids, firsts, owners=owners).logits, rows, strict=True
+    ):
+        wanted = torch.tensor(continuation, dtype=torch.long, device=logits.device)
+        losses = functional.cross_entropy(
+            logits[: len(wanted)].float(), wanted, reduction="none"
+        ).double()
+        totals.append((float(losses.sum()), float(losses[-1:].sum())))
+    return totals

@@ -21,7 +21,11 @@ class Owners:
 
     def share(self, rows: Iterable[int]) -> None:
         """The next forward pass computes these rows, which come client by client."""
+        self.carried.share(self.counts((row, 1) for row in rows))
+
+    def counts(self, rows: Iterable[tuple[int, int]]) -> tuple[int, ...]:
+        """Of (row, tokens): how many tokens each client has."""
         counts = [0] * len(self.carried.trainables)
-        for row in rows:
-            counts[self.places[row]] += 1
-        self.carried.share(counts)
+        for row, tokens in rows:
+            counts[self.places[row]] += tokens
+        return tuple(counts)

@@ -23,6 +23,7 @@ from flexlora.evaluation.padding import (
 from flexlora.models import AdaptedModel
 from flexlora.models.device import out_of_memory
 from flexlora.models.packing import alike
+from flexlora.models.targets import output_head
 from flexlora.models.weights import first_line
 
 Row = Sequence[int]
@@ -47,8 +48,25 @@ class Reading:
             options["attention_mask"] = batch.mask
         if cache is not None:
             options["past_key_values"] = cache
-        found = module(input_ids=batch.ids, use_cache=cache is not None, **options).logits
+        with _head_in_one_piece(module):
+            found = module(input_ids=batch.ids, use_cache=cache is not None, **options).logits
         return torch.as_tensor(found[:, -last:])
+
+
+@contextmanager
+def _head_in_one_piece(module: Any) -> Iterator[None]:
+    """The last columns of a batch lie apart in memory, and of a head's weight torch would make a
+    copy for each row.
+    """
+    head = output_head(module)
+    if head is None:
+        yield
+        return
+    hook = head.register_forward_pre_hook(lambda _, given: (given[0].contiguous(), *given[1:]))
+    try:
+        yield
+    finally:
+        hook.remove()
 
 
 def reading_of(model: Evaluated) -> Reading:

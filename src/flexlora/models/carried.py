@@ -51,16 +51,20 @@ class Carried:
         self._rows: tuple[Tensor, Tensor, Tensor] | None = None
         self._views: dict[str, Stacked] = {}
         self._joiner: Joiner | None = None
+        self._joins = False
         self._set(list(trainables))
 
     def keep(self, places: Sequence[int]) -> None:
         """Go on with these clients alone, in this order."""
         self._set([self.trainables[place] for place in places])
 
-    def share(self, shares: Sequence[int], own: Sequence[int] | None = None) -> None:
+    def share(
+        self, shares: Sequence[int], own: Sequence[int] | None = None, *, joins: bool = True
+    ) -> None:
         """Client k's rows are the next shares[k] of sum(shares), or as many times that.
 
         own: how many of its share are the client's own, padding coming after them (default: all).
+        joins: frozen factors may be joined for them (see `joined`); not for many rows a client.
         """
         if len(shares) != len(self.trainables):
             raise ValueError(
@@ -68,7 +72,8 @@ class Carried:
             )
         self.shares = tuple(shares)
         self.own = self.shares if own is None else tuple(own)
-        if self._joiner is not None:
+        self._joins = joins and self._joiner is not None
+        if self._joiner is not None and joins:
             self._joiner.share(self.shares)
 
     def sow(self, seeds: Sequence[int]) -> None:
@@ -116,14 +121,16 @@ class Carried:
         """
         self.dropout = 0.0
         self._joiner = Joiner(self.pairs)
-        self._joiner.share(self.shares)
+        self.share(self.shares, self.own)
 
     def joined(self, layer: str, rows: int) -> Joined | None:
         """The layer's factors side by side, where `rows` is one for each unit of the shares.
 
         None where they are not frozen, and for more rows: most of such a product is thrown away.
         """
-        if self._joiner is None or rows != sum(self.shares) or torch.is_grad_enabled():
+        if self._joiner is None or not self._joins or rows != sum(self.shares):
+            return None
+        if torch.is_grad_enabled():
             return None
         return self._joiner.join(layer)
 

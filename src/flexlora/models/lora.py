@@ -13,6 +13,10 @@ from flexlora.models.branch import Branch, Linear, Work
 from flexlora.models.carried import Carried
 from flexlora.models.device import out_of_memory
 
+# Rows that are widened to float32 at a time, where there is no way back: what a CPU's caches hold.
+# 3,000 rows of 1,536 numbers take a quarter of the time.
+_BLOCK = 256
+
 
 def linear_shape(module: nn.Module) -> tuple[int, int] | None:
     """(m outputs, n inputs) of a linear-like module: `nn.Linear`, or GPT-2's Conv1D (x @ W).
@@ -157,10 +161,19 @@ class LoRALinear(nn.Module):
         y: Tensor = self.base(x)
         if self._branch is None:
             return y
+        outer, inner = y.reshape(-1, self.m), x.reshape(-1, self.n)
+        if y.device.type != "cpu" or y.dtype == self.dtype or torch.is_grad_enabled():
+            return self._on_branch(outer, inner).view(y.shape)
+        for ours, theirs in zip(*(torch.split(t, _BLOCK) for t in (outer, inner)), strict=True):
+            ours.copy_(self._on_branch(ours, theirs))
+        return outer.view(y.shape)
+
+    def _on_branch(self, outer: Tensor, inner: Tensor) -> Tensor:
+        """What the base made of these rows, and Δ as a branch; in the base's dtype."""
+        assert self._branch is not None
         right, left = self._branch
-        outer = y.reshape(-1, self.m).to(self.dtype)
-        inner = x.reshape(-1, self.n).to(self.dtype)
-        return torch.addmm(outer, inner @ right.T, left.T).view(y.shape).to(y.dtype)
+        wide = torch.addmm(outer.to(self.dtype), inner.to(self.dtype) @ right.T, left.T)
+        return wide.to(outer.dtype)
 
     def _with_clients(self, x: Tensor, carried: Carried) -> Tensor:
         flat = x.reshape(-1, self.n)

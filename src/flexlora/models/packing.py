@@ -17,6 +17,8 @@ from torch.nn import functional
 # it at 60 tokens, 0.6 at 180, as much at 250. It is the more exact one too.
 _SHORT = 256
 Attend = Callable[..., Tensor]  # (query, key, value[, places of the queries]) → what they see.
+# ((query, key, value), lengths, attend) → what each token of the row sees.
+Over = Callable[[Sequence[Tensor], Sequence[int], Attend], Tensor]
 PACKED = "flexlora_packed"  # The name under which transformers knows this attention.
 _SLIDING = "sliding_attention"
 _UNDERSTOOD = {"full_attention", _SLIDING}
@@ -27,6 +29,7 @@ _MORE = ("softcap", "s_aux", "sinks", "position_bias", "indices", "block_indices
 # Of the row that a model is at, by its config's id. Not a context variable: activations that are
 # made anew in the backward pass may be made by another thread.
 _lengths: dict[int, tuple[int, ...]] = {}
+_over: dict[int, Over] = {}  # Where sequences are not just apart, by a config's id too.
 _windows: list[int | None] | None = None  # Where somebody wants to know which are told.
 _asking: dict[int, Tensor] = {}  # Places in the row, by attention module; of others: all.
 
@@ -53,14 +56,14 @@ def can_pack(model: Any) -> bool:
         apart = [model(input_ids=x, use_cache=False).logits for x in (first, second)]
         positions = torch.tensor([[0, 1, 2, 3, 0, 1, 2]], device=ids.device)
         try:
-            with packed(model, (4, 3)), _told() as windows:
+            with packed(model, (4, 3)), told() as windows:
                 together = model(
                     input_ids=ids[None], position_ids=positions, use_cache=False
                 ).logits
         except _NotOursError:
             return False
-    told = sum(window is not None for window in windows)
-    if _has_window(config) and told < (kinds.count(_SLIDING) if kinds else 1):
+    known = sum(window is not None for window in windows)
+    if _has_window(config) and known < (kinds.count(_SLIDING) if kinds else 1):
         return False
     return alike(together, torch.cat(apart, dim=1))
 
@@ -79,7 +82,7 @@ def _has_window(config: Any) -> bool:
 
 
 @contextmanager
-def _told() -> Iterator[list[int | None]]:
+def told() -> Iterator[list[int | None]]:
     """The windows that layers tell their attention while the block runs, one a call.
 
     A model that has its window in the mask alone tells none, and no trial of a few tokens, all
@@ -94,10 +97,11 @@ def _told() -> Iterator[list[int | None]]:
 
 
 @contextmanager
-def packed(model: Any, lengths: Sequence[int]) -> Iterator[None]:
+def packed(model: Any, lengths: Sequence[int], over: Over | None = None) -> Iterator[None]:
     """While the block runs (backward pass included), a row is sequences of these lengths.
 
-    Give `position_ids` that count anew in each, and no attention mask.
+    Give `position_ids` that count anew in each, and no attention mask. over: what attends, where
+    sequences see more than themselves (see `branching`).
     """
     from transformers import AttentionInterface
 
@@ -109,11 +113,14 @@ def packed(model: Any, lengths: Sequence[int]) -> Iterator[None]:
         for config in configs:
             config._attn_implementation = PACKED
             _lengths[id(config)] = tuple(lengths)
+            if over is not None:
+                _over[id(config)] = over
         yield
     finally:
         for config, name in zip(configs, before, strict=True):
             config._attn_implementation = name
             _lengths.pop(id(config), None)
+            _over.pop(id(config), None)
 
 
 @contextmanager
@@ -157,11 +164,12 @@ def _attention(
         _windows.append(sliding_window)
     lengths = _lengths[id(module.config)]
     apart = query.device.type == "cpu" or len(lengths) == 1
-    over = _one_by_one if apart else _side_by_side
+    over: Over = _one_by_one if apart else _side_by_side
     options = {"scale": scaling, "enable_gqa": query.shape[1] != key.shape[1]}
     attend = partial(_causal, window=sliding_window, options=options)
     if apart and (places := _asking.get(id(module))) is not None:
         over = partial(_asked, places=places)
+    over = _over.get(id(module.config), over)
     # In one piece, as transformers' own attention is, for some models take views of it (JetMoe).
     return over((query, key, value), lengths, attend).transpose(1, 2).contiguous(), None
 
