@@ -107,6 +107,19 @@ case("into an input", "a exists; choose another --out or remove it")(
 
 # --- folders -------------------------------------------------------------------------------------
 
+case(
+    "no whole number of experts",
+    "b has lora_A and lora_B of shapes (2, 6) and (8, 2), which hold no",
+)(lambda p: p.spoilt(lambda b: edit(b, r=4, target_parameters=["q_proj.weight"])))
+case("a layer here and a parameter there", "share no layer: the first has 'layers.0.q_proj', the")(
+    lambda p: p.spoilt(lambda b: edit(b, target_parameters=["q_proj.weight"]))
+)
+case("parameters for vLLM", "is LoRA on a parameter, which vLLM does not serve; leave that layer")(
+    lambda p: [
+        *("merge", edit(p.adapters()[0], target_parameters=["w"]), "--serve", "vllm"),
+        *("--out", p.folder / "out"),
+    ]
+)
 case("a folder that is missing", "gone does not exist; give a PEFT folder")(
     lambda p: [*p.merge("--rank", 2), p.folder / "gone"]
 )

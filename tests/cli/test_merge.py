@@ -44,6 +44,16 @@ def cells(done: Done, layer: str) -> list[str]:
     return line.split()
 
 
+def test_experts_are_shown_by_kind(flexlora: Flexlora, tmp_path: Path) -> None:
+    tensors = pair("x.experts", 6, 5, 150) | pair("x.q", 6, 5, 3)
+    options = {"target_modules": ["q"], "target_parameters": ["experts.w"]}
+    write_folder(tmp_path / "a", tensors, r=3, **options)
+    done = flexlora("merge", tmp_path / "a", "--rank", 2, "--out", tmp_path / "out")
+    row = cells(done, "experts.w[*]")
+    assert row[1:4] == ["50", "3", "2"]
+    assert row[-1] == "parameter"
+
+
 def test_what_went_in_what_came_out_and_each_layer(flexlora: Flexlora, two: list[Path]) -> None:
     done = flexlora("merge", "a", "b", "--weights", "0.5,-0.3", "--rank", 5, "--out", "out")
     assert done.code == 0, done.err

@@ -27,7 +27,6 @@ _FOREIGN = {
     "lora_bias": "LoRA biases",
     "use_qalora": "QALoRA",
     "layer_replication": "replicated layers",
-    "target_parameters": "LoRA on bare parameters",
     "trainable_token_indices": "trained tokens",
     "alora_invocation_tokens": "activated LoRA",
     "use_bdlora": "block-diagonal LoRA",
@@ -55,6 +54,7 @@ _TYPES: Mapping[str, tuple[Callable[[object], bool], str]] = {
     "base_model_name_or_path": (_is_text, "the name of a model"),
     "task_type": (_is_text, "a name"),
     "modules_to_save": (_are_texts, "a list of names"),
+    "target_parameters": (_are_texts, "a list of names"),
     "rank_pattern": (_is_table, "a table of patterns and numbers"),
     "alpha_pattern": (_is_table, "a table of patterns and numbers"),
 }
@@ -105,7 +105,7 @@ def scaling_of(config: Mapping[str, Any]) -> Scaling:
 
 @final
 class PerLayer:
-    """r or lora_alpha by layer: that of the first pattern that matches, or what holds for all.
+    """r or lora_alpha (key) by layer: that of the first pattern that matches, or what all have.
 
     Raises AdapterError for patterns that cannot be read.
     """
@@ -113,7 +113,7 @@ class PerLayer:
     def __init__(
         self, path: Path, config: Mapping[str, Any], key: Literal["r", "lora_alpha"]
     ) -> None:
-        self._where, self._key = path / CONFIG, key
+        self._where, self.key = path / CONFIG, key
         self._common = config.get(key, 8)
         table = config.get("rank_pattern" if key == "r" else "alpha_pattern") or {}
         try:
@@ -128,17 +128,17 @@ class PerLayer:
         except ValueError as error:
             raise self._unreadable(error) from error
         known = isinstance(value, int | float) and not isinstance(value, bool)
-        least = 1 if self._key == "r" else -_LARGEST_NUMBER
+        least = 1 if self.key == "r" else -_LARGEST_NUMBER
         if not known or not least <= value <= _LARGEST_NUMBER:
-            words = "a whole number of 1 or more" if self._key == "r" else "a number"
+            words = "a whole number of 1 or more" if self.key == "r" else "a number"
             raise AdapterError(
-                f"{self._where} has {self._key} {shown(value)} for layer {layer}; give {words}"
+                f"{self._where} has {self.key} {shown(value)} for layer {layer}; give {words}"
             )
         return float(value)
 
     def _unreadable(self, error: ValueError) -> AdapterError:
         return AdapterError(
-            f"{self._where} has a pattern for {self._key} that cannot be read ({error}); correct it"
+            f"{self._where} has a pattern for {self.key} that cannot be read ({error}); correct it"
         )
 
 

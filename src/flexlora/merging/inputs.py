@@ -100,8 +100,7 @@ def _require_one_shape(readers: Sequence[AdapterReader]) -> None:
     for reader in readers:
         for name, layer in reader.layers.items():
             known_reader, known = first.setdefault(name, (reader, layer))
-            same_kernel = known.a_shape[1:] == layer.a_shape[1:]
-            if (known.m, known.n, known.kind) != (layer.m, layer.n, layer.kind) or not same_kernel:
+            if _described(known) != _described(layer):
                 raise AdapterError(
                     f"layer {name} is {_described(known)} in {known_reader.path}, "
                     f"{_described(layer)} in {reader.path}; they are of different models"
@@ -119,8 +118,8 @@ def _first(readers: Sequence[AdapterReader], on: bool) -> Path:
 
 
 def _described(layer: StoredLayer) -> str:
-    kernel = " × ".join(map(str, (layer.m, *layer.a_shape[1:])))
-    return f"{layer.kind} {kernel}"
+    experts = (layer.expert.experts,) if layer.expert is not None else ()
+    return f"{layer.kind} {' × '.join(map(str, (*experts, layer.m, *layer.a_shape[1:])))}"
 
 
 def whole(readers: Sequence[AdapterReader]) -> dict[str, AdapterReader]:

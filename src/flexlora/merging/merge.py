@@ -44,25 +44,27 @@ def merge(
 ) -> Merged:
     """Write Σ weight · ΔW of adapters in the format they came in, layers at the rank asked for.
 
-    adapters: PEFT folders, or single .safetensors files with kohya's or diffusers' keys, for which
-    `out` is a file too, of linear, embedding or convolution LoRA of any ranks, α, rsLoRA, patterns
-    and dtypes. A layer that one of them lacks counts as zero there. weights: one each, negative
-    ones too; None for the mean, 1/N each. At most one of rank and energy: rank is the highest rank
-    of a layer, "full" (if neither is given) for all that the sum holds; energy, above 0 and at most
-    1, keeps that share of ‖·‖²_F with the fewest directions, layer by layer. split: "left" puts the
-    singular values into B and leaves orthonormal rows in A, "balanced" gives each side their root.
-    dtype: "float32", "bfloat16", "float16", "float8_e4m3fn" or "float8_e5m2" as stored; None for
-    the widest of the inputs, bfloat16 where these have eight bits. compact: each layer at its own
-    rank, with PEFT's patterns, which other readers may pass over; else one rank for all, filled up
-    with zeros, but where every layer has an alpha (kohya). serve: "vllm" for a rank that vLLM
-    supports and nothing that it refuses. force: merge though the adapters name different base
-    models or share no layer. watch: told layers done and in all.
+    adapters: PEFT folders, or single .safetensors files with kohya's or diffusers' keys, for
+    which `out` is a file too, of linear, embedding or convolution LoRA, or LoRA on bare
+    parameters, each expert a layer, of any ranks, α, rsLoRA, patterns and dtypes. A layer that
+    one of them lacks counts as zero there. weights: one each, negative ones too; None for the
+    mean, 1/N each. At most one of rank and energy: rank is the highest rank of a layer, "full"
+    (if neither is given) for all that the sum holds; energy, above 0 and at most 1, keeps that
+    share of ‖·‖²_F with the fewest directions, layer by layer. split: "left" puts the singular
+    values into B and leaves orthonormal rows in A, "balanced" gives each side their root.
+    dtype: "float32", "bfloat16", "float16", "float8_e4m3fn" or "float8_e5m2" as stored; None
+    for the widest of the inputs, bfloat16 where these have eight bits. compact: each layer at
+    its own rank, with PEFT's patterns, which other readers may pass over; else one rank for
+    all, filled up with zeros, but where every layer has an alpha (kohya). serve: "vllm" for a
+    rank that vLLM supports and nothing that it refuses. force: merge though the adapters name
+    different base models or share no layer. watch: told layers done and in all.
 
     Guarantees: each layer is the best approximation of its rank, to rounding of float32, whatever
     the inputs' dtype. What is written has scale 1: α = r in every layer, rsLoRA off. One adapter
     alone, of weight 1 at rank "full", is not decomposed: its sides stay but for the scale, and if
     compact bit for bit (unless a dtype is asked for, or it has eight bits). Layers are read, merged
-    and written one by one: memory is one layer's work. What is written appears whole or not at all.
+    and written one by one: memory is one layer's work, or one parameter's with all its experts.
+    What is written appears whole or not at all.
     Raises ConfigError or RankError for options that make no sense, AdapterError for adapters that
     cannot be summed, RunError where `out` exists.
     """
