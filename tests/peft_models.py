@@ -11,6 +11,7 @@ import torch
 import transformers
 from torch import Tensor, nn
 
+ATTENTION = ["q_proj", "v_proj"]
 TOKENS = torch.arange(14).reshape(2, 7)
 Update = dict[str, Tensor]
 

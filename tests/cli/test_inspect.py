@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -131,7 +132,7 @@ def test_what_stands_beside_lora_is_said(flexlora: Flexlora, tmp_path: Path) -> 
 
 def test_experts_are_layers_of_one_kind(flexlora: Flexlora, tmp_path: Path) -> None:
     tensors = pair("x.experts", 6, 5, 150) | pair("x.q", 6, 5, 3)
-    options = {"target_modules": ["q"], "target_parameters": ["experts.w"]}
+    options: dict[str, Any] = {"target_modules": ["q"], "target_parameters": ["experts.w"]}
     write_folder(tmp_path / "a", tensors, r=3, **options)
     lines = flexlora("inspect", tmp_path / "a").out.splitlines()
     assert any(line.split()[:3] == ["experts.w[*]", "50", "3"] for line in lines)

@@ -66,12 +66,12 @@ def test_what_is_a_parameter_and_of_which_name(
     tensors: dict[str, torch.Tensor],
     wanted: list[str],
 ) -> None:
-    options = {"target_parameters": parameters, "target_modules": modules}
+    options: dict[str, Any] = {"target_parameters": parameters, "target_modules": modules}
     assert names(write_folder(tmp_path / "a", tensors, r=2, **options)) == wanted
 
 
 def test_each_of_two_parameters_has_its_own_tensors(tmp_path: Path) -> None:
-    options = {"target_parameters": ["down_proj", "up_proj"]}
+    options: dict[str, Any] = {"target_parameters": ["down_proj", "up_proj"]}
     tensors = nested(EXPERTS, 5, 7)
     with PeftReader(write_folder(tmp_path / "a", tensors, r=2, **options)) as reader:
         for expert in (0, 1):
@@ -139,7 +139,9 @@ WRONG: list[tuple[dict[str, torch.Tensor], dict[str, Any], str]] = [
 def test_what_does_not_fit_is_named(
     tmp_path: Path, tensors: dict[str, torch.Tensor], config: dict[str, Any], message: str
 ) -> None:
-    options = {"target_parameters": ["experts.down_proj", "experts.up_proj"]} | config
+    options: dict[str, Any] = {
+        "target_parameters": ["experts.down_proj", "experts.up_proj"]
+    } | config
     folder = write_folder(tmp_path / "a", tensors, **options)
     with pytest.raises(AdapterError) as caught:
         PeftReader(folder)
@@ -151,7 +153,7 @@ def test_experts_beyond_the_limit_are_counted_before_any_is_described(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(peft_layers, "MOST_EXPERTS", 6)
-    options = {"target_parameters": ["experts.w"]}
+    options: dict[str, Any] = {"target_parameters": ["experts.w"]}
     tensors = {
         key: x for i in range(2) for key, x in pair(f"layers.{i}.experts", 6, 5, 4, i).items()
     }

@@ -19,7 +19,7 @@ from flexlora.errors import AdapterError
 from flexlora.formats.peft_config import read_config
 from flexlora.merging import merge
 from peft_folders import stored, updates
-from peft_models import change, llama, loaded, output, with_updates, written
+from peft_models import ATTENTION, change, llama, loaded, output, with_updates, written
 from reference import assert_all_close, assert_close, best
 
 
@@ -57,7 +57,6 @@ def weighted(tensors: Iterable[Tensor]) -> Tensor:
     return sum(parts, torch.zeros(()))
 
 
-ATTENTION = ["q_proj", "v_proj"]
 LLAMA: dict[str, list[dict[str, Any]]] = {
     "one rank": [{"r": 4, "lora_alpha": 8, "target_modules": ATTENTION}] * 3,
     "mixed ranks": [

@@ -51,6 +51,21 @@ def gpt_oss() -> nn.Module:
     return transformers.AutoModelForCausalLM.from_config(config).eval()
 
 
+def qwen3_moe() -> nn.Module:
+    torch.manual_seed(0)
+    sizes = {"num_experts": 4, "moe_intermediate_size": 12, "head_dim": 8}
+    config = transformers.Qwen3MoeConfig(**SIZES | sizes)
+    return transformers.AutoModelForCausalLM.from_config(config).eval()
+
+
+def llama4() -> nn.Module:
+    """Experts of shape (E, inputs, outputs), which PEFT takes for (E, outputs, inputs)."""
+    torch.manual_seed(0)
+    sizes = {"intermediate_size_mlp": 24, "head_dim": 8, "num_experts_per_tok": 1}
+    config = transformers.Llama4TextConfig(**SIZES | sizes)
+    return transformers.AutoModelForCausalLM.from_config(config).eval()
+
+
 class Experts(nn.Module):
     """Parameters whose names tell nothing of the order in which they are declared."""
 
@@ -81,11 +96,29 @@ def net() -> nn.Module:
     return Net().eval()
 
 
-MODELS = {"mixtral": mixtral, "gpt_oss": gpt_oss, "net": net}
+MODELS = {
+    "mixtral": mixtral,
+    "gpt_oss": gpt_oss,
+    "qwen3_moe": qwen3_moe,
+    "llama4": llama4,
+    "net": net,
+}
 UNKNOWN = ["experts.alpha", "experts.zeta", "experts.mix"]
 CASES: dict[str, tuple[str, list[dict[str, Any]]]] = {
     "ranks": ("mixtral", [{"r": r, "lora_alpha": 5, **BOTH} for r in (2, 3, 1)]),
     "inputs first": ("gpt_oss", [{"r": r, "lora_alpha": 5, **BOTH} for r in (2, 3, 1)]),
+    "Qwen3-MoE": ("qwen3_moe", [{"r": r, "lora_alpha": 5, **BOTH} for r in (2, 3, 1)]),
+    "Llama 4": (
+        "llama4",
+        [
+            {
+                "r": r,
+                "target_modules": ["shared_expert.down_proj"],
+                "target_parameters": ["experts.gate_up_proj", "experts.down_proj"],
+            }
+            for r in (2, 3, 1)
+        ],
+    ),
     "layers too, patterns and rsLoRA": (
         "mixtral",
         [
@@ -181,7 +214,7 @@ def test_every_expert_is_read_as_peft_computes_it(tmp_path: Path, case: str) -> 
             layers = {x.name for x in reader.layers.values() if x.kind == "parameter"}
             assert_all_close({x: product(reader.factors(x)) for x in layers}, theirs, 1e-12)
             plain = {x.name for x in reader.layers.values() if x.kind == "linear"}
-            assert all(x == "head" or "self_attn" in x for x in plain)
+            assert all(x == "head" or "self_attn" in x or "shared" in x for x in plain)
 
 
 @pytest.mark.parametrize("compact", [False, True])

@@ -13,6 +13,7 @@ from typing import Final
 
 from flexlora.errors import AdapterError, ConfigError
 from flexlora.formats.adapter_reader import AdapterReader, LayerWriter
+from flexlora.formats.from_initial import FromInitial
 from flexlora.formats.home import expanded
 from flexlora.formats.parameters import nested
 from flexlora.formats.peft_form import Form
@@ -26,14 +27,20 @@ from flexlora.formats.stored_layer import StoredLayer
 FILE: Final = ".safetensors"
 
 
-def open_adapter(path: Path | str) -> AdapterReader:
+def open_adapter(path: Path | str, initial: Path | str | None = None) -> AdapterReader:
     """The adapter, open; ~ in its path is a user's home.
 
+    initial: the folder that its training began from, less which it is taken.
     Raises AdapterError for what is none, is damaged, or no plain LoRA."""
     place = expanded(path)
     if place.suffix == FILE or place.is_file():
+        if initial is not None:
+            raise AdapterError(
+                f"{path} is a single file, which does not say how it began; give PEFT folders "
+                "where you give initial"
+            )
         return SingleFileReader(place)
-    return PeftReader(place)
+    return PeftReader(place) if initial is None else FromInitial(place, initial)
 
 
 def require_fitting(readers: Sequence[AdapterReader], out: Path | str, form: Form) -> None:

@@ -34,7 +34,10 @@ _FOREIGN = {
     "kasa_config": "KaSA",
     "monteclora_config": "MonteCLoRA",
 }
-_BASE_CHANGING = ("pissa", "olora", "corda", "loftq", "lora_ga")
+# Initialisations after which the adapter is one for another base than the published model: what
+# it takes from the base is in the adapter, so that the adapter as it was then tells it; or is not.
+_BASE_CHANGING = ("pissa", "olora", "corda", "lora_ga")
+_BASE_QUANTISING = "loftq"
 
 
 def _is_text(value: object) -> bool:
@@ -60,8 +63,12 @@ _TYPES: Mapping[str, tuple[Callable[[object], bool], str]] = {
 }
 
 
-def read_config(path: Path) -> Config:
-    """The folder's config. Raises AdapterError where its update is not scale · B A."""
+def read_config(path: Path, *, as_published: bool = True) -> Config:
+    """The folder's config. Raises AdapterError where its update is not scale · B A.
+
+    as_published: that of the base model as it was published; else that of what the initialisation
+    left of it will do.
+    """
     if not path.is_dir():
         raise AdapterError(f"{path} is not a folder; give a PEFT adapter folder")
     try:
@@ -77,14 +84,14 @@ def read_config(path: Path) -> Config:
     kind = config.get("peft_type")
     if kind != "LORA":
         raise AdapterError(f"{path} is a PEFT adapter of type {shown(kind)}; only LORA can be read")
-    require_plain(path, config)
+    require_plain(path, config, as_published=as_published)
     for key, (fits, words) in _TYPES.items():
         if config.get(key) is not None and not fits(config[key]):
             raise AdapterError(f"{path / CONFIG} has {key} {shown(config[key])}; make it {words}")
     return config
 
 
-def require_plain(path: Path, config: Mapping[str, Any]) -> None:
+def require_plain(path: Path, config: Mapping[str, Any], *, as_published: bool = True) -> None:
     """Raise AdapterError where a LoRA config's update is not scale · B A, naming what it is."""
     for key, words in _FOREIGN.items():
         if config.get(key):
@@ -92,11 +99,23 @@ def require_plain(path: Path, config: Mapping[str, Any]) -> None:
     if config.get("bias", "none") != "none":
         raise unsupported(path, f"trained biases (bias = {shown(config['bias'])})")
     init = config.get("init_lora_weights")
-    if isinstance(init, str) and init.startswith(_BASE_CHANGING):
+    if isinstance(init, str) and init.lower().startswith(_BASE_QUANTISING):
         raise AdapterError(
-            f"{path} was initialised by {shown(init)}, which changes the base model; convert it to "
-            "plain LoRA with save_pretrained(path_initial_model_for_weight_conversion=…)"
+            f"{path} was initialised by {shown(init)}, which puts a quantised model in place of "
+            "the base: no adapter is its update to the base as published; save that model, and "
+            "the adapter with init_lora_weights = true as one for it"
         )
+    if as_published and changed_base(config) is not None:
+        raise AdapterError(
+            f"{path} was initialised by {shown(init)}, which changes the base model; merge it with "
+            f"the PEFT folder that its training began from: flexlora merge --initial {path}=START"
+        )
+
+
+def changed_base(config: Mapping[str, Any]) -> str | None:
+    """The initialisation that took from the base what the adapter began with; None for others."""
+    init = config.get("init_lora_weights")
+    return init if isinstance(init, str) and init.lower().startswith(_BASE_CHANGING) else None
 
 
 def scaling_of(config: Mapping[str, Any]) -> Scaling:

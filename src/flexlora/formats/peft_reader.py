@@ -35,13 +35,15 @@ class PeftReader(Closing):
     layers: name → `StoredLayer`, in name order, as the base model calls them, whatever wrapped it;
     whole: keys of tensors that stand beside LoRA (modules_to_save, embeddings), as PEFT writes
     them. Only what `factors` and `tensor` are asked for is brought into memory.
+    as_published: whether the update has to be one to the base model as it was published, which
+    PiSSA's and others' alone is not (`FromInitial`).
     Raises AdapterError for a folder that is missing, damaged or pickled, and for every PEFT variant
     whose update is not scale · B A: nothing is dropped silently.
     """
 
-    def __init__(self, folder: Path | str) -> None:
+    def __init__(self, folder: Path | str, *, as_published: bool = True) -> None:
         self.path = expanded(folder)
-        self.config = read_config(self.path)
+        self.config = read_config(self.path, as_published=as_published)
         self._extra = read_extra(self.path)
         self._file = _opened(self.path)
         try:
@@ -93,6 +95,9 @@ class PeftReader(Closing):
         """One layer as matrices, dtypes as stored. Raises AdapterError for NaN or infinity."""
         layer = self.layers[name]
         return matrices(self.path, layer, *self._sides.of(layer)).cut(layer.rank)
+
+    def summand(self, name: str) -> Factors:
+        return self.factors(name)
 
     def adapter(self) -> Adapter:
         """All layers, as matrices. Raises AdapterError as `factors`."""

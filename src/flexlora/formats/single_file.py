@@ -91,6 +91,9 @@ class SingleFileReader(Closing):
         a, b = (self._file.read(origin.keys[side], origin.expert) for side in "AB")
         return matrices(self.path, layer, a, b)
 
+    def summand(self, name: str) -> Factors:
+        return self.factors(name)
+
     def tensor(self, key: str) -> Tensor:
         return self._file.read(key)
 

@@ -19,7 +19,7 @@ from flexlora.formats.stored_dtype import DTYPES as FLOATS
 from flexlora.formats.stored_dtype import require_held
 from flexlora.formats.stored_layer import StoredLayer, holding
 from flexlora.lowrank import LowRank, Matrix, Split, Truncation, best, svd, total
-from flexlora.merging.inputs import checked_weights, opened, union, whole
+from flexlora.merging.inputs import Starts, checked_initial, checked_weights, opened, union, whole
 from flexlora.merging.merged import Merged, MergedLayer
 
 _EIGHT_BITS = {"float8_e4m3fn": torch.float8_e4m3fn, "float8_e5m2": torch.float8_e5m2}
@@ -32,6 +32,7 @@ def merge(
     adapters: Sequence[Path | str],
     out: Path | str,
     *,
+    initial: Starts | None = None,
     weights: Sequence[float] | None = None,
     rank: int | Literal["full"] | None = None,
     energy: float | None = None,
@@ -47,7 +48,9 @@ def merge(
     adapters: PEFT folders, or single .safetensors files with kohya's or diffusers' keys, for
     which `out` is a file too, of linear, embedding or convolution LoRA, or LoRA on bare
     parameters, each expert a layer, of any ranks, α, rsLoRA, patterns and dtypes. A layer that
-    one of them lacks counts as zero there. weights: one each, negative ones too; None for the
+    one of them lacks counts as zero there. initial: adapter → the folder that its training began
+    from, less which it is taken, exactly, at twice the rank: what PiSSA, OLoRA, CorDA and LoRA-GA
+    need, whose start changed the base model. weights: one each, negative ones too; None for the
     mean, 1/N each. At most one of rank and energy: rank is the highest rank of a layer, "full"
     (if neither is given) for all that the sum holds; energy, above 0 and at most 1, keeps that
     share of ‖·‖²_F with the fewest directions, layer by layer. split: "left" puts the singular
@@ -70,6 +73,7 @@ def merge(
     """
     out = expanded(out)
     given = checked_weights(len(adapters), weights)
+    starts = checked_initial(adapters, initial)
     rank = "full" if rank is None and energy is None else rank
     cut_down = _reduction(rank, energy)
     if dtype is not None and dtype not in DTYPES:
@@ -78,11 +82,11 @@ def merge(
     form = Form.of(compact=compact, serve=serve)
     if isinstance(rank, int) and form.server is not None:
         form.one_rank([rank])
-    with opened(adapters, out, form, force=force) as readers:
+    with opened(adapters, starts, out, form, force=force) as readers:
         layers = union(readers)
         stored = DTYPES[dtype] if dtype else _widest(readers)
         alone = len(readers) == 1 and given == (1.0,) and rank == "full" and dtype is None
-        done, changed = [], not alone
+        done, changed = [], not alone or any(starts)
         moving: set[int] = set()
         with written_like(
             readers,
@@ -119,6 +123,7 @@ def merge(
         out=out,
         adapters=tuple(reader.path for reader in readers),
         weights=given,
+        initial=starts,
         zero=tuple(place not in moving for place in range(len(readers))),
         layers=tuple(done),
         dtype=str(stored).removeprefix("torch."),
@@ -181,7 +186,7 @@ def _sum(
 
     def parts() -> Iterator[tuple[float, LowRank]]:
         for place, weight, reader in holders:
-            factors = reader.factors(layer.name)
+            factors = reader.summand(layer.name)
             if place not in moving and _moves(factors):
                 moving.add(place)
             yield weight * factors.scale, factors.unscaled()
