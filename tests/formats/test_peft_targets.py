@@ -11,7 +11,8 @@ import torch
 from flexlora.errors import AdapterError
 from flexlora.formats import peft_layers
 from flexlora.formats.peft_reader import PeftReader
-from peft_folders import pair, write_folder
+from flexlora.merging import merge
+from peft_folders import pair, stored, write_folder
 from reference import gaussian
 
 EXPERTS = "layers.0.mlp.experts"
@@ -120,6 +121,11 @@ WRONG: list[tuple[dict[str, torch.Tensor], dict[str, Any], str]] = [
         {"r": 2, "rank_pattern": {"up_proj": 1}},
         f"parameters of {EXPERTS} in {{}} hold 2 and 4 experts, by the ranks in adapter_config",
     ),
+    (
+        nested(EXPERTS, 5) | pair(f"{EXPERTS}.down_proj[1]", 6, 5, 2),
+        {"r": 2, "target_parameters": ["experts.down_proj"]},
+        f"holds layer {EXPERTS}.down_proj[1] twice",
+    ),
     (nested(EXPERTS, 5), {"r": 2, "target_parameters": "w"}, "target_parameters 'w'; make it a li"),
     (
         nested(EXPERTS, 5),
@@ -147,6 +153,25 @@ def test_what_does_not_fit_is_named(
         PeftReader(folder)
     assert message.format(folder) in str(caught.value)
     assert len(str(caught.value)) < 400
+
+
+def test_layers_between_the_experts_of_a_parameter_disturb_nothing(tmp_path: Path) -> None:
+    tensors = pair("a", 6, 5, 4) | pair("a.w[0]", 6, 5, 4, 1) | pair("a.w[0].q", 6, 5, 2, 2)
+    options = {"target_parameters": ["a.w", "w[0].v"], "target_modules": ["q"]}
+    folder = write_folder(tmp_path / "a", tensors, r=2, **options)
+    inner = [f"a.w[0].{x}" for x in ("q", "v[0]", "v[1]")]
+    assert names(folder) == ["a.w[0]", *inner, "a.w[1]"]
+    merge([folder], tmp_path / "out", compact=True)
+    given, made = stored(folder), stored(tmp_path / "out")
+    assert given.keys() == made.keys()
+    assert all(torch.equal(given[key], made[key]) for key in given)
+
+
+def test_a_wrapper_that_another_adapter_has_as_a_layer_is_refused(tmp_path: Path) -> None:
+    one = write_folder(tmp_path / "a", nested("x", 5, 5), r=4, target_parameters=["up_proj", "w1"])
+    other = write_folder(tmp_path / "b", pair("x.base_layer", 6, 5, 4), r=4)
+    with pytest.raises(AdapterError, match="x is adapted as a layer in one adapter and by its par"):
+        merge([one, other], tmp_path / "out", force=True)
 
 
 def test_experts_beyond_the_limit_are_counted_before_any_is_described(

@@ -14,7 +14,8 @@ from typing import Any, Final, final
 
 from flexlora.adapters import lora_scale
 from flexlora.errors import AdapterError
-from flexlora.formats.peft_config import PerLayer, require_plain, scaling_of, unsupported
+from flexlora.formats.peft_config import PerLayer, scaling_of
+from flexlora.formats.plain_lora import require_plain, unsupported
 
 KEY: Final = "lora_adapter_metadata"
 _LONGEST: Final = 1 << 20  # Characters of it.

@@ -19,8 +19,8 @@ from torch import Tensor
 from flexlora.adapters import Factors
 from flexlora.errors import AdapterError, shown
 from flexlora.formats.closing import Closing
-from flexlora.formats.peft_config import changed_base
 from flexlora.formats.peft_reader import PeftReader
+from flexlora.formats.plain_lora import changed_base
 from flexlora.formats.stored_layer import StoredLayer, holding
 
 

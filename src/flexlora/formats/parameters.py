@@ -9,7 +9,7 @@ parameter of three dimensions holds experts, whose factors share one pair of ten
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Final
 
@@ -83,7 +83,7 @@ def declared(names: Collection[str]) -> tuple[str, ...] | None:
     return tuple(sorted(names, key=_DECLARED.index))
 
 
-def nested(parameters: Iterable[Parameter], layers: Collection[str]) -> Mapping[str, str]:
+def nested(parameters: Iterable[Parameter], layers: Set[str]) -> Mapping[str, str]:
     """Layer of a parameter → the wrapper that holds its tensors, where all of these are adapted.
 
     layers: names of the other layers. Raises AdapterError where the parameters come from adapters
@@ -94,11 +94,6 @@ def nested(parameters: Iterable[Parameter], layers: Collection[str]) -> Mapping[
         by_module.setdefault(parameter.module, {})[parameter.layer] = parameter
     found: dict[str, str] = {}
     for module, held in by_module.items():
-        if module in layers:
-            raise AdapterError(
-                f"{module} is adapted as a layer in one adapter and by its parameter in another "
-                f"({next(iter(held))}), which PEFT cannot hold in one; train both alike"
-            )
         if all(parameter.known for parameter in held.values()):
             order = declared([x.names[0] for x in held.values()])
             places = {name: i for i, name in enumerate(order or ())}
@@ -116,7 +111,13 @@ def nested(parameters: Iterable[Parameter], layers: Collection[str]) -> Mapping[
                 "says which of them the model declares first, by which PEFT tells them apart; give "
                 "adapters of the same target_parameters"
             )
-        found |= {name: module + INNER * (depth - 1 - inside[name]) for name in held}
+        wrappers = {name: module + INNER * (depth - 1 - inside[name]) for name in held}
+        if not layers.isdisjoint(wrappers.values()):
+            raise AdapterError(
+                f"{module} is adapted as a layer in one adapter and by its parameter in another "
+                f"({next(iter(held))}), which PEFT cannot hold in one; train both alike"
+            )
+        found |= wrappers
     return found
 
 

@@ -14,11 +14,12 @@ from typing import Final
 
 from flexlora.adapters import Adapter
 from flexlora.errors import AdapterError
-from flexlora.formats.peft_config import CONFIG, WEIGHTS, unsupported
+from flexlora.formats.peft_config import CONFIG, WEIGHTS
 from flexlora.formats.peft_form import Form
 from flexlora.formats.peft_keys import Kind, is_vocabulary, pair_keys
 from flexlora.formats.peft_reader import PeftReader
 from flexlora.formats.peft_writer import peft_folder
+from flexlora.formats.plain_lora import unsupported
 from flexlora.formats.stored_dtype import dtype_named
 
 _A_KIND: Final[Mapping[Kind, str]] = {

@@ -12,6 +12,7 @@ from flexlora.errors import AdapterError, shown
 from flexlora.formats import json_fields
 from flexlora.formats.json_file import json_table
 from flexlora.formats.layer_patterns import LayerPatterns
+from flexlora.formats.plain_lora import require_plain
 
 CONFIG, WEIGHTS, EXTRA = "adapter_config.json", "adapter_model.safetensors", "flexlora.json"
 TASK_TYPE: Final = "CAUSAL_LM"  # What a folder is taken for, where nothing is said.
@@ -20,24 +21,6 @@ _LARGEST_NUMBER: Final = 1e30  # Of r and α: what float32 holds, with room for 
 _LONGEST_NAME: Final = 4096  # Characters of a name or path.
 _LISTED: Final = 6  # Adapters that an error names at most.
 Config = dict[str, Any]
-
-# Options of a PEFT LoRA config that make it compute something else than base + scale · B A.
-_FOREIGN = {
-    "use_dora": "DoRA",
-    "lora_bias": "LoRA biases",
-    "use_qalora": "QALoRA",
-    "layer_replication": "replicated layers",
-    "trainable_token_indices": "trained tokens",
-    "alora_invocation_tokens": "activated LoRA",
-    "use_bdlora": "block-diagonal LoRA",
-    "arrow_config": "Arrow routing",
-    "kasa_config": "KaSA",
-    "monteclora_config": "MonteCLoRA",
-}
-# Initialisations after which the adapter is one for another base than the published model: what
-# it takes from the base is in the adapter, so that the adapter as it was then tells it; or is not.
-_BASE_CHANGING = ("pissa", "olora", "corda", "lora_ga")
-_BASE_QUANTISING = "loftq"
 
 
 def _is_text(value: object) -> bool:
@@ -89,33 +72,6 @@ def read_config(path: Path, *, as_published: bool = True) -> Config:
         if config.get(key) is not None and not fits(config[key]):
             raise AdapterError(f"{path / CONFIG} has {key} {shown(config[key])}; make it {words}")
     return config
-
-
-def require_plain(path: Path, config: Mapping[str, Any], *, as_published: bool = True) -> None:
-    """Raise AdapterError where a LoRA config's update is not scale · B A, naming what it is."""
-    for key, words in _FOREIGN.items():
-        if config.get(key):
-            raise unsupported(path, f"{words} ({key})")
-    if config.get("bias", "none") != "none":
-        raise unsupported(path, f"trained biases (bias = {shown(config['bias'])})")
-    init = config.get("init_lora_weights")
-    if isinstance(init, str) and init.lower().startswith(_BASE_QUANTISING):
-        raise AdapterError(
-            f"{path} was initialised by {shown(init)}, which puts a quantised model in place of "
-            "the base: no adapter is its update to the base as published; save that model, and "
-            "the adapter with init_lora_weights = true as one for it"
-        )
-    if as_published and changed_base(config) is not None:
-        raise AdapterError(
-            f"{path} was initialised by {shown(init)}, which changes the base model; merge it with "
-            f"the PEFT folder that its training began from: flexlora merge --initial {path}=START"
-        )
-
-
-def changed_base(config: Mapping[str, Any]) -> str | None:
-    """The initialisation that took from the base what the adapter began with; None for others."""
-    init = config.get("init_lora_weights")
-    return init if isinstance(init, str) and init.lower().startswith(_BASE_CHANGING) else None
 
 
 def scaling_of(config: Mapping[str, Any]) -> Scaling:
@@ -201,9 +157,3 @@ def _where_one_is(path: Path) -> str:
         return "give a folder that save_pretrained wrote"
     names = ", ".join(map(shown, held[:_LISTED])) + (", …" if len(held) > _LISTED else "")
     return f"it holds adapters of their own ({names}); give one of them, like {path / held[0]}"
-
-
-def unsupported(path: Path, what: str) -> AdapterError:
-    return AdapterError(
-        f"{path} holds {what}, which is no plain LoRA pair; train or save it as plain LoRA"
-    )

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Literal
 
 from flexlora.errors import AdapterError, shown
-from flexlora.formats.peft_config import WEIGHTS, unsupported
+from flexlora.formats.peft_config import WEIGHTS
+from flexlora.formats.plain_lora import unsupported
 
 PREFIX = "base_model.model."
 FROZEN = ".base_layer.weight"  # The base model's own tensor, which PEFT saves under embeddings.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Final, final
 
@@ -14,6 +15,7 @@ from flexlora.adapters import lora_scale
 from flexlora.errors import AdapterError, shown
 from flexlora.formats.parameters import Expert, Parameter, split
 from flexlora.formats.peft_config import CONFIG, Extra, PerLayer, scaling_of
+from flexlora.formats.peft_keys import twice
 from flexlora.formats.peft_targets import TargetParameters
 from flexlora.formats.stored_layer import StoredLayer, kind_of, sides_of, stored_layer
 from flexlora.formats.tensor_file import TensorReader
@@ -61,7 +63,11 @@ class PeftLayers:
                     f"parameters of {module} in {self._path} hold {experts[module]} and {many} "
                     f"experts, by the ranks in {CONFIG}; correct r or rank_pattern there"
                 )
-        return {layer.name: layer for layer in sorted(layers, key=lambda layer: layer.name)}
+        layers.sort(key=lambda layer: layer.name)
+        for one, other in pairwise(layers):
+            if one.name == other.name:
+                raise twice(self._path, f"layer {one.name}")
+        return {layer.name: layer for layer in layers}
 
     def _layer(self, name: str, keys: Mapping[str, str]) -> StoredLayer:
         sides = sides_of(self._path, name, keys, self._stored)

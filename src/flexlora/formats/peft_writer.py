@@ -43,7 +43,8 @@ class PeftWriter:
         self._form = form
         self._wrappers = wrappers
         self.targets: list[Target] = []
-        self._experts: dict[int, tuple[str, Factors]] = {}  # Of the parameter that comes.
+        # Layer of a parameter whose experts are coming → expert → its layer and factors.
+        self._experts: dict[str, dict[int, tuple[str, Factors]]] = {}
 
     def add(
         self, name: str, factors: Factors, kind: Kind = "linear", kernel: Sequence[int] = ()
@@ -81,14 +82,15 @@ class PeftWriter:
             self.add(layer.name, factors, layer.kind, layer.a_shape[1:])
             return
         written = self._as_written(layer.name, factors, layer.kind)
-        self._experts[layer.expert.expert] = (layer.name, written)
-        if len(self._experts) == layer.expert.experts:
-            self._add_parameter(layer.expert.parameter)
+        parameter = layer.expert.parameter
+        come = self._experts.setdefault(parameter.layer, {})
+        come[layer.expert.expert] = (layer.name, written)
+        if len(come) == layer.expert.experts:
+            del self._experts[parameter.layer]
+            self._add_parameter(parameter, [come[place] for place in sorted(come)])
 
-    def _add_parameter(self, parameter: Parameter) -> None:
+    def _add_parameter(self, parameter: Parameter, experts: list[tuple[str, Factors]]) -> None:
         """Experts of different ranks are filled up to one, which PEFT has of them."""
-        experts = [self._experts[place] for place in sorted(self._experts)]
-        self._experts = {}
         rank = max(1, *(factors.rank for _, factors in experts))
         a, b = joined([(filled_up(x.a, 0, rank), filled_up(x.b, 1, rank)) for _, x in experts])
         (scale,) = {factors.scale for _, factors in experts}

@@ -23,8 +23,8 @@ from flexlora.formats.diffusers_metadata import Noted
 from flexlora.formats.key_style import KeyStyle
 from flexlora.formats.kohya import KOHYA
 from flexlora.formats.parameters import expert_name
-from flexlora.formats.peft_config import unsupported
 from flexlora.formats.peft_keys import PREFIX, plain_name, require_short, twice, variant
+from flexlora.formats.plain_lora import unsupported
 from flexlora.formats.stored_layer import StoredLayer, kind_of, matrices, sides_of, stored_layer
 from flexlora.formats.tensor_file import DTYPES, TensorReader
 

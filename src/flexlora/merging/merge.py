@@ -66,7 +66,8 @@ def merge(
     the inputs' dtype. What is written has scale 1: α = r in every layer, rsLoRA off. One adapter
     alone, of weight 1 at rank "full", is not decomposed: its sides stay but for the scale, and if
     compact bit for bit (unless a dtype is asked for, or it has eight bits). Layers are read, merged
-    and written one by one: memory is one layer's work, or one parameter's with all its experts.
+    and written one by one: memory is one layer's work, or that of
+    a parameter with all its experts in all adapters.
     What is written appears whole or not at all.
     Raises ConfigError or RankError for options that make no sense, AdapterError for adapters that
     cannot be summed, RunError where `out` exists.
@@ -101,7 +102,8 @@ def merge(
             for count, (name, layer) in enumerate(layers.items(), 1):
                 if alone:
                     factors = readers[0].factors(name)
-                    norm, error = factors.product().norm(), 0.0
+                    exact = readers[0].summand(name) if starts[0] else factors
+                    norm, error = exact.product().norm(), 0.0
                     moving |= {0} if _moves(factors) else set()
                 else:
                     cut = _cut(cut_down, readers, given, layer, moving)
