@@ -157,7 +157,7 @@ def test_what_does_not_fit_is_named(
 
 def test_layers_between_the_experts_of_a_parameter_disturb_nothing(tmp_path: Path) -> None:
     tensors = pair("a", 6, 5, 4) | pair("a.w[0]", 6, 5, 4, 1) | pair("a.w[0].q", 6, 5, 2, 2)
-    options = {"target_parameters": ["a.w", "w[0].v"], "target_modules": ["q"]}
+    options: dict[str, Any] = {"target_parameters": ["a.w", "w[0].v"], "target_modules": ["q"]}
     folder = write_folder(tmp_path / "a", tensors, r=2, **options)
     inner = [f"a.w[0].{x}" for x in ("q", "v[0]", "v[1]")]
     assert names(folder) == ["a.w[0]", *inner, "a.w[1]"]
