@@ -105,8 +105,65 @@ case("into an input", "a exists; choose another --out or remove it")(
     lambda p: ["merge", p.adapters()[0], "--rank", "full", "--out", p.folder / "a"]
 )
 
+# --- starts --------------------------------------------------------------------------------------
+
+
+def with_start(place: Place, initial: str, init: object = "pissa") -> Arguments:
+    """A merge of both of which the first began from the second. {}: their folder."""
+    one, _ = place.adapters()
+    edit(one, init_lora_weights=init)
+    given = initial.format(place.folder)
+    return ["merge", one, "--initial", given, "--out", place.folder / "out"]
+
+
+case(
+    "no start", "was initialised by 'pissa', which changes the base model; merge it with the PEFT"
+)(lambda p: p.spoilt(lambda b: edit(b, init_lora_weights="pissa")))
+case(
+    "a start of none", "--initial b=a is not ADAPTER=START of an adapter that is merged; write it"
+)(lambda p: with_start(p, "b=a"))
+case("a start alone", "is not ADAPTER=START of an adapter that is merged")(
+    lambda p: with_start(p, "{}/b")
+)
+case("no start behind the sign", "is not ADAPTER=START of an adapter")(
+    lambda p: with_start(p, "{}/a=")
+)
+case("a start that is missing", "gone does not exist; give a PEFT folder")(
+    lambda p: with_start(p, "{0}/a={0}/gone")
+)
+case("two starts", "--initial gives ", "a twice; give each adapter one start")(
+    lambda p: [*with_start(p, "{0}/a={0}/b"), "--initial", f"{p.folder}/a={p.folder}/b"]
+)
+case("its own start", "a is given as its own start; give the adapter as it was before")(
+    lambda p: with_start(p, "{0}/a={0}/a")
+)
+case(
+    "a start of other shapes", "did not begin from", f"layer {Q} has linear A (2, 6) and B (8, 2)"
+)(lambda p: p.merge("--initial", f"{p.folder}/a={write_other(p.folder)}"))
+case("LoftQ", "was initialised by 'loftq', which puts a quantised model in place of the base: no")(
+    lambda p: with_start(p, "{0}/a={0}/b", "loftq")
+)
+
+
+def write_other(folder: Path) -> Path:
+    return write_folder(folder / "c", pair(Q, 9, 6, 2), r=2)
+
+
 # --- folders -------------------------------------------------------------------------------------
 
+case(
+    "no whole number of experts",
+    "b has lora_A and lora_B of shapes (2, 6) and (8, 2), which hold no",
+)(lambda p: p.spoilt(lambda b: edit(b, r=4, target_parameters=["q_proj.weight"])))
+case("a layer here and a parameter there", "share no layer: the first has 'layers.0.q_proj', the")(
+    lambda p: p.spoilt(lambda b: edit(b, target_parameters=["q_proj.weight"]))
+)
+case("parameters for vLLM", "is LoRA on a parameter, which vLLM does not serve; leave that layer")(
+    lambda p: [
+        *("merge", edit(p.adapters()[0], target_parameters=["w"]), "--serve", "vllm"),
+        *("--out", p.folder / "out"),
+    ]
+)
 case("a folder that is missing", "gone does not exist; give a PEFT folder")(
     lambda p: [*p.merge("--rank", 2), p.folder / "gone"]
 )

@@ -18,6 +18,7 @@ from flexlora.federation import run
 from flexlora.formats.peft import save_peft
 from flexlora.models import AdaptedModel, load_model
 from flexlora.runs.run_directory import Run
+from peft_folders import pair, write_folder
 from small import small, write
 from wrong_input import Arguments, Cases
 
@@ -97,6 +98,13 @@ case(
     "start of layers that are not adapted",
     "has layers that are not adapted: model.layers.0.mlp.up_proj; add them to model.targets",
 )(lambda p: p.start(p.layer("model.layers.0.mlp.up_proj", 344, 128), "--force"))
+case(
+    "start of parameters", "a holds LoRA on a bare parameter (layer x.experts.w[0], of lora_A (2,"
+)(
+    lambda p: p.start(
+        write_folder(p.folder / "a", pair("x.experts", 6, 5, 4), r=2, target_parameters=["w"])
+    )
+)
 case("start of another base", "made for org/huge, not for tiny; set model.name to that model, or")(
     lambda p: p.start(p.adapter(base="org/huge"))
 )

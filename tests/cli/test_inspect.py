@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -127,6 +128,17 @@ def test_what_stands_beside_lora_is_said(flexlora: Flexlora, tmp_path: Path) -> 
     told = json.loads(flexlora("inspect", tmp_path / "a", "--json").out)
     assert told["whole"] == [head]
     assert {name: layer["n"] for name, layer in told["layers"].items()} == {"x.q": 5, "conv": 12}
+
+
+def test_experts_are_layers_of_one_kind(flexlora: Flexlora, tmp_path: Path) -> None:
+    tensors = pair("x.experts", 6, 5, 150) | pair("x.q", 6, 5, 3)
+    options: dict[str, Any] = {"target_modules": ["q"], "target_parameters": ["experts.w"]}
+    write_folder(tmp_path / "a", tensors, r=3, **options)
+    lines = flexlora("inspect", tmp_path / "a").out.splitlines()
+    assert any(line.split()[:3] == ["experts.w[*]", "50", "3"] for line in lines)
+    told = json.loads(flexlora("inspect", tmp_path / "a", "--json").out)["layers"]
+    assert set(told) == {"x.q", *(f"x.experts.w[{i}]" for i in range(50))}
+    assert told["x.experts.w[7]"]["alpha"] == 3
 
 
 def test_a_folder_of_several_adapters_is_told_from_one(flexlora: Flexlora, tmp_path: Path) -> None:

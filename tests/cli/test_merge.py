@@ -44,6 +44,31 @@ def cells(done: Done, layer: str) -> list[str]:
     return line.split()
 
 
+def test_what_an_adapter_began_from_is_said(flexlora: Flexlora, two: list[Path]) -> None:
+    """Paths may hold an = of their own."""
+    odd = two[0].rename(two[0].parent / "a=b")
+    start = adapter(two[0].parent / "s=t", 2, 4, seed=3)
+    edit(odd, init_lora_weights="olora")
+    given = ("--initial", f"{odd}={start}")
+    done = flexlora("merge", odd, "b", *given, "--out", "out")
+    assert done.out.splitlines()[0] == f"A = {odd} less {start}, which it began from, weight 0.5"
+    assert cells(done, "0.self_attn.q_proj")[1:3] == ["8", "3"]
+    told = json.loads(flexlora("merge", odd, "b", *given, "--out", "too", "--json").out)
+    assert told["initial"] == [str(start), None]
+    wanted = weighted([odd, start, two[1]], [0.5, -0.5, 0.5])
+    assert_all_close(updates(two[1].parent / "out"), wanted)
+
+
+def test_experts_are_shown_by_kind(flexlora: Flexlora, tmp_path: Path) -> None:
+    tensors = pair("x.experts", 6, 5, 150) | pair("x.q", 6, 5, 3)
+    options: dict[str, Any] = {"target_modules": ["q"], "target_parameters": ["experts.w"]}
+    write_folder(tmp_path / "a", tensors, r=3, **options)
+    done = flexlora("merge", tmp_path / "a", "--rank", 2, "--out", tmp_path / "out")
+    row = cells(done, "experts.w[*]")
+    assert row[1:4] == ["50", "3", "2"]
+    assert row[-1] == "parameter"
+
+
 def test_what_went_in_what_came_out_and_each_layer(flexlora: Flexlora, two: list[Path]) -> None:
     done = flexlora("merge", "a", "b", "--weights", "0.5,-0.3", "--rank", 5, "--out", "out")
     assert done.code == 0, done.err

@@ -324,7 +324,7 @@ WRONG_CONFIGS = [
     ({"lora_bias": True}, "holds LoRA biases (lora_bias)"),
     ({"bias": "all"}, "holds trained biases (bias = 'all')"),
     ({"modules_to_save": ["lm_head"]}, "holds whole modules saved beside LoRA (modules_to_save)"),
-    ({"target_parameters": ["w"]}, "holds LoRA on bare parameters"),
+    ({"target_parameters": "w"}, "has target_parameters 'w'; make it a list of names"),
     ({"init_lora_weights": "pissa_niter_4"}, "was initialised by 'pissa_niter_4'"),
     ({"peft_type": "IA3"}, "is a PEFT adapter of type 'IA3'; only LORA can be read"),
     ({"r": 3}, "layer x.q in {} has rank 2, but adapter_config.json says 3"),

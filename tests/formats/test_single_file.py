@@ -160,7 +160,7 @@ def test_experts_in_one_tensor_are_each_summed_and_stacked_again(tmp_path: Path)
             ]
             wanted = of[0] - 0.5 * of[1]
             assert_close(of[2], wanted if rank is None else best(wanted, 2), 1e-4)
-        assert "model.layers.0.mlp.experts.3.gate_up_proj" in {x.name for x in done.layers}
+        assert "model.layers.0.mlp.experts.gate_up_proj[3]" in {x.name for x in done.layers}
     fewer = {key: x[:3] if "experts" in key else x for key, x in load_file(paths[1]).items()}
     save_file({key: x.contiguous() for key, x in fewer.items()}, paths[1])
     with pytest.raises(AdapterError, match=r"gate_up_proj has 3 experts in one adapter and 4 in"):
@@ -193,6 +193,7 @@ def test_what_diffusers_notes_of_scales_is_read(tmp_path: Path) -> None:
         ('[["transformer.lora_alpha", 8]]', "lora_adapter_metadata that is not readable"),
         ('{"transformer.use_dora": true}', "holds DoRA (use_dora)"),
         ('{"transformer.init_lora_weights": "pissa"}', "was initialised by 'pissa'"),
+        ('{"transformer.target_parameters": ["w"]}', "holds LoRA on bare parameters (target_par"),
         ('{"transformer.lora_alpha": "much"}', "has lora_alpha 'much'"),
     ):
         save_file(tensors, path, {"lora_adapter_metadata": text})

@@ -19,23 +19,8 @@ from flexlora.errors import AdapterError
 from flexlora.formats.peft_config import read_config
 from flexlora.merging import merge
 from peft_folders import stored, updates
+from peft_models import ATTENTION, change, llama, loaded, output, with_updates, written
 from reference import assert_all_close, assert_close, best
-
-TOKENS = torch.arange(14).reshape(2, 7)
-Update = dict[str, Tensor]
-
-
-def llama() -> nn.Module:
-    torch.manual_seed(0)
-    config = transformers.LlamaConfig(
-        vocab_size=32,
-        hidden_size=16,
-        intermediate_size=24,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        num_key_value_heads=1,
-    )
-    return transformers.AutoModelForCausalLM.from_config(config).eval()
 
 
 def gpt2() -> nn.Module:
@@ -67,50 +52,11 @@ def net() -> nn.Module:
     return Net().eval()
 
 
-def written(model: nn.Module, folder: Path, seed: int, **config: Any) -> Path:
-    """A folder that PEFT wrote, of random factors."""
-    torch.manual_seed(seed)
-    known = peft.LoraConfig(**{"init_lora_weights": False} | config)
-    adapted = peft.get_peft_model(copy.deepcopy(model), known)
-    for name, parameter in adapted.named_parameters():
-        if "lora_" in name:
-            nn.init.normal_(parameter, std=0.2)
-    adapted.save_pretrained(folder)
-    return folder
-
-
-def loaded(model: nn.Module, folder: Path) -> peft.PeftModel:
-    """The model in float64 with the folder's adapter."""
-    return peft.PeftModel.from_pretrained(copy.deepcopy(model).double(), folder).eval()
-
-
-def change(model: nn.Module, folder: Path) -> Update:
-    """By how much the adapter changes each parameter of the model, as PEFT merges it."""
-    before = dict(copy.deepcopy(model).double().named_parameters())
-    after = loaded(model, folder).merge_and_unload()
-    return {name: x.detach() - before[name].detach() for name, x in after.named_parameters()}
-
-
 def weighted(tensors: Iterable[Tensor]) -> Tensor:
     parts = (w * x for w, x in zip(WEIGHTS, tensors, strict=True))
     return sum(parts, torch.zeros(()))
 
 
-def output(model: nn.Module) -> Tensor:
-    with torch.no_grad():
-        found = model(TOKENS)
-    return found if isinstance(found, Tensor) else found.logits
-
-
-def with_updates(model: nn.Module, by: Update) -> nn.Module:
-    changed = copy.deepcopy(model).double()
-    with torch.no_grad():
-        for name, parameter in changed.named_parameters():
-            parameter.add_(by[name])
-    return changed
-
-
-ATTENTION = ["q_proj", "v_proj"]
 LLAMA: dict[str, list[dict[str, Any]]] = {
     "one rank": [{"r": 4, "lora_alpha": 8, "target_modules": ATTENTION}] * 3,
     "mixed ranks": [
@@ -374,7 +320,7 @@ HARMLESS = {
 }
 READ = {
     *("peft_type", "r", "lora_alpha", "use_rslora", "rank_pattern", "alpha_pattern"),
-    *("bias", "modules_to_save", "init_lora_weights"),
+    *("bias", "modules_to_save", "init_lora_weights", "target_parameters"),
 }
 
 

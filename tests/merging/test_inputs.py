@@ -135,7 +135,6 @@ FOLDERS: dict[str, tuple[Callable[[Path], object], str]] = {
     "Arrow": (lambda p: edit(p, arrow_config={"top_k": 1}), "holds Arrow routing"),
     "activated LoRA": (lambda p: edit(p, alora_invocation_tokens=[1]), "holds activated LoRA"),
     "trained tokens": (lambda p: edit(p, trainable_token_indices=[1]), "holds trained tokens"),
-    "bare parameters": (lambda p: edit(p, target_parameters=["w"]), "holds LoRA on bare param"),
     "replicated layers": (lambda p: edit(p, layer_replication=[[0, 1]]), "holds replicated layers"),
     "PiSSA": (
         lambda p: edit(p, init_lora_weights="pissa"),

@@ -49,7 +49,15 @@ STRANGE: list[Any] = [
 ]
 KEYS = ["r", "lora_alpha", "rank_pattern", "alpha_pattern", "target_modules", "modules_to_save"]
 KEYS += ["use_rslora", "bias", "task_type", "base_model_name_or_path", "init_lora_weights", "x"]
-KEYS += ["fan_in_fan_out", "peft_type", "use_dora", "ranks", "scales", "base_fingerprint"]
+KEYS += [
+    "target_parameters",
+    "fan_in_fan_out",
+    "peft_type",
+    "use_dora",
+    "ranks",
+    "scales",
+    "base_fingerprint",
+]
 NAMES = [
     "base_model.model.q.lora_A.weight",
     "q.lora_B.weight",
@@ -63,12 +71,13 @@ NAMES += [
     "x²2.lora_B.weight",
     "\x1b.weight",
 ]
+NAMES += ["layers.0.experts.base_layer.base_layer.lora_A.weight", "layers.0.experts"]
 NAMES += ["__metadata__", "base_layer.weight", "q.lora_A." * 50 + "weight", "e.base_layer.weight"]
 
 
 @pytest.fixture(scope="module")
 def sound(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    """A folder of each kind of layer, one of ours with notes, one with patterns."""
+    """A folder of each kind of layer, of ours with notes, with patterns, and with parameters."""
     place = tmp_path_factory.mktemp("sound")
     tensors = {
         **pair("q", 6, 5, 2),
@@ -96,6 +105,19 @@ def sound(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     save_peft(Adapter(layers, "org/m", base_fingerprint="float32:ab"), place / "ours")
     plain = pair("layers.1.q", 6, 5, 4) | pair("q", 6, 5, 1)
     write_folder(place / "patterns", plain, r=4, rank_pattern={"^q": 1}, use_rslora=True)
+    experts = {
+        **pair("layers.0.experts", 6, 5, 4),
+        **pair("layers.0.experts.base_layer", 7, 6, 8, 1),
+        **pair("q", 6, 5, 2),
+    }
+    write_folder(
+        place / "parameters",
+        experts,
+        r=2,
+        rank_pattern={"up_proj": 4},
+        target_modules=["q"],
+        target_parameters=["experts.down_proj", "up_proj"],
+    )
     return sorted(place.iterdir())
 
 
@@ -286,8 +308,8 @@ def tried(sound: list[Path], place: Path, seed: int) -> int:
 def test_sound_folders_are_used_without_a_word(sound: list[Path], tmp_path: Path) -> None:
     for folder in sound:
         (tmp_path / folder.name).mkdir()
-        # The training door alone refuses one: it has other layers than linear ones.
-        refused = int(folder.name == "kinds")
+        # The training door alone refuses two: they have other layers than linear ones.
+        refused = int(folder.name in ("kinds", "parameters"))
         assert hold(folder, folder, tmp_path / folder.name, random.Random(0)) == refused
 
 

@@ -13,7 +13,7 @@ from flexlora.adapters.factors import Adapter, Factors
 from flexlora.errors import AdapterError
 from flexlora.lowrank import effective_rank, svd
 
-_NUMBER = re.compile(r"(?<=\.)\d+(?=\.)")
+_NUMBER = re.compile(r"(?<=\.)\d+(?=\.)|(?<=\[)\d+(?=\]$)")
 
 
 @dataclass(frozen=True)

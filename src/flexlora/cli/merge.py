@@ -27,6 +27,13 @@ def merge(
         float | None,
         typer.Option(help="Keep this share of the energy in each layer, like 0.999, at any rank."),
     ] = None,
+    initial: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="ADAPTER=START",
+            help="What an adapter of PiSSA, OLoRA, CorDA or LoRA-GA began from; may be repeated.",
+        ),
+    ] = None,
     weights: Annotated[
         str | None,
         typer.Option(help="One number each, like 0.5,0.3,-0.2 (default: the mean, 1/N each)."),
@@ -59,13 +66,15 @@ def merge(
     from flexlora.merging import merge as merge_adapters
 
     require_free(out)
-    require_there("adapter", *adapters)
+    starts = _starts(adapters, initial or [])
+    require_there("adapter", *adapters, *starts.values())
     if rank is not None or energy is not None:  # Neither: all of the sum.
         require_rank_or_energy(rank, energy, "how much of the sum is to be kept", dashes="--")
     with Screen(stderr=True).status("merging") as status:
         done = merge_adapters(
             adapters,
             out,
+            initial=starts,
             weights=_numbers(weights),
             rank=None if rank is None else parsed_rank(rank, f"--rank {rank}"),
             energy=energy,
@@ -80,6 +89,25 @@ def merge(
         print_json(merged_json(done))
     else:
         show_merged(done, everything=all_)
+
+
+def _starts(adapters: list[Path], given: list[str]) -> dict[Path, Path]:
+    """ADAPTER=START by adapter; either path may hold an = of its own."""
+    from flexlora.errors import ConfigError
+
+    found: dict[Path, Path] = {}
+    for text in given:
+        splits = [i for i, x in enumerate(text) if x == "=" and Path(text[:i]) in adapters]
+        if not splits or not text[splits[0] + 1 :]:
+            raise ConfigError(
+                f"--initial {text} is not ADAPTER=START of an adapter that is merged; write it "
+                f"like {adapters[0]}=its_start"
+            )
+        path = Path(text[: splits[0]])
+        if path in found:
+            raise ConfigError(f"--initial gives {path} twice; give each adapter one start")
+        found[path] = Path(text[splits[0] + 1 :])
+    return found
 
 
 def _numbers(text: str | None) -> list[float] | None:

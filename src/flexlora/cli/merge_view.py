@@ -24,6 +24,7 @@ def merged_json(merged: Merged) -> dict[str, Any]:
         "adapters": [str(path) for path in merged.adapters],
         "weights": list(merged.weights),
         "zero": list(merged.zero),
+        "initial": [str(start) if start else None for start in merged.initial],
         "lacking": [list(names) for names in merged.lacking],
         "dtype": merged.dtype,
         "one_rank": merged.one_rank,
@@ -41,8 +42,10 @@ def merged_json(merged: Merged) -> dict[str, Any]:
 
 def show_merged(merged: Merged, *, everything: bool) -> None:
     """What went in, a table of layers (or of kinds of layers), and what came out."""
-    for letter, path, weight in zip(_letters(merged), merged.adapters, merged.weights, strict=True):
-        say(f"{letter} = {path}, weight {weight:.4g}")
+    went_in = zip(merged.adapters, merged.initial, merged.weights, strict=True)
+    for letter, (path, start, weight) in zip(_letters(merged), went_in, strict=True):
+        less = f" less {start}, which it began from" if start else ""
+        say(f"{letter} = {path}{less}, weight {weight:.4g}")
     layers = merged.layers
     single = everything or len(layers) <= SHOWN
     names = [x.name for x in layers] if single else list(kinds(layers))

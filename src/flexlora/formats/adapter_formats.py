@@ -13,7 +13,9 @@ from typing import Final
 
 from flexlora.errors import AdapterError, ConfigError
 from flexlora.formats.adapter_reader import AdapterReader, LayerWriter
+from flexlora.formats.from_initial import FromInitial
 from flexlora.formats.home import expanded
+from flexlora.formats.parameters import nested
 from flexlora.formats.peft_form import Form
 from flexlora.formats.peft_keys import pair_keys
 from flexlora.formats.peft_reader import PeftReader
@@ -25,14 +27,20 @@ from flexlora.formats.stored_layer import StoredLayer
 FILE: Final = ".safetensors"
 
 
-def open_adapter(path: Path | str) -> AdapterReader:
+def open_adapter(path: Path | str, initial: Path | str | None = None) -> AdapterReader:
     """The adapter, open; ~ in its path is a user's home.
 
+    initial: the folder that its training began from, less which it is taken.
     Raises AdapterError for what is none, is damaged, or no plain LoRA."""
     place = expanded(path)
     if place.suffix == FILE or place.is_file():
+        if initial is not None:
+            raise AdapterError(
+                f"{path} is a single file, which does not say how it began; give PEFT folders "
+                "where you give initial"
+            )
         return SingleFileReader(place)
-    return PeftReader(place)
+    return PeftReader(place) if initial is None else FromInitial(place, initial)
 
 
 def require_fitting(readers: Sequence[AdapterReader], out: Path | str, form: Form) -> None:
@@ -74,15 +82,24 @@ def written_like(
         with single_file(out, files, compact=form.compact) as file:
             yield file
         return
+    experts = [layer.expert for layer in layers if layer.expert is not None]
+    plain = [layer for layer in layers if layer.expert is None]
+    wrappers = nested((x.parameter for x in experts), {layer.name for layer in plain})
+    pairs = [pair_keys(layer.name, layer.kind) for layer in plain]
+    pairs += [pair_keys(wrapper) for wrapper in wrappers.values()]
+    # PEFT holds adapters of different target_parameters in one model for none: what all say stays.
+    targeted = [reader.target_parameters for reader in readers if reader.target_parameters]
     digests = {reader.base_fingerprint for reader in readers}
     with peft_folder(
         out,
-        [*(key for layer in layers for key in pair_keys(layer.name, layer.kind)), *whole],
+        [*(key for pair in pairs for key in pair), *whole],
         base=next((reader.base for reader in readers if reader.base), ""),
         base_fingerprint=readers[0].base_fingerprint if len(digests) == 1 else "",
         fan_in_fan_out=readers[0].fan_in_fan_out,
         task_type=task_type,
         modules_to_save=readers[0].modules_to_save,
         form=form,
+        wrappers=wrappers,
+        target_parameters=targeted[0] if len(set(map(frozenset, targeted))) == 1 else (),
     ) as folder:
         yield folder

@@ -14,7 +14,8 @@ from typing import Any, Final, final
 
 from flexlora.adapters import lora_scale
 from flexlora.errors import AdapterError
-from flexlora.formats.peft_config import PerLayer, require_plain, scaling_of
+from flexlora.formats.peft_config import PerLayer, scaling_of
+from flexlora.formats.plain_lora import require_plain, unsupported
 
 KEY: Final = "lora_adapter_metadata"
 _LONGEST: Final = 1 << 20  # Characters of it.
@@ -42,6 +43,8 @@ class Noted:
             raise AdapterError(f"{path} has {KEY} that is not readable; save it again") from error
         for part, config in self._parts.items():
             require_plain(path, config)
+            if config.get("target_parameters"):
+                raise unsupported(path, "LoRA on bare parameters (target_parameters)")
             if "lora_alpha" in config:
                 self._alphas[part] = PerLayer(path, config, "lora_alpha")
 

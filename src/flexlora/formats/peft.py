@@ -8,16 +8,25 @@ beside them, which other readers ignore.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Final
 
 from flexlora.adapters import Adapter
 from flexlora.errors import AdapterError
-from flexlora.formats.peft_config import CONFIG, WEIGHTS, unsupported
+from flexlora.formats.peft_config import CONFIG, WEIGHTS
 from flexlora.formats.peft_form import Form
-from flexlora.formats.peft_keys import is_vocabulary, pair_keys
+from flexlora.formats.peft_keys import Kind, is_vocabulary, pair_keys
 from flexlora.formats.peft_reader import PeftReader
 from flexlora.formats.peft_writer import peft_folder
+from flexlora.formats.plain_lora import unsupported
 from flexlora.formats.stored_dtype import dtype_named
+
+_A_KIND: Final[Mapping[Kind, str]] = {
+    "embedding": "an embedding",
+    "convolution": "a convolution",
+    "parameter": "a bare parameter",
+}
 
 
 def save_peft(
@@ -92,9 +101,9 @@ def load_peft(folder: Path | str) -> Adapter:
             raise unsupported(reader.path, f"whole modules saved beside LoRA ({where})")
         for name, layer in reader.layers.items():
             if layer.kind != "linear":
-                a_n = {"embedding": "an embedding", "convolution": "a convolution"}[layer.kind]
                 raise unsupported(
-                    reader.path, f"LoRA on {a_n} (layer {name}, of lora_A {layer.a_shape})"
+                    reader.path,
+                    f"LoRA on {_A_KIND[layer.kind]} (layer {name}, of lora_A {layer.a_shape})",
                 )
         return reader.adapter()
 

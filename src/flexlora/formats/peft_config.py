@@ -12,6 +12,7 @@ from flexlora.errors import AdapterError, shown
 from flexlora.formats import json_fields
 from flexlora.formats.json_file import json_table
 from flexlora.formats.layer_patterns import LayerPatterns
+from flexlora.formats.plain_lora import require_plain
 
 CONFIG, WEIGHTS, EXTRA = "adapter_config.json", "adapter_model.safetensors", "flexlora.json"
 TASK_TYPE: Final = "CAUSAL_LM"  # What a folder is taken for, where nothing is said.
@@ -20,22 +21,6 @@ _LARGEST_NUMBER: Final = 1e30  # Of r and α: what float32 holds, with room for 
 _LONGEST_NAME: Final = 4096  # Characters of a name or path.
 _LISTED: Final = 6  # Adapters that an error names at most.
 Config = dict[str, Any]
-
-# Options of a PEFT LoRA config that make it compute something else than base + scale · B A.
-_FOREIGN = {
-    "use_dora": "DoRA",
-    "lora_bias": "LoRA biases",
-    "use_qalora": "QALoRA",
-    "layer_replication": "replicated layers",
-    "target_parameters": "LoRA on bare parameters",
-    "trainable_token_indices": "trained tokens",
-    "alora_invocation_tokens": "activated LoRA",
-    "use_bdlora": "block-diagonal LoRA",
-    "arrow_config": "Arrow routing",
-    "kasa_config": "KaSA",
-    "monteclora_config": "MonteCLoRA",
-}
-_BASE_CHANGING = ("pissa", "olora", "corda", "loftq", "lora_ga")
 
 
 def _is_text(value: object) -> bool:
@@ -55,13 +40,18 @@ _TYPES: Mapping[str, tuple[Callable[[object], bool], str]] = {
     "base_model_name_or_path": (_is_text, "the name of a model"),
     "task_type": (_is_text, "a name"),
     "modules_to_save": (_are_texts, "a list of names"),
+    "target_parameters": (_are_texts, "a list of names"),
     "rank_pattern": (_is_table, "a table of patterns and numbers"),
     "alpha_pattern": (_is_table, "a table of patterns and numbers"),
 }
 
 
-def read_config(path: Path) -> Config:
-    """The folder's config. Raises AdapterError where its update is not scale · B A."""
+def read_config(path: Path, *, as_published: bool = True) -> Config:
+    """The folder's config. Raises AdapterError where its update is not scale · B A.
+
+    as_published: that of the base model as it was published; else that of what the initialisation
+    left of it will do.
+    """
     if not path.is_dir():
         raise AdapterError(f"{path} is not a folder; give a PEFT adapter folder")
     try:
@@ -77,26 +67,11 @@ def read_config(path: Path) -> Config:
     kind = config.get("peft_type")
     if kind != "LORA":
         raise AdapterError(f"{path} is a PEFT adapter of type {shown(kind)}; only LORA can be read")
-    require_plain(path, config)
+    require_plain(path, config, as_published=as_published)
     for key, (fits, words) in _TYPES.items():
         if config.get(key) is not None and not fits(config[key]):
             raise AdapterError(f"{path / CONFIG} has {key} {shown(config[key])}; make it {words}")
     return config
-
-
-def require_plain(path: Path, config: Mapping[str, Any]) -> None:
-    """Raise AdapterError where a LoRA config's update is not scale · B A, naming what it is."""
-    for key, words in _FOREIGN.items():
-        if config.get(key):
-            raise unsupported(path, f"{words} ({key})")
-    if config.get("bias", "none") != "none":
-        raise unsupported(path, f"trained biases (bias = {shown(config['bias'])})")
-    init = config.get("init_lora_weights")
-    if isinstance(init, str) and init.startswith(_BASE_CHANGING):
-        raise AdapterError(
-            f"{path} was initialised by {shown(init)}, which changes the base model; convert it to "
-            "plain LoRA with save_pretrained(path_initial_model_for_weight_conversion=…)"
-        )
 
 
 def scaling_of(config: Mapping[str, Any]) -> Scaling:
@@ -105,7 +80,7 @@ def scaling_of(config: Mapping[str, Any]) -> Scaling:
 
 @final
 class PerLayer:
-    """r or lora_alpha by layer: that of the first pattern that matches, or what holds for all.
+    """r or lora_alpha (key) by layer: that of the first pattern that matches, or what all have.
 
     Raises AdapterError for patterns that cannot be read.
     """
@@ -113,7 +88,7 @@ class PerLayer:
     def __init__(
         self, path: Path, config: Mapping[str, Any], key: Literal["r", "lora_alpha"]
     ) -> None:
-        self._where, self._key = path / CONFIG, key
+        self._where, self.key = path / CONFIG, key
         self._common = config.get(key, 8)
         table = config.get("rank_pattern" if key == "r" else "alpha_pattern") or {}
         try:
@@ -128,17 +103,17 @@ class PerLayer:
         except ValueError as error:
             raise self._unreadable(error) from error
         known = isinstance(value, int | float) and not isinstance(value, bool)
-        least = 1 if self._key == "r" else -_LARGEST_NUMBER
+        least = 1 if self.key == "r" else -_LARGEST_NUMBER
         if not known or not least <= value <= _LARGEST_NUMBER:
-            words = "a whole number of 1 or more" if self._key == "r" else "a number"
+            words = "a whole number of 1 or more" if self.key == "r" else "a number"
             raise AdapterError(
-                f"{self._where} has {self._key} {shown(value)} for layer {layer}; give {words}"
+                f"{self._where} has {self.key} {shown(value)} for layer {layer}; give {words}"
             )
         return float(value)
 
     def _unreadable(self, error: ValueError) -> AdapterError:
         return AdapterError(
-            f"{self._where} has a pattern for {self._key} that cannot be read ({error}); correct it"
+            f"{self._where} has a pattern for {self.key} that cannot be read ({error}); correct it"
         )
 
 
@@ -182,9 +157,3 @@ def _where_one_is(path: Path) -> str:
         return "give a folder that save_pretrained wrote"
     names = ", ".join(map(shown, held[:_LISTED])) + (", …" if len(held) > _LISTED else "")
     return f"it holds adapters of their own ({names}); give one of them, like {path / held[0]}"
-
-
-def unsupported(path: Path, what: str) -> AdapterError:
-    return AdapterError(
-        f"{path} holds {what}, which is no plain LoRA pair; train or save it as plain LoRA"
-    )

@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import Literal
 
 from flexlora.errors import AdapterError, shown
-from flexlora.formats.peft_config import WEIGHTS, unsupported
+from flexlora.formats.peft_config import WEIGHTS
+from flexlora.formats.plain_lora import unsupported
 
 PREFIX = "base_model.model."
 FROZEN = ".base_layer.weight"  # The base model's own tensor, which PEFT saves under embeddings.
-Kind = Literal["linear", "embedding", "convolution"]
+Kind = Literal["linear", "embedding", "convolution", "parameter"]
 LONGEST_KEY = 512  # Characters; those of real models have about 100.
 
 # What torch.compile, FSDP and activation checkpointing put into the names of what they wrap, at

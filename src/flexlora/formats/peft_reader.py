@@ -1,29 +1,30 @@
-"""PEFT LoRA folders read one layer at a time, without PEFT: linear, embedding and convolution."""
+"""PEFT LoRA folders read one layer at a time, without PEFT.
+
+Linear layers, embeddings, convolutions, and bare parameters with the experts in them.
+"""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import final
 
 from torch import Tensor
 
-from flexlora.adapters import Adapter, Factors, Scaling, lora_scale
+from flexlora.adapters import Adapter, Factors, Scaling
 from flexlora.errors import AdapterError
 from flexlora.formats.closing import Closing
 from flexlora.formats.home import expanded
 from flexlora.formats.peft_config import (
-    CONFIG,
     TASK_TYPE,
     WEIGHTS,
-    PerLayer,
     read_config,
     read_extra,
     scaling_of,
 )
 from flexlora.formats.peft_keys import sorted_out
-from flexlora.formats.stored_layer import StoredLayer, kind_of, matrices, sides_of, stored_layer
+from flexlora.formats.peft_layers import PeftLayers, Sides
+from flexlora.formats.stored_layer import matrices
 from flexlora.formats.tensor_file import Stored, TensorReader
 
 
@@ -34,13 +35,15 @@ class PeftReader(Closing):
     layers: name → `StoredLayer`, in name order, as the base model calls them, whatever wrapped it;
     whole: keys of tensors that stand beside LoRA (modules_to_save, embeddings), as PEFT writes
     them. Only what `factors` and `tensor` are asked for is brought into memory.
+    as_published: whether the update has to be one to the base model as it was published, which
+    PiSSA's and others' alone is not (`FromInitial`).
     Raises AdapterError for a folder that is missing, damaged or pickled, and for every PEFT variant
     whose update is not scale · B A: nothing is dropped silently.
     """
 
-    def __init__(self, folder: Path | str) -> None:
+    def __init__(self, folder: Path | str, *, as_published: bool = True) -> None:
         self.path = expanded(folder)
-        self.config = read_config(self.path)
+        self.config = read_config(self.path, as_published=as_published)
         self._extra = read_extra(self.path)
         self._file = _opened(self.path)
         try:
@@ -48,9 +51,8 @@ class PeftReader(Closing):
             modules = self.config.get("modules_to_save") or []
             pairs, self._whole = sorted_out(self.path, stored, modules)
             self._require_gathered(pairs, stored)
-            self._ranks = PerLayer(self.path, self.config, "r")
-            self._alphas = PerLayer(self.path, self.config, "lora_alpha")
-            self.layers = {name: self._layer(name, pairs[name], stored) for name in sorted(pairs)}
+            self._sides = Sides(self._file)
+            self.layers = PeftLayers(self.path, self.config, self._extra, self._file).of(pairs)
         except BaseException:
             self.close()
             raise
@@ -82,14 +84,20 @@ class PeftReader(Closing):
         return tuple(self.config.get("modules_to_save") or ())
 
     @property
+    def target_parameters(self) -> Sequence[str]:
+        return tuple(self.config.get("target_parameters") or ())
+
+    @property
     def scaling(self) -> Scaling:
         return scaling_of(self.config)
 
     def factors(self, name: str) -> Factors:
         """One layer as matrices, dtypes as stored. Raises AdapterError for NaN or infinity."""
         layer = self.layers[name]
-        a, b = (self.tensor(key) for key in (layer.a_key, layer.b_key))
-        return matrices(self.path, layer, a, b).cut(layer.rank)
+        return matrices(self.path, layer, *self._sides.of(layer)).cut(layer.rank)
+
+    def summand(self, name: str) -> Factors:
+        return self.factors(name)
 
     def adapter(self) -> Adapter:
         """All layers, as matrices. Raises AdapterError as `factors`."""
@@ -118,37 +126,6 @@ class PeftReader(Closing):
                     "DeepSpeed's ZeRO-3 leaves it where weights are not gathered; set "
                     "stage3_gather_16bit_weights_on_model_save, and save the adapter again"
                 )
-
-    def _layer(
-        self, name: str, pair: Mapping[str, str], tensors: Mapping[str, Stored]
-    ) -> StoredLayer:
-        sides = sides_of(self.path, name, pair, tensors)
-        a, b = (side.shape for side in sides)
-        kind = kind_of(self.path, name, pair["A"], a, b)
-        rank = self._ranks.of(name)
-        if rank != a[0]:
-            raise AdapterError(
-                f"layer {name} in {self.path} has rank {a[0]}, but {CONFIG} says {rank:g}; "
-                "correct r or rank_pattern there"
-            )
-        scale = self._scale(name, a[0])
-        held = self._held(name, pair, a[0])
-        return stored_layer(name, kind, held, scale, pair, sides)
-
-    def _held(self, name: str, pair: Mapping[str, str], rank: int) -> int:
-        """The rank without the zeros that `save_peft` filled it up with and noted; its own rank
-        where there are none, or where others stand in their place since.
-        """
-        noted = self._extra.ranks.get(name, rank)
-        if not 0 <= noted < rank:
-            return rank
-        a, b = (self.tensor(pair[side]) for side in "AB")
-        return rank if a[noted:].any() or b[:, noted:].any() else noted
-
-    def _scale(self, name: str, rank: int) -> float:
-        scale = lora_scale(self._alphas.of(name), rank, self.scaling)
-        exact = self._extra.scales.get(name, math.nan)
-        return exact if math.isclose(exact, scale, rel_tol=1e-15) else scale
 
 
 def _opened(path: Path) -> TensorReader:

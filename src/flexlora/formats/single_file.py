@@ -1,7 +1,7 @@
 """Adapters of one .safetensors file, without a config: kohya's keys, and those of diffusers.
 
 Tensors are described from the file's header and read one layer at a time. Experts that lie in one
-tensor, (experts, r, n) and (experts, m, r), are a layer each: `experts.w` is `experts.0.w`, …
+tensor, (experts, r, n) and (experts, m, r), are a layer each: `experts.w` is `experts.w[0]`, …
 """
 
 from __future__ import annotations
@@ -22,8 +22,9 @@ from flexlora.formats.diffusers import DIFFUSERS
 from flexlora.formats.diffusers_metadata import Noted
 from flexlora.formats.key_style import KeyStyle
 from flexlora.formats.kohya import KOHYA
-from flexlora.formats.peft_config import unsupported
+from flexlora.formats.parameters import expert_name
 from flexlora.formats.peft_keys import PREFIX, plain_name, require_short, twice, variant
+from flexlora.formats.plain_lora import unsupported
 from flexlora.formats.stored_layer import StoredLayer, kind_of, matrices, sides_of, stored_layer
 from flexlora.formats.tensor_file import DTYPES, TensorReader
 
@@ -61,6 +62,7 @@ class SingleFileReader(Closing):
     fan_in_fan_out = False
     task_type: str | None = None
     modules_to_save: Sequence[str] = ()
+    target_parameters: Sequence[str] = ()
 
     def __init__(self, path: Path | str) -> None:
         self.path = Path(path)
@@ -88,6 +90,9 @@ class SingleFileReader(Closing):
         layer, origin = self.layers[name], self.origins[name]
         a, b = (self._file.read(origin.keys[side], origin.expert) for side in "AB")
         return matrices(self.path, layer, a, b)
+
+    def summand(self, name: str) -> Factors:
+        return self.factors(name)
 
     def tensor(self, key: str) -> Tensor:
         return self._file.read(key)
@@ -139,7 +144,7 @@ class SingleFileReader(Closing):
         scale = self._scale(stem, alpha, a[0])
         layer = stored_layer("", kind, a[0], scale, keys, sides)
         for expert in range(experts):
-            name = _expert(plain_name(stem), expert) if stacked else plain_name(stem)
+            name = expert_name(plain_name(stem), expert) if stacked else plain_name(stem)
             if name in self.layers:
                 raise twice(self.path, f"layer {name}")
             self.layers[name] = replace(layer, name=name)
@@ -162,8 +167,3 @@ def _stacked(a: tuple[int, ...], b: tuple[int, ...]) -> bool:
     """Experts in one tensor, and no convolution, whose B ends in 1."""
     convolution = len(a) == 3 and set(b[2:]) == {1} and a[0] == b[1]
     return len(a) == len(b) == 3 and a[0] == b[0] and a[1] == b[2] and not convolution
-
-
-def _expert(name: str, expert: int) -> str:
-    parent, dot, last = name.rpartition(".")
-    return f"{parent}{dot}{expert}.{last}"

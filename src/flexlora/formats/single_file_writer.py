@@ -13,8 +13,8 @@ from torch import Tensor
 
 from flexlora.adapters import Factors
 from flexlora.errors import AdapterError
+from flexlora.formats.as_written import as_written, filled_up
 from flexlora.formats.atomic import atomic_file, require_free, scratch_file
-from flexlora.formats.peft_writer import as_written, filled_up
 from flexlora.formats.single_file import ALPHA, Origin, SingleFileReader
 from flexlora.formats.stored_layer import StoredLayer
 from flexlora.formats.tensor_file import TensorFile, TensorReader

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from flexlora.adapters import Factors
 from flexlora.errors import AdapterError
+from flexlora.formats.parameters import Expert
 from flexlora.formats.peft_keys import Kind
 from flexlora.formats.tensor_file import DTYPES, Stored
 
@@ -24,7 +25,8 @@ class StoredLayer:
     """What one layer of an adapter is, before any of it is read.
 
     (m, n): the update as a matrix, n = inputs · kernel for a convolution. a_shape, b_shape: the
-    tensors as they are stored. scale: what stands before B A. dtype: the one that holds both sides;
+    tensors as they are stored, of an expert its own. expert: of a parameter, which it is; None for
+    other layers. scale: what stands before B A. dtype: the one that holds both sides;
     bfloat16 where they are stored in eight bits. widened: whether one is.
     """
 
@@ -40,6 +42,7 @@ class StoredLayer:
     b_shape: tuple[int, ...]
     dtype: torch.dtype
     widened: bool
+    expert: Expert | None = None
 
 
 def sides_of(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from itertools import combinations
 from pathlib import Path
@@ -14,10 +14,13 @@ import torch
 from flexlora.errors import AdapterError, ConfigError, shown
 from flexlora.formats.adapter_formats import open_adapter, require_fitting
 from flexlora.formats.adapter_reader import AdapterReader
+from flexlora.formats.home import expanded
 from flexlora.formats.peft_form import Form
 from flexlora.formats.peft_keys import FROZEN, is_vocabulary
 from flexlora.formats.same_base import Base, difference
 from flexlora.formats.stored_layer import StoredLayer, widened
+
+Starts = Mapping[str, Path | str] | Mapping[Path, Path | str]  # Adapter → what it began from.
 
 
 def checked_weights(adapters: int, weights: Sequence[float] | None) -> tuple[float, ...]:
@@ -38,16 +41,39 @@ def checked_weights(adapters: int, weights: Sequence[float] | None) -> tuple[flo
     return tuple(float(weight) for weight in weights)
 
 
+def checked_initial(
+    adapters: Sequence[Path | str], initial: Starts | None
+) -> tuple[Path | None, ...]:
+    """What each adapter began from, where that is given. Raises ConfigError for others' starts."""
+    given = [] if initial is None else [*initial.items()]
+    starts = {expanded(path): expanded(start) for path, start in given}
+    places = [expanded(path) for path in adapters]
+    for path in starts:
+        if path not in places:
+            raise ConfigError(
+                f"initial names {path}, which is none of the adapters; name one as it is given"
+            )
+    return tuple(starts.get(place) for place in places)
+
+
 @contextmanager
 def opened(
-    adapters: Sequence[Path | str], out: Path | str, form: Form, *, force: bool
+    adapters: Sequence[Path | str],
+    initial: Sequence[Path | str | None],
+    out: Path | str,
+    form: Form,
+    *,
+    force: bool,
 ) -> Iterator[tuple[AdapterReader, ...]]:
     """All adapters, open and fit to be summed: one format, that `out` fits, one base model and a
     layer that each shares with another (unless forced), one shape per layer, equal whole modules.
     Raises AdapterError naming the first two that do not fit.
     """
     with ExitStack() as stack:
-        readers = tuple(stack.enter_context(open_adapter(path)) for path in adapters)
+        readers = tuple(
+            stack.enter_context(open_adapter(path, start))
+            for path, start in zip(adapters, initial, strict=True)
+        )
         require_fitting(readers, out, form)
         if not force:
             for one, other in combinations(readers, 2):
@@ -100,8 +126,7 @@ def _require_one_shape(readers: Sequence[AdapterReader]) -> None:
     for reader in readers:
         for name, layer in reader.layers.items():
             known_reader, known = first.setdefault(name, (reader, layer))
-            same_kernel = known.a_shape[1:] == layer.a_shape[1:]
-            if (known.m, known.n, known.kind) != (layer.m, layer.n, layer.kind) or not same_kernel:
+            if _described(known) != _described(layer):
                 raise AdapterError(
                     f"layer {name} is {_described(known)} in {known_reader.path}, "
                     f"{_described(layer)} in {reader.path}; they are of different models"
@@ -119,8 +144,8 @@ def _first(readers: Sequence[AdapterReader], on: bool) -> Path:
 
 
 def _described(layer: StoredLayer) -> str:
-    kernel = " × ".join(map(str, (layer.m, *layer.a_shape[1:])))
-    return f"{layer.kind} {kernel}"
+    experts = (layer.expert.experts,) if layer.expert is not None else ()
+    return f"{layer.kind} {' × '.join(map(str, (*experts, layer.m, *layer.a_shape[1:])))}"
 
 
 def whole(readers: Sequence[AdapterReader]) -> dict[str, AdapterReader]:

@@ -19,7 +19,7 @@ from flexlora.formats.stored_dtype import DTYPES as FLOATS
 from flexlora.formats.stored_dtype import require_held
 from flexlora.formats.stored_layer import StoredLayer, holding
 from flexlora.lowrank import LowRank, Matrix, Split, Truncation, best, svd, total
-from flexlora.merging.inputs import checked_weights, opened, union, whole
+from flexlora.merging.inputs import Starts, checked_initial, checked_weights, opened, union, whole
 from flexlora.merging.merged import Merged, MergedLayer
 
 _EIGHT_BITS = {"float8_e4m3fn": torch.float8_e4m3fn, "float8_e5m2": torch.float8_e5m2}
@@ -32,6 +32,7 @@ def merge(
     adapters: Sequence[Path | str],
     out: Path | str,
     *,
+    initial: Starts | None = None,
     weights: Sequence[float] | None = None,
     rank: int | Literal["full"] | None = None,
     energy: float | None = None,
@@ -44,30 +45,36 @@ def merge(
 ) -> Merged:
     """Write Σ weight · ΔW of adapters in the format they came in, layers at the rank asked for.
 
-    adapters: PEFT folders, or single .safetensors files with kohya's or diffusers' keys, for which
-    `out` is a file too, of linear, embedding or convolution LoRA of any ranks, α, rsLoRA, patterns
-    and dtypes. A layer that one of them lacks counts as zero there. weights: one each, negative
-    ones too; None for the mean, 1/N each. At most one of rank and energy: rank is the highest rank
-    of a layer, "full" (if neither is given) for all that the sum holds; energy, above 0 and at most
-    1, keeps that share of ‖·‖²_F with the fewest directions, layer by layer. split: "left" puts the
-    singular values into B and leaves orthonormal rows in A, "balanced" gives each side their root.
-    dtype: "float32", "bfloat16", "float16", "float8_e4m3fn" or "float8_e5m2" as stored; None for
-    the widest of the inputs, bfloat16 where these have eight bits. compact: each layer at its own
-    rank, with PEFT's patterns, which other readers may pass over; else one rank for all, filled up
-    with zeros, but where every layer has an alpha (kohya). serve: "vllm" for a rank that vLLM
-    supports and nothing that it refuses. force: merge though the adapters name different base
-    models or share no layer. watch: told layers done and in all.
+    adapters: PEFT folders, or single .safetensors files with kohya's or diffusers' keys, for
+    which `out` is a file too, of linear, embedding or convolution LoRA, or LoRA on bare
+    parameters, each expert a layer, of any ranks, α, rsLoRA, patterns and dtypes. A layer that
+    one of them lacks counts as zero there. initial: adapter → the folder that its training began
+    from, less which it is taken, exactly, at twice the rank: what PiSSA, OLoRA, CorDA and LoRA-GA
+    need, whose start changed the base model. weights: one each, negative ones too; None for the
+    mean, 1/N each. At most one of rank and energy: rank is the highest rank of a layer, "full"
+    (if neither is given) for all that the sum holds; energy, above 0 and at most 1, keeps that
+    share of ‖·‖²_F with the fewest directions, layer by layer. split: "left" puts the singular
+    values into B and leaves orthonormal rows in A, "balanced" gives each side their root.
+    dtype: "float32", "bfloat16", "float16", "float8_e4m3fn" or "float8_e5m2" as stored; None
+    for the widest of the inputs, bfloat16 where these have eight bits. compact: each layer at
+    its own rank, with PEFT's patterns, which other readers may pass over; else one rank for
+    all, filled up with zeros, but where every layer has an alpha (kohya). serve: "vllm" for a
+    rank that vLLM supports and nothing that it refuses. force: merge though the adapters name
+    different base models or share no layer. watch: told layers done and in all.
 
     Guarantees: each layer is the best approximation of its rank, to rounding of float32, whatever
     the inputs' dtype. What is written has scale 1: α = r in every layer, rsLoRA off. One adapter
     alone, of weight 1 at rank "full", is not decomposed: its sides stay but for the scale, and if
     compact bit for bit (unless a dtype is asked for, or it has eight bits). Layers are read, merged
-    and written one by one: memory is one layer's work. What is written appears whole or not at all.
+    and written one by one: memory is one layer's work, or that of
+    a parameter with all its experts in all adapters.
+    What is written appears whole or not at all.
     Raises ConfigError or RankError for options that make no sense, AdapterError for adapters that
     cannot be summed, RunError where `out` exists.
     """
     out = expanded(out)
     given = checked_weights(len(adapters), weights)
+    starts = checked_initial(adapters, initial)
     rank = "full" if rank is None and energy is None else rank
     cut_down = _reduction(rank, energy)
     if dtype is not None and dtype not in DTYPES:
@@ -76,11 +83,11 @@ def merge(
     form = Form.of(compact=compact, serve=serve)
     if isinstance(rank, int) and form.server is not None:
         form.one_rank([rank])
-    with opened(adapters, out, form, force=force) as readers:
+    with opened(adapters, starts, out, form, force=force) as readers:
         layers = union(readers)
         stored = DTYPES[dtype] if dtype else _widest(readers)
         alone = len(readers) == 1 and given == (1.0,) and rank == "full" and dtype is None
-        done, changed = [], not alone
+        done, changed = [], not alone or any(starts)
         moving: set[int] = set()
         with written_like(
             readers,
@@ -95,7 +102,8 @@ def merge(
             for count, (name, layer) in enumerate(layers.items(), 1):
                 if alone:
                     factors = readers[0].factors(name)
-                    norm, error = factors.product().norm(), 0.0
+                    exact = readers[0].summand(name) if starts[0] else factors
+                    norm, error = exact.product().norm(), 0.0
                     moving |= {0} if _moves(factors) else set()
                 else:
                     cut = _cut(cut_down, readers, given, layer, moving)
@@ -117,6 +125,7 @@ def merge(
         out=out,
         adapters=tuple(reader.path for reader in readers),
         weights=given,
+        initial=starts,
         zero=tuple(place not in moving for place in range(len(readers))),
         layers=tuple(done),
         dtype=str(stored).removeprefix("torch."),
@@ -179,7 +188,7 @@ def _sum(
 
     def parts() -> Iterator[tuple[float, LowRank]]:
         for place, weight, reader in holders:
-            factors = reader.factors(layer.name)
+            factors = reader.summand(layer.name)
             if place not in moving and _moves(factors):
                 moving.add(place)
             yield weight * factors.scale, factors.unscaled()

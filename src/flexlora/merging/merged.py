@@ -39,15 +39,16 @@ class Merged:
     """A merge that is done.
 
     adapters, weights: in the order given; zero: which of them change nothing, their A or B being
-    zero in every layer. nbytes: of what was written. one_rank: what every layer is filled up to,
-    None where each has its own. untouched: it is the one adapter that was given, tensors and scales
-    bit for bit.
+    zero in every layer; initial: what each was taken less, if anything. nbytes: of what was
+    written. one_rank: what every layer is filled up to, None where each has its own. untouched: it
+    is the one adapter that was given, tensors and scales bit for bit.
     """
 
     out: Path
     adapters: tuple[Path, ...]
     weights: tuple[float, ...]
     zero: tuple[bool, ...]
+    initial: tuple[Path | None, ...]
     layers: tuple[MergedLayer, ...]
     dtype: str
     nbytes: int
