@@ -12,10 +12,7 @@ from flexlora.rules.contributions import Contributions
 from flexlora.rules.directions import Directions, sent_directions
 from flexlora.rules.kinds import Kept
 from flexlora.rules.layer import ClientView, Combined, Layer, LayerState
-from flexlora.rules.spectral import (
-    held_in,
-    warm_state,
-)
+from flexlora.rules.spectral import held_in, warm_state
 from flexlora.rules.traits import Traits
 from flexlora.rules.uncut import grown, sendable
 

@@ -23,7 +23,7 @@ from flexlora.rules.layer import ClientView, Combined, Layer, LayerState, Spec, 
 from flexlora.rules.start import require_fit
 from flexlora.rules.traits import Traits
 from flexlora.rules.weighing import Weighing, weighed_by
-from flexlora.rules.weights import ExamplesOf, Summary, normalised, require_weights
+from flexlora.rules.weights import ExamplesOf, Summary, require_weights
 
 
 class Rule(abc.ABC):
@@ -79,12 +79,12 @@ class Rule(abc.ABC):
         return combined
 
     def weigh(self, summaries: Sequence[Summary]) -> dict[str, float]:
-        """Client → weight, non-negative, summing to 1: by training examples (FedAvg).
+        """Client → weight, non-negative, summing to 1: by training examples (FedAvg), or alike.
 
         The examples are those that it holds: `max_steps` does not change them. The traits say what
         may be asked of a summary. Raises RoundError where all weights are zero.
         """
-        return normalised({s.client: float(s.examples) for s in summaries})
+        return weighed_by(self.weighing, summaries)
 
     def trains(self, round: int) -> Sides:
         """The sides that clients train in this round; the other one stays as it was received."""
@@ -173,9 +173,7 @@ class Rule(abc.ABC):
         asked = summaries
         if self.traits.needs == "sum":
             asked = [ExamplesOf(summary, self.name) for summary in summaries]
-        own = self.weighing == "examples"
-        weights = self.weigh(asked) if own else weighed_by(self.weighing, asked)
-        return require_weights(weights, summaries, self.name)
+        return require_weights(self.weigh(asked), summaries, self.name)
 
     @final
     def combine(self, layer: Layer, state: LayerState, contributions: Contributions) -> Combined:
