@@ -6,9 +6,9 @@ python benchmarks/aggregate.py --whole-round        a round of a whole model, fi
 python benchmarks/aggregate.py --device cuda …      the same on a GPU
 
 A table on stdout; JSON and a plot in results/benchmarks/aggregate.json and .svg. A case that is
-run replaces its own rows there. DATA is `trained` (see one_layer.py; from the last round's
-directions, "warm", and from random ones, "cold") or `flat` (Gaussian). Procedures take turns in one
-process; medians. Memory is that of one run in a fresh process each, above what it holds before.
+run replaces its own rows there. DATA is `trained` (see one_layer.py) or `flat` (Gaussian).
+Procedures take turns in one process; medians. Memory is that of one run in a fresh process each,
+above what it holds before.
 
 Columns: × original: how many times as fast; of original: share of its extra memory; excess:
 (‖ΔW − T‖ − least) / least, `least` from the float64 SVD; distance: ‖T − T₆₄‖ / ‖T₆₄‖, where the

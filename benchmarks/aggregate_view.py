@@ -120,8 +120,7 @@ def plot(out: Path) -> None:
     values = [
         {
             "case": _label(case),
-            "path": row["procedure"].partition(",")[0],
-            "start": row["procedure"].partition(", ")[2] or "no start",
+            "path": row["procedure"],
             "seconds": row["seconds"],
         }
         for case in cases
@@ -130,7 +129,7 @@ def plot(out: Path) -> None:
     ]
     if not values:
         return
-    names, starts = list(_COLOURS), ["no start", "warm", "cold"]
+    names = list(_COLOURS)
     axis = alt.Axis(labelLimit=300, grid=True, domain=False, ticks=False)
     chart = (
         alt.Chart(alt.Data(values=values), width=520, height=alt.Step(11))
@@ -143,10 +142,6 @@ def plot(out: Path) -> None:
                 "path:N",
                 title="procedure",
                 scale=alt.Scale(domain=names, range=[_COLOURS[name] for name in names]),
-            ),
-            alt.Shape(
-                "start:N",
-                scale=alt.Scale(domain=starts, range=["circle", "triangle-up", "square"]),
             ),
         )
         .properties(title="Seconds to combine one layer and read out every distinct rank")

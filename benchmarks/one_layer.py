@@ -4,7 +4,7 @@
 each client regresses its own targets (directions that all share, directions of its own, noise) on
 its own tokens, whose coordinates decay in size, with AdamW from what it is sent at its rank. The
 factors of the last round are written to a folder, one file a client, beside the state that they
-were sent from, which is a warm start. `draw` writes Gaussian factors instead: nothing decays.
+were sent from. `draw` writes Gaussian factors instead: nothing decays.
 
 The same seed gives the same data. No client's factors are held longer than it takes
 to add or to write them.
@@ -149,7 +149,7 @@ def sent_to(spec: Spec, state: LayerState, rank: int, generator: torch.Generator
 def train(
     folder: Path, layer: LayerSpec, ranks: Sequence[int], seed: int, how: Training | None = None
 ) -> Replies:
-    """The replies of a few rounds' training, the last of which starts warm."""
+    """The replies of a few rounds' training."""
     how = how or Training()
     generator = torch.Generator().manual_seed(seed)
     spec, task = spec_of(layer, ranks), _Task(layer, how, seed)
@@ -178,7 +178,7 @@ def train(
 
 
 def draw(folder: Path, layer: LayerSpec, ranks: Sequence[int], seed: int) -> Replies:
-    """Gaussian replies, every direction of the same size: a flat spectrum, and nothing to start."""
+    """Gaussian replies, every direction of the same size: a flat spectrum."""
     generator = torch.Generator().manual_seed(seed)
     spec = spec_of(layer, ranks)
 

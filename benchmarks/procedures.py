@@ -39,8 +39,6 @@ class Round:
         self.transfer_seconds, self._factors = seconds(
             lambda: [moved(factors, device) for factors in loaded], device
         )
-        vh = replies.state()["vh"]
-        self.vh = vh.to(self.device) if vh.shape[0] else None
 
     @property
     def clients(self) -> int:
@@ -82,12 +80,11 @@ def original(round: Round) -> Kept:
     return Kept(Spectrum(*torch.linalg.svd(whole, full_matrices=False)))
 
 
-def ours(round: Round, path: Path | None = None, start: str = "cold") -> Kept:
+def ours(round: Round, path: Path | None = None) -> Kept:
     """`total` and `truncate`; on the path that the shapes choose, or on one that is named."""
     matrix = _gathered(round) if path == "implicit" else round.total()
     generator = torch.Generator().manual_seed(_SEED)
-    warm = round.vh if start == "warm" else None
-    cut = truncate(matrix, round.rank, generator, start=warm, path=path)
+    cut = truncate(matrix, round.rank, generator, path=path)
     width = matrix.width if isinstance(matrix, LowRank) else None
     taken = path or choose_path(round.shape, width, round.rank)
     return Kept(cut.kept, cut.certificate, taken)
@@ -122,18 +119,11 @@ PATHS: tuple[Path, ...] = get_args(Path)
 
 
 def procedures(round: Round) -> dict[str, Procedure]:
-    """Name → procedure, of those that make sense for this round. Starts follow a comma."""
-    starts = ("cold",) if round.vh is None else ("warm", "cold")
-    chosen = choose_path(round.shape, round.width, round.rank)
+    """Name → procedure, of those that make sense for this round."""
     found: dict[str, Procedure] = {"original": original}
     for path in (None, *PATHS):
-        if path == "implicit" and round.width > _WIDEST_IMPLICIT * min(round.shape):
-            continue
-        if (path or chosen) == "exact":  # It has no use for a start.
+        if path != "implicit" or round.width <= _WIDEST_IMPLICIT * min(round.shape):
             found[path or "ours"] = partial(ours, path=path)
-            continue
-        for start in starts:
-            found[f"{path or 'ours'}, {start}"] = partial(ours, path=path, start=start)
     return found
 
 

@@ -13,7 +13,6 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 from flexlora.adapters import Factors, LayerSpec, factors_of
 from flexlora.lowrank import LowRank, truncate
@@ -36,10 +35,6 @@ def round_on_device(model: Model, options: argparse.Namespace, folder: Path) -> 
         samples = [Replies(plan.sample(index)) for index in batch]
         turned = [plan.turned(index, device) for index in batch]
         host = [[in_dtype(x.factors(k), plan.dtype) for k in range(plan.clients)] for x in samples]
-        starts = [
-            source.state({name: x.to(device) for name, x in sample.state().items()})["vh"]
-            for source, sample in zip(turned, samples, strict=True)
-        ]
         kind = replace(plan.layers[batch[0]], name=plan.layers[batch[0]].kind)
         for warming in (True, False) if kind not in met else (False,):
             took, sent = seconds(
@@ -48,7 +43,7 @@ def round_on_device(model: Model, options: argparse.Namespace, folder: Path) -> 
             )
             factors = [list(map(x.factors, layer)) for x, layer in zip(turned, sent, strict=True)]
             del sent
-            work = partial(_combined, plan, batch, factors, starts)
+            work = partial(_combined, plan, batch, factors)
             timed: list[tuple[float, list[str]]] = []
             grew = peak_of(lambda: timed.append(seconds(work, device)), device)  # noqa: B023
             if not warming:
@@ -75,9 +70,7 @@ def _batches(plan: Plan, largest: int) -> Iterator[list[int]]:
             yield places[begin : begin + largest]
 
 
-def _combined(
-    plan: Plan, batch: list[int], factors: list[list[Factors]], starts: list[Tensor]
-) -> list[str]:
+def _combined(plan: Plan, batch: list[int], factors: list[list[Factors]]) -> list[str]:
     """The kinds of certificate; what was combined and read out is dropped."""
     examples = examples_of(plan.clients)
     weights = [count / sum(examples) for count in examples]
@@ -85,10 +78,7 @@ def _combined(
     sums = [LowRank.weighted_sum([x.product() for x in each], weights) for each in factors]
     generator = torch.Generator().manual_seed(plan.seed)
     highest = plan.spec.highest[layer.name]
-    cuts = [
-        truncate(whole, highest, generator, start=start)
-        for whole, start in zip(sums, starts, strict=True)
-    ]
+    cuts = [truncate(whole, highest, generator) for whole in sums]
     for cut in cuts:
         for rank in plan.distinct(layer):
             factors_of(cut.kept, rank, plan.spec.scale(rank))

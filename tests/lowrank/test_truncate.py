@@ -87,56 +87,6 @@ def test_float64_stays_float64_at_its_own_precision(spectrum: str, path: Path) -
     assert distance(wanted, got) <= (1.0 + TOLERANCE) * optimum + limit
 
 
-STARTS = {
-    "right": lambda right: right[:RANK],
-    "right, in another order": lambda right: right[:RANK].flip(0),
-    "the tail": lambda right: right[-RANK:],
-    "the next ones": lambda right: right[RANK : 2 * RANK],
-    "fewer rows than a block": lambda right: right[:1],
-    "more rows than a block": lambda right: right[:300],
-    "more rows than columns": lambda right: right.repeat(2, 1),
-    "no rows": lambda right: right[:0],
-    "random": lambda right: gaussian(*right[:RANK].shape, seed=8),
-    "all alike": lambda right: torch.ones_like(right[:RANK]),
-    "zeros": lambda right: torch.zeros_like(right[:RANK]),
-    "uneven": lambda right: right[:RANK] * 10.0 ** torch.arange(-10, 10)[:, None],
-    "float32": lambda right: right[:RANK].float(),
-}
-
-
-@pytest.mark.parametrize("spectrum", ["fast", "slow", "gap", "this rank"])
-@pytest.mark.parametrize("start", STARTS)
-def test_no_start_makes_it_worse(spectrum: str, start: str) -> None:
-    matrix, wanted, right = made(spectrum)
-    given = STARTS[start](right)
-    before = given.clone()
-    got = truncate(matrix, RANK, generator(1), start=given, path="implicit")
-    check(got, matrix, wanted, true_values(spectrum), RANK)
-    assert torch.equal(given, before)
-
-
-@pytest.mark.parametrize("bad", [math.nan, math.inf])
-@iterated
-def test_a_start_that_is_not_finite_is_refused(bad: float, path: Path) -> None:
-    start = torch.ones(RANK, N)
-    start[2, 3] = bad
-    with pytest.raises(ValueError, match="NaN or infinity"):
-        truncate(made("fast")[0], RANK, generator(1), start=start, path=path)
-
-
-@pytest.mark.parametrize("new", [1, 12, RANK])
-@iterated
-def test_what_the_last_round_lacked_and_dominates_now_is_found(new: int, path: Path) -> None:
-    """More new directions than a start has random columns, all orthogonal to what it holds."""
-    values = torch.cat([2.0 - 0.5 * torch.arange(new) / new, values_of("slow", M - new, RANK) / 5])
-    matrix, right = with_values(M, N, values)
-    factors = in_factors(matrix, WIDTH)
-    start = right[new : new + RANK]
-    got = truncate(factors, RANK, generator(1), start=start, path=path)
-    check(got, factors, exactly(factors), torch.linalg.svdvals(exactly(factors)), RANK)
-    assert float((got.kept.vh.double() @ right[:new].T).norm() ** 2) == pytest.approx(new, rel=1e-4)
-
-
 @pytest.mark.parametrize("rank", [0, 1, 199, M, M + 1, 10 * M])
 @every_path
 def test_any_rank(rank: int, path: Path) -> None:
@@ -149,10 +99,8 @@ def test_any_rank(rank: int, path: Path) -> None:
 
 @every_path
 def test_the_same_input_gives_the_same_bits_and_is_left_alone(path: Path) -> None:
-    matrix, wanted, right = made("slow")
-    first, second = (
-        truncate(matrix, RANK, generator(3), start=right[:RANK], path=path) for _ in range(2)
-    )
+    matrix, wanted, _ = made("slow")
+    first, second = (truncate(matrix, RANK, generator(3), path=path) for _ in range(2))
     assert torch.equal(first.kept.u, second.kept.u)
     assert torch.equal(first.kept.s, second.kept.s)
     assert torch.equal(first.kept.vh, second.kept.vh)

@@ -1,8 +1,9 @@
-"""The largest singular triplets of a wide sum, by block Lanczos from the last round's directions.
+"""The largest singular triplets of a wide sum, by block Lanczos from random directions.
 
 Golub, Luk and Overton (ACM TOMS 7, 1981), with full reorthogonalisation of the left basis: every
 pass multiplies by the matrix and by its transpose, and everything found so far stays in the basis,
-which converges in half the passes of subspace iteration (Musco and Musco, NeurIPS 2015).
+which converges in half the passes of subspace iteration (Musco and Musco, NeurIPS 2015). The last
+round's directions would be a start that saves hardly a pass, and larger values hide behind them.
 """
 
 from __future__ import annotations
@@ -23,7 +24,6 @@ FAILURE = 1e-3  # Of a spectral bound from so many probes.
 _LOOKS = 4  # At what is left over, where values stand close together.
 _SPENT = 2 / 3  # Of the tolerance: extrapolation errs.
 _CLOSE = 0.25  # Of what is allowed may be missing where values stand close together.
-_FRESH = 8  # Random columns in every start: no direction can hide from the last round's.
 _BLOCK = 0.4  # Of the rank: narrower blocks need fewer columns in all, wider ones fewer passes.
 _NARROWEST = 16
 _TINY = 2.0**-40  # Products below it, and above its inverse, want scaling first.
@@ -67,29 +67,24 @@ def lanczos(
     matrix: Operator,
     rank: int,
     generator: torch.Generator,
-    start: Tensor | None = None,
     *,
     tolerance: float,
     largest_basis: int,
 ) -> Found | None:
     """The `rank` largest triplets; None where they did not settle within `largest_basis` columns.
 
-    start: (k, n) right singular vectors of a matrix nearby, largest first (any k; None: random).
     tolerance: the distance of the result from the matrix is to exceed the best possible one by no
     more than this share. Settled means: the captured energy still missing, extrapolated from the
     last passes, is below that, so are the Ritz residuals, with a margin, and a last look at what
     random directions leave over gains no more than the difference. Where values stand close
     together, gains pause or shrink by fits and starts. So many of them as the block has columns,
     with no gap below, do not settle; where they are half as many, or have a gap, no more than a
-    quarter of what is allowed may be missing; where a start left few columns random, the look is a
-    longer one. Raises ArithmeticError where the products are not finite, or near the end of the
-    dtype's range.
+    quarter of what is allowed may be missing. Raises ArithmeticError where the products are not
+    finite, or near the end of the dtype's range.
     """
     width, n = block_width(rank), matrix.shape[1]
     probes = gaussian((n, PROBES), generator, matrix.like)
-    known = matrix.like.new_zeros(n, 0) if start is None else start[: width - _FRESH].T
-    fresh = width - known.shape[1]
-    x = _block(matrix, known, width, generator)
+    x = orthonormal(gaussian((n, width), generator, matrix.like))
     seen = matrix.ahead(torch.cat([x, probes], dim=1))
     size = float(seen.abs().max())
     if not _TINY < size < 1.0 / _TINY:
@@ -111,7 +106,7 @@ def lanczos(
             if _hopeless(energies, allowed, (largest_basis - basis.columns) // width):
                 return None
             missing = _missing(energies)
-            looks = _looks(ritz, width, fresh, residual, missing, allowed)
+            looks = _looks(ritz, width, residual, missing, allowed)
             if looks is None:
                 return None
             if looks:
@@ -125,7 +120,9 @@ def lanczos(
                 energies.clear()
                 probes = gaussian((n, PROBES), generator, matrix.like)
                 probed = matrix.ahead(probes)
-                x = _block(matrix, basis.back[:, -PROBES:], width, generator)
+                drawn = gaussian((n, width - PROBES), generator, matrix.like)
+                shown = basis.back[:, -PROBES:].to(drawn)
+                x = filled(torch.cat([shown, drawn], dim=1), generator)
                 y = matrix.ahead(x)
                 continue
         # Only what the last block did not hold is new; the left basis takes care of the rest.
@@ -134,19 +131,11 @@ def lanczos(
     return None
 
 
-def _block(matrix: Operator, known: Tensor, width: int, generator: torch.Generator) -> Tensor:
-    """A block that begins with these columns, and is random beyond them."""
-    drawn = gaussian((matrix.shape[1], width - known.shape[1]), generator, matrix.like)
-    return filled(torch.cat([known.to(matrix.like), drawn], dim=1), generator)
-
-
-def _looks(
-    ritz: Ritz, width: int, fresh: int, residual: float, missing: float, allowed: float
-) -> int | None:
+def _looks(ritz: Ritz, width: int, residual: float, missing: float, allowed: float) -> int | None:
     """How many looks at what is left over will tell whether the triplets have settled.
 
     0: they have not yet; None: they never will. missing, allowed: energies, the residual is of
-    their root; fresh: how many columns of the first block were random.
+    their root.
     """
     spare = allowed - missing
     if residual**2 > _RESIDUAL * allowed or not spare >= 0.0:
@@ -154,11 +143,10 @@ def _looks(
     crowded = ritz.hidden(width) > spare
     if ritz.lacks_rank or (crowded and not ritz.separate):
         return None
-    close = crowded or ritz.hidden(min(fresh, width // 2)) > spare
+    close = crowded or ritz.hidden(width // 2) > spare
     if close and missing > _CLOSE * allowed:
         return 0
-    # Random columns that are fewer than the block's may have missed some.
-    return _LOOKS if crowded or ritz.hidden(fresh) > spare else 1
+    return _LOOKS if crowded else 1
 
 
 def _looked(basis: Basis, ritz: Ritz, left_over: Tensor, looks: int, spare: float) -> Basis | None:

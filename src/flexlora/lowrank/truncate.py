@@ -13,10 +13,8 @@ import math
 from typing import Literal
 
 import torch
-from jaxtyping import Float
-from torch import Tensor
 
-from flexlora.lowrank.exact import best, count_above_rounding, require_finite, tamed
+from flexlora.lowrank.exact import best, count_above_rounding, tamed
 from flexlora.lowrank.krylov import Operator
 from flexlora.lowrank.lanczos import FAILURE, Found, lanczos, room
 from flexlora.lowrank.lowrank import Dense, LowRank, Matrix
@@ -40,21 +38,18 @@ def truncate(
     rank: int,
     generator: torch.Generator,
     *,
-    start: Float[Tensor, "k n"] | None = None,
     tolerance: float = TOLERANCE,
     path: Path | None = None,
 ) -> Truncation:
     """An approximation of at most this rank, as near as the best one within `tolerance`.
 
-    matrix: float32 or float64. start: right singular vectors of a matrix nearby (the last
-    round's), largest first; they save passes. tolerance: (‖matrix − kept‖ − least) / least in
-    Frobenius norm, `least` being that of the best approximation. On the iterated paths that is
-    where passes stop, by extrapolation; it is not proved. Where singular values stand so close
-    together, or the tail is so flat, that it cannot be trusted, the exact path takes over: then
-    `truncate` takes up to twice as long as that alone, and the certificate says "exact". Random
-    starts kept to it on hundreds of spectra made against it; a start made of singular vectors that
-    lie just below the largest ones hides these, 2e-4 at worst. 0 asks for the exact path. path: for
-    comparisons; None leaves the choice to the shapes.
+    matrix: float32 or float64. tolerance: (‖matrix − kept‖ − least) / least in Frobenius norm,
+    `least` being that of the best approximation. On the iterated paths that is where passes stop,
+    by extrapolation; it is not proved, but kept to on hundreds of spectra made against it. Where
+    singular values stand so close together, or the tail is so flat, that it cannot be trusted, the
+    exact path takes over: then `truncate` takes up to twice as long as that alone, and the
+    certificate says "exact". 0 asks for the exact path. path: for comparisons; None leaves the
+    choice to the shapes.
 
     Guarantees: as the certificate says. u and vh are orthonormal to float32 (1e-5), values descend,
     the same input gives the same bits on a CPU with the same number of threads.
@@ -64,18 +59,16 @@ def truncate(
         raise ValueError(f"rank is {rank}; give 0 or more")
     width = matrix.width if isinstance(matrix, LowRank) else None
     rank = min(rank, *matrix.shape)
-    if start is not None:
-        require_finite(start)
     chosen = path or choose_path(matrix.shape, width, rank, tolerance)
     if chosen == "exact" or rank == 0:
         return best(matrix, rank)
     try:
-        return _iterated(matrix, rank, generator, start, tolerance, chosen)
+        return _iterated(matrix, rank, generator, tolerance, chosen)
     except ArithmeticError:
         # Too large or too small for float32 on the way, or not finite at all, which `tamed` says.
         sized, exponent = tamed(matrix)
     try:
-        again = _iterated(sized, rank, generator, start, tolerance, chosen)
+        again = _iterated(sized, rank, generator, tolerance, chosen)
     except ArithmeticError:  # It cancels to nothing.
         again = best(sized, rank)
     return again.scaled(exponent)
@@ -85,7 +78,6 @@ def _iterated(
     matrix: Matrix,
     rank: int,
     generator: torch.Generator,
-    start: Tensor | None,
     tolerance: float,
     path: Path,
 ) -> Truncation:
@@ -97,7 +89,6 @@ def _iterated(
         operator,
         rank,
         generator,
-        start,
         tolerance=tolerance,
         largest_basis=int(_LARGEST_BASIS * min(operator.shape)),
     )

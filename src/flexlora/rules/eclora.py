@@ -45,7 +45,7 @@ class ECLoRA(Replaced):
     ) -> Combined:
         whole = plus(held_in(unnamed("error", state)), contributions.sum())
         matrix = whole.low_rank() if isinstance(whole, Spectrum) else whole
-        cut = truncate(matrix, layer.highest, layer.generator, start=state["vh"])
+        cut = truncate(matrix, layer.highest, layer.generator)
         error = plus(whole, cut.kept.low_rank().scaled(-1.0))
         fresh = state["fresh"]
         after = {**spectral_state(fresh, cut.kept), **named("error", exact_state(fresh[:0], error))}

@@ -63,7 +63,7 @@ class FlexLoRA(Replaced):
         whole = contributions.sum(rank)
         if self.retention > 0.0:
             whole = added(whole, self._retained(spectrum_of(state), contributions))
-        cut = truncate(whole, rank, layer.generator, start=state["vh"])
+        cut = truncate(whole, rank, layer.generator)
         return Combined(spectral_state(state["fresh"], cut.kept), certificate=cut.certificate)
 
     def _retained(self, before: Spectrum, contributions: Contributions) -> LowRank:

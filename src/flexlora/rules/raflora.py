@@ -35,7 +35,7 @@ class RaFLoRA(Replaced):
     ) -> Combined:
         rank, slices = layer.highest, _sliced(contributions)
         whole = total(slices, contributions.shape, contributions.width, rank)
-        cut = truncate(whole, rank, layer.generator, start=state["vh"])
+        cut = truncate(whole, rank, layer.generator)
         return Combined(spectral_state(state["fresh"], cut.kept), certificate=cut.certificate)
 
 

@@ -37,5 +37,5 @@ class RBLoRA(Replaced):
         sums = row_sums(contributions, rank, scaled=True)
         mean = sums.mean({"b": sums.b, "a": sums.a})
         whole = LowRank(mean["b"], mean["a"])
-        cut = truncate(whole, rank, layer.generator, start=state["vh"])
+        cut = truncate(whole, rank, layer.generator)
         return Combined(spectral_state(state["fresh"], cut.kept), certificate=cut.certificate)

@@ -16,7 +16,7 @@ def grown(layer: Layer, state: LayerState, step: Matrix, largest: int) -> LayerS
     held = plus(held_in(state), step)
     after = exact_state(state["fresh"], held)
     if isinstance(held, Dense):
-        cut = truncate(held, largest, layer.generator, start=sendable(state).vh).kept
+        cut = truncate(held, largest, layer.generator).kept
         after = {**after, "top_u": cut.u, "top_s": cut.s, "top_vh": cut.vh}
     return after
 
