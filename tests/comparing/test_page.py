@@ -7,9 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from flexlora.comparing.figures import by_arm
 from flexlora.comparing.findings import Findings
 from flexlora.comparing.page import write_comparison
 from flexlora.comparing.sentences import primary
+from flexlora.comparing.statistics import interval
 from flexlora.errors import RunError
 from report.pages import figures, words
 
@@ -23,7 +25,8 @@ def test_the_page_begins_with_the_comparison(compared: Path, tmp_path: Path) -> 
     assert "All sections below show one run of each arm: seed 0." in text
     assert "3 runs side by side" in text
     assert "mine, |a| *b*" in text
-    by_round, by_bytes = figures(page)[:2]
+    by_arm, by_round, by_bytes = figures(page)[:3]
+    assert by_arm["description"].startswith("loss by arm.")
     assert by_round["description"].startswith("loss by round.")
     assert {row["series"] for row in by_bytes["data"]["values"]} == {
         "flexlora",
@@ -41,7 +44,7 @@ def test_a_line_is_the_mean_over_seeds(compared: Path, tmp_path: Path) -> None:
         for folder in sorted((compared / "cells" / "fedit").iterdir())
     ]
     page = write_comparison(compared, tmp_path / "page.html")
-    rows = figures(page)[0]["data"]["values"]
+    rows = figures(page)[1]["data"]["values"]
     (point,) = (row for row in rows if (row["run"], row["x"]) == ("fedit", 2))
     assert point["y"] == pytest.approx(sum(scores) / 3, rel=1e-4)
 
@@ -63,3 +66,15 @@ def test_a_page_of_nothing_is_refused(compared: Path, tmp_path: Path) -> None:
     shutil.rmtree(out / "cells")
     with pytest.raises(RunError, match=r"no cell of .* is finished yet; play it with: flexlora"):
         write_comparison(out)
+
+
+def test_the_arms_are_drawn_with_their_intervals(compared: Path) -> None:
+    figure = by_arm(Findings.of(compared))
+    assert figure is not None
+    found = Findings.of(compared).values("own", "full")
+    for row in figure.spec["data"]["values"]:
+        around = interval(list(found[row["name"]].values()))
+        assert around is not None
+        assert row["x"] == pytest.approx(around.mean, rel=1e-4)
+        assert (row["low"], row["high"]) == pytest.approx((around.low, around.high), rel=1e-4)
+    assert [row[0].text for row in figure.table.rows] == list(Findings.of(compared).arms)

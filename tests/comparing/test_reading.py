@@ -154,14 +154,17 @@ def test_without_pyarrow_the_others_are_written_and_it_is_said(
     compared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = Path(shutil.copytree(compared, tmp_path / "out"))
-    assert [path.name for path in write_tables(out).files][2:] == ["table.parquet"]
+    assert [path.name for path in write_tables(out).files][2:] == ["table.parquet", "arms.svg"]
     monkeypatch.setattr("flexlora.extras.find_spec", lambda _: None)
     written = write_tables(out)
     assert [path.name for path in written.files] == ["table.csv", "table.md"]
     assert not (out / "table.parquet").exists()
-    assert written.told[-1] == (
+    assert not (out / "arms.svg").exists()
+    assert written.told[-2:] == (
         "table.parquet is asked for, but pyarrow is not installed; install the extra "
-        "flexlora[parquet]; table.csv holds the same."
+        "flexlora[parquet]; table.csv holds the same.",
+        "arms.svg is asked for, but altair and vl_convert are not installed; install the extra "
+        "flexlora[report]; table.md holds its numbers.",
     )
 
 

@@ -1,4 +1,4 @@
-"""The plots of a comparison: the compared metric as training goes, by round and by bytes."""
+"""The plots of a comparison: the compared metric by arm, then as training goes."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ from collections.abc import Iterator, Mapping
 from statistics import fmean
 
 from flexlora.comparing.findings import Findings
-from flexlora.comparing.sentences import PART_WORDS
+from flexlora.comparing.sentences import PART_WORDS, state_words
+from flexlora.comparing.statistics import interval
 from flexlora.comparing.views import By, Curve, curves
 from flexlora.report import charts
 from flexlora.report.blocks import Figure, Table
@@ -16,6 +17,42 @@ _AXES: Mapping[By, str] = {"rounds": "round", "bytes": "MB sent"}
 
 
 def figures(findings: Findings) -> Iterator[Figure]:
+    """All plots that what is finished allows."""
+    first = by_arm(findings)
+    if first is not None:
+        yield first
+    yield from _as_it_goes(findings)
+
+
+def by_arm(findings: Findings) -> Figure | None:
+    """What is compared: each arm's mean and its 95 % interval over seeds; None where none has any.
+
+    Controls are grey: they bound the others, and are not what is asked about.
+    """
+    measure, asked = findings.measure, findings.settings
+    found = findings.values(asked.part, asked.state)
+    shown = [arm for arm in findings.arms if found.get(arm)]
+    rows, cells = [], []
+    for arm in shown:
+        around = interval(list(found[arm].values()))
+        assert around is not None
+        ends = {"low": around.low, "high": around.high}
+        aside = arm in findings.controls
+        rows.append({"name": arm, "x": around.mean, **ends, "aside": aside})
+        cells.append([arm, around.mean, around.low, around.high, around.n])
+    if not shown:
+        return None
+    title = f"{measure.label} by arm"
+    where = f"{PART_WORDS[asked.part]}, {state_words(asked.state)}"
+    return Figure(
+        title,
+        f"{measure.heading} on {where}: mean and 95 % interval over seeds. Grey: controls.",
+        charts.spans(rows, x=measure.axis, order=shown),
+        Table.of(title, ["arm", measure.heading, "from", "to", "seeds"], cells),
+    )
+
+
+def _as_it_goes(findings: Findings) -> Iterator[Figure]:
     """A line an arm: means over its seeds, of the rounds that all of them scored."""
     measure, found = findings.measure, curves(findings.tidy, findings.measure.name)
     series = [arm for arm in findings.arms if arm in found]  # One colour each, in all figures.

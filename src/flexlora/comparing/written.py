@@ -1,4 +1,4 @@
-"""table.csv, table.parquet and table.md, made anew from what a folder holds finished."""
+"""table.csv, table.parquet, table.md and arms.svg, made anew from what a folder holds finished."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from flexlora.extras import require_extras
 from flexlora.formats.atomic import atomic_file, atomic_write
 
 CSV, PARQUET, MARKDOWN = "table.csv", "table.parquet", "table.md"
+PICTURE = "arms.svg"
 
 
 @dataclass(frozen=True)
@@ -32,8 +33,9 @@ class Written:
 def write_tables(out: Path) -> Written:
     """Of what is finished by now; the rest may run meanwhile.
 
-    Parquet needs the extra flexlora[parquet]; without it, the others are written, and told says
-    so. Raises RunError for a folder that holds no comparison, or a cell with damaged files.
+    Parquet needs the extra flexlora[parquet], the picture flexlora[report]; without them the others
+    are written, and told says so. Raises RunError for a folder that holds no comparison, or a cell
+    with damaged files.
     """
     findings = Findings.of(out)
     told = [primary(findings), *standing(findings)]
@@ -47,7 +49,28 @@ def write_tables(out: Path) -> Written:
     except ConfigError as error:
         (out / PARQUET).unlink(missing_ok=True)  # One of before would not hold the same.
         told.append(f"{error}; {CSV} holds the same.")
+    try:
+        if draw(findings, out / PICTURE):
+            files.append(out / PICTURE)
+    except ConfigError as error:
+        (out / PICTURE).unlink(missing_ok=True)
+        told.append(f"{error}; {MARKDOWN} holds its numbers.")
     return Written(findings, tuple(files), tuple(told))
+
+
+def draw(findings: Findings, path: Path) -> bool:
+    """The arms with their intervals, as SVG; False where nothing is finished that could be drawn.
+
+    Raises ConfigError where the extra flexlora[report] is not installed.
+    """
+    require_extras([(f"{path.name} is asked for", "report")])
+    from flexlora.comparing.figures import by_arm
+    from flexlora.report.drawn import drawn
+
+    figure = by_arm(findings)
+    if figure is not None:
+        atomic_write(path, drawn(figure.spec))
+    return figure is not None
 
 
 def csv_text(rows: Iterable[Row]) -> str:

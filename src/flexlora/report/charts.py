@@ -124,6 +124,29 @@ def dots(
     return spec_of(alt.layer(*layers), rows, height=26 * len(order))
 
 
+def spans(rows: Sequence[Row], *, x: str, order: Sequence[str]) -> dict[str, Any]:
+    """A row per name: a dot at x with its interval from low to high, grey where it is `aside`.
+
+    Rows: name, x, low, high (both None where there is no interval), aside.
+    """
+    across = alt.X("x:Q", title=x, scale=alt.Scale(zero=False), axis=alt.Axis(grid=True))
+    colour = alt.Color(
+        "aside:N",
+        scale=alt.Scale(domain=[False, True], range=["var(--c0)", "var(--c7)"]),
+        legend=None,
+    )
+    base = alt.Chart().encode(y=_names(order), color=colour)
+    span = base.mark_rule(strokeWidth=2).encode(x=alt.X("low:Q", title=x), x2="high:Q")
+    tips = [
+        alt.Tooltip("name:N", title="name"),
+        alt.Tooltip("x:Q", title=x, format=".4~r"),
+        alt.Tooltip("low:Q", title="from", format=".4~r"),
+        alt.Tooltip("high:Q", title="to", format=".4~r"),
+    ]
+    dot = base.mark_point(filled=True, size=75, opacity=1).encode(x=across, tooltip=tips)
+    return spec_of(alt.layer(span, dot), rows, height=26 * len(order))
+
+
 def stacked(
     rows: Sequence[Row], *, x: str, order: Sequence[str], parts: Sequence[str]
 ) -> dict[str, Any]:
