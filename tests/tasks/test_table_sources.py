@@ -138,6 +138,43 @@ def test_limits_can_be_raised(tmp_path: Path) -> None:
     assert len(all_of(load(put(tmp_path, wide, "csv"), "csv", prompt="q").train)) == 1
 
 
+class Counted(str):
+    """A text that counts how often one like it is compared."""
+
+    asked = 0
+    __hash__ = str.__hash__
+
+    def __eq__(self, other: object) -> bool:
+        Counted.asked += 1
+        return str.__eq__(self, other)
+
+
+def test_a_wide_header_is_looked_at_once_a_column(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each name against each other would be four million comparisons here."""
+    path = put(tmp_path, [{f"c{i}": "x" for i in range(2000)} | {"q": "x", "a": "y"}], "csv")
+    reader = csv.reader
+
+    def counting(*arguments: Any, **options: Any) -> Any:
+        class Lines:
+            lines = reader(*arguments, **options)
+            line_num = property(lambda self: self.lines.line_num)
+
+            def __iter__(self) -> Lines:
+                return self
+
+            def __next__(self) -> list[str]:
+                return list(map(Counted, next(self.lines)))
+
+        return Lines()
+
+    monkeypatch.setattr(csv, "reader", counting)
+    monkeypatch.setattr(Counted, "asked", 0)
+    assert len(all_of(load(path, "csv", prompt="q").train)) == 1
+    assert Counted.asked <= 20 * 2002
+
+
 def test_a_csv_field_may_be_longer_than_python_expects(tmp_path: Path) -> None:
     before = csv.field_size_limit()
     path = put(tmp_path, [{"q": "x" * 200_000, "a": "y"}], "csv")

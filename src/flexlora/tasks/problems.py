@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import final
@@ -47,8 +48,9 @@ class Problems:
         if self._count == 1:
             raise self._first[0]
         if self._count:
-            # A place says the table's name, which is in front of all of them already.
-            words = [str(error).replace(f"{self._where}, ", "") for error in self._first]
+            # A place ("line 2") says the table's name, which is in front of all of them already.
+            place = re.compile(rf"{re.escape(self._where)}, (?=\w+ \d)")
+            words = [place.sub("", str(error)) for error in self._first]
             numbered = " ".join(f"({i}) {text}" for i, text in enumerate(words, start=1))
             first = f", the first {TOLD} of which are" if self._count > TOLD else ""
             raise DataError(f"{self._count:,} problems in {self._where}{first}: {numbered}")
