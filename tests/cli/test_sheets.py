@@ -18,6 +18,7 @@ from flexlora.cli.sheets import Column, Sheet
 from flexlora.federation import run
 from flexlora.runs import Result
 from flexlora.runs.run_directory import Run
+from flexlora.runs.spectra import read_spectra
 from small import small
 from terminal import lines_on_a_terminal
 
@@ -130,3 +131,19 @@ def test_what_a_row_was_not_scored_by_is_a_dash(
     results_table([replace(ended, rows=(base, lacking, *others))])
     line, *_ = (x for x in capsys.readouterr().out.splitlines() if x.startswith("  full state"))
     assert line.split()[2:4] == ["–", "–"]
+
+
+def test_what_the_full_state_lacks_is_told(
+    result: Result, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = Run.open(result.folder)
+    ended = run.ended()
+    assert ended is not None
+    results_table([ended])
+    told = capsys.readouterr().out
+    (record,) = (x for x in run.records() if x.round == ended.scored_round)
+    (seen,) = (x for x in read_spectra(run) if x.round == ended.scored_round)
+    assert record.cut is not None
+    kept = sum(layer.norm**2 for layer in seen.layers.values())
+    share = record.cut.error**2 / (record.cut.error**2 + kept)
+    assert f"lacks {share:.2%} of its sum's energy, cut off in round {record.round}" in told

@@ -13,6 +13,9 @@ from flexlora.report.runs import Measure
 from flexlora.runs.events import Ended, Means
 from flexlora.runs.results import BASE, FULL, STATE_WORDS
 from flexlora.runs.run_directory import Run
+from flexlora.runs.spectra import read_spectra
+
+_LEAST_SHARE = 1e-4
 
 
 def results_table(ends: Sequence[Ended]) -> None:
@@ -46,6 +49,23 @@ def results_table(ends: Sequence[Ended]) -> None:
     summed = [x for x in _measures(scored) if is_summed(x.name, {})]
     for measure in summed:
         _by_owner(rows, measure)
+    for end in ends:
+        _left_out(end)
+
+
+def _left_out(end: Ended) -> None:
+    """What even the full state lacks, where the rule cuts its sum to the highest rank."""
+    run = Run.open(end.run)
+    record = next((x for x in run.records() if x.round == end.scored_round), None)
+    seen = next((x for x in read_spectra(run) if x.round == end.scored_round), None)
+    if not end.rows or record is None or record.cut is None or seen is None:
+        return
+    kept = sum(layer.norm**2 for layer in seen.layers.values())
+    cut = record.cut.error**2
+    if cut > 0.0:
+        share = cut / (cut + kept)
+        told = f"{share:.2%}" if share >= _LEAST_SHARE else f"under {_LEAST_SHARE:.2%}"
+        say(f"the full state lacks {told} of its sum's energy, cut off in round {record.round}")
 
 
 def _by_owner(rows: Sequence[tuple[str, Means | None, Ended | None]], measure: Measure) -> None:
