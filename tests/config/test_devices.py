@@ -78,7 +78,10 @@ REFUSED = [
     (f"[x]\n{WHOLE.replace('16GB', '-16GB')}", "memory of class x of FILE is '-16GB', expected"),
     ('[x]\ndevice = "T4"\nmemory = 16\n', "memory of class x of FILE is 16 without a unit"),
     ('[x]\ndevice = "T4"\nmemory = "16 Mbit/s"\n', "which is not an amount of memory"),
-    ('[x]\ndevice = "T4"\nuplink = "20 GB"\n', "uplink of class x of FILE is '20 GB', which is not"),
+    (
+        '[x]\ndevice = "T4"\nuplink = "20 GB"\n',
+        "uplink of class x of FILE is '20 GB', which is not",
+    ),
     ('[x]\ndevice = "t4"\n', "device of class x of FILE is 't4'; did you mean 'T4'?"),
     ('[x]\ndevice = "fridge"\n', "device of class x of FILE is 'fridge'; known: 4090"),
     ("[x]\ndevice = 4090\n", "device of class x of FILE is 4090; did you mean '4090'?"),

@@ -126,7 +126,9 @@ def _device(table: Mapping[str, Any], where: str, base: Device | None = None) ->
         )
     return Device(
         **{key: figure(key, kind, getattr(base, key, 0.0)) for key, kind in _FIGURES.items()},
-        flops=_flops(table["flops"], where) if "flops" in table else dict(base.flops if base else {}),
+        flops=_flops(table["flops"], where)
+        if "flops" in table
+        else dict(base.flops if base else {}),
         availability=availability,
         sources=_sources(table, where, base),
     )
