@@ -5,7 +5,7 @@ python benchmarks/cost_model.py --cells 0 3 8    some of them; the others stay a
 
 Every cell is a fresh process with one thread that trains random Llamas for two steps on examples of
 one length, as `flexlora` trains: memory is the peak of training on top of the model, what came
-from the server included, and the weights beside it; seconds are those of the second step, in a
+from the server included, and the weights beside it; seconds are those of a step after the first, in a
 process of their own, for the allocator that gives everything back is slower. The first two cells
 are what `allocation.memory.OVERHEAD` and `allocation.work.EFFICIENCY` were set by, and are not
 scored. Writes results/benchmarks/cost_model.json and .svg.
@@ -46,6 +46,7 @@ MODELS = {
     "medium": (512, 1376, 8, 8192),
 }
 _TURNS = 3
+_STEPS = 3
 _SQUARE = 1024
 
 
@@ -117,7 +118,7 @@ def config_of(model: str) -> Any:
     )
 
 
-# --- measured, in a process of its own -------------------------------------------------------------
+# --- measured, in a process of its own -----------------------------------------------------------
 
 
 def prepared(cell: Cell) -> tuple[AdaptedModel, Callable[[int], object]]:
@@ -164,21 +165,20 @@ def peak(cell: Cell) -> tuple[int, int]:
 def speed(cell: Cell) -> tuple[float, float]:
     """Seconds of a step, and operations a second of products in the same dtype; the quickest."""
     _, train = prepared(cell)
-    steps, rates = [], []
+    few, many, rates = [], [], []
     a = torch.ones(_SQUARE, _SQUARE, dtype=getattr(torch, cell.dtype))
     for _ in range(_TURNS):
+        for work, found in ((lambda: a @ a, rates), (lambda: train(1), few)):
+            began = time.perf_counter()
+            work()
+            found.append(time.perf_counter() - began)
         began = time.perf_counter()
-        a @ a
-        rates.append(2 * _SQUARE**3 / (time.perf_counter() - began))
-        began = time.perf_counter()
-        train(1)
-        middle = time.perf_counter()
-        train(2)
-        steps.append(time.perf_counter() - middle - (middle - began))
-    return min(steps), max(rates)
+        train(1 + _STEPS)
+        many.append(time.perf_counter() - began)
+    return (min(many) - min(few)) / _STEPS, 2 * _SQUARE**3 / min(rates)
 
 
-# --- the script ------------------------------------------------------------------------------------
+# --- the script ----------------------------------------------------------------------------------
 
 
 def row_of(cell: Cell, *, timed: bool) -> dict[str, Any]:
@@ -228,7 +228,8 @@ def summary(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 def show(row: dict[str, Any]) -> None:
     words = (
-        f"{row['model']:6} {row['dtype']:8} rank {row['rank']:3} {row['cohort']} × {row['batch']} × "
+        f"{row['model']:6} {row['dtype']:8} rank {row['rank']:3} "
+        f"{row['cohort']} × {row['batch']} × "
         f"{row['length']:3}{' ck' if row['checkpointing'] else '   '} "
         f"training {row['training'] / 1e6:7.1f} MB, foreseen {row['foreseen_training'] / 1e6:7.1f} "
         f"({row['off_training']:+.1%}); with weights {row['off']:+.1%}"

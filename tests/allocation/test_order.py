@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -51,7 +53,7 @@ def test_more_budget_never_gives_less_rank_in_any_layer(
             assert bytes_of(ranks) <= budget
             assert all(1 <= ranks[x.name] <= x.largest_rank for x in LAYERS)
     held = [ranks for ranks in given_ranks if ranks is not None]
-    for less, more in zip(held, held[1:], strict=False):
+    for less, more in pairwise(held):
         assert all(less[x.name] <= more[x.name] for x in LAYERS)
 
 

@@ -60,7 +60,7 @@ def require_once(classes: Sequence[DeviceClass]) -> None:
 
 
 def require_known(classes: Sequence[DeviceClass], clients: Sequence[str]) -> None:
-    """Raise ConfigError, naming it and its class, for a named client that the data does not have."""
+    """Raise ConfigError, naming it and its class, for a client that the data does not have."""
     known = set(clients)
     for kind in classes:
         for client in kind.named:

@@ -10,7 +10,7 @@ from flexlora.allocation.shape import ModelShape
 
 EFFICIENCY = 0.6
 """Of the speed of matrix products, what a whole step reaches: measured on a CPU against its own
-products (benchmarks/cost_model.py). Beside a maker's peak, which products do not reach, it flatters."""
+products (benchmarks/cost_model.py). Of a maker's peak, which no products reach, a step has less."""
 
 
 def step_operations(shape: ModelShape, ranks: Mapping[str, int], setting: Setting) -> float:

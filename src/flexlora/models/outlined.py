@@ -75,7 +75,7 @@ def _place(name: str) -> Path:
 
 
 def _require_sizes(made: Any, table: dict[str, Any], name: str) -> None:
-    """Under the names that this kind of config has for them, perhaps in a table of its text part."""
+    """Under the names that this kind of config has for them, perhaps in a table of its own."""
     text = table.get("text_config", table)
     other: dict[str, str] = getattr(made, "attribute_map", {}) if text is table else {}
     lacking = [key for key in _names(other) if not _is_size(text.get(key[0], text.get(key[1])))]

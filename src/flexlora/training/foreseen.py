@@ -48,8 +48,8 @@ def footprint_of(
 ) -> Footprint:
     """Of a model of transformers by its config alone.
 
-    A step of plain SGD at rank 1 is played for two and for three blocks of it, with two and with four
-    examples of this length: what it holds grows by equal steps with both. What the adapters
+    A step of plain SGD at rank 1 is played for two and for three blocks of it, with two and with
+    four examples of this length: what it holds grows by equal steps with both. What the adapters
     themselves take is left out. Raises ModelError for a model that cannot be built or adapted.
     """
     played = {
