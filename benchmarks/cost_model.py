@@ -3,12 +3,12 @@
 python benchmarks/cost_model.py                  all cells, a few minutes
 python benchmarks/cost_model.py --cells 0 3 8    some of them; the others stay as they are
 
-Every cell is a fresh process with one thread that trains random Llamas for two steps on examples of
-one length, as `flexlora` trains: memory is the peak of training on top of the model, what came
-from the server included, and the weights beside it; seconds are those of a step after the first, in a
-process of their own, for the allocator that gives everything back is slower. The first two cells
-are what `allocation.memory.OVERHEAD` and `allocation.work.EFFICIENCY` were set by, and are not
-scored. Writes results/benchmarks/cost_model.json and .svg.
+Every cell is a fresh process with one thread that trains random Llamas for two steps on examples
+of one length, as `flexlora` trains: memory is the peak of training on top of the model, what came
+from the server included, and the weights beside it; seconds are those of a step after the first, in
+a process of their own, for the allocator that gives everything back is slower. The first two cells
+are what `OVERHEAD` of `allocation.memory`, `EFFICIENCY` and `MOVED` of `allocation.work` were set
+by, and are not scored. Writes results/benchmarks/cost_model.json and .svg.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +48,7 @@ MODELS = {
 }
 _TURNS = 3
 _STEPS = 3
+_BLOCK = 8 << 20
 _SQUARE = 1024
 
 
@@ -162,20 +164,30 @@ def peak(cell: Cell) -> tuple[int, int]:
     return weights, peak_of(lambda: train(2), "cpu")
 
 
-def speed(cell: Cell) -> tuple[float, float]:
-    """Seconds of a step, and operations a second of products in the same dtype; the quickest."""
+def speed(cell: Cell) -> tuple[float, dict[str, float], float]:
+    """Seconds of a step, operations a second of products by dtype, and bytes a second of copying;
+    the quickest of each."""
     _, train = prepared(cell)
-    few, many, rates = [], [], []
-    a = torch.ones(_SQUARE, _SQUARE, dtype=getattr(torch, cell.dtype))
+    few: list[float] = []
+    many: list[float] = []
+    copied: list[float] = []
+    rates: dict[str, list[float]] = {"float32": [], cell.dtype: []}
+    squares = {dtype: torch.ones(_SQUARE, _SQUARE, dtype=getattr(torch, dtype)) for dtype in rates}
+    block = torch.ones(_BLOCK)
     for _ in range(_TURNS):
-        for work, found in ((lambda: a @ a, rates), (lambda: train(1), few)):
-            began = time.perf_counter()
-            work()
-            found.append(time.perf_counter() - began)
-        began = time.perf_counter()
-        train(1 + _STEPS)
-        many.append(time.perf_counter() - began)
-    return (min(many) - min(few)) / _STEPS, 2 * _SQUARE**3 / min(rates)
+        for dtype, a in squares.items():
+            rates[dtype].append(took(partial(torch.mm, a, a)))
+        copied.append(took(block.clone))
+        few.append(took(partial(train, 1)))
+        many.append(took(partial(train, 1 + _STEPS)))
+    speeds = {dtype: 2 * _SQUARE**3 / min(held) for dtype, held in rates.items()}
+    return (min(many) - min(few)) / _STEPS, speeds, 2 * block.nbytes / min(copied)
+
+
+def took(work: Callable[[], object]) -> float:
+    began = time.perf_counter()
+    work()
+    return time.perf_counter() - began
 
 
 # --- the script ----------------------------------------------------------------------------------
@@ -204,14 +216,15 @@ def row_of(cell: Cell, *, timed: bool) -> dict[str, Any]:
         "off_training": foreseen.training / training - 1,
     }
     if timed:
-        took, rate = in_child(speed, cell, threads=1, frugal=False)
-        device = Device(1e12, {cell.dtype: rate}, 1e10, 1e6, 1e6)
+        seconds, rates, bandwidth = in_child(speed, cell, threads=1, frugal=False)
+        device = Device(1e12, rates, bandwidth, 1e6, 1e6)
         row |= {
-            "seconds": took,
-            "rate": rate,
-            "foreseen_seconds": step_seconds(shape, ranks, cell.setting, device),
+            "seconds": seconds,
+            "rates": rates,
+            "bandwidth": bandwidth,
+            "foreseen_seconds": step_seconds(shape, footprint, ranks, cell.setting, device),
         }
-        row["off_seconds"] = row["foreseen_seconds"] / took - 1
+        row["off_seconds"] = row["foreseen_seconds"] / seconds - 1
     return row
 
 

@@ -9,6 +9,7 @@ from statistics import median
 from typing import Any
 
 from flexlora.adapters import Adapter, factors_payload
+from flexlora.allocation.capacity import capacity_bits
 from flexlora.evaluation.metrics import chance_bits
 from flexlora.federation.sending import Sender
 from flexlora.federation.setup import Setup
@@ -17,9 +18,6 @@ from flexlora.formats.payloads import to_bytes
 from flexlora.rules import Rule
 from flexlora.rules.promises import require_received
 from flexlora.runs.run_directory import Record
-
-BITS_PER_PARAMETER = 0.3
-"""About what LoRA stores in one trained parameter: 0.26 bits on the embedded model at rank 1."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,7 +57,7 @@ class TypeForecast:
     @property
     def capacity(self) -> float:
         """Bits that one adapter of this type may store, in round numbers."""
-        return self.parameters * BITS_PER_PARAMETER
+        return capacity_bits(self.parameters)
 
 
 @dataclass(frozen=True)
