@@ -19,6 +19,8 @@ Step = Mapping[str, int]
 FFN_FIRST = Ranks.of({"attention": 30, "all": 200})
 """The proportion of the paper's type 3: 30 on attention to 200 on all else."""
 
+_ANY = 10**9  # Sides of a layer that any rank fits.
+
 
 @dataclass(frozen=True)
 class Order:
@@ -61,8 +63,8 @@ def in_proportion(
 ) -> Order:
     """The layers of the largest share take a rank a step, the others theirs in proportion.
 
-    At the step at which the former reach their rank in `to`, all have theirs. Raises RankError as
-    `Ranks.resolve`.
+    At the step at which the former reach their rank in `to`, all have theirs. most: of the largest
+    share, the others in proportion. Raises RankError as `Ranks.resolve`.
     """
     return _proportional(layers, to, most)
 
@@ -105,9 +107,15 @@ def _spectrum(layer: LayerSpec, spectra: Mapping[str, Sequence[float]]) -> list[
 
 
 def _proportional(layers: Sequence[LayerSpec], to: Ranks, most: int | None) -> Order:
-    shares = to.resolve(layers, clip=True)
+    # As asked for, whatever a small layer can hold of it: the proportion is that of the ranks.
+    shares = to.resolve([LayerSpec(x.name, _ANY, _ANY) for x in layers])
     highest = max(shares.values())
-    limits = {layer.name: _limit(layer, most) for layer in layers}
+    limits = {
+        x.name: x.largest_rank
+        if most is None
+        else min(x.largest_rank, max(1, most * shares[x.name] // highest))
+        for x in layers
+    }
 
     def grown() -> Iterator[Step]:
         held = dict.fromkeys(shares, 0)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, final
 
+from flexlora.allocation.devices import Device
 from flexlora.allocation.memory import Memory, Setting, training_memory
 from flexlora.allocation.shape import Footprint, ModelShape
 from flexlora.allocation.work import step_seconds
@@ -13,8 +14,6 @@ from flexlora.models.outlined import config_alone
 from flexlora.models.shape import shape_of
 from flexlora.models.weights import outline
 from flexlora.training.foreseen import footprint_of
-
-_SHORT = 256  # Tokens up to which a CPU's attention computes in float32.
 
 
 @final
@@ -29,26 +28,26 @@ class Planned:
             self.shape: ModelShape = shape_of(outline(self._config, name, None), name, targets)
         text = self._config.get_text_config()
         self.context = int(getattr(text, "max_position_embeddings", 0) or 0)
-        self._found: dict[tuple[str, bool, bool], Footprint] = {}
+        self._found: dict[tuple[str, int, bool], Footprint] = {}
 
     def footprint(self, setting: Setting) -> Footprint:
-        """The same for all lengths but where attention of short ones is another one."""
-        key = setting.dtype, setting.length <= _SHORT, setting.checkpointing
+        """At this length: attention may take more of long examples than in proportion."""
+        key = setting.dtype, setting.length, setting.checkpointing
         if key not in self._found:
             with quiet():
                 self._found[key] = footprint_of(
                     self._config,
                     self.name,
                     dtype=setting.dtype,
-                    length=min(setting.length, _SHORT if key[1] else 2 * _SHORT),
+                    length=setting.length,
                     checkpointing=setting.checkpointing,
                     targets=self._targets,
                 )
         return self._found[key]
 
-    def memory(self, ranks: dict[str, int], setting: Setting) -> Memory:
+    def memory(self, ranks: Mapping[str, int], setting: Setting) -> Memory:
         return training_memory(self.shape, self.footprint(setting), ranks, setting)
 
-    def seconds(self, ranks: dict[str, int], setting: Setting, device: Any) -> float:
+    def seconds(self, ranks: Mapping[str, int], setting: Setting, device: Device) -> float:
         """Of one step."""
         return step_seconds(self.shape, self.footprint(setting), ranks, setting, device)

@@ -46,14 +46,15 @@ def traffic(
     cohort: Mapping[str, int],
 ) -> dict[str, Traffic]:
     """Class → its clients' bytes. ranks: class → layer → rank that it affords; cohort: class → how
-    many of its clients are in a round.
+    many of its clients are in a round (empty: Δ is not counted).
 
     Factors are those of round 1, exactly; Δ is that of a round in which every client changed its
     adapter. A rule that prunes may send less.
     """
     likes = _likes(layers, ranks)
     sent = {name: likes.factors(rule, name) for name in ranks}
-    delta = 0 if rule.traits.delta == "none" else _delta_bytes(rule, layers, ranks, cohort)
+    some = rule.traits.delta != "none" and any(cohort.values())
+    delta = _delta_bytes(rule, layers, ranks, cohort) if some else 0
     if rule.traits.alone:
         return dict.fromkeys(ranks, Traffic(0, 0, 0))
     return {
