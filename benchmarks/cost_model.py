@@ -202,6 +202,7 @@ def row_of(cell: Cell, *, timed: bool) -> dict[str, Any]:
         dtype=cell.dtype,
         length=cell.length,
         checkpointing=cell.checkpointing,
+        alone=cell.batch * cell.cohort == 1,
     )
     ranks = {x.name: cell.rank for x in shape.layers}
     foreseen = training_memory(shape, footprint, ranks, cell.setting)

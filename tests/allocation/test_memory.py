@@ -39,13 +39,16 @@ CASES = [
     (llama, Setting(batch=1, length=48, dtype="float32", cohort=3), 16),
     (llama, Setting(batch=2, length=300, dtype="bfloat16"), 8),
     (llama, Setting(batch=3, length=64, dtype="bfloat16", checkpointing=True), 16),
+    (llama, Setting(batch=1, length=64, dtype="float32"), 8),
     (gpt2, Setting(batch=2, length=40, dtype="float32"), 8),
 ]
 
 
 @cache
-def foreseen(config: Any, dtype: str, length: int, checkpointing: bool) -> Footprint:
-    return footprint_of(config(), "x", dtype=dtype, length=length, checkpointing=checkpointing)
+def foreseen(config: Any, dtype: str, length: int, checkpointing: bool, alone: bool) -> Footprint:
+    return footprint_of(
+        config(), "x", dtype=dtype, length=length, checkpointing=checkpointing, alone=alone
+    )
 
 
 @pytest.mark.parametrize(("config", "setting", "rank"), CASES)
@@ -53,7 +56,8 @@ def test_the_formula_is_the_step_that_is_played(config: Any, setting: Setting, r
     """Within 2 %, though it saw two and three blocks at rank 1 and few tokens alone."""
     made = config()
     shape = shape_of(outline(made, "x", None), "x")
-    footprint = foreseen(config, setting.dtype, setting.length, setting.checkpointing)
+    alone = setting.tokens == setting.length
+    footprint = foreseen(config, setting.dtype, setting.length, setting.checkpointing, alone)
     ranks = {x.name: rank for x in shape.layers}
     with without_data():
         played = play(

@@ -63,5 +63,5 @@ def test_a_large_federation_is_counted_by_a_small_one() -> None:
 def test_a_count_is_the_length_of_what_is_serialised() -> None:
     adapter = Adapter({"x": Factors(torch.rand(5, 2), torch.rand(2, 7), 0.5)})
     for sides in ("both", "a", "b"):
-        payload = factors_payload(adapter.only(sides))  # type: ignore[arg-type]
+        payload = factors_payload(adapter.only(sides))
         assert byte_count(payload) == len(to_bytes(payload))

@@ -88,7 +88,7 @@ def training_memory(
     client of the cohort; footprint: of this dtype, length and checkpointing."""
     numbers = shape.trainable(ranks) * _WIDE * setting.cohort
     tokens = setting.tokens
-    inner = _WIDE * tokens * sum(ranks[x.name] for x in shape.layers)
+    inner = float(_WIDE * tokens * sum(ranks[x.name] for x in shape.layers))
     if setting.checkpointing:  # Of one block at a time, and of none when the forward pass ends.
         inner, there = inner / max(1, shape.blocks), 0.0
     else:

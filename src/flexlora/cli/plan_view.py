@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from rich.table import Table
 from rich.text import Text
@@ -36,23 +36,22 @@ def show_plan(plan: Plan) -> None:
 def _table(plan: Plan) -> None:
     kinds, parameters = plan.classes, plan.model.shape.parameters
 
-    def cells(of: Sequence[str | None]) -> list[str]:
-        return [_NONE if x is None else x for x in of]
+    def cells(of: Callable[[Cost], str]) -> list[str]:
+        return [_NONE if x.cost is None else of(x.cost) for x in kinds]
 
-    costs = [x.cost for x in kinds]
     Sheet(
         f"{plan.model.name} of {_many(parameters)} parameters, {plan.rule.name}",
         Column("class", [x.kind.name for x in kinds], left=True),
         [
             Column("clients", [f"{x.kind.clients:,}" for x in kinds]),
             Column("fits", ["yes" if x.cost else "no" for x in kinds]),
-            Column("rank", cells([c and ranks_in_words(c.ranks) for c in costs])),
-            Column("trains", cells([c and f"{c.parameters / parameters:.2%}" for c in costs])),
-            Column("memory", [f"{size(round((x.cost or x.least).memory.peak))}" for x in kinds]),
+            Column("rank", cells(lambda c: ranks_in_words(c.ranks))),
+            Column("trains", cells(lambda c: f"{c.parameters / parameters:.2%}")),
+            Column("memory", [size(round((x.cost or x.least).memory.peak)) for x in kinds]),
             Column("of", [size(round(x.kind.device.memory)) for x in kinds]),
-            Column("a round", cells([c and duration(c.seconds) for c in costs])),
-            Column("down", cells([c and size(c.traffic.down + c.traffic.delta) for c in costs])),
-            Column("up", cells([c and size(c.traffic.up) for c in costs])),
+            Column("a round", cells(lambda c: duration(c.seconds))),
+            Column("down", cells(lambda c: size(c.traffic.down + c.traffic.delta))),
+            Column("up", cells(lambda c: size(c.traffic.up))),
         ],
     ).print(screen())
 

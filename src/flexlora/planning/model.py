@@ -28,11 +28,12 @@ class Planned:
             self.shape: ModelShape = shape_of(outline(self._config, name, None), name, targets)
         text = self._config.get_text_config()
         self.context = int(getattr(text, "max_position_embeddings", 0) or 0)
-        self._found: dict[tuple[str, int, bool], Footprint] = {}
+        self._found: dict[tuple[str, int, bool, bool], Footprint] = {}
 
     def footprint(self, setting: Setting) -> Footprint:
         """At this length: attention may take more of long examples than in proportion."""
-        key = setting.dtype, setting.length, setting.checkpointing
+        alone = setting.tokens == setting.length
+        key = setting.dtype, setting.length, setting.checkpointing, alone
         if key not in self._found:
             with quiet():
                 self._found[key] = footprint_of(
@@ -42,6 +43,7 @@ class Planned:
                     length=setting.length,
                     checkpointing=setting.checkpointing,
                     targets=self._targets,
+                    alone=alone,
                 )
         return self._found[key]
 

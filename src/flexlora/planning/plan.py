@@ -86,7 +86,7 @@ class _Planner:
         self.model, self.classes, self.asked, self.rule = model, classes, asked, rule
         self.setting = asked.setting(rule)
         layers = model.shape.layers
-        make = {"uniform": uniform, "ffn-first": in_proportion}[asked.order]
+        make = uniform if asked.order == "uniform" else in_proportion
         self.order: Order = make(layers, most=asked.max_rank)
         self.first = self.order.ranks(1)
 

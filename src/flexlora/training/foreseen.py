@@ -26,7 +26,8 @@ from flexlora.training.visit import Visit
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 _VOCABULARY = 64  # So few logits that they count for nothing: those are counted by formula.
 _BLOCKS = (2, 3)  # One alone is let go of otherwise.
-_BATCHES = (2, 4)  # One alone is never joined with another, and so takes less.
+_BATCHES = (2, 4)
+_ONE = (1,)
 
 
 @dataclass(frozen=True)
@@ -45,19 +46,21 @@ def footprint_of(
     length: int,
     checkpointing: bool = False,
     targets: Sequence[str] = ("all-linear",),
+    alone: bool = False,
 ) -> Footprint:
     """Of a model of transformers by its config alone.
 
     A step of plain SGD at rank 1 is played for two and for three blocks of it, with two and with
     four examples of this length: what it holds grows by equal steps with both. What the adapters
-    themselves take is left out. Raises ModelError for a model that cannot be built or adapted.
+    themselves take is left out. alone: of a pass of one example, which takes less, for it is never
+    joined with another. Raises ModelError for a model that cannot be built or adapted.
     """
     played = {
         (blocks, batch): _without_adapter(
             shrunk(config, blocks), name, dtype, batch, length, checkpointing, tuple(targets)
         )
         for blocks in _BLOCKS
-        for batch in _BATCHES
+        for batch in (_ONE if alone else _BATCHES)
     }
     kept = {key: x.kept for key, x in played.items()}
     highest = {key: x.highest for key, x in played.items()}
@@ -70,8 +73,12 @@ def footprint_of(
 
 def _extended(held: dict[tuple[int, int], int], blocks: int, length: int) -> tuple[float, float]:
     """Bytes for a token, and beside all tokens, with so many blocks."""
-    few, many = _BATCHES
-    slopes = [(held[b, many] - held[b, few]) / (many - few) for b in _BLOCKS]
+    batches = sorted({batch for _, batch in held})
+    few, many = batches[0], batches[-1]
+    if few == many:
+        slopes = [float(held[b, few]) / few for b in _BLOCKS]
+    else:
+        slopes = [(held[b, many] - held[b, few]) / (many - few) for b in _BLOCKS]
     beside = [held[b, few] - few * slope for b, slope in zip(_BLOCKS, slopes, strict=True)]
     first = _BLOCKS[0]
     each, fixed = (x[0] + (blocks - first) * (x[1] - x[0]) for x in (slopes, beside))

@@ -23,7 +23,7 @@ def without_data() -> Iterator[None]:
         yield
 
 
-class Tally(TorchDispatchMode):
+class Tally(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Bytes of all tensors that are made and not yet let go of, while it is active inside
     `without_data`.
 
@@ -33,7 +33,7 @@ class Tally(TorchDispatchMode):
     """
 
     def __init__(self, known: Iterable[Tensor]) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.live = 0
         self.highest = 0
         self._kept_alive = [x.untyped_storage() for x in known]
