@@ -293,19 +293,18 @@ def main(arguments: list[str] | None = None) -> None:
     held: dict[str, Any] = (
         json.loads(options.out.read_text())["cells"] if options.out.is_file() else {}
     )
+    options.out.parent.mkdir(parents=True, exist_ok=True)
     for place in options.cells:
         row = row_of(CELLS[place], timed=not options.untimed)
         row["calibration"] = place < CALIBRATION
         held[str(place)] = row
         show(row)
-    held = dict(sorted(held.items(), key=lambda item: int(item[0])))
-    rows = list(held.values())
-    told = summary(rows)
-    print(json.dumps(told))
-    document = {"environment": environment(), "cells": held, "summary": told}
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    atomic_write(options.out, json.dumps(document, indent=2) + "\n")
-    plot(rows, options.out.with_suffix(".svg"))
+        held = dict(sorted(held.items(), key=lambda item: int(item[0])))
+        told = summary(list(held.values()))
+        document = {"environment": environment(), "cells": held, "summary": told}
+        atomic_write(options.out, json.dumps(document, indent=2) + "\n")
+    print(json.dumps(summary(list(held.values()))))
+    plot(list(held.values()), options.out.with_suffix(".svg"))
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ from typing import Any
 from flexlora.adapters import Adapter, factors_payload
 from flexlora.allocation.capacity import capacity_bits
 from flexlora.evaluation.metrics import chance_bits
+from flexlora.federation.foreseen import Peaks
 from flexlora.federation.sending import Sender
 from flexlora.federation.setup import Setup
 from flexlora.federation.sparse_stage import sparse_stage
@@ -23,12 +24,13 @@ from flexlora.runs.run_directory import Record
 @dataclass(frozen=True, eq=False)
 class Preview:
     """setup: perhaps without the model's weights; forecast: of what is sent; parent: what the run
-    would begin from, as in parent.json, None for the bare base.
+    would begin from, as in parent.json, None for the bare base; memory: of training, by type.
     """
 
     setup: Setup
     forecast: Forecast
     parent: Record | None
+    memory: Peaks
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,10 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch._subclasses.fake_tensor import (
+    DataDependentOutputException,
+    DynamicOutputShapeException,
+)
 
 from flexlora.adapters import Adapter, Factors
 from flexlora.allocation.shape import Footprint
@@ -24,6 +28,7 @@ from flexlora.training.tally import Tally, without_data
 from flexlora.training.visit import Visit
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+_BY_NUMBERS = (DataDependentOutputException, DynamicOutputShapeException)
 _VOCABULARY = 64  # So few logits that they count for nothing: those are counted by formula.
 _BLOCKS = (2, 3)  # One alone is let go of otherwise.
 _BATCHES = (2, 4)
@@ -111,7 +116,13 @@ def _without_adapter(
     """At rank 1, less the adapter's own numbers and its inner products."""
     with without_data():
         model = built(config, name, dtype, checkpointing=checkpointing, targets=targets)
-        found = play(model, ranks=1, batch=batch, length=length, optimiser="sgd")
+        try:
+            found = play(model, ranks=1, batch=batch, length=length, optimiser="sgd")
+        except _BY_NUMBERS as error:
+            raise ModelError(
+                f"model {name} chooses by numbers what it computes, such as its experts, so that "
+                "its memory cannot be foreseen from sizes; measure a step of it"
+            ) from error
     numbers = 2 * 4 * sum(x.m + x.n for x in model.layers)  # Themselves and their gradients.
     inner = 4 * batch * length * len(model.layers)
     if checkpointing:  # Of one block at a time, and of none when the forward pass ends.
