@@ -143,6 +143,7 @@ def test_whether_rank_can_matter(model: Planned) -> None:
     assert told.data_bits == 10 * 64 * 10  # Of 1,024 tokens.
     assert told.cost is not None
     assert told.capacity == pytest.approx(0.3 * told.cost.parameters)
+    assert told.enough == 3  # 6,400 bits; a rank of all layers has 9,792 numbers.
 
 
 @pytest.mark.parametrize(

@@ -135,11 +135,10 @@ def _capacity(part: Sequence[ClassPlan]) -> None:
         "less:"
     )
     for x in part:
-        least = x.least.parameters * BITS_PER_PARAMETER
-        if least >= x.data_bits:
+        if x.enough == 1:
             means = "even rank 1 holds all of it: rank can hardly matter for what is to be stored"
         elif x.capacity >= x.data_bits:
-            means = "it holds all of it, rank 1 would not"
+            means = f"about rank {x.enough} holds all of it: more can hardly matter"
         else:
             means = "it may not hold all of it: rank can matter"
         say(f"  {x.kind.name}: {_bits(x.capacity)} for at most {_bits(x.data_bits)}; {means}")

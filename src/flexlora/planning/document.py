@@ -41,6 +41,7 @@ def _class(x: ClassPlan, parameters: int) -> dict[str, Any]:
         "at_rank_1": _cost(x.least, parameters),
         "capacity_bits": x.capacity,
         "data_bits_at_most": x.data_bits,
+        "rank_that_holds_all": x.enough,
     }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import final
@@ -55,6 +56,11 @@ class ClassPlan:
     def capacity(self) -> float:
         """Bits that its adapter may store."""
         return 0.0 if self.cost is None else capacity_bits(self.cost.parameters)
+
+    @property
+    def enough(self) -> int:
+        """About the rank of all layers that holds all that a client's data can hold at most."""
+        return max(1, math.ceil(self.data_bits / capacity_bits(self.least.parameters)))
 
 
 @dataclass(frozen=True)
