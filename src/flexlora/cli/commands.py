@@ -17,6 +17,7 @@ from flexlora.cli.inspect import inspect
 from flexlora.cli.laws import laws
 from flexlora.cli.merge import merge
 from flexlora.cli.plan import plan
+from flexlora.cli.probe import probe
 from flexlora.cli.report import report
 from flexlora.cli.resume import resume
 from flexlora.cli.run import run
@@ -40,6 +41,7 @@ app.command("merge")(merge)
 app.command("eval")(evaluate)
 app.command("inspect")(inspect)
 app.command("plan")(plan)
+app.command("probe")(probe)
 app.command("report")(report)
 app.command("laws")(laws)
 
