@@ -112,6 +112,11 @@ def _(_place: Path) -> Arguments:
     return ["plan", "tiny", "T4", "--deadline", "10GB"]
 
 
+@case("nobody-in-bytes", "no device class keeps to --traffic 5.0 kB: at rank 1", "too much")
+def _(_place: Path) -> Arguments:
+    return ["plan", "tiny", "T4", *SHORT, "--traffic", "5kB"]
+
+
 @case("nobody-in-time", "no device class meets the deadline", "T4, the closest, takes", "too long")
 def _(_place: Path) -> Arguments:
     return ["plan", "tiny", "T4,phone", *SHORT, "--deadline", "0.001s"]

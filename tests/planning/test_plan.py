@@ -73,6 +73,29 @@ def test_what_keeps_the_base_up_to_date_counts_towards_the_deadline(model: Plann
         assert (told.cost.traffic.delta > 0) == (name == "flora")
 
 
+def test_bytes_decide_the_rank_with_what_keeps_the_base_up_to_date(model: Planned) -> None:
+    (free,) = plan(model, STRONG).classes
+    assert free.cost is not None
+    for name in ("flexlora", "flora"):
+        (kept,) = plan(model, STRONG, traffic=2e6, rule=name).classes
+        assert kept.cost is not None
+        assert kept.cost.traffic.total <= 2e6
+        assert 1 < rank(kept) < rank(free)
+    with pytest.raises(InputError, match=r"no device class keeps to --traffic 20\.0 kB: at rank 1"):
+        plan(model, STRONG, traffic=2e4)
+
+
+def test_who_is_out_for_what_keeps_the_base_up_to_date_is_told_by_how_much(model: Planned) -> None:
+    """Others' ranks decide what FLoRA sends to all."""
+    slow = replace(STRONG, downlink=1e5)
+    strong, out = plan(model, STRONG, slow, deadline=30.0, rule="flora").classes
+    assert strong.cost is not None
+    if out.cost is None:
+        assert out.least.seconds > 30.0
+    else:
+        assert out.cost.seconds <= 30.0
+
+
 def test_a_rule_of_one_rank_trains_all_at_the_lowest_and_says_what_that_wastes(
     model: Planned,
 ) -> None:

@@ -23,6 +23,10 @@ def plan(
     deadline: Annotated[
         str | None, typer.Option(help="The longest that a round may take, like 10m.")
     ] = None,
+    traffic: Annotated[
+        str | None,
+        typer.Option(help="The most that a client may be sent and send in a round, like 50MB."),
+    ] = None,
     rule: Annotated[str, typer.Option(help="The aggregation rule.")] = "flexlora",
     batch: Annotated[int, typer.Option(help="Examples a step.")] = 8,
     length: Annotated[int, typer.Option(help="Tokens of an example.")] = 512,
@@ -56,7 +60,7 @@ def plan(
     """The rank that each class of devices affords, and what it costs in memory, time and bytes."""
     from flexlora.cli.output import print_json
     from flexlora.cli.plan_view import show_plan
-    from flexlora.formats.quantities import TIME, quantity
+    from flexlora.formats.quantities import MEMORY, TIME, quantity
     from flexlora.options import checked
     from flexlora.planning.asked import Asked
     from flexlora.planning.document import to_json
@@ -81,6 +85,7 @@ def plan(
     asked = Asked(
         **checked(Asked, given, chooser="plan", name="plan"),
         deadline=None if deadline is None else quantity(deadline, TIME, "--deadline"),
+        traffic=None if traffic is None else quantity(traffic, MEMORY, "--traffic"),
     )
     made = make_rule(rule)
     classes = _classes(devices)

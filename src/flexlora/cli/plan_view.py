@@ -98,6 +98,12 @@ def _misfit(x: ClassPlan, plan: Plan) -> str:
             f"{x.kind.name} does not fit: rank 1 takes {size(round(peak))}, "
             f"{size(round(peak - held))} more than it has; {cure}"
         )
+    sent, most = x.least.traffic.total, plan.asked.traffic
+    if most is not None and sent > most:
+        return (
+            f"{x.kind.name} exceeds the traffic: {size(sent)} a round at rank 1, "
+            f"{size(round(sent - most))} too much"
+        )
     over = x.least.seconds - (plan.asked.deadline or 0.0)
     return (
         f"{x.kind.name} misses the deadline: a round takes {duration(x.least.seconds)} at rank 1, "
@@ -114,12 +120,8 @@ def _lower_rank(part: Sequence[ClassPlan]) -> None:
             f"{x.kind.name} at rank 1 instead of {ranks_in_words(high.ranks)} would save "
             f"{_saved(high.memory.peak, low.memory.peak)} of memory, "
             f"{_saved(high.compute, low.compute)} of compute and "
-            f"{_saved(_bytes(high), _bytes(low))} of bytes"
+            f"{_saved(high.traffic.total, low.traffic.total)} of bytes"
         )
-
-
-def _bytes(cost: Cost) -> int:
-    return cost.traffic.down + cost.traffic.delta + cost.traffic.up
 
 
 def _saved(high: float, low: float) -> str:

@@ -92,9 +92,10 @@ def _largest_batch(setup: Setup, clients: Sequence[str], size: int) -> tuple[int
 
 def _footprint(setup: Setup, setting: Setting) -> Footprint:
     owner: Any = setup.model.model
+    kind: Any = type(owner.config)
     with quiet():
         return _footprint_of(
-            type(owner.config),
+            kind,
             owner.config.to_json_string(),
             setup.model.base.name,
             setting.dtype,

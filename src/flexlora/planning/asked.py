@@ -18,7 +18,8 @@ OrderName = Literal["uniform", "ffn-first"]
 
 @dataclass(frozen=True)
 class Asked:
-    """How clients train, and what a round may take. deadline: seconds, or none.
+    """How clients train, and what a round may take. deadline: seconds; traffic: bytes of a client
+    both ways; None: no limit.
 
     examples: of a client whose class does not say. Raises ConfigError for a value of another type
     or out of range, as `--key`.
@@ -39,9 +40,15 @@ class Asked:
     order: OrderName = "uniform"
     max_rank: Annotated[int, Option("no rank above it", least=1, most=1_000_000)] = 256
     deadline: float | None = None
+    traffic: float | None = None
 
     def __post_init__(self) -> None:
         require(self)
+
+    @property
+    def limited(self) -> bool:
+        """Whether more than memory decides."""
+        return self.deadline is not None or self.traffic is not None
 
     def setting(self, rule: Rule) -> Setting:
         return Setting(

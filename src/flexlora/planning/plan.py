@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import final
 
 from flexlora.allocation.capacity import capacity_bits, most_bits
@@ -12,16 +13,15 @@ from flexlora.allocation.devices import Device, DeviceClass
 from flexlora.allocation.memory import Memory, Setting
 from flexlora.allocation.order import Order, in_proportion, uniform
 from flexlora.errors import InputError
-from flexlora.formats.words import size
 from flexlora.planning.asked import Asked
 from flexlora.planning.federation import Federated, federated
 from flexlora.planning.model import Planned
+from flexlora.planning.nobody import nobody_fits, nobody_keeps_to
 from flexlora.planning.remedies import Remedy, first_that
 from flexlora.planning.traffic import Traffic, traffic
-from flexlora.planning.words import duration
 from flexlora.rules import Rule
 
-_PASSES = 5  # Over all classes, until ranks and what Δ takes agree.
+_PASSES = 20  # At most, over all classes, until ranks and what Δ takes agree.
 
 
 @dataclass(frozen=True)
@@ -95,6 +95,7 @@ class _Planner:
         make = uniform if asked.order == "uniform" else in_proportion
         self.order: Order = make(layers, most=asked.max_rank)
         self.first = self.order.ranks(1)
+        self.shares: dict[str, float] = {}  # Class → bytes of Δ for each of its numbers.
 
     def plan(self) -> Plan:
         ranks = self._settled()
@@ -122,47 +123,49 @@ class _Planner:
         )
 
     def _settled(self) -> dict[str, dict[str, int]]:
-        """Class → the ranks that it affords, with what Δ takes of a deadline.
+        """Class → the ranks that it affords, with what Δ takes of time and bytes.
 
         Δ depends on who takes part at which ranks: it is counted in proportion to a class's own
         numbers, and the proportion raised until nobody's ranks change.
         """
-        shares: dict[str, float] = {}
-        ranks = self._ranks(shares)
+        ranks = self._ranks()
         for _ in range(_PASSES):
             self._require_some(ranks)
-            if self.rule.traits.delta == "none" or self.asked.deadline is None:
+            if self.rule.traits.delta == "none" or not self.asked.limited:
                 break
             sent = self._traffic(ranks)
             for name, held in ranks.items():
                 share = sent[name].delta / self.model.shape.trainable(held)
-                shares[name] = max(share, shares.get(name, 0.0))
-            before, ranks = ranks, self._ranks(shares)
+                self.shares[name] = max(share, self.shares.get(name, 0.0))
+            before, ranks = ranks, self._ranks()
             if ranks == before:
                 break
         self._require_some(ranks)
         return ranks
 
-    def _ranks(self, shares: Mapping[str, float]) -> dict[str, dict[str, int]]:
-        """Class → the ranks that it affords; without those that afford none. shares: class →
-        bytes of Δ for each of its numbers."""
+    def _ranks(self) -> dict[str, dict[str, int]]:
+        """Class → the ranks that it affords; without those that afford none."""
         found = {}
         for kind in self.classes:
-            most = self.order.largest(lambda held, kind=kind: self._fits(held, kind, shares))  # type: ignore[misc]
+            most = self.order.largest(partial(self._fits, kind))
             if most is not None:
                 found[kind.name] = most
         return found
 
-    def _fits(
-        self, ranks: Mapping[str, int], kind: DeviceClass, shares: Mapping[str, float]
-    ) -> bool:
+    def _fits(self, kind: DeviceClass, ranks: Mapping[str, int]) -> bool:
         if self.model.memory(ranks, self.setting).peak > kind.device.memory:
             return False
-        if self.asked.deadline is None:
+        if not self.asked.limited:
             return True
-        delta = round(shares.get(kind.name, 0.0) * self.model.shape.trainable(ranks))
-        cost = self._cost(ranks, kind, self._alone(ranks, kind, delta))
-        return cost.seconds <= self.asked.deadline
+        sent = self._alone(ranks, kind, self._delta(ranks, kind))
+        seconds = self._cost(ranks, kind, sent).seconds
+        return sent.total <= (self.asked.traffic or math.inf) and seconds <= (
+            self.asked.deadline or math.inf
+        )
+
+    def _delta(self, ranks: Mapping[str, int], kind: DeviceClass) -> int:
+        """Bytes of Δ, as far as it is known by now."""
+        return round(self.shares.get(kind.name, 0.0) * self.model.shape.trainable(ranks))
 
     def _alone(self, ranks: Mapping[str, int], kind: DeviceClass, delta: int) -> Traffic:
         sent = traffic(self.rule, self.model.shape.layers, {kind.name: ranks}, {})[kind.name]
@@ -193,7 +196,7 @@ class _Planner:
         afforded: Mapping[str, int],
     ) -> ClassPlan:
         taken = sent.get(kind.name)
-        delta = taken.delta if taken is not None else 0
+        delta = max(self._delta(self.first, kind), *(x.delta for x in sent.values()))
         least = self._cost(self.first, kind, self._alone(self.first, kind, delta))
         cost = None if taken is None else self._cost(ranks[kind.name], kind, taken)
         short = cost is None and least.memory.peak > kind.device.memory
@@ -213,30 +216,14 @@ class _Planner:
         return self.model.memory(self.first, setting).peak <= kind.device.memory
 
     def _require_some(self, ranks: Mapping[str, object]) -> None:
-        if ranks:
-            return
-        needed = self.model.memory(self.first, self.setting).peak
-        held = [x for x in self.classes if needed <= x.device.memory]
-        if not held:
-            best = max(self.classes, key=lambda x: x.device.memory)
-            cure = first_that(lambda x: self._holds(x, best), self.setting)
-            has = best.device.memory
-            raise InputError(
-                f"model {self.model.name} fits no device class: at rank 1 it takes "
-                f"{size(round(needed))}, and {best.name}, the closest, has {size(round(has))}, "
-                f"{size(round(needed - has))} too little; "
-                + (f"give {cure.words}" if cure else "take a smaller model or larger devices")
-            )
-        assert self.asked.deadline is not None
-        costs = {x.name: self._cost(self.first, x, self._alone(self.first, x, 0)) for x in held}
-        closest = min(costs, key=lambda name: costs[name].seconds)
-        took = costs[closest].seconds
-        raise InputError(
-            f"no device class meets the deadline of {duration(self.asked.deadline)}: {closest}, "
-            f"the closest, takes {duration(took)} a round at rank 1, "
-            f"{duration(took - self.asked.deadline)} too long; raise --deadline, or lower "
-            "--examples, --epochs or --length"
-        )
+        if not ranks:
+            held = [x for x in self.classes if self._holds(self.setting, x)]
+            if not held:
+                raise nobody_fits(self.model, self.classes, self.first, self.setting)
+            sent = {x.name: self._alone(self.first, x, self._delta(self.first, x)) for x in held}
+            seconds = {x.name: self._cost(self.first, x, sent[x.name]).seconds for x in held}
+            least = min(x.total for x in sent.values())
+            raise nobody_keeps_to(self.asked.deadline, self.asked.traffic, seconds, least)
 
 
 def _seconds_of_links(sent: Traffic, device: Device) -> float:

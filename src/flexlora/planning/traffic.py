@@ -38,6 +38,11 @@ class Traffic:
     up: int
     delta: int
 
+    @property
+    def total(self) -> int:
+        """Both ways."""
+        return self.down + self.delta + self.up
+
 
 def traffic(
     rule: Rule,
