@@ -36,6 +36,7 @@ ORDER = [
     "runs",
     "engines",
     "federation",
+    "planning",
     "report",
     "comparing",
     "cli",

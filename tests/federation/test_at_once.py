@@ -14,7 +14,7 @@ import torch
 from commands import Flexlora, caller
 from federation.odd_rules import short_of
 from flexlora.errors import RunError
-from flexlora.federation import Setup, at_once, engine, prepare, resume, run, session
+from flexlora.federation import Setup, at_once, engine, foreseen, prepare, resume, run, session
 from flexlora.federation.observers import Silent
 from flexlora.models import AdaptedModel, load_model
 from flexlora.rules import RULES, make_rule
@@ -193,7 +193,8 @@ def test_auto_follows_from_shapes_memory_and_config(setup: Setup) -> None:
     assert auto(run={"workers": 2}) == 2
     load = at_once.load_of(setup, make_rule("flexlora"))
     for fits, wanted in ((1, 1), (2, 2), (3, 2), (4, 4)):
-        assert auto(run={"memory_gb": 1.0001 * fits * load.peak_bytes / 1e9}) == wanted
+        takes = foreseen.cohort_peak(setup, make_rule("flexlora"), fits) or 0.0
+        assert auto(run={"memory_gb": 1.0001 * takes / 1e9}) == wanted
     two = {"workers": 2, "memory_gb": 2.0002 * load.peak_bytes / 1e9}
     assert auto(run=two) == 1  # They share it.
     assert auto(run={"memory_gb": 1e-9}) == auto(run={"memory_gb": 1e-12}) == 1
@@ -315,3 +316,15 @@ def test_a_measurement_without_room_for_one_leaves_it_to_the_round(
     made = Run.open(tmp_path / "r")
     assert made.resolved["clients_at_once"] == 1
     assert [record["failures"] for record in made.read_metrics()] == [2, 2]
+
+
+def test_where_memory_is_scarce_the_planners_model_decides(setup: Setup) -> None:
+    """One truth: what a plan and a dry run tell of a pass is what a cohort is held to."""
+    rule = make_rule("flexlora")
+    load = at_once.load_of(setup, rule)
+    four, two = (foreseen.cohort_peak(setup, rule, clients) for clients in (4, 2))
+    assert four is not None
+    assert two is not None
+    asked = {round(four) + 1: 4, round(four) - 1: 2, round(two) - 1: 1, 10**12: 4}
+    for budget, clients in asked.items():
+        assert at_once._sharing(setup, rule, load, 4, budget) == clients

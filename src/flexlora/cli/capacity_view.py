@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from flexlora.allocation.capacity import BITS_PER_PARAMETER
 from flexlora.cli.console import say, screen
 from flexlora.cli.sheets import Column, Sheet
-from flexlora.federation.preview import BITS_PER_PARAMETER, Forecast, TypeForecast
+from flexlora.federation.preview import Forecast, TypeForecast
 
 
 def capacity_table(forecast: Forecast) -> None:

@@ -16,6 +16,8 @@ from flexlora.cli.export import export
 from flexlora.cli.inspect import inspect
 from flexlora.cli.laws import laws
 from flexlora.cli.merge import merge
+from flexlora.cli.plan import plan
+from flexlora.cli.probe import probe
 from flexlora.cli.report import report
 from flexlora.cli.resume import resume
 from flexlora.cli.run import run
@@ -38,6 +40,8 @@ app.command("export")(export)
 app.command("merge")(merge)
 app.command("eval")(evaluate)
 app.command("inspect")(inspect)
+app.command("plan")(plan)
+app.command("probe")(probe)
 app.command("report")(report)
 app.command("laws")(laws)
 

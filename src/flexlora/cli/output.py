@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any, Protocol, final
 
 import typer
@@ -43,8 +44,8 @@ EVENTS = "\n\n".join(
         "scoring: state (base, start, full or a client type), which is scored next.",
         "result: run, and results.json with the means alone, of own parts also by client type.",
         "Errors go to stderr, as what is known of the data before a run does; with --quiet, errors "
-        "alone. A dry run with --json prints one document: config, data, forecast, layers, parent, "
-        "and with --show-example also example.",
+        "alone. A dry run with --json prints one document: config, data, forecast, layers, memory, "
+        "parent, and with --show-example also example.",
     )
 )
 
@@ -84,10 +85,12 @@ class People:
 
     def plan(self, preview: Preview, *, example: bool) -> None:
         from flexlora.cli.example_view import ShownExample, show_example
+        from flexlora.cli.memory_view import say_memory
         from flexlora.cli.partition_view import draw_partition
         from flexlora.cli.tables import describe, origin
 
         describe(preview.setup, forecast=preview.forecast)
+        say_memory(preview.memory)
         if preview.parent is not None:
             self.say(f"starts from {origin(preview.parent)}")
         draw_partition(preview.setup.census)
@@ -181,7 +184,7 @@ def print_json(value: object, *, indent: int | None = None) -> None:
 
 
 def plan_json(preview: Preview, *, example: bool) -> dict[str, Any]:
-    """What a dry run finds out: config, data as in data.json, types and bytes, the start.
+    """What a dry run finds out: config, data as in data.json, types and bytes, memory, the start.
 
     example: also one as the model is given it.
     """
@@ -193,6 +196,7 @@ def plan_json(preview: Preview, *, example: bool) -> dict[str, Any]:
         "data": setup.describe(),
         "forecast": preview.forecast.to_json(),
         "layers": len(setup.model.layers),
+        "memory": {k: {**asdict(x), "peak": x.peak} for k, x in preview.memory.items()},
         "parent": None if parent is None else dict(parent),
         **({"example": ShownExample.of(setup).to_json()} if example else {}),
     }

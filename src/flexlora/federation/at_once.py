@@ -7,7 +7,9 @@ from typing import Any
 
 import torch
 
+from flexlora.allocation.memory import LOGITS
 from flexlora.federation.engine import threads_of, workers_of
+from flexlora.federation.foreseen import cohort_peak
 from flexlora.federation.sending import Sender
 from flexlora.federation.setup import Setup
 from flexlora.formats.json_fields import whole
@@ -20,6 +22,9 @@ from flexlora.training.memory import free_bytes, total_bytes
 from flexlora.training.sharing import LARGEST
 
 _SHARE = 0.8  # Of the free memory, where a trial tells how much is taken.
+_PLENTY = 1 << 62
+_AT_MOST = 2  # Times the rough estimate: what ranks add to a pass is less than it.
+_LOGITS_BYTES = 3 * 4 * LOGITS  # Of all clients together, whatever the vocabulary.
 _CERTAIN = 0.5  # Of all memory, where that is estimated and others may need the rest.
 
 
@@ -34,13 +39,24 @@ def choose(setup: Setup, rule: Rule) -> CohortSize:
     if asked == "auto":
         load, budget = load_of(setup, rule), _certain_budget(setup)
         together = -(-setup.settings.schedule.clients // workers_of(setup))
-        share = clients_that_share(
-            load, clients=together, budget_bytes=budget, processes=_processes(setup)
-        )
-        return CohortSize(share, ())
+        return CohortSize(_sharing(setup, rule, load, together, budget), ())
     if asked == "measured":
         return _measured(setup, rule)
     return CohortSize(asked, ())
+
+
+def _sharing(setup: Setup, rule: Rule, load: Load, clients: int, budget: int) -> int:
+    """As many as tokens allow, and fit: a rough estimate from above where memory is plenty, else
+    the model that plans and dry runs tell. That plays a step, which takes seconds."""
+    processes = _processes(setup)
+    many = clients_that_share(load, clients=clients, budget_bytes=_PLENTY, processes=processes)
+    if _AT_MOST * many * load.peak_bytes + _LOGITS_BYTES <= budget:
+        return many
+    if cohort_peak(setup, rule, 1) is None:
+        return clients_that_share(load, clients=clients, budget_bytes=budget, processes=processes)
+    while many > 1 and (cohort_peak(setup, rule, many) or 0.0) > budget:
+        many = 1 << ((many - 1).bit_length() - 1)  # The next power of two below.
+    return many
 
 
 def load_of(setup: Setup, rule: Rule) -> Load:

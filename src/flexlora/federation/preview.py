@@ -9,7 +9,9 @@ from statistics import median
 from typing import Any
 
 from flexlora.adapters import Adapter, factors_payload
+from flexlora.allocation.capacity import capacity_bits
 from flexlora.evaluation.metrics import chance_bits
+from flexlora.federation.foreseen import Peaks
 from flexlora.federation.sending import Sender
 from flexlora.federation.setup import Setup
 from flexlora.federation.sparse_stage import sparse_stage
@@ -18,19 +20,17 @@ from flexlora.rules import Rule
 from flexlora.rules.promises import require_received
 from flexlora.runs.run_directory import Record
 
-BITS_PER_PARAMETER = 0.3
-"""About what LoRA stores in one trained parameter: 0.26 bits on the embedded model at rank 1."""
-
 
 @dataclass(frozen=True, eq=False)
 class Preview:
     """setup: perhaps without the model's weights; forecast: of what is sent; parent: what the run
-    would begin from, as in parent.json, None for the bare base.
+    would begin from, as in parent.json, None for the bare base; memory: of training, by type.
     """
 
     setup: Setup
     forecast: Forecast
     parent: Record | None
+    memory: Peaks
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class TypeForecast:
     @property
     def capacity(self) -> float:
         """Bits that one adapter of this type may store, in round numbers."""
-        return self.parameters * BITS_PER_PARAMETER
+        return capacity_bits(self.parameters)
 
 
 @dataclass(frozen=True)

@@ -34,6 +34,7 @@ from flexlora.federation.engine import (
     require_begun,
     spare_memory,
 )
+from flexlora.federation.foreseen import peaks
 from flexlora.federation.kept import kept_by, validate_kept
 from flexlora.federation.loop import Federation, last
 from flexlora.federation.observers import Observer, Observers, Recorder, Silent, started
@@ -57,7 +58,7 @@ from flexlora.runs.events import Ended, Halved, Noted
 from flexlora.runs.progress import Progress
 from flexlora.runs.readout import load_state, require_checkpoint
 from flexlora.runs.results import Result
-from flexlora.runs.run_directory import Run
+from flexlora.runs.run_directory import Record, Run
 from flexlora.training import CohortSize
 
 MEMORY = "memory"  # Of the clients, in a run's folder; only where a rule has them remember.
@@ -169,18 +170,18 @@ class Session:
         that goes on: what all of it does.
         """
         if self._resumed is not None:
-            return Preview(
-                self.setup,
-                forecast(self.setup, self.rule, self.sparse_rounds),
-                self._resumed.parent,
-            )
+            return self._preview(self.setup, self._resumed.parent)
         if self._parent is None and self.config.model.init_from is None:
             setup = prepare(self.config, self._like, outline=True)
             warm_start(setup, self.rule)  # Options that need a start and have none end here.
-            return Preview(setup, forecast(setup, self.rule, self.sparse_rounds), None)
+            return self._preview(setup, None)
         start = self.start
         parent = None if start is None else start.parent
-        return Preview(self.setup, forecast(self.setup, self.rule, self.sparse_rounds), parent)
+        return self._preview(self.setup, parent)
+
+    def _preview(self, setup: Setup, parent: Record | None) -> Preview:
+        told = forecast(setup, self.rule, self.sparse_rounds)
+        return Preview(setup, told, parent, peaks(setup, self.rule))
 
     def play(self, folder: Path | str | None = None, *, observer: Observer | None = None) -> Result:
         """Play all rounds that are left, score the unseen examples, and leave it in a folder.

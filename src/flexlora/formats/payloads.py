@@ -34,6 +34,13 @@ def to_bytes(payload: Payload) -> bytes:
     return _pack(payload.tensors, head)
 
 
+def byte_count(payload: Payload) -> int:
+    """The length of `to_bytes`, from shapes alone: tensors may lie on no device ("meta")."""
+    head = {"schema": payload.schema, "version": payload.version, "meta": dict(payload.meta)}
+    header, order = _header(payload.tensors, head)
+    return len(header) + sum(payload.tensors[name].nbytes for name in order)
+
+
 def from_bytes(data: bytes, *, limit_bytes: int | None = None) -> Payload:
     """Read a payload back, bit for bit, from bytes that need not be trusted.
 
@@ -168,23 +175,29 @@ def _pack(tensors: Mapping[str, Tensor], head: Mapping[str, Any]) -> bytes:
     Raises AdapterError for a dtype that is none of `NAMES`.
     """
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    for name, tensor in plain.items():
+    header, order = _header(plain, head)
+    parts: list[Any] = [plain[name].reshape(-1).view(torch.uint8).numpy() for name in order]
+    return b"".join([header, *parts])
+
+
+def _header(tensors: Mapping[str, Tensor], head: Mapping[str, Any]) -> tuple[bytes, list[str]]:
+    """What comes before the numbers, its own length first, and the names in the order of these."""
+    for name, tensor in tensors.items():
         require_dtype(name, tensor)
     header: dict[str, Any] = {"__metadata__": {_KEY: _head_text(head)}}
-    parts: list[Any] = []
+    order = sorted(tensors, key=lambda name: (_PLACES[tensors[name].dtype], name))
     end = 0
-    for name in sorted(plain, key=lambda name: (_PLACES[plain[name].dtype], name)):
-        tensor = plain[name]
+    for name in order:
+        tensor = tensors[name]
         begin, end = end, end + tensor.nbytes
         header[name] = {
             "dtype": NAMES[tensor.dtype],
             "shape": tuple(tensor.shape),
             "data_offsets": (begin, end),
         }
-        parts.append(tensor.reshape(-1).view(torch.uint8).numpy())
     text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
-    return b"".join([len(text).to_bytes(8, "little"), text, *parts])
+    return len(text).to_bytes(8, "little") + text, order
 
 
 def _head_text(head: Mapping[str, Any]) -> str:

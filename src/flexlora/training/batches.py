@@ -127,7 +127,9 @@ def collate(
         own=own,
         places=places.to(device),
         targets=flat[learnt.to(device)],
-        owners=torch.repeat_interleave(torch.tensor(owners), torch.tensor(counts)).to(device),
+        owners=torch.repeat_interleave(
+            torch.tensor(owners), torch.tensor(counts), output_size=sum(counts)
+        ).to(device),
         learnt=by_client,
         tokens=tokens,
         read=read.to(device),

@@ -1,0 +1,1 @@
+"""Floor 5: which rank which device affords, and what rounds cost, before any is played."""

@@ -1,0 +1,208 @@
+"""What a step of training will hold in memory: the step itself, played without any numbers."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from torch import nn
+from torch._subclasses.fake_tensor import (
+    DataDependentOutputException,
+    DynamicOutputShapeException,
+)
+
+from flexlora.adapters import Adapter, Factors
+from flexlora.allocation.shape import Footprint
+from flexlora.errors import ModelError
+from flexlora.models import AdaptedModel, BaseModel
+from flexlora.models.checkpointing import checkpoint_layers
+from flexlora.models.targets import output_head
+from flexlora.tasks.prompts import Encoded
+from flexlora.training.cohort import train_cohort
+from flexlora.training.recipe import Recipe
+from flexlora.training.tally import Tally, without_data
+from flexlora.training.visit import Visit
+
+_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+_BY_NUMBERS = (DataDependentOutputException, DynamicOutputShapeException)
+_VOCABULARY = 64  # So few logits that they count for nothing: those are counted by formula.
+_BLOCKS = (2, 3)  # One alone is let go of otherwise.
+_BATCHES = (2, 4)
+_ONE = (1,)
+
+
+@dataclass(frozen=True)
+class Played:
+    """Bytes on top of the model and of what came, when the forward pass ends and at most."""
+
+    kept: int
+    highest: int
+
+
+def footprint_of(
+    config: Any,
+    name: str,
+    *,
+    dtype: str,
+    length: int,
+    checkpointing: bool = False,
+    targets: Sequence[str] = ("all-linear",),
+    alone: bool = False,
+) -> Footprint:
+    """Of a model of transformers by its config alone.
+
+    A step of plain SGD at rank 1 is played for two and for three blocks of it, with two and with
+    four examples of this length: what it holds grows by equal steps with both. What the adapters
+    themselves take is left out. alone: of a pass of one example, which takes less, for it is never
+    joined with another. Raises ModelError for a model that cannot be built or adapted.
+    """
+    played = {
+        (blocks, batch): _without_adapter(
+            shrunk(config, blocks), name, dtype, batch, length, checkpointing, tuple(targets)
+        )
+        for blocks in _BLOCKS
+        for batch in (_ONE if alone else _BATCHES)
+    }
+    kept = {key: x.kept for key, x in played.items()}
+    highest = {key: x.highest for key, x in played.items()}
+    blocks = int(config.get_text_config().num_hidden_layers)
+    (kept_token, kept_fixed), (token, fixed) = (
+        _extended(held, blocks, length) for held in (kept, highest)
+    )
+    return Footprint(kept_token, kept_fixed, token, fixed)
+
+
+def _extended(held: dict[tuple[int, int], int], blocks: int, length: int) -> tuple[float, float]:
+    """Bytes for a token, and beside all tokens, with so many blocks."""
+    batches = sorted({batch for _, batch in held})
+    few, many = batches[0], batches[-1]
+    if few == many:
+        slopes = [float(held[b, few]) / few for b in _BLOCKS]
+    else:
+        slopes = [(held[b, many] - held[b, few]) / (many - few) for b in _BLOCKS]
+    beside = [held[b, few] - few * slope for b, slope in zip(_BLOCKS, slopes, strict=True)]
+    first = _BLOCKS[0]
+    each, fixed = (x[0] + (blocks - first) * (x[1] - x[0]) for x in (slopes, beside))
+    return each / length, fixed
+
+
+def shrunk(config: Any, blocks: int, vocabulary: int = _VOCABULARY) -> Any:
+    """The same model with so many blocks of its decoder, and a small vocabulary."""
+    small = copy.deepcopy(config)
+    text = small.get_text_config()
+    whole = int(text.num_hidden_layers)
+    for key, value in vars(text).items():
+        if isinstance(value, list) and len(value) == whole:
+            setattr(text, key, value[:blocks])
+    text.num_hidden_layers = blocks
+    text.vocab_size = vocabulary
+    text.pad_token_id = None
+    return small
+
+
+def _without_adapter(
+    config: Any,
+    name: str,
+    dtype: str,
+    batch: int,
+    length: int,
+    checkpointing: bool,
+    targets: tuple[str, ...],
+) -> Played:
+    """At rank 1, less the adapter's own numbers and its inner products."""
+    with without_data():
+        model = built(config, name, dtype, checkpointing=checkpointing, targets=targets)
+        try:
+            found = play(model, ranks=1, batch=batch, length=length, optimiser="sgd")
+        except _BY_NUMBERS as error:
+            raise ModelError(
+                f"model {name} chooses by numbers what it computes, such as its experts, so that "
+                "its memory cannot be foreseen from sizes; measure a step of it"
+            ) from error
+    numbers = 2 * 4 * sum(x.m + x.n for x in model.layers)  # Themselves and their gradients.
+    inner = 4 * batch * length * len(model.layers)
+    if checkpointing:  # Of one block at a time, and of none when the forward pass ends.
+        one = inner // int(config.get_text_config().num_hidden_layers)
+        return Played(found.kept - numbers, found.highest - numbers - one)
+    return Played(found.kept - numbers - inner, found.highest - numbers - inner)
+
+
+def built(
+    config: Any,
+    name: str,
+    dtype: str,
+    *,
+    checkpointing: bool = False,
+    targets: Sequence[str] = ("all-linear",),
+) -> AdaptedModel:
+    """The model with all layers in place, inside `without_data` without any numbers."""
+    from transformers import AutoModelForCausalLM
+
+    try:
+        model = AutoModelForCausalLM.from_config(config, dtype=_DTYPES[dtype])
+    except Exception as error:
+        raise ModelError(
+            f"model {name} cannot be built: {str(error).splitlines()[0]}; repair config.json"
+        ) from error
+    model.eval().requires_grad_(False)
+    if checkpointing:
+        checkpoint_layers(model, name)
+    context = int(getattr(config.get_text_config(), "max_position_embeddings", 0) or 1 << 30)
+    tokenizer = SimpleNamespace(pad_token_id=0)
+    return AdaptedModel(BaseModel(model, tokenizer, name, context), targets)
+
+
+def play(
+    model: AdaptedModel,
+    *,
+    ranks: int,
+    batch: int,
+    length: int,
+    optimiser: str = "adamw",
+    cohort: int = 1,
+    steps: int = 1,
+) -> Played:
+    """Train so many clients at once for a few steps, inside `without_data`.
+
+    Every token but the first of each example is learnt.
+    """
+    received = [
+        Adapter(
+            {
+                x.name: Factors(torch.zeros(x.m, ranks), torch.zeros(ranks, x.n), 1.0)
+                for x in model.layers
+            }
+        )
+        for _ in range(cohort)
+    ]
+    sides = [side for adapter in received for f in adapter.values() for side in (f.a, f.b)]
+    known = [*model.model.parameters(), *model.model.buffers(), *sides]
+    tally = Tally(known)
+    kept = 0
+
+    def note(*_: object) -> None:
+        nonlocal kept
+        kept = tally.live
+
+    head = output_head(model.model)
+    assert isinstance(head, nn.Module)
+    handle = head.register_forward_pre_hook(note)
+    recipe = Recipe(optimiser=optimiser, learning_rate=1e-3, batch_size=batch, max_steps=steps)  # type: ignore[arg-type]
+    examples = [Encoded("", "", (1,), tuple(range(1, length)), ()) for _ in range(batch * steps)]
+    visits = [Visit(adapter, examples, recipe, torch.Generator()) for adapter in received]
+    try:
+        with tally:
+            _ = model.packs
+            before = tally.live
+            tally.highest = before
+            outcomes = train_cohort(model, visits)
+    finally:
+        handle.remove()
+    for outcome in outcomes:
+        if isinstance(outcome, Exception):
+            raise outcome
+    return Played(kept - before, tally.highest - before)
