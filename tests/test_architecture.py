@@ -36,6 +36,7 @@ ORDER = [
     "runs",
     "engines",
     "federation",
+    "flower",
     "report",
     "comparing",
     "cli",
@@ -44,7 +45,8 @@ ORDER = [
 BANS = {
     "runs": {"engines"},
     "engines": {"runs"},
-    "report": {"engines", "federation"},
+    "report": {"engines", "federation", "flower"},
+    "comparing": {"flower"},
 }
 # Floors 0 and 1: torch, numpy and jaxtyping alone, and no I/O.
 PURE = set(ORDER[: ORDER.index("formats")])
@@ -232,6 +234,12 @@ def test_floors_0_and_1_are_pure(file: Path) -> None:
 
 def test_every_folder_has_a_floor() -> None:
     assert {folder(f) for f in files()} - {"__init__", "__main__"} == set(ORDER)
+
+
+def test_flower_is_imported_in_one_folder_alone() -> None:
+    for file in files():
+        if folder(file) != "flower":
+            assert not [x for x in imports(file) if x.split(".")[0] == "flwr"], file
 
 
 def test_no_pickle_and_no_global_random_numbers() -> None:
