@@ -14,7 +14,7 @@ from flower.trainers import client_file, networked, plan_of
 WHOLE = """
 [client]
 name = "north"
-rank = {attention = 4, all = 2}
+rank = 4
 labels = true
 [model]
 name = "/models/base"
@@ -31,7 +31,7 @@ def test_a_whole_file_is_read(tmp_path: Path) -> None:
     (tmp_path / "client.toml").write_text(WHOLE)
     found = load_client(tmp_path / "client.toml")
     assert (found.client.name, found.client.rows) == ("north", "all")
-    assert found.client.rank == {"attention": 4, "all": 2}
+    assert found.client.rank == 4
     assert found.data.options == {"path": "rows.jsonl"}
 
 

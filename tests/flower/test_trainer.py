@@ -150,7 +150,7 @@ def test_what_it_cannot_use_is_a_failure_with_its_reason(
     assert told in found.reason
 
 
-def test_another_version_is_told_with_both(warm: Trainer, client: str) -> None:
+def test_another_version_is_told_with_both(warm: Trainer) -> None:
     packet = replace_version(describe(), "0.0.9")
     found = packet_outcome(ask(warm, packet, plan_of(CONFIG)))
     assert isinstance(found, Failure)

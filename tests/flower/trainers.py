@@ -16,19 +16,24 @@ from flexlora.flower.trainer import Trainer
 from small import SMALL, small
 
 DAY = date(2026, 11, 28)
+DATA = {"train_tasks": 3}
 EVALUATION = {
     "validation_examples": 0,
     "on_clients": "tuned",
     "decide_by": "clients",
     "own_examples": 0,
-    "max_new_tokens": 2,
+    "metrics": ["loss"],
+    "types_at_end": False,
 }
 
 
 def networked(**tables: Mapping[str, Any]) -> Config:
     """The small config as it can be played over a network: one client at a time, one thread."""
     given = {
-        "federation": {"clients_per_round": 4},
+        "model": {"targets": ["q_proj"]},
+        "data": DATA,
+        "training": {"max_steps": 1, "batch_size": 1},
+        "federation": {"clients_per_round": 3},
         "evaluation": EVALUATION,
         "run": {"threads": 1, "clients_at_once": 1},
     }
@@ -38,7 +43,7 @@ def networked(**tables: Mapping[str, Any]) -> Config:
 
 def client_tables(name: str, folder: Path, **client: Any) -> dict[str, dict[str, Any]]:
     """Of the client that holds the rows of this task of the embedded data."""
-    data = {key: value for key, value in SMALL["data"].items() if key != "max_tokens"}
+    data = {key: value for key, value in {**SMALL["data"], **DATA}.items() if key != "max_tokens"}
     return {
         "client": {"name": name, "rows": "named", "folder": str(folder), **client},
         "model": {"name": "tiny", "device": "cpu"},

@@ -12,22 +12,22 @@ from flexlora.config.config import Config, DataConfig, PartitionConfig
 from flexlora.config.config_file import read_document, sentence
 from flexlora.config.plain import require_plain
 from flexlora.config.run import MOST_THREADS
-from flexlora.config.table import PathText, Positive, Table, Text
+from flexlora.config.table import Choice, PathText, Positive, Table, Text
 from flexlora.config.toml import describe
 from flexlora.errors import ConfigError, nearest
 from flexlora.formats.visible import brief
 
 # Keys of [data] that all clients have alike, as the server's config has them.
 COMMON = ("max_tokens", "learn")
+_CHOICES: Mapping[str, type[Choice]] = {"data": DataConfig, "partition": PartitionConfig}
 
 
 class ClientTable(Table):
     """[client]: who this is, and what the server is told."""
 
     name: Text = Field(description="what the server calls this client; no two have the same")
-    rank: Positive | dict[str, Positive] | None = Field(
-        default=None,
-        description="rank that this machine affords, or {pattern = rank}; none: the server decides",
+    rank: Positive | None = Field(
+        default=None, description="rank that this machine affords; none: the server decides"
     )
     rows: Literal["all", "named"] = Field(
         default="all",
@@ -102,7 +102,7 @@ def parse_client(document: Mapping[str, Any]) -> ClientFile:
 
 
 def _with_options(name: str, table: Mapping[str, Any]) -> dict[str, Any]:
-    kind = {"data": DataConfig, "partition": PartitionConfig}.get(name)
+    kind = _CHOICES.get(name)
     if kind is None:
         return dict(table)
     own = {key: value for key, value in table.items() if key in kind.own_keys()}

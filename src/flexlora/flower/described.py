@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from flexlora.errors import WireError, shown
 from flexlora.flower.packets import Address, Packet
@@ -17,7 +16,7 @@ _LONGEST = 200  # Characters of a client's name.
 
 @dataclass(frozen=True)
 class Described:
-    """name: its operator's; rank: a whole number, pattern → rank, or None.
+    """name: its operator's; rank: what it affords, None where the server is to decide.
 
     train, validation, test: examples of its parts, as dealt; fitting: of the first, those that fit
     `max_tokens`; truncated: of these, those of which a part was cut; held_out: those that it
@@ -27,7 +26,7 @@ class Described:
     """
 
     name: str
-    rank: int | Mapping[str, int] | None
+    rank: int | None
     train: int
     validation: int
     test: int
@@ -43,9 +42,7 @@ class Described:
 
     def to_packet(self, asked: Address) -> Packet:
         facts = dict(vars(self))
-        for name in ("rank", "labels"):
-            if isinstance(facts[name], Mapping):
-                facts[name] = dict(facts[name])
+        facts["labels"] = None if self.labels is None else dict(self.labels)
         return Packet(DESCRIBED, asked, {}, facts)
 
     @staticmethod
@@ -60,10 +57,9 @@ class Described:
             if not (name.isprintable() and name.strip() == name and 0 < len(name) <= _LONGEST):
                 raise ValueError(f"name is {shown(name)}, expected 1 to {_LONGEST} plain letters")
             found = {key: natural(facts, key) for key in numbers}
-            ranks = facts["rank"]
             return Described(
                 name=name,
-                rank=counts(facts, "rank") if isinstance(ranks, Mapping) else _perhaps(facts),
+                rank=or_none(natural)(facts, "rank"),
                 labels=None if facts["labels"] is None else counts(facts, "labels"),
                 model=text(facts, "model"),
                 train_digest=text(facts, "train_digest"),
@@ -73,8 +69,3 @@ class Described:
             )
         except (ValueError, KeyError) as error:
             raise WireError(f"what a client tells of itself cannot be used: {error}") from error
-
-
-def _perhaps(facts: Mapping[str, Any]) -> int | None:
-    found: int | None = or_none(natural)(facts, "rank")
-    return found

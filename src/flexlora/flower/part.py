@@ -57,7 +57,7 @@ class Part:
             model,
             {self.name: examples.train[self.name]},
             played_rule(config),
-            {self.name: part for part in [examples.held_out.get(self.name)] if part},
+            {self.name: examples.held_out.get(self.name, ())},
             settings,
             memory=folder / "memory" / plan.run,
             screens=played_screens(config),
