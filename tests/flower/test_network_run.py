@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 from flexlora.config.config import Config
 from flexlora.errors import ConfigError, RoundError
@@ -19,6 +18,7 @@ from flexlora.flower.trainer import Trainer
 from flexlora.runs.events import Event, RoundBegun, RoundEnded
 from flexlora.runs.run_directory import Run
 from flower.links import Clock, FakeLink
+from flower.states import assert_same_state
 from flower.trainers import client_file, networked
 
 RANKS = (1, 2, 8)
@@ -70,19 +70,6 @@ def asked(names: list[str], ranks: tuple[int, ...], **tables: Mapping[str, Any])
         clients={"ranks": dict(zip(names, ranks, strict=True)), "mix": "uniform", "types": {}},
         **tables,
     )
-
-
-def assert_same_state(one: Path, other: Path) -> None:
-    ours, theirs = Run.open(one), Run.open(other)
-    assert ours.checkpoints() == theirs.checkpoints()
-    for round in ours.checkpoints():
-        mine, wanted = ours.load_checkpoint(round), theirs.load_checkpoint(round)
-        assert mine is not None
-        assert wanted is not None
-        assert mine[1]["store"] == wanted[1]["store"]
-        assert mine[0].keys() == wanted[0].keys()
-        for name in wanted[0]:
-            assert torch.equal(mine[0][name], wanted[0][name]), (round, name)
 
 
 def both(config: Config, names: list[str], folder: Path) -> tuple[Run, Run]:

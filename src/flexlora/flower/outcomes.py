@@ -9,10 +9,10 @@ from flexlora.engines.jobs import Failure, Outcome, Reply, Scored
 from flexlora.errors import WireError, shown
 from flexlora.evaluation import ClientScore
 from flexlora.flower.jobs import Behind
-from flexlora.flower.packets import Address, Packet
+from flexlora.flower.packets import FAILURE, Address, Packet
 from flexlora.formats.json_fields import number, numbers, table, text, whole
 
-REPLY, SCORED, FAILURE, BEHIND = "reply", "scored", "failure", "behind"
+REPLY, SCORED, BEHIND = "reply", "scored", "behind"
 _PAYLOAD = "payload"
 
 

@@ -16,6 +16,8 @@ from flexlora.errors import WireError, seen, shown
 from flexlora.formats.json_fields import items, table, text, whole
 
 FORMAT = 1
+FAILURE = "failure"
+"""The kind of packet that says, by its fact "reason", why there is no other."""
 HEADER_LIMIT = 1 << 20
 """Bytes of a header: it names the parts of the body, and holds a run's config."""
 _FOREIGN = (ValueError, TypeError, KeyError, RecursionError, OverflowError)

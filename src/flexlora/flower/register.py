@@ -10,8 +10,9 @@ from flexlora.engines.jobs import Failure
 from flexlora.errors import WireError, cut_short, seen
 from flexlora.flower.described import DESCRIBE, Described
 from flexlora.flower.nodes import Came, Link, Lost, Node, fresh_ask
-from flexlora.flower.outcomes import FAILURE, packet_outcome
+from flexlora.flower.outcomes import packet_outcome
 from flexlora.flower.packets import (
+    FAILURE,
     Address,
     Packet,
     packed,

@@ -1,0 +1,159 @@
+"""A federation of real processes on this machine's loopback, all of which end with the test."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import tomli_w
+
+from flexlora.config.config import Config
+from flexlora.flower.app_folder import write_app
+from flexlora.flower.server_settings import ServerSettings
+from flexlora.flower.trainer_process import READY
+
+SOURCE = Path(__file__).parents[2] / "src"
+QUIET = {
+    "FLWR_TELEMETRY_ENABLED": "0",
+    "FLWR_DISABLE_UPDATE_CHECK": "1",
+    "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
+    "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.1",
+}
+_PATIENCE = 60.0  # Seconds for a process to come up.
+
+
+def free_port() -> int:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        port: int = found.getsockname()[1]
+        return port
+
+
+def command(name: str) -> str:
+    """Of this interpreter's environment."""
+    return str(Path(sys.executable).parent / name)
+
+
+@dataclass
+class Processes:
+    """Processes that were started, each with those that it starts in a group of its own."""
+
+    folder: Path
+    running: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
+
+    def start(self, name: str, *words: str) -> subprocess.Popen[bytes]:
+        path = os.pathsep.join([str(SOURCE), os.environ.get("PYTHONPATH", "")])
+        bins = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+        mine = {"PYTHONPATH": path, "PATH": bins, "FLWR_HOME": str(self.folder / "home")}
+        with open(self.folder / f"{name}.log", "ab") as log:
+            self.running[name] = subprocess.Popen(
+                words,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                cwd=self.folder,
+                env={**os.environ, **QUIET, **mine, "OMP_NUM_THREADS": "1"},
+                start_new_session=True,
+            )
+        return self.running[name]
+
+    def log(self, name: str) -> str:
+        return (self.folder / f"{name}.log").read_text(errors="replace")
+
+    def wait_for(self, name: str, words: str) -> None:
+        until = time.monotonic() + _PATIENCE
+        while words not in self.log(name):
+            over = self.running[name].poll() is not None or time.monotonic() > until
+            assert not over, f"{name} did not come up:\n{self.log(name)}"
+            time.sleep(0.05)
+
+    def end(self, *names: str) -> None:
+        """These processes and all that they started, by force: nothing of them is needed."""
+        ended = [self.running.pop(name) for name in names]
+        for process in ended:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+        for process in ended:
+            process.wait()
+
+
+@contextmanager
+def processes(folder: Path) -> Iterator[Processes]:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "home").mkdir()
+    made = Processes(folder)
+    try:
+        yield made
+    finally:
+        made.end(*made.running)
+
+
+@dataclass
+class Loopback:
+    """A SuperLink and what joins it, without TLS, on ports that were free."""
+
+    made: Processes
+    port: int
+
+    @staticmethod
+    def begin(made: Processes) -> Loopback:
+        port = free_port()
+        flags = ["--insecure", "--host", "127.0.0.1", "--port", str(port)]
+        database = ["--database", str(made.folder / "state.db")]
+        extra = ["--disable-runtime-dependency-installation"]
+        made.start("superlink", command("flower-superlink"), *flags, *database, *extra)
+        connection = {"address": f"127.0.0.1:{port}", "insecure": True}
+        text = tomli_w.dumps({"superlink": {"default": "here", "here": connection}})
+        (made.folder / "home" / "config.toml").write_text(text)
+        made.wait_for("superlink", "Uvicorn running")
+        return Loopback(made, port)
+
+    def client(self, name: str, tables: Mapping[str, Any]) -> None:
+        """A trainer of this file, and its node."""
+        self.trainer(name, tables)
+        self.node(name, tables)
+
+    def trainer(self, name: str, tables: Mapping[str, Any]) -> None:
+        file = self.made.folder / f"{name}.toml"
+        file.write_text(tomli_w.dumps(tables))
+        module = "flexlora.flower.trainer_process"
+        self.made.start(f"trainer-{name}", sys.executable, "-m", module, str(file))
+
+    def node(self, name: str, tables: Mapping[str, Any]) -> None:
+        self.made.start(
+            f"node-{name}",
+            command("flower-supernode"),
+            "--insecure",
+            *("--superlink", f"127.0.0.1:{self.port}", "--port", str(free_port())),
+            *("--node-config", f'trainer="{tables["client"]["folder"]}"'),
+        )
+
+    def ready(self, names: Sequence[str]) -> None:
+        for name in names:
+            self.made.wait_for(f"trainer-{name}", READY)
+            self.made.wait_for(f"node-{name}", "SuperNode ID")
+
+    def run(self, name: str, config: Config, settings: ServerSettings, seconds: float) -> str:
+        """`flwr run` of an app made for it; what it told."""
+        app = write_app(self.made.folder / name, config, settings)
+        words = [command("flwr"), "run", str(app), "here", "--stream"]
+        process = self.made.start(f"run-{name}", *words)
+        try:
+            process.wait(timeout=seconds)
+        except subprocess.TimeoutExpired as error:
+            raise AssertionError(f"it went on for {seconds} s:\n{self.told()}") from error
+        return self.made.log(f"run-{name}")
+
+    def told(self) -> str:
+        """All logs, for an error."""
+        logs = sorted(self.made.folder.glob("*.log"))
+        return "\n".join(f"--- {log.name}\n{log.read_text(errors='replace')}" for log in logs)

@@ -1,0 +1,74 @@
+"""Real processes of Flower on loopback: the run is that of one process, bit for bit."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from flexlora.config.config import Config
+from flexlora.federation.ground import Ground
+from flexlora.federation.session import Session
+from flexlora.flower.server_settings import ServerSettings
+from flexlora.runs.run_directory import Run
+from flower.processes import Loopback, processes
+from flower.states import assert_same_state
+from flower.trainers import client_tables, networked
+
+if importlib.util.find_spec("flwr") is None:
+    pytest.skip("flwr is not installed: pip install 'flexlora[flower]'", allow_module_level=True)
+
+DATA = {"train_tasks": 2}
+NONE = {"on_clients": "off", "every": 0, "decide_by": "server", "unseen": False}
+RANKS = {"flexlora": (1, 8), "flora": (48, 80)}  # Of flora so high that Δ goes whole each round.
+
+
+@pytest.fixture(scope="module")
+def names() -> list[str]:
+    return sorted(Ground.of(networked(data=DATA)).examples.train)
+
+
+@pytest.fixture(scope="module")
+def network(names: list[str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Loopback]:
+    """Two clients with a trainer and a node each, and a SuperLink; for all tests of this file."""
+    folder = tmp_path_factory.mktemp("f")
+    with processes(folder) as made:
+        tables = {name: client_tables(name, folder / f"c-{name}") for name in names}
+        for name in names:
+            tables[name]["data"] |= DATA
+        network = Loopback.begin(made)
+        for name in names:
+            network.client(name, tables[name])
+        network.ready(names)
+        yield network
+
+
+def config(rule: str, names: list[str]) -> Config:
+    ranks = dict(zip(names, RANKS[rule], strict=True))
+    return networked(
+        data=DATA,
+        rule={"name": rule},
+        clients={"ranks": ranks},
+        federation={"clients_per_round": 2},
+        evaluation=NONE,
+    )
+
+
+@pytest.mark.parametrize("rule", ["flexlora", "flora"])
+def test_it_ends_at_the_bits_of_one_process(
+    rule: str, names: list[str], network: Loopback, tmp_path: Path
+) -> None:
+    asked = config(rule, names)
+    settings = ServerSettings(run=str(tmp_path / "there"), clients=2, wait=60.0, deadline=60.0)
+    network.run(rule, asked, settings, seconds=150)
+    assert (tmp_path / "there").is_dir(), network.told()
+    Session.of(asked).play(tmp_path / "here")
+    assert_same_state(tmp_path / "there", tmp_path / "here")
+    there, here = Run.open(tmp_path / "there"), Run.open(tmp_path / "here")
+    assert len(there.records()) == 3
+    for mine, wanted in zip(there.records(), here.records(), strict=True):
+        assert mine.failures == 0
+        assert mine.train_loss == wanted.train_loss
+        assert (mine.bytes_down, mine.bytes_up) == (wanted.bytes_down, wanted.bytes_up)
