@@ -24,6 +24,7 @@ from flexlora.flower.packets import (
 from flexlora.flower.plan import Plan
 
 _EVERY = 2.0  # Seconds between two looks at which nodes there are.
+_AGAIN = 15.0  # Seconds after which a node that was refused is asked again.
 
 
 @dataclass(frozen=True)
@@ -38,10 +39,11 @@ class Seat:
 class Register:
     """Name → seat, of the clients that fit the run.
 
-    A node is asked once, when it is first seen. It is refused, with a sentence in `refused` (node →
-    why), where it cannot take part, where its base model is not the server's, and where it claims a
-    name that another connected node has, or that came with another key. A client whose node has
-    gone is away until a node of its name comes.
+    A node is asked when it is first seen. It is refused, with a sentence in `refused` (node → why),
+    where it cannot take part, where its base model is not the server's, and where it claims a name
+    that another connected node has, or that came with another key; a while later it is asked again,
+    for it may have been mended. A client whose node has gone is away until a node of its name
+    comes.
     """
 
     def __init__(
@@ -62,6 +64,7 @@ class Register:
         self._deadline = deadline
         self._clock = clock
         self._looked = -_EVERY
+        self._refused_at: dict[int, float] = {}
         self._asked: dict[str, tuple[Node, Address, float]] = {}
 
     @property
@@ -98,8 +101,10 @@ class Register:
         for name, seat in self.seats.items():
             if seat.node is not None and seat.node not in here:
                 self.seats[name] = replace(seat, node=None)
-        for gone in self.refused.keys() - here:
-            del self.refused[gone]
+        now = self._clock()
+        for id in list(self.refused):
+            if id not in here or now - self._refused_at[id] >= _AGAIN:
+                del self.refused[id], self._refused_at[id]
         known = {seat.node for seat in self.seats.values()} | self.refused.keys()
         known |= {node.id for node, _, _ in self._asked.values()}
         for node in nodes:
@@ -166,3 +171,4 @@ class Register:
 
     def _refuse(self, node: Node, why: str) -> None:
         self.refused[node.id] = cut_short(why, 500)
+        self._refused_at[node.id] = self._clock()
