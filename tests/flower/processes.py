@@ -20,6 +20,7 @@ from flexlora.config.config import Config
 from flexlora.flower.app_folder import write_app
 from flexlora.flower.server_settings import ServerSettings
 from flexlora.flower.trainer_process import READY
+from flower.keys import Certificates, certificates, node_key
 
 SOURCE = Path(__file__).parents[2] / "src"
 QUIET = {
@@ -99,28 +100,34 @@ def processes(folder: Path) -> Iterator[Processes]:
 
 @dataclass
 class Loopback:
-    """A SuperLink and what joins it, without TLS, on ports that were free."""
+    """A SuperLink and what joins it, with TLS and a key for each node, on ports that were free."""
 
     made: Processes
     port: int
+    certificates: Certificates
 
     @staticmethod
     def begin(made: Processes) -> Loopback:
-        port = free_port()
-        flags = ["--insecure", "--host", "127.0.0.1", "--port", str(port)]
-        database = ["--database", str(made.folder / "state.db")]
-        extra = ["--disable-runtime-dependency-installation"]
-        made.start("superlink", command("flower-superlink"), *flags, *database, *extra)
-        connection = {"address": f"127.0.0.1:{port}", "insecure": True}
+        port, files = free_port(), certificates(made.folder)
+        made.start(
+            "superlink",
+            command("flower-superlink"),
+            *("--host", "127.0.0.1", "--port", str(port)),
+            *("--database", str(made.folder / "state.db")),
+            "--disable-runtime-dependency-installation",
+            "--enable-supernode-auth",
+            *files.flags(),
+        )
+        connection = {"address": f"127.0.0.1:{port}", "root-certificates": str(files.authority)}
         text = tomli_w.dumps({"superlink": {"default": "here", "here": connection}})
         (made.folder / "home" / "config.toml").write_text(text)
         made.wait_for("superlink", "Uvicorn running")
-        return Loopback(made, port)
+        return Loopback(made, port, files)
 
     def client(self, name: str, tables: Mapping[str, Any]) -> None:
         """A trainer of this file, and its node."""
         self.trainer(name, tables)
-        self.node(name, tables)
+        self.node(name, tables, self.register(name))
 
     def trainer(self, name: str, tables: Mapping[str, Any]) -> None:
         file = self.made.folder / f"{name}.toml"
@@ -128,12 +135,24 @@ class Loopback:
         module = "flexlora.flower.trainer_process"
         self.made.start(f"trainer-{name}", sys.executable, "-m", module, str(file))
 
-    def node(self, name: str, tables: Mapping[str, Any]) -> None:
+    def register(self, name: str) -> Path:
+        """Let a node of this name in; its private key."""
+        private, public = node_key(self.made.folder, name)
+        process = self.made.start(
+            f"register-{name}",
+            *(command("flwr"), "supernode", "register", str(public), "here"),
+        )
+        assert process.wait(timeout=_PATIENCE) == 0, self.made.log(f"register-{name}")
+        return private
+
+    def node(self, name: str, tables: Mapping[str, Any], key: Path) -> None:
         self.made.start(
             f"node-{name}",
             command("flower-supernode"),
-            "--insecure",
             *("--superlink", f"127.0.0.1:{self.port}", "--port", str(free_port())),
+            *("--root-certificates", str(self.certificates.authority)),
+            *("--auth-supernode-private-key", str(key)),
+            *self.certificates.flags(),
             *("--node-config", f'trainer="{tables["client"]["folder"]}"'),
         )
 

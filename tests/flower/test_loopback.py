@@ -13,12 +13,13 @@ from flexlora.federation.ground import Ground
 from flexlora.federation.session import Session
 from flexlora.flower.server_settings import ServerSettings
 from flexlora.runs.run_directory import Run
-from flower.processes import Loopback, processes
 from flower.states import assert_same_state
 from flower.trainers import client_tables, networked
 
 if importlib.util.find_spec("flwr") is None:
     pytest.skip("flwr is not installed: pip install 'flexlora[flower]'", allow_module_level=True)
+
+from flower.processes import Loopback, processes
 
 DATA = {"train_tasks": 2}
 NONE = {"on_clients": "off", "every": 0, "decide_by": "server", "unseen": False}
