@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import psutil
 import tomli_w
 
 from flexlora.config.config import Config
@@ -78,7 +79,21 @@ class Processes:
             time.sleep(0.05)
 
     def end(self, *names: str) -> None:
-        """These processes and all that they started, by force: nothing of them is needed."""
+        """These processes and all that they started, by force: nothing of them is needed.
+
+        What `flexlora flower client` begins is in groups of its own, and ends as that asks it to.
+        """
+        begun: list[psutil.Process] = []
+        for name in names:
+            if name.startswith("client-"):
+                with suppress(psutil.NoSuchProcess):
+                    begun += psutil.Process(self.running[name].pid).children(recursive=True)
+                self.running[name].terminate()
+                with suppress(subprocess.TimeoutExpired):
+                    self.running[name].wait(timeout=30)
+        for left in begun:  # None, unless that failed.
+            with suppress(psutil.NoSuchProcess):
+                left.kill()
         ended = [self.running.pop(name) for name in names]
         for process in ended:
             with suppress(ProcessLookupError):
@@ -109,20 +124,25 @@ class Loopback:
     @staticmethod
     def begin(made: Processes) -> Loopback:
         port, files = free_port(), certificates(made.folder)
-        made.start(
-            "superlink",
-            command("flower-superlink"),
-            *("--host", "127.0.0.1", "--port", str(port)),
-            *("--database", str(made.folder / "state.db")),
-            "--disable-runtime-dependency-installation",
-            "--enable-supernode-auth",
-            *files.flags(),
-        )
         connection = {"address": f"127.0.0.1:{port}", "root-certificates": str(files.authority)}
         text = tomli_w.dumps({"superlink": {"default": "here", "here": connection}})
         (made.folder / "home" / "config.toml").write_text(text)
-        made.wait_for("superlink", "Uvicorn running")
-        return Loopback(made, port, files)
+        found = Loopback(made, port, files)
+        found.superlink("superlink")
+        return found
+
+    def superlink(self, name: str) -> None:
+        """On the database that is there; everything that it runs is in its group."""
+        self.made.start(
+            name,
+            command("flower-superlink"),
+            *("--host", "127.0.0.1", "--port", str(self.port)),
+            *("--database", str(self.made.folder / "state.db")),
+            "--disable-runtime-dependency-installation",
+            "--enable-supernode-auth",
+            *self.certificates.flags(),
+        )
+        self.made.wait_for(name, "Uvicorn running")
 
     def client(self, name: str, tables: Mapping[str, Any]) -> None:
         """A trainer of this file, and its node."""
@@ -156,16 +176,35 @@ class Loopback:
             *("--node-config", f'trainer="{tables["client"]["folder"]}"'),
         )
 
+    def by_command(self, name: str, tables: Mapping[str, Any]) -> None:
+        """The same by `flexlora flower client`."""
+        file = self.made.folder / f"{name}.toml"
+        file.write_text(tomli_w.dumps(tables))
+        process = self.made.start(
+            f"client-{name}",
+            *(sys.executable, "-m", "flexlora", "flower", "client", str(file)),
+            *("--superlink", f"127.0.0.1:{self.port}", "--port", str(free_port())),
+            *("--root-certificates", str(self.certificates.authority)),
+            *("--key", str(self.register(name))),
+        )
+        assert process.poll() is None
+
     def ready(self, names: Sequence[str]) -> None:
         for name in names:
-            self.made.wait_for(f"trainer-{name}", READY)
-            self.made.wait_for(f"node-{name}", "SuperNode ID")
+            alone = f"client-{name}" in self.made.running
+            for words, of in ((READY, "trainer"), ("SuperNode ID", "node")):
+                self.made.wait_for(f"{'client' if alone else of}-{name}", words)
 
-    def run(self, name: str, config: Config, settings: ServerSettings, seconds: float) -> str:
-        """`flwr run` of an app made for it; what it told."""
+    def begin_run(self, name: str, config: Config, settings: ServerSettings) -> None:
+        """`flwr run` of an app made for it."""
         app = write_app(self.made.folder / name, config, settings)
         words = [command("flwr"), "run", str(app), "here", "--stream"]
-        process = self.made.start(f"run-{name}", *words)
+        self.made.start(f"run-{name}", *words)
+
+    def run(self, name: str, config: Config, settings: ServerSettings, seconds: float) -> str:
+        """The same, until it has ended; what it told."""
+        self.begin_run(name, config, settings)
+        process = self.made.running[f"run-{name}"]
         try:
             process.wait(timeout=seconds)
         except subprocess.TimeoutExpired as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -64,7 +65,7 @@ class Net:
             sleep=self.clock.sleep,
         )
 
-    def exchange(self, jobs: list[Job] | None = None) -> dict[str, list[Outcome]]:
+    def exchange(self, jobs: Sequence[Job] | None = None) -> dict[str, list[Outcome]]:
         found: dict[str, list[Outcome]] = {name: [] for name in NAMES}
         for outcome in self.grid.exchange(JOBS if jobs is None else jobs):
             found[outcome.client].append(outcome)

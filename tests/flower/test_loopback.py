@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -40,8 +41,8 @@ def network(names: list[str], tmp_path_factory: pytest.TempPathFactory) -> Itera
         for name in names:
             tables[name]["data"] |= DATA
         network = Loopback.begin(made)
-        for name in names:
-            network.client(name, tables[name])
+        network.by_command(names[0], tables[names[0]])
+        network.client(names[1], tables[names[1]])
         network.ready(names)
         yield network
 
@@ -73,3 +74,27 @@ def test_it_ends_at_the_bits_of_one_process(
         assert mine.failures == 0
         assert mine.train_loss == wanted.train_loss
         assert (mine.bytes_down, mine.bytes_up) == (wanted.bytes_down, wanted.bytes_up)
+
+
+@pytest.mark.soak
+def test_a_server_that_was_killed_goes_on_and_ends_at_the_same_bits(
+    names: list[str], network: Loopback, tmp_path: Path
+) -> None:
+    """SuperLink and ServerApp by SIGKILL, in the second round; then flwr run with the same folder.
+
+    The trainers live on and hold a Δ of the round that was lost.
+    """
+    asked, there = config("flora", names), tmp_path / "there"
+    settings = ServerSettings(run=str(there), clients=2, wait=120.0, deadline=120.0)
+    network.begin_run("killed", asked, settings)
+    until = time.monotonic() + 150
+    while not (there.is_dir() and Run.open(there).checkpoints()):
+        assert time.monotonic() < until, network.told()
+        time.sleep(0.2)
+    network.made.end("superlink", "run-killed")
+    assert Run.open(there).checkpoints() == [1]
+    network.superlink("superlink-again")
+    told = network.run("again", asked, settings, seconds=250)
+    assert "goes on with the run" in told, network.told()
+    Session.of(asked).play(tmp_path / "here")
+    assert_same_state(there, tmp_path / "here")

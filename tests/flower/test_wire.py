@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -66,7 +67,7 @@ def test_a_job_to_train_comes_as_it_was() -> None:
     )
     found = packet_job(sent(job), None)
     assert isinstance(found, Train)
-    left_out = {"delta": job.delta, "held": None, "bytes_down": 0}
+    left_out: dict[str, Any] = {"delta": job.delta, "held": None, "bytes_down": 0}
     assert replace(found, **left_out).__dict__ == replace(job, **left_out).__dict__
 
 
