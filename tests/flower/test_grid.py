@@ -49,6 +49,7 @@ class Net:
 
     def __init__(self, **answers: Answer) -> None:
         self.clock = Clock()
+        self.notes: list[str] = []
         self.link = FakeLink(
             {place: client(name, answers.get(name)) for place, name in enumerate(NAMES)}
         )
@@ -63,6 +64,7 @@ class Net:
             poll=1.0,
             clock=self.clock,
             sleep=self.clock.sleep,
+            noted=self.notes.append,
         )
 
     def exchange(self, jobs: Sequence[Job] | None = None) -> dict[str, list[Outcome]]:
@@ -109,6 +111,7 @@ def test_a_late_answer_is_thrown_away_and_the_next_round_is_its_own() -> None:
     (reply,) = net.exchange(second)["north"]
     assert isinstance(reply, Reply)
     assert reply.job == "2-1"
+    assert net.notes == ["the answer of client north to job 1-1 came too late and was thrown away"]
 
 
 def otherwise(**changes: Any) -> Answer:
@@ -167,6 +170,10 @@ def test_a_client_whose_node_goes_is_asked_again_at_its_next_one() -> None:
     assert {x.client: type(x) for x in outcomes} == dict.fromkeys(NAMES, Reply)
     assert len(outcomes) == 3
     assert len(net.sent("north")) == 2
+    assert net.notes == [
+        "client north has gone: its node is not connected any more",
+        "client north is back",
+    ]
 
 
 def test_a_client_that_has_lost_delta_is_sent_what_it_lacks_in_the_same_round() -> None:

@@ -29,7 +29,7 @@ EVALUATION = {
 
 def networked(**tables: Mapping[str, Any]) -> Config:
     """The small config as it can be played over a network: one client at a time, one thread."""
-    given = {
+    given: dict[str, dict[str, Any]] = {
         "model": {"targets": ["q_proj"]},
         "data": DATA,
         "training": {"max_steps": 1, "batch_size": 1},

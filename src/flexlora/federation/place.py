@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import date
 from pathlib import Path
 from typing import Any, Protocol, final
@@ -38,10 +38,17 @@ class Place(Protocol):
         ...
 
     def engine(
-        self, setup: Setup, rule: Rule, *, cohort: int, halved: Halved, memory: Path
+        self,
+        setup: Setup,
+        rule: Rule,
+        *,
+        cohort: int,
+        halved: Halved,
+        memory: Path,
+        noted: Callable[[str], None],
     ) -> Transport:
         """The engine of a run, not begun yet. memory: the folder for what clients remember, where
-        they are here."""
+        they are here; noted: is told what a person may want to know, in sentences."""
         ...
 
     def resolved(self) -> dict[str, Any]:
@@ -69,7 +76,14 @@ class Here:
         return choose(setup, rule)
 
     def engine(
-        self, setup: Setup, rule: Rule, *, cohort: int, halved: Halved, memory: Path
+        self,
+        setup: Setup,
+        rule: Rule,
+        *,
+        cohort: int,
+        halved: Halved,
+        memory: Path,
+        noted: Callable[[str], None],
     ) -> Transport:
         return make_engine(setup, rule, cohort=cohort, halved=halved, memory=memory)
 

@@ -256,6 +256,9 @@ class Session:
         def halved(round: int, clients: int) -> None:
             observer.told(Halved(round, clients))
 
+        def noted(words: str) -> None:
+            observer.told(Noted(words))
+
         def validated(state: State) -> MeanScore | None:
             if rule.traits.alone:
                 scores = validate_kept(setup, rule, state, kept_by(memories, stands.store))
@@ -264,7 +267,12 @@ class Session:
             return None if scores is None else scores.mean()
 
         engine = self._place.engine(
-            setup, rule, cohort=at_once_of(run), halved=halved, memory=run.folder / MEMORY
+            setup,
+            rule,
+            cohort=at_once_of(run),
+            halved=halved,
+            memory=run.folder / MEMORY,
+            noted=noted,
         )
         with closing(engine):
             federation = Federation(

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import final
 
 from flexlora.engines.jobs import Failure, Job, Outcome
-from flexlora.errors import WireError
+from flexlora.errors import WireError, seen
 from flexlora.flower.jobs import Behind, job_packet
 from flexlora.flower.nodes import Came, Link, Lost, fresh_ask
 from flexlora.flower.outcomes import packet_outcome
@@ -45,10 +45,11 @@ class Grid:
     """Sends every job to its client's node and yields what comes back, one answer at a time.
 
     deadline: seconds after which an exchange is over: whoever has not answered is a `Failure`, and
-    what it sends later is thrown away. A client that is away is waited for while others are at
-    work, and so is one whose node goes before it has answered: it is asked again at the next node
-    of its name. An error of the network is counted once. Answers are held to run, round, job,
-    client and message before their bytes are looked at, and to a size that no honest one has.
+    what it sends later is thrown away. noted: is told who went, came back, or was late.
+    A client that is away is waited for while others are at work, and so is one whose node goes
+    before it has answered: it is asked again at the next node of its name. An error of the network
+    is counted once. Answers are held to run, round, job, client and message before their bytes are
+    looked at, and to a size that no honest one has.
     """
 
     def __init__(
@@ -59,6 +60,7 @@ class Grid:
         *,
         deadline: float,
         poll: float = 0.25,
+        noted: Callable[[str], None] = lambda _: None,
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
@@ -70,7 +72,9 @@ class Grid:
         self._clock = clock
         self._sleep = sleep
         self._held: dict[str, int | None] = {}  # Client → the version of Δ that it holds.
-        self._late: set[str] = set()
+        self._late: dict[str, Job] = {}
+        self._noted = noted
+        register.noted = noted
 
     def close(self) -> None:
         """Nothing outlives an exchange: clients serve the next run."""
@@ -79,6 +83,7 @@ class Grid:
         began = self._clock()
         waiting, open = list(jobs), dict[str, _Open]()
         self._register.look(anew=True)
+        self._throw_away_late()
         try:
             while waiting or open:
                 self._register.look()
@@ -100,7 +105,7 @@ class Grid:
                 told = f"no answer in {self._deadline:g} s, the deadline"
                 yield Failure(one.job.id, one.job.client, told)
         finally:
-            self._late |= open.keys()
+            self._late |= {message: one.job for message, one in open.items()}
 
     def _send(self, jobs: Sequence[Job], open: dict[str, _Open], began: float) -> list[Job]:
         """Send those whose clients are here; the others."""
@@ -135,7 +140,7 @@ class Grid:
         if found is None:
             if self._register.node(job.client) != one.node:  # It has gone, or come back anew.
                 del open[message]
-                self._late.add(message)
+                self._late[message] = job
                 waiting.append(job)
             return None
         del open[message]
@@ -174,5 +179,10 @@ class Grid:
     def _throw_away_late(self) -> None:
         """What comes too late is fetched, so that the network holds it no longer, and dropped."""
         for message in list(self._late):
-            if self._link.pull(message) is not None:
-                self._late.discard(message)
+            found = self._link.pull(message)
+            if found is None:
+                continue
+            job = self._late.pop(message)
+            if isinstance(found, Came):
+                words = f"job {job.id} came too late and was thrown away"
+                self._noted(f"the answer of client {seen(job.client)} to {words}")

@@ -98,7 +98,14 @@ class Network:
         return CohortSize(1, ())
 
     def engine(
-        self, setup: Setup, rule: Rule, *, cohort: int, halved: Halved, memory: Path
+        self,
+        setup: Setup,
+        rule: Rule,
+        *,
+        cohort: int,
+        halved: Halved,
+        memory: Path,
+        noted: Callable[[str], None],
     ) -> Transport:
         assert self._register is not None
         assert self._plan is not None
@@ -108,6 +115,7 @@ class Network:
             self._plan,
             deadline=self._deadline,
             poll=_POLL,
+            noted=noted,
             clock=self._clock,
             sleep=self._sleep,
         )

@@ -57,6 +57,7 @@ class Register:
     ) -> None:
         """model: fingerprint of the server's base; deadline: seconds in which nodes answer."""
         self.seats: dict[str, Seat] = {}
+        self.noted: Callable[[str], None] = lambda _: None  # Who went, and who came back.
         self.refused: dict[int, str] = {}
         self._link = link
         self._plan = plan
@@ -101,6 +102,7 @@ class Register:
         for name, seat in self.seats.items():
             if seat.node is not None and seat.node not in here:
                 self.seats[name] = replace(seat, node=None)
+                self.noted(f"client {seen(name)} has gone: its node is not connected any more")
         now = self._clock()
         for id in list(self.refused):
             if id not in here or now - self._refused_at[id] >= _AGAIN:
@@ -143,6 +145,7 @@ class Register:
             self.seats[name] = Seat(node.id, node.key, described)
         else:
             self.seats[name] = replace(seat, node=node.id)
+            self.noted(f"client {seen(name)} is back")
 
     def _unfit(self, described: Described, node: Node, seat: Seat | None) -> str:
         """Why a client cannot take part; "" where it can."""
