@@ -12,6 +12,7 @@ from flexlora.config.config import Config
 from flexlora.errors import ConfigError, RoundError
 from flexlora.federation.ground import Ground
 from flexlora.federation.session import Session
+from flexlora.flower.client_file import parse_client
 from flexlora.flower.network import Network, names_of, require_networked
 from flexlora.flower.packets import Packet, packed, read_header, unpacked
 from flexlora.flower.trainer import Trainer
@@ -19,7 +20,7 @@ from flexlora.runs.events import Event, RoundBegun, RoundEnded
 from flexlora.runs.run_directory import Run
 from flower.links import Clock, FakeLink
 from flower.states import assert_same_state
-from flower.trainers import client_file, networked
+from flower.trainers import client_tables, networked
 
 RANKS = (1, 2, 8)
 NONE = {"on_clients": "off", "every": 0, "decide_by": "server", "unseen": False}
@@ -40,11 +41,18 @@ def through(trainer: Trainer) -> Callable[[Packet], Packet]:
     return answer
 
 
-def linked(names: list[str], folder: Path, ranks: Mapping[str, Any]) -> FakeLink:
+def linked(
+    names: list[str],
+    folder: Path,
+    ranks: Mapping[str, Any],
+    data: Mapping[str, Any] | None = None,
+) -> FakeLink:
     """A node for each, whose trainer is in this process and is asked once for each message."""
     link = FakeLink()
     for place, name in enumerate(names):
-        trainer = Trainer(client_file(name, folder, rank=ranks[name], labels=True), folder / name)
+        tables = client_tables(name, folder, rank=ranks[name], labels=True)
+        tables["data"] |= data or {}
+        trainer = Trainer(parse_client(tables), folder / name)
         link.answers[100 - place] = _once(through(trainer))
     return link
 
