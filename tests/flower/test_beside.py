@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -85,6 +86,14 @@ def alive(pid: int) -> bool:
     return state != "Z"
 
 
+def assert_gone(*processes: int) -> None:
+    """Soon: a process that was killed takes a moment to go."""
+    until = time.monotonic() + 20
+    while left := [pid for pid in processes if alive(pid)]:
+        assert time.monotonic() < until, left
+        time.sleep(0.02)
+
+
 def noted(folder: Path, name: str) -> list[int]:
     until = time.monotonic() + 20
     while not (folder / name).is_file() or not (folder / name).read_text().endswith("\n"):
@@ -105,7 +114,7 @@ def test_both_end_where_one_ends(stand_ins: Path) -> None:
     with pytest.raises(FlexLoRAError, match=r"the client's node ended \(exit code -9\)"):
         serve_client(Path("client.toml"), folder, uplink(), say)
     trainer, node = noted(stand_ins, "trainer"), noted(stand_ins, "node")
-    assert not [pid for pid in (*trainer, *node[:2]) if alive(pid)]
+    assert_gone(*trainer, *node[:2])
     assert node[2] == int(QUIET["FLWR_TELEMETRY_ENABLED"]) == 0
 
 
@@ -117,8 +126,22 @@ def test_both_end_with_the_command(stand_ins: Path) -> None:
 
     with pytest.raises(KeyboardInterrupt):
         serve_client(Path("client.toml"), folder, uplink(), stop)
-    assert not [pid for pid in noted(stand_ins, "trainer") if alive(pid)]
+    assert_gone(*noted(stand_ins, "trainer"))
     assert not (stand_ins / "node").exists()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a process of such an end")
+def test_both_end_where_the_command_is_killed(stand_ins: Path) -> None:
+    folder = private_folder(stand_ins / "c")
+    pid = os.fork()
+    if pid == 0:
+        with suppress(BaseException):
+            serve_client(Path("client.toml"), folder, uplink(), lambda _: None)
+        os._exit(0)
+    begun = [noted(stand_ins, name)[0] for name in ("trainer", "node")]
+    os.kill(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
+    assert_gone(*begun)
 
 
 def test_the_command_tells_what_is_wrong_before_it_begins_anything(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from flexlora.flower.client_file import parse_client
 from flexlora.flower.network import Network, names_of, require_networked
 from flexlora.flower.packets import Packet, packed, read_header, unpacked
 from flexlora.flower.trainer import Trainer
+from flexlora.rules import RULES
 from flexlora.runs.events import Event, RoundBegun, RoundEnded
 from flexlora.runs.run_directory import Run
 from flower.links import Clock, FakeLink
@@ -90,7 +91,7 @@ def both(config: Config, names: list[str], folder: Path) -> tuple[Run, Run]:
 
 @pytest.mark.parametrize(
     ("rule", "ranks"),
-    [("flexlora", RANKS), ("hetlora", RANKS), ("flora", WHOLE), ("fedsa", RANKS)],
+    [("flexlora", RANKS), ("flora", WHOLE), ("fedsa", RANKS)],
 )
 def test_it_ends_at_the_bits_of_one_process(
     rule: str, ranks: tuple[int, ...], names: list[str], tmp_path: Path
@@ -111,6 +112,27 @@ def test_it_ends_at_the_bits_of_one_process(
     remembered = [(tmp_path / "clients" / name / "memory").exists() for name in names]
     assert remembered == [rule == "fedsa"] * 3
     assert not (there.folder / "memory").exists()
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize(
+    "tables",
+    [
+        *({"rule": {"name": rule}} for rule in sorted(RULES)),
+        {"training": {"host": "slora", "sparse_rounds": 1}},
+        {"federation": {"mode": "local"}},
+        {"screens": {"norm_clip": {"factor": 1.0}}},
+    ],
+    ids=str,
+)
+def test_every_rule_host_and_screen_ends_at_the_bits_of_one_process(
+    tables: dict[str, Any], names: list[str], tmp_path: Path
+) -> None:
+    """But for those whose Δ goes in steps, which `flora` and `florist` alone do here."""
+    there, here = both(asked(names, RANKS, evaluation=NONE, **tables), names, tmp_path)
+    assert [record.failures for record in there.records()] == [0, 0, 0]
+    if tables.get("rule", {}).get("name") not in ("flora", "florist"):
+        assert_same_state(there.folder, here.folder)
 
 
 def test_delta_that_comes_in_steps_differs_by_rounding_alone(

@@ -69,6 +69,7 @@ def to_another(packet: Packet) -> Packet:
         (changed(train=-1), "cannot be used: train is -1"),
         (changed(rank="high"), "cannot be used: rank is 'high'"),
         (changed(labels=[1]), "cannot be used: labels"),
+        (changed(labels={"a": -1}), "labels has a negative number of examples"),
         (of_version, "the other side has FlexLoRA 0.0.1"),
         (refusing, "it has no data"),
         (to_another, "of message 'an older one', asked was "),
@@ -76,7 +77,7 @@ def to_another(packet: Packet) -> Packet:
         (lambda _: Came(b"gossip", b""), "no header of FlexLoRA"),
         (lambda _: Packet("reply", Packet("", _.address).address), "told of itself by a 'reply'"),
     ],
-    ids=range(12),
+    ids=range(13),
 )
 def test_a_node_that_does_not_fit_is_refused(answer: Answer, told: str) -> None:
     found = register(FakeLink({7: answer}))

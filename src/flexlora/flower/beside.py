@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import ipaddress
 import os
 import shutil
@@ -26,6 +27,7 @@ QUIET = {
 }
 _PATIENCE = 10.0  # Seconds in which a process ends by itself.
 _POLL = 0.2
+_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG of prctl.
 
 
 @dataclass(frozen=True)
@@ -96,11 +98,19 @@ def serve_client(file: Path, folder: Path, uplink: Uplink, say: Callable[[str], 
 
 @contextmanager
 def _begun(words: Sequence[str], environment: dict[str, str]) -> Iterator[subprocess.Popen[bytes]]:
-    process = subprocess.Popen(words, env=environment, start_new_session=True)
+    process = subprocess.Popen(
+        words, env=environment, start_new_session=True, preexec_fn=_end_with_parent
+    )
     try:
         yield process
     finally:
         _end(process)
+
+
+def _end_with_parent() -> None:
+    """So that neither is left behind by a command that is killed; where the system can do that."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_DEATH_SIGNAL, signal.SIGTERM)
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

@@ -56,11 +56,14 @@ class Described:
             name = text(facts, "name")
             if not (name.isprintable() and name.strip() == name and 0 < len(name) <= _LONGEST):
                 raise ValueError(f"name is {shown(name)}, expected 1 to {_LONGEST} plain letters")
+            labels = None if facts["labels"] is None else counts(facts, "labels")
+            if labels is not None and min(labels.values(), default=0) < 0:
+                raise ValueError("labels has a negative number of examples")
             found = {key: natural(facts, key) for key in numbers}
             return Described(
                 name=name,
                 rank=or_none(natural)(facts, "rank"),
-                labels=None if facts["labels"] is None else counts(facts, "labels"),
+                labels=labels,
                 model=text(facts, "model"),
                 train_digest=text(facts, "train_digest"),
                 held_out_digest=text(facts, "held_out_digest"),

@@ -87,7 +87,8 @@ class Network:
             self._register = Register(
                 self._link, self._plan, fingerprint, deadline=self._wait, clock=self._clock
             )
-            return examples_of(config, model, day, self._gathered(self._register))
+            told = self._gathered(self._register)
+            return examples_of(config, model, day, told, _left_out(self._register, told))
 
         return prepare(
             config, threads=threads, device=device, today=today, types=types, gather=gather
@@ -187,11 +188,19 @@ def require_networked(config: Config) -> None:
 
 
 def examples_of(
-    config: Config, model: AdaptedModel, day: date, told: Mapping[str, Described]
+    config: Config,
+    model: AdaptedModel,
+    day: date,
+    told: Mapping[str, Described],
+    noted: tuple[str, ...] = (),
 ) -> Examples:
-    """The clients' examples, absent, and the unseen ones, which the server has itself."""
+    """The clients' examples, absent, and the unseen ones, which the server has itself.
+
+    noted: what else there is to say of who came.
+    """
     require_context(config, model)
     groups, notes = _unseen(config)
+    notes += noted
     unseen = eval_clients(model, groups, "test", config, day)
     held = {name: one for name, one in told.items() if one.held_out}
     digest = hashlib.sha256()
@@ -229,6 +238,14 @@ def examples_of(
             "unseen": sum(len(c.test) for c in groups) - sum(len(c.examples) for c in unseen),
         },
     )
+
+
+def _left_out(register: Register, told: Collection[str]) -> tuple[str, ...]:
+    """Who came and does not take part."""
+    found = [f"a client was refused: {why}" for why in sorted(set(register.refused.values()))]
+    late = sorted(set(register.seats) - set(told))
+    found += [f"client {seen(name)} came, too, when the run had all its clients" for name in late]
+    return tuple(found)
 
 
 def _holding(one: Described) -> Holding:
