@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -102,17 +103,42 @@ def noted(folder: Path, name: str) -> list[int]:
     return [int(word) for word in (folder / name).read_text().split()]
 
 
-def test_both_end_where_one_ends(stand_ins: Path) -> None:
+def killing(folder: Path, *names: str) -> Callable[[], None]:
+    """From outside, once they are up, one after the other."""
+
+    def kill() -> None:
+        for name in names:
+            pid = noted(folder, name)[0]
+            (folder / name).rename(folder / f"{name}-killed")
+            os.kill(pid, signal.SIGKILL)
+
+    return kill
+
+
+def test_both_end_where_the_node_ends_again_and_again(
+    stand_ins: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(beside, "_AGAIN", 0.01)
+    monkeypatch.setattr(beside, "_TRIES", 1)
+    folder, told = private_folder(stand_ins / "c"), list[str]()
+    threading.Thread(target=killing(stand_ins, "node", "node"), daemon=True).start()
+    with pytest.raises(FlexLoRAError, match=r"the client's node ended \(exit code -9\)"):
+        serve_client(Path("client.toml"), folder, uplink(), told.append)
+    assert told[1:] == ["the node ended (exit code -9); it begins again in 0.01 s"]
+    assert_gone(*noted(stand_ins, "trainer"))
+
+
+def test_both_end_where_the_trainer_ends(stand_ins: Path) -> None:
     folder = private_folder(stand_ins / "c")
 
-    def kill_the_node() -> None:
-        os.kill(noted(stand_ins, "node")[0], signal.SIGKILL)
+    def kill() -> None:
+        noted(stand_ins, "node")
+        killing(stand_ins, "trainer")()
 
-    def say(_: str) -> None:
-        threading.Thread(target=kill_the_node, daemon=True).start()
-
-    with pytest.raises(FlexLoRAError, match=r"the client's node ended \(exit code -9\)"):
-        serve_client(Path("client.toml"), folder, uplink(), say)
+    threading.Thread(target=kill, daemon=True).start()
+    with pytest.raises(FlexLoRAError, match=r"the client's trainer ended \(exit code -9\)"):
+        serve_client(Path("client.toml"), folder, uplink(), lambda _: None)
+    (stand_ins / "trainer-killed").rename(stand_ins / "trainer")
     trainer, node = noted(stand_ins, "trainer"), noted(stand_ins, "node")
     assert_gone(*trainer, *node[:2])
     assert node[2] == int(QUIET["FLWR_TELEMETRY_ENABLED"]) == 0

@@ -26,6 +26,11 @@ QUIET = {
     "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.1",
 }
 _PATIENCE = 10.0  # Seconds in which a process ends by itself.
+# A node whose machine or process was killed is not let in again before the server has noticed that
+# it was gone, which takes a minute.
+_AGAIN = 10.0  # Seconds until a node that has ended is begun again.
+_TRIES = 12  # In a row.
+_SETTLED = 60.0  # Seconds after which a node is taken to have been let in.
 _POLL = 0.2
 _DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG of prctl.
 
@@ -76,10 +81,11 @@ class Uplink:
 
 
 def serve_client(file: Path, folder: Path, uplink: Uplink, say: Callable[[str], None]) -> None:
-    """Run the trainer of this client file, and once it listens the node, until one of them ends.
+    """Run the trainer of this client file, and once it listens the node, without end.
 
     folder: the client's own. Both end with this call, however it ends, and with them all that they
-    started. Raises FlexLoRAError where one ends by itself, naming it and its exit code.
+    started. A node that ends is begun again, beside the same trainer. Raises FlexLoRAError, with
+    the exit code, where the trainer ends, and where the node ends again and again.
     """
     environment = {**os.environ, **QUIET}
     trainer = [sys.executable, "-m", "flexlora.flower.trainer_process", str(file)]
@@ -87,12 +93,23 @@ def serve_client(file: Path, folder: Path, uplink: Uplink, say: Callable[[str], 
     (folder / NAME).unlink(missing_ok=True)
     with _begun(trainer, environment) as first:
         while not (folder / NAME).exists():
-            _require_alive({"trainer": first})
+            _require_alive(first)
             time.sleep(_POLL)
         say(f"the trainer listens in {folder}; the node goes to {uplink.address}")
-        with _begun(node, environment) as second:
-            while True:
-                _require_alive({"trainer": first, "node": second})
+        tries = 0
+        while True:
+            began = time.monotonic()
+            with _begun(node, environment) as second:
+                while second.poll() is None:
+                    _require_alive(first)
+                    time.sleep(_POLL)
+            tries = 1 if time.monotonic() - began >= _SETTLED else tries + 1
+            if tries > _TRIES:
+                raise _ended("node", second)
+            say(f"the node ended (exit code {second.returncode}); it begins again in {_AGAIN:g} s")
+            until = time.monotonic() + _AGAIN
+            while time.monotonic() < until:
+                _require_alive(first)
                 time.sleep(_POLL)
 
 
@@ -124,14 +141,16 @@ def _end(process: subprocess.Popen[bytes]) -> None:
     process.wait()
 
 
-def _require_alive(processes: dict[str, subprocess.Popen[bytes]]) -> None:
-    for name, process in processes.items():
-        code = process.poll()
-        if code is not None:
-            raise FlexLoRAError(
-                f"the client's {name} ended (exit code {code}), and so the client ends; what it "
-                "said stands above"
-            )
+def _require_alive(trainer: subprocess.Popen[bytes]) -> None:
+    if trainer.poll() is not None:
+        raise _ended("trainer", trainer)
+
+
+def _ended(name: str, process: subprocess.Popen[bytes]) -> FlexLoRAError:
+    return FlexLoRAError(
+        f"the client's {name} ended (exit code {process.returncode}), and so the client ends; what "
+        "it said stands above"
+    )
 
 
 def _node_command() -> str:

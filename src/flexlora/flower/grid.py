@@ -26,6 +26,7 @@ from flexlora.flower.register import Register
 from flexlora.flower.trainer import NOBODY
 
 _SLACK = 1 << 20  # Bytes of a reply beyond its adapter.
+_LATER = 60.0  # Seconds after the deadline for which the network keeps a message.
 _TRIES = 2  # Times that a client may ask for more of Δ than it was sent.
 
 
@@ -123,8 +124,8 @@ class Grid:
         packet = job_packet(job, self._plan.run, fresh_ask(), held)
         facts = {**packet.facts, "plan": self._plan.to_facts()}
         header, body = packed(Packet(packet.kind, packet.address, packet.parts, facts))
-        left = max(1.0, self._deadline - (self._clock() - began))
-        message = self._link.push(node, header, body, left)
+        left = max(0.0, self._deadline - (self._clock() - began))
+        message = self._link.push(node, header, body, left + _LATER)
         if message is None:
             return False
         open[message] = _Open(job, node, packet.address, held, tries)
