@@ -120,6 +120,7 @@ class Loopback:
     made: Processes
     port: int
     certificates: Certificates
+    tables: dict[str, Mapping[str, Any]] = field(default_factory=dict)
 
     @staticmethod
     def begin(made: Processes) -> Loopback:
@@ -150,6 +151,7 @@ class Loopback:
         self.node(name, tables, self.register(name))
 
     def trainer(self, name: str, tables: Mapping[str, Any]) -> None:
+        self.tables[name] = tables
         file = self.made.folder / f"{name}.toml"
         file.write_text(tomli_w.dumps(tables))
         module = "flexlora.flower.trainer_process"
@@ -175,6 +177,13 @@ class Loopback:
             *self.certificates.flags(),
             *("--node-config", f'trainer="{tables["client"]["folder"]}"'),
         )
+
+    def kill_node_of(self, name: str) -> None:
+        """The node that `flexlora flower client` has begun for this client."""
+        client = psutil.Process(self.made.running[f"client-{name}"].pid)
+        nodes = [x for x in client.children() if "flower-supernode" in " ".join(x.cmdline())]
+        assert len(nodes) == 1
+        nodes[0].kill()
 
     def by_command(self, name: str, tables: Mapping[str, Any]) -> None:
         """The same by `flexlora flower client`."""

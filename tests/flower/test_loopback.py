@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -13,6 +13,7 @@ from flexlora.config.config import Config
 from flexlora.federation.ground import Ground
 from flexlora.federation.session import Session
 from flexlora.flower.server_settings import ServerSettings
+from flexlora.runs.events import Failed, Noted
 from flexlora.runs.run_directory import Run
 from flower.states import assert_same_state
 from flower.trainers import client_tables, networked
@@ -98,3 +99,48 @@ def test_a_server_that_was_killed_goes_on_and_ends_at_the_same_bits(
     assert "goes on with the run" in told, network.told()
     Session.of(asked).play(tmp_path / "here")
     assert_same_state(there, tmp_path / "here")
+
+
+@pytest.mark.soak
+def test_a_killed_node_and_a_killed_trainer_are_failures_and_back_in_a_later_round(
+    names: list[str], network: Loopback, tmp_path: Path
+) -> None:
+    """Of each round those count that answer by its deadline; the node's command begins it again."""
+    federation = {"rounds": 14, "clients_per_round": 2}
+    plan = networked(
+        data=DATA,
+        clients={"ranks": dict.fromkeys(names, 2)},
+        federation=federation,
+        evaluation=NONE,
+    )
+    folder = tmp_path / "run"
+    settings = ServerSettings(run=str(folder), clients=2, wait=120.0, deadline=15.0)
+    network.begin_run("faults", plan, settings)
+
+    def until(event: Callable[[Run], bool]) -> None:
+        limit = time.monotonic() + 150
+        while not (folder.is_dir() and event(Run.open(folder))):
+            assert time.monotonic() < limit, network.told()
+            time.sleep(0.2)
+
+    def clients(run: Run) -> list[int]:
+        return [len(record.clients) for record in run.records()]
+
+    until(lambda run: clients(run) == [2])
+    time.sleep(3)  # The second round is on its way.
+    network.kill_node_of(names[0])
+    until(lambda run: clients(run)[1:2] == [1])
+    until(lambda run: 2 in clients(run)[2:])
+    came_back = len(clients(Run.open(folder)))
+    network.made.end(f"trainer-{names[1]}")
+    until(lambda run: 1 in clients(run)[came_back:])
+    network.trainer(names[1], network.tables[names[1]])
+    until(lambda run: clients(run)[-1] == 2 and len(clients(run)) > came_back + 1)
+    network.made.running["run-faults"].wait(timeout=150)
+    run = Run.open(folder)
+    assert len(run.records()) == 14
+    notes = [event.text for event in run.events(Noted)]
+    assert f"client {names[0]} is back" in notes
+    reasons = {event.reason for event in run.events(Failed) if event.client == names[1]}
+    assert all("no trainer answers at" in reason for reason in reasons)
+    assert reasons
