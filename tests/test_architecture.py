@@ -37,6 +37,7 @@ ORDER = [
     "engines",
     "federation",
     "planning",
+    "flower",
     "report",
     "comparing",
     "cli",
@@ -45,7 +46,8 @@ ORDER = [
 BANS = {
     "runs": {"engines"},
     "engines": {"runs"},
-    "report": {"engines", "federation"},
+    "report": {"engines", "federation", "flower"},
+    "comparing": {"flower"},
 }
 # Floors 0 and 1: torch, numpy and jaxtyping alone, and no I/O.
 PURE = set(ORDER[: ORDER.index("formats")])
@@ -233,6 +235,22 @@ def test_floors_0_and_1_are_pure(file: Path) -> None:
 
 def test_every_folder_has_a_floor() -> None:
     assert {folder(f) for f in files()} - {"__init__", "__main__"} == set(ORDER)
+
+
+def test_flower_is_imported_in_one_folder_alone_and_there_in_few_files() -> None:
+    touching = {f for f in files() if any(x.split(".")[0] == "flwr" for x in imports(f))}
+    names = ("client_app", "content", "link", "server_app")
+    assert touching == {SOURCE / "flower" / f"{name}.py" for name in names}
+
+
+def test_a_clients_command_and_trainer_load_no_flower_of_others() -> None:
+    script = (
+        "import sys, flexlora.flower.trainer, flexlora.flower.playing, flexlora.flower.beside;"
+        "assert 'flwr' not in sys.modules"
+    )
+    subprocess.run(
+        [sys.executable, "-c", script], check=True, env={"PYTHONPATH": str(SOURCE.parent)}
+    )
 
 
 def test_no_pickle_and_no_global_random_numbers() -> None:

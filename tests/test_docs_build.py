@@ -97,10 +97,12 @@ def test_every_public_name_is_in_the_reference(pages: dict[Path, Page]) -> None:
 
 
 def test_every_command_and_table_of_the_config_is_in_the_reference(pages: dict[Path, Page]) -> None:
+    from flexlora.cli.arguments import command_line, leaves
     from flexlora.cli.commands import app
 
     anchors = set().union(*(page.anchors for page in pages.values()))
-    commands = {f"flexlora-{command.name}" for command in app.registered_commands}
+    typed = leaves(command_line(app))
+    commands = {f"flexlora-{name.replace(' ', '-')}" for name in typed}
     tables = {f"config-{name}" for name in Config.model_fields}
     assert len(commands) > 6
     assert not (commands | tables) - anchors

@@ -219,15 +219,15 @@ class CommandLine(Directive):
     def run(self) -> list[nodes.Node]:
         import click
 
-        from flexlora.cli.arguments import command_line
+        from flexlora.cli.arguments import command_line, leaves
         from flexlora.cli.commands import app
 
         group: Any = command_line(app)
         sections = []
-        for name, command in group.commands.items():
+        for name, command in leaves(group).items():
             context = click.Context(command, info_name=f"flexlora {name}")
             usage = command.get_usage(context).removeprefix("Usage: ")
-            section = _section(self, f"flexlora {name}", f"flexlora-{name}")
+            section = _section(self, f"flexlora {name}", f"flexlora-{name.replace(' ', '-')}")
             section += nodes.literal_block(usage, " ".join(usage.split()), language="text")
             for paragraph in (command.help or "").split("\n\n"):
                 section += nodes.paragraph(text=" ".join(paragraph.split()))

@@ -55,6 +55,10 @@ class RoundError(FlexLoRAError):
     """A round cannot go on: no client gave a usable reply, or all weights are zero."""
 
 
+class WireError(FlexLoRAError):
+    """A message between server and client is damaged, or not the one that was waited for."""
+
+
 class RuleError(FlexLoRAError):
     """A rule does what its traits do not declare, or gives what none may give."""
 

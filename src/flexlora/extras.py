@@ -16,6 +16,7 @@ EXTRAS: Mapping[str, tuple[str, ...]] = {
     "trackio": ("accelerate", "trackio"),
     "quant": ("bitsandbytes", "accelerate"),
     "gguf": ("gguf", "accelerate"),
+    "flower": ("flwr",),
     "report": ("altair", "vl_convert"),
 }
 """Extra → the modules that it brings."""

@@ -13,6 +13,7 @@ from flexlora.cli.continue_run import continue_run
 from flexlora.cli.demo import demo
 from flexlora.cli.eval import evaluate
 from flexlora.cli.export import export
+from flexlora.cli.flower import flower
 from flexlora.cli.inspect import inspect
 from flexlora.cli.laws import laws
 from flexlora.cli.merge import merge
@@ -44,6 +45,7 @@ app.command("plan")(plan)
 app.command("probe")(probe)
 app.command("report")(report)
 app.command("laws")(laws)
+app.add_typer(flower)
 
 _debug = False
 

@@ -11,6 +11,7 @@ from typing import Any
 from flexlora.config.config import Config
 from flexlora.errors import DataError
 from flexlora.evaluation import EvalClient
+from flexlora.federation.absent import add_to, answer_tokens, truncated
 from flexlora.federation.census import Census
 from flexlora.federation.data import (
     asks_for_the_date,
@@ -40,7 +41,7 @@ from flexlora.tasks.task import Task
 
 @dataclass(frozen=True, eq=False)
 class Examples:
-    """Clients with their encoded examples, and groups of unseen ones.
+    """Clients with their encoded examples, which may be absent, and groups of unseen ones.
 
     unseen: those groups, which may be rows of clients that train.
     source: its name, and fingerprint: of all that it gave; recalled: see `Corpus`. validation, own:
@@ -78,7 +79,7 @@ class Examples:
             {client: len(part) for client, part in parts.items()}
             for parts in (self.train, self.held_out)
         )
-        tokens = {c: sum(len(x.response) for x in part) for c, part in self.held_out.items()}
+        tokens = {client: answer_tokens(part) for client, part in self.held_out.items()}
         return Known(train, held_out, tokens)
 
     def encoding_fingerprint(self) -> str:
@@ -89,8 +90,7 @@ class Examples:
         parts = [*self.train.items(), *self.held_out.items(), *((c.id, c.examples) for c in scored)]
         for client, part in parts:
             digest.update(repr((client, len(part))).encode())
-            for example in part:
-                digest.update(repr((example.prompt, example.response, example.choices)).encode())
+            add_to(digest, part)
         return digest.hexdigest()
 
     def describe(self) -> dict[str, Any]:
@@ -102,9 +102,7 @@ class Examples:
             "clients": len(self.train),
             "clients_left_out": self.left_out["clients"],
             "training_examples": sum(len(part) for part in self.train.values()),
-            "training_examples_truncated": sum(
-                e.truncated for part in self.train.values() for e in part
-            ),
+            "training_examples_truncated": sum(map(truncated, self.train.values())),
             "training_examples_left_out": self.left_out["train"],
             "validation_examples": sum(len(c.examples) for c in self.validation),
             "own_test_examples": sum(len(c.examples) for c in self.own),

@@ -16,6 +16,8 @@ from flexlora.federation.examples import Dealt, Examples
 from flexlora.models import AdaptedModel, model_fingerprint
 
 T = TypeVar("T")
+# From a model, its fingerprint and the day to what its clients, who are elsewhere, told.
+Gather = Callable[[AdaptedModel, str, date], Examples]
 _Key = tuple[Hashable, ...]
 
 
@@ -40,23 +42,30 @@ class Ground:
         outline: bool = False,
         like: Ground | None = None,
         today: date | None = None,
+        gather: Gather | None = None,
+        deal: Callable[[Config], Dealt] = Dealt.of,
     ) -> Ground:
         """Read and load what [model], [data], [partition] and the seed say, data before weights.
 
         device: instead of the config's. like: whose model or examples are taken where they were
         made of the same. today: the day that templates are told where the config does not say it
-        (default: that of `like`, else the day it is).
+        (default: that of `like`, else the day it is). gather: instead of reading any data here.
+        deal: what reads the data, and makes it clients.
         Raises InputErrors for all that can be wrong with either.
         """
         if config.model.date is not None:
             today = today_of(config)
         elif today is None:
             today = today_of(config) if like is None else like.today
+        if gather is not None:
+            model, fingerprint = _load(config, device, outline)
+            made_of = _model_key(config, device, outline), ("elsewhere",)
+            return Ground(model, fingerprint, gather(model, fingerprint, today), made_of, today)
         asked = _model_key(config, device, outline), (*_examples_key(config), today)
         if like is not None and like.made_of == asked:
             return like
         known = (None, None) if like is None else like.made_of
-        dealt = None if known[1] == asked[1] else Dealt.of(config)
+        dealt = None if known[1] == asked[1] else deal(config)
         if like is not None and known[0] == asked[0]:
             model, fingerprint = like.model, like.fingerprint
         else:

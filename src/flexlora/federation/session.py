@@ -25,19 +25,16 @@ from flexlora.federation.as_it_was import (
     require_unchanged,
     types_of,
 )
-from flexlora.federation.at_once import choose, resolved
 from flexlora.federation.at_once import read as at_once_of
+from flexlora.federation.at_once import resolved
 from flexlora.federation.collector import Plain
 from flexlora.federation.continuing import Parent
-from flexlora.federation.engine import (
-    make_engine,
-    require_begun,
-    spare_memory,
-)
+from flexlora.federation.engine import require_begun, spare_memory
 from flexlora.federation.foreseen import peaks
 from flexlora.federation.kept import kept_by, validate_kept
 from flexlora.federation.loop import Federation, last
 from flexlora.federation.observers import Observer, Observers, Recorder, Silent, started
+from flexlora.federation.place import HERE, Place
 from flexlora.federation.preview import Preview, forecast
 from flexlora.federation.rows_kept import hold_kept_rows, keep_rows
 from flexlora.federation.scoring import final_rows, validate
@@ -79,12 +76,14 @@ class Session:
         like: Setup | None = None,
         parent: Parent | None = None,
         resumed: Run | None = None,
+        place: Place = HERE,
     ) -> None:
         """Use `of`, `continuing` or `resuming`."""
         self.config = config
         self._like = like
         self._parent = parent
         self._resumed = resumed
+        self._place = place
         self.rule = played_rule(config)
         self.screens = played_screens(config)
         self.sparse_rounds = sparse_rounds(config)
@@ -92,9 +91,10 @@ class Session:
         require_trackers(config.run.trackers)
 
     @staticmethod
-    def of(config: Config, like: Setup | None = None) -> Session:
-        """A new federation. like: a setup whose model and examples are used where they fit."""
-        return Session(config, like=like)
+    def of(config: Config, like: Setup | None = None, *, place: Place = HERE) -> Session:
+        """A new federation. like: a setup whose model and examples are used where they fit;
+        place: where its clients are."""
+        return Session(config, like=like, place=place)
 
     @staticmethod
     def continuing(
@@ -116,11 +116,11 @@ class Session:
         return Session(parent.config_with(tables or {}, overrides), like=like, parent=parent)
 
     @staticmethod
-    def resuming(run: Path | str, *, like: Setup | None = None) -> Session:
-        """The same run after any stop. like: as of `of`. RunError for a folder that is no run."""
+    def resuming(run: Path | str, *, like: Setup | None = None, place: Place = HERE) -> Session:
+        """The same run after any stop. like, place: as of `of`. RunError for what is no run."""
         opened = Run.open(run)
         hold_kept_rows(opened)
-        return Session(opened.config, like=like, resumed=opened)
+        return Session(opened.config, like=like, resumed=opened, place=place)
 
     @cached_property
     def setup(self) -> Setup:
@@ -133,7 +133,7 @@ class Session:
                 resolved = self._resumed.resolved
                 threads, device = whole(resolved, "threads"), text(resolved, "device")
             require_here(self._resumed, device)
-            setup = prepare(
+            setup = self._place.prepare(
                 self.config,
                 self._like,
                 threads=threads,
@@ -147,7 +147,14 @@ class Session:
         threads_before = None if self._parent is None else self._parent.threads
         threads_now = self.config.run.threads or threads_before
         types = None if self._parent is None else self._parent.types(self.config.clients)
-        return prepare(self.config, self._like, threads=threads_now, today=self._day, types=types)
+        return self._place.prepare(
+            self.config,
+            self._like,
+            threads=threads_now,
+            device=None,
+            today=self._day,
+            types=types,
+        )
 
     @property
     def _day(self) -> date | None:
@@ -212,7 +219,7 @@ class Session:
         return Run.create(
             self.config,
             folder,
-            resolved=derived(self.setup, self.rule) | resolved(at_once),
+            resolved=derived(self.setup, self.rule) | resolved(at_once) | self._place.resolved(),
             data=described(self.setup),
             parent=start.parent if start else None,
             start=start.checkpoint() if start else None,
@@ -233,7 +240,7 @@ class Session:
             as_before = asked == self._parent.run.config.run.clients_at_once
             if asked == "auto" or (asked == "measured" and as_before):
                 return self._parent.at_once()
-        return choose(self.setup, self.rule)
+        return self._place.at_once(self.setup, self.rule)
 
     def _play(self, run: Run, observer: Observer) -> Result:
         setup, rule = self.setup, self.rule
@@ -250,6 +257,9 @@ class Session:
         def halved(round: int, clients: int) -> None:
             observer.told(Halved(round, clients))
 
+        def noted(words: str) -> None:
+            observer.told(Noted(words))
+
         def validated(state: State) -> MeanScore | None:
             if rule.traits.alone:
                 scores = validate_kept(setup, rule, state, kept_by(memories, stands.store))
@@ -257,8 +267,13 @@ class Session:
                 scores = validate(setup, require_learned(rule, rule.learned(state), state.spec))
             return None if scores is None else scores.mean()
 
-        engine = make_engine(
-            setup, rule, cohort=at_once_of(run), halved=halved, memory=run.folder / MEMORY
+        engine = self._place.engine(
+            setup,
+            rule,
+            cohort=at_once_of(run),
+            halved=halved,
+            memory=run.folder / MEMORY,
+            noted=noted,
         )
         with closing(engine):
             federation = Federation(

@@ -16,7 +16,7 @@ from flexlora.evaluation.blank import blank_references
 from flexlora.evaluation.metrics import resolve_metrics
 from flexlora.federation.census import Census
 from flexlora.federation.examples import Examples
-from flexlora.federation.ground import Ground
+from flexlora.federation.ground import Gather, Ground
 from flexlora.federation.pooled import pooled_examples, pooled_roster, pooled_schedule
 from flexlora.federation.rehearsal import rehearse
 from flexlora.federation.roster import Roster
@@ -109,6 +109,7 @@ def prepare(
     outline: bool = False,
     today: date | None = None,
     types: Mapping[str, str] | None = None,
+    gather: Gather | None = None,
 ) -> Setup:
     """Load the model and the data, make the clients, draw their types. Deterministic in the seed.
 
@@ -118,6 +119,7 @@ def prepare(
     (default: the config's). outline: without the model's weights, for looking ahead only.
     today: what chat templates are told that ask for the date (default: see `Ground.of`).
     types: client → the type that it was of before, which it keeps where the mix still has it.
+    gather: see `Ground.of`.
     Raises InputErrors for all that can be wrong with model, data or ranks, before anything trains.
     """
     threads = use_threads(threads or config.run.threads)
@@ -128,6 +130,7 @@ def prepare(
         outline=outline,
         like=None if like is None else like.ground,
         today=today,
+        gather=gather,
     )
     _require_enough(config, ground.examples)
     examples, centralised = ground.examples, config.federation.mode == "centralised"

@@ -95,6 +95,7 @@ RESOLVED: Mapping[str, Reader] = {
     "clients": counts,
     "ranks": _each(text),
     "metric": text,
+    "network": text,
     "higher_is_better": _each(truth),
 }
 PARENT: Mapping[str, Reader] = {

@@ -1,0 +1,74 @@
+"""What a client tells of itself before a run: counts and digests, and no example."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from flexlora.errors import WireError, shown
+from flexlora.flower.packets import Address, Packet
+from flexlora.formats.json_fields import counts, text
+from flexlora.runs.fields import natural, or_none
+
+DESCRIBE, DESCRIBED = "describe", "described"
+_LONGEST = 200  # Characters of a client's name.
+
+
+@dataclass(frozen=True)
+class Described:
+    """name: its operator's; rank: what it affords, None where the server is to decide.
+
+    train, validation, test: examples of its parts, as dealt; fitting: of the first, those that fit
+    `max_tokens`; truncated: of these, those of which a part was cut; held_out: those that it
+    scores; tokens: of their right answers. labels: label → examples of all parts, where its
+    operator allows it. model: fingerprint of its base; digests: of the token ids that it trains on
+    and that it scores on, salted with the run's id. held: the version of Δ that it holds.
+    """
+
+    name: str
+    rank: int | None
+    train: int
+    validation: int
+    test: int
+    fitting: int
+    truncated: int
+    held_out: int
+    tokens: int
+    labels: Mapping[str, int] | None
+    model: str
+    train_digest: str
+    held_out_digest: str
+    held: int | None
+
+    def to_packet(self, asked: Address) -> Packet:
+        facts = dict(vars(self))
+        facts["labels"] = None if self.labels is None else dict(self.labels)
+        return Packet(DESCRIBED, asked, {}, facts)
+
+    @staticmethod
+    def from_packet(packet: Packet) -> Described:
+        """Raises WireError naming what is of another type or out of range."""
+        if packet.kind != DESCRIBED:
+            raise WireError(f"a client told of itself by a {shown(packet.kind)} message")
+        facts = packet.facts
+        numbers = ("train", "validation", "test", "fitting", "truncated", "held_out", "tokens")
+        try:
+            name = text(facts, "name")
+            if not (name.isprintable() and name.strip() == name and 0 < len(name) <= _LONGEST):
+                raise ValueError(f"name is {shown(name)}, expected 1 to {_LONGEST} plain letters")
+            labels = None if facts["labels"] is None else counts(facts, "labels")
+            if labels is not None and min(labels.values(), default=0) < 0:
+                raise ValueError("labels has a negative number of examples")
+            found = {key: natural(facts, key) for key in numbers}
+            return Described(
+                name=name,
+                rank=or_none(natural)(facts, "rank"),
+                labels=labels,
+                model=text(facts, "model"),
+                train_digest=text(facts, "train_digest"),
+                held_out_digest=text(facts, "held_out_digest"),
+                held=or_none(natural)(facts, "held"),
+                **found,
+            )
+        except (ValueError, KeyError) as error:
+            raise WireError(f"what a client tells of itself cannot be used: {error}") from error

@@ -1,0 +1,85 @@
+"""A client's answer as a packet, and back. What its values may be, `federation.outcomes` says."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from flexlora.engines.jobs import Failure, Outcome, Reply, Scored
+from flexlora.errors import WireError, shown
+from flexlora.evaluation import ClientScore
+from flexlora.flower.jobs import Behind
+from flexlora.flower.packets import FAILURE, Address, Packet
+from flexlora.formats.json_fields import number, numbers, table, text, whole
+
+REPLY, SCORED, BEHIND = "reply", "scored", "behind"
+_PAYLOAD = "payload"
+
+
+def outcome_packet(outcome: Outcome, asked: Address) -> Packet:
+    """The answer to what came from this address."""
+    if isinstance(outcome, Failure):
+        return Packet(FAILURE, asked, {}, {"reason": outcome.reason})
+    if isinstance(outcome, Scored):
+        return Packet(SCORED, asked, {}, {"score": _score_facts(outcome.score)})
+    facts: dict[str, Any] = {
+        "examples": outcome.examples,
+        "loss": outcome.loss,
+        "steps": outcome.steps,
+        "tokens": outcome.tokens,
+        "seconds": outcome.seconds,
+        "score": None if outcome.score is None else _score_facts(outcome.score),
+    }
+    return Packet(REPLY, asked, {_PAYLOAD: outcome.payload}, facts)
+
+
+def behind_packet(behind: Behind, asked: Address) -> Packet:
+    return Packet(BEHIND, asked, {}, {"held": behind.held})
+
+
+def packet_outcome(packet: Packet) -> Outcome | Behind:
+    """Raises WireError for what is no answer; the rest of its values are looked at by the loop."""
+    job, client, facts = packet.address.job, packet.address.client, packet.facts
+    try:
+        if packet.kind == BEHIND:
+            return Behind(None if facts["held"] is None else whole(facts, "held"))
+        if packet.kind == FAILURE:
+            return Failure(job, client, text(facts, "reason"))
+        if packet.kind == SCORED:
+            return Scored(job, client, _score(table(facts, "score")))
+        if packet.kind != REPLY:
+            raise WireError(f"the answer is a {shown(packet.kind)} message; expected a reply")
+        score = None if facts["score"] is None else _score(table(facts, "score"))
+        return Reply(
+            job=job,
+            client=client,
+            payload=packet.parts[_PAYLOAD],
+            examples=whole(facts, "examples"),
+            loss=number(facts, "loss"),
+            steps=whole(facts, "steps"),
+            tokens=whole(facts, "tokens"),
+            seconds=number(facts, "seconds"),
+            score=score,
+        )
+    except (ValueError, KeyError, TypeError) as error:
+        raise WireError(f"a {shown(packet.kind)} message is no answer: {error}") from error
+
+
+def _score_facts(score: ClientScore) -> dict[str, Any]:
+    return {
+        "client": score.client,
+        "category": score.category,
+        "examples": score.examples,
+        "means": dict(score.means),
+        "weights": dict(score.weights),
+    }
+
+
+def _score(facts: Mapping[str, Any]) -> ClientScore:
+    return ClientScore(
+        text(facts, "client"),
+        text(facts, "category"),
+        whole(facts, "examples"),
+        numbers(facts, "means"),
+        numbers(facts, "weights"),
+    )

@@ -1,0 +1,177 @@
+"""Who the nodes are: each is asked, and known from then on by its operator's name."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from flexlora.engines.jobs import Failure
+from flexlora.errors import WireError, cut_short, seen
+from flexlora.flower.described import DESCRIBE, Described
+from flexlora.flower.nodes import Came, Link, Lost, Node, fresh_ask
+from flexlora.flower.outcomes import packet_outcome
+from flexlora.flower.packets import (
+    FAILURE,
+    Address,
+    Packet,
+    packed,
+    read_header,
+    require_address,
+    require_size,
+    unpacked,
+)
+from flexlora.flower.plan import Plan
+
+_EVERY = 2.0  # Seconds between two looks at which nodes there are.
+_AGAIN = 15.0  # Seconds after which a node that was refused is asked again.
+
+
+@dataclass(frozen=True)
+class Seat:
+    """Where a client is: its node now; None while it is away. key: what its node had first."""
+
+    node: int | None
+    key: bytes
+    described: Described
+
+
+class Register:
+    """Name → seat, of the clients that fit the run.
+
+    A node is asked when it is first seen. It is refused, with a sentence in `refused` (node → why),
+    where it cannot take part, where its base model is not the server's, and where it claims a name
+    that another connected node has, or that came with another key; a while later it is asked again,
+    for it may have been mended. A client whose node has gone is away until a node of its name
+    comes.
+    """
+
+    def __init__(
+        self,
+        link: Link,
+        plan: Plan,
+        model: str,
+        *,
+        deadline: float,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """model: fingerprint of the server's base; deadline: seconds in which nodes answer."""
+        self.seats: dict[str, Seat] = {}
+        self.noted: Callable[[str], None] = lambda _: None  # Who went, and who came back.
+        self.refused: dict[int, str] = {}
+        self._link = link
+        self._plan = plan
+        self._model = model
+        self._deadline = deadline
+        self._clock = clock
+        self._looked = -_EVERY
+        self._refused_at: dict[int, float] = {}
+        self._asked: dict[str, tuple[Node, Address, float]] = {}
+
+    @property
+    def asking(self) -> int:
+        """Nodes that have been asked and have not answered yet."""
+        return len(self._asked)
+
+    def node(self, client: str) -> int | None:
+        seat = self.seats.get(client)
+        return None if seat is None else seat.node
+
+    def look(self, *, anew: bool = False) -> None:
+        """Ask new nodes, take in what was answered, note who has gone. Called again and again.
+
+        anew: look which nodes there are, however short a time ago that was done.
+        """
+        if anew or self._clock() - self._looked >= _EVERY:
+            self._looked = self._clock()
+            self._meet(self._link.nodes())
+        for message in list(self._asked):
+            node, asked, until = self._asked[message]
+            found = self._link.pull(message)
+            if found is None and self._clock() < until:
+                continue
+            del self._asked[message]
+            if isinstance(found, Came):
+                self._take(node, asked, found)
+            else:
+                told = found.reason if isinstance(found, Lost) else "it gave no answer in time"
+                self._refuse(node, told)
+
+    def _meet(self, nodes: list[Node]) -> None:
+        here = {node.id for node in nodes}
+        for name, seat in self.seats.items():
+            if seat.node is not None and seat.node not in here:
+                self.seats[name] = replace(seat, node=None)
+                self.noted(f"client {seen(name)} has gone: its node is not connected any more")
+        now = self._clock()
+        for id in list(self.refused):
+            if id not in here or now - self._refused_at[id] >= _AGAIN:
+                del self.refused[id], self._refused_at[id]
+        known = {seat.node for seat in self.seats.values()} | self.refused.keys()
+        known |= {node.id for node, _, _ in self._asked.values()}
+        for node in nodes:
+            if node.id not in known:
+                self._ask(node)
+
+    def _ask(self, node: Node) -> None:
+        asked = Address(self._plan.run, 0, "", "", fresh_ask())
+        header, body = packed(Packet(DESCRIBE, asked, {}, {"plan": self._plan.to_facts()}))
+        message = self._link.push(node.id, header, body, self._deadline)
+        if message is None:
+            self._refuse(node, "the network took no message for it")
+        else:
+            self._asked[message] = node, asked, self._clock() + self._deadline
+
+    def _take(self, node: Node, asked: Address, came: Came) -> None:
+        try:
+            header = read_header(came.header)
+            if header.packet.kind != FAILURE:
+                require_address(header, asked)
+            require_size(header, 0)
+            packet = unpacked(header, came.body)
+            if packet.kind == FAILURE:
+                failure = packet_outcome(packet)
+                assert isinstance(failure, Failure)
+                raise WireError(failure.reason)
+            described = Described.from_packet(packet)
+        except WireError as error:
+            self._refuse(node, str(error))
+            return
+        name = described.name
+        seat = self.seats.get(name)
+        if why := self._unfit(described, node, seat):
+            self._refuse(node, why)
+        elif seat is None:
+            self.seats[name] = Seat(node.id, node.key, described)
+        else:
+            self.seats[name] = replace(seat, node=node.id)
+            self.noted(f"client {seen(name)} is back")
+
+    def _unfit(self, described: Described, node: Node, seat: Seat | None) -> str:
+        """Why a client cannot take part; "" where it can."""
+        name = seen(described.name)
+        if described.model != self._model:
+            return (
+                f"client {name} has a base model of fingerprint {seen(described.model[:12])}, the "
+                f"server one of {self._model[:12]}; give both the same weights, in the same dtype"
+            )
+        if seat is None:
+            return ""
+        if seat.key != node.key:
+            return f"a second node calls itself {name}, with another key; give it its own name"
+        if seat.node is not None:
+            return (
+                f"two clients are called {name}, nodes {seat.node} and {node.id}; give each a name "
+                "of its own (client.name)"
+            )
+        was = seat.described
+        if (described.train_digest, described.held_out_digest) != (
+            was.train_digest,
+            was.held_out_digest,
+        ):
+            return f"client {name} came back with other examples than it had when the run began"
+        return ""
+
+    def _refuse(self, node: Node, why: str) -> None:
+        self.refused[node.id] = cut_short(why, 500)
+        self._refused_at[node.id] = self._clock()

@@ -1,0 +1,99 @@
+"""The warm trainer beside a client's node: packets in, packets out; the model loaded once."""
+
+from __future__ import annotations
+
+import sys
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+
+from flexlora.adapters import Delta
+from flexlora.engines.jobs import Failure, Train
+from flexlora.errors import FlexLoRAError, WireError, cut_short, seen
+from flexlora.flower.client_file import ClientFile
+from flexlora.flower.described import DESCRIBE
+from flexlora.flower.jobs import Behind, packet_job
+from flexlora.flower.outcomes import behind_packet, outcome_packet
+from flexlora.flower.packets import (
+    Address,
+    Header,
+    Packet,
+    packed,
+    read_header,
+    require_size,
+    unpacked,
+)
+from flexlora.flower.part import Part
+from flexlora.flower.plan import Plan
+from flexlora.formats.json_fields import table
+
+NOBODY = Address("", 0, "", "", "")
+"""Of an answer to what could not be read."""
+_REASON = 2000  # Characters.
+
+
+class Trainer:
+    """Answers the server's packets for one client; whatever comes, it stays there for the next.
+
+    Every packet tells its run's plan, so that a trainer that was started anew, or that hears of a
+    new run, makes itself ready by what it is asked. A run's Δ is held in memory: a trainer that has
+    lost it says so, and is sent all of it.
+    """
+
+    def __init__(self, client: ClientFile, folder: Path) -> None:
+        self._client = client
+        self._folder = folder
+        self._part: Part | None = None
+        self._delta: Delta | None = None
+
+    def answer(self, header: bytes, body: Callable[[], bytes]) -> tuple[bytes, bytes]:
+        """body: reads the bytes behind the header, and is called once those may come."""
+        asked = NOBODY
+        try:
+            read = read_header(header)
+            asked = read.packet.address
+            return packed(self._answer(read, body))
+        except FlexLoRAError as error:
+            return packed(_failed(asked, str(error)))
+        except Exception as error:  # A fault of ours: this round's alone, and told here in full.
+            traceback.print_exc(file=sys.stderr)
+            words = " ".join(str(error).split())
+            return packed(_failed(asked, f"its trainer failed: {type(error).__name__}: {words}"))
+
+    def _answer(self, header: Header, body: Callable[[], bytes]) -> Packet:
+        asked = header.packet.address
+        part = self._part_of(header)
+        if header.packet.kind == DESCRIBE:
+            require_size(header, 0)
+            return part.describe(self._delta).to_packet(asked)
+        if asked.client != part.name:
+            raise WireError(
+                f"a job for client {seen(asked.client)} came to client {seen(part.name)}; each "
+                "client needs a trainer and a node of its own"
+            )
+        require_size(header, part.limit_bytes())
+        try:
+            job = packet_job(unpacked(header, body()), self._delta)
+        except Behind as behind:
+            return behind_packet(behind, asked)
+        if isinstance(job, Train):
+            self._delta = job.delta
+        return outcome_packet(part.do(job), asked)
+
+    def _part_of(self, header: Header) -> Part:
+        """Its part in the run that the packet is of."""
+        try:
+            plan = table(header.packet.facts, "plan")
+        except ValueError as error:
+            raise WireError(f"a message tells no run's config: {error}") from error
+        asked = Plan.from_facts(header.packet.address.run, plan)
+        if self._part is None or self._part.plan.key != asked.key:
+            ground = None if self._part is None else self._part.ground
+            if self._part is None or self._part.plan.run != asked.run:
+                self._delta = None
+            self._part = Part(self._client, asked, self._folder, ground)
+        return self._part
+
+
+def _failed(asked: Address, reason: str) -> Packet:
+    return outcome_packet(Failure(asked.job, asked.client, cut_short(reason, _REASON)), asked)

@@ -1,0 +1,231 @@
+"""A run over a network is the run in one process: the same loop, the same bits, the same folder."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from flexlora.config.config import Config
+from flexlora.errors import ConfigError, RoundError
+from flexlora.federation.ground import Ground
+from flexlora.federation.session import Session
+from flexlora.flower.client_file import parse_client
+from flexlora.flower.network import Network, names_of, require_networked
+from flexlora.flower.packets import Packet, packed, read_header, unpacked
+from flexlora.flower.trainer import Trainer
+from flexlora.rules import RULES
+from flexlora.runs.events import Event, RoundBegun, RoundEnded
+from flexlora.runs.run_directory import Run
+from flower.links import Clock, FakeLink
+from flower.states import assert_same_state
+from flower.trainers import client_tables, networked
+
+RANKS = (1, 2, 8)
+NONE = {"on_clients": "off", "every": 0, "decide_by": "server", "unseen": False}
+WHOLE = (24, 40, 64)  # A round's stack is then as large as all of Δ.
+
+
+@pytest.fixture(scope="module")
+def names() -> list[str]:
+    return sorted(Ground.of(networked()).examples.train)
+
+
+def through(trainer: Trainer) -> Callable[[Packet], Packet]:
+    def answer(packet: Packet) -> Packet:
+        header, body = packed(packet)
+        found, back = trainer.answer(header, lambda: body)
+        return unpacked(read_header(found), back)
+
+    return answer
+
+
+def linked(
+    names: list[str],
+    folder: Path,
+    ranks: Mapping[str, Any],
+    data: Mapping[str, Any] | None = None,
+) -> FakeLink:
+    """A node for each, whose trainer is in this process and is asked once for each message."""
+    link = FakeLink()
+    for place, name in enumerate(names):
+        tables = client_tables(name, folder, rank=ranks[name], labels=True)
+        tables["data"] |= data or {}
+        trainer = Trainer(parse_client(tables), folder / name)
+        link.answers[100 - place] = _once(through(trainer))
+    return link
+
+
+def _once(answer: Callable[[Packet], Packet]) -> Callable[[Packet], Packet]:
+    given: dict[str, Packet] = {}
+
+    def found(packet: Packet) -> Packet:
+        if packet.address.ask not in given:
+            given[packet.address.ask] = answer(packet)
+        return given[packet.address.ask]
+
+    return found
+
+
+def network(link: FakeLink, clients: Any = 3, run: str = "a1") -> Network:
+    clock = Clock()
+    return Network(link, run, clients, wait=60, deadline=60, clock=clock, sleep=clock.sleep)
+
+
+def asked(names: list[str], ranks: tuple[int, ...], **tables: Mapping[str, Any]) -> Config:
+    return networked(
+        clients={"ranks": dict(zip(names, ranks, strict=True)), "mix": "uniform", "types": {}},
+        **tables,
+    )
+
+
+def both(config: Config, names: list[str], folder: Path) -> tuple[Run, Run]:
+    """The same config played over a network, and in one process."""
+    Session.of(config).play(folder / "here")
+    link = linked(names, folder / "clients", config.clients.ranks)
+    Session.of(config, place=network(link)).play(folder / "there")
+    return Run.open(folder / "there"), Run.open(folder / "here")
+
+
+@pytest.mark.parametrize(
+    ("rule", "ranks"),
+    [("flexlora", RANKS), ("flora", WHOLE), ("fedsa", RANKS)],
+)
+def test_it_ends_at_the_bits_of_one_process(
+    rule: str, ranks: tuple[int, ...], names: list[str], tmp_path: Path
+) -> None:
+    """Of flora, where Δ is small enough to go whole each round."""
+    there, here = both(asked(names, ranks, rule={"name": rule}), names, tmp_path)
+    assert_same_state(there.folder, here.folder)
+    for mine, wanted in zip(there.records(), here.records(), strict=True):
+        assert mine.train_loss == wanted.train_loss
+        assert (mine.bytes_down, mine.bytes_up) == (wanted.bytes_down, wanted.bytes_up)
+        assert mine.on_clients == wanted.on_clients
+    unseen, wanted_unseen = (run.read_results() for run in (there, here))
+    assert unseen is not None
+    assert wanted_unseen is not None
+    assert [row["unseen"] for row in unseen["rows"]] == [
+        row["unseen"] for row in wanted_unseen["rows"]
+    ]
+    remembered = [(tmp_path / "clients" / name / "memory").exists() for name in names]
+    assert remembered == [rule == "fedsa"] * 3
+    assert not (there.folder / "memory").exists()
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize(
+    "tables",
+    [
+        *({"rule": {"name": rule}} for rule in sorted(RULES)),
+        {"training": {"host": "slora", "sparse_rounds": 1}},
+        {"federation": {"mode": "local"}},
+        {"screens": {"norm_clip": {"factor": 1.0}}},
+    ],
+    ids=str,
+)
+def test_every_rule_host_and_screen_ends_at_the_bits_of_one_process(
+    tables: dict[str, Any], names: list[str], tmp_path: Path
+) -> None:
+    """But for those whose Δ goes in steps, which `flora` and `florist` alone do here."""
+    there, here = both(asked(names, RANKS, evaluation=NONE, **tables), names, tmp_path)
+    assert [record.failures for record in there.records()] == [0, 0, 0]
+    if tables.get("rule", {}).get("name") not in ("flora", "florist"):
+        assert_same_state(there.folder, here.folder)
+
+
+def test_delta_that_comes_in_steps_differs_by_rounding_alone(
+    names: list[str], tmp_path: Path
+) -> None:
+    there, here = both(asked(names, RANKS, rule={"name": "flora"}), names, tmp_path)
+    mine, wanted = there.load_checkpoint("last"), here.load_checkpoint("last")
+    assert mine is not None
+    assert wanted is not None
+    for name in wanted[0]:
+        if name.endswith("|left"):
+            right = name.removesuffix("left") + "right"
+            ours, theirs = (x[0][name] @ x[0][right] for x in (mine, wanted))
+            assert (ours - theirs).norm() <= 1e-3 * theirs.norm()
+    downs = [record.bytes_down for record in there.records()]
+    assert downs == [record.bytes_down for record in here.records()]
+
+
+class Stop(Exception):
+    """Somebody pulls the plug."""
+
+
+class StopsAfter:
+    def __init__(self, round: int) -> None:
+        self.round = round
+
+    def told(self, event: Event) -> None:
+        if isinstance(event, RoundEnded) and event.record.round == self.round:
+            raise Stop
+
+
+def test_a_run_goes_on_from_its_folder_and_ends_at_the_same_bits(
+    names: list[str], tmp_path: Path
+) -> None:
+    """With every client's trainer started anew: what is personal is in its folder."""
+    config = asked(names, RANKS, rule={"name": "fedsa"})
+    Session.of(config).play(tmp_path / "here")
+    first = network(linked(names, tmp_path / "clients", config.clients.ranks))
+    with pytest.raises(Stop):
+        Session.of(config, place=first).play(tmp_path / "there", observer=StopsAfter(2))
+    run = Run.open(tmp_path / "there")
+    assert run.resolved["network"] == "a1"
+    again = network(linked(names, tmp_path / "clients", config.clients.ranks), names_of(run.data))
+    Session.resuming(run.folder, place=again).play()
+    assert_same_state(tmp_path / "there", tmp_path / "here")
+
+
+def test_ranks_come_from_clients_where_the_config_gives_none(
+    names: list[str], tmp_path: Path
+) -> None:
+    config = networked(federation={"rounds": 1})
+    link = linked(names, tmp_path / "clients", dict(zip(names, RANKS, strict=True)))
+    Session.of(config, place=network(link)).play(tmp_path / "run")
+    assert Run.open(tmp_path / "run").resolved["clients"] == {f"rank {r}": 1 for r in RANKS}
+
+
+def test_a_client_that_goes_is_a_failure_and_back_in_the_next_round(
+    names: list[str], tmp_path: Path
+) -> None:
+    config = asked(names, RANKS, evaluation=NONE)
+    link = linked(names, tmp_path / "clients", config.clients.ranks)
+    gone = link.answers[100]
+
+    class Leaves:
+        def told(self, event: Event) -> None:
+            if isinstance(event, RoundBegun) and event.round == 2:
+                del link.answers[100]
+            if isinstance(event, RoundEnded) and event.record.round == 2:
+                link.answers[7] = gone
+
+    Session.of(config, place=network(link)).play(tmp_path / "run", observer=Leaves())
+    records = Run.open(tmp_path / "run").records()
+    assert [len(record.clients) for record in records] == [3, 2, 3]
+    assert [record.failures for record in records] == [0, 1, 0]
+
+
+@pytest.mark.parametrize(
+    ("tables", "told"),
+    [
+        ({"federation": {"mode": "centralised"}}, "over a network nobody has all examples"),
+        ({"evaluation": {"validation_examples": 5}}, "set it to 0, evaluation.on_clients to"),
+        ({"evaluation": {"validation_clients": 1}}, "the server reads no client's examples"),
+        ({"rule": {"name": "mine.py:Mine"}}, "no client runs code"),
+        ({"evaluation": {"metrics": ["mine.py:f"]}}, "no client runs code"),
+    ],
+)
+def test_what_cannot_be_had_over_a_network_is_told(tables: Any, told: str) -> None:
+    with pytest.raises(ConfigError, match=told):
+        require_networked(networked(**tables))
+
+
+def test_too_few_clients_are_told_with_those_that_came(names: list[str], tmp_path: Path) -> None:
+    link = linked(names[:2], tmp_path, dict(zip(names, RANKS, strict=True)))
+    session = Session.of(networked(), place=network(link))
+    with pytest.raises(RoundError, match=rf"2 of 3 clients came \({names[0]}, .*within 60 s"):
+        _ = session.setup

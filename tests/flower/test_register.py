@@ -1,0 +1,151 @@
+"""Nodes are known by their operator's name; whoever does not fit is refused with a sentence."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from flexlora.flower.described import Described
+from flexlora.flower.nodes import Came, Lost
+from flexlora.flower.packets import FAILURE, Packet, packed
+from flexlora.flower.register import Register
+from flower.links import Answer, Clock, FakeLink
+from flower.trainers import networked, plan_of
+
+NORTH = Described("north", 4, 9, 1, 1, 9, 0, 1, 7, None, "f" * 64, "t", "h", None)
+
+
+def tells(described: Described) -> Answer:
+    return lambda packet: described.to_packet(packet.address)
+
+
+def register(link: FakeLink, clock: Clock | None = None) -> Register:
+    return Register(link, plan_of(networked()), "f" * 64, deadline=10.0, clock=clock or Clock())
+
+
+def test_a_client_is_known_by_its_name_whatever_its_node() -> None:
+    link = FakeLink({7: tells(NORTH), 3: tells(replace(NORTH, name="south"))})
+    found = register(link)
+    found.look()
+    assert (found.node("north"), found.node("south"), found.node("east")) == (7, 3, None)
+    del link.answers[7]
+    found.look(anew=True)
+    assert found.node("north") is None
+    link.answers[12] = tells(NORTH)
+    found.look(anew=True)
+    assert found.node("north") == 12
+    assert [node for node, _ in link.sent] == [3, 7, 12]  # Each is asked once.
+
+
+def changed(**changes: Any) -> Answer:
+    def answer(packet: Packet) -> Packet:
+        told = NORTH.to_packet(packet.address)
+        return Packet(told.kind, told.address, {}, {**told.facts, **changes})
+
+    return answer
+
+
+def of_version(packet: Packet) -> Packet:
+    return Packet("described", packet.address, {}, {}, "0.0.1")
+
+
+def refusing(packet: Packet) -> Packet:
+    return Packet(FAILURE, packet.address, {}, {"reason": "it has no data"})
+
+
+def to_another(packet: Packet) -> Packet:
+    return NORTH.to_packet(replace(packet.address, ask="an older one"))
+
+
+@pytest.mark.parametrize(
+    ("answer", "told"),
+    [
+        (changed(model="e" * 64), "base model of fingerprint eeeeeeeeeeee, the server one of ffff"),
+        (changed(name=""), "what a client tells of itself cannot be used: name is ''"),
+        (changed(name="a\nb"), "cannot be used: name is 'a\\nb'"),
+        (changed(train=-1), "cannot be used: train is -1"),
+        (changed(rank="high"), "cannot be used: rank is 'high'"),
+        (changed(labels=[1]), "cannot be used: labels"),
+        (changed(labels={"a": -1}), "labels has a negative number of examples"),
+        (of_version, "the other side has FlexLoRA 0.0.1"),
+        (refusing, "it has no data"),
+        (to_another, "of message 'an older one', asked was "),
+        (lambda _: Lost("Flower's error 5: gone"), "Flower's error 5: gone"),
+        (lambda _: Came(b"gossip", b""), "no header of FlexLoRA"),
+        (lambda _: Packet("reply", Packet("", _.address).address), "told of itself by a 'reply'"),
+    ],
+    ids=range(13),
+)
+def test_a_node_that_does_not_fit_is_refused(answer: Answer, told: str) -> None:
+    found = register(FakeLink({7: answer}))
+    found.look()
+    assert found.seats == {}
+    assert told in found.refused[7]
+
+
+def test_a_node_that_says_nothing_is_refused_when_its_time_is_over() -> None:
+    clock = Clock()
+    found = register(FakeLink({7: lambda _: None}), clock)
+    found.look()
+    assert found.asking == 1
+    clock.now = 11.0
+    found.look()
+    assert (found.asking, found.refused) == (0, {7: "it gave no answer in time"})
+
+
+def test_two_clients_of_one_name_are_told_apart_by_who_was_first() -> None:
+    found = register(FakeLink({3: tells(NORTH), 7: tells(NORTH)}))
+    found.look()
+    assert found.node("north") == 3
+    assert "two clients are called north, nodes 3 and 7; give each a name" in found.refused[7]
+
+
+@pytest.mark.parametrize(
+    ("key", "changes", "told"),
+    [
+        (b"another", {}, "a second node calls itself north, with another key"),
+        (b"own", {"train_digest": "x"}, "north came back with other examples"),
+    ],
+)
+def test_who_comes_back_has_to_be_who_went(
+    key: bytes, changes: Mapping[str, Any], told: str
+) -> None:
+    link = FakeLink({3: tells(NORTH)}, keys={3: b"own", 7: key})
+    found = register(link)
+    found.look()
+    link.answers = {7: tells(replace(NORTH, **changes))}
+    found.look(anew=True)
+    assert found.node("north") is None
+    assert told in found.refused[7]
+
+
+def test_who_was_refused_is_asked_again_after_a_while() -> None:
+    clock, ready = Clock(), False
+    link = FakeLink({7: lambda packet: (tells(NORTH) if ready else refusing)(packet)})
+    found = register(link, clock)
+    found.look()
+    ready = True
+    clock.now = 14.0
+    found.look()
+    assert found.node("north") is None
+    clock.now = 16.0
+    found.look()
+    assert (found.node("north"), found.refused) == (7, {})
+
+
+def test_what_travels_is_what_it_says() -> None:
+    packet = Packet("described", NORTH.to_packet(register_address()).address)
+    told = NORTH.to_packet(packet.address)
+    assert Described.from_packet(told) == NORTH
+    header, body = packed(told)
+    assert body == b""
+    assert b"north" in header
+
+
+def register_address() -> Any:
+    from flower.trainers import describe
+
+    return describe().address
