@@ -264,7 +264,7 @@ def test_a_run_that_fails_is_code_1(
     def broken(*_: object, **__: object) -> None:
         raise ZeroDivisionError("by\nzero" + "!" * 1000)
 
-    monkeypatch.setattr("flexlora.federation.session.prepare", broken)
+    monkeypatch.setattr("flexlora.federation.place.prepare", broken)
     done = flexlora("run", config, "--out", tmp_path / "s")
     assert done.code == 1
     assert done.err.startswith("flexlora: unexpected ZeroDivisionError: by zero!!!")
@@ -286,7 +286,7 @@ def test_debug_adds_the_traceback_and_keeps_the_code(
     def failing(*_: object, **__: object) -> None:
         raise RoundError("round 1: no")
 
-    monkeypatch.setattr("flexlora.federation.session.prepare", failing)
+    monkeypatch.setattr("flexlora.federation.place.prepare", failing)
     done = flexlora("--debug", "run", config)
     assert done.code == 1
     assert "RoundError: round 1: no" in done.err

@@ -102,7 +102,7 @@ def test_a_run_that_has_ended_is_not_scored_again(
     def never(*_: object, **__: object) -> None:
         raise AssertionError("the model was prepared")
 
-    monkeypatch.setattr("flexlora.federation.session.prepare", never)
+    monkeypatch.setattr("flexlora.federation.place.prepare", never)
     before = {p: p.stat().st_mtime_ns for p in result.folder.rglob("*")}
     done = flexlora("resume", result.folder)
     assert (done.code, done.err) == (0, "")

@@ -162,7 +162,7 @@ def test_what_failed_once_and_goes_well_later_has_not_failed(
         raise ModelError("the disk of the model is away; mount it")
 
     with monkeypatch.context() as without:
-        without.setattr("flexlora.federation.session.prepare", lost)
+        without.setattr("flexlora.federation.place.prepare", lost)
         _, failed = played(ASKED, copied)
         assert list(failed) == ["cells/fedit/0"]
     _, failed = played(ASKED, copied)
@@ -182,7 +182,7 @@ def test_a_stop_that_a_library_took_for_an_error_is_no_failure(
     def cut_short(*_: object, **__: object) -> Setup:
         raise ModelError("the model is broken")
 
-    monkeypatch.setattr("flexlora.federation.session.prepare", cut_short)
+    monkeypatch.setattr("flexlora.federation.place.prepare", cut_short)
     player = Player(ASKED, copied, Stopped(), Failures(copied))
     with pytest.raises(ModelError):
         player.play(plan.cells(ASKED, copied, {"fedit": None}))

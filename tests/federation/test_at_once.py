@@ -14,7 +14,11 @@ import torch
 from commands import Flexlora, caller
 from federation.odd_rules import short_of
 from flexlora.errors import RunError
+<<<<<<< HEAD
 from flexlora.federation import Setup, at_once, engine, foreseen, prepare, resume, run, session
+=======
+from flexlora.federation import Setup, at_once, engine, place, prepare, resume, run
+>>>>>>> a35397edb3492b0d88a9181679790e139628243a
 from flexlora.federation.observers import Silent
 from flexlora.models import AdaptedModel, load_model
 from flexlora.rules import RULES, make_rule
@@ -103,7 +107,7 @@ def test_a_resume_reads_the_number_and_does_not_measure(
         return engines[-1]
 
     monkeypatch.setattr(at_once, "choose_cohort_size", never)
-    monkeypatch.setattr(session, "make_engine", seen)
+    monkeypatch.setattr(place, "make_engine", seen)
     resume(tmp_path / "r")
     assert [engine.cohort for engine in engines] == [3]
 
