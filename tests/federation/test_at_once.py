@@ -14,11 +14,7 @@ import torch
 from commands import Flexlora, caller
 from federation.odd_rules import short_of
 from flexlora.errors import RunError
-<<<<<<< HEAD
-from flexlora.federation import Setup, at_once, engine, foreseen, prepare, resume, run, session
-=======
-from flexlora.federation import Setup, at_once, engine, place, prepare, resume, run
->>>>>>> a35397edb3492b0d88a9181679790e139628243a
+from flexlora.federation import Setup, at_once, engine, foreseen, place, prepare, resume, run
 from flexlora.federation.observers import Silent
 from flexlora.models import AdaptedModel, load_model
 from flexlora.rules import RULES, make_rule
