@@ -113,7 +113,7 @@ def test_a_real_process_keeps_stdout_for_json_though_a_tracker_talks(
 def test_a_dry_run_is_one_document(flexlora: Flexlora, config: Path, tmp_path: Path) -> None:
     done = flexlora("run", config, "--out", tmp_path / "r", "--dry-run", "--json")
     plan = strict(done.out)
-    assert set(plan) == {"config", "data", "forecast", "layers", "parent"}
+    assert set(plan) == {"config", "data", "forecast", "layers", "memory", "parent"}
     assert plan["config"]["federation"]["rounds"] == 2
     assert {kind["name"] for kind in plan["forecast"]["types"]} == {"low", "high"}
     assert len(plan["data"]["partition"]["clients"]) == plan["data"]["clients"] == 4

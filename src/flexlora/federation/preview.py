@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -11,7 +12,7 @@ from typing import Any
 from flexlora.adapters import Adapter, factors_payload
 from flexlora.allocation.capacity import capacity_bits
 from flexlora.evaluation.metrics import chance_bits
-from flexlora.federation.foreseen import Peaks
+from flexlora.federation.foreseen import Peaks, peaks
 from flexlora.federation.sending import Sender
 from flexlora.federation.setup import Setup
 from flexlora.federation.sparse_stage import sparse_stage
@@ -24,13 +25,18 @@ from flexlora.runs.run_directory import Record
 @dataclass(frozen=True, eq=False)
 class Preview:
     """setup: perhaps without the model's weights; forecast: of what is sent; parent: what the run
-    would begin from, as in parent.json, None for the bare base; memory: of training, by type.
+    would begin from, as in parent.json, None for the bare base; rule: under which.
     """
 
     setup: Setup
     forecast: Forecast
     parent: Record | None
-    memory: Peaks
+    rule: Rule
+
+    @cached_property
+    def memory(self) -> Peaks:
+        """Of training, by client type; found when it is asked for, which takes seconds."""
+        return peaks(self.setup, self.rule)
 
 
 @dataclass(frozen=True)
