@@ -29,16 +29,7 @@ from flexlora.federation.at_once import read as at_once_of
 from flexlora.federation.at_once import resolved
 from flexlora.federation.collector import Plain
 from flexlora.federation.continuing import Parent
-<<<<<<< HEAD
 from flexlora.federation.engine import require_begun, spare_memory
-from flexlora.federation.foreseen import peaks
-=======
-from flexlora.federation.engine import (
-    make_engine,
-    require_begun,
-    spare_memory,
-)
->>>>>>> 8595517fd88b52f840e1b2414a6be036914229b0
 from flexlora.federation.kept import kept_by, validate_kept
 from flexlora.federation.loop import Federation, last
 from flexlora.federation.observers import Observer, Observers, Recorder, Silent, started
