@@ -99,7 +99,7 @@ def test_what_is_finished_is_shown_without_weights_while_the_rest_is_not(
     assert lines[0].startswith("loss on the clients' own test examples, full state; mean ± half of")
     assert "No primary comparison was fixed in the config" in done.out
     assert "Not finished: of 2 seeds, some arms have fewer: fedit (1)." in done.out
-    assert "tables: table.csv, table.md, table.parquet" in lines
+    assert "tables: table.csv, table.md, table.parquet, arms.svg" in lines
     assert "fedit" in (out / "table.md").read_text()
     for arm, seeds in (("flexlora", 2), ("fedit", 1), ("base", 2)):
         assert any(x.startswith(f"  {arm}: ") and f"({seeds} of 2" in x for x in lines), done.out

@@ -52,6 +52,7 @@ WANTED = {
     "clients": "an object",
     "ranks": "an object",
     "metric": "a text",
+    "network": "a text",
     "higher_is_better": "an object",
 }
 
