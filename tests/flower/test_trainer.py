@@ -225,3 +225,20 @@ def test_one_client_holds_all_rows_unless_it_is_named(tmp_path: Path) -> None:
     found = Described.from_packet(ask(made, describe(), plan_of(CONFIG)))
     everything = Ground.of(CONFIG).examples.census.clients
     assert found.train == sum(holding.train for holding in everything)
+
+
+def test_what_a_server_calls_a_run_becomes_no_path(
+    setup: Setup, client: str, tmp_path: Path
+) -> None:
+    folder = tmp_path / "there" / "client"
+    config, run = networked(rule={"name": "fedsa"}), "../../away"
+    trainer = Trainer(client_file(client, folder), folder)
+    ask(trainer, describe(run), plan_of(config, run))
+    jobs = first_jobs(setup, make_rule("fedsa"))
+    job = next(job for job in jobs if job.client == client)
+    found = packet_outcome(ask(trainer, job_packet(job, run, "ask", None), plan_of(config, run)))
+    assert isinstance(found, Reply), found
+    assert list(tmp_path.iterdir()) == [tmp_path / "there"]
+    assert list((tmp_path / "there").iterdir()) == [folder]
+    (memory,) = (folder / "memory").iterdir()
+    assert memory.name.isalnum()
