@@ -25,21 +25,11 @@ them can have. Empty for a model whose passes cannot be played without numbers."
 
 def peaks(setup: Setup, rule: Rule) -> Peaks:
     """Of every type that clients have."""
-    recipe, model = setup.settings.schedule.recipe, setup.config.model
     shape = _shape(setup)
     found = {}
     for kind, held in setup.roster.ranks.items():
         clients = [client for client, its in setup.roster.types.items() if its == kind]
-        batch, tokens = _largest_batch(setup, clients, recipe.batch_size)
-        setting = Setting(
-            batch=batch,
-            length=-(-tokens // batch),
-            dtype=model.dtype,
-            optimiser=recipe.optimiser,
-            checkpointing=model.checkpointing,
-            quantise=model.quantise,
-            origin=rule.traits.origin,
-        )
+        setting = _setting(setup, rule, clients)
         try:
             footprint = _footprint(setup, setting)
         except ModelError:
@@ -52,24 +42,29 @@ def peaks(setup: Setup, rule: Rule) -> Peaks:
 def cohort_peak(setup: Setup, rule: Rule, clients: int) -> float | None:
     """Bytes on top of the model while so many train in one pass, each at the highest rank and on
     the largest batch that any of them has; None where it cannot be foreseen."""
-    recipe, model, spec = setup.settings.schedule.recipe, setup.config.model, setup.spec
-    batch, tokens = _largest_batch(setup, list(setup.examples.train), recipe.batch_size)
-    setting = Setting(
-        batch=batch,
-        length=-(-tokens // batch),
-        dtype=model.dtype,
-        optimiser=recipe.optimiser,
-        checkpointing=model.checkpointing,
-        quantise=model.quantise,
-        cohort=clients,
-        origin=rule.traits.origin,
-    )
+    spec = setup.spec
+    setting = replace(_setting(setup, rule, list(setup.examples.train)), cohort=clients)
     try:
         footprint = _footprint(setup, setting)
     except ModelError:
         return None
     ranks = spec.highest if rule.traits.mixed_ranks else spec.lowest
     return training_memory(_shape(setup), footprint, ranks, setting).training
+
+
+def _setting(setup: Setup, rule: Rule, clients: Sequence[str]) -> Setting:
+    """How one of these clients trains on the largest batch that any of them has."""
+    recipe, model = setup.settings.schedule.recipe, setup.config.model
+    batch, tokens = _largest_batch(setup, clients, recipe.batch_size)
+    return Setting(
+        batch=batch,
+        length=-(-tokens // batch),
+        dtype=model.dtype,
+        optimiser=recipe.optimiser,
+        checkpointing=model.checkpointing,
+        quantise=model.quantise,
+        origin=rule.traits.origin,
+    )
 
 
 def _shape(setup: Setup) -> ModelShape:
