@@ -190,7 +190,9 @@ def test_what_a_rank_cannot_hold_is_told_of_spectra_that_are_longer_than_what_is
 
 def test_of_a_comparison_that_has_just_begun_there_are_tables_too(tmp_path: Path) -> None:
     begin(comparison(primary=["flexlora", "fedit"], level=0.5), tmp_path / "out")
+    (tmp_path / "out" / "arms.svg").write_text("of before")
     written = write_tables(tmp_path / "out")
+    assert not (tmp_path / "out" / "arms.svg").exists()
     assert written.told[0].endswith("not known yet, for no seed has a value of both.")
     assert (tmp_path / "out" / "table.csv").read_text() == ",".join(COLUMNS) + "\n"
     assert (

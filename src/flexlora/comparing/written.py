@@ -6,6 +6,7 @@ import csv
 import io
 from collections.abc import Iterable
 from dataclasses import astuple, dataclass
+from functools import partial
 from pathlib import Path
 
 from flexlora.comparing.findings import Findings
@@ -42,24 +43,21 @@ def write_tables(out: Path) -> Written:
     atomic_write(out / CSV, csv_text(findings.tidy.rows))
     title = f"Comparison {findings.name}"
     atomic_write(out / MARKDOWN, markdown(section(findings), title))
-    files = [out / CSV, out / MARKDOWN]
-    try:
-        write_parquet(findings.tidy.rows, out / PARQUET)
-        files.append(out / PARQUET)
-    except ConfigError as error:
-        (out / PARQUET).unlink(missing_ok=True)  # One of before would not hold the same.
-        told.append(f"{error}; {CSV} holds the same.")
-    try:
-        if draw(findings, out / PICTURE):
-            files.append(out / PICTURE)
-    except ConfigError as error:
-        (out / PICTURE).unlink(missing_ok=True)
-        told.append(f"{error}; {MARKDOWN} holds its numbers.")
-    return Written(findings, tuple(files), tuple(told))
+    for name, write, instead in (
+        (PARQUET, partial(write_parquet, findings.tidy.rows), f"{CSV} holds the same."),
+        (PICTURE, partial(draw, findings), f"{MARKDOWN} holds its numbers."),
+    ):
+        try:
+            write(out / name)
+        except ConfigError as error:
+            (out / name).unlink(missing_ok=True)  # One of before would not hold the same.
+            told.append(f"{error}; {instead}")
+    made = (out / name for name in (CSV, MARKDOWN, PARQUET, PICTURE))
+    return Written(findings, tuple(path for path in made if path.exists()), tuple(told))
 
 
-def draw(findings: Findings, path: Path) -> bool:
-    """The arms with their intervals, as SVG; False where nothing is finished that could be drawn.
+def draw(findings: Findings, path: Path) -> None:
+    """The arms with their intervals, as SVG; no file where nothing is finished.
 
     Raises ConfigError where the extra flexlora[report] is not installed.
     """
@@ -68,9 +66,10 @@ def draw(findings: Findings, path: Path) -> bool:
     from flexlora.report.drawn import drawn
 
     figure = by_arm(findings)
-    if figure is not None:
+    if figure is None:
+        path.unlink(missing_ok=True)
+    else:
         atomic_write(path, drawn(figure.spec))
-    return figure is not None
 
 
 def csv_text(rows: Iterable[Row]) -> str:
