@@ -32,9 +32,7 @@ def process(*arguments: object) -> Iterator[tuple[subprocess.Popen[str], str]]:
     command = [*PROCESS, "watch", *map(str, arguments), "--port", "0"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     pipe = subprocess.PIPE
-    with subprocess.Popen(
-        command, stdout=pipe, stderr=pipe, text=True, env=environment
-    ) as started:
+    with subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, env=environment) as started:
         try:
             assert started.stdout is not None
             assert started.stdout.readline() == "watching 1 run, until Ctrl-C, at\n"
@@ -61,9 +59,7 @@ def test_other_machines_need_the_token_that_is_printed(run: Path) -> None:
         here, token = f"http://127.0.0.1:{found[1]}/", found[2]
         with pytest.raises(OSError, match="401"):
             build_opener().open(here, timeout=20)
-        with build_opener(HTTPCookieProcessor()).open(
-            f"{here}?token={token}", timeout=20
-        ) as page:
+        with build_opener(HTTPCookieProcessor()).open(f"{here}?token={token}", timeout=20) as page:
             assert page.url == f"{here}run/r"
         started.send_signal(signal.SIGINT)
         assert started.wait(20) == 130

@@ -63,10 +63,11 @@ class Browser:
         return [line["message"] for line in self.driver.get_log("browser")]
 
     def requests(self) -> list[str]:
-        """Addresses asked for since `open`."""
+        """Addresses that pages asked for since `open`; not what the browser's own first tab did."""
         messages = (json.loads(x["message"])["message"] for x in self.driver.get_log("performance"))
         sent = (x["params"] for x in messages if x["method"] == "Network.requestWillBeSent")
-        return [x["request"]["url"] for x in sent]
+        asked = [x["request"]["url"] for x in sent]
+        return [url for url in asked if not url.startswith("chrome:")]
 
 
 def require_browser() -> None:

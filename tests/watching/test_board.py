@@ -77,7 +77,8 @@ def test_a_page_that_was_away_too_long_is_told_all(
     assert messages[1]["whole"]
 
 
-def test_runs_that_come_to_a_folder_are_found(tmp_path: Path, at_once: None) -> None:
+@pytest.mark.usefixtures("at_once")
+def test_runs_that_come_to_a_folder_are_found(tmp_path: Path) -> None:
     Played(tmp_path / "runs" / "a")
     (tmp_path / "runs" / "notes").mkdir()
     seen = made(tmp_path / "runs")
@@ -90,7 +91,8 @@ def test_runs_that_come_to_a_folder_are_found(tmp_path: Path, at_once: None) -> 
     assert slugs(messages) == ["a-b"]
 
 
-def test_a_comparison_shows_its_cells_before_they_are_there(tmp_path: Path, at_once: None) -> None:
+@pytest.mark.usefixtures("at_once")
+def test_a_comparison_shows_its_cells_before_they_are_there(tmp_path: Path) -> None:
     asked, out = comparison(rules=["fedit", "flexlora"], seeds=[0, 1]), tmp_path / "ours"
     begin(asked, out)
     seen = made(out)
@@ -122,8 +124,9 @@ def test_names_are_told_apart(tmp_path: Path) -> None:
     assert slugs(made(*folders).since("", "")[1]) == ["r", "r-2"]
 
 
+@pytest.mark.usefixtures("at_once")
 def test_more_runs_than_one_server_watches_are_counted(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at_once: None
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(places, "MOST", 2)
     for name in "abc":

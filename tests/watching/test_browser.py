@@ -1,4 +1,4 @@
-"""The live page in a real browser: it follows rounds, and what becomes of runs and of the server."""
+"""The live page in a real browser: it follows rounds, runs and the server."""
 
 from __future__ import annotations
 
@@ -177,7 +177,10 @@ def test_all_of_it_by_keyboard(browser: Browser, runs: dict[str, Played]) -> Non
         browser.open(server.address)
         link = browser.driver.find_element(By.CSS_SELECTOR, "a[href='/run/first']")
         link.send_keys(Keys.ENTER)
-        until(browser, "location.pathname === '/run/first' && !!document.querySelector('svg.clients path')")
+        until(
+            browser,
+            "location.pathname === '/run/first' && !!document.querySelector('svg.clients path')",
+        )
         clients = browser.driver.find_element(By.CSS_SELECTOR, "svg.clients")
         clients.send_keys(Keys.ARROW_RIGHT)
         says(browser, "client-0000, laptop: replied, loss ")

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from flexlora.cli.standing_words import event_words
-from flexlora.formats.checked import with_check
+from flexlora.evaluation import MeanScore
+from flexlora.formats.checked import checked, with_check
 from flexlora.runs.events import Event, Noted
+from flexlora.runs.records import ClientScores, OnClients, Spread
 from flexlora.runs.run_directory import Run
 from flexlora.watching import live, tail
 from flexlora.watching.live import LiveRun
+from flexlora.watching.values import measure, point
+from small import round_record
 from watching.played import Played
 
 Changes = dict[str, Any]
@@ -78,6 +83,7 @@ def test_parts_add_up_to_the_whole(tmp_path: Path) -> None:
         state = added(state, run.look())
     assert [point[0] for point in state["points"]] == [1, 2, 3, 4, 5]
     assert state["head"]["state"] == "finished"
+    assert state["head"]["outcome"] == [["full state", "8", {"loss": 1.5}]]
     assert sentences(run) == [
         "Begun",
         "Round 1: client client-0000 left out: out of memory",
@@ -139,7 +145,7 @@ def test_what_is_not_known_here_is_shown_as_it_stands(tmp_path: Path) -> None:
     told = "Client rested: client c\\u202e1, rounds 2, 3, why failures 3"
     assert sentences(run) == ["Begun", told, "A note"]
 
-    def nothing(event: Event) -> str:
+    def nothing(_: Event) -> str:
         return ""
 
     silent = LiveRun("r", "r", played.run.folder, nothing)
@@ -185,14 +191,13 @@ def test_replies_of_rounds_that_are_over_are_not_read(
     for round in range(1, 9):
         played.whole_round(round)
     taken: list[str] = []
-    checked = live.checked
 
     def counting(line: bytes, before: str) -> tuple[Changes, str]:
         record, check = checked(line, before)
         taken.append(record["event"])
         return record, check
 
-    monkeypatch.setattr(live, "checked", counting)
+    monkeypatch.setattr("flexlora.watching.live.checked", counting)
     run = watched(played.run)
     run.look()
     assert len(run.whole()["answers"]) == 50
@@ -202,6 +207,22 @@ def test_replies_of_rounds_that_are_over_are_not_read(
     pieces = watched(played.run)
     pieces.look()
     assert pieces.whole()["answers"] == run.whole()["answers"]
+
+
+def test_what_clients_scored_stands_beside_the_servers_scores() -> None:
+    """By a name of its own, since both may be of one metric."""
+    scores = ClientScores(2, 9, {"rouge_l": Spread(30.0, 10.0, 5.0), "loss": Spread(2.0, 3.0, 0.5)})
+    record = round_record(
+        3,
+        validation=MeanScore(2, 9, {"loss": 1.25, "bits": math.nan}),
+        on_clients=OnClients(scores, None, 0, 500),
+    )
+    values = point(record, "rouge_l")
+    assert values == [3, 1.25, 2, 0, 10.0, 1_000_500, 2_000_000, values[-1]]
+    assert values[-1] == {"loss": 1.25, "rouge_l on clients": 30.0}
+    assert measure("rouge_l on clients")["label"] == "ROUGE-L, on clients"
+    assert measure("loss")["axis"] == "loss (nats per token)"
+    assert measure("my_metric")["label"] == "my_metric"
 
 
 def test_sentences_are_bounded_and_counted(tmp_path: Path) -> None:

@@ -56,9 +56,9 @@ def test_the_page_and_all_its_files(server: Serving) -> None:
     for name, (_, kind) in FILES.items():
         answer = server.ask(f"/files/{name}")
         assert (answer.status, answer.headers["content-type"].partition(";")[0]) == (200, kind)
-    assert "http:" not in page.text + "".join(server.ask(f"/files/{x}").text for x in FILES).replace(
-        "http://www.w3.org/2000/svg", ""
-    )
+    assert "http:" not in page.text + "".join(
+        server.ask(f"/files/{x}").text for x in FILES
+    ).replace("http://www.w3.org/2000/svg", "")
     assert server.ask("/run/second").text == page.text
 
 
@@ -130,9 +130,7 @@ def test_nothing_but_get_is_answered(server: Serving, method: str) -> None:
         ("0x7f000001", 421),
     ],
 )
-def test_a_foreign_name_for_this_server_is_refused(
-    server: Serving, host: str, status: int
-) -> None:
+def test_a_foreign_name_for_this_server_is_refused(server: Serving, host: str, status: int) -> None:
     assert server.ask("/", Host=host).status == status
     assert server.ask("/stream", Host=host).status == status if status != 200 else True
 
@@ -178,7 +176,9 @@ def test_the_token_becomes_a_cookie_and_leaves_the_address(guarded: Serving) -> 
     assert guarded.ask("/run/first", Cookie=kept, Host="evil.example").status == 421
 
 
-@pytest.mark.parametrize("path", ["//evil.example/x", "/\\evil.example", "/%5cevil.example", "/%0d"])
+@pytest.mark.parametrize(
+    "path", ["//evil.example/x", "/\\evil.example", "/%5cevil.example", "/%0d"]
+)
 def test_the_token_leads_to_no_other_server(guarded: Serving, path: str) -> None:
     answer = guarded.ask(f"{path}?token={TOKEN}")
     assert answer.status == 303
@@ -207,14 +207,15 @@ def test_the_stream_tells_what_comes_and_goes_on_where_it_was(played: Played) ->
         assert next(events)[1][1]["whole"]  # Another server: all of it again.
 
 
-def test_nobody_looks_and_nothing_is_read(
-    played: Played, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_nobody_looks_and_nothing_is_read(played: Played, monkeypatch: pytest.MonkeyPatch) -> None:
     looks: list[int] = []
+
+    def looked(_: object) -> bool:
+        looks.append(1)
+        return False
+
     with serving(played.run.folder.parent) as made:
-        monkeypatch.setattr(
-            "flexlora.watching.board.Board.look", lambda self: looks.append(1) or False
-        )
+        monkeypatch.setattr("flexlora.watching.board.Board.look", looked)
         assert made.ask("/").status == 200
         assert looks == []
         with made.listening("/stream") as events:

@@ -51,7 +51,7 @@ def test_what_has_not_changed_is_not_opened(
     follower = Tail(path)
     follower.read()
     opened: list[object] = []
-    monkeypatch.setattr("builtins.open", lambda *a, **k: opened.append(a))
+    monkeypatch.setattr("builtins.open", lambda *a, **_: opened.append(a))
     for _ in range(20):
         assert follower.read() == (False, [])
     assert opened == []

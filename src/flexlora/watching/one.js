@@ -2,7 +2,7 @@
 
 import { Chart } from "/files/chart.js";
 import { Round } from "/files/round.js";
-import { TRAINING, at, badge, el, latest, measured, number, phase, put, size, timeWords, whole } from "/files/words.js";
+import { TRAINING, at, badge, el, latest, measured, number, phase, put, size, table, timeWords, whole } from "/files/words.js";
 
 const SHOWN = 40; // Sentences that are there before one asks for more.
 
@@ -32,7 +32,8 @@ export class One {
       this.tell();
     });
     const told = el("section", { "aria-labelledby": "told" }, el("h2", { id: "told" }, "What happened"), this.log, this.more);
-    this.nodes = [el("section", { class: "top", "aria-label": "How it stands" }, this.warning, this.bar, this.now, this.list, this.round.node), this.curves, told];
+    this.outcome = el("section", { "aria-labelledby": "outcome", hidden: true }, el("h2", { id: "outcome" }, "Outcome"), el("div"));
+    this.nodes = [el("section", { class: "top", "aria-label": "How it stands" }, this.warning, this.bar, this.now, this.list, this.round.node), this.outcome, this.curves, told];
   }
 
   get path() {
@@ -51,6 +52,7 @@ export class One {
     this.stand();
     this.round.draw(run);
     if (head.state === "finished" || head.state === "not scored") this.round.node.hidden = true;
+    this.score();
     this.curve();
     this.tell();
     this.announce(frame);
@@ -97,6 +99,18 @@ export class One {
     this.tile("Time", elapsed, left || (this.run.head.state === "running" ? "since it was started" : "as it was played last"));
   }
 
+  // The final scores, once they are there.
+  score() {
+    const { outcome = [] } = this.run.head;
+    if (this.scored === outcome.length) return;
+    this.scored = outcome.length;
+    this.outcome.hidden = !outcome.length;
+    const names = [...new Set(outcome.flatMap((row) => Object.keys(row[2])))].map((name) => measured(this.run, name));
+    const rows = outcome.map(([state, ranks, values]) => [state, ranks || "–", ...names.map((m) => number(values[m.name], m.digits))]);
+    const columns = ["state", "ranks", ...names.map((m) => m.label)];
+    this.outcome.lastChild.replaceChildren(table("Scores on unseen examples", columns, rows, [false, false, ...names.map(() => true)]));
+  }
+
   curve() {
     const { head, points } = this.run;
     this.none.hidden = points.length > 0;
@@ -128,7 +142,7 @@ export class One {
     const key = told.length ? `${told.length} ${lost} ${told[told.length - 1][0]} ${shown.length}` : "";
     if (key === this.key) return;
     this.key = key;
-    const items = shown.map(([when, words, tone]) => el("li", { class: tone || null }, el("time", { datetime: new Date(when * 1000).toISOString() }, at(when)), el("span", {}, words)));
+    const items = shown.map(([when, words, tone]) => el("li", { class: tone || null }, el("time", {}, at(when)), el("span", {}, words)));
     this.log.replaceChildren(...items.reverse());
     const beyond = told.length - shown.length;
     this.more.hidden = !beyond;

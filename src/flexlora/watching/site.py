@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from importlib import resources
 
 from starlette.applications import Starlette
@@ -36,13 +36,11 @@ _REPORT = (
     "frame-ancestors 'none'"
 )
 _SCRIPT, _STYLE = "text/javascript", "text/css"
-FILES: dict[str, tuple[str, str]] = {
+_SCRIPTS = ("main.js", "stream.js", "words.js", "chart.js", "round.js", "one.js", "all.js")
+FILES: Mapping[str, tuple[str, str]] = {
     "page.css": ("flexlora.report", _STYLE),
     "watch.css": ("flexlora.watching", _STYLE),
-    **{
-        name: ("flexlora.watching", _SCRIPT)
-        for name in ("main.js", "stream.js", "words.js", "chart.js", "round.js", "one.js", "all.js")
-    },
+    **dict.fromkeys(_SCRIPTS, ("flexlora.watching", _SCRIPT)),
 }
 """What the page loads: name → the package that has it, and its kind."""
 
@@ -125,7 +123,7 @@ class _Pages:
         return slug
 
 
-async def _refused(request: Request, error: Exception) -> Response:
+async def _refused(_: Request, error: Exception) -> Response:
     status = error.status_code if isinstance(error, HTTPException) else 500
     words = "There is no such page here; begin at /.\n" if status == 404 else "Refused.\n"
     return PlainTextResponse(words, status)

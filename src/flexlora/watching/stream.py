@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import time
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -44,9 +45,9 @@ class Stream:
             told = time.monotonic()
             while not self.closing():
                 news = self._news
-                name, messages = await self._work(lambda: self.board.since(last, slug))
-                if messages or not last:
-                    yield f"id: {name}\ndata: {json_text(messages)}\n\n"
+                name, text = await self._work(functools.partial(self._since, last, slug))
+                if text:
+                    yield text
                     told = time.monotonic()
                 elif time.monotonic() > told + BEAT:
                     yield ": still here\n\n"
@@ -58,6 +59,11 @@ class Stream:
                     continue
         finally:
             self._readers -= 1
+
+    def _since(self, last: str, slug: str) -> tuple[str, str]:
+        """(the last message's number, the event or ""); written here, where nothing changes."""
+        name, messages = self.board.since(last, slug)
+        return name, f"id: {name}\ndata: {json_text(messages)}\n\n" if messages else ""
 
     async def _tick(self) -> None:
         while self._readers and not self.closing():

@@ -44,6 +44,7 @@ export function size(bytes) {
 
 export function at(seconds) {
   const when = new Date(seconds * 1000);
+  if (Number.isNaN(when.getTime())) return "–";
   const day = when.toDateString() === new Date().toDateString() ? "" : `${when.toLocaleDateString()} `;
   return day + when.toLocaleTimeString([], { hour: "2-digit", minute: "2-digit", second: "2-digit", hourCycle: "h23" });
 }
