@@ -58,8 +58,15 @@ def says(browser: Browser, words: str) -> None:
 SQUARES = "[0, 1, 2].map(i => document.querySelectorAll(`.clients .client-${i}`).length)"
 
 
-@pytest.mark.parametrize("path", ["/", "/run/first", "/run/done"])
-@pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (390, "dark")])
+@pytest.mark.parametrize(
+    ("path", "width", "scheme"),
+    [
+        ("/", 1280, "light"),
+        ("/", 390, "dark"),
+        ("/run/first", 390, "light"),
+        ("/run/done", 1280, "dark"),
+    ],
+)
 def test_a_page(
     browser: Browser, runs: dict[str, Played], path: str, width: int, scheme: str
 ) -> None:

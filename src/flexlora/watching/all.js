@@ -61,6 +61,7 @@ export class All {
         const swatch = el("i", { class: "swatch" });
         swatch.style.setProperty("--key", this.colour(arm));
         const made = seeds.map((seed) => {
+          if (!row[seed]) return el("td", { class: "cell" }, "–"); // Beyond what is watched.
           const cell = el("a", { href: `/run/${row[seed]}`, class: "cell" });
           table.cells.set(row[seed], cell);
           return el("td", {}, cell);

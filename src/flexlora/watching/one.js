@@ -32,7 +32,7 @@ export class One {
       this.tell();
     });
     const told = el("section", { "aria-labelledby": "told" }, el("h2", { id: "told" }, "What happened"), this.log, this.more);
-    this.outcome = el("section", { "aria-labelledby": "outcome", hidden: true }, el("h2", { id: "outcome" }, "Outcome"), el("div"));
+    this.outcome = el("section", { "aria-labelledby": "outcome", hidden: true }, el("h2", { id: "outcome" }, "Outcome"), el("p", { class: "note" }, "Scores on unseen examples."), el("div"));
     this.nodes = [el("section", { class: "top", "aria-label": "How it stands" }, this.warning, this.bar, this.now, this.list, this.round.node), this.outcome, this.curves, told];
   }
 

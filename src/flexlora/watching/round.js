@@ -20,7 +20,7 @@ export class Round {
     });
     this.svg = document.createElementNS(NS, "svg");
     for (const [key, value] of Object.entries({ role: "img", tabindex: "0", class: "clients" })) this.svg.setAttribute(key, value);
-    this.plot = el("div", { class: "plot" }, this.svg);
+    this.plot = el("div", { class: "plot low" }, this.svg);
     this.said = el("p", { class: "readout", role: "status" });
     this.list = folded("Clients", () => this.table());
     this.node = el("figure", { "aria-label": "Clients of the round" }, this.title, this.keys, this.plot, this.said, this.list.node);
