@@ -11,7 +11,7 @@ from typing import Any, final
 from flexlora.watching.places import Places
 
 # Seconds until a run's files are looked at again, by its state.
-PACE: Mapping[str, float] = {"running": 0.3, "stopped": 1.0, "waiting": 1.0, "finished": 10.0}
+PACE: Mapping[str, float] = {"running": 0.3, "stopped": 2.0, "waiting": 1.0, "finished": 10.0}
 _OTHERS = 2.0
 _KEPT = 300  # Messages that a page that was away can still be told one by one.
 _OF_ONE = ("told", "lost", "begun", "answers")  # What the page of all runs is not sent.
