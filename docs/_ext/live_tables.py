@@ -196,6 +196,8 @@ def _event_fields() -> Rows:
         "bool": "true or false",
         "float": "number",
         "tuple[str, ...]": "list of texts",
+        "tuple[int, ...]": "list of whole numbers",
+        "tuple[Means, ...]": "list of objects",
         "Mapping[str, int]": "object: name → whole number",
         "Mapping[str, float]": "object: name → number",
     }
@@ -209,7 +211,7 @@ def _event_fields() -> Rows:
             pattern = rf"(?:^|[;.,]) {field.name}: (.*?)(?:[;,] \w+: |\.(?= |$)|$)"
             found = re.search(pattern, said)
             bare = str(field.type).removesuffix(" | None")
-            value = kinds.get(bare, "object" if "tuple" not in bare else "list of objects")
+            value = kinds.get(bare, "list" if bare.startswith("tuple") else "object")
             there = field.default is MISSING and field.default_factory is MISSING
             value += "" if there else ", may be missing"
             meaning = found[1] if found else _COMMON.get(field.name, "")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import random
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import pytest
 from flexlora.cli.standing_words import event_words
 from flexlora.evaluation import MeanScore
 from flexlora.formats.checked import checked, with_check
+from flexlora.formats.json_text import json_text
 from flexlora.runs.events import Event, Noted
 from flexlora.runs.records import ClientScores, OnClients, Spread
 from flexlora.runs.run_directory import Run
@@ -239,3 +241,44 @@ def test_sentences_are_bounded_and_counted(tmp_path: Path) -> None:
     assert state["lost"] == 31
     assert state["head"]["failures"] == live.TOLD + 30
     same(state, run)
+
+
+ODD: tuple[Any, ...] = (
+    *(None, True, -1, 0.5, 10**400, 1e308, -1e308, 2**63, "", "x" * 5000, "\u202e\n\x1b", "\ud800"),
+    *([], [[]], [1, "a", None], {}, {"a": {"b": [1]}}),
+)
+
+
+def test_no_line_that_somebody_changed_ends_a_look(tmp_path: Path) -> None:
+    """Whatever it holds, with a check that fits: the page is told what can be told of it."""
+    played = Played(tmp_path / "r", clients=3, rounds=4)
+    played.start()
+    played.whole_round(1)
+    played.begin(2)
+    played.reply(2, played.clients[:1])
+    played.fail(2, played.clients[1])
+    played.finish()
+    log = played.run.folder / "events.jsonl"
+    lines = [json.loads(line) for line in log.read_bytes().splitlines()]
+    draw = random.Random(0)
+    for _ in range(150):
+        changed = json.loads(json.dumps(lines))
+        spoil(draw.choice(changed), draw)
+        text, last = "", ""
+        for line in changed:
+            line.pop("check", None)
+            one, last = with_check(line, last)
+            text += one + "\n"
+        log.write_text(text)
+        run = watched(played.run)
+        run.look()
+        json_text([run.whole()]).encode()
+
+
+def spoil(record: Any, draw: random.Random) -> None:
+    """Put something odd in the place of one of its entries, at any depth."""
+    key = draw.choice(list(record) if isinstance(record, dict) else range(len(record)))
+    if isinstance(record[key], dict | list) and record[key] and draw.random() < 0.7:
+        spoil(record[key], draw)
+    else:
+        record[key] = draw.choice(ODD)
