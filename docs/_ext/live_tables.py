@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import re
 import types
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Literal, Union, get_args, get_origin
@@ -158,6 +159,65 @@ def _events() -> Rows:
         yield (f"`{name}`", f"`{kind.__name__}`", _first_line(kind), names)
 
 
+# What fields of several events are, where a class says nothing of its own.
+_COMMON = {
+    "run": "the run's directory",
+    "rule": "the rule's name",
+    "model": "the base model's name",
+    "rounds": "how many rounds the run has",
+    "round": "which round",
+    "client": "the client's id",
+    "type": "the client's type",
+    "clients": "how many",
+    "examples": "that were trained on",
+    "reason": "why, in one sentence",
+    "text": "one sentence",
+    "trackers": "names of those that write",
+    "schema": "the version of this page",
+    "learning_rate": "of the round",
+    "bytes_down": "that clients were sent",
+    "bytes_up": "that clients sent",
+    "seconds": "that rounds took",
+    "scored_round": "the round whose state was scored",
+    "rows": "a row of results.json each: its means",
+}
+
+
+def _event_fields() -> Rows:
+    """One row a field; its meaning is what the class says behind the field's name."""
+    from dataclasses import MISSING, fields
+
+    from flexlora.runs.events import EVENTS, RoundEnded
+    from flexlora.runs.records import RoundRecord
+
+    kinds = {
+        "str": "text",
+        "int": "whole number",
+        "bool": "true or false",
+        "float": "number",
+        "tuple[str, ...]": "list of texts",
+        "tuple[int, ...]": "list of whole numbers",
+        "tuple[Means, ...]": "list of objects",
+        "Mapping[str, int]": "object: name → whole number",
+        "Mapping[str, float]": "object: name → number",
+    }
+    yield ("event", "field", "value", "meaning")
+    for name, kind in EVENTS.items():
+        own = RoundRecord if kind is RoundEnded else kind
+        said = " ".join((own.__doc__ or "").split())
+        for field in fields(own):
+            if field.name == "time":
+                continue
+            pattern = rf"(?:^|[;.,]) {field.name}: (.*?)(?:[;,] \w+: |\.(?= |$)|$)"
+            found = re.search(pattern, said)
+            bare = str(field.type).removesuffix(" | None")
+            value = kinds.get(bare, "list" if bare.startswith("tuple") else "object")
+            there = field.default is MISSING and field.default_factory is MISSING
+            value += "" if there else ", may be missing"
+            meaning = found[1] if found else _COMMON.get(field.name, "")
+            yield (f"`{name}`", f"`{field.name}`", value, meaning)
+
+
 def _compare() -> Rows:
     from flexlora.comparing.settings import CompareConfig
 
@@ -201,6 +261,7 @@ TABLES: dict[str, Callable[[], Rows]] = {
     "partition-options": _partition_options,
     "errors": _errors,
     "events": _events,
+    "event-fields": _event_fields,
 }
 
 

@@ -18,6 +18,7 @@ EXTRAS: Mapping[str, tuple[str, ...]] = {
     "gguf": ("gguf", "accelerate"),
     "flower": ("flwr",),
     "report": ("altair", "vl_convert"),
+    "watch": ("starlette", "uvicorn"),
 }
 """Extra → the modules that it brings."""
 

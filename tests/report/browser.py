@@ -40,14 +40,15 @@ class Browser:
         options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
         self.driver = Chrome(options=options, service=Service(driver))
 
-    def open(self, page: Path, *, width: int = 1280, scheme: str = "light") -> None:
+    def open(self, page: Path | str, *, width: int = 1280, scheme: str = "light") -> None:
+        """page: a file, or the address of one."""
         metrics = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 600}
         self.command("Emulation.setDeviceMetricsOverride", metrics)
         features = [{"name": "prefers-color-scheme", "value": scheme}]
         self.command("Emulation.setEmulatedMedia", {"features": features})
         self.driver.get_log("performance")
         self.driver.get_log("browser")
-        self.driver.get(page.resolve().as_uri())
+        self.driver.get(page if isinstance(page, str) else page.resolve().as_uri())
         drawn = "return document.documentElement.dataset.drawn !== undefined"
         WebDriverWait(self.driver, 60).until(lambda driver: driver.execute_script(drawn))
 
@@ -62,17 +63,18 @@ class Browser:
         return [line["message"] for line in self.driver.get_log("browser")]
 
     def requests(self) -> list[str]:
-        """Addresses asked for since `open`."""
+        """Addresses that pages asked for since `open`; not what the browser's own first tab did."""
         messages = (json.loads(x["message"])["message"] for x in self.driver.get_log("performance"))
         sent = (x["params"] for x in messages if x["method"] == "Network.requestWillBeSent")
-        return [x["request"]["url"] for x in sent]
+        asked = [x["request"]["url"] for x in sent]
+        return [url for url in asked if not url.startswith("chrome:")]
 
 
 def require_browser() -> None:
     """Skip where Chromium is not installed, or fail under REQUIRE_BROWSER=1."""
     missing = [name for name in ("chromium", "chromedriver") if shutil.which(name) is None]
     if missing:
-        message = f"{' and '.join(missing)} not installed: the report is not tried in a browser"
+        message = f"{' and '.join(missing)} not installed: no page is tried in a browser"
         if os.environ.get("REQUIRE_BROWSER") == "1":
             pytest.fail(message)
         pytest.skip(message)

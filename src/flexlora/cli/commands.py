@@ -22,6 +22,7 @@ from flexlora.cli.probe import probe
 from flexlora.cli.report import report
 from flexlora.cli.resume import resume
 from flexlora.cli.run import run
+from flexlora.cli.watch import watch
 
 app = typer.Typer(
     name="flexlora",
@@ -44,6 +45,7 @@ app.command("inspect")(inspect)
 app.command("plan")(plan)
 app.command("probe")(probe)
 app.command("report")(report)
+app.command("watch")(watch)
 app.command("laws")(laws)
 app.add_typer(flower)
 

@@ -11,7 +11,7 @@ from flexlora.comparing.findings import Findings
 from flexlora.comparing.section import section
 from flexlora.errors import RunError
 from flexlora.extras import require_extras
-from flexlora.report import write_report
+from flexlora.report import report_page, write_report
 from flexlora.report.blocks import Block, Note, Section
 from flexlora.report.write import NAME
 
@@ -23,19 +23,27 @@ def write_comparison(out: Path, target: Path | None = None) -> Path:
     sections of runs have those of the first seed on which most arms are finished.
     Raises as `write_report` does, and RunError where nothing is finished.
     """
+    shown, made = _contents(out)
+    folders, names = [cell.folder for cell in shown], [cell.arm for cell in shown]
+    return write_report(folders, target or out / NAME, names=names, first=[made])
+
+
+def comparison_page(out: Path) -> str:
+    """The same page as text, written nowhere. Raises as `write_comparison` does."""
+    shown, made = _contents(out)
+    folders, names = [cell.folder for cell in shown], [cell.arm for cell in shown]
+    return report_page(folders, names=names, first=[made])
+
+
+def _contents(out: Path) -> tuple[list[Cell], Section]:
+    """The cells whose runs are shown, and the section before theirs."""
     cells = [cell for cell in finished(out) if cell.config is not None]
     if not cells:
         raise RunError(f"no cell of {out} is finished yet; play it with: flexlora compare")
     require_extras([("a report is asked for", "report")])
     findings = Findings.of(out)
     seed, shown = _one_seed(cells)
-    made = _with_figures(findings, section(findings), seed)
-    return write_report(
-        [cell.folder for cell in shown],
-        target or out / NAME,
-        names=[cell.arm for cell in shown],
-        first=[made],
-    )
+    return shown, _with_figures(findings, section(findings), seed)
 
 
 def _one_seed(cells: Sequence[Cell]) -> tuple[int, list[Cell]]:

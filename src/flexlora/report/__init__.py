@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from flexlora.report.write import default_place, write_report
+from flexlora.report.write import default_place, report_page, write_report
 
-__all__ = ["default_place", "write_report"]
+__all__ = ["default_place", "report_page", "write_report"]

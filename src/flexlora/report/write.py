@@ -31,6 +31,29 @@ def write_report(
     Raises ConfigError where the extra flexlora[report] is not installed; RunError for no runs, the
     same one twice, a folder that is no run, or one whose files are damaged.
     """
+    folders = _each_once(runs)
+    target = expanded(out) if out is not None else default_place(folders)
+    if target.is_dir():
+        raise RunError(f"{target} is a folder; give the file to write, such as {target / NAME}")
+    atomic_write(target, report_page(folders, names=names, first=first))
+    return target
+
+
+def report_page(
+    runs: Sequence[Path | str],
+    *,
+    names: Sequence[str] | None = None,
+    first: Sequence[Section] = (),
+) -> str:
+    """The same page as text, written nowhere. Raises as `write_report` does."""
+    folders = _each_once(runs)
+    require_extras([("a report is asked for", "report")])
+    from flexlora.report.page import page
+
+    return page(read_runs(folders, names), first)
+
+
+def _each_once(runs: Sequence[Path | str]) -> list[Path]:
     folders = [expanded(run) for run in runs]
     if not folders:
         raise RunError("a report needs at least one run; give a run directory")
@@ -39,14 +62,7 @@ def write_report(
         if folder.resolve() in seen:
             raise RunError(f"{folder} is given twice; name each run once")
         seen.add(folder.resolve())
-    target = expanded(out) if out is not None else default_place(folders)
-    if target.is_dir():
-        raise RunError(f"{target} is a folder; give the file to write, such as {target / NAME}")
-    require_extras([("a report is asked for", "report")])
-    from flexlora.report.page import page
-
-    atomic_write(target, page(read_runs(folders, names), first))
-    return target
+    return folders
 
 
 def default_place(folders: Sequence[Path]) -> Path:
