@@ -38,8 +38,18 @@ class Stage(Protocol[S]):
 
     sparse: bool
 
-    def send(self, state: State, store: ClientStore, kept: Sequence[int]) -> S:
-        """The jobs of the round after `state`. kept: the rounds that have a checkpoint."""
+    def send(
+        self,
+        state: State,
+        store: ClientStore,
+        kept: Sequence[int],
+        clients: Sequence[str] | None,
+        attempt: int,
+    ) -> S:
+        """The jobs of the round after `state`, of these clients, in their order.
+
+        kept: the rounds that have a checkpoint; attempt: at this round.
+        """
         ...
 
     def collect(
@@ -83,8 +93,15 @@ class AdapterStage:
         agreement = sender.schedule.agreement
         require_collectable(sender.rule, collector, screens, agreement=agreement)
 
-    def send(self, state: State, store: ClientStore, kept: Sequence[int]) -> Sending:
-        return self._sender.training(state, store, None, kept)
+    def send(
+        self,
+        state: State,
+        store: ClientStore,
+        kept: Sequence[int],
+        clients: Sequence[str] | None,
+        attempt: int,
+    ) -> Sending:
+        return self._sender.training(state, store, clients, kept, attempt)
 
     def collect(
         self, asked: Sending, replies: Iterable[Outcome]
@@ -100,7 +117,6 @@ class AdapterStage:
             collected,
             asked.sent,
             [layer.name for layer in state.spec.layers],
-            self._sender.schedule.norm_limit,
             self._sender.schedule.agreement,
         )
 
