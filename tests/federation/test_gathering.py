@@ -281,6 +281,38 @@ def test_with_faults_of_all_kinds_a_stop_ends_at_the_same_bits(tmp_path: Path, s
     assert logged(second.run) == logged(whole.run)
 
 
+class Stops:
+    """Hands on so many outcomes, and then the process ends."""
+
+    def __init__(self, inner: Transport, after: int) -> None:
+        self.inner = inner
+        self.left = after
+
+    def exchange(self, jobs: Sequence[Job]) -> Iterator[Outcome]:
+        for outcome in self.inner.exchange(jobs):
+            if not self.left:
+                raise KeyboardInterrupt
+            self.left -= 1
+            yield outcome
+
+    def close(self) -> None: ...
+
+
+@pytest.mark.parametrize("after", [3, 11, 23, 37])
+def test_a_stop_within_an_attempt_ends_at_the_same_bits(tmp_path: Path, after: int) -> None:
+    whole = rehearsal(tmp_path / "whole")
+    play(whole)
+    first = rehearsal(tmp_path / "stopped")
+    first.transport = Stops(first.transport, after)
+    with pytest.raises(KeyboardInterrupt):
+        play(first)
+    done = len(first.run.records())
+    second = rehearsal(tmp_path / "stopped", values=[-float(i) for i in range(done, 100)])
+    play(second)
+    assert_same(second, whole)
+    assert logged(second.run) == logged(whole.run)
+
+
 def test_strays_are_told_and_are_no_failures_of_a_round(tmp_path: Path) -> None:
     made = federation(tmp_path / "r", rounds=2, clients=5)
     made.transport = Faulty(made.transport, FaultsConfig(duplicate=1.0))

@@ -15,11 +15,12 @@ from flexlora.errors import ConfigError, RoundError
 from flexlora.federation.ground import Ground
 from flexlora.federation.session import Session
 from flexlora.flower.client_file import parse_client
+from flexlora.flower.described import DESCRIBE
 from flexlora.flower.network import Network, examples_of, names_of, require_networked
 from flexlora.flower.packets import Packet, packed, read_header, unpacked
 from flexlora.flower.trainer import Trainer
 from flexlora.rules import RULES
-from flexlora.runs.events import Event, Failed, Noted, RoundBegun, RoundEnded
+from flexlora.runs.events import Event, Failed, Late, Noted, RoundBegun, RoundEnded
 from flexlora.runs.run_directory import Run
 from flower.links import Clock, FakeLink
 from flower.states import assert_same_state
@@ -133,6 +134,24 @@ def test_a_rehearsal_with_faults_is_the_one_in_one_process(
         assert (mine.missing, mine.resting) == (wanted.missing, wanted.resting)
         assert mine.train_loss == wanted.train_loss
     assert config.faults.words() in [event.text for event in there.events(Noted)]
+
+
+def test_a_round_closes_when_enough_have_come_and_the_slow_one_is_late(
+    names: list[str], tmp_path: Path
+) -> None:
+    more = {"rounds": 2, "clients_per_round": 2, "over_sample": 1.5, "rest_after": 1}
+    config = asked(names, RANKS, evaluation=NONE, federation=more)
+    link = linked(names, tmp_path / "clients", config.clients.ranks)
+    quick = link.answers[100]
+    link.answers[100] = lambda packet: quick(packet) if packet.kind == DESCRIBE else None
+    place = network(link)
+    Session.of(config, place=place).play(tmp_path / "run")
+    opened = Run.open(tmp_path / "run")
+    for record in opened.records():
+        assert record.clients == tuple(names[1:])
+        assert (record.late, record.failures, record.resting) == ((names[0],), 0, ())
+    assert [event.client for event in opened.events(Late)] == [names[0]] * 2
+    assert opened.events(Failed) == []
 
 
 def test_what_clients_say_of_themselves_counts_up_to_a_stated_limit() -> None:

@@ -90,8 +90,13 @@ class AdapterStage:
         self._collector = collector
         self.screens = screens
         self._run = run
-        agreement = sender.schedule.agreement
-        require_collectable(sender.rule, collector, screens, agreement=agreement)
+        require_collectable(
+            sender.rule,
+            collector,
+            screens,
+            agreement=sender.schedule.agreement,
+            over_sample=sender.schedule.over_sample,
+        )
 
     def send(
         self,
