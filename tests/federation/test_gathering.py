@@ -16,6 +16,7 @@ from flexlora.engines.faulty import Faulty
 from flexlora.engines.jobs import Failure, Job, Outcome, Reply, Transport
 from flexlora.errors import RoundError
 from flexlora.federation.loop import Federation
+from flexlora.federation.screening import Passed
 from flexlora.rules import Rule
 from flexlora.runs.events import Failed, Late, Repeated, Rested, RoundBegun, RoundEnded
 from same_run import happened
@@ -250,6 +251,31 @@ def test_an_update_out_of_proportion_is_quarantined_before_the_quorum(tmp_path: 
     (failed,) = made.run.events(Failed)
     assert (failed.client, failed.kind) == ("b", "quarantine")
     assert "times the median of the round" in failed.reason
+
+
+def test_screens_that_leave_nobody_make_another_attempt(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = federation(tmp_path / "r", rounds=1, attempts=2)
+    weigh, tries = made.adapters.weigh, list[Passed]()
+
+    def strict(state: Any, asked: Any, collected: Any) -> Passed:
+        everybody = dict.fromkeys(collected.replies, "screen x: no")
+        tries.append(weigh(state, asked, collected) if tries else Passed({}, left_out=everybody))
+        return tries[-1]
+
+    monkeypatch.setattr(made.adapters, "weigh", strict)
+    (record,) = play(made)
+    assert [len(x) for x in record.missing] == [3, 0]
+    (again,) = made.run.events(Repeated)
+    assert (again.came, again.needed) == (0, 1)
+    assert {event.kind for event in made.run.events(Failed)} == {"screen"}
+    assert made.store.failed == {}
+    tries.clear()
+    alone = federation(tmp_path / "alone", rounds=1)
+    monkeypatch.setattr(alone.adapters, "weigh", strict)
+    with pytest.raises(RoundError, match="the screens left no client; loosen"):
+        alone.play()
 
 
 FAULTS = FaultsConfig(drop=0.15, delay=0.15, duplicate=0.15, corrupt=0.15, crash=0.15, seed=3)

@@ -94,16 +94,16 @@ class Gathering:
             if came >= needed:
                 passed = self._weigh(round, stage, state, asked, collected)
             tried.asked |= set(clients)
-            tried.missing.append(
-                tuple(x for x in clients if x not in {*collected.replies, *collected.late})
-            )
+            there = {*collected.replies, *collected.late}
+            tried.missing.append(tuple(x for x in clients if x not in there))
             tried.bytes_down += sum(job.bytes_down for job in asked.jobs)
             tried.bytes_up += collected.bytes_up
             if passed.weights:
                 return Gathered(asked, collected, passed, answered, trained, tried)
             if attempt >= schedule.attempts:
                 raise RoundError(_too_few(round, attempt, came, needed, clients, collected))
-            self._observer.told(events.Repeated(round, attempt, came, len(clients), needed))
+            left = len(collected.replies)  # By the screens, too.
+            self._observer.told(events.Repeated(round, attempt, left, len(clients), needed))
 
     def _collect(self, round: int, stage: Stage[S], asked: S, store: ClientStore) -> Collected:
         collected, most = Collected(), self._schedule.clients
