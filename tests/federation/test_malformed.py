@@ -16,14 +16,14 @@ from hypothesis import strategies as st
 from federation.malformed import BAD, BAD_SCORES, GOOD, SCORE, SCORED, Hostile
 from flexlora.adapters import Adapter, Factors, factors_payload
 from flexlora.config.config import Config
-from flexlora.config.schedule import Schedule
+from flexlora.config.schedule import MOST_EXAMPLES, Schedule
 from flexlora.engines.jobs import Evaluate, Failure, Job, Outcome, Reply, Scored
 from flexlora.evaluation import ClientScore, MeanScore
 from flexlora.federation.collector import Plain
 from flexlora.federation.loop import Federation
 from flexlora.federation.observers import Recorder, Silent
 from flexlora.federation.on_clients import collect_scores, summary
-from flexlora.federation.outcomes import MOST_EXAMPLES, Known
+from flexlora.federation.outcomes import Known
 from flexlora.federation.sending import Sender
 from flexlora.federation.streams import Streams
 from flexlora.formats.payloads import to_bytes

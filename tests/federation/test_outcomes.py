@@ -10,10 +10,11 @@ from typing import Any
 import pytest
 
 from federation.malformed import BAD, BAD_SCORES, GOOD, SCORE, SCORED, Hostile
+from flexlora.config.schedule import MOST_EXAMPLES
 from flexlora.engines.jobs import Failure, Reply, Scored
 from flexlora.evaluation import ClientScore
 from flexlora.federation.on_clients import summary
-from flexlora.federation.outcomes import MOST_EXAMPLES, MOST_TOKENS, Known, opened
+from flexlora.federation.outcomes import MOST_TOKENS, Known, opened
 
 NAMES = {"1-0", "a"}
 KNOWN = Known({"a": 3}, {"a": 2})

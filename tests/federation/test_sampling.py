@@ -1,11 +1,16 @@
 """How many clients a round has, and which."""
 
+from typing import Any
+
 import pytest
 import torch
 
-from flexlora.config.schedule import clients_per_round
+from flexlora.config.schedule import Schedule, clients_per_round
 from flexlora.errors import ConfigError
-from flexlora.federation.sampling import sample
+from flexlora.federation.sampling import drawn, sample
+from flexlora.federation.streams import Streams
+from flexlora.runs.store import ClientStore
+from flexlora.training import Recipe
 
 
 @pytest.mark.parametrize(
@@ -63,3 +68,49 @@ def test_clients_are_drawn_uniformly() -> None:
     # 400 each, with a standard deviation of √(1200 · ⅓ · ⅔) = 16.3; five of them.
     assert all(abs(count - 400) < 82 for count in counts.values()), counts
     assert len({tuple(sample(clients, 2, generator(seed))) for seed in range(1200)}) == 15
+
+
+CLIENTS = [f"c{i}" for i in range(9)]
+
+
+def ask(attempt: int = 1, before: tuple[str, ...] = (), **changes: Any) -> list[str]:
+    resting = changes.pop("resting", {})
+    made = Schedule(**{"rounds": 9, "clients": 4, "recipe": Recipe("adamw", 0.8, 4), **changes})
+    store = ClientStore(dict.fromkeys(CLIENTS, "any"), {x: {} for x in CLIENTS}, resting=resting)
+    return drawn(Streams(0), made, store, 3, attempt, before)
+
+
+def test_more_are_asked_without_a_change_of_who_comes_first() -> None:
+    plain = ask()
+    assert sorted(plain) == sample(CLIENTS, 4, Streams(0).generator("sample", 3))
+    assert ask(over_sample=1.5)[:4] == plain
+    assert len(ask(over_sample=1.5)) == 6
+    assert len(ask(over_sample=1.1)) == 5
+    assert len(ask(over_sample=50.0)) == 9
+
+
+def test_another_attempt_asks_others_first() -> None:
+    first = tuple(ask())
+    second = ask(2, first)
+    assert not set(first) & set(second)
+    assert second == ask(2, first)
+    third = ask(3, (*first, *second))
+    assert len(set(third) - {*first, *second}) == 1
+    assert third[0] not in {*first, *second}
+
+
+def test_who_rests_is_asked_where_there_would_be_too_few() -> None:
+    resting = {client: 20 - i for i, client in enumerate(CLIENTS[:6])}
+    awake = set(CLIENTS[6:])
+    assert set(ask(resting=resting)) == awake
+    needy = ask(resting=resting, min_clients=4)
+    assert (set(needy[:3]), needy[3:]) == (awake, ["c5"])
+    assert ask(2, tuple(awake), resting=resting)[3:] == ["c5"]
+    assert ask(resting=dict.fromkeys(CLIENTS, 5)) == ["c0"]
+
+
+def test_the_quorum() -> None:
+    made = Schedule(rounds=1, clients=8, recipe=Recipe("adamw", 0.8, 4), min_clients=2)
+    assert made.quorum(8) == 2
+    shared = Schedule(rounds=1, clients=8, recipe=Recipe("adamw", 0.8, 4), min_share=0.7)
+    assert [shared.quorum(asked) for asked in (1, 2, 8, 10, 12)] == [1, 2, 6, 7, 8]

@@ -18,6 +18,7 @@ from flexlora.config.schedule import Schedule
 from flexlora.engines.jobs import Outcome, Reply, TrainSparse
 from flexlora.evaluation import ClientScore
 from flexlora.federation.admission import Collected
+from flexlora.federation.quarantine import quarantined
 from flexlora.federation.sending import Sender
 from flexlora.federation.sparse_stage import HELD, SparseSending, SparseStage, best_start
 from flexlora.federation.streams import Streams
@@ -37,8 +38,8 @@ STORE = ClientStore(
 EXAMPLES = {"a": 1, "b": 3, "c": 4}
 
 
-def stage(folder: Path, rule: str = "flexlora", rounds: int = 2, limit: float = 1e5) -> SparseStage:
-    schedule = Schedule(rounds=4, clients=3, recipe=RECIPE, norm_limit=limit)
+def stage(folder: Path, rule: str = "flexlora", rounds: int = 2) -> SparseStage:
+    schedule = Schedule(rounds=4, clients=3, recipe=RECIPE)
     return SparseStage(Sender(make_rule(rule), schedule, Streams(0)), rounds, folder / "spool")
 
 
@@ -197,13 +198,14 @@ def test_what_comes_late_twice_or_wrong_is_a_failure_and_changes_nothing(tmp_pat
 
 
 def test_an_update_far_beyond_the_others_is_left_out(tmp_path: Path) -> None:
-    made = stage(tmp_path, limit=10.0)
+    made = stage(tmp_path)
     state = begun(made)
     asked = made.send(state, STORE)
     sizes = {"a": 1.0, "b": 1.0, "c": 1e6}
     came = collected(made, asked, [reply(job, sizes[job.client]) for job in asked.jobs])
+    (failure,) = quarantined(came, {job.client: job.id for job in asked.jobs}, 10.0)
+    assert (failure.client, failure.kind) == ("c", "quarantine")
     passed = made.weigh(state, asked, came)
-    assert list(passed.left_out) == ["c"]
     assert passed.weights == {"a": 0.25, "b": 0.75}
 
 

@@ -341,6 +341,8 @@ def test_other_ranks_and_clients(setup: Setup, parent: Path) -> None:
     opened = Parent.open(parent)
     old = opened.store
     stays, goes, *_ = sorted(old.held)
+    for of_old in (old.failed, old.resting):
+        of_old |= {stays: 7, goes: 8}
     types = {client: "high" for client in setup.roster.types if client != goes} | {"new": "low"}
     made, rule = started(setup, opened, {"federation": {"rounds": 3}})
     start = opened.start(rostered(made, types=types), rule)
@@ -349,6 +351,7 @@ def test_other_ranks_and_clients(setup: Setup, parent: Path) -> None:
     assert all(start.store.ranks[c] == setup.roster.ranks["high"] for c in types if c != "new")
     assert start.store.held == {c: v for c, v in old.held.items() if c != goes}
     assert stays in start.store.held
+    assert start.store.failed == start.store.resting == {stays: 7}
     assert_same_bits(pack(start.state)[0], pack(opened.state)[0])
 
 

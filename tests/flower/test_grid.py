@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -107,6 +107,20 @@ def test_a_late_answer_is_thrown_away_and_the_next_round_is_its_own() -> None:
     net = Net(north=lambda packet: good(packet) if net.clock.now > 40 else None)
     assert "no answer in 30 s, the deadline" in reason(net.exchange()["north"])
     net.clock.now = 41.0
+    second = [replace(job, id=f"2-{i}", round=2) for i, job in enumerate(JOBS)]
+    (reply,) = net.exchange(second)["north"]
+    assert isinstance(reply, Reply)
+    assert reply.job == "2-1"
+    assert net.notes == ["the answer of client north to job 1-1 came too late and was thrown away"]
+
+
+def test_an_exchange_that_is_closed_when_enough_have_come_drops_the_rest() -> None:
+    slow = net = Net(north=lambda packet: good(packet) if slow.clock.now > 5 else None)
+    answers = net.grid.exchange(JOBS)
+    assert {next(answers).client, next(answers).client} == {"east", "south"}
+    assert isinstance(answers, Generator)
+    answers.close()
+    net.clock.now = 6.0
     second = [replace(job, id=f"2-{i}", round=2) for i, job in enumerate(JOBS)]
     (reply,) = net.exchange(second)["north"]
     assert isinstance(reply, Reply)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +15,16 @@ from flexlora.errors import ConfigError, RoundError
 from flexlora.federation.ground import Ground
 from flexlora.federation.session import Session
 from flexlora.flower.client_file import parse_client
-from flexlora.flower.network import Network, names_of, require_networked
+from flexlora.flower.described import DESCRIBE
+from flexlora.flower.network import Network, examples_of, names_of, require_networked
 from flexlora.flower.packets import Packet, packed, read_header, unpacked
 from flexlora.flower.trainer import Trainer
 from flexlora.rules import RULES
-from flexlora.runs.events import Event, RoundBegun, RoundEnded
+from flexlora.runs.events import Event, Failed, Late, Noted, RoundBegun, RoundEnded
 from flexlora.runs.run_directory import Run
 from flower.links import Clock, FakeLink
 from flower.states import assert_same_state
+from flower.test_register import NORTH
 from flower.trainers import client_tables, networked
 
 RANKS = (1, 2, 8)
@@ -112,6 +116,59 @@ def test_it_ends_at_the_bits_of_one_process(
     remembered = [(tmp_path / "clients" / name / "memory").exists() for name in names]
     assert remembered == [rule == "fedsa"] * 3
     assert not (there.folder / "memory").exists()
+
+
+def test_a_rehearsal_with_faults_is_the_one_in_one_process(
+    names: list[str], tmp_path: Path
+) -> None:
+    """Quorum, attempts and rests too: the loop is the same, and so are the draws."""
+    faults = {"drop": 0.2, "corrupt": 0.2, "duplicate": 0.2, "crash": 0.1, "seed": 5}
+    asked_for = {"rounds": 3, "min_clients": 2, "attempts": 9, "rest_after": 2, "rest_rounds": 1}
+    config = asked(names, RANKS, faults=faults, federation=asked_for, evaluation=NONE)
+    there, here = both(config, names, tmp_path)
+    assert_same_state(there.folder, here.folder)
+    assert any(record.attempts > 1 for record in there.records())
+    kinds = {event.kind for event in there.events(Failed)}
+    assert {"train", "quarantine", "stray"} <= kinds
+    for mine, wanted in zip(there.records(), here.records(), strict=True):
+        assert (mine.missing, mine.resting) == (wanted.missing, wanted.resting)
+        assert mine.train_loss == wanted.train_loss
+    assert config.faults.words() in [event.text for event in there.events(Noted)]
+
+
+def test_a_round_closes_when_enough_have_come_and_the_slow_one_is_late(
+    names: list[str], tmp_path: Path
+) -> None:
+    more = {"rounds": 2, "clients_per_round": 2, "over_sample": 1.5, "rest_after": 1}
+    config = asked(names, RANKS, evaluation=NONE, federation=more)
+    link = linked(names, tmp_path / "clients", config.clients.ranks)
+    quick = link.answers[100]
+    link.answers[100] = lambda packet: quick(packet) if packet.kind == DESCRIBE else None
+    place = network(link)
+    Session.of(config, place=place).play(tmp_path / "run")
+    opened = Run.open(tmp_path / "run")
+    for record in opened.records():
+        assert record.clients == tuple(names[1:])
+        assert (record.late, record.failures, record.resting) == ((names[0],), 0, ())
+    assert [event.client for event in opened.events(Late)] == [names[0]] * 2
+    assert opened.events(Failed) == []
+
+
+def test_what_clients_say_of_themselves_counts_up_to_a_stated_limit() -> None:
+    """Nobody who claims 10¹⁸ takes over an average, neither of updates nor of scores."""
+    config = networked(federation={"most_examples": 50})
+    model = Ground.of(config).model
+    modest = replace(NORTH, name="a", fitting=40, held_out=30, tokens=90)
+    greedy = replace(NORTH, name="b", fitting=10**18, held_out=10**18, tokens=10**18)
+    told = {"a": modest, "b": greedy}
+    found = examples_of(config, model, date(2026, 11, 28), told)
+    known = found.known(50, config.data.max_tokens)
+    assert known.train == {"a": 40, "b": 50}
+    assert known.held_out == {"a": 30, "b": 50}
+    assert known.tokens == {"a": 90, "b": 50 * config.data.max_tokens}
+    (note,) = [note for note in found.notes if "most_examples" in note]
+    assert note.startswith("client b says that it has 1,000,000,000,000,000,000 examples")
+    assert "50 count at most" in note
 
 
 @pytest.mark.soak

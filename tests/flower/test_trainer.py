@@ -61,7 +61,7 @@ def test_it_tells_counts_and_digests_and_no_example(
     assert found.name == client
     assert (found.train, found.validation, found.test) == (held.train, held.validation, held.test)
     assert found.held_out == len(setup.examples.held_out[client])
-    assert found.tokens == setup.examples.known().tokens[client]
+    assert found.tokens == setup.known().tokens[client]
     assert found.labels == held.labels
     assert found.model == setup.ground.fingerprint
     assert len(found.train_digest) == 64

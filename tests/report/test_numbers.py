@@ -11,12 +11,12 @@ import pytest
 
 from flexlora.report.blocks import Block, Figure, Note, Section, Table, Tiles
 from flexlora.report.clients import clients
+from flexlora.report.failures import failures
 from flexlora.report.outcome import outcome
 from flexlora.report.partition import partition
 from flexlora.report.ranks import ranks
 from flexlora.report.rounds import costs, progress
 from flexlora.report.runs import ClientRow, Holder, Partition, ReportRun, Scored, State
-from flexlora.report.settings import failures
 from flexlora.runs.events import Failed
 from small import round_record
 
@@ -82,6 +82,7 @@ def made(label: str = "r", arm: str = "", seed: int = 0, better: float = 0.0) ->
         higher={},
         rounds=rounds,
         failed=(Failed(1, "cid", "its disk is full"),),
+        rested=(),
         spectra=(),
         states=(
             State("base", "", {"unseen": scored(BASE)}),

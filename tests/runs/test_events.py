@@ -22,9 +22,12 @@ from flexlora.runs.events import (
     Event,
     Failed,
     Halved,
+    Late,
     Means,
     Noted,
+    Repeated,
     Replied,
+    Rested,
     RoundBegun,
     RoundEnded,
     Scoring,
@@ -45,6 +48,9 @@ FULL = round_record(
 ALL = (
     Started("runs/r", "flexlora", "tiny", 9, 2, {"low": 3}, ("mlflow",)),
     RoundBegun(3, ("a", "b")),
+    Repeated(3, 1, 2, 5, 4),
+    Late(3, "c"),
+    Rested(3, "c", 4, 9),
     Replied(3, "a", "low", 4, 90, 1.5, 0.25, 1000),
     Failed(3, "b", "its disk is full", "evaluate"),
     RoundEnded(FULL),
@@ -86,7 +92,7 @@ def is_kind(kind: type) -> bool:
     ("event", "change", "words"),
     [
         (ALL[0], {"schema": 2}, "schema is 2, this FlexLoRA reads 1"),
-        (ALL[3], {"kind": "sleep"}, "kind is 'sleep', expected one of train, evaluate, screen"),
+        (ALL[6], {"kind": "sleep"}, "kind is 'sleep', expected one of train, evaluate, quarantine"),
     ],
 )
 def test_what_only_another_version_would_write_is_refused(
@@ -107,6 +113,15 @@ def test_a_number_that_json_cannot_hold_is_nan_again() -> None:
     assert math.isnan(again.train_loss)
     assert again.scores == record.scores == {}
     assert json_text(again.to_json()) == json_text(record.to_json())
+
+
+def test_who_was_missing_late_or_resting_comes_back_and_is_left_out_where_nobody_was() -> None:
+    told = round_record(1, missing=(("a", "b"), ()), late=("c",), resting=("d", "e"))
+    assert RoundRecord.from_json(json.loads(json_text(told.to_json()))) == told
+    assert (told.attempts, round_record(1).attempts) == (2, 1)
+    assert not {"missing", "late", "resting"} & round_record(1).to_json().keys()
+    with pytest.raises(ValueError, match="missing is 3, expected a list"):
+        RoundRecord.from_json(told.to_json() | {"missing": [3]})
 
 
 def test_a_record_has_the_keys_that_other_tools_read() -> None:

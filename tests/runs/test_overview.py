@@ -12,7 +12,7 @@ from flexlora.errors import RunError
 from flexlora.federation import resume, run
 from flexlora.report.read import read_runs
 from flexlora.runs import Result
-from flexlora.runs.events import Event, Failed, Started
+from flexlora.runs.events import FAILURES, Event, Failed, Started
 from flexlora.runs.overview import overview
 from flexlora.runs.progress import Progress
 from flexlora.runs.run_directory import Run
@@ -20,7 +20,7 @@ from flexlora.runs.standing import Standing
 from resealed import reseal
 from small import small
 
-NONE = {"train": 0, "evaluate": 0, "screen": 0}
+NONE = dict.fromkeys(FAILURES, 0)
 
 
 @pytest.fixture(scope="module")

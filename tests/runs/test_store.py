@@ -84,7 +84,10 @@ def test_layers_may_differ_by_client_in_number_and_order() -> None:
     assert [list(table) for table in again.ranks.values()] == [list(t) for t in ranks.values()]
     assert again.held == {"c": 0}
     assert "answered" not in made.to_json()  # Of a rule whose clients remember nothing.
+    assert not {"failed", "resting"} & made.to_json().keys()
     made.answered["b"] = 7
+    made.failed["c"] = 2
+    made.resting["a"] = 9
     assert back(made) == made
     assert back(ClientStore({}, {})) == ClientStore({}, {})
 
@@ -102,6 +105,8 @@ def test_layers_may_differ_by_client_in_number_and_order() -> None:
         ({"patterns": [7]}, "patterns is 7, expected a list"),
         ({"layouts": 3}, "layouts is 3, expected a list"),
         ({"answered": [0]}, "answered is 0, expected 1 or more"),
+        ({"resting": [0]}, "resting is 0, expected 1 or more"),
+        ({"failed": ["x"]}, "failed is 'x', expected a whole number"),
         ({"types": ["x" * 99]}, f"types is '{'x' * 58}…, expected a whole number"),
         ({"ranks": [True]}, "ranks is True, expected a whole number"),
         ({"patterns": [[0, 0]]}, "patterns is 0, expected 1 or more"),

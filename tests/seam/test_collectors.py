@@ -84,4 +84,6 @@ def test_how_much_clients_agree_is_not_to_be_had_of_sums() -> None:
     rule = make_rule("flexlora")
     with pytest.raises(ConfigError, match=r"federation.agreement needs every client's change"):
         require_collectable(rule, SumsOnly(rule), agreement=True)
+    with pytest.raises(ConfigError, match=r"federation.over_sample is 1.5, which leaves out"):
+        require_collectable(rule, SumsOnly(rule), over_sample=1.5)
     require_collectable(rule, SumsOnly(rule))

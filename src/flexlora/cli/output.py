@@ -35,9 +35,13 @@ EVENTS = "\n\n".join(
         '"event" says what it tells, "time" when, in seconds since 1970:',
         "started: run (the directory), rule, model, rounds, round (the last one already played), "
         "clients (type: count), trackers, schema (1).",
-        "round_begun: round, clients (those drawn).",
+        "round_begun: round, clients (those drawn), attempt (at this round).",
+        "repeated: round, attempt, came, asked, needed: too few counted, the round is tried again.",
+        "late: round, client: its answer is needed no more.",
+        "rested: round, client, failures (in a row), until: it is not asked up to this round.",
         "reply: round, client, type, examples, tokens, loss, seconds, bytes_up.",
-        "failure: round, client, reason, kind (train, evaluate, or screen: a screen left it out).",
+        "failure: round, client, reason, kind (train; evaluate; quarantine: what it gave is "
+        "refused; stray: it answers nothing that is open; screen: a screen left it out).",
         "round: a line of metrics.jsonl, as soon as the round is committed.",
         "clients_at_once_halved: round, clients: memory ran out; other bits from here on.",
         "note: text.",

@@ -63,6 +63,12 @@ def _line(known: Standing, record: RoundRecord) -> str:
         parts.append(f"validation {scores} ({best_words(known, record)})")
     if record.failures:
         parts.append(f"{record.failures} failed")
+    if record.attempts > 1:
+        parts.append(f"{record.attempts} attempts")
+    if record.late:
+        parts.append(f"{len(record.late)} late")
+    if record.resting:
+        parts.append(f"{len(record.resting)} resting")
     parts.append(f"{clock(known.elapsed)} elapsed")
     if left := time_left(known):
         parts.append(left)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,7 +21,13 @@ from flexlora.runs.records import OnClients
 
 SHOWN = 5  # Kinds of failures that are shown unless all are asked for.
 
-_FAILED = {"train": "failed", "evaluate": "failed to evaluate", "screen": "screened out"}
+_FAILED = {
+    "train": "failed",
+    "evaluate": "failed to evaluate",
+    "quarantine": "quarantined",
+    "stray": "refused",
+    "screen": "screened out",
+}
 _STATES = {
     "finished": "finished",
     "running": "running in another process",
@@ -53,6 +59,8 @@ def show_run(found: Mapping[str, Any], ended: Ended | None, *, everything: bool)
         f"{count(found['rounds_played'], 'round')} played, {replies:,} replies, "
         f"{count(len(found['failures']), 'failure')}"
     )
+    for words in _troubles(found):
+        say(words)
     kept = ", ".join(map(str, found["checkpoints"]))
     say(
         f"{size(found['bytes_up'])} up, {size(found['bytes_down'])} down, "
@@ -73,6 +81,23 @@ def show_run(found: Mapping[str, Any], ended: Ended | None, *, everything: bool)
         say()
         results_table([ended])
     _failures(found["failures"], everything=everything)
+
+
+def _troubles(found: Mapping[str, Any]) -> Iterator[str]:
+    """What rounds met beside failures: attempts, late answers, clients that rest."""
+    if found["faults"]:
+        yield found["faults"]
+    if found["attempts"]:
+        told = ", ".join(f"round {round}: {n}" for round, n in found["attempts"].items())
+        yield f"more than one attempt: {told}"
+    if found["late"]:
+        yield f"{count(found['late'], 'answer')} late, when enough others had come"
+    if found["rested"]:
+        told = ", ".join(
+            f"{x} (up to round {found['resting'][x]})" if x in found["resting"] else x
+            for x in found["rested"]
+        )
+        yield f"rested after failures in a row: {told}"
 
 
 def _learned(learned: Mapping[str, Any]) -> None:
@@ -193,7 +218,13 @@ def _rounds(rounds: Sequence[int]) -> str:
 
 def _counts(failures: Mapping[str, int]) -> str:
     """How many of each kind: "3", "3 and 1 to evaluate"."""
-    words = {"train": "", "evaluate": " to evaluate", "screen": " screened out"}
+    words = {
+        "train": "",
+        "evaluate": " to evaluate",
+        "quarantine": " quarantined",
+        "stray": " refused",
+        "screen": " screened out",
+    }
     return " and ".join(f"{n:,}{words[kind]}" for kind, n in failures.items() if n) or "0"
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from flexlora.runs.events import Event, Failed, Halved, Noted
+from flexlora.runs.events import Event, Failed, Halved, Noted, Repeated, Rested
 from flexlora.runs.records import RoundRecord
 from flexlora.runs.results import STATE_WORDS
 from flexlora.runs.standing import Standing
@@ -11,8 +11,12 @@ from flexlora.runs.standing import Standing
 def event_words(event: Event) -> str:
     """A sentence for an event that everybody is to see; "" for those that a view shows."""
     match event:
+        case Failed(kind="stray"):
+            return f"an answer of client {event.client} is refused: {event.reason}"
         case Failed():
             return f"client {event.client} left out: {event.reason}"
+        case Repeated() | Rested():
+            return event.words
         case Noted():
             return event.text
         case Halved():

@@ -8,6 +8,7 @@ from flexlora.config.clients import ClientsConfig as ClientsConfig
 from flexlora.config.data import DataConfig as DataConfig
 from flexlora.config.data import PartitionConfig as PartitionConfig
 from flexlora.config.evaluation import EvaluationConfig as EvaluationConfig
+from flexlora.config.faults import FaultsConfig as FaultsConfig
 from flexlora.config.model import ModelConfig as ModelConfig
 from flexlora.config.rule import RuleConfig as RuleConfig
 from flexlora.config.run import RunConfig as RunConfig
@@ -30,6 +31,7 @@ class Config(Table):
     training: TrainingConfig = TrainingConfig()
     federation: FederationConfig = FederationConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
+    faults: FaultsConfig = FaultsConfig()
     run: RunConfig = RunConfig()
 
     @property
@@ -46,6 +48,8 @@ class Config(Table):
             tables[name] = {key: value for key, value in table.items() if value is not None}
         if not tables["screens"]:
             del tables["screens"]
+        if self.faults == FaultsConfig():
+            del tables["faults"]
         return tables
 
     def to_toml(self) -> str:

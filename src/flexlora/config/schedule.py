@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from flexlora.errors import ConfigError
 from flexlora.training.recipe import Recipe
 
+MOST_EXAMPLES = 10_000  # Of a client of which the server knows nothing but its own word.
 NORM_LIMIT = 1e5  # Honest updates of a round differ by far less, whatever their ranks and steps.
 
 
@@ -20,8 +21,9 @@ class Schedule:
     that counts); `patience` validations without gain end the run (0: never). In the same rounds
     `evaluating_clients` clients score the global adapter at their own ranks (0: none) by these
     `metrics`, and with `score_trained` the clients that trained score what they trained. An update
-    of more than `norm_limit` times its round's median norm is left out. `agreement`: whether
-    rounds tell how much clients agree.
+    of more than `norm_limit` times its round's median norm is quarantined. `agreement`: whether
+    rounds tell how much clients agree. `over_sample`, `min_clients`, `min_share`, `attempts`,
+    `rest_after`, `rest_rounds`: as in [federation].
     """
 
     rounds: int
@@ -36,6 +38,21 @@ class Schedule:
     metrics: tuple[str, ...] = ("loss",)
     norm_limit: float = NORM_LIMIT
     agreement: bool = False
+    over_sample: float = 1.0
+    min_clients: int = 1
+    min_share: float = 0.0
+    attempts: int = 1
+    rest_after: int = 3
+    rest_rounds: int = 5
+
+    def asks(self, there: int) -> int:
+        """How many clients a round asks, of so many that it can."""
+        return min(there, math.ceil(round(self.clients * self.over_sample, 9)))
+
+    def quorum(self, asked: int) -> int:
+        """How many of those asked have to count; never more than a round has clients."""
+        share = math.ceil(round(self.min_share * asked, 9))
+        return min(self.clients, max(self.min_clients, share))
 
     def recipe_for(self, round: int) -> Recipe:
         """The recipe of this round, its learning rate decayed."""

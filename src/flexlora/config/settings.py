@@ -9,10 +9,12 @@ from typing import Literal
 from flexlora.config.config import Config, RuleConfig, ScreensConfig
 from flexlora.config.rule_file import load_rule, read_rule_file
 from flexlora.config.schedule import Schedule, clients_per_round
+from flexlora.errors import ConfigError
 from flexlora.evaluation import EvalSettings
 from flexlora.evaluation.metric_file import read_metric_file
 from flexlora.evaluation.metrics import resolve_metrics
 from flexlora.extras import EXTRAS
+from flexlora.formats.words import count
 from flexlora.models.places import names_gguf
 from flexlora.rules import Rule, make_rule
 from flexlora.rules.alone import Alone
@@ -69,9 +71,11 @@ class Settings:
                 "evaluation.clients",
                 "clients that hold validation examples",
             )
+        per_round = clients_per_round(federation.clients_per_round, clients)
+        _require_quorum(federation.min_clients, per_round)
         schedule = Schedule(
             rounds=federation.rounds,
-            clients=clients_per_round(federation.clients_per_round, clients),
+            clients=per_round,
             recipe=recipe_of(config),
             decay_factor=training.decay_factor,
             decay_rounds=tuple(training.decay_rounds),
@@ -82,8 +86,22 @@ class Settings:
             metrics=tuple(m.name for m in resolve_metrics(validation.metrics)),
             norm_limit=federation.norm_limit,
             agreement=federation.agreement,
+            over_sample=federation.over_sample,
+            min_clients=federation.min_clients,
+            min_share=federation.min_share,
+            attempts=federation.attempts,
+            rest_after=federation.rest_after,
+            rest_rounds=federation.rest_rounds,
         )
         return Settings(schedule, validation, final_settings(config))
+
+
+def _require_quorum(least: int, clients: int) -> None:
+    if least > clients:
+        raise ConfigError(
+            f"federation.min_clients is {least}, but a round has {count(clients, 'client')}; lower "
+            "it, or raise federation.clients_per_round"
+        )
 
 
 def rule_of(chosen: RuleConfig) -> Rule:

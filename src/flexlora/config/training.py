@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import BeforeValidator, Field, model_validator
 
 from flexlora.adapters import Scaling
-from flexlora.config.schedule import NORM_LIMIT
+from flexlora.config.schedule import MOST_EXAMPLES, NORM_LIMIT
 from flexlora.config.table import (
     Natural,
     Positive,
@@ -93,6 +93,32 @@ class FederationConfig(Table):
     clients_per_round: Positive | Annotated[float, Field(gt=0.0, le=1.0)] = Field(
         default=0.05, description="clients a round: a whole number, or a share with a decimal point"
     )
+    over_sample: Annotated[float, Field(ge=1.0, le=100.0)] = Field(
+        default=1.0,
+        description="so many times the clients of a round are asked, and the first that answer "
+        "count: over a network in time, in process in the order in which they were drawn",
+    )
+    min_clients: Positive = Field(
+        default=1, description="clients of a round that have to count, or it is not combined"
+    )
+    min_share: Annotated[float, Field(ge=0.0, le=1.0)] = Field(
+        default=0.0,
+        description="the same as a share of those asked; with over_sample, clients_per_round is "
+        "always enough",
+    )
+    attempts: Annotated[int, Field(ge=1, le=1000)] = Field(
+        default=1,
+        description="times that a round is tried, each time with other clients where there are "
+        "some, before too few that count end the run; what is committed stays",
+    )
+    rest_after: Natural = Field(
+        default=3,
+        description="failures of a client in a row after which it is not asked for rest_rounds; "
+        "0: never",
+    )
+    rest_rounds: Positive = Field(
+        default=5, description="rounds for which a client that fails again and again is not asked"
+    )
     patience: Natural = Field(
         default=3, description="evaluations without gain that end it; 0: never"
     )
@@ -108,7 +134,12 @@ class FederationConfig(Table):
     norm_limit: Annotated[float, Field(ge=1.0, le=1e30)] = Field(
         default=NORM_LIMIT,
         description="an update whose norm is more than so many times the median of its round is "
-        "left out, as a failure of its client",
+        "quarantined, as a failure of its client",
+    )
+    most_examples: Positive = Field(
+        default=MOST_EXAMPLES,
+        description="examples of a client that count at most where nobody but the client knows how "
+        "many there are: over a network, to train and to score",
     )
     seed: Annotated[int, Field(ge=0, lt=2**63)] = Field(
         default=0, description="seed of all randomness"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, Protocol
 
 from flexlora.adapters import Delta, Sides
 from flexlora.evaluation import ClientScore
@@ -21,7 +21,8 @@ class Train:
     measures, of what it trained, on its own held-out part (none: nothing); bytes_down: what it is
     sent, as serialised, payload and what it lacks of Δ; kept: earlier rounds that may be gone back
     to, of which a client forgets nothing; answered: the round that it answered last, whose memory
-    it goes on with (None: none, or its rule has it remember nothing).
+    it goes on with (None: none, or its rule has it remember nothing); attempt: at this round, from
+    1 on.
     """
 
     id: str
@@ -38,6 +39,7 @@ class Train:
     bytes_down: int
     kept: tuple[int, ...] = ()
     answered: int | None = None
+    attempt: int = 1
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,6 +59,7 @@ class TrainSparse:
     mask: int
     recipe: Recipe
     seed: int
+    attempt: int = 1
 
     @property
     def bytes_down(self) -> int:
@@ -114,16 +117,36 @@ class Scored:
     score: ClientScore
 
 
+Fault = Literal["train", "quarantine", "stray"]
+FAULTS: tuple[Fault, ...] = ("train", "quarantine", "stray")
+
+
 @dataclass(frozen=True)
 class Failure:
-    """A client that gave nothing usable, and why."""
+    """A client that gave nothing usable, and why.
+
+    kind: "train": it did not do its job, or not in time; "quarantine": what it gave is refused;
+    "stray": what came answers no job that is open: it is late, comes twice, or is of another round.
+    """
 
     job: str
     client: str
     reason: str
+    kind: Fault = "train"
 
 
-Outcome = Reply | Scored | Failure
+@dataclass(frozen=True)
+class Late:
+    """A client whose answer is needed no more: no failure, and nothing that counts.
+
+    The server's own word: no client says it.
+    """
+
+    job: str
+    client: str
+
+
+Outcome = Reply | Scored | Failure | Late
 
 
 class Transport(Protocol):

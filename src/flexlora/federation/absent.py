@@ -34,6 +34,11 @@ class Digest(Protocol):
     def update(self, data: bytes, /) -> None: ...
 
 
+def bounded(part: Sequence[Encoded], amount: int, most: int) -> int:
+    """An amount as the server knows it, or as a client says, who may say this much."""
+    return min(amount, most) if isinstance(part, Absent) else amount
+
+
 def answer_tokens(part: Sequence[Encoded]) -> int:
     """Tokens of the right answers, all together."""
     return part.tokens if isinstance(part, Absent) else sum(len(x.response) for x in part)

@@ -58,7 +58,12 @@ class Collector(Protocol):
 
 
 def require_collectable(
-    rule: Rule, collector: Collector, screens: Sequence[Screen] = (), *, agreement: bool = False
+    rule: Rule,
+    collector: Collector,
+    screens: Sequence[Screen] = (),
+    *,
+    agreement: bool = False,
+    over_sample: float = 1.0,
 ) -> None:
     """Raise ConfigError, before anything trains, where they need more than there will be."""
     if collector.gives == "each":
@@ -67,6 +72,11 @@ def require_collectable(
         raise ConfigError(
             "federation.agreement needs every client's change, and these are collected in a way "
             "that gives their sum alone; leave it out"
+        )
+    if over_sample > 1.0:
+        raise ConfigError(
+            f"federation.over_sample is {over_sample:g}, which leaves out whoever is late, and "
+            "these are collected in a way that gives the sum of all alone; set it to 1.0"
         )
     if rule.traits.needs == "each":
         raise ConfigError(

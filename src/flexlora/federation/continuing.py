@@ -165,6 +165,8 @@ class Parent:
         for mine, theirs in (
             (store.held, self.store.held),
             (store.answered, self.store.answered),
+            (store.failed, self.store.failed),
+            (store.resting, self.store.resting),
         ):
             mine |= {client: value for client, value in theirs.items() if client in store.ranks}
         return store

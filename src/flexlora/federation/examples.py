@@ -11,7 +11,7 @@ from typing import Any
 from flexlora.config.config import Config
 from flexlora.errors import DataError
 from flexlora.evaluation import EvalClient
-from flexlora.federation.absent import add_to, answer_tokens, truncated
+from flexlora.federation.absent import add_to, answer_tokens, bounded, truncated
 from flexlora.federation.census import Census
 from flexlora.federation.data import (
     asks_for_the_date,
@@ -73,13 +73,20 @@ class Examples:
         """Clients that train and hold what to score on, in order of id."""
         return sorted(client for client in self.held_out if client in self.train)
 
-    def known(self) -> Known:
-        """How many examples each client has to train and to score on, and the latter's tokens."""
+    def known(self, most: int, max_tokens: int) -> Known:
+        """How many examples each client has to train and to score on, and the latter's tokens.
+
+        most: examples that count at most of a client who alone knows how many there are; none of
+        these has more than `max_tokens`.
+        """
         train, held_out = (
-            {client: len(part) for client, part in parts.items()}
+            {client: bounded(part, len(part), most) for client, part in parts.items()}
             for parts in (self.train, self.held_out)
         )
-        tokens = {client: answer_tokens(part) for client, part in self.held_out.items()}
+        tokens = {
+            client: bounded(part, answer_tokens(part), max_tokens * held_out[client])
+            for client, part in self.held_out.items()
+        }
         return Known(train, held_out, tokens)
 
     def encoding_fingerprint(self) -> str:

@@ -7,21 +7,21 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
-from flexlora.engines.jobs import Failure, Reply, Train, TrainSparse, Transport
-from flexlora.errors import RoundError
+from flexlora.engines.jobs import Transport
 from flexlora.evaluation import MeanScore
 from flexlora.federation.admission import Collected
 from flexlora.federation.collector import Collector
+from flexlora.federation.gathering import Gathered, Gathering
 from flexlora.federation.observers import Observer
 from flexlora.federation.on_clients import collect_scores, summary
 from flexlora.federation.outcomes import NOTHING, Known
-from flexlora.federation.screening import Passed
+from flexlora.federation.resting import rest
 from flexlora.federation.sending import Sender
 from flexlora.federation.sparse_stage import SparseStage
 from flexlora.federation.stages import AdapterStage, S, Stage, counted
 from flexlora.rules import State
 from flexlora.runs.committed import Committed
-from flexlora.runs.events import Event, Failed, Replied, RoundBegun, RoundEnded
+from flexlora.runs.events import Failed, RoundEnded
 from flexlora.runs.packed_state import unpack_layers
 from flexlora.runs.records import Cut, OnClients, RoundRecord
 from flexlora.runs.run_directory import Run
@@ -51,8 +51,8 @@ class Federation:
     nothing; decide: from a validated round's record to the value that the best round minimises.
     screens: what updates pass between collecting and weighing, in order; known: of the clients,
     which bounds what their scores say of themselves (what their replies say is the collector's).
-    sparse: the stage before adapters are trained, if there is one. Raises ConfigError for a rule or
-    screen that needs more than this collector gives.
+    sparse: the stage before adapters are trained, if there is one; in_time: as of `Gathering`.
+    Raises ConfigError for a rule or screen that needs more than this collector gives.
 
     stands: where it goes on from: the beginning, or what `last` found in the run. Every random draw
     comes from a stream named by its round, and everything else that outlives a round is in the
@@ -73,6 +73,7 @@ class Federation:
         observer: Observer,
         known: Known = NOTHING,
         sparse: SparseStage | None = None,
+        in_time: bool = False,
     ) -> None:
         self.sender = sender
         self.rule = sender.rule
@@ -89,6 +90,7 @@ class Federation:
         self.decide = decide
         self.observer = observer
         self.known = known
+        self.in_time = in_time
 
     @property
     def finished(self) -> bool:
@@ -102,7 +104,7 @@ class Federation:
             yield self.play()
 
     def play(self) -> RoundRecord:
-        """One round. Raises RoundError when no client gave a usable reply."""
+        """One round. Raises RoundError when too few clients count in it."""
         if self.sparse is not None and self.sparse.goes_on(self.state):
             return self._play(self.sparse)
         return self._play(self.adapters)
@@ -110,19 +112,22 @@ class Federation:
     def _play(self, stage: Stage[S]) -> RoundRecord:
         round = self.state.round + 1
         started = time.perf_counter()
-        asked = stage.send(self.state, self.store, self.run.checkpoints())
-        clients = tuple(job.client for job in asked.jobs)
-        self.observer.told(RoundBegun(round, clients, stage.sparse))
-        collected = self._collect(round, stage, asked)
-        trained, answered = time.perf_counter(), list(collected.ranks)
-        passed = self._weigh(round, stage, asked, collected)
-        state, cut = stage.combine(self.state, asked, passed)
-        stage.remember(self.state, self.store, answered, collected)
+        resting = set(self.store.resting)
+        gathering = Gathering(
+            self.sender, self.transport, self.run, self.observer, in_time=self.in_time
+        )
+        gathered = gathering.gather(round, stage, self.state, self.store)
+        collected = gathered.collected
+        state, cut = stage.combine(self.state, gathered.asked, gathered.passed)
+        stage.remember(self.state, self.store, gathered.answered, collected)
+        rested = rest(self.store, self.schedule, round, gathered.tried.answers)
         combined = time.perf_counter()
-        seconds = {"clients": trained - started, "combine": combined - trained}
-        record = self._record(round, asked.jobs, collected, cut, seconds)
-        record = replace(record, screened=passed.judged, agreement=passed.agreement)
+        seconds = {"clients": gathered.trained - started, "combine": combined - gathered.trained}
+        record = self._record(round, gathered, cut, seconds)
+        record = replace(record, resting=tuple(sorted(resting - gathered.tried.asked)))
         record = replace(record, sparse=stage.sparse)
+        for event in rested:
+            self.observer.told(event)
         if self.schedule.validates(round):
             record = self._validate(state, collected, record)
         self.state = state
@@ -154,61 +159,20 @@ class Federation:
         jobs = self.sender.evaluation(state, self.store)
         scores, failures = collect_scores(jobs, self.transport.exchange(jobs), self.known)
         for failure in failures:
-            self.observer.told(Failed(round, failure.client, failure.reason, "evaluate"))
+            kind = "stray" if failure.kind == "stray" else "evaluate"
+            self.observer.told(Failed(round, failure.client, failure.reason, kind))
         tuned = None
         if self.schedule.score_trained and collected is not None:
             replies = (collected.replies[client] for client in sorted(collected.replies))
             tuned = summary([r.score for r in replies if r.score is not None])
         bytes_down = 0 if self.rule.traits.alone else sum(job.bytes_down for job in jobs)
-        return OnClients(summary(scores), tuned, len(failures), bytes_down)
-
-    def _came(self, round: int, outcome: Reply | Failure) -> Event:
-        """What is told of an answer: never the update itself."""
-        if isinstance(outcome, Failure):
-            return Failed(round, outcome.client, outcome.reason)
-        return Replied(
-            round=round,
-            client=outcome.client,
-            type=self.store.types[outcome.client],
-            examples=outcome.examples,
-            tokens=outcome.tokens,
-            loss=outcome.loss,
-            seconds=outcome.seconds,
-            bytes_up=0 if self.rule.traits.alone else len(outcome.payload),
-        )
-
-    def _collect(self, round: int, stage: Stage[S], asked: S) -> Collected:
-        collected = Collected()
-        for outcome, so_far in stage.collect(asked, self.transport.exchange(asked.jobs)):
-            collected = so_far
-            self.observer.told(self._came(round, outcome))
-        if not collected.summaries:
-            first = collected.failures[0]
-            raise RoundError(
-                f"round {round}: none of {len(asked.jobs)} clients gave a usable reply; the "
-                f"first reason, of client {first.client}: {first.reason}"
-            )
-        return collected
-
-    def _weigh(self, round: int, stage: Stage[S], asked: S, collected: Collected) -> Passed:
-        """Who passes with what weight; whom a screen leaves out is a failure of this round."""
-        passed = stage.weigh(self.state, asked, collected)
-        jobs = {job.client: job.id for job in asked.jobs}
-        for client, reason in passed.left_out.items():
-            collected.leave_out(Failure(jobs[client], client, reason))
-            self.observer.told(Failed(round, client, reason, "screen"))
-        if not passed.weights:
-            raise RoundError(f"round {round}: the screens left no client; loosen [screens]")
-        return passed
+        failed = sum(failure.kind != "stray" for failure in failures)
+        return OnClients(summary(scores), tuned, failed, bytes_down)
 
     def _record(
-        self,
-        round: int,
-        jobs: Sequence[Train | TrainSparse],
-        collected: Collected,
-        cut: Cut | None,
-        seconds: Mapping[str, float],
+        self, round: int, gathered: Gathered[S], cut: Cut | None, seconds: Mapping[str, float]
     ) -> RoundRecord:
+        collected, tried, passed = gathered.collected, gathered.tried, gathered.passed
         replies = collected.replies
         examples = sum(reply.examples for reply in replies.values())
         # In one order, whoever was first: sums of floats depend on it.
@@ -219,14 +183,18 @@ class Federation:
             learning_rate=self.schedule.recipe_for(round).learning_rate,
             clients=tuple(sorted(replies)),
             types=counted(self.store.types[client] for client in replies),
-            failures=len(collected.failures),
+            failures=sum(map(len, tried.missing)),
             train_loss=loss,
             examples=examples,
             tokens=sum(reply.tokens for reply in replies.values()),
-            bytes_down=sum(job.bytes_down for job in jobs),
-            bytes_up=collected.bytes_up,
+            bytes_down=tried.bytes_down,
+            bytes_up=tried.bytes_up,
             seconds=seconds,
             cut=cut,
+            screened=passed.judged,
+            agreement=passed.agreement,
+            missing=tuple(tried.missing) if any(tried.missing) else (),
+            late=tuple(sorted(collected.late)),
         )
 
     def _commit(self, record: RoundRecord) -> None:

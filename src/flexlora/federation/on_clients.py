@@ -28,18 +28,19 @@ def collect_scores(
         job = open_jobs.get(outcome.job)
         if job is None or job.client != outcome.client:
             reason = f"an answer to job {outcome.job!r}, which is not open for this client"
-            failures.append(Failure(outcome.job, outcome.client, reason))
+            failures.append(Failure(outcome.job, outcome.client, reason, "stray"))
             continue
         del open_jobs[job.id]
         if isinstance(outcome, Scored):
             try:
                 scores[job.client] = checked_score(outcome.score, job.client, job.metrics)
             except Exception as error:  # Whatever a stranger sent, it is one client's failure.
-                failures.append(Failure(job.id, job.client, why(error)))
+                failures.append(Failure(job.id, job.client, why(error), "quarantine"))
         elif isinstance(outcome, Failure):
             failures.append(outcome)
         else:
-            failures.append(Failure(job.id, job.client, "an adapter where a score was asked for"))
+            reason = "an adapter where a score was asked for"
+            failures.append(Failure(job.id, job.client, reason, "quarantine"))
     failures += [Failure(job.id, job.client, "no reply") for job in open_jobs.values()]
     return [scores[client] for client in sorted(scores)], failures
 

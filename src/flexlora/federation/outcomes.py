@@ -8,12 +8,12 @@ from typing import Any
 
 import torch
 
-from flexlora.engines.jobs import Failure, Outcome, Reply, Scored
+from flexlora.config.schedule import MOST_EXAMPLES
+from flexlora.engines.jobs import FAULTS, Failure, Outcome, Reply, Scored
 from flexlora.errors import FlexLoRAError, cut_short, shown
 from flexlora.evaluation import ClientScore
 from flexlora.formats.visible import visible
 
-MOST_EXAMPLES = 10_000  # Of a client of which the server knows nothing.
 MOST_TOKENS = 1_000_000  # Of its right answers, all together.
 MOST = 2**53  # Steps, tokens: whole numbers that every reader of JSON keeps.
 LARGEST = float(torch.finfo(torch.float32).max)
@@ -58,11 +58,13 @@ def opened(given: object, known: Known, names: Collection[str]) -> Outcome:
             reason = _visible(given.reason, _REASON, keep="\n\t")
             as_it_is = type(given.reason) is str and reason == given.reason
             found = given if as_it_is else replace(given, reason=reason)
+            if found.kind not in FAULTS:
+                found = replace(found, kind="train")
         else:
             raise _Malformed(f"it is {_kind(given)}, neither a reply, nor a score, nor a failure")
         return replace(found, job=job, client=client) if _strange(given, job, client) else found
     except Exception as error:
-        return Failure(job, client, f"a malformed answer: {why(error)}")
+        return Failure(job, client, f"a malformed answer: {why(error)}", "quarantine")
 
 
 def why(error: Exception) -> str:

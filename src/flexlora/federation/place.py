@@ -18,7 +18,12 @@ from flexlora.training import CohortSize
 
 
 class Place(Protocol):
-    """What a session has to know of where its clients are; all else is the same everywhere."""
+    """What a session has to know of where its clients are; all else is the same everywhere.
+
+    in_time: whether answers come in the order of time, so that the first ones count.
+    """
+
+    in_time: bool
 
     def prepare(
         self,
@@ -59,6 +64,8 @@ class Place(Protocol):
 @final
 class Here:
     """All clients train on this machine."""
+
+    in_time = False
 
     def prepare(
         self,

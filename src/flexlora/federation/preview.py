@@ -159,7 +159,7 @@ def forecast(setup: Setup, rule: Rule, sparse_rounds: int = 0) -> Forecast:
             )
         )
     down, up = (
-        _mean([(t.clients, getattr(t, way)) for t in types]) * schedule.clients
+        _mean([(t.clients, getattr(t, way)) for t in types]) * schedule.asks(len(roster.types))
         for way in ("bytes_down", "bytes_up")
     )
     return Forecast(
@@ -185,7 +185,7 @@ def _sparse(
     jobs = stage.send(begun, setup.roster.fresh_store(), clients=one_each).jobs
     up = {name: stage.reply_bytes(job) for name, job in zip(members, jobs, strict=True)}
     mean = _mean([(len(clients), up[name]) for name, clients in members.items()])
-    count, down = sender.schedule.clients, jobs[0].bytes_down
+    count, down = sender.schedule.asks(sum(map(len, members.values()))), jobs[0].bytes_down
     return SparseForecast(rounds, down, up, float(down * count), mean * count)
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -37,22 +35,18 @@ def screened(
     collected: Collected,
     sent: Mapping[str, Adapter],
     layers: Sequence[str],
-    norm_limit: float = math.inf,
     agreement: bool = False,
 ) -> Passed:
     """The rule weighs what the screens have left; without a screen that judges, nothing is read.
 
-    Each screen sees the weights of what those before it have left. norm_limit: whoever's norm is
-    above so many times the round's median is left out before them. Raises RoundError for a verdict
+    Each screen sees the weights of what those before it have left. Raises RoundError for a verdict
     on a client that is not there, and RuleError for what cannot be weights of these clients.
     """
     ordered = [collected.summaries[client] for client in sorted(collected.summaries)]
-    left_out = beyond(ordered, norm_limit)
-    ordered = [s for s in ordered if s.client not in left_out]
     begun = rule.weights(ordered)
     judging = [screen for screen in screens if screen.judges]
     if not judging and not agreement:
-        return Passed(begun, left_out=left_out)
+        return Passed(begun)
 
     def contributions() -> Iterator[Sequence[Contribution]]:
         for layer in layers:
@@ -62,13 +56,12 @@ def screened(
     products = Products({s.client: s.examples for s in ordered}, begun, contributions)
     agreed = _agreement(products) if agreement else None
     if not judging:
-        return Passed(begun, left_out=left_out, agreement=agreed)
+        return Passed(begun, agreement=agreed)
     for screen in judging:
         verdicts = screen.verdicts(products) if products.clients else {}
         left.take(screen, verdicts, products.clients)
         products = products.after(verdicts, left.weights())
-    gone = {**left_out, **left.out}
-    return Passed(products.weights, left.shrinks, gone, left.told(), agreed)
+    return Passed(products.weights, left.shrinks, left.out, left.told(), agreed)
 
 
 class _Left:
@@ -145,19 +138,3 @@ def _agreement(products: Products) -> float | None:
     cosines = kept / lengths[:, None] / lengths
     count = len(lengths)
     return float((cosines.sum() - cosines.diagonal().sum()) / (count * (count - 1)))
-
-
-def beyond(summaries: Sequence[Summary], limit: float) -> dict[str, str]:
-    """Client → why, of those whose norm is above the limit. Of an even number the lower median
-    counts, so that of two clients one can be beyond; where half of them have not moved, none is.
-    """
-    median = statistics.median_low(s.norm for s in summaries) if summaries else 0.0
-    if not median:
-        return {}
-    times = {s.client: s.norm / median for s in summaries}
-    return {
-        client: f"the norm of its update is {found:.3g} times the median of the round, expected at "
-        f"most {limit:g} times; see federation.norm_limit"
-        for client, found in times.items()
-        if found > limit
-    }

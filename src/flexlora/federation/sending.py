@@ -9,7 +9,7 @@ from functools import partial
 from flexlora.adapters import Adapter, factors_payload
 from flexlora.config.schedule import Schedule
 from flexlora.engines.jobs import Evaluate, Train
-from flexlora.federation.sampling import sample
+from flexlora.federation.sampling import drawn, sample
 from flexlora.federation.streams import Streams
 from flexlora.formats.delta import update_payload
 from flexlora.formats.payloads import to_bytes
@@ -49,18 +49,18 @@ class Sender:
         store: ClientStore,
         clients: Sequence[str] | None = None,
         kept: Sequence[int] = (),
+        attempt: int = 1,
     ) -> Sending:
-        """The jobs of the round after `state`, in order of client.
+        """The jobs of the round after `state`, in the order of the clients.
 
-        clients: instead of those that the round draws. Clients of equal ranks are sent the same
-        bytes, made once, unless the rule tells clients apart, each of which then has a stream of
-        its own. kept: the rounds that have a checkpoint. Raises RuleError, before anybody trains,
-        for what the rule may not send.
+        clients: instead of those that the round draws first; attempt: at this round. Clients of
+        equal ranks are sent the same bytes, made once, unless the rule tells clients apart, each of
+        which then has a stream of its own. kept: the rounds that have a checkpoint. Raises
+        RuleError, before anybody trains, for what the rule may not send.
         """
         round = state.round + 1
         if clients is None:
-            draw = self.streams.generator("sample", round)
-            clients = sample(store.clients, self.schedule.clients, draw)
+            clients = sorted(drawn(self.streams, self.schedule, store, round))
         by_client = self.rule.traits.sends == "client"
         made: dict[tuple[str, tuple[tuple[str, int], ...]], tuple[Adapter, bytes]] = {}
         missing: dict[int | None, int] = {}
@@ -80,7 +80,7 @@ class Sender:
                 missing[held] = _update_bytes(state, held)
             jobs.append(
                 Train(
-                    id=f"{round}-{index}",
+                    id=job_id(round, index, attempt),
                     round=round,
                     client=client,
                     payload=payload,
@@ -94,6 +94,7 @@ class Sender:
                     bytes_down=0 if self.rule.traits.alone else len(payload) + missing[held],
                     kept=tuple(kept),
                     answered=store.answered.get(client),
+                    attempt=attempt,
                 )
             )
         return Sending(jobs, sent)
@@ -131,6 +132,11 @@ class Sender:
                 )
             )
         return jobs
+
+
+def job_id(round: int, index: int, attempt: int) -> str:
+    """Another one in every attempt, so that an answer to an earlier one is known for what it is."""
+    return f"{round}-{index}" if attempt == 1 else f"{round}.{attempt}-{index}"
 
 
 def _update_bytes(state: State, held: int | None) -> int:

@@ -12,6 +12,7 @@ from typing import Any
 from flexlora.config.config import Config
 from flexlora.config.settings import extras_of, played_rule, played_screens
 from flexlora.config.sparse import sparse_rounds
+from flexlora.engines.faulty import rehearsed
 from flexlora.engines.memories import Memories
 from flexlora.errors import ConfigError
 from flexlora.evaluation import MeanScore, get_metric
@@ -244,7 +245,7 @@ class Session:
     def _play(self, run: Run, observer: Observer) -> Result:
         setup, rule = self.setup, self.rule
         sender = Sender(rule, setup.settings.schedule, setup.streams, setup.examples.scorers)
-        known, memories = setup.examples.known(), Memories(run.folder / MEMORY)
+        known, memories = setup.known(), Memories(run.folder / MEMORY)
         sparse = sparse_stage(sender, self.sparse_rounds, run.spool, known)
         begin = sender.begin(setup.spec)
         if sparse is not None:
@@ -274,6 +275,7 @@ class Session:
             memory=run.folder / MEMORY,
             noted=noted,
         )
+        engine = rehearsed(engine, self.config.faults)
         with closing(engine):
             federation = Federation(
                 sender=sender,
@@ -287,9 +289,12 @@ class Session:
                 observer=observer,
                 known=known,
                 sparse=sparse,
+                in_time=self._place.in_time,
             )
             observer.told(started(run))
             if self._resumed is not None and (words := elsewhere(run)):
+                observer.told(Noted(words))
+            if words := self.config.faults.words():
                 observer.told(Noted(words))
             for _ in federation.rounds():
                 pass

@@ -17,6 +17,7 @@ from flexlora.evaluation.metrics import resolve_metrics
 from flexlora.federation.census import Census
 from flexlora.federation.examples import Examples
 from flexlora.federation.ground import Gather, Ground
+from flexlora.federation.outcomes import Known
 from flexlora.federation.pooled import pooled_examples, pooled_roster, pooled_schedule
 from flexlora.federation.rehearsal import rehearse
 from flexlora.federation.roster import Roster
@@ -64,6 +65,12 @@ class Setup:
             for name, ranks in self.roster.ranks.items()
         }
 
+    def known(self) -> Known:
+        """What bounds the words of its clients."""
+        return self.examples.known(
+            self.config.federation.most_examples, self.config.data.max_tokens
+        )
+
     @property
     def streams(self) -> Streams:
         return Streams(self.config.federation.seed)
@@ -81,6 +88,7 @@ class Setup:
         return (
             *self.roster.notes,
             *examples.notes,
+            *filter(None, [self.config.faults.words()]),
             *blank_references(resolve_metrics(final.metrics), scored),
         )
 

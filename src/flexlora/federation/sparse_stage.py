@@ -16,9 +16,9 @@ from flexlora.engines.jobs import Failure, Outcome, Reply, TrainSparse
 from flexlora.federation.admission import Collected, answered, total_norm
 from flexlora.federation.guard import checked_values
 from flexlora.federation.outcomes import NOTHING, Known
-from flexlora.federation.sampling import sample
-from flexlora.federation.screening import Passed, beyond
-from flexlora.federation.sending import Sender
+from flexlora.federation.sampling import drawn
+from flexlora.federation.screening import Passed
+from flexlora.federation.sending import Sender, job_id
 from flexlora.federation.spool import Spool
 from flexlora.federation.stages import cut_of
 from flexlora.formats.payloads import to_bytes
@@ -84,17 +84,17 @@ class SparseStage:
         store: ClientStore,
         kept: Sequence[int] = (),
         clients: Sequence[str] | None = None,
+        attempt: int = 1,
     ) -> SparseSending:
         """clients: instead of those that the round draws, as they would be drawn for adapters."""
         round, streams, schedule = state.round + 1, self._sender.streams, self._sender.schedule
         if clients is None:
-            draw = streams.generator("sample", round)
-            clients = sample(store.clients, schedule.clients, draw)
+            clients = sorted(drawn(streams, schedule, store, round))
         payload = to_bytes(values_payload(_held(state)))
         ranks = {x: self._rule.ranks_for(state.spec, store.ranks[x]) for x in clients}
         jobs = [
             TrainSparse(
-                id=f"{round}-{index}",
+                id=job_id(round, index, attempt),
                 round=round,
                 client=client,
                 payload=payload,
@@ -102,6 +102,7 @@ class SparseStage:
                 mask=self._seed,
                 recipe=schedule.recipe_for(round),
                 seed=streams.derive("train", round, client),
+                attempt=attempt,
             )
             for index, client in enumerate(clients)
         ]
@@ -126,11 +127,9 @@ class SparseStage:
         return answered(asked.jobs, replies, collected, check, take, self._known)
 
     def weigh(self, state: State, asked: SparseSending, collected: Collected) -> Passed:
-        """By the rule, after `federation.norm_limit`; screens are for adapters."""
+        """By the rule; screens are for adapters."""
         ordered = [collected.summaries[client] for client in sorted(collected.summaries)]
-        left_out = beyond(ordered, self._sender.schedule.norm_limit)
-        ordered = [x for x in ordered if x.client not in left_out]
-        return Passed(self._rule.weights(ordered), left_out=left_out)
+        return Passed(self._rule.weights(ordered))
 
     def combine(
         self, state: State, asked: SparseSending, passed: Passed

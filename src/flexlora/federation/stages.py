@@ -38,8 +38,18 @@ class Stage(Protocol[S]):
 
     sparse: bool
 
-    def send(self, state: State, store: ClientStore, kept: Sequence[int]) -> S:
-        """The jobs of the round after `state`. kept: the rounds that have a checkpoint."""
+    def send(
+        self,
+        state: State,
+        store: ClientStore,
+        kept: Sequence[int],
+        clients: Sequence[str] | None,
+        attempt: int,
+    ) -> S:
+        """The jobs of the round after `state`, of these clients, in their order.
+
+        kept: the rounds that have a checkpoint; attempt: at this round.
+        """
         ...
 
     def collect(
@@ -80,11 +90,23 @@ class AdapterStage:
         self._collector = collector
         self.screens = screens
         self._run = run
-        agreement = sender.schedule.agreement
-        require_collectable(sender.rule, collector, screens, agreement=agreement)
+        require_collectable(
+            sender.rule,
+            collector,
+            screens,
+            agreement=sender.schedule.agreement,
+            over_sample=sender.schedule.over_sample,
+        )
 
-    def send(self, state: State, store: ClientStore, kept: Sequence[int]) -> Sending:
-        return self._sender.training(state, store, None, kept)
+    def send(
+        self,
+        state: State,
+        store: ClientStore,
+        kept: Sequence[int],
+        clients: Sequence[str] | None,
+        attempt: int,
+    ) -> Sending:
+        return self._sender.training(state, store, clients, kept, attempt)
 
     def collect(
         self, asked: Sending, replies: Iterable[Outcome]
@@ -100,7 +122,6 @@ class AdapterStage:
             collected,
             asked.sent,
             [layer.name for layer in state.spec.layers],
-            self._sender.schedule.norm_limit,
             self._sender.schedule.agreement,
         )
 

@@ -150,7 +150,7 @@ class Grid:
         try:
             outcome = self._opened(one, found)
         except WireError as error:
-            return Failure(job.id, job.client, str(error))
+            return Failure(job.id, job.client, str(error), "quarantine")
         if not isinstance(outcome, Behind):
             self._note(job, one)
             return outcome

@@ -44,6 +44,8 @@ class Network:
     that; deadline: seconds of a round.
     """
 
+    in_time = True
+
     def __init__(
         self,
         link: Link,
@@ -206,6 +208,7 @@ def examples_of(
     digest = hashlib.sha256()
     for name, one in told.items():
         digest.update(repr((name, one.train_digest, one.held_out_digest)).encode())
+    notes += _capped(told, config.federation.most_examples)
     silent = [name for name, one in told.items() if one.labels is None]
     if silent:
         notes += (f"labels stay with {count(len(silent), 'client')}: {', '.join(silent)}",)
@@ -246,6 +249,16 @@ def _left_out(register: Register, told: Collection[str]) -> tuple[str, ...]:
     late = sorted(set(register.seats) - set(told))
     found += [f"client {seen(name)} came, too, when the run had all its clients" for name in late]
     return tuple(found)
+
+
+def _capped(told: Mapping[str, Described], most: int) -> tuple[str, ...]:
+    """Whose word is more than it may be."""
+    return tuple(
+        f"client {seen(name)} says that it has {max(one.fitting, one.held_out):,} examples, of "
+        f"which {most:,} count at most; see federation.most_examples"
+        for name, one in told.items()
+        if max(one.fitting, one.held_out) > most
+    )
 
 
 def _holding(one: Described) -> Holding:

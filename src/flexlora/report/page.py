@@ -18,13 +18,14 @@ from flexlora.formats.words import count
 from flexlora.report.blocks import Figure, Heading, Note, Section, Table, Tiles
 from flexlora.report.charts import CONFIG
 from flexlora.report.clients import clients
+from flexlora.report.failures import failures
 from flexlora.report.outcome import outcome
 from flexlora.report.partition import partition
 from flexlora.report.predictions import predictions
 from flexlora.report.ranks import ranks
 from flexlora.report.rounds import costs, progress
 from flexlora.report.runs import ReportRun
-from flexlora.report.settings import failures, settings
+from flexlora.report.settings import settings
 from flexlora.report.spectra import spectra
 
 SECTIONS = (

@@ -25,7 +25,7 @@ from flexlora.report.runs import (
     Scored,
     State,
 )
-from flexlora.runs.events import Failed
+from flexlora.runs.events import Failed, Rested
 from flexlora.runs.run_directory import Run
 from flexlora.runs.spectra import read_spectra
 
@@ -75,6 +75,7 @@ def _read(run: Run) -> ReportRun:
         higher=higher,
         rounds=tuple(run.committed()),
         failed=tuple(run.events(Failed)),
+        rested=tuple(run.events(Rested)),
         spectra=read_spectra(run),
         states=states,
         scored_round=scored,

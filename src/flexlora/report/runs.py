@@ -9,7 +9,7 @@ from types import MappingProxyType
 from typing import Any
 
 from flexlora.evaluation.metrics import METRICS
-from flexlora.runs.events import Failed
+from flexlora.runs.events import Failed, Rested
 from flexlora.runs.files import Record
 from flexlora.runs.records import RoundRecord
 from flexlora.runs.spectra import Spectrum
@@ -137,6 +137,7 @@ class ReportRun:
     higher: Mapping[str, bool]
     rounds: tuple[RoundRecord, ...]
     failed: tuple[Failed, ...]
+    rested: tuple[Rested, ...]
     spectra: tuple[Spectrum, ...]
     states: tuple[State, ...]
     scored_round: int | None

@@ -1,58 +1,15 @@
-"""What went wrong, and what it takes to make the numbers again."""
+"""What it takes to make the numbers again."""
 
 from __future__ import annotations
 
-import itertools
 import json
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from flexlora.errors import cut_short
 from flexlora.formats.words import count
-from flexlora.report import charts
-from flexlora.report.blocks import Block, Figure, Note, Section, Table
-from flexlora.report.common import arms, by_round, legend, thinned
+from flexlora.report.blocks import Section, Table
 from flexlora.report.runs import ReportRun
-
-SHOWN = 50  # Failures that are listed one by one at most.
-
-
-def failures(runs: Sequence[ReportRun]) -> Section:
-    failed = [(run, event) for run in runs for event in run.failed]
-    if not failed:
-        return Section("failures", "Failures", (Note("No client failed."),))
-    reasons = Counter((run.label, event.kind, event.reason) for run, event in failed)
-    ranked = [[*which, n] for which, n in reasons.most_common()]
-    clients = {(run.label, event.client) for run, event in failed}
-    words = f"{count(len(failed), 'failure')} of {count(len(clients), 'client')}."
-    blocks: list[Block] = [
-        Note(words),
-        Table.of("Reasons", ["run", "kind", "reason", "failures"], ranked, limit=SHOWN),
-    ]
-    if any(len(run.rounds) > 1 for run in runs):
-        blocks.append(_by_round(runs))
-    rows = [[run.label, x.round, x.client, x.kind, x.reason] for run, x in failed]
-    names = ["run", "round", "client", "kind", "reason"]
-    blocks.append(Table.of("Failures one by one", names, rows, limit=SHOWN))
-    return Section("failures", "Failures", tuple(blocks))
-
-
-def _by_round(runs: Sequence[ReportRun]) -> Figure:
-    title = "Failures so far, by round"
-    columns: dict[str, Mapping[int, float | None]] = {}
-    rows = []
-    for run in runs:
-        sums = itertools.accumulate(r.failures for r in run.rounds)
-        points = list(zip((r.round for r in run.rounds), sums, strict=True))
-        columns[run.label] = dict(points)
-        rows += [
-            {"x": number, "y": n, "series": run.arm, "run": run.label}
-            for number, n in thinned(points)
-        ]
-    spec = charts.lines(rows, x="round", y="failures, cumulative", series=arms(runs), zero=True)
-    words = "Clients drawn to train that did not count, added up; a steeper line is a worse time."
-    return Figure(title, words, spec, by_round(title, columns), legend(arms(runs)))
 
 
 def settings(runs: Sequence[ReportRun]) -> Section:

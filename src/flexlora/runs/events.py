@@ -19,7 +19,7 @@ from flexlora.runs.fields import truth
 from flexlora.runs.records import RoundRecord
 from flexlora.runs.results import Result
 
-FAILURES = ("train", "evaluate", "screen")  # What a client may have failed in.
+FAILURES = ("train", "evaluate", "quarantine", "stray", "screen")  # How a client may have failed.
 SCHEMA = 1  # Of events as JSON; `started` carries it. It rises when a field changes its meaning.
 
 
@@ -105,7 +105,8 @@ class Started(Event):
 class RoundBegun(Event):
     """A round's clients are drawn, and what they are sent is made.
 
-    clients: in order of their jobs; sparse: whether they train single weights, before any adapter.
+    clients: in order of their jobs; sparse: whether they train single weights, before any adapter;
+    attempt: at this round, which is tried again where too few counted.
     """
 
     name = "round_begun"
@@ -113,6 +114,62 @@ class RoundBegun(Event):
     round: int
     clients: tuple[str, ...]
     sparse: bool = False
+    attempt: int = 1
+
+
+@final
+@dataclass(frozen=True)
+class Repeated(Event):
+    """An attempt at a round brought too few clients that count, and it is tried again.
+
+    attempt: the one that fell short; came: those that counted, asked: of so many, needed: at least.
+    """
+
+    name = "repeated"
+    round: int
+    attempt: int
+    came: int
+    asked: int
+    needed: int
+
+    @property
+    def words(self) -> str:
+        return (
+            f"round {self.round}, attempt {self.attempt}: {self.came} of {self.asked} clients "
+            f"count, expected {self.needed}; it is tried again"
+        )
+
+
+@final
+@dataclass(frozen=True)
+class Late(Event):
+    """A client's answer is needed no more, since enough others came first: no failure."""
+
+    name = "late"
+    round: int
+    client: str
+
+
+@final
+@dataclass(frozen=True)
+class Rested(Event):
+    """A client has failed so many times in a row, and is not asked again up to this round.
+
+    failures: in a row; until: the last round that it rests.
+    """
+
+    name = "rested"
+    round: int
+    client: str
+    failures: int
+    until: int
+
+    @property
+    def words(self) -> str:
+        return (
+            f"client {self.client} has failed {self.failures} times in a row and rests up to round "
+            f"{self.until}"
+        )
 
 
 @final
@@ -141,8 +198,9 @@ class Replied(Event):
 class Failed(Event):
     """A client counts for nothing, and why.
 
-    kind: what it was to do and gave nothing usable for, "train" or "evaluate"; or "screen": it had
-    replied, and a screen left it out.
+    kind: what it was to do and did not, "train" or "evaluate"; or "quarantine": what it gave is
+    refused, by itself or beside all others; "stray": what came answers nothing that is asked: it is
+    late, comes twice, or is of another round; "screen": it had replied, and a screen left it out.
     """
 
     name = "failure"
@@ -300,6 +358,9 @@ EVENTS: Mapping[str, type[Event]] = {
     for kind in (
         Started,
         RoundBegun,
+        Repeated,
+        Late,
+        Rested,
         Replied,
         Failed,
         RoundEnded,

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
 from flexlora.errors import shown
 from flexlora.formats.json_fields import number, table, text, whole
-from flexlora.runs.events import FAILURES, Event, Failed, Started
+from flexlora.runs.events import FAILURES, Event, Failed, Rested, Started
 from flexlora.runs.fields import or_none, typed
 from flexlora.runs.progress import Progress
 from flexlora.runs.records import RoundRecord
@@ -24,7 +25,10 @@ def overview(folder: Path | str) -> Record:
     "stopped" or "never started"; best: the round that validated best, None where none did;
     types: name → ranks (in words), clients, replies and failures; clients: id → type, ranks
     (layer → rank, as trained last), rounds (in which it counted) and failures, by what it was to
-    do: train, evaluate, or pass a screen; bytes on the wire, to train and to evaluate, and on disk;
+    do: train, evaluate, or pass a screen; attempts: round → attempts that it took, of those that
+    took more than one; late: answers that were needed no more; resting: client → the round up to
+    which it rests; rested: how often each client was; faults: what is made to fail on purpose, in
+    words, "" for nothing; bytes on the wire, to train and to evaluate, and on disk;
     seconds within rounds; learned: of all that was learned, as it was validated last, the round,
     its norm over all layers, and rank, effective rank and norm by layer, None before; scores: the
     means of results.json, None where there are none. A round that has no checkpoint yet is not
@@ -34,6 +38,7 @@ def overview(folder: Path | str) -> Record:
     records, last = run.committed(), run.last_meta()
     events = run.events(Event)
     failures = [event for event in events if isinstance(event, Failed)]
+    rested = Counter(event.client for event in events if isinstance(event, Rested))
     begun = any(isinstance(event, Started) for event in events)
     config = run.config
     with run.undamaged("checkpoints"):
@@ -67,6 +72,11 @@ def overview(folder: Path | str) -> Record:
         "types": types,
         "clients": clients,
         "failures": [event.to_json() for event in failures],
+        "attempts": {str(x.round): x.attempts for x in records if x.attempts > 1},
+        "late": sum(len(record.late) for record in records),
+        "resting": dict(sorted(store.resting.items())),
+        "rested": dict(sorted(rested.items())),
+        "faults": config.faults.words(),
         "bytes_up": sum(record.bytes_up for record in records),
         "bytes_down": sum(record.total_bytes_down for record in records),
         "seconds": sum(record.total_seconds for record in records),

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from flexlora.evaluation import MeanScore
-from flexlora.formats.json_fields import counts, number, numbers, table, text, texts
+from flexlora.formats.json_fields import counts, items, number, numbers, table, text, texts
 from flexlora.runs.fields import natural, truth
 from flexlora.screens import Verdict
 
@@ -102,6 +102,9 @@ class RoundRecord:
     clients', in rounds that have them; screened: whom the screens shrank, weighed less or left out,
     where there are screens that judge; agreement: mean cosine between what pairs of clients
     changed, where it is asked for; sparse: a round of the stage before adapters are trained.
+    missing: by attempt at the round, who was asked and did not count; the last attempt is the one
+    that was combined, and failures and bytes are of all. late: whose answers were needed no more;
+    resting: who was not asked, since it had failed again and again.
     """
 
     round: int
@@ -121,6 +124,13 @@ class RoundRecord:
     screened: Mapping[str, Verdict] | None = None
     agreement: float | None = None
     sparse: bool = False
+    missing: tuple[tuple[str, ...], ...] = ()
+    late: tuple[str, ...] = ()
+    resting: tuple[str, ...] = ()
+
+    @property
+    def attempts(self) -> int:
+        return max(1, len(self.missing))
 
     @property
     def validated(self) -> bool:
@@ -161,6 +171,11 @@ class RoundRecord:
         }
         if self.sparse:
             found["sparse"] = True
+        if self.missing:
+            found["missing"] = [list(clients) for clients in self.missing]
+        for name in ("late", "resting"):
+            if clients := getattr(self, name):
+                found[name] = list(clients)
         if self.cut is not None:
             found["cut"] = asdict(self.cut)
         if self.screened is not None:
@@ -190,6 +205,9 @@ class RoundRecord:
             seconds=numbers(record, "seconds"),
             cut=Cut.from_json(table(record, "cut")) if "cut" in record else None,
             sparse=truth(record, "sparse") if "sparse" in record else False,
+            missing=_missing(record) if "missing" in record else (),
+            late=texts(record, "late") if "late" in record else (),
+            resting=texts(record, "resting") if "resting" in record else (),
             screened=_screened(table(record, "screened")) if "screened" in record else None,
             agreement=number(record, "agreement") if "agreement" in record else None,
             validation=(
@@ -199,6 +217,10 @@ class RoundRecord:
                 OnClients.from_json(table(record, "on_clients")) if "on_clients" in record else None
             ),
         )
+
+
+def _missing(record: Mapping[str, Any]) -> tuple[tuple[str, ...], ...]:
+    return tuple(texts({"missing": clients}, "missing") for clients in items(record, "missing"))
 
 
 def _screened(record: Mapping[str, Any]) -> dict[str, Verdict]:

@@ -16,6 +16,7 @@ from flexlora.runs.events import (
     Ended,
     Event,
     Failed,
+    Late,
     Replied,
     RoundBegun,
     RoundEnded,
@@ -35,10 +36,10 @@ class Standing:
     """What is known of a run: the rounds that its directory has, and all that was `told` since.
 
     now: seconds since 1970, as events have them. round: the one in progress, 0 between rounds;
-    drawn: how many clients for it, replied: how many of each type did, failed: how many did not
-    (whom a screen leaves out did); done: the rounds that ended; best: the one that validated best,
-    gain: of the last validation against the best before it; scoring: the state that is scored, or
-    ""; ended: all is done.
+    drawn: how many clients for it, in this attempt, replied: how many of each type did, failed: how
+    many did not (who is left out beside the others did); done: the rounds that ended; best: the one
+    that validated best, gain: of the last validation against the best before it; scoring: the state
+    that is scored, or ""; ended: all is done.
     """
 
     def __init__(self, run: Run, now: Callable[[], float] = time.time) -> None:
@@ -52,6 +53,7 @@ class Standing:
         self.drawn = 0
         self.replied: Counter[str] = Counter()
         self.failed = 0
+        self._came: set[str] = set()
         self.done: list[RoundRecord] = []
         self.best: RoundRecord | None = None
         self.progress = Progress()
@@ -86,9 +88,13 @@ class Standing:
                 self.round, self.drawn = event.round, len(event.clients)
                 self.round_began = event.time
             case Replied() if event.round == self.round:
+                self._came.add(event.client)
                 self.replied[event.type] += 1
-            case Failed() if event.round == self.round and event.kind == "train":
-                self.failed += 1
+            case Failed() if event.round == self.round and event.kind in ("train", "quarantine"):
+                self.failed += event.client not in self._came
+                self._came.add(event.client)
+            case Late() if event.round == self.round:
+                self._came.add(event.client)
             case RoundEnded():
                 self._end(event.record)
             case Scoring():
@@ -114,7 +120,7 @@ class Standing:
 
     @property
     def in_flight(self) -> int:
-        return max(0, self.drawn - self.replied.total() - self.failed)
+        return max(0, self.drawn - len(self._came))
 
     def decisive(self, record: RoundRecord) -> float | None:
         """What the best round minimises; None for a round that was not validated."""
@@ -158,6 +164,7 @@ class Standing:
     def _between_rounds(self) -> None:
         self.round = self.drawn = self.failed = 0
         self.replied = Counter()
+        self._came = set()
 
     def _end(self, record: RoundRecord) -> None:
         self._between_rounds()

@@ -10,6 +10,7 @@ from flexlora.formats.json_fields import items, texts
 from flexlora.runs.fields import at_least
 
 T = TypeVar("T")
+_IF_THERE = ("answered", "failed", "resting")
 
 
 @dataclass
@@ -18,6 +19,8 @@ class ClientStore:
 
     answered: the round that it answered last, where the rule has clients remember: what a client
     remembers of that round is what it goes on with, and it must be there.
+    failed: failures in a row, of those who failed last; resting: the last round for which a client
+    is not asked, since it failed again and again.
     Clients of equal ranks may share one table of them: it is replaced, never changed.
     """
 
@@ -25,6 +28,8 @@ class ClientStore:
     ranks: dict[str, dict[str, int]]
     held: dict[str, int] = field(default_factory=dict)
     answered: dict[str, int] = field(default_factory=dict)
+    failed: dict[str, int] = field(default_factory=dict)
+    resting: dict[str, int] = field(default_factory=dict)
 
     @property
     def clients(self) -> list[str]:
@@ -35,8 +40,8 @@ class ClientStore:
 
         {clients: ids, names: types that there are, types: a number a client, layouts: lists of
         layers, patterns: [number of its layout, rank, rank, …], ranks: a number of a pattern a
-        client, held: a version or null a client, answered: a round or null a client, which is left
-        out where nobody has one}.
+        client, held: a version or null a client; answered, failed, resting: a number or null a
+        client, each left out where nobody has one}.
         """
         clients = list(self.ranks)
         names: dict[str, int] = {}
@@ -51,7 +56,7 @@ class ClientStore:
                 seen[id(table)] = patterns.setdefault((layout, *table.values()), len(patterns))
             ranks.append(seen[id(table)])
         types = [names.setdefault(self.types[client], len(names)) for client in clients]
-        answered = [self.answered.get(client) for client in clients]
+        found = {name: getattr(self, name) for name in _IF_THERE}
         return {
             "clients": clients,
             "names": list(names),
@@ -60,7 +65,7 @@ class ClientStore:
             "patterns": [list(pattern) for pattern in patterns],
             "ranks": ranks,
             "held": [self.held.get(client) for client in clients],
-            **({"answered": answered} if self.answered else {}),
+            **{name: [of.get(x) for x in clients] for name, of in found.items() if of},
         }
 
     @staticmethod
@@ -80,7 +85,7 @@ class ClientStore:
             {client: _at(names, i, "types") for client, i in _each(clients, data, "types")},
             {client: _at(made, i, "ranks") for client, i in _each(clients, data, "ranks")},
             _known(clients, data, "held"),
-            _known(clients, data, "answered", least=1) if "answered" in data else {},
+            *(_known(clients, data, of, least=1) if of in data else {} for of in _IF_THERE),
         )
 
 
