@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 from flexlora.cli.commands import app
 from flexlora.errors import ConfigError, FlexLoRAError
 from flexlora.flower import beside
-from flexlora.flower.beside import QUIET, Uplink, serve_client
+from flexlora.flower.beside import Uplink, serve_client
 from flexlora.flower.local import private_folder
 
 
@@ -141,7 +141,7 @@ def test_both_end_where_the_trainer_ends(stand_ins: Path) -> None:
     (stand_ins / "trainer-killed").rename(stand_ins / "trainer")
     trainer, node = noted(stand_ins, "trainer"), noted(stand_ins, "node")
     assert_gone(*trainer, *node[:2])
-    assert node[2] == int(QUIET["FLWR_TELEMETRY_ENABLED"]) == 0
+    assert node[2] == 0
 
 
 def test_both_end_with_the_command(stand_ins: Path) -> None:
