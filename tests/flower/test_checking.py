@@ -129,6 +129,23 @@ def test_what_is_no_superlink_is_told(made: Certificates, port: int) -> None:
     assert "does not answer as a SuperLink does" in links(port, made.authority)["server"].words
 
 
+@pytest.mark.soak
+def test_a_superlink_without_tls_is_asked_without(tmp_path: Path) -> None:
+    from flower.processes import command, processes
+
+    port = free_port()
+    address = f"127.0.0.1:{port}"
+    with processes(tmp_path / "p") as made_here:
+        words = ("--insecure", "--host", "127.0.0.1", "--port", str(port))
+        made_here.start("superlink", command("flower-superlink"), *words)
+        made_here.wait_for("superlink", "Uvicorn running")
+        found = list(link_findings(address, None, None, insecure=True, port=free_port()))
+        assert [(one.what, one.good) for one in found] == [("server", True), ("port", True)]
+        assert found[0].words == f"{address} answers, without TLS and keys"
+        first, *_ = link_findings(address, None, None, insecure=False, port=free_port())
+        assert "speaks no TLS" in first.words
+
+
 def work(tables: dict[str, Any], config: Any = CONFIG) -> dict[str, Finding]:
     found = list(work_findings(parse_client(tables), config))
     assert [one.what for one in found] == ["data", "model", "memory"]
