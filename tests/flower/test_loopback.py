@@ -13,6 +13,7 @@ from commands import Flexlora
 from flexlora.config.config import Config
 from flexlora.federation.ground import Ground
 from flexlora.federation.session import Session
+from flexlora.flower.app_folder import write_app
 from flexlora.flower.server_settings import ServerSettings
 from flexlora.runs.events import Failed, Noted
 from flexlora.runs.run_directory import Run
@@ -24,7 +25,8 @@ if importlib.util.find_spec("flwr") is None:
 
 from flexlora.flower.begun import free_port
 from flexlora.flower.keys import certificates, node_key
-from flower.processes import Loopback, processes
+from flower.processes import Loopback, command, processes
+from flower.proxies import proxy
 
 DATA = {"train_tasks": 2}
 NONE = {"on_clients": "off", "every": 0, "decide_by": "server", "unseen": False}
@@ -123,6 +125,40 @@ def test_a_node_of_another_authority_or_without_a_key_never_comes(
     assert "CERTIFICATE_VERIFY_FAILED" in network.made.log("node-elsewhere")
     assert keyless.wait(timeout=120) != 0
     assert "authentication is enabled" in network.made.log("node-keyless")
+
+
+@pytest.mark.soak
+def test_behind_a_proxy_nodes_take_part_and_nobody_registers_keys_or_begins_runs(
+    names: list[str], tmp_path: Path
+) -> None:
+    """Who reaches the SuperLink itself can do both with nothing but the certificate."""
+    tables = client_tables(names[0], tmp_path / "c")
+    one = networked(federation={"rounds": 1, "clients_per_round": 1}, evaluation=NONE)
+    app = write_app(tmp_path / "app", one, ServerSettings())
+    with processes(tmp_path / "p") as made:
+        network = Loopback.begin(made)
+        with proxy(network.certificates, network.port) as port:
+            place = made.folder / "home" / "config.toml"
+            before = place.read_text()
+            place.write_text(before.replace(f":{network.port}", f":{port}"))
+            _, public = node_key(tmp_path, "stranger")
+            for name, words in (
+                ("register", ("supernode", "register", str(public), "here")),
+                ("run", ("run", str(app), "here")),
+            ):
+                process = made.start(f"{name}-by-proxy", command("flwr"), *words)
+                assert process.wait(timeout=60) != 0
+                assert "403" in made.log(f"{name}-by-proxy")
+            place.write_text(before)
+            network.trainer(names[0], tables)
+            key = network.register(names[0])
+            network.port, known = port, network.port
+            network.node(names[0], tables, key)
+            network.ready(names[:1])
+            network.port = known
+            settings = ServerSettings(run=str(tmp_path / "run"), clients=1, wait=60.0)
+            network.run("run", one, settings, seconds=150)
+            assert Run.open(tmp_path / "run").ended() is not None, network.told()
 
 
 def _require_same_bits(
