@@ -241,13 +241,14 @@ def test_every_folder_has_a_floor() -> None:
 
 def test_flower_is_imported_in_one_folder_alone_and_there_in_few_files() -> None:
     touching = {f for f in files() if any(x.split(".")[0] == "flwr" for x in imports(f))}
-    names = ("client_app", "content", "link", "server_app")
+    names = ("client_app", "content", "knock", "link", "server_app")
     assert touching == {SOURCE / "flower" / f"{name}.py" for name in names}
 
 
 def test_a_clients_command_and_trainer_load_no_flower_of_others() -> None:
     script = (
         "import sys, flexlora.flower.trainer, flexlora.flower.playing, flexlora.flower.beside;"
+        "import flexlora.flower.trial, flexlora.flower.checking, flexlora.flower.deployment;"
         "assert 'flwr' not in sys.modules"
     )
     subprocess.run(

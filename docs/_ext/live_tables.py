@@ -246,6 +246,23 @@ def _laws_of_rules() -> Rows:
         yield (f"`{name}`", *(marks[x.standing] for x in verdicts), why)
 
 
+def _client_file() -> Rows:
+    from flexlora.flower.client_file import ClientFile
+
+    yield ("key", "default", "meaning")
+    for name in ("client", "model", "run"):
+        table = ClientFile.model_fields[name].annotation
+        for key, *words in _keys(table):
+            yield (f"`{name}.{key.strip('`')}`", *words)
+
+
+def _server_settings() -> Rows:
+    from flexlora.flower.server_settings import ServerSettings
+
+    yield ("key", "default", "meaning")
+    yield from _keys(ServerSettings)
+
+
 TABLES: dict[str, Callable[[], Rows]] = {
     "rules": _rules,
     "rule-formulas": _rule_formulas,
@@ -259,6 +276,8 @@ TABLES: dict[str, Callable[[], Rows]] = {
     "source-options": _source_options,
     "partitions": _partitions,
     "partition-options": _partition_options,
+    "client-file": _client_file,
+    "server-settings": _server_settings,
     "errors": _errors,
     "events": _events,
     "event-fields": _event_fields,

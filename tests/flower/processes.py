@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -19,25 +18,13 @@ import tomli_w
 
 from flexlora.config.config import Config
 from flexlora.flower.app_folder import write_app
+from flexlora.flower.begun import free_port, surroundings
+from flexlora.flower.keys import Certificates, certificates, node_key
 from flexlora.flower.server_settings import ServerSettings
 from flexlora.flower.trainer_process import READY
-from flower.keys import Certificates, certificates, node_key
 
 SOURCE = Path(__file__).parents[2] / "src"
-QUIET = {
-    "FLWR_TELEMETRY_ENABLED": "0",
-    "FLWR_DISABLE_UPDATE_CHECK": "1",
-    "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
-    "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.1",
-}
 _PATIENCE = 60.0  # Seconds for a process to come up.
-
-
-def free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        port: int = found.getsockname()[1]
-        return port
 
 
 def command(name: str) -> str:
@@ -54,8 +41,7 @@ class Processes:
 
     def start(self, name: str, *words: str) -> subprocess.Popen[bytes]:
         path = os.pathsep.join([str(SOURCE), os.environ.get("PYTHONPATH", "")])
-        bins = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
-        mine = {"PYTHONPATH": path, "PATH": bins, "FLWR_HOME": str(self.folder / "home")}
+        mine = {"PYTHONPATH": path, "FLWR_HOME": str(self.folder / "home")}
         with open(self.folder / f"{name}.log", "ab") as log:
             self.running[name] = subprocess.Popen(
                 words,
@@ -63,7 +49,7 @@ class Processes:
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 cwd=self.folder,
-                env={**os.environ, **QUIET, **mine, "OMP_NUM_THREADS": "1"},
+                env=surroundings(**mine, OMP_NUM_THREADS="1"),
                 start_new_session=True,
             )
         return self.running[name]
@@ -168,14 +154,20 @@ class Loopback:
         return private
 
     def node(self, name: str, tables: Mapping[str, Any], key: Path) -> None:
-        self.made.start(
+        told = ("--node-config", f'trainer="{tables["client"]["folder"]}"')
+        words = (*self.certificates.flags(), *told)
+        self.stranger(name, self.certificates.authority, key, *words)
+
+    def stranger(
+        self, name: str, authority: Path, key: Path | None, *words: str
+    ) -> subprocess.Popen[bytes]:
+        """A node with this certificate and key, whether the SuperLink knows them or not."""
+        keys = () if key is None else ("--auth-supernode-private-key", str(key))
+        return self.made.start(
             f"node-{name}",
             command("flower-supernode"),
             *("--superlink", f"127.0.0.1:{self.port}", "--port", str(free_port())),
-            *("--root-certificates", str(self.certificates.authority)),
-            *("--auth-supernode-private-key", str(key)),
-            *self.certificates.flags(),
-            *("--node-config", f'trainer="{tables["client"]["folder"]}"'),
+            *("--root-certificates", str(authority), *keys, *words),
         )
 
     def kill_node_of(self, name: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import stat
 import subprocess
 import sys
@@ -19,7 +20,7 @@ from typer.testing import CliRunner
 from flexlora.cli.commands import app
 from flexlora.errors import ConfigError, FlexLoRAError
 from flexlora.flower import beside
-from flexlora.flower.beside import QUIET, Uplink, serve_client
+from flexlora.flower.beside import Uplink, serve_client
 from flexlora.flower.local import private_folder
 
 
@@ -141,7 +142,7 @@ def test_both_end_where_the_trainer_ends(stand_ins: Path) -> None:
     (stand_ins / "trainer-killed").rename(stand_ins / "trainer")
     trainer, node = noted(stand_ins, "trainer"), noted(stand_ins, "node")
     assert_gone(*trainer, *node[:2])
-    assert node[2] == int(QUIET["FLWR_TELEMETRY_ENABLED"]) == 0
+    assert node[2] == 0
 
 
 def test_both_end_with_the_command(stand_ins: Path) -> None:
@@ -177,6 +178,18 @@ def test_the_command_tells_what_is_wrong_before_it_begins_anything(tmp_path: Pat
     found = CliRunner().invoke(app, words)
     assert isinstance(found.exception, ConfigError)
     assert "client.rank is 0" in str(found.exception)
+
+
+def test_a_port_in_use_is_told_before_anything_begins(tmp_path: Path) -> None:
+    file = tmp_path / "client.toml"
+    file.write_text(f'[client]\nname = "north"\nfolder = "{tmp_path}/own"\n')
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        words = ["flower", "client", str(file), "--superlink", "localhost:80", "--insecure"]
+        found = CliRunner().invoke(app, [*words, "--port", str(port)])
+    assert isinstance(found.exception, ConfigError)
+    assert f"port {port} of this machine cannot be had" in str(found.exception)
+    assert not (tmp_path / "own").exists()
 
 
 def test_a_trainer_that_cannot_begin_says_why(tmp_path: Path) -> None:

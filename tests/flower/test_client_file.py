@@ -45,6 +45,7 @@ def test_a_whole_file_is_read(tmp_path: Path) -> None:
         ({"client": {"name": "a", "rnak": 3}}, "client.rnak is unknown; did you mean 'rank'?"),
         ({"client": {"name": "a", "rank": 0}}, "client.rank is "),
         ({"client": {"name": ""}}, "client.name is "),
+        ({"client": {"name": "a", "owners": ["b"]}}, "client.rows is 'named'; write that too"),
         ({"client": {"name": "a", "rows": "some"}}, "client.rows is "),
         ({"client": {"name": "a"}, "data": {"max_tokens": 9}}, "data.max_tokens is the server's"),
         ({"client": {"name": "a"}, "data": {"pth": "x"}}, "pth"),

@@ -128,6 +128,22 @@ def test_an_exchange_that_is_closed_when_enough_have_come_drops_the_rest() -> No
     assert net.notes == ["the answer of client north to job 1-1 came too late and was thrown away"]
 
 
+def test_a_deadline_that_nobody_meets_is_told_with_the_fastest_answer_so_far() -> None:
+    def slow(packet: Packet) -> Packet | None:
+        return good(packet) if net.clock.now > 45 else None
+
+    net = Net(north=slow, east=slow, south=slow)
+    reasons = [reason(found) for found in net.exchange().values()]
+    assert set(reasons) == {
+        "no answer in 30 s, the deadline; nobody has answered a job yet; raise deadline"
+    }
+    net.clock.now = 46.0
+    net.exchange([])
+    net.link.answers = dict.fromkeys(net.link.answers, client("nobody", lambda _: None))
+    second = [replace(job, id=f"2-{i}", round=2) for i, job in enumerate(JOBS)]
+    assert "the fastest answer so far took 46.0 s" in reason(net.exchange(second)["north"])
+
+
 def otherwise(**changes: Any) -> Answer:
     return lambda packet: good(
         Packet(packet.kind, replace(packet.address, **changes), packet.parts, packet.facts)

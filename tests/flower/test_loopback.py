@@ -9,9 +9,11 @@ from pathlib import Path
 
 import pytest
 
+from commands import Flexlora
 from flexlora.config.config import Config
 from flexlora.federation.ground import Ground
 from flexlora.federation.session import Session
+from flexlora.flower.app_folder import write_app
 from flexlora.flower.server_settings import ServerSettings
 from flexlora.runs.events import Failed, Noted
 from flexlora.runs.run_directory import Run
@@ -21,7 +23,10 @@ from flower.trainers import client_tables, networked
 if importlib.util.find_spec("flwr") is None:
     pytest.skip("flwr is not installed: pip install 'flexlora[flower]'", allow_module_level=True)
 
-from flower.processes import Loopback, processes
+from flexlora.flower.begun import free_port
+from flexlora.flower.keys import certificates, node_key
+from flower.processes import Loopback, command, processes
+from flower.proxies import proxy
 
 DATA = {"train_tasks": 2}
 NONE = {"on_clients": "off", "every": 0, "decide_by": "server", "unseen": False}
@@ -48,29 +53,125 @@ def network(names: list[str], tmp_path_factory: pytest.TempPathFactory) -> Itera
         yield network
 
 
-def config(rule: str, names: list[str]) -> Config:
+def config(rule: str, names: list[str], rounds: int = 3) -> Config:
     ranks = dict(zip(names, RANKS[rule], strict=True))
     return networked(
         data=DATA,
         rule={"name": rule},
         clients={"ranks": ranks},
-        federation={"clients_per_round": 2},
+        federation={"clients_per_round": 2, "rounds": rounds},
         evaluation=NONE,
     )
 
 
+def test_it_ends_at_the_bits_of_one_process_and_lets_no_stranger_in(
+    names: list[str], network: Loopback, flexlora: Flexlora, tmp_path: Path
+) -> None:
+    """One test, so that one federation serves it all."""
+    stranger, _ = node_key(tmp_path, "stranger")
+    without = network.stranger("unregistered", network.certificates.authority, stranger)
+    known = network.made.folder / f"{names[1]}.key"
+    _require_checks(flexlora, network, names[1], known, stranger, tmp_path)
+    _require_same_bits("flexlora", names, network, tmp_path, rounds=2)
+    assert without.wait(timeout=60) != 0
+    assert "Failed to activate SuperNode" in network.made.log("node-unregistered")
+
+
+def _require_checks(
+    flexlora: Flexlora, network: Loopback, name: str, known: Path, stranger: Path, folder: Path
+) -> None:
+    """What `--check` says of the very files of a client that takes part, and of others."""
+    (folder / "other").mkdir()
+    other = certificates(folder / "other").authority
+    ours = network.certificates.authority
+    file = network.made.folder / f"{name}.toml"
+    for authority, key, wrong in (
+        (ours, known, {}),
+        (ours, stranger, {"server": "does not know this key"}),
+        (ours, None, {"server": "lets in registered keys alone"}),
+        (other, known, {"certificate": "does not vouch", "server": "certificate right first"}),
+    ):
+        keys = () if key is None else ("--key", key)
+        done = flexlora(
+            *("flower", "client", file, "--check", "--superlink", f"127.0.0.1:{network.port}"),
+            *("--root-certificates", authority, *keys, "--port", free_port()),
+        )
+        assert done.code == (2 if wrong else 0), done
+        told = [line for line in done.out.splitlines() if line.startswith("✗")]
+        assert len(told) == len(wrong), done
+        for line, (what, words) in zip(told, wrong.items(), strict=True):
+            assert line.startswith(f"✗ {what}: ")
+            assert words in line
+
+
+@pytest.mark.soak
 @pytest.mark.parametrize("rule", ["flexlora", "flora"])
-def test_it_ends_at_the_bits_of_one_process(
+def test_three_rounds_end_at_the_bits_of_one_process(
     rule: str, names: list[str], network: Loopback, tmp_path: Path
 ) -> None:
-    asked = config(rule, names)
-    settings = ServerSettings(run=str(tmp_path / "there"), clients=2, wait=60.0, deadline=60.0)
+    _require_same_bits(rule, names, network, tmp_path)
+
+
+@pytest.mark.soak
+def test_a_node_of_another_authority_or_without_a_key_never_comes(
+    network: Loopback, tmp_path: Path
+) -> None:
+    """The first takes the SuperLink for somebody else, and sends it nothing."""
+    other = certificates(tmp_path).authority
+    private, _ = node_key(tmp_path, "somebody")
+    keyless = network.stranger("keyless", network.certificates.authority, None)
+    process = network.stranger("elsewhere", other, private, "--max-retries", "1")
+    assert process.wait(timeout=120) != 0
+    assert "CERTIFICATE_VERIFY_FAILED" in network.made.log("node-elsewhere")
+    assert keyless.wait(timeout=120) != 0
+    assert "authentication is enabled" in network.made.log("node-keyless")
+
+
+@pytest.mark.soak
+def test_behind_a_proxy_nodes_take_part_and_nobody_registers_keys_or_begins_runs(
+    names: list[str], tmp_path: Path
+) -> None:
+    """Who reaches the SuperLink itself can do both with nothing but the certificate."""
+    tables = client_tables(names[0], tmp_path / "c")
+    one = networked(federation={"rounds": 1, "clients_per_round": 1}, evaluation=NONE)
+    app = write_app(tmp_path / "app", one, ServerSettings())
+    with processes(tmp_path / "p") as made:
+        network = Loopback.begin(made)
+        with proxy(network.certificates, network.port) as port:
+            place = made.folder / "home" / "config.toml"
+            before = place.read_text()
+            place.write_text(before.replace(f":{network.port}", f":{port}"))
+            _, public = node_key(tmp_path, "stranger")
+            for name, words in (
+                ("register", ("supernode", "register", str(public), "here")),
+                ("run", ("run", str(app), "here")),
+            ):
+                process = made.start(f"{name}-by-proxy", command("flwr"), *words)
+                assert process.wait(timeout=60) != 0
+                assert "403" in made.log(f"{name}-by-proxy")
+            place.write_text(before)
+            network.trainer(names[0], tables)
+            key = network.register(names[0])
+            network.port, known = port, network.port
+            network.node(names[0], tables, key)
+            network.ready(names[:1])
+            network.port = known
+            settings = ServerSettings(run=str(tmp_path / "run"), clients=1, wait=60.0)
+            network.run("run", one, settings, seconds=150)
+            assert Run.open(tmp_path / "run").ended() is not None, network.told()
+
+
+def _require_same_bits(
+    rule: str, names: list[str], network: Loopback, folder: Path, rounds: int = 3
+) -> None:
+    asked = config(rule, names, rounds)
+    settings = ServerSettings(run=str(folder / "there"), clients=2, wait=60.0, deadline=60.0)
     network.run(rule, asked, settings, seconds=150)
-    assert (tmp_path / "there").is_dir(), network.told()
-    Session.of(asked).play(tmp_path / "here")
-    assert_same_state(tmp_path / "there", tmp_path / "here")
-    there, here = Run.open(tmp_path / "there"), Run.open(tmp_path / "here")
-    assert len(there.records()) == 3
+    assert (folder / "there").is_dir(), network.told()
+    Session.of(asked).play(folder / "here")
+    assert_same_state(folder / "there", folder / "here")
+    there, here = Run.open(folder / "there"), Run.open(folder / "here")
+    assert len(there.records()) == rounds
     for mine, wanted in zip(there.records(), here.records(), strict=True):
         assert mine.failures == 0
         assert mine.train_loss == wanted.train_loss

@@ -197,6 +197,7 @@ def test_a_fault_of_ours_is_told_and_outlived(
     [
         ({"client": {"name": "nobody"}}, "no row of the data is of client nobody; did you mean"),
         ({"model": {"name": "/nowhere"}}, "/nowhere"),
+        ({"data": {"train_tasks": 0}, "client": {"rows": "all"}}, "has no example to train on"),
     ],
 )
 def test_a_client_that_cannot_take_part_says_why(
@@ -225,6 +226,14 @@ def test_one_client_holds_all_rows_unless_it_is_named(tmp_path: Path) -> None:
     found = Described.from_packet(ask(made, describe(), plan_of(CONFIG)))
     everything = Ground.of(CONFIG).examples.census.clients
     assert found.train == sum(holding.train for holding in everything)
+
+
+def test_a_client_may_hold_the_rows_of_several(setup: Setup, tmp_path: Path) -> None:
+    held = {one.id: one.train for one in setup.examples.census.clients}
+    two = sorted(held)[:2]
+    made = Trainer(client_file("both", tmp_path, owners=two), tmp_path)
+    found = Described.from_packet(ask(made, describe(), plan_of(CONFIG)))
+    assert (found.name, found.train) == ("both", sum(held[name] for name in two))
 
 
 def test_what_a_server_calls_a_run_becomes_no_path(

@@ -104,6 +104,11 @@ def parse_config(document: Mapping[str, Any]) -> Config:
     require_plain(document)
     known = Config.model_fields
     for name, table in document.items():
+        if name == "client" and isinstance(table, Mapping):
+            raise ConfigError(
+                "config has the table [client], so it is a client's file: give it to flexlora "
+                "flower client, and a federation's config here"
+            )
         if name not in known:
             given = brief(name)
             thing = f"table [{given}]" if isinstance(table, Mapping) else f"key '{given}'"

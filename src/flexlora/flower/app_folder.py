@@ -16,9 +16,16 @@ from flexlora.formats.atomic import atomic_folder
 _APPS = "flexlora.flower"
 
 
-def write_app(folder: Path, config: Config, settings: ServerSettings) -> Path:
-    """Make the folder, whole or not at all. Raises RunError where it is there already."""
+def write_app(
+    folder: Path, config: Config, settings: ServerSettings, texts: Mapping[str, str] | None = None
+) -> Path:
+    """Make the folder, whole or not at all. texts: name → what else lies in it.
+
+    Raises RunError where it is there already.
+    """
     with atomic_folder(folder) as aside:
+        for name, words in (texts or {}).items():
+            (aside / name).write_text(words, encoding="utf-8")
         (aside / "config.toml").write_text(config.to_toml(), encoding="utf-8")
         text = tomli_w.dumps(_pyproject(settings.model_dump()))
         (aside / "pyproject.toml").write_text(text, encoding="utf-8")

@@ -2,37 +2,25 @@
 
 from __future__ import annotations
 
-import ctypes
 import ipaddress
 import os
-import shutil
-import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from flexlora.errors import ConfigError, FlexLoRAError, shown
+from flexlora.flower.begun import begun, flower_command, surroundings
 from flexlora.flower.local import NAME
 
-# Flower otherwise tells its makers of each start, asks for new versions, and installs packages.
-QUIET = {
-    "FLWR_TELEMETRY_ENABLED": "0",
-    "FLWR_DISABLE_UPDATE_CHECK": "1",
-    "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
-    "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.1",
-}
-_PATIENCE = 10.0  # Seconds in which a process ends by itself.
 # A node whose machine or process was killed is not let in again before the server has noticed that
 # it was gone, which takes a minute.
 _AGAIN = 10.0  # Seconds until a node that has ended is begun again.
 _TRIES = 12  # In a row.
 _SETTLED = 60.0  # Seconds after which a node is taken to have been let in.
 _POLL = 0.2
-_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG of prctl.
 
 
 @dataclass(frozen=True)
@@ -87,11 +75,11 @@ def serve_client(file: Path, folder: Path, uplink: Uplink, say: Callable[[str], 
     started. A node that ends is begun again, beside the same trainer. Raises FlexLoRAError, with
     the exit code, where the trainer ends, and where the node ends again and again.
     """
-    environment = {**os.environ, **QUIET}
+    environment = surroundings()
     trainer = [sys.executable, "-m", "flexlora.flower.trainer_process", str(file)]
     node = [_node_command(), *uplink.words(), "--node-config", f'trainer="{folder}"']
     (folder / NAME).unlink(missing_ok=True)
-    with _begun(trainer, environment) as first:
+    with begun(trainer, environment) as first:
         while not (folder / NAME).exists():
             _require_alive(first)
             time.sleep(_POLL)
@@ -99,7 +87,7 @@ def serve_client(file: Path, folder: Path, uplink: Uplink, say: Callable[[str], 
         tries = 0
         while True:
             began = time.monotonic()
-            with _begun(node, environment) as second:
+            with begun(node, environment) as second:
                 while second.poll() is None:
                     _require_alive(first)
                     time.sleep(_POLL)
@@ -111,34 +99,6 @@ def serve_client(file: Path, folder: Path, uplink: Uplink, say: Callable[[str], 
             while time.monotonic() < until:
                 _require_alive(first)
                 time.sleep(_POLL)
-
-
-@contextmanager
-def _begun(words: Sequence[str], environment: dict[str, str]) -> Iterator[subprocess.Popen[bytes]]:
-    process = subprocess.Popen(
-        words, env=environment, start_new_session=True, preexec_fn=_end_with_parent
-    )
-    try:
-        yield process
-    finally:
-        _end(process)
-
-
-def _end_with_parent() -> None:
-    """So that neither is left behind by a command that is killed; where the system can do that."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_DEATH_SIGNAL, signal.SIGTERM)
-
-
-def _end(process: subprocess.Popen[bytes]) -> None:
-    """First asked, then by force; and whatever it started."""
-    with suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGTERM)
-    with suppress(subprocess.TimeoutExpired):
-        process.wait(timeout=_PATIENCE)
-    with suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
 
 
 def _require_alive(trainer: subprocess.Popen[bytes]) -> None:
@@ -154,12 +114,7 @@ def _ended(name: str, process: subprocess.Popen[bytes]) -> FlexLoRAError:
 
 
 def _node_command() -> str:
-    """Of this interpreter's environment, else of the path."""
-    beside = Path(sys.executable).parent / "flower-supernode"
-    found = str(beside) if beside.is_file() else shutil.which("flower-supernode")
-    if found is None:
-        raise ConfigError("flower-supernode is not installed; install the extra flexlora[flower]")
-    return found
+    return flower_command("flower-supernode")
 
 
 def _loopback(host: str) -> bool:

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import BeforeValidator, Field, ValidationError
 
 from flexlora.config.config import Config, DataConfig, PartitionConfig
 from flexlora.config.config_file import read_document, sentence
 from flexlora.config.plain import require_plain
 from flexlora.config.run import MOST_THREADS
-from flexlora.config.table import Choice, PathText, Positive, Table, Text
+from flexlora.config.table import Choice, PathText, Positive, Table, Text, as_tuple
 from flexlora.config.toml import describe
 from flexlora.errors import ConfigError, nearest
 from flexlora.formats.visible import brief
@@ -33,6 +33,11 @@ class ClientTable(Table):
         default="all",
         description="whose rows of the data it trains on: all of them, or those of the client that "
         "has its name",
+    )
+    owners: Annotated[tuple[Text, ...], BeforeValidator(as_tuple)] = Field(
+        default=(),
+        description="with rows = 'named': whose rows, by the names that the data gives them; none: "
+        "those of its own name",
     )
     labels: bool = Field(
         default=False, description="tell the server the names of its tasks or categories"
@@ -89,7 +94,12 @@ def parse_client(document: Mapping[str, Any]) -> ClientFile:
             raise ConfigError(f"client file has {brief(name)!r}, unknown; {nearest(name, known)}")
         if not isinstance(table, Mapping):
             raise ConfigError(f"client file: {name} is {describe(table)}, expected [{name}]")
-    if "name" not in document.get("client", {}):
+    client = document.get("client", {})
+    if "owners" in client and client.get("rows") != "named":
+        raise ConfigError(
+            "client.owners says whose rows, so client.rows is 'named'; write that too"
+        )
+    if "name" not in client:
         raise ConfigError("client file says no name; write one into [client], as name = 'north'")
     for key in COMMON:
         if key in document.get("data", {}):

@@ -74,6 +74,8 @@ class Grid:
         self._sleep = sleep
         self._held: dict[str, int | None] = {}  # Client → the version of Δ that it holds.
         self._late: dict[str, Job] = {}
+        self._sent: dict[str, float] = {}
+        self._fastest: float | None = None  # Seconds from a job to its answer.
         self._noted = noted
         register.noted = noted
 
@@ -103,7 +105,7 @@ class Grid:
             for job in waiting:
                 yield Failure(job.id, job.client, "its node is not connected")
             for one in open.values():
-                told = f"no answer in {self._deadline:g} s, the deadline"
+                told = f"no answer in {self._deadline:g} s, the deadline; {self._known()}"
                 yield Failure(one.job.id, one.job.client, told)
         finally:
             self._late |= {message: one.job for message, one in open.items()}
@@ -128,6 +130,7 @@ class Grid:
         message = self._link.push(node, header, body, left + _LATER)
         if message is None:
             return False
+        self._sent[message] = self._clock()
         open[message] = _Open(job, node, packet.address, held, tries)
         return True
 
@@ -152,6 +155,7 @@ class Grid:
         except WireError as error:
             return Failure(job.id, job.client, str(error), "quarantine")
         if not isinstance(outcome, Behind):
+            self._time(message)
             self._note(job, one)
             return outcome
         self._held[job.client] = outcome.held
@@ -166,6 +170,16 @@ class Grid:
         delta = getattr(job, "delta", None)
         if delta is not None:
             self._held[job.client] = delta.version
+
+    def _time(self, message: str) -> None:
+        took = self._clock() - self._sent.pop(message)
+        self._fastest = took if self._fastest is None else min(took, self._fastest)
+
+    def _known(self) -> str:
+        """How long answers take, for whoever sets the deadline."""
+        if self._fastest is None:
+            return "nobody has answered a job yet; raise deadline"
+        return f"the fastest answer so far took {self._fastest:.1f} s"
 
     def _opened(self, one: _Open, came: Came) -> Outcome | Behind:
         header = read_header(came.header)
@@ -185,5 +199,6 @@ class Grid:
                 continue
             job = self._late.pop(message)
             if isinstance(found, Came):
+                self._time(message)
                 words = f"job {job.id} came too late and was thrown away"
                 self._noted(f"the answer of client {seen(job.client)} to {words}")

@@ -101,29 +101,33 @@ class Part:
         return digest.hexdigest()
 
     def _deal(self, config: Config) -> Dealt:
-        """What its data comes to, as one client of its name."""
-        dealt = Dealt.of(config)
-        mine = list(self._mine(dealt.clients))
-        one = Client(
-            self.name,
-            *(
-                tuple(example for client in mine for example in getattr(client, part))
-                for part in ("train", "validation", "test")
-            ),
-        )
-        return replace(dealt, clients=(one,))
+        return dealt_to(self._client, config)
 
-    def _mine(self, clients: Sequence[Client]) -> Iterator[Client]:
-        if self._client.client.rows == "all":
-            yield from clients
-            return
-        named = {client.id: client for client in clients}
-        if self.name not in named:
+
+def dealt_to(client: ClientFile, config: Config) -> Dealt:
+    """What a client's data comes to, as one client of its name. Raises InputErrors as `Dealt.of`
+    does, and DataError where the data has no rows of those that it names."""
+    dealt = Dealt.of(config)
+    mine = list(_rows(client, dealt.clients))
+    parts = (
+        tuple(example for one in mine for example in getattr(one, part))
+        for part in ("train", "validation", "test")
+    )
+    return replace(dealt, clients=(Client(client.client.name, *parts),))
+
+
+def _rows(client: ClientFile, clients: Sequence[Client]) -> Iterator[Client]:
+    if client.client.rows == "all":
+        yield from clients
+        return
+    named = {one.id: one for one in clients}
+    for name in client.client.owners or (client.client.name,):
+        if name not in named:
             raise DataError(
-                f"client.rows is 'named', but no row of the data is of client {seen(self.name)}; "
-                f"{nearest(self.name, named)}"
+                f"client.rows is 'named', but no row of the data is of client {seen(name)}; "
+                f"{nearest(name, named)}"
             )
-        yield named[self.name]
+        yield named[name]
 
 
 def _plain(run: str) -> str:
