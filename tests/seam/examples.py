@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from flexlora.rules import Rule
 from flexlora.screens import Screen
+from seam.far_out import FarOut
 from seam.fresh_a import FreshA
-from seam.multi_krum import MultiKrum
 
 EXAMPLES: list[type[Rule]] = [FreshA]
-SCREEN_EXAMPLES: list[type[Screen]] = [MultiKrum]
+SCREEN_EXAMPLES: list[type[Screen]] = [FarOut]

@@ -9,6 +9,7 @@ from flexlora.config.data import DataConfig as DataConfig
 from flexlora.config.data import PartitionConfig as PartitionConfig
 from flexlora.config.evaluation import EvaluationConfig as EvaluationConfig
 from flexlora.config.faults import FaultsConfig as FaultsConfig
+from flexlora.config.hostile import HostileConfig as HostileConfig
 from flexlora.config.model import ModelConfig as ModelConfig
 from flexlora.config.rule import RuleConfig as RuleConfig
 from flexlora.config.run import RunConfig as RunConfig
@@ -28,6 +29,7 @@ class Config(Table):
     clients: ClientsConfig = ClientsConfig()
     rule: RuleConfig = RuleConfig()
     screens: ScreensConfig = ScreensConfig()
+    hostile: HostileConfig = HostileConfig()
     training: TrainingConfig = TrainingConfig()
     federation: FederationConfig = FederationConfig()
     evaluation: EvaluationConfig = EvaluationConfig()

@@ -28,6 +28,7 @@ from flexlora.federation.data import (
     too_long_notes,
     types_said,
 )
+from flexlora.federation.hostile import hostile_of, mislabelled, note
 from flexlora.federation.outcomes import Known
 from flexlora.federation.sampling import sample
 from flexlora.federation.streams import Streams
@@ -51,7 +52,8 @@ class Examples:
     clients that have one. types: client → the type that the data says it is of. census: who holds
     what, as it was dealt; notes: what is missing or was done, in sentences. left_out: "train",
     "unseen" → examples that no cut of the input made fit (`skip_too_long`); "clients",
-    "unseen_groups" → clients and groups that were left without any.
+    "unseen_groups" → clients and groups that were left without any. hostile: the clients that
+    attack, where the run is a rehearsal of that.
     """
 
     source: str
@@ -67,6 +69,7 @@ class Examples:
     census: Census
     notes: tuple[str, ...]
     left_out: Mapping[str, int]
+    hostile: tuple[str, ...] = ()
 
     @property
     def scorers(self) -> list[str]:
@@ -159,7 +162,9 @@ class Dealt:
         # While tuning, the unseen tasks are not even encoded.
         parts = self.parts(config, self.corpus.unseen if evaluation.unseen else ())
         clients, kept_out, unseen = parts.clients, parts.kept_out, parts.unseen
-        train = encode_part(model, clients, "train", config, today)
+        hostile = hostile_of(config, [client.id for client in clients])
+        taught = mislabelled(clients, config.hostile, hostile)
+        train = encode_part(model, taught, "train", config, today)
         scored = recalling(clients) if self.corpus.recalled else clients
         own_validation = eval_clients(model, scored, "validation", config, today)
         validating = own_validation
@@ -196,13 +201,20 @@ class Dealt:
             unseen=tested,
             types=types_said(clients),
             census=Census.of(config.partition, clients, kept_out, unseen),
-            notes=(*self.notes, *parts.notes, *too_long, *_day_notes(config, model, today)),
+            notes=(
+                *self.notes,
+                *parts.notes,
+                *too_long,
+                *_day_notes(config, model, today),
+                *note(config.hostile, hostile),
+            ),
             left_out={
                 "clients": len(clients) - len(train),
                 "unseen_groups": len(unseen) - len(tested),
                 "train": sum(len(c.train) for c in clients) - sum(map(len, train.values())),
                 "unseen": sum(len(c.test) for c in unseen) - sum(len(c.examples) for c in tested),
             },
+            hostile=hostile,
         )
 
 

@@ -109,6 +109,7 @@ def _examples_key(config: Config) -> _Key:
         config.model.prompt,
         repr(config.data),
         repr(config.partition),
+        repr(config.hostile),
         config.federation.seed,
         evaluation.unseen,
         evaluation.validation_clients,

@@ -31,6 +31,7 @@ from flexlora.federation.at_once import resolved
 from flexlora.federation.collector import Plain
 from flexlora.federation.continuing import Parent
 from flexlora.federation.engine import require_begun, spare_memory
+from flexlora.federation.hostile import attacked
 from flexlora.federation.kept import kept_by, validate_kept
 from flexlora.federation.loop import Federation, last
 from flexlora.federation.observers import Observer, Observers, Recorder, Silent, started
@@ -275,6 +276,7 @@ class Session:
             memory=run.folder / MEMORY,
             noted=noted,
         )
+        engine = attacked(engine, setup.config, setup.examples.hostile)
         engine = rehearsed(engine, self.config.faults)
         with closing(engine):
             federation = Federation(

@@ -18,6 +18,7 @@ from flexlora.federation.absent import Absent
 from flexlora.federation.census import Census, Holding
 from flexlora.federation.data import eval_clients, read_corpus, require_context, require_unseen
 from flexlora.federation.examples import Examples
+from flexlora.federation.hostile import hostile_of, note
 from flexlora.federation.setup import Setup, prepare
 from flexlora.federation.streams import Streams
 from flexlora.flower.described import Described
@@ -180,6 +181,11 @@ def require_networked(config: Config) -> None:
             f"evaluation.validation_clients is {evaluation.validation_clients}, but over a network "
             "the server reads no client's examples; set it to 0"
         )
+    if config.hostile.attack == "label_flip":
+        raise ConfigError(
+            "hostile.attack is 'label_flip', but over a network the clients' examples stay with "
+            "them; take another attack"
+        )
     named = [("rule.name", config.rule.name), ("evaluation.metric", evaluation.metric)]
     for key, name in [*named, *(("evaluation.metrics", name) for name in evaluation.metrics)]:
         if ":" in name or (key == "rule.name" and config.rule.in_file):
@@ -210,6 +216,8 @@ def examples_of(
         digest.update(repr((name, one.train_digest, one.held_out_digest)).encode())
     notes += _capped(told, config.federation.most_examples)
     silent = [name for name, one in told.items() if one.labels is None]
+    hostile = hostile_of(config, told)
+    notes += note(config.hostile, hostile)
     if silent:
         notes += (f"labels stay with {count(len(silent), 'client')}: {', '.join(silent)}",)
     return Examples(
@@ -240,6 +248,7 @@ def examples_of(
             "train": sum(one.train - one.fitting for one in told.values()),
             "unseen": sum(len(c.test) for c in groups) - sum(len(c.examples) for c in unseen),
         },
+        hostile=hostile,
     )
 
 

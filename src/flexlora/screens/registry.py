@@ -7,6 +7,9 @@ from typing import Any, cast
 
 from flexlora.registry import Registry
 from flexlora.screens.base import Screen
+from flexlora.screens.dnc import DnC
+from flexlora.screens.geometric_median import GeometricMedian
+from flexlora.screens.multi_krum import MultiKrum
 from flexlora.screens.norm_clip import NormClip
 
 SCREENS: Registry[type[Screen]] = Registry("screen", tables="screens")
@@ -26,3 +29,6 @@ def make_screen(name: str, options: Mapping[str, Any] | None = None) -> Screen:
 
 
 register(NormClip)
+register(MultiKrum)
+register(GeometricMedian)
+register(DnC)

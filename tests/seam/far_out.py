@@ -12,7 +12,7 @@ from flexlora.screens import Products, Screen, Verdict
 
 @final
 @dataclass(frozen=True, eq=False)
-class MultiKrum(Screen):
+class FarOut(Screen):
     """Keeps all but `outliers` clients: those with the lowest sum of squared distances to their
     K − outliers − 2 nearest.
 
@@ -20,7 +20,7 @@ class MultiKrum(Screen):
     all layers; those that are kept keep their weights.
     """
 
-    name = "multi_krum"
+    name = "far_out"
     source = "Blanchard et al., NeurIPS 2017, arXiv 1703.02757"
 
     outliers: Annotated[int, Option("clients that are left out", least=0)] = 1

@@ -1,0 +1,33 @@
+"""How many of a round's clients a screen takes for hostile."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from flexlora.errors import RoundError
+from flexlora.options import Option
+
+Share = Annotated[
+    float,
+    Option(
+        "share of a round's clients that may be hostile, rounded down, one at least",
+        above=0.0,
+        below=0.5,
+    ),
+]
+
+
+def hostile_of(screen: str, share: float, clients: int, *, least: int, each: int) -> int:
+    """f of so many clients, of whom the screen needs least + each · f.
+
+    Raises RoundError where fewer came: it would promise nothing.
+    """
+    found = max(1, int(share * clients + 1e-9))
+    needed = least + each * found
+    if clients < needed:
+        raise RoundError(
+            f"screen {screen}: {clients} clients are left of the round, of whom {found} may be "
+            f"hostile (screens.{screen}.hostile is {share:g}); it needs {needed}; ask more clients "
+            "a round, or lower hostile"
+        )
+    return found
