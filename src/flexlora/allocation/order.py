@@ -36,6 +36,13 @@ class Order:
                 found[name] = found.get(name, 0) + more
         return found
 
+    def after(self, ranks: Mapping[str, int]) -> dict[str, int] | None:
+        """The next ranks in order; None after the last. ranks: those after some steps."""
+        for steps in range(1, len(self.steps)):
+            if self.ranks(steps) == ranks:
+                return self.ranks(steps + 1)
+        return None
+
     def largest(self, fits: Callable[[Mapping[str, int]], bool]) -> dict[str, int] | None:
         """The ranks of the longest beginning that fits; None where not even the first step does.
 

@@ -37,9 +37,12 @@ EVENTS = "\n\n".join(
         "clients (type: count), trackers, schema (1).",
         "round_begun: round, clients (those drawn).",
         "reply: round, client, type, examples, tokens, loss, seconds, bytes_up.",
-        "failure: round, client, reason, kind (train, evaluate, or screen: a screen left it out).",
+        "failure: round, client, reason, kind (train, evaluate, screen: a screen left it out, or "
+        "late: its device would have taken too long).",
         "round: a line of metrics.jsonl, as soon as the round is committed.",
         "clients_at_once_halved: round, clients: memory ran out; other bits from here on.",
+        "ranks_lowered: round, client, before, after, reason: it ran out of memory, and trains at "
+        "lower ranks from here on.",
         "note: text.",
         "scoring: state (base, start, full or a client type), which is scored next.",
         "result: run, and results.json with the means alone, of own parts also by client type.",

@@ -13,7 +13,8 @@ from flexlora.cli.console import say, screen
 from flexlora.cli.sheets import Column, Sheet
 from flexlora.formats.visible import brief
 from flexlora.formats.words import count, size
-from flexlora.planning.plan import ClassPlan, Cost, Plan
+from flexlora.planning.allotment import Cost
+from flexlora.planning.plan import ClassPlan, Plan
 from flexlora.planning.words import duration
 
 _WIDTH = 28

@@ -21,7 +21,12 @@ from flexlora.runs.records import OnClients
 
 SHOWN = 5  # Kinds of failures that are shown unless all are asked for.
 
-_FAILED = {"train": "failed", "evaluate": "failed to evaluate", "screen": "screened out"}
+_FAILED = {
+    "train": "failed",
+    "evaluate": "failed to evaluate",
+    "screen": "screened out",
+    "late": "late",
+}
 _STATES = {
     "finished": "finished",
     "running": "running in another process",
@@ -193,7 +198,7 @@ def _rounds(rounds: Sequence[int]) -> str:
 
 def _counts(failures: Mapping[str, int]) -> str:
     """How many of each kind: "3", "3 and 1 to evaluate"."""
-    words = {"train": "", "evaluate": " to evaluate", "screen": " screened out"}
+    words = {"train": "", "evaluate": " to evaluate", "screen": " screened out", "late": " late"}
     return " and ".join(f"{n:,}{words[kind]}" for kind, n in failures.items() if n) or "0"
 
 

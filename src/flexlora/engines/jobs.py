@@ -116,14 +116,26 @@ class Scored:
 
 @dataclass(frozen=True)
 class Failure:
-    """A client that gave nothing usable, and why."""
+    """A client that gave nothing usable, and why. late: it was not waited for."""
 
     job: str
     client: str
     reason: str
+    late: bool = False
 
 
-Outcome = Reply | Scored | Failure
+@dataclass(frozen=True)
+class Offer:
+    """A client that ran out of memory, and the ranks (layer → rank) that it would try instead."""
+
+    job: str
+    client: str
+    ranks: Mapping[str, int]
+    reason: str
+
+
+Answer = Reply | Scored | Failure
+Outcome = Answer | Offer
 
 
 class Transport(Protocol):

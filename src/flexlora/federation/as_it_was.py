@@ -53,6 +53,7 @@ def require_unchanged(opened: Run, setup: Setup) -> None:
     for name, is_now in metrics.items():
         _require_same(opened, f"file of metric {name}", before[name], is_now)
     for key, thing in (
+        *([] if setup.fleet is None else [("device_fingerprint", "file of devices")]),
         ("rule_fingerprint", "file of the rule"),
         ("fingerprint", "data"),
         ("model_fingerprint", "base model"),
@@ -61,6 +62,13 @@ def require_unchanged(opened: Run, setup: Setup) -> None:
         with opened.undamaged("data.json"):
             was = text(opened.data, key)
         _require_same(opened, thing, was, now[key])
+    if setup.fleet is not None:
+        afforded = _afforded(setup)["afforded"]
+        if afforded != opened.resolved.get("afforded"):
+            raise RunError(
+                f"the devices of {opened.folder} afford other ranks than when the run began; go on "
+                "with the FlexLoRA and the torch that it began with, or start a new run"
+            )
 
 
 def _require_same(opened: Run, thing: str, was: str, now: str) -> None:
@@ -97,6 +105,13 @@ def _day(setup: Setup) -> dict[str, str]:
     return {_DAY: setup.ground.today.isoformat()} if asked else {}
 
 
+def _afforded(setup: Setup) -> dict[str, Any]:
+    """What each class of devices affords, pattern by pattern: what reads the run has no devices."""
+    if setup.fleet is None:
+        return {}
+    return {"afforded": {name: dict(x.patterns) for name, x in setup.fleet.afforded.items()}}
+
+
 def derived(setup: Setup, rule: Rule) -> dict[str, Any]:
     """What was derived rather than written in the config; ranks: as they are trained."""
     roster = setup.roster
@@ -111,6 +126,7 @@ def derived(setup: Setup, rule: Rule) -> dict[str, Any]:
         "fan_in_fan_out": setup.model.fan_in_fan_out,
         "clients": roster.counts(),
         "ranks": setup.trained_ranks(rule),
+        **_afforded(setup),
         # Of metrics out of files, too: nobody who reads the run has to have those.
         "metric": get_metric(setup.config.evaluation.metric).name,
         "higher_is_better": {

@@ -11,6 +11,8 @@ from flexlora.engines.jobs import Failure, Reply, Train, TrainSparse, Transport
 from flexlora.errors import RoundError
 from flexlora.evaluation import MeanScore
 from flexlora.federation.admission import Collected
+from flexlora.federation.asking import Asking
+from flexlora.federation.clock import Clock
 from flexlora.federation.collector import Collector
 from flexlora.federation.observers import Observer
 from flexlora.federation.on_clients import collect_scores, summary
@@ -51,8 +53,9 @@ class Federation:
     nothing; decide: from a validated round's record to the value that the best round minimises.
     screens: what updates pass between collecting and weighing, in order; known: of the clients,
     which bounds what their scores say of themselves (what their replies say is the collector's).
-    sparse: the stage before adapters are trained, if there is one. Raises ConfigError for a rule or
-    screen that needs more than this collector gives.
+    sparse: the stage before adapters are trained, if there is one; clock: of the clients' devices,
+    if they have any. Raises ConfigError for a rule or screen that needs more than this collector
+    gives.
 
     stands: where it goes on from: the beginning, or what `last` found in the run. Every random draw
     comes from a stream named by its round, and everything else that outlives a round is in the
@@ -73,6 +76,7 @@ class Federation:
         observer: Observer,
         known: Known = NOTHING,
         sparse: SparseStage | None = None,
+        clock: Clock | None = None,
     ) -> None:
         self.sender = sender
         self.rule = sender.rule
@@ -89,6 +93,7 @@ class Federation:
         self.decide = decide
         self.observer = observer
         self.known = known
+        self.asking = Asking(self.rule, observer, clock)
 
     @property
     def finished(self) -> bool:
@@ -122,7 +127,8 @@ class Federation:
         seconds = {"clients": trained - started, "combine": combined - trained}
         record = self._record(round, asked.jobs, collected, cut, seconds)
         record = replace(record, screened=passed.judged, agreement=passed.agreement)
-        record = replace(record, sparse=stage.sparse)
+        simulated = self.asking.simulated(self.state, self.store, asked.jobs)
+        record = replace(record, sparse=stage.sparse, simulated=simulated)
         if self.schedule.validates(round):
             record = self._validate(state, collected, record)
         self.state = state
@@ -165,7 +171,8 @@ class Federation:
     def _came(self, round: int, outcome: Reply | Failure) -> Event:
         """What is told of an answer: never the update itself."""
         if isinstance(outcome, Failure):
-            return Failed(round, outcome.client, outcome.reason)
+            kind = "late" if outcome.late else "train"
+            return Failed(round, outcome.client, outcome.reason, kind)
         return Replied(
             round=round,
             client=outcome.client,
@@ -179,7 +186,8 @@ class Federation:
 
     def _collect(self, round: int, stage: Stage[S], asked: S) -> Collected:
         collected = Collected()
-        for outcome, so_far in stage.collect(asked, self.transport.exchange(asked.jobs)):
+        answers = self.asking.answers(self.transport, stage, self.state, self.store, asked)
+        for outcome, so_far in stage.collect(asked, answers):
             collected = so_far
             self.observer.told(self._came(round, outcome))
         if not collected.summaries:

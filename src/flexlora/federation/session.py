@@ -27,6 +27,7 @@ from flexlora.federation.as_it_was import (
 )
 from flexlora.federation.at_once import read as at_once_of
 from flexlora.federation.at_once import resolved
+from flexlora.federation.clock import clock_of
 from flexlora.federation.collector import Plain
 from flexlora.federation.continuing import Parent
 from flexlora.federation.engine import require_begun, spare_memory
@@ -287,6 +288,7 @@ class Session:
                 observer=observer,
                 known=known,
                 sparse=sparse,
+                clock=clock_of(setup, rule),
             )
             observer.told(started(run))
             if self._resumed is not None and (words := elsewhere(run)):

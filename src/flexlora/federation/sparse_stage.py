@@ -12,7 +12,7 @@ from torch import Tensor
 
 from flexlora.adapters import LayerSpec
 from flexlora.adapters.sparse import places, spread, values_payload, weights_for
-from flexlora.engines.jobs import Failure, Outcome, Reply, TrainSparse
+from flexlora.engines.jobs import Failure, Offer, Outcome, Reply, TrainSparse
 from flexlora.federation.admission import Collected, answered, total_norm
 from flexlora.federation.guard import checked_values
 from flexlora.federation.outcomes import NOTHING, Known
@@ -106,6 +106,12 @@ class SparseStage:
             for index, client in enumerate(clients)
         ]
         return SparseSending(jobs, {x: sum(of.values()) / len(of) for x, of in ranks.items()})
+
+    def smaller(
+        self, state: State, store: ClientStore, asked: SparseSending, offer: Offer
+    ) -> Failure:
+        """None: masks are drawn once, and nobody offers less of one."""
+        return Failure(offer.job, offer.client, offer.reason)
 
     def collect(
         self, asked: SparseSending, replies: Iterable[Outcome]

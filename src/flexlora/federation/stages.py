@@ -8,11 +8,12 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Protocol, TypeVar, final
 
-from flexlora.engines.jobs import Failure, Outcome, Reply, Train, TrainSparse
+from flexlora.engines.jobs import Failure, Offer, Outcome, Reply, Train, TrainSparse
 from flexlora.federation.admission import Collected
 from flexlora.federation.collector import Collector, require_collectable
 from flexlora.federation.screening import Passed, screened
 from flexlora.federation.sending import Sender, Sending
+from flexlora.federation.smaller import smaller
 from flexlora.formats.payloads import load_tensors, save_tensors
 from flexlora.lowrank import Certificate
 from flexlora.rules import Combined, State
@@ -40,6 +41,12 @@ class Stage(Protocol[S]):
 
     def send(self, state: State, store: ClientStore, kept: Sequence[int]) -> S:
         """The jobs of the round after `state`. kept: the rounds that have a checkpoint."""
+        ...
+
+    def smaller(
+        self, state: State, store: ClientStore, asked: S, offer: Offer
+    ) -> Train | TrainSparse | Failure:
+        """The job that a client gets instead of one that it has no memory for."""
         ...
 
     def collect(
@@ -85,6 +92,11 @@ class AdapterStage:
 
     def send(self, state: State, store: ClientStore, kept: Sequence[int]) -> Sending:
         return self._sender.training(state, store, None, kept)
+
+    def smaller(
+        self, state: State, store: ClientStore, asked: Sending, offer: Offer
+    ) -> Train | Failure:
+        return smaller(self._sender, state, store, asked, offer)
 
     def collect(
         self, asked: Sending, replies: Iterable[Outcome]

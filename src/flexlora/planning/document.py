@@ -6,7 +6,8 @@ from dataclasses import asdict
 from typing import Any
 
 from flexlora.adapters import ranks_in_words
-from flexlora.planning.plan import ClassPlan, Cost, Plan
+from flexlora.planning.allotment import Cost
+from flexlora.planning.plan import ClassPlan, Plan
 
 
 def to_json(plan: Plan) -> dict[str, Any]:

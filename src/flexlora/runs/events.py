@@ -19,7 +19,7 @@ from flexlora.runs.fields import truth
 from flexlora.runs.records import RoundRecord
 from flexlora.runs.results import Result
 
-FAILURES = ("train", "evaluate", "screen")  # What a client may have failed in.
+FAILURES = ("train", "evaluate", "screen", "late")  # What a client may have failed in.
 SCHEMA = 1  # Of events as JSON; `started` carries it. It rises when a field changes its meaning.
 
 
@@ -142,7 +142,7 @@ class Failed(Event):
     """A client counts for nothing, and why.
 
     kind: what it was to do and gave nothing usable for, "train" or "evaluate"; or "screen": it had
-    replied, and a screen left it out.
+    replied, and a screen left it out; or "late": its device would have taken longer than a round.
     """
 
     name = "failure"
@@ -186,6 +186,22 @@ class Halved(Event):
     name = "clients_at_once_halved"
     round: int
     clients: int
+
+
+@final
+@dataclass(frozen=True)
+class Lowered(Event):
+    """A client ran out of memory, and trains at lower ranks from here on, this round included.
+
+    before, after: its ranks, in words.
+    """
+
+    name = "ranks_lowered"
+    round: int
+    client: str
+    before: str
+    after: str
+    reason: str
 
 
 @final
@@ -304,6 +320,7 @@ EVENTS: Mapping[str, type[Event]] = {
         Failed,
         RoundEnded,
         Halved,
+        Lowered,
         Noted,
         Scoring,
         Ended,

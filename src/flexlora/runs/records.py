@@ -92,6 +92,35 @@ class Cut:
 
 
 @dataclass(frozen=True)
+class Simulated:
+    """How long a round would have taken on the clients' devices, by their profiles.
+
+    seconds: of the round, which lasts until the last one has answered, or, where anybody is late,
+    to the deadline; slowest: whose answer would come last, its device, and after how long; late:
+    those who were asked and did not count for it.
+    """
+
+    seconds: float
+    slowest: str
+    device: str
+    slowest_seconds: float
+    late: tuple[str, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        return {**asdict(self), "late": list(self.late)}
+
+    @staticmethod
+    def from_json(record: Mapping[str, Any]) -> Simulated:
+        return Simulated(
+            seconds=number(record, "seconds"),
+            slowest=text(record, "slowest"),
+            device=text(record, "device"),
+            slowest_seconds=number(record, "slowest_seconds"),
+            late=texts(record, "late"),
+        )
+
+
+@dataclass(frozen=True)
 class RoundRecord:
     """A round that was played.
 
@@ -101,7 +130,8 @@ class RoundRecord:
     cut: where the rule cuts something off; validation: the server's scores, on_clients: the
     clients', in rounds that have them; screened: whom the screens shrank, weighed less or left out,
     where there are screens that judge; agreement: mean cosine between what pairs of clients
-    changed, where it is asked for; sparse: a round of the stage before adapters are trained.
+    changed, where it is asked for; sparse: a round of the stage before adapters are trained;
+    simulated: its time on the clients' devices, where they have any.
     """
 
     round: int
@@ -121,6 +151,7 @@ class RoundRecord:
     screened: Mapping[str, Verdict] | None = None
     agreement: float | None = None
     sparse: bool = False
+    simulated: Simulated | None = None
 
     @property
     def validated(self) -> bool:
@@ -161,6 +192,8 @@ class RoundRecord:
         }
         if self.sparse:
             found["sparse"] = True
+        if self.simulated is not None:
+            found["simulated"] = self.simulated.to_json()
         if self.cut is not None:
             found["cut"] = asdict(self.cut)
         if self.screened is not None:
@@ -190,6 +223,9 @@ class RoundRecord:
             seconds=numbers(record, "seconds"),
             cut=Cut.from_json(table(record, "cut")) if "cut" in record else None,
             sparse=truth(record, "sparse") if "sparse" in record else False,
+            simulated=(
+                Simulated.from_json(table(record, "simulated")) if "simulated" in record else None
+            ),
             screened=_screened(table(record, "screened")) if "screened" in record else None,
             agreement=number(record, "agreement") if "agreement" in record else None,
             validation=(
