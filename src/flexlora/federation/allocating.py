@@ -129,13 +129,13 @@ class _Allocation:
             f"{duration(cost.seconds)} a round"
         )
         if work.kind.name not in found:
-            return f"the least: even that misses the deadline or the bytes; {takes}"
+            return f"being the least: even that misses the deadline or the bytes; {takes}"
         top = max(cost.ranks.values())
         more = self.order.after(cost.ranks)
         if more is None:
             most = self.config.clients.max_rank or MAX_RANK
             what = f"clients.max_rank {most}" if top >= most else "the layers' own sizes"
-            return f"no more than {what}; {takes}"
+            return f"{what}; {takes}"
         if self.foresight.memory(more, work.heaviest).peak > work.kind.device.memory:
             return f"memory; {takes}"
         return f"{'the deadline or the bytes' if self._both() else self._limit()}; {takes}"

@@ -39,8 +39,8 @@ class _Malformed(FlexLoRAError):
 
 
 def opened(given: object, known: Known, names: Collection[str]) -> Answer:
-    """The answer, if its values have the types and ranges that an `Outcome` promises; else a
-    Failure that says what is wrong, or why lower ranks are offered. Raises nothing, whatever it is given.
+    """The answer, if its values have the types and ranges that it promises; else a Failure, which
+    says what is wrong, or why lower ranks are offered. Raises nothing, whatever it is given.
 
     names: the jobs and clients of the exchange; any other one is cut short, and what cannot be
     printed is written out, so that it can stand in a log. Examples count up to what the server
