@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property, lru_cache
+from functools import cached_property
 from typing import Any
 
 from flexlora.allocation.devices import Device
@@ -18,10 +17,10 @@ from flexlora.models import AdaptedModel
 from flexlora.models.base import quiet
 from flexlora.models.shape import shape_of
 from flexlora.models.weights import outline
+from flexlora.planning.footprints import footprint
 from flexlora.rules import Rule
 from flexlora.tasks.prompts import Encoded
 from flexlora.training import Recipe
-from flexlora.training.foreseen import footprint_of
 
 Held = Mapping[str, Sequence[Encoded]]
 
@@ -82,18 +81,7 @@ class Foresight:
 
     def footprint(self, setting: Setting) -> Footprint:
         owner: Any = self.model.model
-        kind: Any = type(owner.config)
-        with quiet():
-            return _footprint_of(
-                kind,
-                owner.config.to_json_string(),
-                self.name,
-                setting.dtype,
-                setting.length,
-                setting.checkpointing,
-                tuple(self.config.model.targets),
-                setting.tokens == setting.length,
-            )
+        return footprint(owner.config, self.name, setting, tuple(self.config.model.targets))
 
     @cached_property
     def _of_largest(self) -> Footprint:
@@ -118,25 +106,3 @@ class Foresight:
             quantise=model.quantise,
             origin=origin,
         )
-
-
-@lru_cache(maxsize=64)
-def _footprint_of(
-    kind: Any,
-    config: str,
-    name: str,
-    dtype: str,
-    length: int,
-    checkpointing: bool,
-    targets: tuple[str, ...],
-    alone: bool,
-) -> Footprint:
-    return footprint_of(
-        kind.from_dict(json.loads(config)),
-        name,
-        dtype=dtype,
-        length=length,
-        checkpointing=checkpointing,
-        targets=targets,
-        alone=alone,
-    )
