@@ -5,8 +5,13 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
+
 from commands import Flexlora, assert_one_sentence
 from devices import CLIENTS, DEVICES, device_file, on_devices
+from flexlora.report.blocks import Note, Table
+from flexlora.report.devices import devices
+from flexlora.report.read import read_runs
 from small import write
 
 
@@ -35,6 +40,20 @@ def test_a_dry_run_a_run_and_inspect_say_who_has_which_device_and_why(
     found = json.loads(flexlora("inspect", folder, "--json").out)
     assert found["simulated"] == record["simulated"]["seconds"]
     assert set(found["devices"]["phones"]["clients"]) < set(CLIENTS)
+    section = devices(read_runs([folder]))
+    note, decided, plan = section.blocks
+    assert isinstance(note, Note)
+    assert isinstance(decided, Table)
+    assert isinstance(plan, Table)
+    assert "run: 1 round would have taken" in note.text
+    (phones,) = ([x.text for x in row] for row in decided.rows if row[1].text == "phones")
+    assert phones[2] == "3"
+    assert phones[4].startswith("memory; ")
+    (phones,) = ([x.text for x in row] for row in plan.rows if row[1].text == "phones")
+    assert phones[2] == "3"
+    # One side of factors as serialised is as large as planned, to the byte.
+    assert phones[6] == phones[7]
+    assert float(phones[3]) == pytest.approx(record["simulated"]["slowest_seconds"], rel=0.2)
 
 
 def test_what_cannot_be_is_one_sentence(flexlora: Flexlora, tmp_path: Path) -> None:

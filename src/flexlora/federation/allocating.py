@@ -88,6 +88,7 @@ class _Allocation:
             afforded={name: self._ranks(held) for name, held in ranks.items()},
             why=why,
             notes=(*self._late(out, costs), *self._tight()),
+            planned={name: _planned(cost) for name, cost in costs.items()},
         )
 
     def _work(self, name: str, clients: Sequence[str]) -> Work:
@@ -168,3 +169,13 @@ class _Allocation:
                     f"and its device ({self.fleet.of[client]}) has {size(round(has))}"
                 )
         return notes
+
+
+def _planned(cost: Cost) -> dict[str, float]:
+    sent = cost.traffic
+    return {
+        "peak": cost.memory.peak,
+        "seconds": cost.seconds,
+        "down": sent.down + sent.delta,
+        "up": sent.up,
+    }

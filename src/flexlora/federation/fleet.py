@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from flexlora.adapters import Ranks
@@ -19,7 +19,8 @@ from flexlora.federation.streams import Streams
 class Fleet:
     """classes: name → its clients' device; of: client → its class; afforded: class → ranks, of
     those whose clients train at what it affords; why: class → what decides that, in words; notes:
-    what else there is to know.
+    what else there is to know; planned: class → of a client's round, peak (bytes of memory),
+    seconds, down (Δ included) and up (bytes).
     """
 
     classes: Mapping[str, DeviceClass]
@@ -27,6 +28,7 @@ class Fleet:
     afforded: Mapping[str, Ranks]
     why: Mapping[str, str]
     notes: tuple[str, ...] = ()
+    planned: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
 
     @staticmethod
     def dealt(
@@ -69,6 +71,7 @@ class Fleet:
                 "availability": kind.device.availability,
                 "clients": [client for client, its in self.of.items() if its == name],
                 "why": self.why.get(name, ""),
+                "planned": dict(self.planned.get(name, {})),
             }
             for name, kind in self.classes.items()
         }

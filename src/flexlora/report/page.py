@@ -18,6 +18,7 @@ from flexlora.formats.words import count
 from flexlora.report.blocks import Figure, Heading, Note, Section, Table, Tiles
 from flexlora.report.charts import CONFIG
 from flexlora.report.clients import clients
+from flexlora.report.devices import devices
 from flexlora.report.outcome import outcome
 from flexlora.report.partition import partition
 from flexlora.report.predictions import predictions
@@ -34,6 +35,7 @@ SECTIONS = (
     predictions,
     ranks,
     costs,
+    devices,
     spectra,
     partition,
     failures,
