@@ -28,6 +28,9 @@ def show_plan(plan: Plan) -> None:
     for x in plan.classes:
         if x.cost is None:
             say(_misfit(x, plan))
+    for x in plan.classes:
+        if x.loading is not None:
+            say(f"{x.kind.name} reads the base from its disk in {duration(x.loading)}")
     part = [x for x in plan.classes if x.cost is not None]
     _lower_rank(part)
     _capacity(part)

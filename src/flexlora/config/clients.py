@@ -65,6 +65,12 @@ class ClientsConfig(Table):
         description='of devices: bytes that a client is sent and sends in a round, like "50MB"; '
         "none: any",
     )
+    leave_out: Annotated[float, Field(gt=0.0, lt=1.0)] | None = Field(
+        default=None,
+        description="share of the energy of all that was learned that what a client is sent may "
+        "leave out: round by round it trains at the lowest ranks that do, within its own; none: "
+        "always at its own",
+    )
     level: Literal["own", "lowest", "highest"] = Field(
         default="own",
         description="at which ranks clients train: each at its own, or, as a control, all at the "

@@ -21,7 +21,8 @@ class Schedule:
     `evaluating_clients` clients score the global adapter at their own ranks (0: none) by these
     `metrics`, and with `score_trained` the clients that trained score what they trained. An update
     of more than `norm_limit` times its round's median norm is left out. `agreement`: whether
-    rounds tell how much clients agree.
+    rounds tell how much clients agree. `leave_out`: the share of the state's energy that what a
+    client is sent may leave out (0: it is always sent its own ranks).
     """
 
     rounds: int
@@ -36,6 +37,7 @@ class Schedule:
     metrics: tuple[str, ...] = ("loss",)
     norm_limit: float = NORM_LIMIT
     agreement: bool = False
+    leave_out: float = 0.0
 
     def recipe_for(self, round: int) -> Recipe:
         """The recipe of this round, its learning rate decayed."""

@@ -9,6 +9,7 @@ from typing import Literal
 from flexlora.config.config import Config, RuleConfig, ScreensConfig
 from flexlora.config.rule_file import load_rule, read_rule_file
 from flexlora.config.schedule import Schedule, clients_per_round
+from flexlora.errors import ConfigError
 from flexlora.evaluation import EvalSettings
 from flexlora.evaluation.metric_file import read_metric_file
 from flexlora.evaluation.metrics import resolve_metrics
@@ -82,6 +83,7 @@ class Settings:
             metrics=tuple(m.name for m in resolve_metrics(validation.metrics)),
             norm_limit=federation.norm_limit,
             agreement=federation.agreement,
+            leave_out=(config.clients.leave_out or 0.0) if federation.mode == "federated" else 0.0,
         )
         return Settings(schedule, validation, final_settings(config))
 
@@ -102,6 +104,21 @@ def played_rule(config: Config) -> Rule:
     """
     rule = rule_of(config.rule).weighed(config.federation.weights)
     return Alone() if config.federation.mode == "local" else rule
+
+
+def require_error_budget(config: Config, rule: Rule) -> None:
+    """Raise ConfigError for ranks by error under a rule that does not send the best of its state,
+    rank by rank, to whoever has whichever ranks in this round. Controls have none."""
+    traits, share = rule.traits, config.clients.leave_out
+    if config.federation.mode != "federated":
+        return
+    spectral = traits.compares == "product" and traits.delta in ("none", "origin")
+    free = traits.mixed_ranks and not (traits.prunes or traits.memory)
+    if share is not None and not (spectral and free):
+        raise ConfigError(
+            f"clients.leave_out is {share}, but under rule {rule.name} a rank in one round says "
+            "nothing of what is left out, or has to stay; leave it out, or choose flexlora"
+        )
 
 
 def rule_fingerprint(chosen: RuleConfig) -> str:

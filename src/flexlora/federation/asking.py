@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from typing import final
 
 from flexlora.adapters import ranks_in_words
@@ -12,7 +12,7 @@ from flexlora.federation.clock import Clock
 from flexlora.federation.observers import Observer
 from flexlora.federation.stages import S, Stage
 from flexlora.formats.visible import visible
-from flexlora.rules import Rule, State
+from flexlora.rules import State
 from flexlora.runs.events import Lowered
 from flexlora.runs.records import Simulated
 from flexlora.runs.store import ClientStore
@@ -25,8 +25,8 @@ _REASON = 500  # Characters.
 class Asking:
     """What stands between the loop and a transport. clock: None without devices."""
 
-    def __init__(self, rule: Rule, observer: Observer, clock: Clock | None = None) -> None:
-        self._rule, self._observer, self._clock = rule, observer, clock
+    def __init__(self, observer: Observer, clock: Clock | None = None) -> None:
+        self._observer, self._clock = observer, clock
 
     def answers(
         self,
@@ -44,7 +44,7 @@ class Asking:
         """
         waiting, tries = list(asked.jobs), 0
         while waiting:
-            late = {job.client: why for job in waiting if (why := self._late(state, store, job))}
+            late = {job.client: why for job in waiting if (why := self._late(stage, asked, job))}
             for job in waiting:
                 if job.client in late:
                     yield Failure(job.id, job.client, late[job.client], late=True)
@@ -62,22 +62,17 @@ class Asking:
                     else:
                         waiting.append(found)
 
-    def simulated(
-        self, state: State, store: ClientStore, jobs: Sequence[Train | TrainSparse]
-    ) -> Simulated | None:
+    def simulated(self, stage: Stage[S], asked: S) -> Simulated | None:
         """How long the round would have taken; None without devices."""
         if self._clock is None:
             return None
-        ranks = {job.client: self._ranks(state, store, job.client) for job in jobs}
-        return self._clock.round(jobs, ranks)
+        ranks = {job.client: stage.ranks(asked, job.client) for job in asked.jobs}
+        return self._clock.round(asked.jobs, ranks)
 
-    def _late(self, state: State, store: ClientStore, job: Train | TrainSparse) -> str:
+    def _late(self, stage: Stage[S], asked: S, job: Train | TrainSparse) -> str:
         if self._clock is None:
             return ""
-        return self._clock.late(job, self._ranks(state, store, job.client))
-
-    def _ranks(self, state: State, store: ClientStore, client: str) -> Mapping[str, int]:
-        return self._rule.ranks_for(state.spec, store.ranks[client])
+        return self._clock.late(job, stage.ranks(asked, job.client))
 
     def _again(
         self, stage: Stage[S], state: State, store: ClientStore, asked: S, offer: Offer

@@ -93,7 +93,7 @@ class Federation:
         self.decide = decide
         self.observer = observer
         self.known = known
-        self.asking = Asking(self.rule, observer, clock)
+        self.asking = Asking(observer, clock)
 
     @property
     def finished(self) -> bool:
@@ -127,8 +127,8 @@ class Federation:
         seconds = {"clients": trained - started, "combine": combined - trained}
         record = self._record(round, asked.jobs, collected, cut, seconds)
         record = replace(record, screened=passed.judged, agreement=passed.agreement)
-        simulated = self.asking.simulated(self.state, self.store, asked.jobs)
-        record = replace(record, sparse=stage.sparse, simulated=simulated)
+        simulated = self.asking.simulated(stage, asked)
+        record = replace(record, sparse=stage.sparse, simulated=simulated, left_out=asked.left_out)
         if self.schedule.validates(round):
             record = self._validate(state, collected, record)
         self.state = state

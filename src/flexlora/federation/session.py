@@ -10,7 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from flexlora.config.config import Config
-from flexlora.config.settings import extras_of, played_rule, played_screens
+from flexlora.config.settings import (
+    extras_of,
+    played_rule,
+    played_screens,
+    require_error_budget,
+)
 from flexlora.config.sparse import sparse_rounds
 from flexlora.engines.memories import Memories
 from flexlora.errors import ConfigError
@@ -87,6 +92,7 @@ class Session:
         self.rule = played_rule(config)
         self.screens = played_screens(config)
         self.sparse_rounds = sparse_rounds(config)
+        require_error_budget(config, self.rule)
         require_extras(extras_of(config))
         require_trackers(config.run.trackers)
 

@@ -18,7 +18,7 @@ from flexlora.formats.payloads import load_tensors, save_tensors
 from flexlora.lowrank import Certificate
 from flexlora.rules import Combined, State
 from flexlora.rules.promises import require_combined
-from flexlora.runs.records import Cut
+from flexlora.runs.records import Cut, LeftOut
 from flexlora.runs.run_directory import Run
 from flexlora.runs.store import ClientStore
 from flexlora.screens import Screen
@@ -29,6 +29,9 @@ class Asked(Protocol):
 
     @property
     def jobs(self) -> Sequence[Train | TrainSparse]: ...
+
+    @property
+    def left_out(self) -> LeftOut | None: ...
 
 
 S = TypeVar("S", bound=Asked)
@@ -41,6 +44,10 @@ class Stage(Protocol[S]):
 
     def send(self, state: State, store: ClientStore, kept: Sequence[int]) -> S:
         """The jobs of the round after `state`. kept: the rounds that have a checkpoint."""
+        ...
+
+    def ranks(self, asked: S, client: str) -> Mapping[str, int]:
+        """Layer → rank at which this client was asked to train."""
         ...
 
     def smaller(
@@ -92,6 +99,9 @@ class AdapterStage:
 
     def send(self, state: State, store: ClientStore, kept: Sequence[int]) -> Sending:
         return self._sender.training(state, store, None, kept)
+
+    def ranks(self, asked: Sending, client: str) -> Mapping[str, int]:
+        return asked.sent[client].ranks
 
     def smaller(
         self, state: State, store: ClientStore, asked: Sending, offer: Offer

@@ -35,6 +35,7 @@ def _class(x: ClassPlan, parameters: int) -> dict[str, Any]:
         "availability": x.kind.device.availability,
         "memory": x.kind.device.memory,
         "sources": dict(x.kind.device.sources),
+        "seconds_of_loading": x.loading,
         "steps": x.steps,
         "fits": x.cost is not None,
         "remedy": None if x.remedy is None else x.remedy.words,

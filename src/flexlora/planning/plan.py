@@ -43,6 +43,12 @@ class ClassPlan:
         return 0.0 if self.cost is None else capacity_bits(self.cost.parameters)
 
     @property
+    def loading(self) -> float | None:
+        """Seconds until the base is read from its disk; None where nobody said how fast that is."""
+        disk = self.kind.device.disk
+        return None if disk is None else self.least.memory.weights / disk
+
+    @property
     def enough(self) -> int:
         """About the rank of all layers that holds all that a client's data can hold at most."""
         return max(1, math.ceil(self.data_bits / capacity_bits(self.least.parameters)))

@@ -92,6 +92,19 @@ class Cut:
 
 
 @dataclass(frozen=True)
+class LeftOut:
+    """What the client that was sent least was not sent of all that was learned: its share of the
+    energy, and its norm ‖·‖_F over all layers."""
+
+    share: float
+    error: float
+
+    @staticmethod
+    def from_json(record: Mapping[str, Any]) -> LeftOut:
+        return LeftOut(number(record, "share"), number(record, "error"))
+
+
+@dataclass(frozen=True)
 class Simulated:
     """How long a round would have taken on the clients' devices, by their profiles.
 
@@ -131,7 +144,8 @@ class RoundRecord:
     clients', in rounds that have them; screened: whom the screens shrank, weighed less or left out,
     where there are screens that judge; agreement: mean cosine between what pairs of clients
     changed, where it is asked for; sparse: a round of the stage before adapters are trained;
-    simulated: its time on the clients' devices, where they have any.
+    simulated: its time on the clients' devices, where they have any; left_out: where ranks follow
+    from an error.
     """
 
     round: int
@@ -152,6 +166,7 @@ class RoundRecord:
     agreement: float | None = None
     sparse: bool = False
     simulated: Simulated | None = None
+    left_out: LeftOut | None = None
 
     @property
     def validated(self) -> bool:
@@ -194,6 +209,8 @@ class RoundRecord:
             found["sparse"] = True
         if self.simulated is not None:
             found["simulated"] = self.simulated.to_json()
+        if self.left_out is not None:
+            found["left_out"] = asdict(self.left_out)
         if self.cut is not None:
             found["cut"] = asdict(self.cut)
         if self.screened is not None:
@@ -225,6 +242,9 @@ class RoundRecord:
             sparse=truth(record, "sparse") if "sparse" in record else False,
             simulated=(
                 Simulated.from_json(table(record, "simulated")) if "simulated" in record else None
+            ),
+            left_out=(
+                LeftOut.from_json(table(record, "left_out")) if "left_out" in record else None
             ),
             screened=_screened(table(record, "screened")) if "screened" in record else None,
             agreement=number(record, "agreement") if "agreement" in record else None,
