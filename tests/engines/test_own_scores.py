@@ -123,8 +123,8 @@ def assert_same(found: ClientScore | None, wanted: ClientScore | None) -> None:
 
 
 def scores_of(outcomes: Sequence[Outcome]) -> list[ClientScore | None]:
-    assert not any(isinstance(outcome, Failure) for outcome in outcomes)
-    return [outcome.score for outcome in outcomes if not isinstance(outcome, Failure)]
+    assert all(isinstance(outcome, Reply | Scored) for outcome in outcomes)
+    return [outcome.score for outcome in outcomes if isinstance(outcome, Reply | Scored)]
 
 
 def test_a_cohort_scores_what_each_tuned_as_by_hand(case: Case) -> None:

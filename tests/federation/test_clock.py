@@ -84,8 +84,10 @@ def test_a_round_lasts_as_long_as_its_slowest_and_no_longer_than_its_deadline(
 def test_a_straggler_is_asked_trains_nothing_and_is_said_to_be_late(tmp_path: Path) -> None:
     """And the same rounds take the same time again, to the bit."""
     file = device_file(tmp_path, SLOW + DEVICES)
-    asked = {"federation": {"rounds": 2, "deadline": "15 s"}, "evaluation": {"unseen": False}}
-    folders = [Session.of(on_devices(file, **asked)).play(tmp_path / n).folder for n in "ab"]
+    config = on_devices(
+        file, federation={"rounds": 2, "deadline": "15 s"}, evaluation={"unseen": False}
+    )
+    folders = [Session.of(config).play(tmp_path / n).folder for n in "ab"]
     run, again = map(Run.open, folders)
     records: list[RoundRecord] = run.records()
     for record in records:

@@ -163,11 +163,14 @@ def test_the_data_may_say_the_device(setup: Setup) -> None:
 def test_a_run_keeps_its_devices_and_needs_the_same_to_go_on(tmp_path: Path) -> None:
     """Readers have no file of devices: who has which, and why, stands in the run."""
     path = device_file(tmp_path)
-    config = on_devices(path, federation={"rounds": 1}, evaluation={"unseen": False})
+    own = dict.fromkeys(CLIENTS[:2], 3)
+    config = on_devices(
+        path, federation={"rounds": 1}, evaluation={"unseen": False}, clients={"ranks": own}
+    )
     folder = Session.of(config).play(tmp_path / "run").folder
     run = Run.open(folder)
     phones = run.resolved["afforded"]["phones"]["all"]
-    assert run.resolved["ranks"] == {"clinics": "16", "phones": str(phones)}
+    assert run.resolved["ranks"]["phones"] == str(phones)
     told = json.loads((folder / "data.json").read_text())["devices"]
     assert set(told["phones"]["clients"]) | set(told["clinics"]["clients"]) == set(CLIENTS)
     assert told["phones"]["why"].startswith("memory; ")
@@ -183,3 +186,8 @@ def test_a_run_keeps_its_devices_and_needs_the_same_to_go_on(tmp_path: Path) -> 
     more = Session.continuing(folder, overrides=["federation.rounds=2"])
     assert more.setup.roster.types == Session.of(config).setup.roster.types
     assert more.start is not None
+    fleets = [more.setup.fleet, Session.resuming(folder).setup.fleet]
+    for fleet in fleets:
+        assert fleet is not None
+        dealt = {c: name for name, x in told.items() for c in x["clients"]}
+        assert fleet.of == dealt

@@ -11,7 +11,7 @@ from flexlora.evaluation.metrics import get_metric, resolve_metrics
 from flexlora.federation.data import asks_for_the_date
 from flexlora.federation.engine import threads_of, workers_of
 from flexlora.federation.setup import Setup
-from flexlora.formats.json_fields import table, text
+from flexlora.formats.json_fields import table, text, texts
 from flexlora.models import devices, find_device
 from flexlora.rules import Rule
 from flexlora.runs.environment import changed
@@ -93,10 +93,20 @@ def day_of(run: Run) -> date | None:
 
 
 def types_of(run: Run) -> dict[str, str]:
-    """Client → type, as its last checkpoint has them; empty before the first one."""
+    """Client → type, as its last checkpoint has them; empty before the first one. Of a run with
+    devices, client → device: who has ranks of its own by name has a device all the same."""
+    if devices := devices_of(run):
+        return devices
     store = run.last_meta().get("store")
     with run.undamaged("checkpoints"):
         return {} if store is None else ClientStore.from_json(store).types
+
+
+def devices_of(run: Run) -> dict[str, str]:
+    """Client → class of devices, as the run dealt them; empty for a run without devices."""
+    with run.undamaged("data.json"):
+        classes = table(run.data, "devices") if "devices" in run.data else {}
+        return {c: name for name in classes for c in texts(table(classes, name), "clients")}
 
 
 def _day(setup: Setup) -> dict[str, str]:

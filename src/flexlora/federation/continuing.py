@@ -16,6 +16,7 @@ from flexlora.config.config_file import override, parse_config
 from flexlora.config.settings import rule_fingerprint
 from flexlora.config.sparse import sparse_rounds
 from flexlora.errors import ConfigError, RunError, shown
+from flexlora.federation.as_it_was import devices_of
 from flexlora.federation.at_once import read as at_once_of
 from flexlora.federation.setup import Setup
 from flexlora.federation.starts import Start, run_record
@@ -93,7 +94,7 @@ class Parent:
         where there were none."""
         was = self.run.config.clients
         alike = asked.mix == was.mix and (asked.devices is None) == (was.devices is None)
-        return self.store.types if alike else {}
+        return (devices_of(self.run) or self.store.types) if alike else {}
 
     def start(self, setup: Setup, rule: Rule) -> Start:
         """The parent's state, Δ, ranks and held versions, for a new run of this config.
