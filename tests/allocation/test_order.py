@@ -9,7 +9,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flexlora.adapters import LayerSpec, Ranks
-from flexlora.allocation.order import Order, by_spectra, in_proportion, uniform
+from flexlora.allocation.order import (
+    Order,
+    by_spectra,
+    in_proportion,
+    uniform,
+    within_error,
+)
 from flexlora.errors import ConfigError
 
 LAYERS = (
@@ -103,3 +109,24 @@ def test_a_spectrum_that_is_none_is_refused(value: float) -> None:
         by_spectra(layers, {"q": [value]})
     with pytest.raises(ConfigError, match="layer q has no spectrum"):
         by_spectra(layers, {})
+
+
+@settings(max_examples=60, deadline=None)
+@given(SPECTRA, st.floats(0.01, 0.99), st.integers(1, 12))
+def test_ranks_by_error_leave_no_more_out_than_allowed_and_stay_within_ones_own(
+    spectra: list[list[float]], share: float, own: int
+) -> None:
+    """And what they leave out is what a best approximation of these ranks leaves."""
+    given_ = {x.name: values for x, values in zip(LAYERS, spectra, strict=True)}
+    most = {x.name: min(own, x.largest_rank) for x in LAYERS}
+    ranks, error = within_error(LAYERS, given_, most, share)
+    ordered = {name: sorted(values, reverse=True) for name, values in given_.items()}
+    total = sum(x**2 for values in spectra for x in values)
+    beyond = sum(x**2 for name, values in ordered.items() for x in values[ranks[name] :])
+    assert all(1 <= ranks[name] <= most[name] for name in most)
+    assert error**2 == pytest.approx(beyond, rel=1e-6, abs=1e-9)
+    assert beyond <= share * total * (1 + 1e-6) + 1e-9 or ranks == most
+    if total == 0.0:
+        assert ranks == most
+    less, _ = within_error(LAYERS, given_, most, min(0.999, share * 1.5))
+    assert all(less[name] <= ranks[name] for name in ranks) or total == 0.0

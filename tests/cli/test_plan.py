@@ -10,7 +10,8 @@ import pytest
 from commands import Flexlora, assert_one_sentence
 from wrong_input import Arguments, Cases
 
-SHORT = ("--length", 32, "--batch", 2, "--examples", 10)
+# As in tests/planning: what a pass takes is found once for both.
+SHORT = ("--length", 64, "--batch", 2, "--examples", 10, "--dtype", "float32")
 DEVICES = """
 [phones]
 device = "phone"
@@ -35,7 +36,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_the_plan_in_the_terminal_and_as_json(flexlora: Flexlora) -> None:
-    done = flexlora("plan", "tiny", "devices.toml", "--dtype", "float32", *SHORT)
+    done = flexlora("plan", "tiny", "devices.toml", *SHORT)
     assert done.code == 0, done.err
     words = " ".join(done.out.split())
     for part in (
@@ -48,9 +49,7 @@ def test_the_plan_in_the_terminal_and_as_json(flexlora: Flexlora) -> None:
         "in 100 rounds",
     ):
         assert part in words, part
-    told = json.loads(
-        flexlora("plan", "tiny", "devices.toml", "--dtype", "float32", *SHORT, "--json").out
-    )
+    told = json.loads(flexlora("plan", "tiny", "devices.toml", *SHORT, "--json").out)
     phones, boxes = told["classes"]
     assert (phones["fits"], boxes["fits"]) == (True, True)
     assert boxes["cost"]["memory"]["peak"] <= 14e6
@@ -59,11 +58,28 @@ def test_the_plan_in_the_terminal_and_as_json(flexlora: Flexlora) -> None:
 
 def test_devices_by_name_and_what_would_make_one_fit(flexlora: Flexlora) -> None:
     Path("devices.toml").write_text(DEVICES.replace("14 MB", "5 MB"), encoding="utf-8")
-    done = flexlora("plan", "tiny", "devices.toml", "--dtype", "float32", *SHORT)
+    done = flexlora("plan", "tiny", "devices.toml", *SHORT)
     assert "boxes does not fit: rank 1 takes" in done.out
     named = flexlora("plan", "tiny", "T4,phone", *SHORT, "--order", "ffn-first", "--json")
     assert [x["name"] for x in json.loads(named.out)["classes"]] == ["T4", "phone"]
     assert json.loads(named.out)["classes"][0]["cost"]["rank"] == "attention 38, mlp 128"
+
+
+def test_a_mixture_of_experts_is_refused_by_name(flexlora: Flexlora) -> None:
+    """Which experts compute follows from numbers, and there are none."""
+    sizes = {"vocab_size": 99, "hidden_size": 32, "num_hidden_layers": 2, "intermediate_size": 48}
+    heads = {"num_attention_heads": 2, "num_key_value_heads": 2, "num_local_experts": 4}
+    Path("moe").mkdir()
+    Path("moe/config.json").write_text(json.dumps({"model_type": "mixtral", **sizes, **heads}))
+    assert_one_sentence(
+        flexlora("plan", "moe", "T4", *SHORT), 'target "all-linear" meets expert parameter', "moe"
+    )
+    assert_one_sentence(
+        flexlora("plan", "moe", "T4", *SHORT, "--targets", "attention"),
+        "model moe",
+        "experts, so that its memory cannot be foreseen from sizes",
+        "measure a step of it",
+    )
 
 
 CASES: Cases[Path] = Cases()

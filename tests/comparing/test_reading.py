@@ -142,7 +142,7 @@ def test_csv_and_parquet_hold_the_same_and_read_back(table: Tidy, tmp_path: Path
 
 def test_what_is_no_number_is_empty_in_csv() -> None:
     nothing = Row("a", 0, 0.1, 1, True, "own", "full", "", "", "", "loss", math.nan, 0, 0, 0)
-    assert csv_text([nothing]).splitlines()[1] == "a,0,0.1,1,True,own,full,,,,loss,,0,0,0"
+    assert csv_text([nothing]).splitlines()[1] == "a,0,0.1,1,True,own,full,,,,loss,,0,0,0,0.0"
 
 
 def test_no_rows_are_a_table_too(tmp_path: Path) -> None:

@@ -8,7 +8,8 @@ import pytest
 
 from comparing.made_up import findings, rounds, row, tidy
 from flexlora.comparing.budgets import views
-from flexlora.comparing.views import Cost, Curve, Point, budget, costs, curves, under
+from flexlora.comparing.figures import figures
+from flexlora.comparing.views import Cost, Curve, Point, budget, costs, curves, timed, under
 from flexlora.report.blocks import Table
 
 # `dear` pays thrice for a round what `cheap` pays; `cheap` is scored every second round.
@@ -55,6 +56,26 @@ def test_controls_stand_under_the_budgets_and_set_none() -> None:
         ["cheap", "−1.500 ± 0.000", "±0.000 ± 19.059", "−0.500 ± 12.706"],
         ["alone", "+1.000", "–", "+3.000"],
     ]
+
+
+def test_where_clients_have_devices_simulated_hours_are_a_budget_too() -> None:
+    """An arm without any stands under none; a target is told in hours as well."""
+    slow = rounds("slow", 0, {1: 5.0, 2: 2.0}, simulated=7200)
+    quick = rounds("quick", 0, {1: 4.0, 4: 3.0}, simulated=1800)
+    pooled = rounds("pooled", 0, {1: 1.0})
+    rows = [*slow, *quick, *pooled]
+    found = curves(tidy(rows), "loss")
+    assert timed(found) == {"slow", "quick"}
+    assert budget(found, "simulated", timed(found)) == 7200
+    assert under(found, "simulated", 7200)["slow"] == {0: 5.0}
+    made = findings(rows, controls=["pooled"], seeds=[0], target=4.5)
+    values, _, target = (block for block in views(made) if isinstance(block, Table))
+    assert values.columns[-1] == "at 2 simulated hours"
+    assert [line[-1].text for line in values.rows] == ["5.000", "3.000", "–"]
+    assert target.columns[-1] == "simulated hours"
+    assert [line[-1].text for line in target.rows] == ["4.000", "0.5000", "–"]
+    assert [x.title for x in figures(made)][-1] == "loss by simulated hours"
+    assert "simulated" not in "".join(values.columns[:-1])
 
 
 def test_under_budgets_all_p_of_the_table_are_corrected_together() -> None:

@@ -10,7 +10,7 @@ import torch
 
 from flexlora.adapters import Adapter, Delta, Factors, factors_payload
 from flexlora.engines.in_process import InProcess
-from flexlora.engines.jobs import Failure, Outcome, Reply, Train
+from flexlora.engines.jobs import Failure, Offer, Outcome, Reply, Train
 from flexlora.errors import RuleError
 from flexlora.federation import prepare
 from flexlora.federation.setup import Setup
@@ -112,7 +112,7 @@ def test_a_client_without_data_fails_alone(setup: Setup, jobs: list[Train]) -> N
     ],
     ids=["accelerator", "cpu", "python"],
 )
-def test_a_client_out_of_memory_fails_alone(
+def test_a_client_out_of_memory_offers_half_its_ranks_alone(
     setup: Setup, jobs: list[Train], monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
     from flexlora.engines import in_process as transport
@@ -124,8 +124,17 @@ def test_a_client_out_of_memory_fails_alone(
 
     monkeypatch.setattr(transport, "train_cohort", short)
     outcomes = exchange(setup, jobs, cohort=4)
-    assert outcomes[0] == Failure("1-0", jobs[0].client, str(error))
+    half = {name: rank // 2 for name, rank in read(jobs[0].payload).ranks.items()}
+    assert outcomes[0] == Offer("1-0", jobs[0].client, half, str(error))
     assert all(isinstance(outcome, Reply) for outcome in outcomes[1:])
+    least = Adapter({x.name: least_factors(x.m, x.n) for x in setup.model.layers})
+    (outcome, *_) = exchange(setup, [replace(jobs[0], payload=to_bytes(factors_payload(least)))])
+    assert outcome == Failure("1-0", jobs[0].client, str(error))
+
+
+def least_factors(m: int, n: int) -> Factors:
+    """Of the least rank."""
+    return Factors(torch.zeros(m, 1), torch.ones(1, n), 1.0)
 
 
 def test_a_fault_of_ours_is_no_failure_of_the_client(
@@ -201,7 +210,7 @@ def test_what_the_rule_cannot_do_for_a_client_is_that_clients_alone(
     wanted = {x.job: x for x in InProcess(setup.model, setup.examples.train, RULE).exchange(jobs)}
     engine = InProcess(setup.model, setup.examples.train, rule, cohort=4)
     found = {x.job: x for x in engine.exchange(jobs)}
-    assert {job for job, x in found.items() if isinstance(x, Failure)} == high
+    assert {job for job, x in found.items() if isinstance(x, Failure | Offer)} == high
     for job, reply in found.items():
         one = wanted[job]
         if isinstance(reply, Reply) and isinstance(one, Reply):

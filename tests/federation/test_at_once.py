@@ -18,7 +18,7 @@ from flexlora.federation import Setup, at_once, engine, foreseen, place, prepare
 from flexlora.federation.observers import Silent
 from flexlora.models import AdaptedModel, load_model
 from flexlora.rules import RULES, make_rule
-from flexlora.runs.events import Event, Failed, Halved, Replied, RoundEnded
+from flexlora.runs.events import Event, Failed, Halved, Lowered, Replied, RoundEnded
 from flexlora.runs.run_directory import Run
 from flexlora.training import CohortSize
 from resealed import reseal
@@ -288,7 +288,7 @@ def test_a_resumed_run_goes_on_with_what_was_left(
     assert_same_run(tmp_path / "r", whole.folder)
 
 
-def test_a_client_without_room_of_its_own_fails_and_the_round_goes_on(
+def test_a_client_without_room_of_its_own_trains_at_half_its_rank_from_then_on(
     setup: Setup, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(AdaptedModel, "start", short_of(3))
@@ -299,12 +299,14 @@ def test_a_client_without_room_of_its_own_fails_and_the_round_goes_on(
     assert 0 < len(low) < 4
     assert made.events(Halved) == [HALVED, Halved(1, 1)]
     for record in made.read_metrics():
-        assert record["clients"] == low
-        assert record["failures"] == 4 - len(low)
+        assert len(record["clients"]) == 4
+        assert record["failures"] == 0
     assert set(listens.outcomes.values()) == {1}
     assert len(listens.outcomes) == 8
-    (reason,) = listens.reasons
-    assert "DefaultCPUAllocator: can't allocate memory" in reason
+    lowered = made.events(Lowered)
+    assert {x.client for x in lowered} == set(setup.examples.train) - set(low)
+    assert {(x.round, x.before, x.after) for x in lowered} == {(1, "4", "2")}
+    assert all("DefaultCPUAllocator: can't allocate memory" in x.reason for x in lowered)
 
 
 def test_a_measurement_without_room_for_one_leaves_it_to_the_round(
@@ -315,7 +317,7 @@ def test_a_measurement_without_room_for_one_leaves_it_to_the_round(
     run(config, tmp_path / "r", setup=prepare(config))
     made = Run.open(tmp_path / "r")
     assert made.resolved["clients_at_once"] == 1
-    assert [record["failures"] for record in made.read_metrics()] == [2, 2]
+    assert [record["failures"] for record in made.read_metrics()] == [0, 0]
 
 
 def test_where_memory_is_scarce_the_planners_model_decides(setup: Setup) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -100,7 +101,7 @@ def test_flipped_labels_are_trained_on_and_never_scored(setup: Setup) -> None:
     ],
 )
 def test_what_it_does_not_go_with_is_refused(
-    tables: dict[str, dict[str, object]], message: str
+    tables: dict[str, Any], message: str
 ) -> None:
     with as_in_production(), pytest.raises(ConfigError, match=message):
         prepare(small(**{"hostile": {"attack": "scaled"}, **tables}))

@@ -11,7 +11,7 @@ import pytest
 
 from flexlora.adapters import Delta
 from flexlora.engines.in_process import InProcess
-from flexlora.engines.jobs import Evaluate, Failure, Reply, Scored, Train
+from flexlora.engines.jobs import Evaluate, Failure, Offer, Reply, Scored, Train
 from flexlora.errors import ConfigError
 from flexlora.federation.ground import Ground
 from flexlora.federation.sending import Sender
@@ -25,7 +25,7 @@ from flexlora.flower.packets import Packet
 from flexlora.flower.trainer import Trainer
 from flexlora.rules import make_rule
 from flower.trainers import ask, client_file, client_tables, describe, networked, plan_of
-from small import first_jobs
+from small import first_jobs, read
 
 CONFIG = networked(rule={"name": "flora"})
 
@@ -162,7 +162,7 @@ def replace_version(packet: Packet, version: str) -> Packet:
     return Packet(packet.kind, packet.address, packet.parts, packet.facts, version)
 
 
-def test_memory_that_runs_out_is_a_failure_with_its_reason(
+def test_memory_that_runs_out_is_an_offer_of_half_the_ranks_with_its_reason(
     setup: Setup, client: str, warm: Trainer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def too_much(*_: Any, **__: Any) -> Any:
@@ -172,7 +172,9 @@ def test_memory_that_runs_out_is_a_failure_with_its_reason(
     with monkeypatch.context() as patch:
         patch.setattr("flexlora.engines.in_process.train_cohort", too_much)
         found = packet_outcome(ask(warm, packet, plan_of(CONFIG)))
-        assert isinstance(found, Failure)
+        assert isinstance(found, Offer)
+        sent = read(job_of(setup, client).payload).ranks
+        assert found.ranks == {name: rank // 2 for name, rank in sent.items()}
         assert "allocate memory" in found.reason
     assert isinstance(packet_outcome(ask(warm, packet, plan_of(CONFIG))), Reply)
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from flexlora.adapters import Adapter, Delta, Factors, factors_payload
-from flexlora.engines.jobs import Evaluate, Failure, Job, Reply, Scored, Train, TrainSparse
+from flexlora.engines.jobs import Evaluate, Failure, Job, Offer, Reply, Scored, Train, TrainSparse
 from flexlora.errors import WireError
 from flexlora.evaluation import ClientScore
 from flexlora.flower.jobs import Behind, job_packet, packet_job
@@ -118,6 +118,7 @@ def test_answers_come_as_they_were() -> None:
         replace(reply, score=None),
         Scored("1-0", "north", score),
         Failure("1-0", "north", "it ran out of memory"),
+        Offer("1-0", "north", {"x.q_proj": 4, "x.up_proj": 1}, "it ran out of memory"),
     ):
         assert packet_outcome(carried(outcome_packet(outcome, ASKED))).__dict__ == outcome.__dict__
 
@@ -131,6 +132,8 @@ def test_answers_come_as_they_were() -> None:
         Packet("failure", ASKED, {}, {}),
         Packet("scored", ASKED, {}, {"score": {"client": 3}}),
         Packet("behind", ASKED, {}, {"held": "all"}),
+        Packet("offer", ASKED, {}, {"ranks": {"x": 1.5}, "reason": "no room"}),
+        Packet("offer", ASKED, {}, {"ranks": 4, "reason": "no room"}),
     ],
     ids=lambda packet: packet.kind,
 )

@@ -15,7 +15,8 @@ class Device:
     memory: bytes that training may take, the base model's among them. flops: dtype → operations a
     second of matrix products. bandwidth: bytes a second between memory and processor. uplink,
     downlink: bytes a second to and from the server. availability: the share of time that it can be
-    asked. sources: key of the profile → where its figure is from.
+    asked. disk: bytes a second that it reads; None: nobody said. sources: key of the profile →
+    where its figure is from.
     """
 
     memory: float
@@ -24,6 +25,7 @@ class Device:
     uplink: float
     downlink: float
     availability: float = 1.0
+    disk: float | None = None
     sources: Mapping[str, str] = field(default_factory=dict)
 
     def speed(self, dtype: str) -> float:

@@ -6,6 +6,7 @@ pays for, so that more never gives less rank in any layer.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import count
@@ -35,6 +36,13 @@ class Order:
             for name, more in step.items():
                 found[name] = found.get(name, 0) + more
         return found
+
+    def after(self, ranks: Mapping[str, int]) -> dict[str, int] | None:
+        """The next ranks in order; None after the last. ranks: those after some steps."""
+        for steps in range(1, len(self.steps)):
+            if self.ranks(steps) == ranks:
+                return self.ranks(steps + 1)
+        return None
 
     def largest(self, fits: Callable[[Mapping[str, int]], bool]) -> dict[str, int] | None:
         """The ranks of the longest beginning that fits; None where not even the first step does.
@@ -89,6 +97,36 @@ def by_spectra(
             wanted.append((-(sigma**2) / (layer.m + layer.n), rank, place, layer.name))
     first = {layer.name: 1 for layer in layers}
     return Order((first, *({name: 1} for *_, name in sorted(wanted))))
+
+
+def within_error(
+    layers: Sequence[LayerSpec],
+    spectra: Mapping[str, Sequence[float]],
+    own: Mapping[str, int],
+    share: float,
+) -> tuple[dict[str, int], float]:
+    """The first ranks in the order of `by_spectra` that leave at most this share of Σ σ² out, no
+    layer above its own rank; and ‖what they leave out‖_F, of a best approximation of these ranks.
+
+    Where even the own ranks leave more out, it is those; where there is no energy, too: nothing is
+    known yet. Raises ConfigError as `by_spectra`.
+    """
+    values = {x.name: sorted(_spectrum(x, spectra), reverse=True) for x in layers}
+    total = sum(sigma**2 for held in values.values() for sigma in held)
+    if total == 0.0:
+        return dict(own), 0.0
+    ranks = dict.fromkeys(own, 1)
+    left = total - sum(held[0] ** 2 for held in values.values() if held)
+    for step in by_spectra(layers, spectra, max(own.values())).steps[1:]:
+        if left <= share * total:
+            break
+        (name,) = step
+        if ranks[name] < own[name]:
+            place = ranks[name]
+            ranks[name] += 1
+            left -= values[name][place] ** 2 if place < len(values[name]) else 0.0
+    beyond = (sigma for name, held in values.items() for sigma in held[ranks[name] :])
+    return ranks, math.hypot(*beyond)
 
 
 def _spectrum(layer: LayerSpec, spectra: Mapping[str, Sequence[float]]) -> list[float]:

@@ -40,10 +40,13 @@ EVENTS = "\n\n".join(
         "late: round, client: its answer is needed no more.",
         "rested: round, client, failures (in a row), until: it is not asked up to this round.",
         "reply: round, client, type, examples, tokens, loss, seconds, bytes_up.",
-        "failure: round, client, reason, kind (train; evaluate; quarantine: what it gave is "
-        "refused; stray: it answers nothing that is open; screen: a screen left it out).",
+        "failure: round, client, reason, kind (train; evaluate; late: its device would have taken "
+        "too long; quarantine: what it gave is refused; stray: it answers nothing that is open; "
+        "screen: a screen left it out).",
         "round: a line of metrics.jsonl, as soon as the round is committed.",
         "clients_at_once_halved: round, clients: memory ran out; other bits from here on.",
+        "ranks_lowered: round, client, before, after, reason: it ran out of memory, and trains at "
+        "lower ranks from here on.",
         "note: text.",
         "scoring: state (base, start, full or a client type), which is scored next.",
         "result: run, and results.json with the means alone, of own parts also by client type.",

@@ -13,7 +13,8 @@ from flexlora.cli.console import say, screen
 from flexlora.cli.sheets import Column, Sheet
 from flexlora.formats.visible import brief
 from flexlora.formats.words import count, size
-from flexlora.planning.plan import ClassPlan, Cost, Plan
+from flexlora.planning.allotment import Cost
+from flexlora.planning.plan import ClassPlan, Plan
 from flexlora.planning.words import duration
 
 _WIDTH = 28
@@ -27,6 +28,9 @@ def show_plan(plan: Plan) -> None:
     for x in plan.classes:
         if x.cost is None:
             say(_misfit(x, plan))
+    for x in plan.classes:
+        if x.loading is not None:
+            say(f"{x.kind.name} reads the base from its disk in {duration(x.loading)}")
     part = [x for x in plan.classes if x.cost is not None]
     _lower_rank(part)
     _capacity(part)

@@ -9,6 +9,7 @@ from typing import Any
 
 from flexlora.adapters.anatomy import kinds
 from flexlora.cli.console import say, screen
+from flexlora.cli.device_view import say_devices
 from flexlora.cli.layer_tables import shared_prefix
 from flexlora.cli.program import program
 from flexlora.cli.results_view import results_table
@@ -16,6 +17,7 @@ from flexlora.cli.sheets import Column, Sheet
 from flexlora.cli.tables import origin
 from flexlora.evaluation import MeanScore
 from flexlora.formats.words import count, size, span
+from flexlora.planning.words import duration
 from flexlora.runs.events import Ended
 from flexlora.runs.records import OnClients
 
@@ -24,6 +26,7 @@ SHOWN = 5  # Kinds of failures that are shown unless all are asked for.
 _FAILED = {
     "train": "failed",
     "evaluate": "failed to evaluate",
+    "late": "late",
     "quarantine": "quarantined",
     "stray": "refused",
     "screen": "screened out",
@@ -67,6 +70,9 @@ def show_run(found: Mapping[str, Any], ended: Ended | None, *, everything: bool)
         f"{found['seconds']:,.1f} s in rounds; {size(found['bytes_on_disk'])} on disk, "
         + (f"checkpoints of rounds {kept}" if kept else "no checkpoint")
     )
+    if found["simulated"] is not None:
+        say(f"on these devices all rounds would have taken {duration(found['simulated'])}")
+    say_devices(found["devices"] or {})
     say()
     console = screen(wide=True)
     if found["types"]:
@@ -221,6 +227,7 @@ def _counts(failures: Mapping[str, int]) -> str:
     words = {
         "train": "",
         "evaluate": " to evaluate",
+        "late": " late",
         "quarantine": " quarantined",
         "stray": " refused",
         "screen": " screened out",

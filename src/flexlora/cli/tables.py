@@ -8,6 +8,7 @@ from typing import Any
 from flexlora.adapters import ranks_in_words
 from flexlora.cli.capacity_view import capacity_table
 from flexlora.cli.console import say, screen
+from flexlora.cli.device_view import say_devices
 from flexlora.cli.partition_view import forecast_table
 from flexlora.cli.sheets import Column, Sheet
 from flexlora.evaluation import MeanScore, Scores, get_metric
@@ -28,6 +29,7 @@ def describe(setup: Setup, rule: Rule | None = None, *, forecast: Forecast | Non
     else:
         forecast_table(forecast)
         capacity_table(forecast)
+    say_devices({} if setup.fleet is None else setup.fleet.describe())
     known = setup.census.known
     whose = f", {known:,} of them of clients that train" if known else ""
     for who, of, what in (("clients", "", "training"), ("unseen_groups", whose, "unseen")):

@@ -1,4 +1,4 @@
-"""The tables of what is spent: three views under equal budgets, the cost of a target, and what the
+"""The tables of what is spent: views under equal budgets, the cost of a target, and what the
 training itself looked like."""
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from flexlora.comparing.sentences import PART_WORDS, p_text, spread, spread_of
 from flexlora.comparing.statistics import holm, interval, paired, permutation_test
 from flexlora.comparing.table import ENERGIES, TRAINING
 from flexlora.comparing.tables import type_title
-from flexlora.comparing.views import VIEWS, By, Curves, budget, costs, curves, under
+from flexlora.comparing.views import VIEWS, By, Curves, budget, costs, curves, timed, under
 from flexlora.formats.words import count
 from flexlora.report.blocks import Block, Mark, Note, Table, signed
 
@@ -27,10 +27,12 @@ _DIAGNOSTICS = {
 
 
 def views(findings: Findings) -> Iterator[Block]:
-    """Equal rounds, bytes and tokens, and the cost of the target where the config has one.
+    """Equal rounds, bytes and tokens, simulated hours where clients have devices, and the cost of
+    the target where the config has one.
 
     Budgets are set by what is asked about: controls are shown under them, and set none. Who trains
-    in one place, or alone, needs no network and stands under no budget of bytes.
+    in one place, or alone, needs no network and stands under no budget of bytes; who has no devices
+    under none of simulated time.
     """
     measure, found = findings.measure, curves(findings.tidy, findings.measure.name)
     setting = set(found) - findings.controls
@@ -42,7 +44,7 @@ def views(findings: Findings) -> Iterator[Block]:
         return
     columns: dict[str, Values] = {}
     for view in VIEWS:
-        there = findings.tidy.federated if view == "bytes" else set(found)
+        there = arms_of(findings, view, found)
         least = budget(found, view, setting & there)
         if least is not None:
             title = f"at {amount(view, least)}"
@@ -127,9 +129,20 @@ def diagnostics(findings: Findings) -> Iterator[Table]:
         )
 
 
-def amount(view: By, spent: int) -> str:
-    """ "30 rounds", "12.3 MB", "1,234,567 tokens"."""
-    return f"{spent / 1e6:,.4g} MB" if view == "bytes" else count(spent, view.removesuffix("s"))
+def arms_of(findings: Findings, view: By, found: Curves) -> set[str]:
+    """Those that spend anything of this."""
+    if view == "bytes":
+        return set(findings.tidy.federated)
+    return timed(found) if view == "simulated" else set(found)
+
+
+def amount(view: By, spent: float) -> str:
+    """ "30 rounds", "12.3 MB", "1,234,567 tokens", "1.5 simulated hours"."""
+    if view == "bytes":
+        return f"{spent / 1e6:,.4g} MB"
+    if view == "simulated":
+        return f"{spent / 3600:,.4g} simulated hours"
+    return count(round(spent), view.removesuffix("s"))
 
 
 def _target(findings: Findings, found: Curves, target: float) -> Table:
@@ -138,6 +151,7 @@ def _target(findings: Findings, found: Curves, target: float) -> Table:
     rows = []
     for arm in findings.arms:
         reached, of = spent.get(arm, ((), 0))
+        hours = [cost.simulated / 3600 for cost in reached] if arm in timed(found) else ()
         sent = [cost.bytes / 1e6 for cost in reached] if arm in findings.tidy.federated else ()
         rows.append(
             [
@@ -146,11 +160,15 @@ def _target(findings: Findings, found: Curves, target: float) -> Table:
                 spread([float(cost.rounds) for cost in reached], 1),
                 spread(sent),
                 spread([float(cost.tokens) for cost in reached], 0),
+                *([spread(hours)] if timed(found) else []),
             ]
         )
     return Table.of(
         f"What it costs until {measure.heading} on {PART_WORDS['validation']} reaches {target:g}, "
         "of the seeds that reach it",
-        ["arm", "seeds that reach it", "rounds", "MB sent", "tokens"],
+        [
+            *("arm", "seeds that reach it", "rounds", "MB sent", "tokens"),
+            *(["simulated hours"] if timed(found) else []),
+        ],
         rows,
     )

@@ -9,6 +9,7 @@ from flexlora.comparing import plan
 from flexlora.comparing.arms import Arm
 from flexlora.comparing.comparison import Comparison, told_apart
 from flexlora.config.config import Config
+from flexlora.config.fleet import device_classes
 from flexlora.config.settings import final_settings, validation_settings
 from flexlora.errors import ConfigError, InputError, nearest, shown
 from flexlora.evaluation.metrics import get_metric, resolve_metrics
@@ -113,7 +114,9 @@ def _require_tunable(comparison: Comparison, arm: Arm) -> None:
 
 def _require_type(state: str, config: Config) -> None:
     clients = config.clients
-    known = {*clients.build_mix().shares, *clients.named().values()}
+    mixed = clients.build_mix().shares if clients.devices is None else ()
+    devices = [x.name for x in device_classes(config)]
+    known = {*mixed, *devices, *clients.named().values()}
     if state not in known and not config.data.options.get("type"):  # Else the data says.
         raise ConfigError(
             f"compare.state is {shown(state)}, which is neither 'full' nor a type of client that "

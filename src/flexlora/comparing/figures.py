@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from statistics import fmean
 
+from flexlora.comparing.budgets import arms_of
 from flexlora.comparing.findings import Findings
 from flexlora.comparing.sentences import PART_WORDS, state_words
 from flexlora.comparing.statistics import interval
@@ -13,7 +14,12 @@ from flexlora.report import charts
 from flexlora.report.blocks import Figure, Table
 from flexlora.report.common import legend, thinned
 
-_AXES: Mapping[By, str] = {"rounds": "round", "bytes": "MB sent"}
+_AXES: Mapping[By, tuple[str, str, float]] = {
+    "rounds": ("round", "round", 1.0),
+    "bytes": ("MB sent", "bytes sent", 1e6),
+    "simulated": ("simulated hours", "simulated hours", 3600.0),
+}
+"""View → its axis, its words in a title, and how much of it is one on the axis."""
 
 
 def figures(findings: Findings) -> Iterator[Figure]:
@@ -56,16 +62,16 @@ def _as_it_goes(findings: Findings) -> Iterator[Figure]:
     """A line an arm: means over its seeds, of the rounds that all of them scored."""
     measure, found = findings.measure, curves(findings.tidy, findings.measure.name)
     series = [arm for arm in findings.arms if arm in found]  # One colour each, in all figures.
-    for view, axis in _AXES.items():
+    for view, (axis, words, _) in _AXES.items():
         rows, cells = [], []
-        shown = findings.tidy.federated if view == "bytes" else set(found)
+        shown = arms_of(findings, view, found)
         for arm in (arm for arm in series if arm in shown):
             for x, y in thinned(_means(found[arm], view)):
                 rows.append({"x": x, "y": y, "series": arm, "run": arm})
                 cells.append([arm, x, y])
         if not rows:
             continue
-        title = f"{measure.label} by {'round' if view == 'rounds' else 'bytes sent'}"
+        title = f"{measure.label} by {words}"
         yield Figure(
             title,
             f"{measure.heading} on {PART_WORDS['validation']}, means over the seeds of each arm.",
@@ -78,7 +84,7 @@ def _as_it_goes(findings: Findings) -> Iterator[Figure]:
 def _means(seeds: Mapping[int, Curve], view: By) -> list[tuple[float, float]]:
     by_round = [{point.cost.rounds: point for point in curve.points} for curve in seeds.values()]
     common = sorted(set.intersection(*(set(points) for points in by_round)))
-    scale = 1e6 if view == "bytes" else 1
+    scale = _AXES[view][2]
     return [
         (
             fmean(points[x].cost.by(view) for points in by_round) / scale,

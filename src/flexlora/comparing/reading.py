@@ -70,6 +70,7 @@ def _rows(cell: Cell, run: Run) -> Iterator[Row]:
             of = replace(scored, part=part, state=state.state, ranks=state.ranks)
             if state.state == BASE:
                 of = replace(of, learning_rate=0.0, round=0, bytes_up=0, bytes_down=0, tokens=0)
+                of = replace(of, simulated=0.0)
             yield from _values(of, found.mean)
             for name, mean in found.types.items():
                 yield from _values(replace(of, clients=name), mean)
@@ -84,17 +85,27 @@ def _blank(cell: Cell) -> Row:
 
 def _costs(cell: Cell, records: Sequence[RoundRecord]) -> Iterator[Row]:
     """A row a round, without a value, of all that was spent up to it."""
-    up, down, tokens = (
+    up, down, tokens, simulated = (
         accumulate(of)
         for of in (
             (r.bytes_up for r in records),
             (r.total_bytes_down for r in records),
             (r.tokens for r in records),
+            (0.0 if r.simulated is None else r.simulated.seconds for r in records),
         )
     )
     blank = _blank(cell)
-    for record, sent, received, seen in zip(records, up, down, tokens, strict=True):
-        yield replace(blank, round=record.round, bytes_up=sent, bytes_down=received, tokens=seen)
+    for record, sent, received, seen, took in zip(
+        records, up, down, tokens, simulated, strict=True
+    ):
+        yield replace(
+            blank,
+            round=record.round,
+            bytes_up=int(sent),
+            bytes_down=int(received),
+            tokens=int(seen),
+            simulated=took,
+        )
 
 
 def _of_round(of: Row, record: RoundRecord) -> Iterator[Row]:

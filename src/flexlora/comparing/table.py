@@ -26,7 +26,8 @@ class Row:
     "training" for what describes the training itself (train_loss, cut, effective_rank, energy_k,
     truncation); state: "base", "start", "full", a client type, or "own rank"; clients: a type,
     where only its clients' own examples count; value: NaN for a run that broke down; bytes: sent
-    up and down, to train and to evaluate; tokens: trained on.
+    up and down, to train and to evaluate; tokens: trained on; simulated: seconds on the clients'
+    devices, by their profiles, 0 where they have none.
     """
 
     arm: str
@@ -44,6 +45,7 @@ class Row:
     bytes_up: int
     bytes_down: int
     tokens: int
+    simulated: float = 0.0
 
     @property
     def bytes(self) -> int:

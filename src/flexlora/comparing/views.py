@@ -1,5 +1,6 @@
-"""Arms under one budget: at equal rounds, equal bytes, equal training tokens; and at what cost a
-value is reached. On validation examples, which are scored as training goes.
+"""Arms under one budget: at equal rounds, equal bytes, equal training tokens, and equal simulated
+time where clients have devices; and at what cost a value is reached. On validation examples, which
+are scored as training goes.
 """
 
 from __future__ import annotations
@@ -12,20 +13,23 @@ from typing import Literal
 from flexlora.comparing.table import OWN_RANK, VALIDATION, Tidy
 from flexlora.runs.results import FULL
 
-By = Literal["rounds", "bytes", "tokens"]
-VIEWS: tuple[By, ...] = ("rounds", "bytes", "tokens")
+By = Literal["rounds", "bytes", "tokens", "simulated"]
+VIEWS: tuple[By, ...] = ("rounds", "bytes", "tokens", "simulated")
 
 
 @dataclass(frozen=True)
 class Cost:
-    """What was spent up to a point: rounds played, bytes both ways, tokens trained on."""
+    """What was spent up to a point: rounds played, bytes both ways, tokens trained on, and seconds
+    on the clients' devices (0 where they have none)."""
 
     rounds: int
     bytes: int
     tokens: int
+    simulated: float = 0.0
 
-    def by(self, view: By) -> int:
-        return {"rounds": self.rounds, "bytes": self.bytes, "tokens": self.tokens}[view]
+    def by(self, view: By) -> float:
+        found: float = getattr(self, view)
+        return found
 
 
 @dataclass(frozen=True)
@@ -43,7 +47,7 @@ class Curve:
     points: tuple[Point, ...]
     total: Cost
 
-    def within(self, view: By, budget: int) -> float | None:
+    def within(self, view: By, budget: float) -> float | None:
         """The value at the last scored round that the budget pays for; None where it pays none."""
         paid = [point.value for point in self.points if point.cost.by(view) <= budget]
         return paid[-1] if paid else None
@@ -69,7 +73,7 @@ def curves(tidy: Tidy, metric: str) -> dict[str, dict[int, Curve]]:
     for row in tidy.rows:
         if row.clients or row.category or row.final:
             continue
-        cost = Cost(row.round, row.bytes, row.tokens)
+        cost = Cost(row.round, row.bytes, row.tokens, row.simulated)
         if cost.rounds >= totals.get((row.arm, row.seed), cost).rounds:
             totals[row.arm, row.seed] = cost
         if row.part == VALIDATION and row.metric == metric and math.isfinite(row.value):
@@ -82,7 +86,14 @@ def curves(tidy: Tidy, metric: str) -> dict[str, dict[int, Curve]]:
     return found
 
 
-def budget(curves: Curves, view: By, setting: Collection[str]) -> int | None:
+def timed(curves: Curves) -> set[str]:
+    """The arms all of whose cells have simulated time."""
+    return {
+        arm for arm, seeds in curves.items() if all(x.total.simulated > 0 for x in seeds.values())
+    }
+
+
+def budget(curves: Curves, view: By, setting: Collection[str]) -> float | None:
     """The smallest total of all cells of the arms that set it, so that each of these can have
     spent it; None without any."""
     totals = [
@@ -94,7 +105,7 @@ def budget(curves: Curves, view: By, setting: Collection[str]) -> int | None:
     return min(totals, default=None)
 
 
-def under(curves: Curves, view: By, budget: int) -> dict[str, dict[int, float]]:
+def under(curves: Curves, view: By, budget: float) -> dict[str, dict[int, float]]:
     """Arm → seed → what the cell came to under this budget, where it pays for a scored round."""
     return {
         arm: {

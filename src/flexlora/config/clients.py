@@ -5,22 +5,36 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator, model_validator
 
 from flexlora.adapters import Ranks
-from flexlora.allocation.mixes import LARGEST_SCALE, Mix, build_mix, require_rank, scaled_types
-from flexlora.config.table import Table
+from flexlora.allocation.mixes import (
+    LARGEST_RANK,
+    LARGEST_SCALE,
+    Mix,
+    build_mix,
+    require_rank,
+    scaled_types,
+)
+from flexlora.config.table import PathText, Table, quantity_of
 from flexlora.errors import shown
+from flexlora.formats.quantities import MEMORY, quantity
 from flexlora.options import MANY
 
+MAX_RANK = 256  # Of devices, as `flexlora plan` has it.
 _RANK = "rank "  # What a type begins with that is no name but ranks.
 
 
 class ClientsConfig(Table):
-    """[clients]: how many clients are of which type. Types and mixes: `allocation.mixes`."""
+    """[clients]: how many clients are of which type, or have which device.
 
-    mix: str | dict[str, float] = Field(
-        default="uniform", description="name of a mix, or type name → share, summing to 1"
+    Types and mixes: `allocation.mixes`; devices: `config.devices`, and what they afford:
+    `federation.devices`.
+    """
+
+    mix: str | dict[str, float] | None = Field(
+        default=None,
+        description="name of a mix, or type name → share, summing to 1; none: uniform",
     )
     scale: Annotated[float, Field(gt=0.0, le=LARGEST_SCALE)] = Field(
         default=1.0, description="factor on every rank of the mix"
@@ -33,6 +47,30 @@ class ClientsConfig(Table):
         description="clients by name: client → rank, or → {pattern = rank}, whatever the scale; "
         "the mix deals out the others",
     )
+    devices: PathText | None = Field(
+        default=None,
+        description="instead of mix, types and scale: a file of device classes as flexlora plan "
+        "takes it; each class trains at the rank that it affords",
+    )
+    order: Literal["uniform", "ffn-first"] = Field(
+        default="uniform",
+        description="of devices: where ranks grow, in all layers alike or in the paper's "
+        "proportion, 30 to 200",
+    )
+    max_rank: Annotated[int, Field(ge=1, le=LARGEST_RANK)] | None = Field(
+        default=None, description=f"of devices: no rank above it; none: {MAX_RANK}"
+    )
+    traffic: str | None = Field(
+        default=None,
+        description='of devices: bytes that a client is sent and sends in a round, like "50MB"; '
+        "none: any",
+    )
+    leave_out: Annotated[float, Field(gt=0.0, lt=1.0)] | None = Field(
+        default=None,
+        description="share of the energy of all that was learned that what a client is sent may "
+        "leave out: round by round it trains at the lowest ranks that do, within its own; none: "
+        "always at its own",
+    )
     level: Literal["own", "lowest", "highest"] = Field(
         default="own",
         description="at which ranks clients train: each at its own, or, as a control, all at the "
@@ -44,9 +82,38 @@ class ClientsConfig(Table):
         "note",
     )
 
+    @field_validator("traffic")
+    @classmethod
+    def _an_amount(cls, given: str | None) -> str | None:
+        return quantity_of(given, MEMORY)
+
+    @model_validator(mode="after")
+    def _devices_or_a_mix(self) -> ClientsConfig:
+        if self.devices is None:
+            for key in ("order", "max_rank", "traffic"):
+                if getattr(self, key) not in (None, "uniform"):
+                    raise ValueError(
+                        f"{key} is {getattr(self, key)!r}, which is of devices, and devices is not "
+                        "given; name their file, or leave it out"
+                    )
+            return self
+        others = {"mix": self.mix, "types": self.types or None, "scale": self.scale}
+        for key, value in others.items():
+            if value not in (None, 1.0):
+                raise ValueError(
+                    f"devices is {shown(self.devices)} and {key} is {shown(value)}, which both say "
+                    "who trains at which rank; give one of them"
+                )
+        return self
+
+    @property
+    def most_bytes(self) -> float | None:
+        """`traffic` as a number."""
+        return None if self.traffic is None else quantity(self.traffic, MEMORY, "clients.traffic")
+
     def build_mix(self) -> Mix:
         """The mix with its ranks scaled. Raises ConfigError for shares or types that are wrong."""
-        return build_mix(self.mix, self.types, self.scale)
+        return build_mix("uniform" if self.mix is None else self.mix, self.types, self.scale)
 
     def named(self) -> dict[str, str]:
         """Client → type of those that have ranks of their own; equal ranks are one type."""

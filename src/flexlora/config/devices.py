@@ -15,7 +15,7 @@ from flexlora.formats.quantities import MEMORY, RATE, SHARE, SPEED, Kind, quanti
 
 DTYPES = ("float32", "bfloat16", "float16")
 _FIGURES = {"memory": MEMORY, "bandwidth": RATE, "uplink": RATE, "downlink": RATE}
-_KEYS = (*_FIGURES, "flops", "availability", "sources")
+_KEYS = (*_FIGURES, "flops", "availability", "disk", "sources")
 _OF_CLASS = (*_KEYS, "device", "clients", "examples")
 _NAMED = Path(__file__).with_name("named_devices.toml")
 _LIMIT = 4 << 20
@@ -130,6 +130,9 @@ def _device(table: Mapping[str, Any], where: str, base: Device | None = None) ->
         if "flops" in table
         else dict(base.flops if base else {}),
         availability=availability,
+        disk=quantity(table["disk"], RATE, f"disk of {where}")
+        if "disk" in table
+        else (base.disk if base else None),
         sources=_sources(table, where, base),
     )
 

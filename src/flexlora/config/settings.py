@@ -92,6 +92,7 @@ class Settings:
             attempts=federation.attempts,
             rest_after=federation.rest_after,
             rest_rounds=federation.rest_rounds,
+            leave_out=(config.clients.leave_out or 0.0) if federation.mode == "federated" else 0.0,
         )
         return Settings(schedule, validation, final_settings(config))
 
@@ -120,6 +121,21 @@ def played_rule(config: Config) -> Rule:
     """
     rule = rule_of(config.rule).weighed(config.federation.weights)
     return Alone() if config.federation.mode == "local" else rule
+
+
+def require_error_budget(config: Config, rule: Rule) -> None:
+    """Raise ConfigError for ranks by error under a rule that does not send the best of its state,
+    rank by rank, to whoever has whichever ranks in this round. Controls have none."""
+    traits, share = rule.traits, config.clients.leave_out
+    if config.federation.mode != "federated":
+        return
+    spectral = traits.compares == "product" and traits.delta in ("none", "origin")
+    free = traits.mixed_ranks and not (traits.prunes or traits.memory)
+    if share is not None and not (spectral and free):
+        raise ConfigError(
+            f"clients.leave_out is {share}, but under rule {rule.name} a rank in one round says "
+            "nothing of what is left out, or has to stay; leave it out, or choose flexlora"
+        )
 
 
 def rule_fingerprint(chosen: RuleConfig) -> str:

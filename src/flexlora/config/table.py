@@ -9,7 +9,8 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator
 
 from flexlora.config.plain import require_name
-from flexlora.errors import shown
+from flexlora.errors import ConfigError, shown
+from flexlora.formats.quantities import Kind, quantity
 from flexlora.options import MANY, arguments_of
 
 # Counts that cost nothing by being large: what there is to be counted bounds them.
@@ -17,6 +18,16 @@ Positive = Annotated[int, Field(ge=1, le=MANY)]
 Natural = Annotated[int, Field(ge=0, le=MANY)]
 Text = Annotated[str, Field(min_length=1)]
 PathText = Annotated[Text, AfterValidator(lambda path: require_name(path))]
+
+
+def quantity_of(given: str | None, kind: Kind) -> str | None:
+    """The text as it is, if it is such a quantity. Raises ValueError, for a validator."""
+    if given is not None:
+        try:
+            quantity(given, kind, "it")
+        except ConfigError as error:
+            raise ValueError(str(error)) from error
+    return given
 
 
 def as_tuple(value: object) -> object:

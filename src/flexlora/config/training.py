@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from flexlora.adapters import Scaling
 from flexlora.config.schedule import MOST_EXAMPLES, NORM_LIMIT
@@ -14,7 +14,9 @@ from flexlora.config.table import (
     Table,
     argument,
     as_tuple,
+    quantity_of,
 )
+from flexlora.formats.quantities import TIME, quantity
 from flexlora.rules.weighing import Weighing
 from flexlora.training.recipe import LossOn, Recipe
 
@@ -141,6 +143,23 @@ class FederationConfig(Table):
         description="examples of a client that count at most where nobody but the client knows how "
         "many there are: over a network, to train and to score",
     )
+    deadline: str | None = Field(
+        default=None,
+        description='with clients.devices: how long a round lasts at most, like "10m", by the '
+        "devices' profiles; who would take longer is asked, and does not count",
+    )
     seed: Annotated[int, Field(ge=0, lt=2**63)] = Field(
         default=0, description="seed of all randomness"
     )
+
+    @field_validator("deadline")
+    @classmethod
+    def _a_time(cls, given: str | None) -> str | None:
+        return quantity_of(given, TIME)
+
+    @property
+    def deadline_seconds(self) -> float | None:
+        """`deadline` as a number."""
+        if self.deadline is None:
+            return None
+        return quantity(self.deadline, TIME, "federation.deadline")

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import TypeVar
 
-from flexlora.engines.jobs import Failure, Job
+from flexlora.adapters import payload_adapter
+from flexlora.engines.jobs import Failure, Job, Offer, Train
 from flexlora.errors import FlexLoRAError
+from flexlora.formats.payloads import from_bytes
 from flexlora.models.device import out_of_memory
 
 T = TypeVar("T")
@@ -35,6 +37,15 @@ def attempt_all(
     if len(jobs) == 1:
         return {jobs[0]: found}
     return {job: one for alone in jobs for job, one in attempt_all([alone], do).items()}
+
+
+def offer(job: Train, reason: str) -> Offer | Failure:
+    """Of a client that ran out of memory: half of each rank that it was sent; a failure where
+    there is no half."""
+    ranks = payload_adapter(from_bytes(job.payload)).ranks
+    if max(ranks.values()) == 1:
+        return Failure(job.id, job.client, reason)
+    return Offer(job.id, job.client, {x: max(1, r // 2) for x, r in ranks.items()}, reason)
 
 
 def failure(job: Job, error: Exception) -> Failure:

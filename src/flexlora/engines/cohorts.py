@@ -37,9 +37,7 @@ def _work(job: Job, data: Sequence[Encoded]) -> tuple[int, int, int]:
     tokens = sum(len(x.prompt) + len(x.response) for x in data)
     if isinstance(job, Evaluate):
         return 1, len(job.payload), tokens
-    recipe = job.recipe
-    steps = -(-len(data) // recipe.batch_size) * recipe.epochs
-    return min(steps, recipe.max_steps or steps), len(job.payload), tokens * recipe.epochs
+    return job.recipe.steps(len(data)), len(job.payload), tokens * job.recipe.epochs
 
 
 def _kind(job: Job) -> tuple[object, ...]:

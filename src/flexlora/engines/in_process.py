@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 
 from flexlora.adapters import Adapter, factors_payload, payload_adapter
-from flexlora.engines.attempts import attempt, failure
+from flexlora.engines.attempts import attempt, failure, offer
 from flexlora.engines.cohorts import Examples, Halved, cohorts, cut, ignore_halved
 from flexlora.engines.jobs import Evaluate, Failure, Job, Outcome, Reply, Train, TrainSparse
 from flexlora.engines.memories import Memories
@@ -37,7 +37,8 @@ class InProcess:
     what was trained.
 
     What is sent and what comes back passes through its serialised form, as it would on a network.
-    A client whose training fails, or runs out of memory alone, is a `Failure` with the reason.
+    A client whose training fails is a `Failure` with the reason; one that runs out of memory alone
+    answers with an `Offer` of half its ranks, where they have a half.
     """
 
     def __init__(
@@ -92,6 +93,7 @@ class InProcess:
         outcomes: list[Outcome] = []
         remembered: dict[Train, Memory] = {}
         visits: dict[Train, Visit] = {}
+        ran_out = ""
         try:
             for job, read in self._read(jobs).items():
                 if isinstance(read, Failure):
@@ -103,7 +105,9 @@ class InProcess:
         except (RuntimeError, MemoryError) as error:
             if not out_of_memory(error):
                 raise
-            return None if len(jobs) > 1 else [failure(jobs[0], error)]
+            ran_out = failure(jobs[0], error).reason
+        if ran_out:  # What the error's frames held is free by now.
+            return None if len(jobs) > 1 else [attempt(jobs[0], partial(offer, jobs[0], ran_out))]
         seconds = time.perf_counter() - began
         trained: dict[Train, Trained] = {}
         for job, result in zip(visits, found, strict=True):

@@ -117,15 +117,16 @@ class Scored:
     score: ClientScore
 
 
-Fault = Literal["train", "quarantine", "stray"]
-FAULTS: tuple[Fault, ...] = ("train", "quarantine", "stray")
+Fault = Literal["train", "late", "quarantine", "stray"]
+FAULTS: tuple[Fault, ...] = ("train", "late", "quarantine", "stray")
 
 
 @dataclass(frozen=True)
 class Failure:
     """A client that gave nothing usable, and why.
 
-    kind: "train": it did not do its job, or not in time; "quarantine": what it gave is refused;
+    kind: "train": it did not do its job, or not in time; "late": it would not be in time, and was
+    not waited for; "quarantine": what it gave is refused;
     "stray": what came answers no job that is open: it is late, comes twice, or is of another round.
     """
 
@@ -146,7 +147,18 @@ class Late:
     client: str
 
 
-Outcome = Reply | Scored | Failure | Late
+@dataclass(frozen=True)
+class Offer:
+    """A client that ran out of memory, and the ranks (layer → rank) that it would try instead."""
+
+    job: str
+    client: str
+    ranks: Mapping[str, int]
+    reason: str
+
+
+Answer = Reply | Scored | Failure | Late
+Outcome = Answer | Offer
 
 
 class Transport(Protocol):

@@ -11,7 +11,7 @@ from flexlora.evaluation.metrics import get_metric, resolve_metrics
 from flexlora.federation.data import asks_for_the_date
 from flexlora.federation.engine import threads_of, workers_of
 from flexlora.federation.setup import Setup
-from flexlora.formats.json_fields import table, text
+from flexlora.formats.json_fields import table, text, texts
 from flexlora.models import devices, find_device
 from flexlora.rules import Rule
 from flexlora.runs.environment import changed
@@ -53,6 +53,7 @@ def require_unchanged(opened: Run, setup: Setup) -> None:
     for name, is_now in metrics.items():
         _require_same(opened, f"file of metric {name}", before[name], is_now)
     for key, thing in (
+        *([] if setup.fleet is None else [("device_fingerprint", "file of devices")]),
         ("rule_fingerprint", "file of the rule"),
         ("fingerprint", "data"),
         ("model_fingerprint", "base model"),
@@ -61,6 +62,13 @@ def require_unchanged(opened: Run, setup: Setup) -> None:
         with opened.undamaged("data.json"):
             was = text(opened.data, key)
         _require_same(opened, thing, was, now[key])
+    if setup.fleet is not None:
+        afforded = _afforded(setup)["afforded"]
+        if afforded != opened.resolved.get("afforded"):
+            raise RunError(
+                f"the devices of {opened.folder} afford other ranks than when the run began; go on "
+                "with the FlexLoRA and the torch that it began with, or start a new run"
+            )
 
 
 def _require_same(opened: Run, thing: str, was: str, now: str) -> None:
@@ -85,16 +93,33 @@ def day_of(run: Run) -> date | None:
 
 
 def types_of(run: Run) -> dict[str, str]:
-    """Client → type, as its last checkpoint has them; empty before the first one."""
+    """Client → type, as its last checkpoint has them; empty before the first one. Of a run with
+    devices, client → device: who has ranks of its own by name has a device all the same."""
+    if devices := devices_of(run):
+        return devices
     store = run.last_meta().get("store")
     with run.undamaged("checkpoints"):
         return {} if store is None else ClientStore.from_json(store).types
+
+
+def devices_of(run: Run) -> dict[str, str]:
+    """Client → class of devices, as the run dealt them; empty for a run without devices."""
+    with run.undamaged("data.json"):
+        classes = table(run.data, "devices") if "devices" in run.data else {}
+        return {c: name for name in classes for c in texts(table(classes, name), "clients")}
 
 
 def _day(setup: Setup) -> dict[str, str]:
     """Only where something depends on it."""
     asked = asks_for_the_date(setup.config, setup.model)
     return {_DAY: setup.ground.today.isoformat()} if asked else {}
+
+
+def _afforded(setup: Setup) -> dict[str, Any]:
+    """What each class of devices affords, pattern by pattern: what reads the run has no devices."""
+    if setup.fleet is None:
+        return {}
+    return {"afforded": {name: dict(x.patterns) for name, x in setup.fleet.afforded.items()}}
 
 
 def derived(setup: Setup, rule: Rule) -> dict[str, Any]:
@@ -111,6 +136,7 @@ def derived(setup: Setup, rule: Rule) -> dict[str, Any]:
         "fan_in_fan_out": setup.model.fan_in_fan_out,
         "clients": roster.counts(),
         "ranks": setup.trained_ranks(rule),
+        **_afforded(setup),
         # Of metrics out of files, too: nobody who reads the run has to have those.
         "metric": get_metric(setup.config.evaluation.metric).name,
         "higher_is_better": {

@@ -16,6 +16,7 @@ from flexlora.config.config_file import override, parse_config
 from flexlora.config.settings import rule_fingerprint
 from flexlora.config.sparse import sparse_rounds
 from flexlora.errors import ConfigError, RunError, shown
+from flexlora.federation.as_it_was import devices_of
 from flexlora.federation.at_once import read as at_once_of
 from flexlora.federation.setup import Setup
 from flexlora.federation.starts import Start, run_record
@@ -23,7 +24,7 @@ from flexlora.formats.json_fields import text, whole
 from flexlora.rules import Rule, Spec, State
 from flexlora.rules.promises import require_begun, require_learned
 from flexlora.runs.committed import Committed
-from flexlora.runs.readout import require_checkpoint
+from flexlora.runs.readout import ranks_of_type, require_checkpoint
 from flexlora.runs.run_directory import Record, Run
 from flexlora.runs.store import ClientStore
 from flexlora.training import CohortSize
@@ -89,8 +90,11 @@ class Parent:
         return CohortSize(at_once_of(self.run), ())
 
     def types(self, asked: ClientsConfig) -> dict[str, str]:
-        """Client → the type that it keeps; none does where another mix is asked for."""
-        return self.store.types if asked.mix == self.run.config.clients.mix else {}
+        """Client → the type that it keeps; none does where another mix is asked for, or devices
+        where there were none."""
+        was = self.run.config.clients
+        alike = asked.mix == was.mix and (asked.devices is None) == (was.devices is None)
+        return (devices_of(self.run) or self.store.types) if alike else {}
 
     def start(self, setup: Setup, rule: Rule) -> Start:
         """The parent's state, Δ, ranks and held versions, for a new run of this config.
@@ -178,10 +182,10 @@ class Parent:
         if asked.level != "own" or one_place:  # All of its clients had these.
             return dict(self.state.spec.highest)
         with self.run.undamaged("checkpoints"):
-            found = asked.ranks_of(kind)
+            found = ranks_of_type(self.run, kind, setup.spec.layers)
             if found is None:
                 raise ValueError(f"store has the type {shown(kind)}, which its config has not")
-        return found.resolve(setup.spec.layers, clip=not asked.strict)
+        return found
 
     def _record(self) -> Record:
         return {**run_record(self.run, self.state), "start": self.state.round}

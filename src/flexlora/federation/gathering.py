@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Generic, final
 
 from flexlora.engines.jobs import Failure, Late, Outcome, Reply, Train, TrainSparse, Transport
 from flexlora.errors import RoundError
 from flexlora.federation.admission import Collected
+from flexlora.federation.asking import Asking
 from flexlora.federation.observers import Observer
 from flexlora.federation.quarantine import quarantined
 from flexlora.federation.resting import Answers
@@ -20,6 +21,7 @@ from flexlora.federation.stages import S, Stage
 from flexlora.formats.words import count
 from flexlora.rules import State
 from flexlora.runs import events
+from flexlora.runs.records import Simulated
 from flexlora.runs.run_directory import Run
 from flexlora.runs.store import ClientStore
 
@@ -28,7 +30,7 @@ from flexlora.runs.store import ClientStore
 class Tried:
     """Of all attempts at a round: who was asked, who did not count, what it cost.
 
-    missing: by attempt, in order of client.
+    missing: by attempt, in order of client; simulated: on clients' devices, where they have any.
     """
 
     asked: set[str] = field(default_factory=set)
@@ -36,6 +38,14 @@ class Tried:
     answers: list[Answers] = field(default_factory=list)
     bytes_down: int = 0
     bytes_up: int = 0
+    simulated: Simulated | None = None
+
+    def cost(self, asked: Sequence[Train | TrainSparse], up: int, took: Simulated | None) -> None:
+        """Count one more attempt: one comes after the other, also on devices."""
+        self.bytes_down += sum(job.bytes_down for job in asked)
+        self.bytes_up += up
+        before = 0.0 if self.simulated is None else self.simulated.seconds
+        self.simulated = None if took is None else replace(took, seconds=before + took.seconds)
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,6 +75,7 @@ class Gathering:
         transport: Transport,
         run: Run,
         observer: Observer,
+        asking: Asking,
         *,
         in_time: bool = False,
     ) -> None:
@@ -73,11 +84,13 @@ class Gathering:
         self._transport = transport
         self._run = run
         self._observer = observer
+        self._asking = asking
         self._in_time = in_time
 
     def gather(self, round: int, stage: Stage[S], state: State, store: ClientStore) -> Gathered[S]:
-        """Raises RoundError where too few count in the last attempt, too. The store is only read,
-        so that a round that is played again asks the same clients."""
+        """Raises RoundError where too few count in the last attempt, too. Of the store nothing is
+        changed but the ranks of who has no memory for them, so that a round that is played again
+        asks the same clients."""
         schedule, tried = self._schedule, Tried()
         while True:
             attempt = len(tried.missing) + 1
@@ -85,7 +98,7 @@ class Gathering:
             asked = stage.send(state, store, self._run.checkpoints(), sorted(order), attempt)
             clients = tuple(job.client for job in asked.jobs)
             self._observer.told(events.RoundBegun(round, clients, stage.sparse, attempt))
-            collected = self._collect(round, stage, asked, store)
+            collected = self._collect(stage, state, asked, store)
             trained, answered = time.perf_counter(), list(collected.ranks)
             tried.answers.append(self._settle(round, asked.jobs, order, collected))
             needed = schedule.quorum(len(clients))
@@ -96,8 +109,8 @@ class Gathering:
             tried.asked |= set(clients)
             there = {*collected.replies, *collected.late}
             tried.missing.append(tuple(x for x in clients if x not in there))
-            tried.bytes_down += sum(job.bytes_down for job in asked.jobs)
-            tried.bytes_up += collected.bytes_up
+            took = self._asking.simulated(stage, asked)
+            tried.cost(asked.jobs, collected.bytes_up, took)
             if passed.weights:
                 return Gathered(asked, collected, passed, answered, trained, tried)
             if attempt >= schedule.attempts:
@@ -105,7 +118,7 @@ class Gathering:
             left = len(collected.replies)  # By the screens, too.
             self._observer.told(events.Repeated(round, attempt, left, len(clients), needed))
 
-    def _collect(self, round: int, stage: Stage[S], asked: S, store: ClientStore) -> Collected:
+    def _collect(self, stage: Stage[S], state: State, asked: S, store: ClientStore) -> Collected:
         collected, most = Collected(), self._schedule.clients
         closes = self._in_time and len(asked.jobs) > most
         answered: set[str] = set()
@@ -113,11 +126,12 @@ class Gathering:
         def enough() -> bool:
             return closes and len(collected.replies) >= most
 
-        replies = until(enough, asked.jobs, answered, self._transport.exchange(asked.jobs))
+        came = self._asking.answers(self._transport, stage, state, store, asked)
+        replies = until(enough, asked.jobs, answered, came)
         for outcome, so_far in stage.collect(asked, replies):
             collected = so_far
             answered.add(outcome.job)
-            self._observer.told(self._came(round, store, outcome))
+            self._observer.told(self._came(state.round + 1, store, outcome))
         return collected
 
     def _came(self, round: int, store: ClientStore, outcome: Reply | Failure) -> events.Event:

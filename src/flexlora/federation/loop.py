@@ -10,6 +10,8 @@ from dataclasses import replace
 from flexlora.engines.jobs import Transport
 from flexlora.evaluation import MeanScore
 from flexlora.federation.admission import Collected
+from flexlora.federation.asking import Asking
+from flexlora.federation.clock import Clock
 from flexlora.federation.collector import Collector
 from flexlora.federation.gathering import Gathered, Gathering
 from flexlora.federation.observers import Observer
@@ -51,8 +53,9 @@ class Federation:
     nothing; decide: from a validated round's record to the value that the best round minimises.
     screens: what updates pass between collecting and weighing, in order; known: of the clients,
     which bounds what their scores say of themselves (what their replies say is the collector's).
-    sparse: the stage before adapters are trained, if there is one; in_time: as of `Gathering`.
-    Raises ConfigError for a rule or screen that needs more than this collector gives.
+    sparse: the stage before adapters are trained, if there is one; clock: of the clients' devices,
+    if they have any; in_time: as of `Gathering`. Raises ConfigError for a rule or screen that needs
+    more than this collector gives.
 
     stands: where it goes on from: the beginning, or what `last` found in the run. Every random draw
     comes from a stream named by its round, and everything else that outlives a round is in the
@@ -74,6 +77,7 @@ class Federation:
         known: Known = NOTHING,
         sparse: SparseStage | None = None,
         in_time: bool = False,
+        clock: Clock | None = None,
     ) -> None:
         self.sender = sender
         self.rule = sender.rule
@@ -91,6 +95,7 @@ class Federation:
         self.observer = observer
         self.known = known
         self.in_time = in_time
+        self.asking = Asking(observer, clock)
 
     @property
     def finished(self) -> bool:
@@ -114,7 +119,12 @@ class Federation:
         started = time.perf_counter()
         resting = set(self.store.resting)
         gathering = Gathering(
-            self.sender, self.transport, self.run, self.observer, in_time=self.in_time
+            self.sender,
+            self.transport,
+            self.run,
+            self.observer,
+            self.asking,
+            in_time=self.in_time,
         )
         gathered = gathering.gather(round, stage, self.state, self.store)
         collected = gathered.collected
@@ -125,7 +135,7 @@ class Federation:
         seconds = {"clients": gathered.trained - started, "combine": combined - gathered.trained}
         record = self._record(round, gathered, cut, seconds)
         record = replace(record, resting=tuple(sorted(resting - gathered.tried.asked)))
-        record = replace(record, sparse=stage.sparse)
+        record = replace(record, sparse=stage.sparse, left_out=gathered.asked.left_out)
         for event in rested:
             self.observer.told(event)
         if self.schedule.validates(round):
@@ -195,6 +205,7 @@ class Federation:
             agreement=passed.agreement,
             missing=tuple(tried.missing) if any(tried.missing) else (),
             late=tuple(sorted(collected.late)),
+            simulated=tried.simulated,
         )
 
     def _commit(self, record: RoundRecord) -> None:

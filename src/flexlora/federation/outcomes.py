@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from flexlora.config.schedule import MOST_EXAMPLES
-from flexlora.engines.jobs import FAULTS, Failure, Outcome, Reply, Scored
+from flexlora.engines.jobs import FAULTS, Answer, Failure, Offer, Reply, Scored
 from flexlora.errors import FlexLoRAError, cut_short, shown
 from flexlora.evaluation import ClientScore
 from flexlora.formats.visible import visible
@@ -38,9 +38,9 @@ class _Malformed(FlexLoRAError):
     """What is wrong with an outcome."""
 
 
-def opened(given: object, known: Known, names: Collection[str]) -> Outcome:
-    """The outcome, if its values have the types and ranges that an `Outcome` promises; else a
-    Failure that says what is wrong. Raises nothing, whatever it is given.
+def opened(given: object, known: Known, names: Collection[str]) -> Answer:
+    """The answer, if its values have the types and ranges that it promises; else a Failure, which
+    says what is wrong, or why lower ranks are offered. Raises nothing, whatever it is given.
 
     names: the jobs and clients of the exchange; any other one is cut short, and what cannot be
     printed is written out, so that it can stand in a log. Examples count up to what the server
@@ -50,7 +50,7 @@ def opened(given: object, known: Known, names: Collection[str]) -> Outcome:
     job, client = (_name(given, key, names) for key in ("job", "client"))
     try:
         if type(given) is Reply:
-            found: Outcome = _reply(given, known)
+            found: Answer = _reply(given, known)
         elif type(given) is Scored:
             score = _score(given.score, known)
             found = given if score is given.score else replace(given, score=score)
@@ -60,6 +60,8 @@ def opened(given: object, known: Known, names: Collection[str]) -> Outcome:
             found = given if as_it_is else replace(given, reason=reason)
             if found.kind not in FAULTS:
                 found = replace(found, kind="train")
+        elif type(given) is Offer:  # Where one is looked for, it is taken before.
+            found = Failure(job, client, _visible(given.reason, _REASON, keep="\n\t"))
         else:
             raise _Malformed(f"it is {_kind(given)}, neither a reply, nor a score, nor a failure")
         return replace(found, job=job, client=client) if _strange(given, job, client) else found

@@ -10,6 +10,7 @@ from flexlora.adapters import LayerSpec, Ranks
 from flexlora.allocation import draw, require_rank
 from flexlora.config.clients import ClientsConfig, type_of
 from flexlora.errors import ConfigError, DataError, nearest, shown
+from flexlora.federation.fleet import Fleet
 from flexlora.federation.streams import Streams
 from flexlora.runs.store import ClientStore
 
@@ -57,6 +58,29 @@ class Roster:
             above += _above(kind, found, layers)
         return Roster(types, ranks, _note(above))
 
+    @staticmethod
+    def on(
+        fleet: Fleet,
+        asked: ClientsConfig,
+        layers: Sequence[LayerSpec],
+        *,
+        said: Mapping[str, str] | None = None,
+    ) -> Roster:
+        """Of clients with devices: each trains at its class's ranks, but for those with ranks of
+        their own, by name or in the data."""
+        own = own_ranks(asked, fleet.of, said or {}, fleet.classes)
+        types = {client: own.get(client) or its for client, its in fleet.of.items()}
+        ranks, above = {}, []
+        for kind in sorted(set(types.values())):
+            if kind in fleet.afforded:
+                ranks[kind] = fleet.afforded[kind].resolve(layers, clip=True)
+                continue
+            found = asked.ranks_of(kind)
+            assert found is not None
+            ranks[kind] = found.resolve(layers, clip=not asked.strict)
+            above += _above(kind, found, layers)
+        return Roster(types, ranks, (*_note(above), *fleet.notes))
+
     def at_level(self, level: Level, layers: Sequence[LayerSpec]) -> Roster:
         """With every type at its own ranks, or all at the lowest or highest that any has."""
         if level == "own":
@@ -86,6 +110,26 @@ def _named(asked: ClientsConfig, clients: Collection[str]) -> dict[str, str]:
                 f"{nearest(client, clients)}"
             )
     return named
+
+
+def own_ranks(
+    asked: ClientsConfig,
+    clients: Collection[str],
+    said: Mapping[str, str],
+    classes: Collection[str],
+) -> dict[str, str]:
+    """Client → type, of those with ranks of their own beside a fleet of these classes.
+
+    Raises ConfigError and DataError for names and words that there are not.
+    """
+    ranked = {client: word for client, word in said.items() if word not in classes}
+    for client, word in ranked.items():
+        if not (word.isdecimal() and len(word) < _DIGITS):
+            raise DataError(
+                f"client {shown(client)} has the device {shown(word)} in the data; "
+                f"{nearest(word, classes)}"
+            )
+    return {**_said(asked, ranked), **_named(asked, clients)}
 
 
 def _said(asked: ClientsConfig, said: Mapping[str, str]) -> dict[str, str]:

@@ -9,21 +9,25 @@ from functools import partial
 from flexlora.adapters import Adapter, factors_payload
 from flexlora.config.schedule import Schedule
 from flexlora.engines.jobs import Evaluate, Train
+from flexlora.federation.error_budget import ErrorBudget
 from flexlora.federation.sampling import drawn, sample
 from flexlora.federation.streams import Streams
 from flexlora.formats.delta import update_payload
 from flexlora.formats.payloads import to_bytes
 from flexlora.rules import Rule, Spec, State
 from flexlora.rules.promises import require_begun, require_readout, require_sent
+from flexlora.runs.records import LeftOut
 from flexlora.runs.store import ClientStore
 
 
 @dataclass(frozen=True, eq=False)
 class Sending:
-    """A round's jobs, and what each client was sent, as adapters."""
+    """A round's jobs, and what each client was sent, as adapters; left_out: of the state, by ranks
+    that follow from an error."""
 
     jobs: list[Train]
     sent: dict[str, Adapter]
+    left_out: LeftOut | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,9 +69,10 @@ class Sender:
         made: dict[tuple[str, tuple[tuple[str, int], ...]], tuple[Adapter, bytes]] = {}
         missing: dict[int | None, int] = {}
         asks = self.schedule.score_trained and self.schedule.validates(round)
+        budget = ErrorBudget(self.rule, state, self.schedule.leave_out)
         jobs, sent = [], {}
         for index, client in enumerate(clients):
-            ranks = self.rule.ranks_for(state.spec, store.ranks[client])
+            ranks = budget.of(self.rule.ranks_for(state.spec, store.ranks[client]))
             pattern = client if by_client else "", tuple(sorted(ranks.items()))
             if pattern not in made:
                 draws = self.streams.generator("send", round, *([client] if by_client else []))
@@ -97,7 +102,7 @@ class Sender:
                     attempt=attempt,
                 )
             )
-        return Sending(jobs, sent)
+        return Sending(jobs, sent, budget.left_out)
 
     def evaluation(
         self, state: State, store: ClientStore, clients: Sequence[str] | None = None

@@ -10,7 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from flexlora.config.config import Config
-from flexlora.config.settings import extras_of, played_rule, played_screens
+from flexlora.config.settings import (
+    extras_of,
+    played_rule,
+    played_screens,
+    require_error_budget,
+)
 from flexlora.config.sparse import sparse_rounds
 from flexlora.engines.faulty import rehearsed
 from flexlora.engines.memories import Memories
@@ -28,6 +33,7 @@ from flexlora.federation.as_it_was import (
 )
 from flexlora.federation.at_once import read as at_once_of
 from flexlora.federation.at_once import resolved
+from flexlora.federation.clock import clock_of
 from flexlora.federation.collector import Plain
 from flexlora.federation.continuing import Parent
 from flexlora.federation.engine import require_begun, spare_memory
@@ -88,6 +94,7 @@ class Session:
         self.rule = played_rule(config)
         self.screens = played_screens(config)
         self.sparse_rounds = sparse_rounds(config)
+        require_error_budget(config, self.rule)
         require_extras(extras_of(config))
         require_trackers(config.run.trackers)
 
@@ -292,6 +299,7 @@ class Session:
                 known=known,
                 sparse=sparse,
                 in_time=self._place.in_time,
+                clock=clock_of(setup, rule),
             )
             observer.told(started(run))
             if self._resumed is not None and (words := elsewhere(run)):

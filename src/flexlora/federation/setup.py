@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import date
+from functools import cached_property
 from typing import Any
 
 from flexlora.adapters import ranks_in_words
@@ -14,13 +15,16 @@ from flexlora.errors import ConfigError, DataError
 from flexlora.evaluation import EvalClient, require_scorable
 from flexlora.evaluation.blank import blank_references
 from flexlora.evaluation.metrics import resolve_metrics
+from flexlora.federation.allocating import allotted
 from flexlora.federation.census import Census
 from flexlora.federation.examples import Examples
+from flexlora.federation.fleet import Fleet
+from flexlora.federation.foresight import Foresight
 from flexlora.federation.ground import Gather, Ground
 from flexlora.federation.outcomes import Known
 from flexlora.federation.pooled import pooled_examples, pooled_roster, pooled_schedule
 from flexlora.federation.rehearsal import rehearse
-from flexlora.federation.roster import Roster
+from flexlora.federation.roster import Roster, own_ranks
 from flexlora.federation.streams import Streams
 from flexlora.federation.threads import use_threads
 from flexlora.models import AdaptedModel
@@ -36,7 +40,7 @@ class Setup:
     trains at which rank; afforded: client type → its own ranks, whatever the level that it trains
     at, at which it is handed what was learned; owners: client that holds examples → its type, also
     where all train in one place; settings: how they train and are scored; threads: CPU threads that
-    this process computes with.
+    this process computes with; fleet: the devices of the clients, where the config names any.
     """
 
     config: Config
@@ -47,6 +51,13 @@ class Setup:
     owners: Mapping[str, str]
     settings: Settings
     threads: int
+    fleet: Fleet | None = None
+
+    @cached_property
+    def foresight(self) -> Foresight:
+        """What training takes of memory and time, by the planner's model."""
+        recipe = self.settings.schedule.recipe
+        return Foresight(self.config, self.model, self.examples.train, recipe)
 
     @property
     def model(self) -> AdaptedModel:
@@ -104,8 +115,12 @@ class Setup:
             "encoding_fingerprint": self.ground.examples.encoding_fingerprint(),
             **weights,
             "partition": partition,
+            **({} if self.fleet is None else self._devices(self.fleet)),
             "notes": list(self.notes),
         }
+
+    def _devices(self, fleet: Fleet) -> dict[str, Any]:
+        return {"device_fingerprint": fleet.fingerprint, "devices": fleet.describe()}
 
 
 def prepare(
@@ -148,21 +163,30 @@ def prepare(
         parts = (settings.validation, settings.final)
         texts = any(m.needs == "text" for x in parts for m in resolve_metrics(x.metrics))
         ground.once(("rehearsed", texts), lambda: rehearse(ground.model, texts=texts))
-    roster = Roster.of(
-        config.clients,
-        examples.train,
-        ground.model.layers,
-        Streams(config.federation.seed),
-        said=examples.types,
-        before=types,
-    )
+    fleet, roster = _clients(config, ground, settings, types)
     afforded, owners = roster.ranks, roster.types
     roster = roster.at_level(config.clients.level, ground.model.layers)
     if centralised:
         schedule = pooled_schedule(settings.schedule, examples.train)
         examples, settings = pooled_examples(examples), replace(settings, schedule=schedule)
         roster = pooled_roster(roster, ground.model)
-    return Setup(config, ground, examples, roster, afforded, owners, settings, threads)
+    return Setup(config, ground, examples, roster, afforded, owners, settings, threads, fleet)
+
+
+def _clients(
+    config: Config, ground: Ground, settings: Settings, before: Mapping[str, str] | None
+) -> tuple[Fleet | None, Roster]:
+    """Their devices, where any are named, and who trains at which rank."""
+    asked, examples, layers = config.clients, ground.examples, ground.model.layers
+    streams, said = Streams(config.federation.seed), examples.types
+    fleet = Fleet.dealt(config, sorted(examples.train), streams, said=said, before=before)
+    if fleet is None:
+        roster = Roster.of(asked, examples.train, layers, streams, said=said, before=before)
+        return None, roster
+    foresight = Foresight(config, ground.model, examples.train, settings.schedule.recipe)
+    named = own_ranks(asked, examples.train, said, fleet.classes)
+    fleet = allotted(fleet, config, foresight, named, settings.schedule.clients)
+    return fleet, Roster.on(fleet, asked, layers, said=said)
 
 
 def _require_enough(config: Config, examples: Examples) -> None:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from flexlora.adapters import LayerSpec
 from flexlora.adapters.sparse import places, spread, values_payload, weights_for
-from flexlora.engines.jobs import Failure, Outcome, Reply, TrainSparse
+from flexlora.engines.jobs import Failure, Offer, Outcome, Reply, TrainSparse
 from flexlora.federation.admission import Collected, answered, total_norm
 from flexlora.federation.guard import checked_values
 from flexlora.federation.outcomes import NOTHING, Known
@@ -35,10 +35,14 @@ HELD = "sparse"
 @final
 @dataclass(frozen=True, eq=False)
 class SparseSending:
-    """A round's jobs, and each client's mean rank, by which it may be weighed."""
+    """A round's jobs, and each client's ranks; `mean_rank` is what it may be weighed by."""
 
     jobs: list[TrainSparse]
-    ranks: Mapping[str, float]
+    ranks: Mapping[str, Mapping[str, int]]
+    left_out: None = None
+
+    def mean_rank(self, client: str) -> float:
+        return sum(self.ranks[client].values()) / len(self.ranks[client])
 
 
 @final
@@ -106,7 +110,16 @@ class SparseStage:
             )
             for index, client in enumerate(clients)
         ]
-        return SparseSending(jobs, {x: sum(of.values()) / len(of) for x, of in ranks.items()})
+        return SparseSending(jobs, ranks)
+
+    def ranks(self, asked: SparseSending, client: str) -> Mapping[str, int]:
+        return asked.ranks[client]
+
+    def smaller(
+        self, state: State, store: ClientStore, asked: SparseSending, offer: Offer
+    ) -> Failure:
+        """None: masks are drawn once, and nobody offers less of one."""
+        return Failure(offer.job, offer.client, offer.reason)
 
     def collect(
         self, asked: SparseSending, replies: Iterable[Outcome]
@@ -122,7 +135,7 @@ class SparseStage:
         def take(index: int, reply: Reply, norm: float) -> None:
             self._spool.put(index, reply.payload)
             self._numbers[reply.client] = index
-            collected.take(reply, norm, asked.ranks[reply.client])
+            collected.take(reply, norm, asked.mean_rank(reply.client))
 
         return answered(asked.jobs, replies, collected, check, take, self._known)
 

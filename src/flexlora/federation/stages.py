@@ -8,16 +8,17 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Protocol, TypeVar, final
 
-from flexlora.engines.jobs import Failure, Outcome, Reply, Train, TrainSparse
+from flexlora.engines.jobs import Failure, Offer, Outcome, Reply, Train, TrainSparse
 from flexlora.federation.admission import Collected
 from flexlora.federation.collector import Collector, require_collectable
 from flexlora.federation.screening import Passed, screened
 from flexlora.federation.sending import Sender, Sending
+from flexlora.federation.smaller import smaller
 from flexlora.formats.payloads import load_tensors, save_tensors
 from flexlora.lowrank import Certificate
 from flexlora.rules import Combined, State
 from flexlora.rules.promises import require_combined
-from flexlora.runs.records import Cut
+from flexlora.runs.records import Cut, LeftOut
 from flexlora.runs.run_directory import Run
 from flexlora.runs.store import ClientStore
 from flexlora.screens import Screen
@@ -28,6 +29,9 @@ class Asked(Protocol):
 
     @property
     def jobs(self) -> Sequence[Train | TrainSparse]: ...
+
+    @property
+    def left_out(self) -> LeftOut | None: ...
 
 
 S = TypeVar("S", bound=Asked)
@@ -50,6 +54,16 @@ class Stage(Protocol[S]):
 
         kept: the rounds that have a checkpoint; attempt: at this round.
         """
+        ...
+
+    def ranks(self, asked: S, client: str) -> Mapping[str, int]:
+        """Layer → rank at which this client was asked to train."""
+        ...
+
+    def smaller(
+        self, state: State, store: ClientStore, asked: S, offer: Offer
+    ) -> Train | TrainSparse | Failure:
+        """The job that a client gets instead of one that it has no memory for."""
         ...
 
     def collect(
@@ -107,6 +121,14 @@ class AdapterStage:
         attempt: int,
     ) -> Sending:
         return self._sender.training(state, store, clients, kept, attempt)
+
+    def ranks(self, asked: Sending, client: str) -> Mapping[str, int]:
+        return asked.sent[client].ranks
+
+    def smaller(
+        self, state: State, store: ClientStore, asked: Sending, offer: Offer
+    ) -> Train | Failure:
+        return smaller(self._sender, state, store, asked, offer)
 
     def collect(
         self, asked: Sending, replies: Iterable[Outcome]

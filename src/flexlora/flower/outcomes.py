@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from flexlora.engines.jobs import Failure, Late, Outcome, Reply, Scored
+from flexlora.engines.jobs import Failure, Late, Offer, Outcome, Reply, Scored
 from flexlora.errors import WireError, shown
 from flexlora.evaluation import ClientScore
 from flexlora.flower.jobs import Behind
 from flexlora.flower.packets import FAILURE, Address, Packet
-from flexlora.formats.json_fields import number, numbers, table, text, whole
+from flexlora.formats.json_fields import counts, number, numbers, table, text, whole
 
-REPLY, SCORED, BEHIND = "reply", "scored", "behind"
+REPLY, SCORED, BEHIND, OFFER = "reply", "scored", "behind", "offer"
 _PAYLOAD = "payload"
 
 
@@ -23,6 +23,8 @@ def outcome_packet(outcome: Outcome, asked: Address) -> Packet:
         return Packet(FAILURE, asked, {}, {"reason": outcome.reason})
     if isinstance(outcome, Scored):
         return Packet(SCORED, asked, {}, {"score": _score_facts(outcome.score)})
+    if isinstance(outcome, Offer):
+        return Packet(OFFER, asked, {}, {"ranks": dict(outcome.ranks), "reason": outcome.reason})
     facts: dict[str, Any] = {
         "examples": outcome.examples,
         "loss": outcome.loss,
@@ -48,6 +50,8 @@ def packet_outcome(packet: Packet) -> Outcome | Behind:
             return Failure(job, client, text(facts, "reason"))
         if packet.kind == SCORED:
             return Scored(job, client, _score(table(facts, "score")))
+        if packet.kind == OFFER:
+            return Offer(job, client, counts(facts, "ranks"), text(facts, "reason"))
         if packet.kind != REPLY:
             raise WireError(f"the answer is a {shown(packet.kind)} message; expected a reply")
         score = None if facts["score"] is None else _score(table(facts, "score"))

@@ -1,1 +1,1 @@
-"""Floor 5: which rank which device affords, and what rounds cost, before any is played."""
+"""Floor 4: which rank which device affords, and what rounds cost, before any is played."""

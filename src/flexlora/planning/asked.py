@@ -45,11 +45,6 @@ class Asked:
     def __post_init__(self) -> None:
         require(self)
 
-    @property
-    def limited(self) -> bool:
-        """Whether more than memory decides."""
-        return self.deadline is not None or self.traffic is not None
-
     def setting(self, rule: Rule) -> Setting:
         return Setting(
             batch=self.batch,

@@ -6,7 +6,8 @@ from dataclasses import asdict
 from typing import Any
 
 from flexlora.adapters import ranks_in_words
-from flexlora.planning.plan import ClassPlan, Cost, Plan
+from flexlora.planning.allotment import Cost
+from flexlora.planning.plan import ClassPlan, Plan
 
 
 def to_json(plan: Plan) -> dict[str, Any]:
@@ -34,6 +35,7 @@ def _class(x: ClassPlan, parameters: int) -> dict[str, Any]:
         "availability": x.kind.device.availability,
         "memory": x.kind.device.memory,
         "sources": dict(x.kind.device.sources),
+        "seconds_of_loading": x.loading,
         "steps": x.steps,
         "fits": x.cost is not None,
         "remedy": None if x.remedy is None else x.remedy.words,

@@ -13,7 +13,7 @@ from flexlora.models.base import quiet
 from flexlora.models.outlined import config_alone
 from flexlora.models.shape import shape_of
 from flexlora.models.weights import outline
-from flexlora.training.foreseen import footprint_of
+from flexlora.planning.footprints import footprint
 
 
 @final
@@ -28,24 +28,9 @@ class Planned:
             self.shape: ModelShape = shape_of(outline(self._config, name, None), name, targets)
         text = self._config.get_text_config()
         self.context = int(getattr(text, "max_position_embeddings", 0) or 0)
-        self._found: dict[tuple[str, int, bool, bool], Footprint] = {}
 
     def footprint(self, setting: Setting) -> Footprint:
-        """At this length: attention may take more of long examples than in proportion."""
-        alone = setting.tokens == setting.length
-        key = setting.dtype, setting.length, setting.checkpointing, alone
-        if key not in self._found:
-            with quiet():
-                self._found[key] = footprint_of(
-                    self._config,
-                    self.name,
-                    dtype=setting.dtype,
-                    length=setting.length,
-                    checkpointing=setting.checkpointing,
-                    targets=self._targets,
-                    alone=alone,
-                )
-        return self._found[key]
+        return footprint(self._config, self.name, setting, self._targets)
 
     def memory(self, ranks: Mapping[str, int], setting: Setting) -> Memory:
         return training_memory(self.shape, self.footprint(setting), ranks, setting)

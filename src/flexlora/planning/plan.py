@@ -5,35 +5,20 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import final
 
 from flexlora.allocation.capacity import capacity_bits, most_bits
-from flexlora.allocation.devices import Device, DeviceClass
-from flexlora.allocation.memory import Memory, Setting
-from flexlora.allocation.order import Order, in_proportion, uniform
+from flexlora.allocation.devices import DeviceClass
+from flexlora.allocation.order import in_proportion, uniform
 from flexlora.errors import InputError
+from flexlora.planning.allotment import Allotment, Cost, Work
 from flexlora.planning.asked import Asked
 from flexlora.planning.federation import Federated, federated
 from flexlora.planning.model import Planned
 from flexlora.planning.nobody import nobody_fits, nobody_keeps_to
 from flexlora.planning.remedies import Remedy, first_that
-from flexlora.planning.traffic import Traffic, traffic
+from flexlora.planning.traffic import Traffic
 from flexlora.rules import Rule
-
-_PASSES = 20  # At most, over all classes, until ranks and what Δ takes agree.
-
-
-@dataclass(frozen=True)
-class Cost:
-    """What a client takes at some ranks. seconds: of a round, links included; compute: of them."""
-
-    ranks: Mapping[str, int]
-    parameters: int
-    memory: Memory
-    seconds: float
-    compute: float
-    traffic: Traffic
 
 
 @dataclass(frozen=True)
@@ -56,6 +41,12 @@ class ClassPlan:
     def capacity(self) -> float:
         """Bits that its adapter may store."""
         return 0.0 if self.cost is None else capacity_bits(self.cost.parameters)
+
+    @property
+    def loading(self) -> float | None:
+        """Seconds until the base is read from its disk; None where nobody said how fast that is."""
+        disk = self.kind.device.disk
+        return None if disk is None else self.least.memory.weights / disk
 
     @property
     def enough(self) -> int:
@@ -91,21 +82,31 @@ class _Planner:
             )
         self.model, self.classes, self.asked, self.rule = model, classes, asked, rule
         self.setting = asked.setting(rule)
-        layers = model.shape.layers
         make = uniform if asked.order == "uniform" else in_proportion
-        self.order: Order = make(layers, most=asked.max_rank)
-        self.first = self.order.ranks(1)
-        self.shares: dict[str, float] = {}  # Class → bytes of Δ for each of its numbers.
+        self.allotment = Allotment(
+            model,
+            [Work(x, self.setting, self.setting, asked.steps(x)) for x in classes],
+            rule,
+            make(model.shape.layers, most=asked.max_rank),
+            deadline=asked.deadline,
+            traffic=asked.traffic,
+            clients=asked.clients,
+        )
 
     def plan(self) -> Plan:
-        ranks = self._settled()
+        ranks = self.allotment.settled()
+        if not ranks:
+            raise self._nobody()
         afforded = {name: self.model.shape.trainable(held) for name, held in ranks.items()}
         there = list(ranks.values())
         if not self.rule.traits.mixed_ranks:
             lowest = {x.name: min(held[x.name] for held in there) for x in self.model.shape.layers}
             ranks = dict.fromkeys(ranks, lowest)
-        sent = self._traffic(ranks)
-        plans = tuple(self._class_plan(x, ranks, sent, afforded) for x in self.classes)
+        sent = self.allotment.traffic(ranks)
+        plans = tuple(
+            self._class_plan(work, ranks.get(work.kind.name), sent, afforded)
+            for work in self.allotment.works
+        )
         part = {x.kind.name: x for x in plans if x.cost is not None}
         return Plan(
             self.model,
@@ -122,109 +123,36 @@ class _Planner:
             ),
         )
 
-    def _settled(self) -> dict[str, dict[str, int]]:
-        """Class → the ranks that it affords, with what Δ takes of time and bytes.
-
-        Δ depends on who takes part at which ranks: it is counted in proportion to a class's own
-        numbers, and the proportion raised until nobody's ranks change.
-        """
-        ranks = self._ranks()
-        for _ in range(_PASSES):
-            self._require_some(ranks)
-            if self.rule.traits.delta == "none" or not self.asked.limited:
-                break
-            sent = self._traffic(ranks)
-            for name, held in ranks.items():
-                share = sent[name].delta / self.model.shape.trainable(held)
-                self.shares[name] = max(share, self.shares.get(name, 0.0))
-            before, ranks = ranks, self._ranks()
-            if ranks == before:
-                break
-        self._require_some(ranks)
-        return ranks
-
-    def _ranks(self) -> dict[str, dict[str, int]]:
-        """Class → the ranks that it affords; without those that afford none."""
-        found = {}
-        for kind in self.classes:
-            most = self.order.largest(partial(self._fits, kind))
-            if most is not None:
-                found[kind.name] = most
-        return found
-
-    def _fits(self, kind: DeviceClass, ranks: Mapping[str, int]) -> bool:
-        if self.model.memory(ranks, self.setting).peak > kind.device.memory:
-            return False
-        if not self.asked.limited:
-            return True
-        sent = self._alone(ranks, kind, self._delta(ranks, kind))
-        seconds = self._cost(ranks, kind, sent).seconds
-        return sent.total <= (self.asked.traffic or math.inf) and seconds <= (
-            self.asked.deadline or math.inf
-        )
-
-    def _delta(self, ranks: Mapping[str, int], kind: DeviceClass) -> int:
-        """Bytes of Δ, as far as it is known by now."""
-        return round(self.shares.get(kind.name, 0.0) * self.model.shape.trainable(ranks))
-
-    def _alone(self, ranks: Mapping[str, int], kind: DeviceClass, delta: int) -> Traffic:
-        sent = traffic(self.rule, self.model.shape.layers, {kind.name: ranks}, {})[kind.name]
-        return Traffic(sent.down, sent.up, delta)
-
-    def _traffic(self, ranks: Mapping[str, Mapping[str, int]]) -> dict[str, Traffic]:
-        kinds = [x for x in self.classes if x.name in ranks]
-        cohort = federated(kinds, dict.fromkeys(ranks, 0.0), {}, {}, clients=self.asked.clients)
-        return traffic(self.rule, self.model.shape.layers, ranks, cohort.cohort)
-
-    def _cost(self, ranks: Mapping[str, int], kind: DeviceClass, sent: Traffic) -> Cost:
-        compute = self.asked.steps(kind) * self.model.seconds(ranks, self.setting, kind.device)
-        links = _seconds_of_links(sent, kind.device)
-        return Cost(
-            ranks=dict(ranks),
-            parameters=self.model.shape.trainable(ranks),
-            memory=self.model.memory(ranks, self.setting),
-            seconds=compute + links,
-            compute=compute,
-            traffic=sent,
-        )
-
     def _class_plan(
         self,
-        kind: DeviceClass,
-        ranks: Mapping[str, Mapping[str, int]],
+        work: Work,
+        ranks: Mapping[str, int] | None,
         sent: Mapping[str, Traffic],
         afforded: Mapping[str, int],
     ) -> ClassPlan:
-        taken = sent.get(kind.name)
-        delta = max(self._delta(self.first, kind), *(x.delta for x in sent.values()))
-        least = self._cost(self.first, kind, self._alone(self.first, kind, delta))
-        cost = None if taken is None else self._cost(ranks[kind.name], kind, taken)
+        """ranks: None for a class that affords none."""
+        kind, allotment = work.kind, self.allotment
+        least = allotment.least(work, max(x.delta for x in sent.values()))
+        cost = None if ranks is None else allotment.cost(ranks, work, sent[kind.name])
         short = cost is None and least.memory.peak > kind.device.memory
         return ClassPlan(
             kind=kind,
-            steps=self.asked.steps(kind),
+            steps=work.steps,
             least=least,
             cost=cost,
             afforded=afforded.get(kind.name, 0),
-            remedy=first_that(lambda x: self._holds(x, kind), self.setting) if short else None,
+            remedy=first_that(lambda x: allotment.holds(x, kind), self.setting) if short else None,
             data_bits=most_bits(
                 self.asked.held(kind), self.asked.length, self.model.shape.vocabulary
             ),
         )
 
-    def _holds(self, setting: Setting, kind: DeviceClass) -> bool:
-        return self.model.memory(self.first, setting).peak <= kind.device.memory
-
-    def _require_some(self, ranks: Mapping[str, object]) -> None:
-        if not ranks:
-            held = [x for x in self.classes if self._holds(self.setting, x)]
-            if not held:
-                raise nobody_fits(self.model, self.classes, self.first, self.setting)
-            sent = {x.name: self._alone(self.first, x, self._delta(self.first, x)) for x in held}
-            seconds = {x.name: self._cost(self.first, x, sent[x.name]).seconds for x in held}
-            least = min(x.total for x in sent.values())
-            raise nobody_keeps_to(self.asked.deadline, self.asked.traffic, seconds, least)
-
-
-def _seconds_of_links(sent: Traffic, device: Device) -> float:
-    return (sent.down + sent.delta) / device.downlink + sent.up / device.uplink
+    def _nobody(self) -> InputError:
+        allotment, asked = self.allotment, self.asked
+        held = [x for x in allotment.works if allotment.holds(self.setting, x.kind)]
+        if not held:
+            return nobody_fits(self.model, self.classes, allotment.first, self.setting)
+        least = {x.kind.name: allotment.least(x) for x in held}
+        seconds = {name: x.seconds for name, x in least.items()}
+        sent = min(x.traffic.total for x in least.values())
+        return nobody_keeps_to(asked.deadline, asked.traffic, seconds, sent)

@@ -18,6 +18,7 @@ from flexlora.formats.words import count
 from flexlora.report.blocks import Figure, Heading, Note, Section, Table, Tiles
 from flexlora.report.charts import CONFIG
 from flexlora.report.clients import clients
+from flexlora.report.devices import devices
 from flexlora.report.failures import failures
 from flexlora.report.outcome import outcome
 from flexlora.report.partition import partition
@@ -35,6 +36,7 @@ SECTIONS = (
     predictions,
     ranks,
     costs,
+    devices,
     spectra,
     partition,
     failures,

@@ -14,9 +14,10 @@ from typing import Any
 
 from flexlora.errors import RunError
 from flexlora.evaluation.aggregate import values_of
-from flexlora.formats.json_fields import counts, table, tables, text, whole
+from flexlora.formats.json_fields import counts, number, numbers, table, tables, text, texts, whole
 from flexlora.report.runs import (
     SCOPES,
+    Class,
     ClientRow,
     Holder,
     Partition,
@@ -25,7 +26,7 @@ from flexlora.report.runs import (
     Scored,
     State,
 )
-from flexlora.runs.events import Failed, Rested
+from flexlora.runs.events import Failed, Replied, Rested
 from flexlora.runs.run_directory import Run
 from flexlora.runs.spectra import read_spectra
 
@@ -52,6 +53,7 @@ def _read(run: Run) -> ReportRun:
     with run.undamaged("data.json"):
         data = run.data
         partition = _partition(table(data, "partition")) if "partition" in data else None
+        devices = _devices(table(data, "devices"), run) if "devices" in data else {}
     with run.undamaged("resolved.toml"):
         # Each of its type where it is there: `resolved` sees to it.
         clients, ranks, higher = (
@@ -80,7 +82,28 @@ def _read(run: Run) -> ReportRun:
         states=states,
         scored_round=scored,
         partition=partition,
+        devices=devices,
     )
+
+
+def _devices(record: Record, run: Run) -> dict[str, Class]:
+    """With what its clients' replies came to. Raises ValueError for what is no fleet."""
+    found = {}
+    replies = run.events(Replied)
+    for name in record:
+        told = table(record, name)
+        clients = texts(told, "clients")
+        mine = [reply for reply in replies if reply.client in set(clients)]
+        found[name] = Class(
+            clients=clients,
+            memory=number(told, "memory"),
+            why=text(told, "why"),
+            planned=numbers(told, "planned"),
+            replies=len(mine),
+            seconds=sum(reply.seconds for reply in mine),
+            bytes_up=sum(reply.bytes_up for reply in mine),
+        )
+    return found
 
 
 def _named(runs: Sequence[ReportRun]) -> tuple[ReportRun, ...]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -114,6 +114,24 @@ class Partition:
 
 
 @dataclass(frozen=True)
+class Class:
+    """The clients of one class of devices: what was planned for one of them, and what came.
+
+    planned: peak, seconds, down and up, of a round; empty where their ranks are their own. replies:
+    of these clients, and the sums of their seconds (of training, on the machine that played the
+    run) and bytes up.
+    """
+
+    clients: tuple[str, ...]
+    memory: float
+    why: str
+    planned: Mapping[str, float]
+    replies: int = 0
+    seconds: float = 0.0
+    bytes_up: int = 0
+
+
+@dataclass(frozen=True)
 class ReportRun:
     """One run. label: unique on the page; arm: the same for runs that differ in the seed alone.
 
@@ -142,6 +160,7 @@ class ReportRun:
     states: tuple[State, ...]
     scored_round: int | None
     partition: Partition | None
+    devices: Mapping[str, Class] = field(default_factory=dict)
 
     def state(self, name: str) -> State | None:
         return next((state for state in self.states if state.name == name), None)

@@ -19,7 +19,8 @@ from flexlora.runs.fields import truth
 from flexlora.runs.records import RoundRecord
 from flexlora.runs.results import Result
 
-FAILURES = ("train", "evaluate", "quarantine", "stray", "screen")  # How a client may have failed.
+# How a client may have failed.
+FAILURES = ("train", "evaluate", "late", "quarantine", "stray", "screen")
 SCHEMA = 1  # Of events as JSON; `started` carries it. It rises when a field changes its meaning.
 
 
@@ -198,7 +199,8 @@ class Replied(Event):
 class Failed(Event):
     """A client counts for nothing, and why.
 
-    kind: what it was to do and did not, "train" or "evaluate"; or "quarantine": what it gave is
+    kind: what it was to do and did not, "train" or "evaluate"; or "late":
+    its device would have taken longer than a round; "quarantine": what it gave is
     refused, by itself or beside all others; "stray": what came answers nothing that is asked: it is
     late, comes twice, or is of another round; "screen": it had replied, and a screen left it out.
     """
@@ -244,6 +246,22 @@ class Halved(Event):
     name = "clients_at_once_halved"
     round: int
     clients: int
+
+
+@final
+@dataclass(frozen=True)
+class Lowered(Event):
+    """A client ran out of memory, and trains at lower ranks from here on, this round included.
+
+    before, after: its ranks, in words.
+    """
+
+    name = "ranks_lowered"
+    round: int
+    client: str
+    before: str
+    after: str
+    reason: str
 
 
 @final
@@ -365,6 +383,7 @@ EVENTS: Mapping[str, type[Event]] = {
         Failed,
         RoundEnded,
         Halved,
+        Lowered,
         Noted,
         Scoring,
         Ended,

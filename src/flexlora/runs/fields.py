@@ -94,6 +94,7 @@ RESOLVED: Mapping[str, Reader] = {
     "fan_in_fan_out": truth,
     "clients": counts,
     "ranks": _each(text),
+    "afforded": _each(counts),
     "metric": text,
     "network": text,
     "higher_is_better": _each(truth),

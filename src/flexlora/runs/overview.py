@@ -9,7 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from flexlora.errors import shown
-from flexlora.formats.json_fields import number, table, text, whole
+from flexlora.formats.json_fields import number, table, text, texts, whole
 from flexlora.runs.events import FAILURES, Event, Failed, Rested, Started
 from flexlora.runs.fields import or_none, typed
 from flexlora.runs.progress import Progress
@@ -25,10 +25,12 @@ def overview(folder: Path | str) -> Record:
     "stopped" or "never started"; best: the round that validated best, None where none did;
     types: name → ranks (in words), clients, replies and failures; clients: id → type, ranks
     (layer → rank, as trained last), rounds (in which it counted) and failures, by what it was to
-    do: train, evaluate, or pass a screen; attempts: round → attempts that it took, of those that
-    took more than one; late: answers that were needed no more; resting: client → the round up to
-    which it rests; rested: how often each client was; faults: what is made to fail on purpose, in
-    words, "" for nothing; bytes on the wire, to train and to evaluate, and on disk;
+    do: train, be in time, evaluate, or pass a screen; attempts: round → attempts that it took, of
+    those that took more than one; late: answers that were needed no more; resting: client → the
+    round up to which it rests; rested: how often each client was; faults: what is made to fail on
+    purpose, in words, "" for nothing; devices: class → clients and why they train at their ranks,
+    None without; simulated: seconds of all rounds on them, None without; bytes on the wire, to
+    train and to evaluate, and on disk;
     seconds within rounds; learned: of all that was learned, as it was validated last, the round,
     its norm over all layers, and rank, effective rank and norm by layer, None before; scores: the
     means of results.json, None where there are none. A round that has no checkpoint yet is not
@@ -77,6 +79,8 @@ def overview(folder: Path | str) -> Record:
         "resting": dict(sorted(store.resting.items())),
         "rested": dict(sorted(rested.items())),
         "faults": config.faults.words(),
+        "devices": _devices(run),
+        "simulated": _simulated(records),
         "bytes_up": sum(record.bytes_up for record in records),
         "bytes_down": sum(record.total_bytes_down for record in records),
         "seconds": sum(record.total_seconds for record in records),
@@ -85,6 +89,25 @@ def overview(folder: Path | str) -> Record:
         "checkpoints": run.checkpoints(),
         "bytes_on_disk": _on_disk(run.folder),
     }
+
+
+def _devices(run: Run) -> dict[str, Record] | None:
+    with run.undamaged("data.json"):
+        if "devices" not in run.data:
+            return None
+        classes = table(run.data, "devices")
+        return {
+            name: {
+                "clients": list(texts(table(classes, name), "clients")),
+                "why": text(table(classes, name), "why"),
+            }
+            for name in classes
+        }
+
+
+def _simulated(records: Sequence[RoundRecord]) -> float | None:
+    times = [record.simulated.seconds for record in records if record.simulated is not None]
+    return sum(times) if times else None
 
 
 def _on_disk(folder: Path) -> int:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from flexlora.adapters import Adapter, Factors, Ranks, factors_of
+from flexlora.adapters import Adapter, Factors, LayerSpec, Ranks, factors_of
 from flexlora.adapters.kept import parsed_rank, require_rank_or_energy
 from flexlora.config.settings import played_rule
 from flexlora.errors import ConfigError, RunError, nearest, shown
@@ -73,13 +73,23 @@ def _ranks_of(opened: Run, type: str, state: State) -> dict[str, int]:
         raise ConfigError(
             f"{opened.folder} has no clients of type {shown(type)}; {nearest(type, there)}"
         )
-    clients = opened.config.clients
     if opened.config.federation.mode == "centralised":  # It has one client, of the highest ranks.
         return dict(state.spec.highest)
-    found = clients.ranks_of(type)
+    found = ranks_of_type(opened, type, state.spec.layers)
     if found is None:
         raise ValueError(f"clients has the type {shown(type)}, which its config has not")
-    return found.resolve(state.spec.layers, clip=not clients.strict)
+    return found
+
+
+def ranks_of_type(opened: Run, kind: str, layers: Sequence[LayerSpec]) -> dict[str, int] | None:
+    """Layer → rank of a client type, by the config or as its devices afforded it; None for a type
+    that the run has not."""
+    afforded: Mapping[str, Mapping[str, int]] = opened.resolved.get("afforded", {})
+    if kind in afforded:
+        return Ranks.of(afforded[kind]).resolve(layers, clip=True)
+    clients = opened.config.clients
+    found = clients.ranks_of(kind)
+    return None if found is None else found.resolve(layers, clip=not clients.strict)
 
 
 def adapter_of(

@@ -92,6 +92,48 @@ class Cut:
 
 
 @dataclass(frozen=True)
+class LeftOut:
+    """What the client that was sent least was not sent of all that was learned: its share of the
+    energy, and its norm ‖·‖_F over all layers."""
+
+    share: float
+    error: float
+
+    @staticmethod
+    def from_json(record: Mapping[str, Any]) -> LeftOut:
+        return LeftOut(number(record, "share"), number(record, "error"))
+
+
+@dataclass(frozen=True)
+class Simulated:
+    """How long a round would have taken on the clients' devices, by their profiles.
+
+    seconds: of the round, which lasts until the last one has answered, or, where anybody is late,
+    to the deadline; slowest: whose answer would come last, its device, and after how long; late:
+    those who were asked and did not count for it.
+    """
+
+    seconds: float
+    slowest: str
+    device: str
+    slowest_seconds: float
+    late: tuple[str, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        return {**asdict(self), "late": list(self.late)}
+
+    @staticmethod
+    def from_json(record: Mapping[str, Any]) -> Simulated:
+        return Simulated(
+            seconds=number(record, "seconds"),
+            slowest=text(record, "slowest"),
+            device=text(record, "device"),
+            slowest_seconds=number(record, "slowest_seconds"),
+            late=texts(record, "late"),
+        )
+
+
+@dataclass(frozen=True)
 class RoundRecord:
     """A round that was played.
 
@@ -104,7 +146,8 @@ class RoundRecord:
     changed, where it is asked for; sparse: a round of the stage before adapters are trained.
     missing: by attempt at the round, who was asked and did not count; the last attempt is the one
     that was combined, and failures and bytes are of all. late: whose answers were needed no more;
-    resting: who was not asked, since it had failed again and again.
+    resting: who was not asked, since it had failed again and again. simulated: its time on the
+    clients' devices, where they have any; left_out: where ranks follow from an error.
     """
 
     round: int
@@ -127,6 +170,8 @@ class RoundRecord:
     missing: tuple[tuple[str, ...], ...] = ()
     late: tuple[str, ...] = ()
     resting: tuple[str, ...] = ()
+    simulated: Simulated | None = None
+    left_out: LeftOut | None = None
 
     @property
     def attempts(self) -> int:
@@ -176,6 +221,10 @@ class RoundRecord:
         for name in ("late", "resting"):
             if clients := getattr(self, name):
                 found[name] = list(clients)
+        if self.simulated is not None:
+            found["simulated"] = self.simulated.to_json()
+        if self.left_out is not None:
+            found["left_out"] = asdict(self.left_out)
         if self.cut is not None:
             found["cut"] = asdict(self.cut)
         if self.screened is not None:
@@ -208,6 +257,12 @@ class RoundRecord:
             missing=_missing(record) if "missing" in record else (),
             late=texts(record, "late") if "late" in record else (),
             resting=texts(record, "resting") if "resting" in record else (),
+            simulated=(
+                Simulated.from_json(table(record, "simulated")) if "simulated" in record else None
+            ),
+            left_out=(
+                LeftOut.from_json(table(record, "left_out")) if "left_out" in record else None
+            ),
             screened=_screened(table(record, "screened")) if "screened" in record else None,
             agreement=number(record, "agreement") if "agreement" in record else None,
             validation=(

@@ -21,6 +21,7 @@ from flexlora.errors import ModelError
 from flexlora.models import AdaptedModel, BaseModel
 from flexlora.models.checkpointing import checkpoint_layers
 from flexlora.models.targets import output_head
+from flexlora.models.weights import first_line
 from flexlora.tasks.prompts import Encoded
 from flexlora.training.cohort import train_cohort
 from flexlora.training.recipe import Recipe
@@ -122,6 +123,12 @@ def _without_adapter(
             raise ModelError(
                 f"model {name} chooses by numbers what it computes, such as its experts, so that "
                 "its memory cannot be foreseen from sizes; measure a step of it"
+            ) from error
+        except (RuntimeError, NotImplementedError) as error:  # Kernels of experts, without any.
+            raise ModelError(
+                f"a step of model {name} cannot be played without numbers, as of some mixtures of "
+                f"experts, so that its memory cannot be foreseen from sizes ({first_line(error)}); "
+                "measure a step of it"
             ) from error
     numbers = 2 * 4 * sum(x.m + x.n for x in model.layers)  # Themselves and their gradients.
     inner = 4 * batch * length * len(model.layers)

@@ -50,3 +50,8 @@ class Recipe:
 
     def __post_init__(self) -> None:
         require(self)
+
+    def steps(self, examples: int) -> int:
+        """Of a client that holds so many, in one round."""
+        steps = -(-examples // self.batch_size) * self.epochs
+        return steps if self.max_steps is None else min(steps, self.max_steps)

@@ -1,0 +1,181 @@
+"""Which ranks the devices of a run afford, on its own data, and what decides them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import final
+
+from flexlora.adapters import Ranks
+from flexlora.allocation.order import FFN_FIRST, Order, in_proportion, uniform
+from flexlora.config.clients import MAX_RANK
+from flexlora.config.config import Config
+from flexlora.config.settings import played_rule
+from flexlora.federation.fleet import Fleet
+from flexlora.federation.foresight import Foresight
+from flexlora.federation.unaffordable import no_room, too_late
+from flexlora.formats.words import size
+from flexlora.planning.allotment import Allotment, Cost, Work, seconds_of_links
+from flexlora.planning.traffic import traffic
+from flexlora.planning.words import duration
+from flexlora.rules import Rule
+
+
+def allotted(
+    fleet: Fleet, config: Config, foresight: Foresight, named: Mapping[str, str], clients: int
+) -> Fleet:
+    """The fleet with ranks for those clients that are not named with ranks of their own.
+
+    named: client → type of those that are; clients: of a round. Raises ConfigError, naming who is
+    closest and by how much, where a class has no room for the least ranks, and where nobody meets
+    the deadline or keeps to the bytes; ModelError for a model that cannot be foreseen.
+    """
+    return _Allocation(fleet, config, foresight, named, clients).made()
+
+
+@final
+class _Allocation:
+    def __init__(
+        self,
+        fleet: Fleet,
+        config: Config,
+        foresight: Foresight,
+        named: Mapping[str, str],
+        clients: int,
+    ) -> None:
+        self.fleet, self.config, self.foresight, self.named = fleet, config, foresight, named
+        self.clients = clients
+        self.rule: Rule = played_rule(config)
+        self.deadline = config.federation.deadline_seconds
+        self.layers = foresight.shape.layers
+        asked = config.clients
+        self.in_proportion = asked.order == "ffn-first"
+        make = in_proportion if self.in_proportion else uniform
+        self.order: Order = make(self.layers, most=asked.max_rank or MAX_RANK)
+
+    def made(self) -> Fleet:
+        members = {
+            name: [c for c, its in self.fleet.of.items() if its == name and c not in self.named]
+            for name in self.fleet.classes
+        }
+        works = [self._work(name, mine) for name, mine in members.items() if mine]
+        if not works:
+            return self.fleet
+        allotment = Allotment(
+            self.foresight,
+            works,
+            self.rule,
+            self.order,
+            deadline=self.deadline,
+            traffic=self.config.clients.most_bytes,
+            clients=self.clients,
+        )
+        for work in works:
+            if not allotment.holds(work.heaviest, work.kind):
+                raise no_room(self.foresight, work, allotment.first)
+        found = allotment.settled()
+        if not found:
+            raise too_late(self.config, {x.kind.name: allotment.least(x) for x in works})
+        out = [x.kind.name for x in works if x.kind.name not in found]
+        ranks = {**found, **dict.fromkeys(out, allotment.first)}
+        sent = allotment.traffic(ranks)
+        costs = {
+            x.kind.name: allotment.cost(ranks[x.kind.name], x, sent[x.kind.name]) for x in works
+        }
+        why = {x.kind.name: self._why(x, costs[x.kind.name], found) for x in works}
+        return replace(
+            self.fleet,
+            afforded={name: self._ranks(held) for name, held in ranks.items()},
+            why=why,
+            notes=(*self._late(out, costs), *self._tight()),
+            planned={name: _planned(cost) for name, cost in costs.items()},
+        )
+
+    def _work(self, name: str, clients: Sequence[str]) -> Work:
+        """Held to the deadline by whoever takes longest of those who meet it at the least ranks: no
+        rank makes a client late, and whoever is late at any rank decides none."""
+        kind = replace(self.fleet.classes[name], clients=len(clients), named=())
+        heaviest = self.foresight.heaviest(self.rule, clients)
+        first = self.order.ranks(1)
+        sent = traffic(self.rule, self.layers, {name: first}, {})[name]
+
+        def seconds(client: str) -> float:
+            steps = self.foresight.steps(client)
+            usual = self.foresight.usual(self.rule, client)
+            each = self.foresight.seconds(first, usual, kind.device)
+            links = seconds_of_links(sent.down, sent.up, kind.device)
+            return (steps * each + links) / kind.device.availability
+
+        took = {client: seconds(client) for client in clients}
+        limit = self.deadline
+        in_time = [c for c, s in took.items() if limit is None or s <= limit]
+        # Where nobody is in time, whoever is closest.
+        slowest = max(in_time, key=took.__getitem__) if in_time else min(took, key=took.__getitem__)
+        usual = self.foresight.usual(self.rule, slowest)
+        steps = self.foresight.steps(slowest)
+        return Work(kind, heaviest, usual, steps, kind.device.availability)
+
+    def _ranks(self, held: Mapping[str, int]) -> Ranks:
+        """In the order's own form, which gives the same on these layers when it is cut to them."""
+        top = max(held.values())
+        if not self.in_proportion:
+            return Ranks.of(top)
+        highest = max(rank for _, rank in FFN_FIRST.patterns)
+        return Ranks.of({p: max(1, top * r // highest) for p, r in FFN_FIRST.patterns})
+
+    def _why(self, work: Work, cost: Cost, found: Mapping[str, object]) -> str:
+        """What a rank more would break, and what this one takes."""
+        takes = (
+            f"{size(round(cost.memory.peak))} of {size(round(work.kind.device.memory))}, "
+            f"{duration(cost.seconds)} a round"
+        )
+        if work.kind.name not in found:
+            return f"being the least: even that misses the deadline or the bytes; {takes}"
+        top = max(cost.ranks.values())
+        more = self.order.after(cost.ranks)
+        if more is None:
+            most = self.config.clients.max_rank or MAX_RANK
+            what = f"clients.max_rank {most}" if top >= most else "the layers' own sizes"
+            return f"{what}; {takes}"
+        if self.foresight.memory(more, work.heaviest).peak > work.kind.device.memory:
+            return f"memory; {takes}"
+        return f"{'the deadline or the bytes' if self._both() else self._limit()}; {takes}"
+
+    def _both(self) -> bool:
+        return self.deadline is not None and self.config.clients.traffic is not None
+
+    def _limit(self) -> str:
+        return "the deadline" if self.deadline is not None else "clients.traffic"
+
+    def _late(self, out: Sequence[str], costs: Mapping[str, Cost]) -> list[str]:
+        return [
+            f"class {name} meets the deadline or the bytes at no rank and trains at the least: "
+            f"{duration(costs[name].seconds)} a round"
+            for name in out
+        ]
+
+    def _tight(self) -> list[str]:
+        """Of clients whose ranks are given by name: whether their devices hold that."""
+        notes = []
+        for client, kind in self.named.items():
+            ranks = self.config.clients.ranks_of(kind)
+            assert ranks is not None
+            setting = self.foresight.heaviest(self.rule, [client])
+            held = ranks.resolve(self.layers, clip=True)
+            peak, has = self.foresight.memory(held, setting).peak, self.fleet.device(client).memory
+            if peak > has:
+                notes.append(
+                    f"client {client} trains at {kind} by name, which takes {size(round(peak))}, "
+                    f"and its device ({self.fleet.of[client]}) has {size(round(has))}"
+                )
+        return notes
+
+
+def _planned(cost: Cost) -> dict[str, float]:
+    sent = cost.traffic
+    return {
+        "peak": cost.memory.peak,
+        "seconds": cost.seconds,
+        "down": sent.down + sent.delta,
+        "up": sent.up,
+    }

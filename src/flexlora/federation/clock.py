@@ -1,0 +1,85 @@
+"""How long a round would have taken on the clients' devices: by their profiles alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import final
+
+from flexlora.engines.jobs import Train, TrainSparse
+from flexlora.federation.fleet import Fleet
+from flexlora.federation.foresight import Foresight
+from flexlora.federation.setup import Setup
+from flexlora.planning.allotment import seconds_of_links
+from flexlora.planning.traffic import traffic
+from flexlora.planning.words import duration
+from flexlora.rules import Rule
+from flexlora.runs.records import Simulated
+
+
+@final
+class Clock:
+    """Seconds of a client's part of a round: computing by the cost model, what it is sent and sends
+    over its link, and all that divided by the share of the time that it works on a round.
+
+    Nothing is measured: the same jobs take the same time, on any machine. deadline: seconds after
+    which a round is over; None: when the last one has answered.
+    """
+
+    def __init__(
+        self, fleet: Fleet, foresight: Foresight, rule: Rule, deadline: float | None = None
+    ) -> None:
+        self.fleet, self.foresight, self.rule, self.deadline = fleet, foresight, rule, deadline
+        self._up: dict[tuple[tuple[str, int], ...], int] = {}
+        self._step: dict[tuple[str, tuple[tuple[str, int], ...]], float] = {}
+
+    def seconds(self, job: Train | TrainSparse, ranks: Mapping[str, int]) -> float:
+        """ranks: layer → rank at which this client trains. Single weights take as long as an
+        adapter of as many numbers."""
+        device, pattern = self.fleet.device(job.client), tuple(ranks.items())
+        key = job.client, pattern
+        if key not in self._step:
+            usual = self.foresight.usual(self.rule, job.client)
+            self._step[key] = self.foresight.seconds(ranks, usual, device)
+        busy = self.foresight.steps(job.client) * self._step[key]
+        busy += seconds_of_links(job.bytes_down, self._bytes_up(pattern), device)
+        return busy / device.availability
+
+    def late(self, job: Train | TrainSparse, ranks: Mapping[str, int]) -> str:
+        """In words, why its answer would come too late; "" where it comes in time."""
+        took = self.seconds(job, ranks)
+        if self.deadline is None or took <= self.deadline:
+            return ""
+        return (
+            f"late: {duration(took)} on its device ({self.fleet.of[job.client]}), the deadline is "
+            f"{duration(self.deadline)}"
+        )
+
+    def round(
+        self, jobs: Sequence[Train | TrainSparse], ranks: Mapping[str, Mapping[str, int]]
+    ) -> Simulated:
+        """Of a whole round. ranks: client → layer → rank."""
+        took = {job.client: self.seconds(job, ranks[job.client]) for job in jobs}
+        slowest = max(sorted(took), key=took.__getitem__)
+        limit = self.deadline
+        late = [client for client in sorted(took) if limit is not None and took[client] > limit]
+        return Simulated(
+            seconds=limit if late and limit is not None else took[slowest],
+            slowest=slowest,
+            device=self.fleet.of[slowest],
+            slowest_seconds=took[slowest],
+            late=tuple(late),
+        )
+
+    def _bytes_up(self, pattern: tuple[tuple[str, int], ...]) -> int:
+        if pattern not in self._up:
+            sent = traffic(self.rule, self.foresight.shape.layers, {"": dict(pattern)}, {})
+            self._up[pattern] = sent[""].up
+        return self._up[pattern]
+
+
+def clock_of(setup: Setup, rule: Rule) -> Clock | None:
+    """None without devices, and for a centralised run, whose one client has none."""
+    if setup.fleet is None or setup.config.federation.mode == "centralised":
+        return None
+    deadline = setup.config.federation.deadline_seconds
+    return Clock(setup.fleet, setup.foresight, rule, deadline)

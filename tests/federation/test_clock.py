@@ -1,0 +1,116 @@
+"""Simulated time: by profiles alone, said in every round, and a deadline that cuts stragglers."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from devices import CLIENTS, DEVICES, device_file, on_devices
+from flexlora.engines.jobs import Train
+from flexlora.federation.clock import Clock, clock_of
+from flexlora.federation.sending import Sender
+from flexlora.federation.session import Session
+from flexlora.federation.setup import Setup, prepare
+from flexlora.rules import make_rule
+from flexlora.runs.events import Failed, Replied
+from flexlora.runs.overview import overview
+from flexlora.runs.records import RoundRecord, Simulated
+from flexlora.runs.run_directory import Run
+
+RULE = make_rule("flexlora")
+SLOW = (
+    f'[slow]\nclients = ["{CLIENTS[0]}"]\nmemory = "1 GB"\nflops = {{float32 = "1 GFLOPS"}}\n'
+    'bandwidth = "1 GB/s"\nuplink = "1 kbit/s"\ndownlink = "1 Mbit/s"\n'
+)
+
+
+@pytest.fixture(scope="module")
+def setup(tmp_path_factory: pytest.TempPathFactory) -> Setup:
+    file = device_file(tmp_path_factory.mktemp("devices"), SLOW + DEVICES)
+    return prepare(on_devices(file, federation={"rounds": 2}), outline=True)
+
+
+def jobs_of(setup: Setup) -> list[Train]:
+    sender = Sender(RULE, setup.settings.schedule, setup.streams)
+    return sender.training(sender.begin(setup.spec), setup.roster.fresh_store()).jobs
+
+
+def clock(setup: Setup, deadline: float | None = None) -> Clock:
+    assert setup.fleet is not None
+    return Clock(setup.fleet, setup.foresight, RULE, deadline)
+
+
+def test_a_clients_time_is_computing_and_both_links_over_the_time_that_it_is_there(
+    setup: Setup,
+) -> None:
+    assert setup.fleet is not None
+    store = setup.roster.fresh_store()
+    for job in jobs_of(setup):
+        device, ranks = setup.fleet.device(job.client), store.ranks[job.client]
+        usual = setup.foresight.usual(RULE, job.client)
+        steps = setup.foresight.steps(job.client)
+        assert steps == 2  # max_steps.
+        busy = steps * setup.foresight.seconds(ranks, usual, device)
+        # What it returns is as large as what it is sent.
+        busy += job.bytes_down / device.downlink + job.bytes_down / device.uplink
+        took = clock(setup).seconds(job, ranks)
+        assert took == pytest.approx(busy / device.availability, rel=1e-9)
+        less = dict.fromkeys(ranks, 1)
+        assert clock(setup).seconds(job, less) < took
+        behind = replace(job, bytes_down=job.bytes_down + 10**6)  # It lacks much of Δ.
+        more = clock(setup).seconds(behind, ranks) - took
+        assert more == pytest.approx(1e6 / device.downlink / device.availability)
+
+
+def test_a_round_lasts_as_long_as_its_slowest_and_no_longer_than_its_deadline(
+    setup: Setup,
+) -> None:
+    store, jobs = setup.roster.fresh_store(), jobs_of(setup)
+    free = clock(setup).round(jobs, store.ranks)
+    assert (free.slowest, free.device, free.late) == (CLIENTS[0], "slow", ())
+    assert free.seconds == free.slowest_seconds
+    took = {job.client: clock(setup).seconds(job, store.ranks[job.client]) for job in jobs}
+    limit = (sorted(took.values())[-1] + sorted(took.values())[-2]) / 2
+    cut = clock(setup, limit).round(jobs, store.ranks)
+    assert cut == replace(free, seconds=limit, late=(CLIENTS[0],))
+    assert Simulated.from_json(cut.to_json()) == cut
+    (slow,) = (job for job in jobs if job.client == CLIENTS[0])
+    assert clock(setup, limit).late(slow, store.ranks[CLIENTS[0]]).startswith("late: ")
+    assert not clock(setup, 1e9).late(slow, store.ranks[CLIENTS[0]])
+
+
+def test_a_straggler_is_asked_trains_nothing_and_is_said_to_be_late(tmp_path: Path) -> None:
+    """And the same rounds take the same time again, to the bit."""
+    file = device_file(tmp_path, SLOW + DEVICES)
+    config = on_devices(
+        file, federation={"rounds": 2, "deadline": "15 s"}, evaluation={"unseen": False}
+    )
+    folders = [Session.of(config).play(tmp_path / n).folder for n in "ab"]
+    run, again = map(Run.open, folders)
+    records: list[RoundRecord] = run.records()
+    for record in records:
+        assert record.simulated is not None
+        assert record.simulated.late == (CLIENTS[0],)
+        assert record.simulated.seconds == 15.0
+        assert record.clients == tuple(sorted(set(CLIENTS) - {CLIENTS[0]}))
+        assert record.failures == 1
+    assert [x.simulated for x in again.records()] == [x.simulated for x in records]
+    late = run.events(Failed)
+    assert {(x.client, x.kind) for x in late} == {(CLIENTS[0], "late")}
+    assert late[0].reason.endswith("on its device (slow), the deadline is 15 s")
+    assert CLIENTS[0] not in {x.client for x in run.events(Replied)}
+    told = overview(folders[0])
+    assert told["clients"][CLIENTS[0]]["failures"]["late"] == 2
+
+
+def test_without_devices_there_is_no_clock_and_none_for_who_trains_in_one_place(
+    setup: Setup,
+) -> None:
+    assert clock_of(replace(setup, fleet=None), RULE) is None
+    config = setup.config.model_copy(
+        update={"federation": setup.config.federation.model_copy(update={"mode": "centralised"})}
+    )
+    assert clock_of(replace(setup, config=config), RULE) is None
+    assert clock_of(setup, RULE) is not None
