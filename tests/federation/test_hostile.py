@@ -100,9 +100,7 @@ def test_flipped_labels_are_trained_on_and_never_scored(setup: Setup) -> None:
         ({"training": {"host": "slora"}}, "training.host is slora, whose first rounds send single"),
     ],
 )
-def test_what_it_does_not_go_with_is_refused(
-    tables: dict[str, Any], message: str
-) -> None:
+def test_what_it_does_not_go_with_is_refused(tables: dict[str, Any], message: str) -> None:
     with as_in_production(), pytest.raises(ConfigError, match=message):
         prepare(small(**{"hostile": {"attack": "scaled"}, **tables}))
 

@@ -23,6 +23,7 @@ from flexlora.runs.events import (
     Failed,
     Halved,
     Late,
+    Lowered,
     Means,
     Noted,
     Repeated,
@@ -55,6 +56,7 @@ ALL = (
     Failed(3, "b", "its disk is full", "evaluate"),
     RoundEnded(FULL),
     Halved(3, 2),
+    Lowered(3, "b", "8", "4", "out of memory"),
     Noted("a tracker failed"),
     Scoring("base"),
     Ended("runs/r", "flexlora", 9, 3, 5, 6, 1.25, (Means("full", "8", MEAN, None),)),
@@ -92,7 +94,7 @@ def is_kind(kind: type) -> bool:
     ("event", "change", "words"),
     [
         (ALL[0], {"schema": 2}, "schema is 2, this FlexLoRA reads 1"),
-        (ALL[6], {"kind": "sleep"}, "kind is 'sleep', expected one of train, evaluate, quarantine"),
+        (ALL[6], {"kind": "sleep"}, "kind is 'sleep', expected one of train, evaluate, late, quar"),
     ],
 )
 def test_what_only_another_version_would_write_is_refused(

@@ -51,6 +51,7 @@ WANTED = {
     "fan_in_fan_out": "true or false",
     "clients": "an object",
     "ranks": "an object",
+    "afforded": "an object",
     "metric": "a text",
     "network": "a text",
     "higher_is_better": "an object",
