@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Generator, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -47,7 +48,9 @@ def good(packet: Packet) -> Packet:
 class Net:
     """Three clients, of which some answer otherwise."""
 
-    def __init__(self, **answers: Answer) -> None:
+    def __init__(
+        self, folder: Path = Path("unused"), chunk: int = 1 << 24, **answers: Answer
+    ) -> None:
         self.clock = Clock()
         self.notes: list[str] = []
         self.link = FakeLink(
@@ -61,6 +64,8 @@ class Net:
             self.register,
             plan,
             deadline=30.0,
+            folder=folder,
+            chunk=chunk,
             poll=1.0,
             clock=self.clock,
             sleep=self.clock.sleep,
