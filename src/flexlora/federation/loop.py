@@ -195,6 +195,10 @@ class Federation:
             agreement=passed.agreement,
             missing=tuple(tried.missing) if any(tried.missing) else (),
             late=tuple(sorted(collected.late)),
+            back=tuple(reply.client for reply in ordered if reply.back),
+            wire_seconds=max(
+                (x.wire_seconds for x in ordered if x.wire_seconds is not None), default=None
+            ),
         )
 
     def _commit(self, record: RoundRecord) -> None:

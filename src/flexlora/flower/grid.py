@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import final
 
-from flexlora.engines.jobs import Failure, Job, Outcome
+from flexlora.engines.jobs import Failure, Job, Outcome, Reply
 from flexlora.errors import WireError, seen
 from flexlora.flower.carrier import Carrier, Parcel
 from flexlora.flower.chunks import SIZE
@@ -164,9 +164,9 @@ class Grid:
                 self._carrier.forget(one.parcel)
             return Failure(job.id, job.client, str(error), "quarantine")
         if not isinstance(outcome, Behind):
-            self._time(one)
+            took = self._time(one)
             self._note(job)
-            return outcome
+            return self._travelled(outcome, took) if isinstance(outcome, Reply) else outcome
         self._held[job.client] = outcome.held
         if one.tries >= _TRIES:
             return Failure(job.id, job.client, f"it does not come to hold Δ (holds {outcome.held})")
@@ -180,9 +180,18 @@ class Grid:
         if delta is not None:
             self._held[job.client] = delta.version
 
-    def _time(self, one: _Open) -> None:
+    def _travelled(self, reply: Reply, took: float) -> Reply:
+        """With what the server itself knows of its way."""
+        worked = reply.seconds if 0.0 <= reply.seconds <= took else 0.0
+        back = reply.client in self._register.back
+        self._register.back.discard(reply.client)
+        return replace(reply, wire_seconds=took - worked, back=back)
+
+    def _time(self, one: _Open) -> float:
+        """Seconds that the job took, from here to here."""
         took = self._clock() - one.sent
         self._fastest = took if self._fastest is None else min(took, self._fastest)
+        return took
 
     def _known(self) -> str:
         """How long answers take, for whoever sets the deadline."""

@@ -104,7 +104,9 @@ class RoundRecord:
     changed, where it is asked for; sparse: a round of the stage before adapters are trained.
     missing: by attempt at the round, who was asked and did not count; the last attempt is the one
     that was combined, and failures and bytes are of all. late: whose answers were needed no more;
-    resting: who was not asked, since it had failed again and again.
+    resting: who was not asked, since it had failed again and again. back: of those that counted,
+    who had been gone since they answered last; wire_seconds: of them, the most that a job and its
+    answer took beside the training (None: nothing travelled).
     """
 
     round: int
@@ -127,6 +129,8 @@ class RoundRecord:
     missing: tuple[tuple[str, ...], ...] = ()
     late: tuple[str, ...] = ()
     resting: tuple[str, ...] = ()
+    back: tuple[str, ...] = ()
+    wire_seconds: float | None = None
 
     @property
     def attempts(self) -> int:
@@ -173,9 +177,11 @@ class RoundRecord:
             found["sparse"] = True
         if self.missing:
             found["missing"] = [list(clients) for clients in self.missing]
-        for name in ("late", "resting"):
+        for name in ("late", "resting", "back"):
             if clients := getattr(self, name):
                 found[name] = list(clients)
+        if self.wire_seconds is not None:
+            found["wire_seconds"] = self.wire_seconds
         if self.cut is not None:
             found["cut"] = asdict(self.cut)
         if self.screened is not None:
@@ -208,6 +214,8 @@ class RoundRecord:
             missing=_missing(record) if "missing" in record else (),
             late=texts(record, "late") if "late" in record else (),
             resting=texts(record, "resting") if "resting" in record else (),
+            back=texts(record, "back") if "back" in record else (),
+            wire_seconds=number(record, "wire_seconds") if "wire_seconds" in record else None,
             screened=_screened(table(record, "screened")) if "screened" in record else None,
             agreement=number(record, "agreement") if "agreement" in record else None,
             validation=(
