@@ -181,6 +181,7 @@ def test_what_clients_say_of_themselves_counts_up_to_a_stated_limit() -> None:
         {"training": {"host": "slora", "sparse_rounds": 1}},
         {"federation": {"mode": "local"}},
         {"screens": {"norm_clip": {"factor": 1.0}}},
+        {"federation": {"wire": "int8"}},
     ],
     ids=str,
 )

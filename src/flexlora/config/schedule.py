@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 
+from flexlora.adapters import Wire
 from flexlora.errors import ConfigError
 from flexlora.training.recipe import Recipe
 
@@ -23,7 +24,7 @@ class Schedule:
     `metrics`, and with `score_trained` the clients that trained score what they trained. An update
     of more than `norm_limit` times its round's median norm is quarantined. `agreement`: whether
     rounds tell how much clients agree. `over_sample`, `min_clients`, `min_share`, `attempts`,
-    `rest_after`, `rest_rounds`: as in [federation].
+    `rest_after`, `rest_rounds`, `wire`: as in [federation].
     """
 
     rounds: int
@@ -44,6 +45,7 @@ class Schedule:
     attempts: int = 1
     rest_after: int = 3
     rest_rounds: int = 5
+    wire: Wire = "exact"
 
     def asks(self, there: int) -> int:
         """How many clients a round asks, of so many that it can."""

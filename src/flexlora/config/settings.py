@@ -92,6 +92,7 @@ class Settings:
             attempts=federation.attempts,
             rest_after=federation.rest_after,
             rest_rounds=federation.rest_rounds,
+            wire=federation.wire,
         )
         return Settings(schedule, validation, final_settings(config))
 
