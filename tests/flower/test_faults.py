@@ -112,14 +112,23 @@ def test_a_killed_client_app_costs_rounds_their_client_and_no_more(
     going = Going(made, names, tmp_path / "run", rounds=40)
     going.until(lambda counts: counts == [2])
     node = psutil.Process(made.made.running[f"node-{names[1]}"].pid)
+    trainer = psutil.Process(made.made.running[f"trainer-{names[1]}"].pid)
+    trainer.suspend()  # So that its ClientApp waits for it, in the midst of a job.
     limit = time.monotonic() + 60
-    while not (apps := _running(node, "flwr-clientapp")):
+    while not (apps := [x for x in _running(node, "flwr-clientapp") if _age(x) > 5]):
         assert time.monotonic() < limit, made.told()
+        time.sleep(0.1)
     for app in apps:
         app.kill()
+    trainer.resume()
     going.until(lambda counts: 1 in counts and counts[-1] == 2)
     print("clients by round:", going.counts())
     going.stop()
+
+
+def _age(process: psutil.Process) -> float:
+    """Seconds since it began."""
+    return time.time() - process.create_time()
 
 
 def _running(parent: psutil.Process, command: str) -> list[psutil.Process]:
