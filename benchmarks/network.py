@@ -26,6 +26,7 @@ import torch
 
 from flexlora.adapters import Adapter, Factors, factors_payload
 from flexlora.engines.jobs import Reply
+from flexlora.errors import RunError
 from flexlora.federation.collector import Plain
 from flexlora.federation.ground import Ground
 from flexlora.flower.described import DESCRIBE
@@ -50,7 +51,7 @@ from measuring import in_child, own_memory
 from small import train_job
 
 OUT = Path(__file__).parents[1] / "results" / "benchmarks" / "flower.json"
-ROUNDS = 6
+ROUNDS = 4
 DATA = {"train_tasks": 2}
 EVALUATION = {"on_clients": "off", "every": 0, "decide_by": "server", "unseen": False}
 # Linear layers of a model of 110 million numbers, of which 85 million are in these.
@@ -84,11 +85,13 @@ def rounds(folder: Path, rank: int, targets: list[str]) -> dict[str, float]:
                 evaluation=EVALUATION,
             )
             before = wire.up + wire.down
-            settings = ServerSettings(run=str(folder / "run"), clients=2, wait=90.0)
-            network.run("run", config, settings, seconds=400)
+            settings = ServerSettings(run=str(folder / "played"), clients=2, wait=90.0)
+            told = network.run("run", config, settings, seconds=400)
+            if not (folder / "played").is_dir():
+                raise RunError(f"the run did not begin: {told[-3000:]}")
             carried = wire.up + wire.down - before
         trained: dict[int, float] = defaultdict(float)
-        run = Run.open(folder / "run")
+        run = Run.open(folder / "played")
         for event in run.events(Replied):
             trained[event.round] = max(trained[event.round], event.seconds)
         records = run.records()
