@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Generator, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -47,7 +48,9 @@ def good(packet: Packet) -> Packet:
 class Net:
     """Three clients, of which some answer otherwise."""
 
-    def __init__(self, **answers: Answer) -> None:
+    def __init__(
+        self, folder: Path = Path("unused"), chunk: int = 1 << 24, **answers: Answer
+    ) -> None:
         self.clock = Clock()
         self.notes: list[str] = []
         self.link = FakeLink(
@@ -61,6 +64,8 @@ class Net:
             self.register,
             plan,
             deadline=30.0,
+            folder=folder,
+            chunk=chunk,
             poll=1.0,
             clock=self.clock,
             sleep=self.clock.sleep,
@@ -94,6 +99,23 @@ def test_every_job_goes_to_its_client_and_its_answer_comes_back() -> None:
         (reply,) = found[name]
         assert isinstance(reply, Reply)
         assert (reply.job, reply.payload) == (job.id, b"adapter")
+
+
+def test_seconds_on_the_wire_are_by_the_servers_clock_beside_the_training() -> None:
+    def slow(seconds: float) -> Answer:
+        def answer(packet: Packet) -> Packet | None:
+            found = good(packet)
+            facts = {**found.facts, "seconds": seconds}
+            told = Packet(found.kind, found.address, found.parts, facts)
+            return told if net.clock.now >= 5 else None
+
+        return answer
+
+    net = Net(north=slow(3.0), south=slow(1e9))
+    replies = {x.client: x for x in net.grid.exchange(JOBS) if isinstance(x, Reply)}
+    assert replies["north"].wire_seconds == 2.0
+    assert replies["south"].wire_seconds == 5.0
+    assert replies["east"].wire_seconds == 0.0
 
 
 def test_answers_are_given_as_they_come_and_the_missing_at_the_deadline() -> None:
@@ -199,11 +221,18 @@ def test_a_client_whose_node_goes_is_asked_again_at_its_next_one() -> None:
             net.link.answers[4] = client("north")
     assert {x.client: type(x) for x in outcomes} == dict.fromkeys(NAMES, Reply)
     assert len(outcomes) == 3
+    assert {x.client: x.back for x in outcomes if isinstance(x, Reply)} == {
+        "east": False,
+        "north": True,
+        "south": False,
+    }
     assert len(net.sent("north")) == 2
     assert net.notes == [
         "client north has gone: its node is not connected any more",
         "client north is back",
     ]
+    again: list[Job] = [replace(job, id=f"2-{i}", round=2) for i, job in enumerate(JOBS)]
+    assert not any(isinstance(x, Reply) and x.back for x in net.grid.exchange(again[1:2]))
 
 
 def test_a_client_that_has_lost_delta_is_sent_what_it_lacks_in_the_same_round() -> None:

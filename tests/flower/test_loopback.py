@@ -174,6 +174,8 @@ def _require_same_bits(
     assert len(there.records()) == rounds
     for mine, wanted in zip(there.records(), here.records(), strict=True):
         assert mine.failures == 0
+        assert mine.wire_seconds is not None
+        assert wanted.wire_seconds is None
         assert mine.train_loss == wanted.train_loss
         assert (mine.bytes_down, mine.bytes_up) == (wanted.bytes_down, wanted.bytes_up)
 
@@ -240,6 +242,7 @@ def test_a_killed_node_and_a_killed_trainer_are_failures_and_back_in_a_later_rou
     network.made.running["run-faults"].wait(timeout=150)
     run = Run.open(folder)
     assert len(run.records()) == 14
+    assert names[0] in {name for record in run.records() for name in record.back}
     notes = [event.text for event in run.events(Noted)]
     assert f"client {names[0]} is back" in notes
     reasons = {event.reason for event in run.events(Failed) if event.client == names[1]}

@@ -14,6 +14,7 @@ from flexlora.config.config import Config
 from flexlora.errors import ConfigError, RoundError
 from flexlora.federation.ground import Ground
 from flexlora.federation.session import Session
+from flexlora.flower.chunks import SIZE
 from flexlora.flower.client_file import parse_client
 from flexlora.flower.described import DESCRIBE
 from flexlora.flower.network import Network, examples_of, names_of, require_networked
@@ -51,13 +52,14 @@ def linked(
     folder: Path,
     ranks: Mapping[str, Any],
     data: Mapping[str, Any] | None = None,
+    chunk: int = SIZE,
 ) -> FakeLink:
     """A node for each, whose trainer is in this process and is asked once for each message."""
     link = FakeLink()
     for place, name in enumerate(names):
         tables = client_tables(name, folder, rank=ranks[name], labels=True)
         tables["data"] |= data or {}
-        trainer = Trainer(parse_client(tables), folder / name)
+        trainer = Trainer(parse_client(tables), folder / name, chunk=chunk)
         link.answers[100 - place] = _once(through(trainer))
     return link
 
@@ -73,9 +75,9 @@ def _once(answer: Callable[[Packet], Packet]) -> Callable[[Packet], Packet]:
     return found
 
 
-def network(link: FakeLink, clients: Any = 3, run: str = "a1") -> Network:
-    clock = Clock()
-    return Network(link, run, clients, wait=60, deadline=60, clock=clock, sleep=clock.sleep)
+def network(link: FakeLink, clients: Any = 3, run: str = "a1", chunk: int = SIZE) -> Network:
+    clock, times = Clock(), {"wait": 60.0, "deadline": 60.0}
+    return Network(link, run, clients, **times, chunk=chunk, clock=clock, sleep=clock.sleep)
 
 
 def asked(names: list[str], ranks: tuple[int, ...], **tables: Mapping[str, Any]) -> Config:
@@ -179,6 +181,7 @@ def test_what_clients_say_of_themselves_counts_up_to_a_stated_limit() -> None:
         {"training": {"host": "slora", "sparse_rounds": 1}},
         {"federation": {"mode": "local"}},
         {"screens": {"norm_clip": {"factor": 1.0}}},
+        {"federation": {"wire": "int8"}},
     ],
     ids=str,
 )
@@ -190,6 +193,22 @@ def test_every_rule_host_and_screen_ends_at_the_bits_of_one_process(
     assert [record.failures for record in there.records()] == [0, 0, 0]
     if tables.get("rule", {}).get("name") not in ("flora", "florist"):
         assert_same_state(there.folder, here.folder)
+
+
+def test_in_chunks_it_ends_at_the_bits_of_one_process(names: list[str], tmp_path: Path) -> None:
+    """Adapters and Δ, down and up, each several chunks; none of them stays behind."""
+    chunk, two = 4000, {"rounds": 2}
+    config = asked(names, WHOLE, evaluation=NONE, rule={"name": "flora"}, federation=two)
+    link = linked(names, tmp_path / "clients", config.clients.ranks, chunk=chunk)
+    place = network(link, chunk=chunk)
+    Session.of(config, place=place).play(tmp_path / "there")
+    Session.of(config).play(tmp_path / "here")
+    there, here = Run.open(tmp_path / "there"), Run.open(tmp_path / "here")
+    assert_same_state(there.folder, here.folder)
+    assert [record.failures for record in there.records()] == [0, 0]
+    assert {"put", "fetch"} <= {packet.kind for _, packet in link.sent}
+    assert max(link.bytes_sent) <= chunk
+    assert not (there.folder / "wire").exists()
 
 
 def test_delta_that_comes_in_steps_differs_by_rounding_alone(

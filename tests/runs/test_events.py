@@ -118,10 +118,11 @@ def test_a_number_that_json_cannot_hold_is_nan_again() -> None:
 
 
 def test_who_was_missing_late_or_resting_comes_back_and_is_left_out_where_nobody_was() -> None:
-    told = round_record(1, missing=(("a", "b"), ()), late=("c",), resting=("d", "e"))
+    there = {"missing": (("a", "b"), ()), "late": ("c",), "resting": ("d", "e"), "back": ("f",)}
+    told = round_record(1, **there, wire_seconds=2.5)
     assert RoundRecord.from_json(json.loads(json_text(told.to_json()))) == told
     assert (told.attempts, round_record(1).attempts) == (2, 1)
-    assert not {"missing", "late", "resting"} & round_record(1).to_json().keys()
+    assert not {*there, "wire_seconds"} & round_record(1).to_json().keys()
     with pytest.raises(ValueError, match="missing is 3, expected a list"):
         RoundRecord.from_json(told.to_json() | {"missing": [3]})
 

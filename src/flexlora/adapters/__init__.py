@@ -4,6 +4,8 @@ from flexlora.adapters.anatomy import LayerAnatomy as LayerAnatomy
 from flexlora.adapters.anatomy import dissect as dissect
 from flexlora.adapters.change import change as change
 from flexlora.adapters.change import norm_of_update as norm_of_update
+from flexlora.adapters.coarse import Wire as Wire
+from flexlora.adapters.coarse import wire_of as wire_of
 from flexlora.adapters.delta import Delta as Delta
 from flexlora.adapters.delta import DeltaUpdate as DeltaUpdate
 from flexlora.adapters.delta import Patch as Patch
@@ -15,6 +17,7 @@ from flexlora.adapters.from_spectrum import checked_split as checked_split
 from flexlora.adapters.from_spectrum import factors_of as factors_of
 from flexlora.adapters.payload import FORMAT_VERSION as FORMAT_VERSION
 from flexlora.adapters.payload import Payload as Payload
+from flexlora.adapters.payload import coarse_payload as coarse_payload
 from flexlora.adapters.payload import factors_payload as factors_payload
 from flexlora.adapters.payload import payload_adapter as payload_adapter
 from flexlora.adapters.ranks import LayerSpec as LayerSpec

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
+from flexlora.adapters.coarse import Wire, coarse, refined
 from flexlora.adapters.factors import Adapter, Factors
 from flexlora.errors import AdapterError, shown
 
@@ -50,8 +51,14 @@ def factors_payload(adapter: Adapter) -> Payload:
     return Payload("factors", tensors, meta)
 
 
+def coarse_payload(payload: Payload, wire: Wire, draw: torch.Generator) -> Payload:
+    """An adapter's payload in fewer bits, as `coarse` has it; "exact": as it is."""
+    tensors, meta = coarse(payload.tensors, wire, draw)
+    return replace(payload, tensors=tensors, meta={**payload.meta, **meta})
+
+
 def payload_adapter(payload: Payload) -> Adapter:
-    """Read an adapter back from a payload, bit for bit.
+    """Read an adapter back from a payload, bit for bit; of a coarse one, what it stands for.
 
     Raises AdapterError for another schema or version, half of a pair that does not say how large
     the other half is, a scale that is missing, or a tensor that belongs to no pair.
@@ -61,6 +68,7 @@ def payload_adapter(payload: Payload) -> Adapter:
             f"payload is {shown(payload.schema)} version {payload.version}; "
             f"expected 'factors' version {FORMAT_VERSION}"
         )
+    payload = replace(payload, tensors=refined(payload.tensors, payload.meta))
     for key in payload.tensors:
         if not key.endswith((".b", ".a")):
             raise AdapterError(

@@ -69,6 +69,8 @@ def _line(known: Standing, record: RoundRecord) -> str:
         parts.append(f"{len(record.late)} late")
     if record.resting:
         parts.append(f"{len(record.resting)} resting")
+    if record.back:
+        parts.append(f"{len(record.back)} back")
     parts.append(f"{clock(known.elapsed)} elapsed")
     if left := time_left(known):
         parts.append(left)

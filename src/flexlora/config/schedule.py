@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 
+from flexlora.adapters import Wire
 from flexlora.errors import ConfigError
 from flexlora.training.recipe import Recipe
 
@@ -23,8 +24,8 @@ class Schedule:
     `metrics`, and with `score_trained` the clients that trained score what they trained. An update
     of more than `norm_limit` times its round's median norm is quarantined. `agreement`: whether
     rounds tell how much clients agree. `over_sample`, `min_clients`, `min_share`, `attempts`,
-    `rest_after`, `rest_rounds`: as in [federation]. `leave_out`: the share of the state's energy
-    that what a client is sent may leave out (0: it is always sent its own ranks).
+    `rest_after`, `rest_rounds`, `wire`: as in [federation]. `leave_out`: the share of the state's
+    energy that what a client is sent may leave out (0: it is always sent its own ranks).
     """
 
     rounds: int
@@ -46,6 +47,7 @@ class Schedule:
     rest_after: int = 3
     rest_rounds: int = 5
     leave_out: float = 0.0
+    wire: Wire = "exact"
 
     def asks(self, there: int) -> int:
         """How many clients a round asks, of so many that it can."""

@@ -121,6 +121,11 @@ class FederationConfig(Table):
     rest_rounds: Positive = Field(
         default=5, description="rounds for which a client that fails again and again is not asked"
     )
+    wire: Literal["exact", "bfloat16", "int8"] = Field(
+        default="exact",
+        description="how adapters to train travel, both ways: exact; or each number in 16 or 8 "
+        "bits, rounded at random so that it is right on average",
+    )
     patience: Natural = Field(
         default=3, description="evaluations without gain that end it; 0: never"
     )

@@ -7,7 +7,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
-from flexlora.adapters import Adapter, factors_payload, payload_adapter
+from flexlora.adapters import (
+    Adapter,
+    coarse_payload,
+    factors_payload,
+    payload_adapter,
+    wire_of,
+)
 from flexlora.engines.attempts import attempt, failure, offer
 from flexlora.engines.cohorts import Examples, Halved, cohorts, cut, ignore_halved
 from flexlora.engines.jobs import Evaluate, Failure, Job, Outcome, Reply, Train, TrainSparse
@@ -16,7 +22,7 @@ from flexlora.engines.own_scores import OwnScores
 from flexlora.engines.sparse import SparseTraining
 from flexlora.errors import ConfigError, FlexLoRAError
 from flexlora.evaluation import ClientScore, EvalSettings
-from flexlora.formats.payloads import from_bytes, to_bytes
+from flexlora.formats.payloads import from_bytes, meta_of, to_bytes
 from flexlora.models import AdaptedModel
 from flexlora.models.device import out_of_memory
 from flexlora.rules import Memory, Rule
@@ -188,7 +194,9 @@ class InProcess:
             draws = seeded(seed_of(job.seed, "screen", screen.name))
             screened = screen.at_client(screened, start, draws).only(job.sides).filled(start)
         encoded = self.rule.reply(job.round, screened, start, memory)
-        payload = to_bytes(factors_payload(encoded.adapter))
+        wire, draws = wire_of(meta_of(job.payload)), seeded(seed_of(job.seed, "wire"))
+        # What came coarse is answered coarse.
+        payload = to_bytes(coarse_payload(factors_payload(encoded.adapter), wire, draws))
         if self._memories is not None:
             self._memories.keep(job.client, job.round, encoded.memory, job.kept)
         return Reply(

@@ -94,7 +94,9 @@ class Reply:
 
     examples: training examples (the weight); loss: mean over its steps, per response token;
     tokens: non-pad tokens seen; seconds: its training time; score: of what it trained, on its own
-    held-out part, where the job asks for it and it has one.
+    held-out part, where the job asks for it and it has one. Of an engine whose clients are
+    elsewhere, by its own clock and not by their word: wire_seconds, from the job to the answer
+    beside the training; back, whether the client had been gone since its last answer.
     """
 
     job: str
@@ -106,6 +108,8 @@ class Reply:
     tokens: int
     seconds: float
     score: ClientScore | None = None
+    wire_seconds: float | None = None
+    back: bool = False
 
 
 @dataclass(frozen=True, eq=False)

@@ -10,12 +10,13 @@ from typing import Literal, Protocol, final
 
 from torch import Tensor
 
-from flexlora.adapters import Adapter, Factors
+from flexlora.adapters import Adapter, Factors, factors_payload, wire_of
 from flexlora.engines.jobs import Failure, Outcome, Reply, Train
 from flexlora.errors import ConfigError
 from flexlora.federation.admission import Collected, admitted
 from flexlora.federation.outcomes import NOTHING, Known
 from flexlora.federation.spool import Spool
+from flexlora.formats.payloads import meta_of, to_bytes
 from flexlora.rules import Contribution, Contributions, Listed, Rule
 from flexlora.screens import Screen, shrunk
 
@@ -124,8 +125,10 @@ class Plain:
         self._sides = ("b", "a") if returned == "both" else (returned,)
         self._filled = bool(jobs) and self.rule.leaves_the_rest(jobs[0].round)
 
-        def keep(index: int, reply: Reply, _adapter: Adapter) -> None:
-            self._spool.put(index, reply.payload)
+        def keep(index: int, reply: Reply, adapter: Adapter) -> None:
+            exact = wire_of(meta_of(reply.payload)) == "exact"
+            data = reply.payload if exact else to_bytes(factors_payload(adapter))
+            self._spool.put(index, data)
             self._numbers[reply.client] = index
 
         for outcome, collected in admitted(jobs, replies, sent, self.rule, keep, self.known):

@@ -206,6 +206,10 @@ class Federation:
             missing=tuple(tried.missing) if any(tried.missing) else (),
             late=tuple(sorted(collected.late)),
             simulated=tried.simulated,
+            back=tuple(reply.client for reply in ordered if reply.back),
+            wire_seconds=max(
+                (x.wire_seconds for x in ordered if x.wire_seconds is not None), default=None
+            ),
         )
 
     def _commit(self, record: RoundRecord) -> None:

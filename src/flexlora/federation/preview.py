@@ -9,7 +9,9 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from flexlora.adapters import Adapter, factors_payload
+import torch
+
+from flexlora.adapters import Adapter, Wire, coarse_payload, factors_payload
 from flexlora.allocation.capacity import capacity_bits
 from flexlora.evaluation.metrics import chance_bits
 from flexlora.federation.foreseen import Peaks, peaks
@@ -151,7 +153,7 @@ def forecast(setup: Setup, rule: Rule, sparse_rounds: int = 0) -> Forecast:
                 median=median(sizes),
                 largest=max(sizes),
                 bytes_down=job.bytes_down,
-                bytes_up=_reply_bytes(rule, received),
+                bytes_up=_reply_bytes(rule, received, schedule.wire),
                 parameters=received.only(job.sides).parameters,
                 bits=sum(chance_bits(x.references[0]) for part in held for x in part)
                 if setup.examples.recalled
@@ -189,10 +191,11 @@ def _sparse(
     return SparseForecast(rounds, down, up, float(down * count), mean * count)
 
 
-def _reply_bytes(rule: Rule, received: Adapter) -> int:
+def _reply_bytes(rule: Rule, received: Adapter, wire: Wire) -> int:
     if rule.traits.alone:
         return 0
-    return len(to_bytes(factors_payload(rule.reply(1, received, received, {}).adapter)))
+    payload = factors_payload(rule.reply(1, received, received, {}).adapter)
+    return len(to_bytes(coarse_payload(payload, wire, torch.Generator())))
 
 
 def _mean(weighted: Sequence[tuple[int, int]]) -> float:

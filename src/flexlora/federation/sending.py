@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from flexlora.adapters import Adapter, factors_payload
+from flexlora.adapters import Adapter, coarse_payload, factors_payload, payload_adapter
 from flexlora.config.schedule import Schedule
 from flexlora.engines.jobs import Evaluate, Train
 from flexlora.federation.error_budget import ErrorBudget
@@ -22,8 +22,8 @@ from flexlora.runs.store import ClientStore
 
 @dataclass(frozen=True, eq=False)
 class Sending:
-    """A round's jobs, and what each client was sent, as adapters; left_out: of the state, by ranks
-    that follow from an error."""
+    """A round's jobs, and what each client was sent, as adapters: as they arrive; left_out: of the
+    state, by ranks that follow from an error."""
 
     jobs: list[Train]
     sent: dict[str, Adapter]
@@ -78,7 +78,7 @@ class Sender:
                 draws = self.streams.generator("send", round, *([client] if by_client else []))
                 send = partial(self.rule.send, state, ranks, draws, client)
                 adapter = require_sent(self.rule, send, state.spec, ranks, client, round)
-                made[pattern] = adapter, to_bytes(factors_payload(adapter))
+                made[pattern] = self._rounded(adapter, round, pattern)
             sent[client], payload = made[pattern]
             held = store.held.get(client)
             if held not in missing:
@@ -103,6 +103,16 @@ class Sender:
                 )
             )
         return Sending(jobs, sent, budget.left_out)
+
+    def _rounded(
+        self, adapter: Adapter, round: int, pattern: tuple[str, tuple[tuple[str, int], ...]]
+    ) -> tuple[Adapter, bytes]:
+        """What arrives, and the bytes: of a wire with fewer bits, another adapter than was sent."""
+        payload, wire = factors_payload(adapter), self.schedule.wire
+        if wire == "exact" or self.rule.traits.alone:
+            return adapter, to_bytes(payload)
+        payload = coarse_payload(payload, wire, self.streams.generator("wire", round, str(pattern)))
+        return payload_adapter(payload), to_bytes(payload)
 
     def evaluation(
         self, state: State, store: ClientStore, clients: Sequence[str] | None = None

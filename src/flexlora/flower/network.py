@@ -21,6 +21,7 @@ from flexlora.federation.examples import Examples
 from flexlora.federation.hostile import hostile_of, note
 from flexlora.federation.setup import Setup, prepare
 from flexlora.federation.streams import Streams
+from flexlora.flower.chunks import SIZE
 from flexlora.flower.described import Described
 from flexlora.flower.grid import Grid
 from flexlora.flower.nodes import Link
@@ -35,6 +36,7 @@ from flexlora.training import CohortSize
 UNTOLD = "not told"
 """The label of examples whose client keeps its labels to itself."""
 _POLL = 0.25  # Seconds.
+_WIRE = "wire"  # In the run directory: answers that come in chunks.
 
 
 @final
@@ -42,7 +44,7 @@ class Network:
     """The clients behind a link, in the run of this id.
 
     clients: how many to wait for, or their names, where the run has begun before; wait: seconds for
-    that; deadline: seconds of a round.
+    that; deadline: seconds of a round; chunk: bytes of a message's body that travel at once.
     """
 
     in_time = True
@@ -55,6 +57,7 @@ class Network:
         *,
         wait: float,
         deadline: float,
+        chunk: int = SIZE,
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
@@ -63,6 +66,7 @@ class Network:
         self._clients = clients
         self._wait = wait
         self._deadline = deadline
+        self._chunk = chunk
         self._clock = clock
         self._sleep = sleep
         self._plan: Plan | None = None
@@ -118,6 +122,8 @@ class Network:
             self._register,
             self._plan,
             deadline=self._deadline,
+            folder=memory.with_name(_WIRE),
+            chunk=self._chunk,
             poll=_POLL,
             noted=noted,
             clock=self._clock,

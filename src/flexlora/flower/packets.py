@@ -36,6 +36,10 @@ class Address:
     ask: str
 
 
+NOBODY = Address("", 0, "", "", "")
+"""Of an answer to what could not be read."""
+
+
 @dataclass(frozen=True, eq=False)
 class Packet:
     """kind: what is asked or answered; parts: name → bytes; facts: plain values, as JSON has them.

@@ -58,6 +58,7 @@ class Register:
         """model: fingerprint of the server's base; deadline: seconds in which nodes answer."""
         self.seats: dict[str, Seat] = {}
         self.noted: Callable[[str], None] = lambda _: None  # Who went, and who came back.
+        self.back: set[str] = set()  # Who came back, until somebody takes note of it.
         self.refused: dict[int, str] = {}
         self._link = link
         self._plan = plan
@@ -145,6 +146,7 @@ class Register:
             self.seats[name] = Seat(node.id, node.key, described)
         else:
             self.seats[name] = replace(seat, node=node.id)
+            self.back.add(name)
             self.noted(f"client {seen(name)} is back")
 
     def _unfit(self, described: Described, node: Node, seat: Seat | None) -> str:

@@ -10,11 +10,14 @@ from pathlib import Path
 from flexlora.adapters import Delta
 from flexlora.engines.jobs import Failure, Train
 from flexlora.errors import FlexLoRAError, WireError, cut_short, seen
+from flexlora.flower.chunks import SIZE
 from flexlora.flower.client_file import ClientFile
 from flexlora.flower.described import DESCRIBE
 from flexlora.flower.jobs import Behind, packet_job
+from flexlora.flower.mailbox import Mailbox
 from flexlora.flower.outcomes import behind_packet, outcome_packet
 from flexlora.flower.packets import (
+    NOBODY,
     Address,
     Header,
     Packet,
@@ -27,8 +30,6 @@ from flexlora.flower.part import Part
 from flexlora.flower.plan import Plan
 from flexlora.formats.json_fields import table
 
-NOBODY = Address("", 0, "", "", "")
-"""Of an answer to what could not be read."""
 _REASON = 2000  # Characters.
 
 
@@ -40,11 +41,13 @@ class Trainer:
     lost it says so, and is sent all of it.
     """
 
-    def __init__(self, client: ClientFile, folder: Path) -> None:
+    def __init__(self, client: ClientFile, folder: Path, *, chunk: int = SIZE) -> None:
+        """chunk: bytes of a message's body that travel at once."""
         self._client = client
         self._folder = folder
         self._part: Part | None = None
         self._delta: Delta | None = None
+        self._mail = Mailbox(folder / "wire", chunk)
 
     def answer(self, header: bytes, body: Callable[[], bytes]) -> tuple[bytes, bytes]:
         """body: reads the bytes behind the header, and is called once those may come."""
@@ -52,7 +55,7 @@ class Trainer:
         try:
             read = read_header(header)
             asked = read.packet.address
-            return packed(self._answer(read, body))
+            return packed(self._mail.answer(read, body, self._require, self._answer))
         except FlexLoRAError as error:
             return packed(_failed(asked, str(error)))
         except Exception as error:  # A fault of ours: this round's alone, and told here in full.
@@ -66,12 +69,7 @@ class Trainer:
         if header.packet.kind == DESCRIBE:
             require_size(header, 0)
             return part.describe(self._delta).to_packet(asked)
-        if asked.client != part.name:
-            raise WireError(
-                f"a job for client {seen(asked.client)} came to client {seen(part.name)}; each "
-                "client needs a trainer and a node of its own"
-            )
-        require_size(header, part.limit_bytes())
+        self._require(header)
         try:
             job = packet_job(unpacked(header, body()), self._delta)
         except Behind as behind:
@@ -79,6 +77,16 @@ class Trainer:
         if isinstance(job, Train):
             self._delta = job.delta
         return outcome_packet(part.do(job), asked)
+
+    def _require(self, header: Header) -> None:
+        """Raise WireError, before a byte of its body is read, for a job that is not taken."""
+        asked, part = header.packet.address, self._part_of(header)
+        if asked.client != part.name:
+            raise WireError(
+                f"a job for client {seen(asked.client)} came to client {seen(part.name)}; each "
+                "client needs a trainer and a node of its own"
+            )
+        require_size(header, part.limit_bytes())
 
     def _part_of(self, header: Header) -> Part:
         """Its part in the run that the packet is of."""

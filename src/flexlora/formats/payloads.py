@@ -63,6 +63,16 @@ def from_bytes(data: bytes, *, limit_bytes: int | None = None) -> Payload:
     return Payload(schema, tensors, meta, version)
 
 
+def meta_of(data: bytes) -> dict[str, str]:
+    """The small text of a payload, without its tensors. Raises AdapterError as `from_bytes`."""
+    try:
+        length = int.from_bytes(data[:8], "little")
+        metadata = json.loads(data[8 : 8 + length]).get("__metadata__")
+    except (*_BROKEN, RecursionError) as error:
+        raise _foreign("payload", error) from error
+    return _head(metadata, "payload")[2]
+
+
 @final
 class PayloadReader(Closing):
     """A payload on disk, read one tensor at a time. Use as a context manager, or `close()` it.

@@ -147,7 +147,9 @@ class RoundRecord:
     missing: by attempt at the round, who was asked and did not count; the last attempt is the one
     that was combined, and failures and bytes are of all. late: whose answers were needed no more;
     resting: who was not asked, since it had failed again and again. simulated: its time on the
-    clients' devices, where they have any; left_out: where ranks follow from an error.
+    clients' devices, where they have any; left_out: where ranks follow from an error. back: of
+    those that counted, who had been gone since they answered last; wire_seconds: of them, the most
+    that a job and its answer took beside the training (None: nothing travelled).
     """
 
     round: int
@@ -172,6 +174,8 @@ class RoundRecord:
     resting: tuple[str, ...] = ()
     simulated: Simulated | None = None
     left_out: LeftOut | None = None
+    back: tuple[str, ...] = ()
+    wire_seconds: float | None = None
 
     @property
     def attempts(self) -> int:
@@ -218,13 +222,15 @@ class RoundRecord:
             found["sparse"] = True
         if self.missing:
             found["missing"] = [list(clients) for clients in self.missing]
-        for name in ("late", "resting"):
+        for name in ("late", "resting", "back"):
             if clients := getattr(self, name):
                 found[name] = list(clients)
         if self.simulated is not None:
             found["simulated"] = self.simulated.to_json()
         if self.left_out is not None:
             found["left_out"] = asdict(self.left_out)
+        if self.wire_seconds is not None:
+            found["wire_seconds"] = self.wire_seconds
         if self.cut is not None:
             found["cut"] = asdict(self.cut)
         if self.screened is not None:
@@ -263,6 +269,8 @@ class RoundRecord:
             left_out=(
                 LeftOut.from_json(table(record, "left_out")) if "left_out" in record else None
             ),
+            back=texts(record, "back") if "back" in record else (),
+            wire_seconds=number(record, "wire_seconds") if "wire_seconds" in record else None,
             screened=_screened(table(record, "screened")) if "screened" in record else None,
             agreement=number(record, "agreement") if "agreement" in record else None,
             validation=(

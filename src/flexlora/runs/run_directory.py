@@ -8,6 +8,7 @@ format.json        version of this layout  spool/, next/  replies, layers of a r
 parent.json        what it began from      results.json   the final scores
 SHA256SUMS         of what is written once, when the run is made
 rows/              data that was held in memory
+wire/              answers as they come over a network, in chunks
 memory/            what clients remember   trackers.json, tensorboard/, wandb/   of its trackers
 """
 

@@ -1,0 +1,104 @@
+"""Adapters in fewer bits on their way, rounded at random so that each number is right on average.
+
+Source: stochastic rounding and one step a vector, as in QSGD (Alistarh et al. 2017, Sec. 3.1).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from flexlora.errors import AdapterError, shown
+
+Wire = Literal["exact", "bfloat16", "int8"]
+WIRES: tuple[Wire, ...] = ("exact", "bfloat16", "int8")
+_MARK, _LEFT, _STEP = "wire", "wire.left", ".step"
+_LEVELS = 127
+_LOW = 1 << 16  # What of float32's bits bfloat16 has no room for.
+
+
+def coarse(
+    tensors: Mapping[str, Tensor], wire: Wire, draw: torch.Generator
+) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """(tensors, meta) in which each float32 matrix `<layer>.b` or `.a` has 16 bits, or 8.
+
+    E[refined(coarse(x))] = x. Of bfloat16 the error of a number is below one step of that type; of
+    int8 below 1/127 of the largest magnitude of its component (a column of b, a row of a), whose
+    step travels beside it. Zeros stay zeros, numbers that are not finite stay not finite; tensors
+    of another dtype stay as they are.
+    """
+    if wire == "exact":
+        return dict(tensors), {}
+    made: dict[str, Tensor] = {}
+    left = [name for name, x in tensors.items() if x.dtype != torch.float32]
+    for name in sorted(tensors):
+        x = tensors[name]
+        if name in left:
+            made[name] = x
+        elif wire == "bfloat16":
+            made[name] = _to_bfloat16(x, draw)
+        else:
+            made[name], made[name + _STEP] = _to_int8(x, _along(name), draw)
+    return made, {_MARK: wire, **({_LEFT: ",".join(sorted(left))} if left else {})}
+
+
+def refined(tensors: Mapping[str, Tensor], meta: Mapping[str, str]) -> dict[str, Tensor]:
+    """The float32 numbers that `coarse` stands for; of what is exact, the tensors as they are.
+
+    Raises AdapterError for a way of rounding that is none, a step that is missing or of another
+    shape, and a dtype that does not belong to it.
+    """
+    wire = wire_of(meta)
+    if wire == "exact":
+        return dict(tensors)
+    left = set(meta.get(_LEFT, "").split(","))
+    found: dict[str, Tensor] = {}
+    for name, x in tensors.items():
+        if name in left:
+            found[name] = x
+        elif name.endswith(_STEP):
+            continue
+        elif wire == "bfloat16" and x.dtype == torch.bfloat16:
+            found[name] = x.float()
+        elif wire == "int8" and x.dtype == torch.int8 and x.ndim == 2:
+            step, along = tensors.get(name + _STEP), _along(name)
+            if step is None or step.dtype != torch.float32 or step.shape != (x.shape[1 - along],):
+                raise AdapterError(f"payload tensor {shown(name)} in int8 needs a step a component")
+            found[name] = x.float() * step.unsqueeze(along)
+        else:
+            raise AdapterError(f"payload tensor {shown(name)} is {x.dtype}, expected {wire}")
+    return found
+
+
+def wire_of(meta: Mapping[str, str]) -> Wire:
+    """How a payload was rounded, by its meta. Raises AdapterError for a way that is none."""
+    found = meta.get(_MARK, "exact")
+    for wire in WIRES:
+        if wire == found:
+            return wire
+    raise AdapterError(f"payload is rounded to {shown(found)}; expected bfloat16 or int8")
+
+
+def _along(name: str) -> int:
+    """The dimension along which the numbers of one component lie: of b (m, r) the first."""
+    return 0 if name.endswith(".b") else 1
+
+
+def _to_bfloat16(x: Tensor, draw: torch.Generator) -> Tensor:
+    """Up with the probability of what is cut off: between neighbours float32's bits are even."""
+    bits = x.contiguous().view(torch.int32)
+    noise = torch.randint(_LOW, x.shape, generator=draw, dtype=torch.int32)
+    rounded = ((bits + noise) & -_LOW).view(torch.float32)
+    good = torch.isfinite(x) & torch.isfinite(rounded)
+    return torch.where(good, rounded, x).to(torch.bfloat16)
+
+
+def _to_int8(x: Tensor, along: int, draw: torch.Generator) -> tuple[Tensor, Tensor]:
+    """(numbers, step a component)."""
+    step = x.abs().amax(dim=along) / _LEVELS
+    scaled = (x / step.unsqueeze(along)).nan_to_num(0.0)
+    rounded = torch.floor(scaled + torch.rand(x.shape, generator=draw))
+    return rounded.clamp(-_LEVELS, _LEVELS).to(torch.int8), step
