@@ -9,6 +9,7 @@ inspected (`merging/test_strange_folders.py`), configs as they are prepared
 
 from __future__ import annotations
 
+import copy
 import io
 import json
 import random
@@ -212,7 +213,7 @@ def structured(document: Any, draw: random.Random) -> Any:
         elif what == 1 and isinstance(holder, dict):
             holder[draw.choice(("", "x", "\u202e", "__metadata__", "a" * 300))] = holder.pop(last)
         else:
-            holder[last] = draw.choice(ODD)
+            holder[last] = copy.deepcopy(draw.choice(ODD))
     return document
 
 
