@@ -142,7 +142,7 @@ def test_every_rule_runs_and_is_the_same_after_a_stop_at_any_round(
         for key, tensor in tensors.items()
     )
     assert any(moved_on)
-    assert whole.run.checkpoints() == [3]
+    assert whole.run.checkpoints() == [2, 3]
     assert not whole.run.spool.exists()
     for stop in (1, 2) if name in KINDS else (2,):
         folder = tmp_path / f"stopped-{stop}"
@@ -225,7 +225,7 @@ def test_it_ends_when_validation_brings_no_gain(tmp_path: Path) -> None:
     made = federation(tmp_path / "r", rounds=6, patience=2, values=values)
     assert [record.round for record in play(made)] == [1, 2, 3, 4]
     assert made.progress.best_round == 2
-    assert made.run.checkpoints() == [2, 4]
+    assert made.run.checkpoints() == [2, 3, 4]
     assert made.run.load_checkpoint("best") is not None
     again = federation(tmp_path / "r", rounds=6, patience=2, values=[0.0])
     assert again.finished

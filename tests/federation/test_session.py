@@ -35,7 +35,8 @@ from small import round_record, small, write
 TINY_FOLDER = Path(flexlora.__file__).parent / "models" / "tiny"
 
 RULE = "flexlora-increment"
-CONFIG = small(rule={"name": RULE})
+# One checkpoint beside the best: so one is removed in so few rounds.
+CONFIG = small(rule={"name": RULE}, run={"checkpoints": 1})
 
 
 @pytest.fixture(scope="module")

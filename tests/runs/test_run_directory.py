@@ -23,7 +23,7 @@ from small import round_record
 
 @pytest.fixture
 def run(tmp_path: Path) -> Run:
-    config = Config(federation=FederationConfig(rounds=7))
+    config = Config(federation=FederationConfig(rounds=7), run=RunConfig(checkpoints=1))
     return Run.create(
         config, tmp_path / "r", resolved={"threads": 2, "ranks": {"a": "3"}}, data={"notes": ["x"]}
     )

@@ -30,7 +30,11 @@ from flexlora.runs.run_directory import Run
 from same_run import assert_same_run
 from small import small, write
 
-CONFIG = small(rule={"name": "fedsa"}, federation={"rounds": 3, "clients_per_round": 3})
+CONFIG = small(
+    rule={"name": "fedsa"},
+    federation={"rounds": 3, "clients_per_round": 3},
+    run={"checkpoints": 1},
+)
 
 
 def remembered(folder: Path) -> Mapping[str, dict[str, Tensor]]:
@@ -272,7 +276,7 @@ def test_a_run_continued_from_its_best_round_finds_what_clients_remembered_then(
     }
     everybody = {"clients_per_round": 4}
     run(small(**shared, federation={"rounds": 1, **everybody}), tmp_path / "one", setup=setup)
-    long = small(**shared, federation={"rounds": 5, **everybody})
+    long = small(**shared, federation={"rounds": 5, **everybody}, run={"checkpoints": 1})
     folder = run(long, tmp_path / "long", setup=setup).folder
     assert Run.open(folder).checkpoints() == [1, 5]
     two = {"federation": {"rounds": 2}}

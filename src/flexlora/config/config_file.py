@@ -14,6 +14,7 @@ from flexlora.config.plain import require_plain
 from flexlora.config.table import Choice, Table
 from flexlora.config.toml import describe, parse_toml, read_toml
 from flexlora.errors import ConfigError, nearest
+from flexlora.formats.refused import cure_of
 from flexlora.formats.visible import brief
 from flexlora.options import bare, number
 
@@ -57,7 +58,8 @@ def read_document(path: Path | str) -> dict[str, Any]:
     except FileNotFoundError as error:
         raise ConfigError(f"config {path} does not exist; check the path") from error
     except OSError as error:
-        raise ConfigError(f"config {path} cannot be read: {error.strerror}; check it") from error
+        words = f"{error.strerror}; {cure_of(error)}"
+        raise ConfigError(f"config {path} cannot be read: {words}") from error
     except ValueError as error:
         if "\0" in str(path):
             raise ConfigError(f"config {str(path)!r} has NUL in its path; correct it") from error

@@ -12,6 +12,7 @@ from flexlora.config.toml import read_toml
 from flexlora.errors import ConfigError, nearest, seen, shown
 from flexlora.formats.json_file import json_table
 from flexlora.formats.quantities import MEMORY, RATE, SHARE, SPEED, Kind, quantity
+from flexlora.formats.refused import cure_of
 
 DTYPES = ("float32", "bfloat16", "float16")
 _FIGURES = {"memory": MEMORY, "bandwidth": RATE, "uplink": RATE, "downlink": RATE}
@@ -64,7 +65,9 @@ def _tables(path: Path) -> dict[str, Any]:
     except FileNotFoundError as error:
         raise ConfigError(f"device file {path} does not exist; check the path") from error
     except OSError as error:
-        raise ConfigError(f"device file {path} cannot be read: {error.strerror}") from error
+        raise ConfigError(
+            f"device file {path} cannot be read: {error.strerror}; {cure_of(error)}"
+        ) from error
     except ValueError as error:
         raise ConfigError(f"device file {path} {error}") from error
 

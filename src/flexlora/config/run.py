@@ -12,6 +12,7 @@ from flexlora.formats.atomic import LONGEST_NAME
 
 MOST_THREADS = 1024  # Many thousands end the process, with no word.
 MOST_WORKERS = 256  # Each holds a model of its own.
+MOST_CHECKPOINTS = 1000
 
 
 class RunConfig(Table):
@@ -46,6 +47,11 @@ class RunConfig(Table):
         description="memory that training may be planned for in all processes together, beside "
         "their models; none: half of what there is, less the models; given, freed memory is "
         "returned at once, which takes time",
+    )
+    checkpoints: Annotated[int, Field(ge=1, le=MOST_CHECKPOINTS)] = Field(
+        default=2,
+        description="states of the last rounds that are kept, beside the best one: where the last "
+        "is damaged, a resume goes on from the one before",
     )
     trackers: Annotated[tuple[Text, ...], BeforeValidator(as_tuple)] = Field(
         default=(), description="experiment trackers: tensorboard, mlflow, wandb, trackio"

@@ -14,6 +14,7 @@ from flexlora.errors import AdapterError, RunError, seen
 from flexlora.formats.atomic import atomic_write
 from flexlora.formats.checked import check_of
 from flexlora.formats.payloads import from_bytes, to_bytes
+from flexlora.formats.refused import cure_of
 from flexlora.rules import Memory
 
 _NAME = re.compile(r"(?P<round>[0-9]{6,18})-(?P<check>[0-9a-f]{16})\.safetensors")
@@ -92,7 +93,9 @@ class Memories:
         try:
             data = path.read_bytes()
         except OSError as error:
-            raise RunError(f"{whose} cannot be read: {path} ({error.strerror}); {_CURE}") from error
+            raise RunError(
+                f"{whose} cannot be read: {path} ({error.strerror}); {cure_of(error)}"
+            ) from error
         if check_of(data) != _parts(path)["check"]:
             raise RunError(
                 f"{whose} is damaged: {path} is not as it was written (its check is not that in "

@@ -125,8 +125,12 @@ class Session:
 
     @staticmethod
     def resuming(run: Path | str, *, like: Setup | None = None, place: Place = HERE) -> Session:
-        """The same run after any stop. like, place: as of `of`. RunError for what is no run."""
+        """The same run after any stop, from its last whole checkpoint. like, place: as of `of`.
+
+        Raises RunError for what is no run.
+        """
         opened = Run.open(run)
+        opened.step_back()
         hold_kept_rows(opened)
         return Session(opened.config, like=like, resumed=opened, place=place)
 
@@ -260,6 +264,7 @@ class Session:
             begin = sparse.begin(begin)
         evaluation = setup.config.evaluation
         metric = get_metric(evaluation.metric)
+        stepped_back = run.set_aside_damaged()
         stands = last(run) or Committed(begin, setup.roster.fresh_store(), Progress())
 
         def halved(round: int, clients: int) -> None:
@@ -302,10 +307,10 @@ class Session:
                 clock=clock_of(setup, rule),
             )
             observer.told(started(run))
-            if self._resumed is not None and (words := elsewhere(run)):
-                observer.told(Noted(words))
-            if words := self.config.faults.words():
-                observer.told(Noted(words))
+            moved = "" if self._resumed is None else elsewhere(run)
+            for words in (stepped_back, moved, self.config.faults.words()):
+                if words:
+                    observer.told(Noted(words))
             for _ in federation.rounds():
                 pass
             result = self._scored(run, federation, observer)

@@ -22,7 +22,10 @@ _SHORT = {
     errno.ENOSPC: "free space there or choose another folder",
     errno.EDQUOT: "free space there or choose another folder",
     errno.EFBIG: "choose a folder on a disk that holds such files",
-    errno.EIO: "see whether the disk is well",
+    errno.EIO: "see whether the disk is well, or the network drive there, then do it again",
+    errno.ESTALE: "see whether the network drive is there, then do it again",
+    errno.EREMOTEIO: "see whether the network drive is there, then do it again",
+    errno.ENODEV: "see whether the disk is there, then do it again",
     errno.EMFILE: "raise the limit of open files (ulimit -n)",
     errno.ENFILE: "raise the limit of open files (ulimit -n)",
 }
@@ -39,12 +42,11 @@ def refused(path: object, error: OSError, doing: str = "cannot write") -> FlexLo
     path: what is named. doing: what it was that failed.
     """
     reason = error.strerror or str(error)
-    number = error.errno or 0
-    wrong = number in _WRONG_PATH
-    cure = (
-        _WRONG_PATH.get(number)
-        or _SHORT.get(number)
-        or "check the path, and whether the disk is well"
-    )
-    kind = InputError if wrong else FlexLoRAError
-    return kind(f"{doing} {os.fsdecode(str(path))}: {reason}; {cure}")
+    kind = InputError if error.errno in _WRONG_PATH else FlexLoRAError
+    return kind(f"{doing} {os.fsdecode(str(path))}: {reason}; {cure_of(error)}")
+
+
+def cure_of(error: OSError) -> str:
+    """What helps against it."""
+    known = {**_SHORT, **_WRONG_PATH}
+    return known.get(error.errno or 0, "check the path, and whether the disk is well")

@@ -1,10 +1,15 @@
-"""The checkpoints of a run: round-0007/{state.safetensors, meta.json, SHA256SUMS}."""
+"""The checkpoints of a run: round-0007/{state.safetensors, meta.json, SHA256SUMS}.
+
+One that is not as it was written is never used. Who reads is told so; who resumes steps back to the
+last whole one, and what is damaged is set aside as damaged-round-0007.
+"""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
+from itertools import count
 from pathlib import Path
 from typing import Any, TypeVar, final
 
@@ -26,19 +31,20 @@ _ROUND = re.compile(r"round-(\d{4,})")
 class Checkpoints:
     """One folder; each checkpoint in it appears whole or not at all.
 
-    run: what tells this run from others: a checkpoint of another one is none of this.
+    run: what tells this run from others: a checkpoint of another one is none of this; last: how
+    many of the last rounds are kept.
     """
 
-    def __init__(self, folder: Path, run: str) -> None:
+    def __init__(self, folder: Path, run: str, last: int = 1) -> None:
         self.folder = folder
         self.run = run
+        self.last = last
+        self._until: int | None = None  # Later ones are damaged, and not looked at.
         self._written = 0  # The round that this process wrote last.
 
     def rounds(self) -> list[int]:
-        """The rounds that have a checkpoint, in order."""
-        names = self.folder.iterdir() if self.folder.is_dir() else ()
-        found = (_ROUND.fullmatch(path.name) for path in names)
-        return sorted(int(match[1]) for match in found if match)
+        """Those that have a checkpoint, in order; after `step_back`, those up to a whole one."""
+        return [x for x in self._there() if self._until is None or x <= self._until]
 
     def write(
         self,
@@ -50,7 +56,7 @@ class Checkpoints:
         kept: Collection[int],
         logs: Mapping[str, str],
     ) -> None:
-        """Write the state after a round, then remove all but this, the best and those `kept`.
+        """Write the state after a round, then remove all but the last, the best and those `kept`.
 
         logs: the check at which each of the run's logs stands.
         """
@@ -61,7 +67,7 @@ class Checkpoints:
             (aside / "meta.json").write_text(text)
             write_sums(aside)
         self._written = round
-        self.keep((round, best, *kept))
+        self.keep((*self.rounds()[-self.last :], best, *kept))
 
     def keep(self, rounds: Collection[int | None]) -> None:
         """Remove the checkpoints of all other rounds, each of them whole."""
@@ -74,7 +80,30 @@ class Checkpoints:
         rounds = self.rounds()
         if rounds:
             with suppress(RunError):  # Who reads a damaged one will say so; nothing goes before.
-                self.keep((rounds[-1], self._best(rounds[-1]), *kept))
+                self.keep((*rounds[-self.last :], self._best(rounds[-1]), *kept))
+
+    def step_back(self) -> None:
+        """From here on, take the last whole one for the last. Nothing is written.
+
+        All of them count where the last is whole, or none is: who reads it will say so.
+        """
+        whole = self._last_whole()
+        self._until = None if whole is None or whole == self._there()[-1] else whole
+
+    def set_aside(self) -> list[tuple[Path, str]]:
+        """`step_back`, and rename what was damaged, so that its round can be written again.
+
+        Returns where each lies now, and what is wrong with it. For who holds the run alone.
+        """
+        self.step_back()
+        left, self._until = self.rounds(), None
+        gone = []
+        for round in sorted(set(self._there()) - set(left)):
+            wrong = self._wrong(round) or ""
+            aside = _free(self.folder / f"damaged-{self._of(round).name}")
+            self._of(round).rename(aside)
+            gone.append((aside, wrong))
+        return gone
 
     def load(self, round: int | str | None) -> Checkpoint | None:
         """As `Run.load_checkpoint`."""
@@ -115,11 +144,40 @@ class Checkpoints:
         while True:
             try:
                 return read(rounds)
-            except RunError:
+            except RunError as error:
                 now = self.rounds()
                 if now == rounds:
-                    raise
+                    raise self._with_a_way_on(error, rounds) from error
                 rounds = now
+
+    def _with_a_way_on(self, error: RunError, rounds: list[int]) -> RunError:
+        """The same, and which round is whole, if that is an earlier one than the last."""
+        whole = self._last_whole()
+        if whole is None or whole == rounds[-1]:
+            return error
+        run = self.folder.parent
+        if (run / "results.json").is_file():
+            return RunError(f"{error}, or use round {whole}, which is whole: --round {whole}")
+        return RunError(
+            f"{error}, or go on from round {whole}, which is whole: flexlora resume {run}"
+        )
+
+    def _there(self) -> list[int]:
+        names = self.folder.iterdir() if self.folder.is_dir() else ()
+        found = (_ROUND.fullmatch(path.name) for path in names)
+        return sorted(int(match[1]) for match in found if match)
+
+    def _last_whole(self) -> int | None:
+        return next((x for x in reversed(self._there()) if self._wrong(x) is None), None)
+
+    def _wrong(self, round: int) -> str | None:
+        """What is wrong with a checkpoint; None for a whole one. All of it is read."""
+        try:
+            self._file(round)
+            self._require(self._of(round), "state.safetensors")
+        except RunError as error:
+            return str(error)
+        return None
 
     def _best(self, last: int) -> int | None:
         best = self._file(last).get("best")
@@ -149,3 +207,9 @@ class Checkpoints:
         if name not in sums:
             raise damaged(folder / NAME)
         require_whole(folder, (name,), sums)
+
+
+def _free(path: Path) -> Path:
+    """This path, or the first of it and a number at which there is nothing."""
+    names = (path.with_name(f"{path.name}-{number}") for number in count(2))
+    return path if not path.exists() else next(x for x in names if not x.exists())

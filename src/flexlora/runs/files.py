@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 from pathlib import Path
 from typing import Any
 
 from flexlora.errors import RunError, cut_short
 from flexlora.formats.json_file import json_table
+from flexlora.formats.refused import refused
 
 Record = dict[str, Any]
+_NOT_THERE = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR)
 _LARGEST = 1 << 30  # Bytes; a checkpoint's names grow with its clients and layers.
 _REASON = 200  # Characters of what is wrong that are told at most.
 CURE = "restore it, or start a new run"
@@ -36,6 +39,8 @@ def read_table(path: Path) -> Record:
 
 def damaged(path: Path, what: str | Exception = "") -> RunError:
     """what: is wrong with it, or what its reading ended in, as far as that tells anything."""
+    if isinstance(what, OSError) and what.errno not in (None, *_NOT_THERE):
+        return RunError(str(refused(path, what, "cannot read")))  # Perhaps nothing is damaged.
     reason = what if isinstance(what, str) else _words(what)
     told = f" ({cut_short(reason, _REASON)})" if reason else ""
     return RunError(f"{path} is missing or damaged{told}; {CURE}")

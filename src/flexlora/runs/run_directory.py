@@ -275,7 +275,8 @@ class Run:
         *,
         best: int | None = None,
     ) -> None:
-        """Write the state after a round, then remove all but this, the best and the start.
+        """Write the state after a round, then remove all but the last `[run] checkpoints`, the best
+        and the start.
 
         best: the round that validated best so far (None: none did). meta is anything JSON holds.
         """
@@ -285,6 +286,29 @@ class Run:
     @property
     def _kept(self) -> tuple[int, ...]:
         return () if self.start_round is None else (self.start_round,)
+
+    def step_back(self) -> None:
+        """From here on, read as if checkpoints after the last whole one had never been written.
+
+        Nothing is written. Where none is whole, who reads the last says what is wrong with it.
+        """
+        self._checkpoints.step_back()
+
+    def set_aside_damaged(self) -> str:
+        """Rename the checkpoints that `step_back` leaves out. "", or what is said of it, once.
+
+        For who holds `locked()`: their rounds are played again.
+        """
+        gone = self._checkpoints.set_aside()
+        if not gone:
+            return ""
+        rounds = self.checkpoints()
+        what = " and ".join(wrong.rpartition("; ")[0] for _, wrong in gone)
+        where = " and ".join(path.name for path, _ in gone)
+        return (
+            f"{what}: goes on from round {rounds[-1]}, the last whole checkpoint; what is damaged "
+            f"lies in checkpoints/{where}, where nothing needs it"
+        )
 
     def checkpoints(self) -> list[int]:
         """The rounds that have a checkpoint, in order."""
@@ -309,7 +333,8 @@ class Run:
 
     @cached_property
     def _checkpoints(self) -> Checkpoints:
-        return Checkpoints(self.folder / "checkpoints", file_digest(self.folder / NAME))
+        folder, run = self.folder / "checkpoints", file_digest(self.folder / NAME)
+        return Checkpoints(folder, run, self.config.run.checkpoints)
 
     def _stood(self, name: str) -> str:
         """The check of a log's last line when the last checkpoint was made: it is there still."""

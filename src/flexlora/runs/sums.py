@@ -25,7 +25,9 @@ def read_sums(folder: Path) -> Mapping[str, str]:
     """File name → sha256. Raises RunError where there is no such file, or another one."""
     try:
         lines = (folder / NAME).read_bytes().decode().splitlines()
-    except (OSError, ValueError) as error:
+    except OSError as error:
+        raise damaged(folder / NAME, error) from error
+    except ValueError as error:
         raise damaged(folder / NAME) from error
     found = [_LINE.fullmatch(line) for line in lines]
     if not lines or not all(found):
@@ -58,4 +60,4 @@ def _digest(path: Path) -> str:
     try:
         return file_digest(path)
     except OSError as error:
-        raise damaged(path) from error
+        raise damaged(path, error) from error
