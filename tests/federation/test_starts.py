@@ -133,7 +133,7 @@ def from_peft(setup: Setup, peft: Path, tmp_path_factory: pytest.TempPathFactory
 
 def test_the_start_is_kept_and_scored(setup: Setup, from_peft: Result, peft: Path) -> None:
     opened = Run.open(from_peft.folder)
-    assert opened.checkpoints() == sorted({0, from_peft.scored_round, 3})
+    assert opened.checkpoints() == sorted({0, from_peft.scored_round, 2, 3})
     assert opened.parent == begun(setup, "flexlora", peft).parent
     assert [row.state for row in from_peft.rows] == ["base", "start", "full", "high", "low"]
     assert [row["state"] for row in (opened.read_results() or {})["rows"]][1] == "start"
