@@ -45,6 +45,8 @@ class Up:
             stderr=subprocess.PIPE,
             text=True,
             env={**os.environ, "TMPDIR": str(self.made), "OMP_NUM_THREADS": "1"},
+            # Whoever runs the tests in the background of a script has it ignored, too.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
 
     def parts(self) -> list[psutil.Process]:
