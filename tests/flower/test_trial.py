@@ -5,8 +5,10 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import shutil
 import signal
 import subprocess
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -36,8 +38,8 @@ class Up:
 
     def __init__(self, folder: Path, *words: str) -> None:
         self.folder = folder
-        self.made = folder / "t"
-        self.made.mkdir()
+        # Not in a test's folder: the path of a socket has about a hundred characters at most.
+        self.made = Path(tempfile.mkdtemp(prefix="up"))
         config = write(CONFIG, folder / "c.toml")
         self.process = subprocess.Popen(
             [*PROCESS, "flower", "up", str(config), "--out", str(folder / "run"), *words],
@@ -91,6 +93,7 @@ def begin(tmp_path: Path) -> Iterator[Callable[..., Up]]:
         up.process.kill()
         for left in up.parts():
             left.kill()
+        shutil.rmtree(up.made, ignore_errors=True)
 
 
 def test_ctrl_c_takes_down_what_has_come_up(begin: Callable[..., Up], tmp_path: Path) -> None:
