@@ -6,18 +6,16 @@ Needs Chromium and chromedriver.
 
 from __future__ import annotations
 
-import argparse
 import json
 import resource
 import statistics
 import sys
-import tempfile
 import time
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
-from flexlora.runs.environment import environment
+from in_browser import table_of_pages
 from report.browser import Browser
 from watching.played import Played
 from watching.serving import Serving
@@ -108,24 +106,5 @@ def _land(
     return sent, shown
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--out", type=Path, default=OUT, help="JSON to write")
-    out: Path = parser.parse_args().out
-    with tempfile.TemporaryDirectory() as scratch:
-        browser = Browser(Path(scratch) / "profile")
-        try:
-            rows = [measure(Path(scratch), browser, *size) for size in SIZES]
-            version = f"Chromium {browser.driver.capabilities['browserVersion']}"
-        finally:
-            browser.driver.quit()
-    print("  ".join(rows[0]))
-    for row in rows:
-        print("  ".join(f"{row[name]:>{len(name)}}" for name in row))
-    out.parent.mkdir(parents=True, exist_ok=True)
-    document = {"environment": {**environment(), "browser": version}, "rows": rows}
-    out.write_text(json.dumps(document, indent=2) + "\n")
-
-
 if __name__ == "__main__":
-    main()
+    table_of_pages(__doc__, OUT, measure, SIZES)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -10,19 +9,11 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 
 from flexlora.report import write_report
-from report.browser import Browser, require_browser
+from report.browser import Browser
 from report.synthetic import synthetic_run
 
 EVIL = "<img src=x onerror=\"document.title='owned'\"></script><b>"
 HIDDEN = "n\u2028b\u202ec\x1b"
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
-    require_browser()
-    made = Browser(tmp_path_factory.mktemp("profile"))
-    yield made
-    made.driver.quit()
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,19 +11,11 @@ from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.ui import WebDriverWait
 
 from flexlora.runs.run_directory import Run
-from report.browser import Browser, require_browser
+from report.browser import Browser
 from watching.played import Played
 from watching.serving import Serving, serving
 
 EVIL = "<img src=x onerror=\"document.title='owned'\"></script><b>"
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
-    require_browser()
-    made = Browser(tmp_path_factory.mktemp("profile"))
-    yield made
-    made.driver.quit()
 
 
 @pytest.fixture

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, get_type_hints
 
 import click
 import typer
 from typer.core import TyperArgument
 
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="TABLE.KEY=VALUE", help="Override a key; may be repeated."),
+]
+RunOption = Annotated[
+    Path | None, typer.Option(help="The run directory to make (default: a new one in runs/).")
+]
 CompactOption = Annotated[
     bool,
     typer.Option(

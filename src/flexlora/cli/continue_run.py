@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from flexlora.cli.arguments import RunOption
 from flexlora.cli.output import JsonOption, QuietOption, output
 from flexlora.cli.places import require_free, require_place
 from flexlora.cli.playing import playing
@@ -22,9 +23,7 @@ def continue_run(
         list[str] | None,
         typer.Option("--set", metavar="TABLE.KEY=VALUE", help="Change a key; may be repeated."),
     ] = None,
-    out: Annotated[
-        Path | None, typer.Option(help="The run directory to make (default: a new one in runs/).")
-    ] = None,
+    out: RunOption = None,
     trust: TrustOption = None,
     quiet: QuietOption = False,
     json: JsonOption = False,

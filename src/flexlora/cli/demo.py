@@ -11,6 +11,7 @@ from typing import Annotated
 
 import typer
 
+from flexlora.cli.arguments import SetOption
 from flexlora.cli.output import JsonOption, QuietOption, output
 from flexlora.cli.places import require_place
 from flexlora.cli.playing import playing
@@ -53,10 +54,7 @@ TAKEN = {
 
 def demo(
     out: Annotated[Path, typer.Option(help="Parent folder of the run directories.")] = Path("runs"),
-    set_: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="TABLE.KEY=VALUE", help="Override a key; may be repeated."),
-    ] = None,
+    set_: SetOption = None,
     quiet: QuietOption = False,
     json_: JsonOption = False,
 ) -> None:

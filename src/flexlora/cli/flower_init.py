@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from flexlora.cli.arguments import SetOption
 from flexlora.cli.places import require_free
 
 
@@ -19,10 +20,7 @@ def init(
             metavar="[CONFIG.toml]", help="The federation's config (default: a small one)."
         ),
     ] = None,
-    set_: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="TABLE.KEY=VALUE", help="Override a key; may be repeated."),
-    ] = None,
+    set_: SetOption = None,
     server: Annotated[
         str, typer.Option(metavar="HOST:PORT", help="Where silos will find the server.")
     ] = "server.example:8000",

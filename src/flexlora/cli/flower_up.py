@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from flexlora.cli.arguments import RunOption, SetOption
 from flexlora.cli.output import JsonOption, QuietOption, output
 from flexlora.cli.places import require_free, require_place
 from flexlora.errors import ConfigError
@@ -22,13 +23,8 @@ def up(
         str | None,
         typer.Option(metavar="R,R,…", help="Ranks that the silos bring (default: the config's)."),
     ] = None,
-    set_: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="TABLE.KEY=VALUE", help="Override a key; may be repeated."),
-    ] = None,
-    out: Annotated[
-        Path | None, typer.Option(help="The run directory to make (default: a new one in runs/).")
-    ] = None,
+    set_: SetOption = None,
+    out: RunOption = None,
     quiet: QuietOption = False,
     json: JsonOption = False,
 ) -> None:

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from flexlora.cli.arguments import RunOption, SetOption
 from flexlora.cli.output import EVENTS, JsonOption, QuietOption, output
 from flexlora.cli.places import require_free, require_place
 from flexlora.cli.playing import playing
@@ -16,13 +17,8 @@ from flexlora.errors import ConfigError
 
 def run(
     config: Annotated[Path, typer.Argument(help="A TOML file; see examples/.")],
-    set_: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="TABLE.KEY=VALUE", help="Override a key; may be repeated."),
-    ] = None,
-    out: Annotated[
-        Path | None, typer.Option(help="The run directory to make (default: a new one in runs/).")
-    ] = None,
+    set_: SetOption = None,
+    out: RunOption = None,
     force: Annotated[
         bool,
         typer.Option("--force", help="Take model.init_from though it was made for another base."),
