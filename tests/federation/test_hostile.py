@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from flexlora.config import Config
+from flexlora.config.config_file import parse_config
 from flexlora.errors import ConfigError
 from flexlora.federation import Setup, prepare, run
 from flexlora.federation.hostile import hostile_of
@@ -63,6 +64,19 @@ def test_an_attack_changes_the_round_and_the_run_says_so(
     assert not [x for x in json.loads((clean / "data.json").read_text())["notes"] if "rehear" in x]
     (record,) = Run.open(hostile).records()
     assert record.failures == 0
+
+
+def test_an_attack_travels_in_as_many_bits_as_what_was_trained(
+    setup: Setup, tmp_path: Path
+) -> None:
+    records = {}
+    for attack in ("none", "sign_flip"):
+        tables = config(attack).document()
+        tables["federation"]["wire"] = "int8"
+        folder = run(parse_config(tables), tmp_path / attack, setup=setup).folder
+        (records[attack],) = Run.open(folder).records()
+    assert records["none"].bytes_up == records["sign_flip"].bytes_up
+    assert differ(tmp_path / "none", tmp_path / "sign_flip")
 
 
 def test_the_share_is_of_all_clients_and_drawn_by_the_seed() -> None:

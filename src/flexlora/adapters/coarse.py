@@ -6,7 +6,7 @@ Source: stochastic rounding and one step a vector, as in QSGD (Alistarh et al. 2
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
@@ -14,7 +14,7 @@ from torch import Tensor
 from flexlora.errors import AdapterError, shown
 
 Wire = Literal["exact", "bfloat16", "int8"]
-WIRES: tuple[Wire, ...] = ("exact", "bfloat16", "int8")
+WIRES: tuple[Wire, ...] = get_args(Wire)
 _MARK, _LEFT, _STEP = "wire", "wire.left", ".step"
 _LEVELS = 127
 _LOW = 1 << 16  # What of float32's bits bfloat16 has no room for.

@@ -29,7 +29,7 @@ class ClientsConfig(Table):
     """[clients]: how many clients are of which type, or have which device.
 
     Types and mixes: `allocation.mixes`; devices: `config.devices`, and what they afford:
-    `federation.devices`.
+    `federation.allocating`.
     """
 
     mix: str | dict[str, float] | None = Field(

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
-from flexlora.adapters import Scaling
+from flexlora.adapters import Scaling, Wire
 from flexlora.config.schedule import MOST_EXAMPLES, NORM_LIMIT
 from flexlora.config.table import (
     Natural,
@@ -121,7 +121,7 @@ class FederationConfig(Table):
     rest_rounds: Positive = Field(
         default=5, description="rounds for which a client that fails again and again is not asked"
     )
-    wire: Literal["exact", "bfloat16", "int8"] = Field(
+    wire: Wire = Field(
         default="exact",
         description="how adapters to train travel, both ways: exact; or each number in 16 or 8 "
         "bits, rounded at random so that it is right on average",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal, Protocol, get_args
 
 from flexlora.adapters import Delta, Sides
 from flexlora.evaluation import ClientScore
@@ -122,7 +122,7 @@ class Scored:
 
 
 Fault = Literal["train", "late", "quarantine", "stray"]
-FAULTS: tuple[Fault, ...] = ("train", "late", "quarantine", "stray")
+FAULTS: tuple[Fault, ...] = get_args(Fault)
 
 
 @dataclass(frozen=True)

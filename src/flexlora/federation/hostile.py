@@ -6,7 +6,15 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
 from typing import final
 
-from flexlora.adapters import Adapter, factors_payload, payload_adapter
+import torch
+
+from flexlora.adapters import (
+    Adapter,
+    coarse_payload,
+    factors_payload,
+    payload_adapter,
+    wire_of,
+)
 from flexlora.config.config import Config
 from flexlora.config.hostile import HostileConfig
 from flexlora.engines.jobs import Job, Outcome, Reply, Train, Transport
@@ -103,25 +111,35 @@ class _Hostile:
 
     def exchange(self, jobs: Sequence[Job]) -> Iterator[Outcome]:
         asked = {x.id: x for x in jobs if isinstance(x, Train) and x.client in self._hostile}
-        together: list[Reply] = []
+        together: list[tuple[Train, Reply]] = []
         for outcome in self._engine.exchange(jobs):
             job = asked.get(outcome.job)
             if job is None or not isinstance(outcome, Reply):
                 yield outcome
             elif self._attack == "little_is_enough":
-                together.append(outcome)
+                together.append((job, outcome))
             else:
-                yield _with(outcome, self._alone(job, _adapter(outcome.payload)))
-        together.sort(key=lambda reply: reply.client)
-        trained = [_adapter(reply.payload) for reply in together]
-        for reply, adapter in zip(together, little_is_enough(trained, self._strength), strict=True):
-            yield _with(reply, adapter)
+                yield self._with(job, outcome, self._alone(job, _adapter(outcome.payload)))
+        together.sort(key=lambda pair: pair[1].client)
+        trained = [_adapter(reply.payload) for _, reply in together]
+        made = little_is_enough(trained, self._strength)
+        for (job, reply), adapter in zip(together, made, strict=True):
+            yield self._with(job, reply, adapter)
 
     def _alone(self, job: Train, trained: Adapter) -> Adapter:
         if self._attack == "shuffled":
             return shuffled(trained, self._strength)
-        draw = self._streams.generator("hostile", job.round, job.attempt, job.client)
+        draw = self._draw("hostile", job)
         return stepped(self._attack, trained, _adapter(job.payload), self._strength, draw)
+
+    def _with(self, job: Train, reply: Reply, adapter: Adapter) -> Reply:
+        """What it sends instead travels in as many bits as what it trained."""
+        wire, draw = wire_of(from_bytes(reply.payload).meta), self._draw("hostile wire", job)
+        payload = coarse_payload(factors_payload(adapter), wire, draw)
+        return replace(reply, payload=to_bytes(payload))
+
+    def _draw(self, name: str, job: Train) -> torch.Generator:
+        return self._streams.generator(name, job.round, job.attempt, job.client)
 
     def close(self) -> None:
         self._engine.close()
@@ -129,7 +147,3 @@ class _Hostile:
 
 def _adapter(payload: bytes) -> Adapter:
     return payload_adapter(from_bytes(payload))
-
-
-def _with(reply: Reply, adapter: Adapter) -> Reply:
-    return replace(reply, payload=to_bytes(factors_payload(adapter)))
