@@ -29,7 +29,8 @@ import os, signal, sys, threading
 
 at, wait, told, *arguments = sys.argv[1:] if __name__ == "__main__" else "00."
 moves = {"os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.truncate"}
-here = os.path.dirname(os.path.abspath(told))
+# Its own folder, and that of this script, with the run that is exported, reported and continued.
+places = (os.path.dirname(os.path.abspath(told)), os.path.dirname(os.path.abspath(__file__)))
 seen = 0
 
 def die():
@@ -37,7 +38,7 @@ def die():
 
 def hook(event, args):
     global seen
-    if event in moves or (event == "open" and str(args[0]).startswith(here)):
+    if event in moves or (event == "open" and str(args[0]).startswith(places)):
         seen += 1
         if seen == int(at):
             threading.Timer(float(wait), die).start() if float(wait) else die()
