@@ -76,8 +76,10 @@ def _once(answer: Callable[[Packet], Packet]) -> Callable[[Packet], Packet]:
 
 
 def network(link: FakeLink, clients: Any = 3, run: str = "a1", chunk: int = SIZE) -> Network:
-    clock, times = Clock(), {"wait": 60.0, "deadline": 60.0}
-    return Network(link, run, clients, **times, chunk=chunk, clock=clock, sleep=clock.sleep)
+    clock, time = Clock(), 60.0
+    return Network(
+        link, run, clients, wait=time, deadline=time, chunk=chunk, clock=clock, sleep=clock.sleep
+    )
 
 
 def asked(names: list[str], ranks: tuple[int, ...], **tables: Mapping[str, Any]) -> Config:

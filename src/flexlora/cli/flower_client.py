@@ -72,7 +72,9 @@ def client(
         _check(file, superlink, root_certificates, key, insecure, port, config)
         return
     from flexlora.flower.keys import read_key
+    from flexlora.flower.profiles import device_of
 
+    device_of(found)  # What is wrong with its file is told here, and not by the server.
     uplink = Uplink(superlink, root_certificates, key, insecure, port)
     if key is not None:
         read_key(key)

@@ -90,12 +90,6 @@ class ClientsConfig(Table):
     @model_validator(mode="after")
     def _devices_or_a_mix(self) -> ClientsConfig:
         if self.devices is None:
-            for key in ("order", "max_rank", "traffic"):
-                if getattr(self, key) not in (None, "uniform"):
-                    raise ValueError(
-                        f"{key} is {getattr(self, key)!r}, which is of devices, and devices is not "
-                        "given; name their file, or leave it out"
-                    )
             return self
         others = {"mix": self.mix, "types": self.types or None, "scale": self.scale}
         for key, value in others.items():

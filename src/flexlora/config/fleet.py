@@ -9,13 +9,24 @@ from flexlora.errors import ConfigError
 from flexlora.formats.home import expanded
 
 
-def device_classes(config: Config) -> tuple[DeviceClass, ...]:
+def device_classes(config: Config, *, brought: bool = False) -> tuple[DeviceClass, ...]:
     """Those of `clients.devices`; none where none are named.
 
-    Raises ConfigError as `read_devices`, and for a deadline without devices.
+    brought: whether clients bring devices of their own, so that there are some all the same. Raises
+    ConfigError as `read_devices`, and without any devices for what is of devices: a deadline, and
+    how ranks follow from them.
     """
-    if config.clients.devices is not None:
-        return read_devices(expanded(config.clients.devices))
+    clients = config.clients
+    if clients.devices is not None:
+        return read_devices(expanded(clients.devices))
+    if brought:
+        return ()
+    for key in ("order", "max_rank", "traffic"):
+        if getattr(clients, key) not in (None, "uniform"):
+            raise ConfigError(
+                f"clients.{key} is {getattr(clients, key)!r}, which is of devices, and "
+                "clients.devices is not given; name their file, or leave it out"
+            )
     if config.federation.deadline is not None:
         raise ConfigError(
             f"federation.deadline is {config.federation.deadline}, but clients.devices is not "

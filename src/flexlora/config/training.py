@@ -150,8 +150,8 @@ class FederationConfig(Table):
     )
     deadline: str | None = Field(
         default=None,
-        description='with clients.devices: how long a round lasts at most, like "10m", by the '
-        "devices' profiles; who would take longer is asked, and does not count",
+        description='with devices: how long a round lasts at most, like "10m", by their profiles; '
+        "who would take longer is asked, and does not count; over a network it decides ranks alone",
     )
     seed: Annotated[int, Field(ge=0, lt=2**63)] = Field(
         default=0, description="seed of all randomness"

@@ -6,19 +6,23 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import final
 
-from flexlora.adapters import Ranks
+from flexlora.adapters import Ranks, ranks_in_words
+from flexlora.allocation.devices import DeviceClass
 from flexlora.allocation.order import FFN_FIRST, Order, in_proportion, uniform
 from flexlora.config.clients import MAX_RANK
 from flexlora.config.config import Config
 from flexlora.config.settings import played_rule
+from flexlora.errors import cut_short, seen
 from flexlora.federation.fleet import Fleet
 from flexlora.federation.foresight import Foresight
-from flexlora.federation.unaffordable import no_room, too_late
-from flexlora.formats.words import size
+from flexlora.federation.unaffordable import beyond, no_room, too_late
+from flexlora.formats.words import count, size
 from flexlora.planning.allotment import Allotment, Cost, Work, seconds_of_links
 from flexlora.planning.traffic import traffic
 from flexlora.planning.words import duration
 from flexlora.rules import Rule
+
+_NAMES = 200  # Characters of the clients of a device.
 
 
 def allotted(
@@ -28,9 +32,21 @@ def allotted(
 
     named: client → type of those that are; clients: of a round. Raises ConfigError, naming who is
     closest and by how much, where a class has no room for the least ranks, and where nobody meets
-    the deadline or keeps to the bytes; ModelError for a model that cannot be foreseen.
+    the deadline or keeps to the bytes (but of devices that clients brought, whose word ends no
+    run); ModelError for a model that cannot be foreseen.
     """
     return _Allocation(fleet, config, foresight, named, clients).made()
+
+
+def unserved(kind: DeviceClass, config: Config, foresight: Foresight) -> str:
+    """Why the one client of this class can train at no rank, were it alone: it has no room, or
+    misses the deadline or the bytes at the least; "" where it can.
+
+    kind: named as it is to be told. Raises ModelError for a model that cannot be foreseen.
+    """
+    (client,) = kind.named
+    fleet = Fleet({kind.name: kind}, {client: kind.name}, {}, {}, brought=(kind.name,))
+    return _Allocation(fleet, config, foresight, {}, 1).unserved()
 
 
 @final
@@ -60,21 +76,14 @@ class _Allocation:
         }
         works = [self._work(name, mine) for name, mine in members.items() if mine]
         if not works:
-            return self.fleet
-        allotment = Allotment(
-            self.foresight,
-            works,
-            self.rule,
-            self.order,
-            deadline=self.deadline,
-            traffic=self.config.clients.most_bytes,
-            clients=self.clients,
-        )
+            return replace(self.fleet, notes=tuple(self._tight()))
+        allotment = self._allotment(works)
         for work in works:
             if not allotment.holds(work.heaviest, work.kind):
-                raise no_room(self.foresight, work, allotment.first)
+                who = f"class {work.kind.name} of clients.devices"
+                raise no_room(self.foresight, work, allotment.first, who, "its clients")
         found = allotment.settled()
-        if not found:
+        if not found and not all(x.kind.name in self.fleet.brought for x in works):
             raise too_late(self.config, {x.kind.name: allotment.least(x) for x in works})
         out = [x.kind.name for x in works if x.kind.name not in found]
         ranks = {**found, **dict.fromkeys(out, allotment.first)}
@@ -87,8 +96,27 @@ class _Allocation:
             self.fleet,
             afforded={name: self._ranks(held) for name, held in ranks.items()},
             why=why,
-            notes=(*self._late(out, costs), *self._tight()),
+            notes=(*self._late(out, costs), *self._tight(), *self._told(ranks, why)),
             planned={name: _planned(cost) for name, cost in costs.items()},
+        )
+
+    def unserved(self) -> str:
+        ((name, client),) = ((kind, client) for client, kind in self.fleet.of.items())
+        work = self._work(name, [client])
+        allotment = self._allotment([work])
+        if not allotment.holds(work.heaviest, work.kind):
+            return str(no_room(self.foresight, work, allotment.first, name))
+        return beyond(self.config, allotment.least(work), name)
+
+    def _allotment(self, works: Sequence[Work]) -> Allotment:
+        return Allotment(
+            self.foresight,
+            works,
+            self.rule,
+            self.order,
+            deadline=self.deadline,
+            traffic=self.config.clients.most_bytes,
+            clients=self.clients,
         )
 
     def _work(self, name: str, clients: Sequence[str]) -> Work:
@@ -154,10 +182,24 @@ class _Allocation:
             for name in out
         ]
 
+    def _told(self, ranks: Mapping[str, Mapping[str, int]], why: Mapping[str, str]) -> list[str]:
+        """Of devices that clients brought: who trains at which rank, and why."""
+        notes = []
+        for name in self.fleet.brought:
+            if name in ranks:
+                all_of_it = [c for c, its in self.fleet.of.items() if its == name]
+                mine = [seen(c) for c in all_of_it if c not in self.named]
+                who = f"{count(len(mine), 'client')} ({cut_short(', '.join(mine), _NAMES)})"
+                held = ranks_in_words(ranks[name])
+                notes.append(f"{name}, the device of {who}: rank {held} by {why[name]}")
+        return notes
+
     def _tight(self) -> list[str]:
         """Of clients whose ranks are given by name: whether their devices hold that."""
         notes = []
         for client, kind in self.named.items():
+            if client not in self.fleet.of:
+                continue
             ranks = self.config.clients.ranks_of(kind)
             assert ranks is not None
             setting = self.foresight.heaviest(self.rule, [client])

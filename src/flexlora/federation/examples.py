@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import date
 from typing import Any
 
+from flexlora.allocation.devices import Device
 from flexlora.config.config import Config
 from flexlora.errors import DataError
 from flexlora.evaluation import EvalClient
@@ -53,7 +54,7 @@ class Examples:
     what, as it was dealt; notes: what is missing or was done, in sentences. left_out: "train",
     "unseen" → examples that no cut of the input made fit (`skip_too_long`); "clients",
     "unseen_groups" → clients and groups that were left without any. hostile: the clients that
-    attack, where the run is a rehearsal of that.
+    attack, where the run is a rehearsal of that. devices: client → the one that it told of itself.
     """
 
     source: str
@@ -70,6 +71,7 @@ class Examples:
     notes: tuple[str, ...]
     left_out: Mapping[str, int]
     hostile: tuple[str, ...] = ()
+    devices: Mapping[str, Device] = field(default_factory=dict)
 
     @property
     def scorers(self) -> list[str]:

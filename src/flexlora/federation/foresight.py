@@ -12,7 +12,7 @@ from flexlora.allocation.memory import Memory, Setting, training_memory
 from flexlora.allocation.shape import Footprint, ModelShape
 from flexlora.allocation.work import step_seconds
 from flexlora.config.config import Config
-from flexlora.federation.absent import Absent
+from flexlora.federation.absent import Absent, bounded
 from flexlora.models import AdaptedModel
 from flexlora.models.base import quiet
 from flexlora.models.shape import shape_of
@@ -29,8 +29,9 @@ Held = Mapping[str, Sequence[Encoded]]
 class Foresight:
     """The price of training: a `planning.allotment.Costed`. held: client → what it trains on.
 
-    Of examples that are elsewhere every one counts as long as any may be. All but `lengths` raise
-    ModelError for a model whose passes cannot be played without numbers.
+    Of examples that are elsewhere every one counts as long as any may be, and no more of them than
+    `federation.most_examples`. All but `lengths` and `steps` raise ModelError for a model whose
+    passes cannot be played without numbers.
     """
 
     config: Config
@@ -70,13 +71,16 @@ class Foresight:
 
     def steps(self, client: str) -> int:
         """In one round."""
-        return self.recipe.steps(len(self.held[client]))
+        part = self.held[client]
+        most = self.config.federation.most_examples
+        return self.recipe.steps(bounded(part, len(part), most))
 
     def lengths(self, client: str) -> list[int]:
         """Tokens of each of its examples."""
         part = self.held[client]
         if isinstance(part, Absent):
-            return [self.config.data.max_tokens] * len(part)
+            most = self.config.federation.most_examples
+            return [self.config.data.max_tokens] * bounded(part, len(part), most)
         return [len(x.prompt) + len(x.response) for x in part]
 
     def footprint(self, setting: Setting) -> Footprint:

@@ -20,7 +20,8 @@ from flexlora.training import CohortSize
 class Place(Protocol):
     """What a session has to know of where its clients are; all else is the same everywhere.
 
-    in_time: whether answers come in the order of time, so that the first ones count.
+    in_time: whether answers come in the order of time, so that the first ones count, and
+    rounds take the time that they take: none is simulated for devices.
     """
 
     in_time: bool

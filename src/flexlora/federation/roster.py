@@ -62,14 +62,19 @@ class Roster:
     def on(
         fleet: Fleet,
         asked: ClientsConfig,
+        clients: Collection[str],
         layers: Sequence[LayerSpec],
+        streams: Streams,
         *,
         said: Mapping[str, str] | None = None,
     ) -> Roster:
         """Of clients with devices: each trains at its class's ranks, but for those with ranks of
-        their own, by name or in the data."""
-        own = own_ranks(asked, fleet.of, said or {}, fleet.classes)
-        types = {client: own.get(client) or its for client, its in fleet.of.items()}
+        their own, by name or in the data; those without a device are drawn from the mix."""
+        own = own_ranks(asked, clients, said or {}, fleet.classes)
+        types = {**fleet.of, **own}
+        if len(types) < len(clients):
+            names, drawing = sorted(clients), streams.generator("types")
+            types = draw(asked.build_mix(), names, drawing, types)
         ranks, above = {}, []
         for kind in sorted(set(types.values())):
             if kind in fleet.afforded:

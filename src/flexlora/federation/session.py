@@ -304,7 +304,7 @@ class Session:
                 known=known,
                 sparse=sparse,
                 in_time=self._place.in_time,
-                clock=clock_of(setup, rule),
+                clock=None if self._place.in_time else clock_of(setup, rule),
             )
             observer.told(started(run))
             moved = "" if self._resumed is None else elsewhere(run)

@@ -10,6 +10,7 @@ from typing import Any
 
 from flexlora.adapters import ranks_in_words
 from flexlora.config.config import Config
+from flexlora.config.fleet import device_classes
 from flexlora.config.settings import Settings, final_settings
 from flexlora.errors import ConfigError, DataError
 from flexlora.evaluation import EvalClient, require_scorable
@@ -147,6 +148,8 @@ def prepare(
     """
     threads = use_threads(threads or config.run.threads)
     final_settings(config)  # Unknown metrics end here, before anything is read.
+    if gather is None:
+        device_classes(config)  # And a file of devices; those that clients bring are known later.
     ground = Ground.of(
         config,
         device=device,
@@ -179,14 +182,15 @@ def _clients(
     """Their devices, where any are named, and who trains at which rank."""
     asked, examples, layers = config.clients, ground.examples, ground.model.layers
     streams, said = Streams(config.federation.seed), examples.types
-    fleet = Fleet.dealt(config, sorted(examples.train), streams, said=said, before=before)
+    names, brought = sorted(examples.train), examples.devices
+    fleet = Fleet.dealt(config, names, streams, said=said, before=before, brought=brought)
     if fleet is None:
         roster = Roster.of(asked, examples.train, layers, streams, said=said, before=before)
         return None, roster
     foresight = Foresight(config, ground.model, examples.train, settings.schedule.recipe)
     named = own_ranks(asked, examples.train, said, fleet.classes)
     fleet = allotted(fleet, config, foresight, named, settings.schedule.clients)
-    return fleet, Roster.on(fleet, asked, layers, said=said)
+    return fleet, Roster.on(fleet, asked, names, layers, streams, said=said)
 
 
 def _require_enough(config: Config, examples: Examples) -> None:

@@ -13,15 +13,17 @@ from flexlora.planning.remedies import first_that
 from flexlora.planning.words import duration
 
 
-def no_room(model: Costed, work: Work, first: Mapping[str, int]) -> ConfigError:
-    """first: the least ranks that there are."""
+def no_room(
+    model: Costed, work: Work, first: Mapping[str, int], who: str, whose: str = "it"
+) -> ConfigError:
+    """first: the least ranks that there are; who: has no room, and whose device that is."""
     needed, has = model.memory(first, work.heaviest).peak, work.kind.device.memory
     found = first_that(lambda x: model.memory(first, x).peak <= has, work.heaviest)
     cure = _in_config(work.heaviest, found.setting) if found else "take a smaller model"
     return ConfigError(
-        f"class {work.kind.name} of clients.devices cannot hold {model.name}: at rank 1 it takes "
-        f"{size(round(needed))}, {size(round(needed - has))} more than the {size(round(has))} that "
-        f"it has; {cure}, or give its clients another device"
+        f"{who} cannot hold {model.name}: at rank 1 it takes {size(round(needed))}, "
+        f"{size(round(needed - has))} more than the {size(round(has))} that it has; {cure}, or "
+        f"give {whose} another device"
     )
 
 
@@ -45,6 +47,29 @@ def too_late(config: Config, least: Mapping[str, Cost]) -> ConfigError:
         f"{duration(took - limit)} too long; raise it, or lower training.epochs or "
         "training.max_steps"
     )
+
+
+def beyond(config: Config, cost: Cost, who: str) -> str:
+    """Which limit of the config it misses at the least ranks, and by how much; "" for none.
+
+    cost: at those.
+    """
+    most, sent = config.clients.most_bytes, cost.traffic.total
+    if most is not None and sent > most:
+        return (
+            f"{who} is sent and sends {size(sent)} a round at rank 1, {size(round(sent - most))} "
+            f"more than clients.traffic, {config.clients.traffic}; raise that, or adapt fewer "
+            "layers with model.targets"
+        )
+    limit = config.federation.deadline_seconds
+    if limit is not None and cost.seconds > limit:
+        return (
+            f"{who} takes {duration(cost.seconds)} a round at rank 1, "
+            f"{duration(cost.seconds - limit)} longer than federation.deadline, "
+            f"{config.federation.deadline}; raise that, or lower training.epochs or "
+            "training.max_steps"
+        )
+    return ""
 
 
 def _in_config(was: Setting, now: Setting) -> str:

@@ -15,10 +15,12 @@ from flexlora.federation.examples import Dealt, Examples
 from flexlora.federation.foreseen import peaks
 from flexlora.federation.roster import Roster
 from flexlora.federation.setup import Setup, prepare
+from flexlora.flower.brought import served, why_unserved
 from flexlora.flower.checking import Finding
 from flexlora.flower.client_file import ClientFile
 from flexlora.flower.part import dealt_to
 from flexlora.flower.plan import Plan
+from flexlora.flower.profiles import device_of
 from flexlora.formats.words import count, size
 from flexlora.models import AdaptedModel
 from flexlora.training.memory import free_bytes
@@ -28,8 +30,9 @@ _UNTOLD = "with the defaults of a config (--config: with the federation's)"
 
 
 def work_findings(client: ClientFile, server: Config | None) -> Iterator[Finding]:
-    """data, model and memory, in this order, as in a run of the server's config (None: of one that
-    says nothing). Nothing is trained. Raises ConfigError for a config that no client plays by."""
+    """data, model, device (where the client has one) and memory, in this order, as in a run of the
+    server's config (None: of one that says nothing). Nothing is trained. Raises ConfigError for a
+    config that no client plays by."""
     config = _alone(client, server)
     problems: dict[str, str] = {}
     loaded: list[tuple[AdaptedModel, str]] = []
@@ -64,10 +67,37 @@ def work_findings(client: ClientFile, server: Config | None) -> Iterator[Finding
         yield Finding("model", False, problems["model"])
     else:
         yield Finding("model", True, _model_words(config, *loaded[0], told=server is not None))
+    rank = None
+    if client.client.devices is not None or client.client.device is not None:
+        found, rank = _device(client, setup, server)
+        yield found
     if setup is None:
         yield Finding("memory", False, "not foreseen: put data and model right first")
     else:
-        yield _memory(client, setup, server)
+        yield _memory(client, setup, server, rank)
+
+
+def _device(
+    client: ClientFile, setup: Setup | None, server: Config | None
+) -> tuple[Finding, int | None]:
+    """What the server makes of its profile, were it alone in a round; and the rank, if any."""
+    name = client.client.name
+    try:
+        device = device_of(client)
+        assert device is not None
+        if setup is None:
+            return Finding("device", False, "no rank follows: put data and model right first"), None
+        policy = server or Config()
+        if name in policy.clients.ranks:
+            return Finding("device", True, "not asked: the server gives ranks by name"), None
+        examples = len(setup.examples.train[name])
+        if why := why_unserved(policy, setup.model, name, device, examples):
+            return Finding("device", False, why), None
+        rank, by = served(policy, setup.model, name, device, examples)
+    except FlexLoRAError as error:
+        return Finding("device", False, str(error)), None
+    words = f"rank {rank} by {by}"
+    return Finding("device", True, words if server else f"{words}; {_UNTOLD}"), rank
 
 
 def _dealt(client: ClientFile, config: Config) -> Dealt:
@@ -82,7 +112,8 @@ def _dealt(client: ClientFile, config: Config) -> Dealt:
 def _alone(client: ClientFile, server: Config | None) -> Config:
     """The config that it plays by, as of the only client."""
     config = Plan.of(server or Config(), "check", date.today()).config_for(client)
-    federation = config.federation.model_copy(update={"clients_per_round": 1})
+    alone = {"clients_per_round": 1, "deadline": None}  # Which is of devices: see `_device`.
+    federation = config.federation.model_copy(update=alone)
     evaluation = config.evaluation.model_copy(update={"every": 0, "on_clients": "off"})
     return config.model_copy(update={"federation": federation, "evaluation": evaluation})
 
@@ -119,9 +150,13 @@ def _model_words(config: Config, model: AdaptedModel, fingerprint: str, *, told:
     return words if told else f"{words}; {_UNTOLD}"
 
 
-def _memory(client: ClientFile, setup: Setup, server: Config | None) -> Finding:
+def _memory(client: ClientFile, setup: Setup, server: Config | None, rank: int | None) -> Finding:
+    """rank: that follows from its device."""
     device = next(setup.model.model.parameters()).device
-    words, need = _need(client, setup, server)
+    if rank is None:
+        words, need = _need(client, setup, server)
+    else:
+        words, need = f"rank {rank}", _peak(setup, client.client.name, rank)
     free = free_bytes(device)
     if need is None:
         return Finding(
@@ -134,7 +169,8 @@ def _memory(client: ClientFile, setup: Setup, server: Config | None) -> Finding:
     least = _peak(setup, client.client.name, 1)
     assert least is not None
     lowest = f"rank 1 takes {size(round(least.peak))}"
-    cure = f"{lowest}: lower client.rank" if least.peak <= room else f"{lowest}, too"
+    lower = "lower client.rank" if rank is None else "lower the memory of its device"
+    cure = f"{lowest}: {lower}" if least.peak <= room else f"{lowest}, too"
     return Finding(
         "memory",
         False,

@@ -14,7 +14,7 @@ from flexlora.config.plain import require_plain
 from flexlora.config.run import MOST_THREADS
 from flexlora.config.table import Choice, PathText, Positive, Table, Text, as_tuple
 from flexlora.config.toml import describe
-from flexlora.errors import ConfigError, nearest
+from flexlora.errors import ConfigError, nearest, shown
 from flexlora.formats.visible import brief
 
 # Keys of [data] that all clients have alike, as the server's config has them.
@@ -28,6 +28,16 @@ class ClientTable(Table):
     name: Text = Field(description="what the server calls this client; no two have the same")
     rank: Positive | None = Field(
         default=None, description="rank that this machine affords; none: the server decides"
+    )
+    devices: PathText | None = Field(
+        default=None,
+        description="instead of rank: a file of device classes, as flexlora probe writes it: the "
+        "server decides the rank by this machine's profile",
+    )
+    device: Text | None = Field(
+        default=None,
+        description="which class of that file this machine is, where it has several; without a "
+        "file: a named device, like T4",
     )
     rows: Literal["all", "named"] = Field(
         default="all",
@@ -99,6 +109,12 @@ def parse_client(document: Mapping[str, Any]) -> ClientFile:
         raise ConfigError(
             "client.owners says whose rows, so client.rows is 'named'; write that too"
         )
+    for key in ("devices", "device"):
+        if key in client and "rank" in client:
+            raise ConfigError(
+                f"client.rank is {shown(client['rank'])} and client.{key} is {shown(client[key])}, "
+                "which both say what this machine trains at; give one of them"
+            )
     if "name" not in client:
         raise ConfigError("client file says no name; write one into [client], as name = 'north'")
     for key in COMMON:

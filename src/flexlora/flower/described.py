@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from flexlora.allocation.devices import Device
 from flexlora.errors import WireError, shown
 from flexlora.flower.packets import Address, Packet
-from flexlora.formats.json_fields import counts, text
+from flexlora.flower.profiles import device_facts, facts_device
+from flexlora.formats.json_fields import counts, table, text
 from flexlora.runs.fields import natural, or_none
 
 DESCRIBE, DESCRIBED = "describe", "described"
@@ -16,7 +18,8 @@ _LONGEST = 200  # Characters of a client's name.
 
 @dataclass(frozen=True)
 class Described:
-    """name: its operator's; rank: what it affords, None where the server is to decide.
+    """name: its operator's; rank: what it affords, None where the server is to decide; device: by
+    which it is to, where its operator tells one, and then without a rank.
 
     train, validation, test: examples of its parts, as dealt; fitting: of the first, those that fit
     `max_tokens`; truncated: of these, those of which a part was cut; held_out: those that it
@@ -39,10 +42,12 @@ class Described:
     train_digest: str
     held_out_digest: str
     held: int | None
+    device: Device | None = None
 
     def to_packet(self, asked: Address) -> Packet:
         facts = dict(vars(self))
         facts["labels"] = None if self.labels is None else dict(self.labels)
+        facts["device"] = None if self.device is None else device_facts(self.device)
         return Packet(DESCRIBED, asked, {}, facts)
 
     @staticmethod
@@ -60,6 +65,10 @@ class Described:
             if labels is not None and min(labels.values(), default=0) < 0:
                 raise ValueError("labels has a negative number of examples")
             found = {key: natural(facts, key) for key in numbers}
+            told = facts["device"]
+            device = None if told is None else facts_device(table(facts, "device"))
+            if device is not None and facts["rank"] is not None:
+                raise ValueError("it tells both a rank and a device; set one of them")
             return Described(
                 name=name,
                 rank=or_none(natural)(facts, "rank"),
@@ -68,6 +77,7 @@ class Described:
                 train_digest=text(facts, "train_digest"),
                 held_out_digest=text(facts, "held_out_digest"),
                 held=or_none(natural)(facts, "held"),
+                device=device,
                 **found,
             )
         except (ValueError, KeyError) as error:

@@ -10,6 +10,7 @@ from datetime import date
 from pathlib import Path
 from typing import Any, final
 
+from flexlora.allocation.devices import Device
 from flexlora.config.config import Config
 from flexlora.engines.cohorts import Halved
 from flexlora.engines.jobs import Transport
@@ -21,15 +22,19 @@ from flexlora.federation.examples import Examples
 from flexlora.federation.hostile import hostile_of, note
 from flexlora.federation.setup import Setup, prepare
 from flexlora.federation.streams import Streams
+from flexlora.flower.brought import why_unserved
 from flexlora.flower.chunks import SIZE
 from flexlora.flower.described import Described
 from flexlora.flower.grid import Grid
 from flexlora.flower.nodes import Link
 from flexlora.flower.plan import Plan
+from flexlora.flower.profiles import facts_device
 from flexlora.flower.register import Register
+from flexlora.formats.json_fields import table, texts
 from flexlora.formats.words import count
 from flexlora.models import AdaptedModel
 from flexlora.rules import Rule
+from flexlora.runs.fields import truth
 from flexlora.tasks.clients import Client, as_clients
 from flexlora.training import CohortSize
 
@@ -45,6 +50,7 @@ class Network:
 
     clients: how many to wait for, or their names, where the run has begun before; wait: seconds for
     that; deadline: seconds of a round; chunk: bytes of a message's body that travel at once.
+    devices: client → the one that it told of when the run began, which counts from then on.
     """
 
     in_time = True
@@ -58,6 +64,7 @@ class Network:
         wait: float,
         deadline: float,
         chunk: int = SIZE,
+        devices: Mapping[str, Device] | None = None,
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
@@ -67,6 +74,7 @@ class Network:
         self._wait = wait
         self._deadline = deadline
         self._chunk = chunk
+        self._devices = devices
         self._clock = clock
         self._sleep = sleep
         self._plan: Plan | None = None
@@ -91,10 +99,23 @@ class Network:
 
         def gather(model: AdaptedModel, fingerprint: str, day: date) -> Examples:
             self._plan = Plan.of(config, self._run, day)
+
+            def unserved(one: Described) -> str:
+                if self._devices is not None:
+                    return ""  # It was looked at when the run began.
+                return why_unserved(config, model, one.name, one.device, one.fitting)
+
             self._register = Register(
-                self._link, self._plan, fingerprint, deadline=self._wait, clock=self._clock
+                self._link,
+                self._plan,
+                fingerprint,
+                deadline=self._wait,
+                clock=self._clock,
+                unserved=unserved,
             )
             told = self._gathered(self._register)
+            if self._devices is not None:
+                told = {name: _as_then(one, self._devices) for name, one in told.items()}
             return examples_of(config, model, day, told, _left_out(self._register, told))
 
         return prepare(
@@ -255,7 +276,14 @@ def examples_of(
             "unseen": sum(len(c.test) for c in groups) - sum(len(c.examples) for c in unseen),
         },
         hostile=hostile,
+        devices={name: one.device for name, one in told.items() if one.device is not None},
     )
+
+
+def _as_then(one: Described, devices: Mapping[str, Device]) -> Described:
+    """With the device that it told of when the run began, whatever it tells now."""
+    rank = None if one.name in devices else one.rank
+    return replace(one, rank=rank, device=devices.get(one.name))
 
 
 def _left_out(register: Register, told: Collection[str]) -> tuple[str, ...]:
@@ -291,6 +319,20 @@ def _unseen(config: Config) -> tuple[tuple[Client, ...], tuple[str, ...]]:
     corpus = read_corpus(config.model_copy(update={"data": data}), streams)
     require_unseen(config, corpus)
     return as_clients(corpus.unseen, seed=streams.derive("split"), unseen=True), corpus.notes
+
+
+def devices_told(data: Mapping[str, Any]) -> dict[str, Device]:
+    """Client → the device that it told of when a run began, out of its data.json.
+
+    Raises ValueError for what is none.
+    """
+    classes = table(data, "devices") if "devices" in data else {}
+    return {
+        client: facts_device(told)
+        for name in classes
+        if truth(told := table(classes, name), "brought")
+        for client in texts(told, "clients")
+    }
 
 
 def names_of(data: Mapping[str, Any]) -> list[str]:

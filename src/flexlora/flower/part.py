@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from flexlora.adapters import Delta
+from flexlora.allocation.devices import Device
 from flexlora.config.config import Config
 from flexlora.config.settings import played_rule, played_screens, validation_settings
 from flexlora.engines.in_process import InProcess
@@ -32,13 +33,19 @@ class Part:
     """The client of this file in the run of this plan.
 
     ground: of an earlier part, whose model and examples are used again where they fit; folder: of
-    the client's own, for what it remembers, run by run. Raises InputErrors for all that can be
-    wrong with the model, the data, or what the server asks for.
+    the client's own, for what it remembers, run by run; device: that its operator tells of. Raises
+    InputErrors for all that can be wrong with the model, the data, or what the server asks for.
     """
 
     def __init__(
-        self, client: ClientFile, plan: Plan, folder: Path, ground: Ground | None = None
+        self,
+        client: ClientFile,
+        plan: Plan,
+        folder: Path,
+        ground: Ground | None = None,
+        device: Device | None = None,
     ) -> None:
+        self._device = device
         self.name, self.plan = client.client.name, plan
         self._client = client
         config = plan.config_for(client)
@@ -92,6 +99,7 @@ class Part:
             train_digest=self._digest(train),
             held_out_digest=self._digest(held_out),
             held=None if delta is None else delta.version,
+            device=self._device,
         )
 
     def _digest(self, part: Sequence[Encoded]) -> str:

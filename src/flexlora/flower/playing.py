@@ -7,11 +7,12 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, final
 
+from flexlora.allocation.devices import Device
 from flexlora.config.config import Config
 from flexlora.config.config_file import load_config
 from flexlora.errors import RunError, shown
 from flexlora.federation.session import Session
-from flexlora.flower.network import Network, names_of
+from flexlora.flower.network import Network, devices_told, names_of
 from flexlora.flower.nodes import Link
 from flexlora.flower.server_settings import ServerSettings, read_settings
 from flexlora.formats.home import expanded
@@ -34,7 +35,7 @@ def play(link: Link, given: Mapping[str, Any], app: Path, say: Say) -> Path:
     config = load_config(app / expanded(settings.config))
     folder = expanded(settings.run) if settings.run else None
     if folder is None or not folder.exists():
-        network = _network(link, secrets.token_hex(16), settings, settings.clients)
+        network = _network(link, secrets.token_hex(16), settings, settings.clients, None)
         result = Session.of(config, place=network).play(folder, observer=Saying(say))
         return Path(result.folder)
     run = Run.open(folder)
@@ -45,15 +46,22 @@ def play(link: Link, given: Mapping[str, Any], app: Path, say: Say) -> Path:
     with run.undamaged("resolved.toml"):
         known = text(run.resolved, "network")
     with run.undamaged("data.json"):
-        names = names_of(run.data)
+        names, devices = names_of(run.data), devices_told(run.data)
     say(f"goes on with the run in {folder}; waits for {', '.join(names)}")
-    network = _network(link, known, settings, names)
+    network = _network(link, known, settings, names, devices)
     Session.resuming(folder, place=network).play(observer=Saying(say))
     return folder
 
 
-def _network(link: Link, run: str, settings: ServerSettings, clients: int | list[str]) -> Network:
-    return Network(link, run, clients, wait=settings.wait, deadline=settings.deadline)
+def _network(
+    link: Link,
+    run: str,
+    settings: ServerSettings,
+    clients: int | list[str],
+    devices: Mapping[str, Device] | None,
+) -> Network:
+    wait, deadline = settings.wait, settings.deadline
+    return Network(link, run, clients, wait=wait, deadline=deadline, devices=devices)
 
 
 def _require_same(run: Run, config: Config) -> None:

@@ -40,7 +40,8 @@ class Register:
     """Name → seat, of the clients that fit the run.
 
     A node is asked when it is first seen. It is refused, with a sentence in `refused` (node → why),
-    where it cannot take part, where its base model is not the server's, and where it claims a name
+    where it cannot take part, where its base model is not the server's, where no rank fits the
+    device that it tells of, and where it claims a name
     that another connected node has, or that came with another key; a while later it is asked again,
     for it may have been mended. A client whose node has gone is away until a node of its name
     comes.
@@ -54,8 +55,10 @@ class Register:
         *,
         deadline: float,
         clock: Callable[[], float] = time.monotonic,
+        unserved: Callable[[Described], str] = lambda _: "",
     ) -> None:
-        """model: fingerprint of the server's base; deadline: seconds in which nodes answer."""
+        """model: fingerprint of the server's base; deadline: seconds in which nodes answer;
+        unserved: why a new client can train at no rank, "" where it can."""
         self.seats: dict[str, Seat] = {}
         self.noted: Callable[[str], None] = lambda _: None  # Who went, and who came back.
         self.back: set[str] = set()  # Who came back, until somebody takes note of it.
@@ -64,6 +67,7 @@ class Register:
         self._plan = plan
         self._model = model
         self._deadline = deadline
+        self._unserved = unserved
         self._clock = clock
         self._looked = -_EVERY
         self._refused_at: dict[int, float] = {}
@@ -158,7 +162,7 @@ class Register:
                 f"server one of {self._model[:12]}; give both the same weights, in the same dtype"
             )
         if seat is None:
-            return ""
+            return self._unserved(described)
         if seat.key != node.key:
             return f"a second node calls itself {name}, with another key; give it its own name"
         if seat.node is not None:

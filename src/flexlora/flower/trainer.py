@@ -28,6 +28,7 @@ from flexlora.flower.packets import (
 )
 from flexlora.flower.part import Part
 from flexlora.flower.plan import Plan
+from flexlora.flower.profiles import device_of
 from flexlora.formats.json_fields import table
 
 _REASON = 2000  # Characters.
@@ -42,8 +43,10 @@ class Trainer:
     """
 
     def __init__(self, client: ClientFile, folder: Path, *, chunk: int = SIZE) -> None:
-        """chunk: bytes of a message's body that travel at once."""
+        """chunk: bytes of a message's body that travel at once. Raises ConfigError as
+        `device_of`."""
         self._client = client
+        self._device = device_of(client)
         self._folder = folder
         self._part: Part | None = None
         self._delta: Delta | None = None
@@ -99,7 +102,7 @@ class Trainer:
             ground = None if self._part is None else self._part.ground
             if self._part is None or self._part.plan.run != asked.run:
                 self._delta = None
-            self._part = Part(self._client, asked, self._folder, ground)
+            self._part = Part(self._client, asked, self._folder, ground, self._device)
         return self._part
 
 
