@@ -19,6 +19,7 @@ from flexlora.models.device import find_device
 from flexlora.models.places import folder_of
 from flexlora.models.quantised import NONE, quantise_options, scales
 from flexlora.models.weights import first_line, load_config, load_weights, outline
+from flexlora.models.widened import lacks_bfloat16, widen
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 _FALLBACK_CONTEXT = 2048
@@ -84,6 +85,8 @@ def load_model(
             model = outline(config, str(name), source)
         else:
             model = load_weights(where, str(name), config, _DTYPES[dtype], place, options)
+            if place.type == "cpu" and lacks_bfloat16():
+                widen(model)
         tokenizer = _load_tokenizer(where, str(name), model)
     model.eval().requires_grad_(False)
     if checkpointing and not without_weights:

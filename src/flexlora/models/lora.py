@@ -5,13 +5,13 @@ from __future__ import annotations
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.nn import functional
 
 from flexlora.errors import AdapterError, ModelError
 from flexlora.lowrank import LowRank
 from flexlora.models.branch import Branch, Linear, Work
 from flexlora.models.carried import Carried
 from flexlora.models.device import out_of_memory
+from flexlora.models.widened import WideLinear, back, product
 
 # Rows that are widened to float32 at a time, where there is no way back: what a CPU's caches hold.
 # 3,000 rows of 1,536 numbers take a quarter of the time.
@@ -26,7 +26,7 @@ def linear_shape(module: nn.Module) -> tuple[int, int] | None:
     for (…, n): routers and grouped layers of some mixtures of experts.
     """
     if isinstance(module, nn.Linear):
-        own = type(module).forward is not nn.Linear.forward
+        own = type(module).forward not in (nn.Linear.forward, WideLinear.forward)
         if own and not type(module).__module__.startswith("bitsandbytes") and _odd(module):
             return None
         return module.out_features, module.in_features
@@ -199,10 +199,10 @@ class LoRALinear(nn.Module):
         base, weight, bias = self.base, self.weight, self.bias
         if not weight.is_floating_point() or base._forward_hooks or base._forward_pre_hooks:
             return None
-        if type(base) is nn.Linear:
-            return lambda x: functional.linear(x, weight, bias), lambda y: y @ weight
+        if type(base) in (nn.Linear, WideLinear):
+            return lambda x: product(x, weight, bias), lambda y: back(y, weight)
         if type(base).__name__ == "Conv1D" and bias is not None:
-            return lambda x: torch.addmm(bias, x, weight), lambda y: y @ weight.T
+            return lambda x: product(x, weight.T, bias), lambda y: back(y, weight.T)
         return None
 
     def _mask(self, carried: Carried, like: Tensor) -> Tensor:

@@ -1,0 +1,109 @@
+"""Products in bfloat16 on a processor that has no instructions for them.
+
+torch then multiplies number by number: 9 GFLOP/s on a core that makes 65 in float32. A float32
+product of the same numbers, rounded once, is what the instructions give too, so here a block of
+the weight at a time becomes float32 for as long as it is multiplied.
+"""
+
+from __future__ import annotations
+
+import platform
+from functools import cache
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+from torch.nn import functional
+
+# Numbers of a weight that are float32 at once: 4 MiB, which a core's cache holds or nearly. A head
+# of 49,152 × 576 in one piece takes three times as long for 16 rows.
+_BLOCK = 1 << 20
+
+
+@cache
+def lacks_bfloat16() -> bool:
+    """Whether this processor multiplies bfloat16 without instructions for it.
+
+    Known for x86 alone, where oneDNN says so; of others nothing is claimed.
+    """
+    if platform.machine().lower() not in ("x86_64", "amd64"):
+        return False
+    supported = getattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", None)
+    return supported is not None and not supported()
+
+
+def widen(model: nn.Module) -> None:
+    """Give the plain linear layers of a model in bfloat16 products by way of float32.
+
+    They stay `nn.Linear` to whoever looks, with the same weights. Other layers stay as they are.
+    """
+    for module in model.modules():
+        if type(module) is nn.Linear and module.weight.dtype == torch.bfloat16:
+            module.__class__ = WideLinear
+
+
+class WideLinear(nn.Linear):
+    """`nn.Linear` whose products of bfloat16 are made in float32 and rounded once.
+
+    On another device, or cast to another dtype, it is `nn.Linear`. The weight has no gradient.
+    """
+
+    def forward(self, x: Float[Tensor, "*rows n"]) -> Float[Tensor, "*rows m"]:
+        if not _is_wide(x, self.weight):
+            return super().forward(x)
+        y: Tensor = _Product.apply(x, self.weight, self.bias)  # type: ignore[no-untyped-call]
+        return y
+
+
+def product(
+    x: Float[Tensor, "*rows n"], weight: Float[Tensor, "m n"], bias: Tensor | None
+) -> Float[Tensor, "*rows m"]:
+    """x Wᵀ + b, in x's dtype."""
+    if not _is_wide(x, weight):
+        return functional.linear(x, weight, bias)
+    inner = x.reshape(-1, x.shape[-1]).float()
+    y = x.new_empty(inner.shape[0], weight.shape[0])
+    for rows in _blocks(weight):
+        part = None if bias is None else bias[rows].float()
+        y[:, rows] = functional.linear(inner, weight[rows].float(), part)
+    return y.view(*x.shape[:-1], weight.shape[0])
+
+
+def back(y: Float[Tensor, "*rows m"], weight: Float[Tensor, "m n"]) -> Float[Tensor, "*rows n"]:
+    """y W, in y's dtype."""
+    if not _is_wide(y, weight):
+        return y @ weight
+    outer = y.reshape(-1, y.shape[-1])
+    x = torch.zeros(outer.shape[0], weight.shape[1])
+    for rows in _blocks(weight):
+        x.addmm_(outer[:, rows].float(), weight[rows].float())
+    return x.to(y.dtype).view(*y.shape[:-1], weight.shape[1])
+
+
+class _Product(torch.autograd.Function):
+    """(x, frozen weight, frozen bias) → y; keeps no float32 copy of either for the way back."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        ctx.save_for_backward(weight)
+        return product(x, weight, bias)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, None, None]:
+        (weight,) = ctx.saved_tensors
+        return (back(gradients[0], weight) if ctx.needs_input_grad[0] else None), None, None
+
+
+def _is_wide(x: Tensor, weight: Tensor) -> bool:
+    """Whether the product is made here."""
+    both = x.dtype == weight.dtype == torch.bfloat16
+    return both and x.device.type == "cpu" and lacks_bfloat16()
+
+
+def _blocks(weight: Tensor) -> list[slice]:
+    """Rows of a weight, few enough to be widened at once."""
+    few = max(1, _BLOCK // max(1, weight.shape[1]))
+    return [slice(begin, begin + few) for begin in range(0, weight.shape[0], few)]
