@@ -14,7 +14,15 @@ from pathlib import Path
 import pytest
 
 from flexlora.errors import ConfigError, WireError
-from flexlora.flower.local import NAME, ask, listening, private_folder, require_private, serve
+from flexlora.flower.local import (
+    NAME,
+    ask,
+    listening,
+    private_folder,
+    require_private,
+    serve,
+    short_place,
+)
 from flexlora.flower.packets import HEADER_LIMIT
 
 
@@ -67,6 +75,22 @@ def test_a_new_folder_is_closed_to_others(tmp_path: Path) -> None:
     made = private_folder(tmp_path / "a" / "b")
     assert made.stat().st_mode & 0o777 == 0o700
     assert require_private(made) == made
+
+
+def test_a_temporary_folder_has_room_for_a_socket(tmp_path: Path) -> None:
+    deep, short = tmp_path / ("d" * 90), Path("/tmp")
+    deep.mkdir()
+    assert short_place([str(deep), str(short)]) == short
+    assert short_place([str(short), str(deep)]) == short
+    found = short / "flexlora-12345678" / "63"  # As `flower up` names them, 64 silos at most.
+    assert len(bytes(found / NAME)) <= 100
+
+
+def test_no_room_for_a_socket_is_told(tmp_path: Path) -> None:
+    deep = tmp_path / ("d" * 90)
+    deep.mkdir()
+    with pytest.raises(ConfigError, match=r"temporary folders .*d, .*none have .*set TMPDIR to"):
+        short_place([str(deep), str(tmp_path / "none")])
 
 
 def test_a_folder_that_others_can_open_is_refused(tmp_path: Path) -> None:

@@ -37,6 +37,7 @@ def up(
 
     from flexlora.config import load_config
     from flexlora.extras import require_extras
+    from flexlora.flower.local import short_place
     from flexlora.flower.network import require_networked
     from flexlora.flower.silos import silos_of
     from flexlora.flower.trial import Trial
@@ -51,7 +52,8 @@ def up(
     if out is None:
         require_place(Path(asked.run.out) / "new", "run.out")
     target = fresh_folder(asked) if out is None else expanded(out)
-    with tempfile.TemporaryDirectory(prefix="flexlora-") as made:
+    place = short_place([tempfile.gettempdir(), "/tmp"])
+    with tempfile.TemporaryDirectory(prefix="flexlora-", dir=place) as made:
         folder = Path(made)
         silos = silos_of(asked, clients, _ranks(ranks), folder)
         with words.observer() as observer:

@@ -10,7 +10,7 @@ import os
 import socket
 import stat
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
@@ -42,6 +42,21 @@ def private_folder(path: Path | str) -> Path:
     with suppress(FileExistsError):
         folder.mkdir(mode=0o700, parents=True)
     return require_private(folder)
+
+
+def short_place(places: Sequence[str]) -> Path:
+    """The first of these folders in which a temporary folder's own folders have room for a socket.
+
+    Raises ConfigError where none has.
+    """
+    deepest = os.path.join("flexlora-12345678", "63", NAME)
+    for place in places:
+        if os.path.isdir(place) and len(os.fsencode(os.path.join(place, deepest))) <= _LONGEST:
+            return Path(place)
+    raise ConfigError(
+        f"temporary folders {', '.join(places)} have paths too long for a socket, or are not "
+        "there; set TMPDIR to a folder with a shorter one"
+    )
 
 
 def require_private(folder: Path) -> Path:
