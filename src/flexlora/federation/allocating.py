@@ -44,9 +44,7 @@ def unserved(kind: DeviceClass, config: Config, foresight: Foresight) -> str:
 
     kind: named as it is to be told. Raises ModelError for a model that cannot be foreseen.
     """
-    (client,) = kind.named
-    fleet = Fleet({kind.name: kind}, {client: kind.name}, {}, {}, brought=(kind.name,))
-    return _Allocation(fleet, config, foresight, {}, 1).unserved()
+    return _Allocation(Fleet.of_one(kind), config, foresight, {}, 1).unserved()
 
 
 @final

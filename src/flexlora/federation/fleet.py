@@ -19,10 +19,10 @@ from flexlora.federation.streams import Streams
 @dataclass(frozen=True, eq=False)
 class Fleet:
     """classes: name → its clients' device; of: client → its class, of those that have one; brought:
-    classes that clients told of themselves; afforded: class → ranks, of
-    those whose clients train at what it affords; why: class → what decides that, in words; notes:
-    what else there is to know; planned: class → of a client's round, peak (bytes of memory),
-    seconds, down (Δ included) and up (bytes).
+    classes that clients told of themselves; afforded: class → ranks, of those whose clients train
+    at what it affords; why: class → what decides that, in words; notes: what else there is to know;
+    planned: class → of a client's round, peak (bytes of memory), seconds, down (Δ included) and up
+    (bytes).
     """
 
     classes: Mapping[str, DeviceClass]
@@ -32,6 +32,12 @@ class Fleet:
     notes: tuple[str, ...] = ()
     planned: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     brought: tuple[str, ...] = ()
+
+    @staticmethod
+    def of_one(kind: DeviceClass) -> Fleet:
+        """The one client that this class names, which brought it, and nobody else."""
+        (client,) = kind.named
+        return Fleet({kind.name: kind}, {client: kind.name}, {}, {}, brought=(kind.name,))
 
     @staticmethod
     def dealt(

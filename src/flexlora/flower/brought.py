@@ -38,8 +38,7 @@ def served(
     """
     foresight = _alone(config, model, name, examples)
     kind = DeviceClass("it", device, 1, (name,))
-    fleet = Fleet({kind.name: kind}, {name: kind.name}, {}, {}, brought=(kind.name,))
-    found = allotted(fleet, config, foresight, {}, 1)
+    found = allotted(Fleet.of_one(kind), config, foresight, {}, 1)
     held = found.afforded[kind.name].resolve(model.layers, clip=True)
     return max(held.values()), found.why[kind.name]
 

@@ -13,11 +13,8 @@ from jaxtyping import Int
 from torch import Tensor, nn
 from torch.nn import functional
 
-from flexlora.models.widened import lacks_bfloat16
-
 # Tokens up to which a CPU's attention in float32 takes less time than torch's in bfloat16: 0.4 of
-# it at 60 tokens, 0.6 at 180, as much at 250. It is the more exact one too. Without instructions
-# for bfloat16 it takes less time at any length.
+# it at 60 tokens, 0.6 at 180, as much at 250. It is the more exact one too.
 _SHORT = 256
 Attend = Callable[..., Tensor]  # (query, key, value[, places of the queries]) → what they see.
 # ((query, key, value), lengths, attend) → what each token of the row sees.
@@ -230,7 +227,7 @@ def _causal(
 ) -> Tensor:
     """places: of the queries among the keys; None: there are as many of both."""
     length = key.shape[2]
-    short = (length <= _SHORT or lacks_bfloat16()) and query.device.type == "cpu"
+    short = length <= _SHORT and query.device.type == "cpu"
     # A trial is held to transformers' attention, which is torch's in the model's own dtype: over
     # many layers what is rounded otherwise in bfloat16 comes out very different.
     if short and query.dtype == torch.bfloat16 and _windows is None:
