@@ -20,6 +20,7 @@ from flexlora.flower.network import Network, devices_told, names_of
 from flexlora.flower.packets import Packet
 from flexlora.flower.profiles import device_facts, device_of, facts_device
 from flexlora.flower.trainer import Trainer
+from flexlora.runs.events import Allotted
 from flexlora.runs.run_directory import Run
 from flower.links import Answer, Clock, FakeLink
 from flower.test_network_run import NONE, Stop, StopsAfter, through
@@ -89,6 +90,12 @@ def test_ranks_follow_from_the_devices_that_clients_bring(names: list[str], tmp_
     assert told["brought 2"]["why"].startswith("clients.max_rank 16; ")
     (small,) = [note for note in run.data["notes"] if note.startswith("brought 1, ")]
     assert f"the device of 1 client ({names[0]}): rank {found[names[0]]} by memory" in small
+    first, second = run.events(Allotted)
+    assert (first.device, first.clients, first.brought) == ("brought 1", (names[0],), True)
+    assert (first.ranks, second.ranks) == (str(found[names[0]]), "16")
+    assert second.clients == tuple(names[1:])
+    assert first.why == told["brought 1"]["why"]
+    assert first.words == small
 
 
 def test_a_deadline_of_the_server_lowers_the_rank_of_a_slow_link() -> None:
@@ -108,13 +115,17 @@ def test_a_deadline_of_the_server_lowers_the_rank_of_a_slow_link() -> None:
 
 
 def test_a_device_that_no_rank_fits_is_refused_and_the_others_go_on(
-    names: list[str], tmp_path: Path
+    names: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    """Its operator reads why in the trainer's log, also where the run ends for it."""
     link = linked(names, tmp_path, ["2 MB", "8 GB", "8 GB"])
     session = Session.of(config(federation={"clients_per_round": 2}), place=network(link, 2))
     assert sorted(ranks(session)) == names[1:]
     with pytest.raises(RoundError, match=r"cannot hold tiny: at rank 1 it takes .* more than"):
         _ = Session.of(config(), place=network(link, 3)).setup
+    told = [line for line in capsys.readouterr().err.splitlines() if "refuses this client" in line]
+    assert len(told) == 1  # The same sentence in both runs.
+    assert "cannot hold tiny: at rank 1 it takes" in told[0]
 
 
 def claiming(answer: Answer, **figures: Any) -> Answer:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from flexlora.flower.described import Described
+from flexlora.flower.described import REFUSED, Described
 from flexlora.flower.nodes import Came, Lost
 from flexlora.flower.packets import FAILURE, Packet, packed
 from flexlora.flower.register import Register
@@ -134,6 +134,40 @@ def test_who_was_refused_is_asked_again_after_a_while() -> None:
     clock.now = 16.0
     found.look()
     assert (found.node("north"), found.refused) == (7, {})
+
+
+def test_whoever_is_refused_is_told_why_once() -> None:
+    """But for one that cannot take part by its own word: it has said so itself."""
+    clock = Clock()
+    link = FakeLink({3: refusing, 5: changed(model="e" * 64), 7: tells(NORTH)})
+    found = register(link, clock)
+    found.look()
+    told = [(node, packet.facts["reason"]) for node, packet in link.sent if packet.kind == REFUSED]
+    assert told == [(5, found.refused[5])]
+    assert found.telling == 1
+    clock.now = 16.0
+    found.look()
+    assert 5 in found.refused
+    assert found.telling == 0
+    assert sum(packet.kind == REFUSED for _, packet in link.sent) == 1
+    link.answers[5] = changed(name="")
+    clock.now = 32.0
+    found.look()
+    assert [packet.facts["reason"] for _, packet in link.sent if packet.kind == REFUSED][1:] == [
+        found.refused[5]
+    ]
+
+
+def test_a_node_that_does_not_take_in_why_is_not_waited_for() -> None:
+    clock, first = Clock(), changed(model="e" * 64)
+    found = register(FakeLink({5: lambda p: None if p.kind == REFUSED else first(p)}), clock)
+    found.look()
+    clock.now = 11.0
+    found.look()
+    assert found.telling == 1
+    clock.now = 12.0
+    found.look()
+    assert found.telling == 0
 
 
 def test_what_travels_is_what_it_says() -> None:

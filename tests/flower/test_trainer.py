@@ -18,7 +18,7 @@ from flexlora.federation.sending import Sender
 from flexlora.federation.setup import Setup, prepare
 from flexlora.flower import part
 from flexlora.flower.client_file import parse_client
-from flexlora.flower.described import Described
+from flexlora.flower.described import REFUSED, Described
 from flexlora.flower.jobs import Behind, job_packet
 from flexlora.flower.outcomes import packet_outcome
 from flexlora.flower.packets import Packet
@@ -253,3 +253,27 @@ def test_what_a_server_calls_a_run_becomes_no_path(
     assert list((tmp_path / "there").iterdir()) == [folder]
     (memory,) = (folder / "memory").iterdir()
     assert memory.name.isalnum()
+
+
+def test_its_operator_reads_why_it_does_not_take_part(client: str, tmp_path: Path) -> None:
+    """The server's sentence, and its own: each once, and nothing in it moves a cursor."""
+    said: list[str] = []
+    made = Trainer(client_file(client, tmp_path), tmp_path, say=said.append)
+    plan = plan_of(CONFIG)
+
+    def refused(reason: object) -> Packet:
+        facts = {"reason": reason}
+        return ask(made, Packet(REFUSED, describe().address, {}, facts), plan)
+
+    for _ in range(2):
+        assert refused("another\x1b[2J base model").kind == REFUSED
+    assert said == ["the server refuses this client: another\\x1b[2J base model"]
+    assert refused(7).kind == "failure"
+    assert said[1:] == [
+        "cannot do what the server asks: a server refuses this client and says no reason: reason "
+        "is 7, expected a text"
+    ]
+    lost = Trainer(client_file("nobody", tmp_path), tmp_path, say=said.append)
+    told = ask(lost, describe(), plan)
+    assert told.facts["reason"] in said[-1]
+    assert "no row of the data is of client nobody" in said[-1]

@@ -18,6 +18,7 @@ from flexlora.formats.json_text import json_text
 from flexlora.runs import events
 from flexlora.runs.events import (
     EVENTS,
+    Allotted,
     Ended,
     Event,
     Failed,
@@ -57,6 +58,7 @@ ALL = (
     RoundEnded(FULL),
     Halved(3, 2),
     Lowered(3, "b", "8", "4", "out of memory"),
+    Allotted("brought 1", ("a", "b"), "4", "memory; 2 GB of 3 GB, 9 s a round", True),
     Noted("a tracker failed"),
     Scoring("base"),
     Ended("runs/r", "flexlora", 9, 3, 5, 6, 1.25, (Means("full", "8", MEAN, None),)),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from flexlora.runs.events import Event, Failed, Halved, Noted, Repeated, Rested
+from flexlora.runs.events import Allotted, Event, Failed, Halved, Noted, Repeated, Rested
 from flexlora.runs.records import RoundRecord
 from flexlora.runs.results import STATE_WORDS
 from flexlora.runs.standing import Standing
@@ -16,6 +16,8 @@ def event_words(event: Event) -> str:
         case Failed():
             return f"client {event.client} left out: {event.reason}"
         case Repeated() | Rested():
+            return event.words
+        case Allotted(brought=True):  # Those of the config's own classes a view shows.
             return event.words
         case Noted():
             return event.text

@@ -12,17 +12,16 @@ from flexlora.allocation.order import FFN_FIRST, Order, in_proportion, uniform
 from flexlora.config.clients import MAX_RANK
 from flexlora.config.config import Config
 from flexlora.config.settings import played_rule
-from flexlora.errors import cut_short, seen
+from flexlora.errors import seen
 from flexlora.federation.fleet import Fleet
 from flexlora.federation.foresight import Foresight
 from flexlora.federation.unaffordable import beyond, no_room, too_late
-from flexlora.formats.words import count, size
+from flexlora.formats.words import size
 from flexlora.planning.allotment import Allotment, Cost, Work, seconds_of_links
 from flexlora.planning.traffic import traffic
 from flexlora.planning.words import duration
 from flexlora.rules import Rule
-
-_NAMES = 200  # Characters of the clients of a device.
+from flexlora.runs.events import Allotted
 
 
 def allotted(
@@ -90,12 +89,15 @@ class _Allocation:
             x.kind.name: allotment.cost(ranks[x.kind.name], x, sent[x.kind.name]) for x in works
         }
         why = {x.kind.name: self._why(x, costs[x.kind.name], found) for x in works}
+        told = self._told(ranks, why)
+        brought = [one.words for one in told if one.brought]
         return replace(
             self.fleet,
             afforded={name: self._ranks(held) for name, held in ranks.items()},
             why=why,
-            notes=(*self._late(out, costs), *self._tight(), *self._told(ranks, why)),
+            notes=(*self._late(out, costs), *self._tight(), *brought),
             planned={name: _planned(cost) for name, cost in costs.items()},
+            allotted=told,
         )
 
     def unserved(self) -> str:
@@ -180,17 +182,24 @@ class _Allocation:
             for name in out
         ]
 
-    def _told(self, ranks: Mapping[str, Mapping[str, int]], why: Mapping[str, str]) -> list[str]:
-        """Of devices that clients brought: who trains at which rank, and why."""
-        notes = []
-        for name in self.fleet.brought:
-            if name in ranks:
-                all_of_it = [c for c, its in self.fleet.of.items() if its == name]
-                mine = [seen(c) for c in all_of_it if c not in self.named]
-                who = f"{count(len(mine), 'client')} ({cut_short(', '.join(mine), _NAMES)})"
-                held = ranks_in_words(ranks[name])
-                notes.append(f"{name}, the device of {who}: rank {held} by {why[name]}")
-        return notes
+    def _told(
+        self, ranks: Mapping[str, Mapping[str, int]], why: Mapping[str, str]
+    ) -> tuple[Allotted, ...]:
+        """Who trains at which rank of a device's, and why."""
+        mine: dict[str, list[str]] = {name: [] for name in ranks}
+        for client, name in self.fleet.of.items():
+            if client not in self.named and name in ranks:
+                mine[name].append(seen(client))
+        return tuple(
+            Allotted(
+                device=name,
+                clients=tuple(mine[name]),
+                ranks=ranks_in_words(ranks[name]),
+                why=why[name],
+                brought=name in self.fleet.brought,
+            )
+            for name in ranks
+        )
 
     def _tight(self) -> list[str]:
         """Of clients whose ranks are given by name: whether their devices hold that."""

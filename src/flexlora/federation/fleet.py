@@ -14,6 +14,7 @@ from flexlora.allocation.devices import Device, DeviceClass
 from flexlora.config.config import Config
 from flexlora.config.fleet import device_classes
 from flexlora.federation.streams import Streams
+from flexlora.runs.events import Allotted
 
 
 @dataclass(frozen=True, eq=False)
@@ -22,7 +23,7 @@ class Fleet:
     classes that clients told of themselves; afforded: class → ranks, of those whose clients train
     at what it affords; why: class → what decides that, in words; notes: what else there is to know;
     planned: class → of a client's round, peak (bytes of memory), seconds, down (Δ included) and up
-    (bytes).
+    (bytes); allotted: who trains at which of these ranks, and why, as it is told when a run begins.
     """
 
     classes: Mapping[str, DeviceClass]
@@ -32,6 +33,7 @@ class Fleet:
     notes: tuple[str, ...] = ()
     planned: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     brought: tuple[str, ...] = ()
+    allotted: tuple[Allotted, ...] = ()
 
     @staticmethod
     def of_one(kind: DeviceClass) -> Fleet:

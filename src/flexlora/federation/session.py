@@ -307,6 +307,8 @@ class Session:
                 clock=None if self._place.in_time else clock_of(setup, rule),
             )
             observer.told(started(run))
+            for allotted in () if setup.fleet is None else setup.fleet.allotted:
+                observer.told(allotted)
             moved = "" if self._resumed is None else elsewhere(run)
             for words in (stepped_back, moved, self.config.faults.words()):
                 if words:

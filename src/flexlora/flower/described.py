@@ -13,6 +13,9 @@ from flexlora.formats.json_fields import counts, table, text
 from flexlora.runs.fields import natural, or_none
 
 DESCRIBE, DESCRIBED = "describe", "described"
+REFUSED = "refused"
+"""The kind of packet that tells a client, by its fact "reason", why it does not take part; its
+answer is of the same kind, and says nothing."""
 _LONGEST = 200  # Characters of a client's name.
 
 

@@ -163,7 +163,8 @@ class Network:
             come = sorted(register.seats)
             if isinstance(wanted, int):
                 missing = wanted - len(come)
-                hopeless = len(come) + len(register.refused) >= wanted and not register.asking
+                busy = register.asking or register.telling
+                hopeless = len(come) + len(register.refused) >= wanted and not busy
             else:
                 come = [name for name in come if name in wanted]
                 missing = len(wanted) - len(come)

@@ -18,7 +18,17 @@ from flexlora.flower.server_settings import ServerSettings, read_settings
 from flexlora.formats.home import expanded
 from flexlora.formats.json_fields import text
 from flexlora.formats.words import count
-from flexlora.runs.events import Ended, Event, Failed, Noted, Repeated, Rested, RoundEnded, Started
+from flexlora.runs.events import (
+    Allotted,
+    Ended,
+    Event,
+    Failed,
+    Noted,
+    Repeated,
+    Rested,
+    RoundEnded,
+    Started,
+)
 from flexlora.runs.run_directory import Run
 
 Say = Callable[[str], None]
@@ -103,6 +113,6 @@ def _words(event: Event) -> str:
         )
     if isinstance(event, Noted):
         return event.text
-    if isinstance(event, Repeated | Rested):
+    if isinstance(event, Allotted | Repeated | Rested):
         return event.words
     return f"ended: {event.run}" if isinstance(event, Ended) else ""

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 from flexlora.engines.jobs import Failure
 from flexlora.errors import WireError, cut_short, seen
-from flexlora.flower.described import DESCRIBE, Described
+from flexlora.flower.described import DESCRIBE, REFUSED, Described
 from flexlora.flower.nodes import Came, Link, Lost, Node, fresh_ask
 from flexlora.flower.outcomes import packet_outcome
 from flexlora.flower.packets import (
@@ -24,6 +24,7 @@ from flexlora.flower.packets import (
 from flexlora.flower.plan import Plan
 
 _EVERY = 2.0  # Seconds between two looks at which nodes there are.
+_TELLING = 12.0  # Seconds in which whoever is refused is told why.
 _AGAIN = 15.0  # Seconds after which a node that was refused is asked again.
 
 
@@ -41,10 +42,10 @@ class Register:
 
     A node is asked when it is first seen. It is refused, with a sentence in `refused` (node → why),
     where it cannot take part, where its base model is not the server's, where no rank fits the
-    device that it tells of, and where it claims a name
-    that another connected node has, or that came with another key; a while later it is asked again,
-    for it may have been mended. A client whose node has gone is away until a node of its name
-    comes.
+    device that it tells of, and where it claims a name that another connected node has, or that
+    came with another key. It is told the sentence, for its operator's log; a while later it is
+    asked again, for it may have been mended. A client whose node has gone is away until a node of
+    its name comes.
     """
 
     def __init__(
@@ -72,11 +73,18 @@ class Register:
         self._looked = -_EVERY
         self._refused_at: dict[int, float] = {}
         self._asked: dict[str, tuple[Node, Address, float]] = {}
+        self._telling: dict[str, float] = {}  # Message → until when it is waited for.
+        self._told: dict[int, str] = {}  # Node → the last sentence that it was told.
 
     @property
     def asking(self) -> int:
         """Nodes that have been asked and have not answered yet."""
         return len(self._asked)
+
+    @property
+    def telling(self) -> int:
+        """Nodes that are just being told why they were refused."""
+        return len(self._telling)
 
     def node(self, client: str) -> int | None:
         seat = self.seats.get(client)
@@ -90,6 +98,9 @@ class Register:
         if anew or self._clock() - self._looked >= _EVERY:
             self._looked = self._clock()
             self._meet(self._link.nodes())
+        for message, until in list(self._telling.items()):
+            if self._link.pull(message) is not None or self._clock() >= until:
+                del self._telling[message]
         for message in list(self._asked):
             node, asked, until = self._asked[message]
             found = self._link.pull(message)
@@ -112,6 +123,7 @@ class Register:
         for id in list(self.refused):
             if id not in here or now - self._refused_at[id] >= _AGAIN:
                 del self.refused[id], self._refused_at[id]
+        self._told = {id: words for id, words in self._told.items() if id in here}
         known = {seat.node for seat in self.seats.values()} | self.refused.keys()
         known |= {node.id for node, _, _ in self._asked.values()}
         for node in nodes:
@@ -134,18 +146,21 @@ class Register:
                 require_address(header, asked)
             require_size(header, 0)
             packet = unpacked(header, came.body)
-            if packet.kind == FAILURE:
+            if packet.kind == FAILURE:  # Its own log has it.
                 failure = packet_outcome(packet)
                 assert isinstance(failure, Failure)
-                raise WireError(failure.reason)
+                self._refuse(node, failure.reason)
+                return
             described = Described.from_packet(packet)
         except WireError as error:
             self._refuse(node, str(error))
+            self._tell(node)
             return
         name = described.name
         seat = self.seats.get(name)
         if why := self._unfit(described, node, seat):
             self._refuse(node, why)
+            self._tell(node)
         elif seat is None:
             self.seats[name] = Seat(node.id, node.key, described)
         else:
@@ -181,3 +196,15 @@ class Register:
     def _refuse(self, node: Node, why: str) -> None:
         self.refused[node.id] = cut_short(why, 500)
         self._refused_at[node.id] = self._clock()
+
+    def _tell(self, node: Node) -> None:
+        """Its operator reads it at the client, whoever reads the server's log."""
+        why = self.refused[node.id]
+        if self._told.get(node.id) == why:
+            return
+        asked = Address(self._plan.run, 0, "", "", fresh_ask())
+        header, body = packed(Packet(REFUSED, asked, {}, {"reason": why}))
+        message = self._link.push(node.id, header, body, _TELLING)
+        if message is not None:
+            self._told[node.id] = why
+            self._telling[message] = self._clock() + _TELLING

@@ -8,11 +8,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 from flexlora.adapters import Delta
-from flexlora.engines.jobs import Failure, Train
+from flexlora.engines.jobs import Failure, Offer, Train
 from flexlora.errors import FlexLoRAError, WireError, cut_short, seen
 from flexlora.flower.chunks import SIZE
 from flexlora.flower.client_file import ClientFile
-from flexlora.flower.described import DESCRIBE
+from flexlora.flower.described import DESCRIBE, REFUSED
 from flexlora.flower.jobs import Behind, packet_job
 from flexlora.flower.mailbox import Mailbox
 from flexlora.flower.outcomes import behind_packet, outcome_packet
@@ -29,9 +29,14 @@ from flexlora.flower.packets import (
 from flexlora.flower.part import Part
 from flexlora.flower.plan import Plan
 from flexlora.flower.profiles import device_of
-from flexlora.formats.json_fields import table
+from flexlora.formats.json_fields import table, text
+from flexlora.formats.visible import brief
 
 _REASON = 2000  # Characters.
+
+
+def _to_log(words: str) -> None:
+    print(f"flexlora: {words}", file=sys.stderr, flush=True)
 
 
 class Trainer:
@@ -42,9 +47,19 @@ class Trainer:
     lost it says so, and is sent all of it.
     """
 
-    def __init__(self, client: ClientFile, folder: Path, *, chunk: int = SIZE) -> None:
-        """chunk: bytes of a message's body that travel at once. Raises ConfigError as
+    def __init__(
+        self,
+        client: ClientFile,
+        folder: Path,
+        *,
+        chunk: int = SIZE,
+        say: Callable[[str], None] = _to_log,
+    ) -> None:
+        """chunk: bytes of a message's body that travel at once; say: is told, for the operator, why
+        the server refuses this client, and what this client fails at. Raises ConfigError as
         `device_of`."""
+        self._say = say
+        self._said = ""
         self._client = client
         self._device = device_of(client)
         self._folder = folder
@@ -60,6 +75,7 @@ class Trainer:
             asked = read.packet.address
             return packed(self._mail.answer(read, body, self._require, self._answer))
         except FlexLoRAError as error:
+            self._tell(f"cannot do what the server asks: {error}")
             return packed(_failed(asked, str(error)))
         except Exception as error:  # A fault of ours: this round's alone, and told here in full.
             traceback.print_exc(file=sys.stderr)
@@ -68,6 +84,8 @@ class Trainer:
 
     def _answer(self, header: Header, body: Callable[[], bytes]) -> Packet:
         asked = header.packet.address
+        if header.packet.kind == REFUSED:
+            return self._refused(header)
         part = self._part_of(header)
         if header.packet.kind == DESCRIBE:
             require_size(header, 0)
@@ -79,7 +97,27 @@ class Trainer:
             return behind_packet(behind, asked)
         if isinstance(job, Train):
             self._delta = job.delta
-        return outcome_packet(part.do(job), asked)
+        outcome = part.do(job)
+        if isinstance(outcome, Failure | Offer):
+            self._tell(f"round {asked.round}: {outcome.reason}")
+        else:
+            self._said = ""
+        return outcome_packet(outcome, asked)
+
+    def _refused(self, header: Header) -> Packet:
+        require_size(header, 0)
+        try:
+            reason = text(header.packet.facts, "reason")
+        except ValueError as error:
+            raise WireError(f"a server refuses this client and says no reason: {error}") from error
+        self._tell(f"the server refuses this client: {brief(reason, _REASON)}")
+        return Packet(REFUSED, header.packet.address)
+
+    def _tell(self, words: str) -> None:
+        """Once, however often it comes in a row."""
+        if words != self._said:
+            self._said = words
+            self._say(words)
 
     def _require(self, header: Header) -> None:
         """Raise WireError, before a byte of its body is read, for a job that is not taken."""

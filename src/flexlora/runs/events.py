@@ -12,15 +12,17 @@ from collections.abc import Callable, Mapping
 from dataclasses import MISSING, dataclass, field, fields
 from typing import Any, ClassVar, Self, final
 
-from flexlora.errors import shown
+from flexlora.errors import cut_short, shown
 from flexlora.evaluation import MeanScore
 from flexlora.formats.json_fields import counts, number, table, text, texts, whole
+from flexlora.formats.words import count
 from flexlora.runs.fields import truth
 from flexlora.runs.records import RoundRecord
 from flexlora.runs.results import Result
 
 # How a client may have failed.
 FAILURES = ("train", "evaluate", "late", "quarantine", "stray", "screen")
+_NAMES = 200  # Characters of the clients of a device.
 SCHEMA = 1  # Of events as JSON; `started` carries it. It rises when a field changes its meaning.
 
 
@@ -266,6 +268,29 @@ class Lowered(Event):
 
 @final
 @dataclass(frozen=True)
+class Allotted(Event):
+    """A device has its ranks, by the server's policy; told behind `started`.
+
+    device: its class; clients: those that train at these ranks; ranks: in words; why: what a rank
+    more would break, and what this one takes; brought: whether the clients told of it themselves.
+    """
+
+    name = "ranks_allotted"
+    device: str
+    clients: tuple[str, ...]
+    ranks: str
+    why: str
+    brought: bool
+
+    @property
+    def words(self) -> str:
+        named = ", ".join(self.clients)
+        who = f"{count(len(self.clients), 'client')} ({cut_short(named, _NAMES)})"
+        return f"{self.device}, the device of {who}: rank {self.ranks} by {self.why}"
+
+
+@final
+@dataclass(frozen=True)
 class Noted(Event):
     """What a person may want to know."""
 
@@ -384,6 +409,7 @@ EVENTS: Mapping[str, type[Event]] = {
         RoundEnded,
         Halved,
         Lowered,
+        Allotted,
         Noted,
         Scoring,
         Ended,
