@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import date
 from pathlib import Path
@@ -21,8 +21,9 @@ from flexlora.flower.network import Network, examples_of, names_of, require_netw
 from flexlora.flower.packets import Packet, packed, read_header, unpacked
 from flexlora.flower.trainer import Trainer
 from flexlora.rules import RULES
-from flexlora.runs.events import Event, Failed, Late, Noted, RoundBegun, RoundEnded
+from flexlora.runs.events import Event, Failed, Late, Lowered, Noted, RoundBegun, RoundEnded
 from flexlora.runs.run_directory import Run
+from flexlora.training import Visit, train_cohort
 from flower.links import Clock, FakeLink
 from flower.states import assert_same_state
 from flower.test_register import NORTH
@@ -285,6 +286,42 @@ def test_a_client_that_goes_is_a_failure_and_back_in_the_next_round(
     records = Run.open(tmp_path / "run").records()
     assert [len(record.clients) for record in records] == [3, 2, 3]
     assert [record.failures for record in records] == [0, 1, 0]
+
+
+def test_a_client_out_of_memory_is_sent_a_smaller_job_in_the_same_round(
+    names: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It counts in that round, keeps the lower rank, and all ends at the bits of one process."""
+
+    def modest(model: Any, visits: Sequence[Visit], *rest: Any, **more: Any) -> Any:
+        if max(max(visit.adapter.ranks.values()) for visit in visits) > 2:
+            raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried 9 bytes")
+        return train_cohort(model, visits, *rest, **more)
+
+    config = asked(names, RANKS, evaluation=NONE, federation={"rounds": 2})
+    monkeypatch.setattr("flexlora.engines.in_process.train_cohort", modest)
+    Session.of(config).play(tmp_path / "here")
+    link = linked(names, tmp_path / "clients", config.clients.ranks)
+    Session.of(config, place=network(link)).play(tmp_path / "there")
+    there, here = Run.open(tmp_path / "there"), Run.open(tmp_path / "here")
+    assert_same_state(there.folder, here.folder)
+    for record in there.records():
+        assert (record.clients, record.failures) == (tuple(names), 0)
+    lowered = there.events(Lowered)
+    assert lowered == here.events(Lowered)
+    assert [(x.round, x.client, x.before, x.after) for x in lowered] == [
+        (1, names[2], "8", "4"),
+        (1, names[2], "4", "2"),
+    ]
+    jobs = [
+        (packet.address.round, packet.address.ask, len(packet.parts["payload"]))
+        for node, packet in link.sent
+        if node == 98 and packet.kind == "train"
+    ]
+    assert [round for round, _, _ in jobs] == [1, 1, 1, 2]
+    assert len({ask for _, ask, _ in jobs}) == 4
+    eight, four, two, after = (size for _, _, size in jobs)
+    assert eight > four > two == after
 
 
 @pytest.mark.parametrize(
