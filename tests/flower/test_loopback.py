@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import shutil
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -26,7 +27,7 @@ if importlib.util.find_spec("flwr") is None:
 from flexlora.flower.begun import free_port
 from flexlora.flower.keys import certificates, node_key
 from flower.processes import Loopback, command, processes
-from flower.proxies import proxy
+from flower.proxies import nginx, proxy
 
 DATA = {"train_tasks": 2}
 NONE = {"on_clients": "off", "every": 0, "decide_by": "server", "unseen": False}
@@ -128,16 +129,23 @@ def test_a_node_of_another_authority_or_without_a_key_never_comes(
 
 
 @pytest.mark.soak
+@pytest.mark.parametrize("kind", ["python", "nginx"])
 def test_behind_a_proxy_nodes_take_part_and_nobody_registers_keys_or_begins_runs(
-    names: list[str], tmp_path: Path
+    kind: str, names: list[str], tmp_path: Path
 ) -> None:
     """Who reaches the SuperLink itself can do both with nothing but the certificate."""
+    if kind == "nginx" and shutil.which("nginx") is None:
+        pytest.skip("nginx is not installed")
     tables = client_tables(names[0], tmp_path / "c")
     one = networked(federation={"rounds": 1, "clients_per_round": 1}, evaluation=NONE)
     app = write_app(tmp_path / "app", one, ServerSettings())
     with processes(tmp_path / "p") as made:
         network = Loopback.begin(made)
-        with proxy(network.certificates, network.port) as port:
+        with (
+            proxy(network.certificates, network.port)
+            if kind == "python"
+            else nginx(tmp_path / "n", network.certificates, network.port)
+        ) as port:
             place = made.folder / "home" / "config.toml"
             before = place.read_text()
             place.write_text(before.replace(f":{network.port}", f":{port}"))
