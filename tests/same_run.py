@@ -12,19 +12,23 @@ import torch
 from flexlora.runs.events import Event, Failed, Halved, Replied, RoundBegun
 from flexlora.runs.run_directory import Run
 
+MEASURED = ("seconds", "peak_bytes")
+
 
 def timeless(value: Any) -> Any:
-    """The same without seconds."""
+    """The same without seconds, and what memory happened to be taken."""
     if isinstance(value, dict):
-        return {key: timeless(item) for key, item in value.items() if key != "seconds"}
+        return {key: timeless(item) for key, item in value.items() if key not in MEASURED}
     return [timeless(item) for item in value] if isinstance(value, list) else value
 
 
 def happened(run: Run) -> list[Event]:
-    """What happened in the rounds, in one order whoever was first, without seconds."""
+    """What happened in the rounds, in one order whoever was first, but for what was measured."""
     kinds = (RoundBegun, Replied, Failed, Halved)
     found = [event for event in run.events(Event) if isinstance(event, kinds)]
-    found = [replace(x, seconds=0.0) if isinstance(x, Replied) else x for x in found]
+    found = [
+        replace(x, seconds=0.0, peak_bytes=None) if isinstance(x, Replied) else x for x in found
+    ]
     found.sort(key=lambda x: (x.round, x.name, str(getattr(x, "client", ""))))
     return [*found]
 

@@ -66,6 +66,28 @@ def test_replies_carry_what_was_trained(setup: Setup, jobs: list[Train]) -> None
             assert factors.scale == sent[name].scale
 
 
+def test_replies_say_what_their_pass_took_and_who_shared_it(
+    setup: Setup, jobs: list[Train]
+) -> None:
+    """At least weights, gradients and moments; two in one pass take more than one alone."""
+
+    def peak(reply: Outcome, cohort: int) -> int:
+        assert isinstance(reply, Reply)
+        assert reply.cohort == cohort
+        if reply.peak_bytes is None:
+            pytest.skip("this system does not tell the peak of a process")
+        return reply.peak_bytes
+
+    def trained(job: Train) -> int:
+        return sum(f.a.numel() + f.b.numel() for f in read(job.payload).values())
+
+    same = sorted(jobs, key=trained)[-2:]
+    alone = [peak(reply, 1) for reply in exchange(setup, same)]
+    together = {peak(reply, 2) for reply in exchange(setup, same, cohort=2)}
+    assert len(together) == 1
+    assert together.pop() > max(alone) > 4 * 4 * trained(same[1])
+
+
 def test_payloads_round_trip_bit_for_bit(jobs: list[Train]) -> None:
     assert to_bytes(factors_payload(read(jobs[0].payload))) == jobs[0].payload
 

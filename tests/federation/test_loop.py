@@ -34,7 +34,7 @@ from flexlora.runs.run_directory import Record, Run
 from flexlora.runs.store import ClientStore
 from flexlora.training import Recipe
 from reference import dense, one_of_each
-from same_run import happened
+from same_run import MEASURED, happened
 from small import LAYERS, Noise, moved, read, spec
 
 RANKS = {"a": 2, "b": 4, "c": 3, "d": 2, "e": 4}
@@ -122,7 +122,7 @@ def assert_same(one: Federation, other: Federation) -> None:
 
 
 def logged(run: Run) -> list[Record]:
-    return [{k: v for k, v in record.items() if k != "seconds"} for record in run.read_metrics()]
+    return [{k: v for k, v in record.items() if k not in MEASURED} for record in run.read_metrics()]
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -80,6 +80,7 @@ def test_a_round_as_flat_names() -> None:
         "tokens": 9,
         "bytes_down": 5,
         "bytes_up": 6,
+        "peak_bytes": 8,
         "seconds": {"clients": 1.5, "combine": 0.5},
         "validation": {"clients": 2, "examples": 3, "loss": 1.0, "rouge_l": None, "my metric!": 2},
         "on_clients": {
@@ -99,6 +100,7 @@ def test_a_round_as_flat_names() -> None:
         "tokens": 9,
         "bytes/down": 12,  # To train and to evaluate.
         "bytes/up": 6,
+        "bytes/peak": 8,
         "seconds/clients": 1.5,
         "seconds/combine": 0.5,
         "validation/loss": 1.0,

@@ -112,7 +112,7 @@ def test_a_client_that_holds_another_delta_says_so(believed: int, holds: int | N
 
 def test_answers_come_as_they_were() -> None:
     score = ClientScore("north", "several", 3, {"loss": 0.1 + 0.2}, {"bits": 2.5})
-    reply = Reply("1-0", "north", b"\x00bytes", 4, 1 / 3, 5, 60, 0.25, score)
+    reply = Reply("1-0", "north", b"\x00bytes", 4, 1 / 3, 5, 60, 0.25, score, 10**9)
     for outcome in (
         reply,
         replace(reply, score=None),

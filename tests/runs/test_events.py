@@ -54,6 +54,7 @@ ALL = (
     Late(3, "c"),
     Rested(3, "c", 4, 9),
     Replied(3, "a", "low", 4, 90, 1.5, 0.25, 1000),
+    Replied(3, "b", "low", 4, 90, 1.5, 0.25, 1000, 2_000_000, 8),
     Failed(3, "b", "its disk is full", "evaluate"),
     RoundEnded(FULL),
     Halved(3, 2),
@@ -96,7 +97,7 @@ def is_kind(kind: type) -> bool:
     ("event", "change", "words"),
     [
         (ALL[0], {"schema": 2}, "schema is 2, this FlexLoRA reads 1"),
-        (ALL[6], {"kind": "sleep"}, "kind is 'sleep', expected one of train, evaluate, late, quar"),
+        (ALL[7], {"kind": "sleep"}, "kind is 'sleep', expected one of train, evaluate, late, quar"),
     ],
 )
 def test_what_only_another_version_would_write_is_refused(
@@ -121,10 +122,10 @@ def test_a_number_that_json_cannot_hold_is_nan_again() -> None:
 
 def test_who_was_missing_late_or_resting_comes_back_and_is_left_out_where_nobody_was() -> None:
     there = {"missing": (("a", "b"), ()), "late": ("c",), "resting": ("d", "e"), "back": ("f",)}
-    told = round_record(1, **there, wire_seconds=2.5)
+    told = round_record(1, **there, wire_seconds=2.5, peak_bytes=7)
     assert RoundRecord.from_json(json.loads(json_text(told.to_json()))) == told
     assert (told.attempts, round_record(1).attempts) == (2, 1)
-    assert not {*there, "wire_seconds"} & round_record(1).to_json().keys()
+    assert not {*there, "wire_seconds", "peak_bytes"} & round_record(1).to_json().keys()
     with pytest.raises(ValueError, match="missing is 3, expected a list"):
         RoundRecord.from_json(told.to_json() | {"missing": [3]})
 

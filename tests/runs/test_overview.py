@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,8 +13,8 @@ from flexlora.errors import RunError
 from flexlora.federation import resume, run
 from flexlora.report.read import read_runs
 from flexlora.runs import Result
-from flexlora.runs.events import FAILURES, Event, Failed, Started
-from flexlora.runs.overview import overview
+from flexlora.runs.events import FAILURES, Event, Failed, Replied, Started
+from flexlora.runs.overview import largest_pass, overview
 from flexlora.runs.progress import Progress
 from flexlora.runs.run_directory import Run
 from flexlora.runs.standing import Standing
@@ -65,7 +66,21 @@ def test_who_took_part_at_which_rank(result: Result) -> None:
     for name, rank in (("low", "2"), ("high", "4")):
         counted = sum(r["types"].get(name, 0) for r in records)
         told = found["types"][name]
-        assert told == {"ranks": rank, "clients": 2, "replies": counted, "failures": NONE}
+        passes = [x for x in Run.open(result.folder).events(Replied) if x.type == name]
+        assert told == {
+            "ranks": rank,
+            "clients": 2,
+            "replies": counted,
+            "failures": NONE,
+            **largest_pass(passes),
+        }
+
+
+def test_the_largest_pass_is_that_of_the_fewest_clients_and_may_be_unknown() -> None:
+    reply = Replied(1, "a", "low", 4, 90, 1.5, 0.25, 1000)
+    known = [replace(reply, peak_bytes=p, cohort=n) for p, n in ((5, 1), (9, 8), (9, 4))]
+    assert largest_pass([*known, reply]) == {"peak_bytes": 9, "cohort": 4}
+    assert largest_pass([reply]) == {"peak_bytes": None, "cohort": None}
 
 
 def test_failures_are_told_by_client_and_type(folder: Path) -> None:

@@ -43,6 +43,41 @@ def test_the_peak_is_what_was_taken_also_where_it_lay_free_before() -> None:
     assert nothing < 1e6
 
 
+RISE = """
+import torch
+from flexlora.training.memory import Rise
+
+held = torch.ones(2**24)  # 64 MiB that were there before.
+rise = Rise(torch.device("cpu"))
+found = [rise.bytes()]
+taken = torch.ones(2**23)
+found.append(rise.bytes())
+del taken, held
+found.append(rise.bytes())
+if None not in found:
+    print(*found)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells the peak of a process")
+def test_a_rise_counts_from_its_beginning_and_stays_when_memory_is_let_go() -> None:
+    done = subprocess.run([sys.executable, "-c", RISE], capture_output=True, text=True, check=True)
+    if not done.stdout:
+        pytest.skip("this system does not tell the peak of a process")
+    before, there, after = map(int, done.stdout.split())
+    assert before < 1e6
+    assert 2**25 <= there < 2**25 + 2e6
+    assert abs(after - there) < 1e6  # Linux adds up what its processors have counted.
+
+
+def test_where_no_peak_can_be_begun_anew_none_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(memory, "_RESET", tmp_path / "no folder" / "clear_refs")
+    assert memory.Rise(CPU).bytes() is None
+    assert memory.peak_bytes(lambda: None, CPU) is None
+
+
 HOLES = """
 import sys
 from pathlib import Path

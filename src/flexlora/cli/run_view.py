@@ -171,6 +171,11 @@ def _type_table(found: Mapping[str, Any]) -> Sheet:
         name: [c for c in found["clients"].values() if c["type"] == name] for name, _ in types
     }
     counts = {name: [len(client["rounds"]) for client in of] for name, of in members.items()}
+    peaks = [kind["peak_bytes"] for _, kind in types]
+    measured = [
+        Column("peak beside base", ["" if x is None else size(x) for x in peaks]),
+        Column("at once", ["" if n is None else f"{n:,}" for n in (k["cohort"] for _, k in types)]),
+    ]
     return Sheet(
         "",
         Column("type", [name for name, _ in types], left=True),
@@ -183,6 +188,7 @@ def _type_table(found: Mapping[str, Any]) -> Sheet:
                 "per client", [span(counts[name]) if counts[name] else "0" for name, _ in types]
             ),
             Column("failures", [_counts(kind["failures"]) for _, kind in types]),
+            *(measured if any(x is not None for x in peaks) else ()),
         ],
     )
 

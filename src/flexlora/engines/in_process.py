@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -30,6 +31,7 @@ from flexlora.rules.promises import require_received
 from flexlora.screens import Screen
 from flexlora.seeds import seed_of, seeded
 from flexlora.training import Trained, Visit, train_cohort
+from flexlora.training.memory import Rise
 
 
 class InProcess:
@@ -95,7 +97,7 @@ class InProcess:
 
     def _train(self, jobs: Sequence[Train]) -> list[Outcome] | None:
         """Train these jobs' clients in one forward pass; None: that takes too much memory."""
-        began = time.perf_counter()
+        began, rise = time.perf_counter(), Rise(self.model.device)
         outcomes: list[Outcome] = []
         remembered: dict[Train, Memory] = {}
         visits: dict[Train, Visit] = {}
@@ -114,7 +116,7 @@ class InProcess:
             ran_out = failure(jobs[0], error).reason
         if ran_out:  # What the error's frames held is free by now.
             return None if len(jobs) > 1 else [attempt(jobs[0], partial(offer, jobs[0], ran_out))]
-        seconds = time.perf_counter() - began
+        seconds, peak = time.perf_counter() - began, rise.bytes()
         trained: dict[Train, Trained] = {}
         for job, result in zip(visits, found, strict=True):
             if isinstance(result, Trained):
@@ -133,7 +135,10 @@ class InProcess:
             share = seconds * result.tokens / tokens
             start = visits[job].adapter
             reply = partial(self._reply, job, start, remembered[job], result, share, score)
-            outcomes.append(attempt(job, reply))
+            told = attempt(job, reply)
+            if isinstance(told, Reply):
+                told = replace(told, peak_bytes=peak, cohort=len(visits))
+            outcomes.append(told)
         return outcomes
 
     def _read(self, jobs: Sequence[Train]) -> dict[Train, tuple[Visit, Memory] | Failure]:

@@ -93,7 +93,9 @@ class Reply:
     """What was trained, an adapter or single weights, serialised, with what the client measured.
 
     examples: training examples (the weight); loss: mean over its steps, per response token;
-    tokens: non-pad tokens seen; seconds: its training time; score: of what it trained, on its own
+    tokens: non-pad tokens seen; seconds: its training time; peak_bytes: by how much training it
+    raised memory at most, beside the base model (None: its system does not tell), in a pass of so
+    many clients, its cohort; score: of what it trained, on its own
     held-out part, where the job asks for it and it has one. Of an engine whose clients are
     elsewhere, by its own clock and not by their word: wire_seconds, from the job to the answer
     beside the training; back, whether the client had been gone since its last answer.
@@ -108,6 +110,8 @@ class Reply:
     tokens: int
     seconds: float
     score: ClientScore | None = None
+    peak_bytes: int | None = None
+    cohort: int = 1
     wire_seconds: float | None = None
     back: bool = False
 

@@ -16,6 +16,7 @@ from flexlora.formats.payloads import from_bytes, to_bytes
 from flexlora.models import AdaptedModel
 from flexlora.seeds import seeded
 from flexlora.training import Lesson, train_weights
+from flexlora.training.memory import Rise
 
 At = Mapping[str, Tensor]
 
@@ -40,9 +41,10 @@ class SparseTraining:
         if key not in found:
             found[key] = self._received(job)
         at, start = found[key]
-        began = time.perf_counter()
+        began, rise = time.perf_counter(), Rise(self._model.device)
         lesson = Lesson(self._data.get(job.client, ()), job.recipe, seeded(job.seed))
         trained = train_weights(self._model, lesson, at, start, job.trained)
+        seconds, peak = time.perf_counter() - began, rise.bytes()
         return Reply(
             job=job.id,
             client=job.client,
@@ -51,7 +53,8 @@ class SparseTraining:
             loss=trained.loss,
             steps=trained.steps,
             tokens=trained.tokens,
-            seconds=time.perf_counter() - began,
+            seconds=seconds,
+            peak_bytes=peak,
         )
 
     def _received(self, job: TrainSparse) -> tuple[At, At]:

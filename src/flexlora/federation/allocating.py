@@ -224,6 +224,7 @@ def _planned(cost: Cost) -> dict[str, float]:
     sent = cost.traffic
     return {
         "peak": cost.memory.peak,
+        "training": cost.memory.training,
         "seconds": cost.seconds,
         "down": sent.down + sent.delta,
         "up": sent.up,

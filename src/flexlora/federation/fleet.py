@@ -22,8 +22,9 @@ class Fleet:
     """classes: name → its clients' device; of: client → its class, of those that have one; brought:
     classes that clients told of themselves; afforded: class → ranks, of those whose clients train
     at what it affords; why: class → what decides that, in words; notes: what else there is to know;
-    planned: class → of a client's round, peak (bytes of memory), seconds, down (Δ included) and up
-    (bytes); allotted: who trains at which of these ranks, and why, as it is told when a run begins.
+    planned: class → of a client's round, peak (bytes of memory), training (those of it beside the
+    base), seconds, down (Δ included) and up (bytes); allotted: who trains at which of these ranks,
+    and why, as it is told when a run begins.
     """
 
     classes: Mapping[str, DeviceClass]

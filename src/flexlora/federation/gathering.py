@@ -147,6 +147,8 @@ class Gathering:
             loss=outcome.loss,
             seconds=outcome.seconds,
             bytes_up=0 if self._sender.rule.traits.alone else len(outcome.payload),
+            peak_bytes=outcome.peak_bytes,
+            cohort=outcome.cohort,
         )
 
     def _settle(

@@ -210,6 +210,9 @@ class Federation:
             wire_seconds=max(
                 (x.wire_seconds for x in ordered if x.wire_seconds is not None), default=None
             ),
+            peak_bytes=max(
+                (x.peak_bytes for x in ordered if x.peak_bytes is not None), default=None
+            ),
         )
 
     def _commit(self, record: RoundRecord) -> None:

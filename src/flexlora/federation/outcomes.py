@@ -91,6 +91,9 @@ def _reply(given: Reply, known: Known) -> Reply:
     _number("loss", given.loss)
     if _number("seconds", given.seconds) < 0.0:
         raise _Malformed(f"its seconds are {given.seconds:g}, expected 0 or more")
+    if given.peak_bytes is not None:
+        _count("peak_bytes", given.peak_bytes)
+    _count("cohort", given.cohort)
     score = None if given.score is None else _score(given.score, known)
     if score is given.score and examples == given.examples:
         return given

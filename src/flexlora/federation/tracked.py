@@ -17,7 +17,7 @@ from flexlora.runs.run_directory import Run
 def scalars(record: RoundRecord) -> dict[str, float]:
     """A round's record as flat names: what is not a finite number is left out.
 
-    train_loss, learning_rate, examples, tokens, failures, bytes/{down,up}, seconds/<phase>,
+    train_loss, learning_rate, examples, tokens, failures, bytes/{down,up,peak}, seconds/<phase>,
     validation/<metric>, clients/<global|tuned>/<metric>/<mean|worst|spread>.
     """
     found: dict[str, float] = {
@@ -29,6 +29,8 @@ def scalars(record: RoundRecord) -> dict[str, float]:
         "bytes/down": record.total_bytes_down,
         "bytes/up": record.bytes_up,
     }
+    if record.peak_bytes is not None:
+        found["bytes/peak"] = record.peak_bytes
     found |= {f"seconds/{phase}": seconds for phase, seconds in record.seconds.items()}
     if record.validation is not None:
         found |= _metrics("validation", record.validation.values)

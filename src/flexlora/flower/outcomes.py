@@ -31,6 +31,7 @@ def outcome_packet(outcome: Outcome, asked: Address) -> Packet:
         "steps": outcome.steps,
         "tokens": outcome.tokens,
         "seconds": outcome.seconds,
+        "peak_bytes": outcome.peak_bytes,
         "score": None if outcome.score is None else _score_facts(outcome.score),
     }
     return Packet(REPLY, asked, {_PAYLOAD: outcome.payload}, facts)
@@ -64,6 +65,7 @@ def packet_outcome(packet: Packet) -> Outcome | Behind:
             steps=whole(facts, "steps"),
             tokens=whole(facts, "tokens"),
             seconds=number(facts, "seconds"),
+            peak_bytes=None if facts["peak_bytes"] is None else whole(facts, "peak_bytes"),
             score=score,
         )
     except (ValueError, KeyError, TypeError) as error:

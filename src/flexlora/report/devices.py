@@ -31,7 +31,7 @@ def devices(runs: Sequence[ReportRun]) -> Section:
         Table.of(
             "A client's round: the plan against the mean of what came. Planned seconds are of its "
             "device, links included; those that came are of training, on the machine that played "
-            "the run. What a process takes of a CPU's memory is not recorded",
+            "the run",
             [
                 *("run", "device", "replies", "planned s", "s here"),
                 *("planned MB down", "planned MB up", "MB up"),
@@ -41,6 +41,19 @@ def devices(runs: Sequence[ReportRun]) -> Section:
                     *(run.label, name, x.replies, x.planned.get("seconds"), _mean(x, x.seconds)),
                     *(_mega(x.planned.get("down")), _mega(x.planned.get("up"))),
                     _mega(_mean(x, x.bytes_up)),
+                ]
+                for run, name, x in found
+            ],
+        ),
+        Table.of(
+            "Memory of training, the base's weights aside: what was planned for a client alone on "
+            "its largest batch, against the largest pass that was measured where it trained. As "
+            "many clients as that pass had shared it",
+            ["run", "device", "planned MB", "measured MB", "clients in that pass"],
+            [
+                [
+                    *(run.label, name, _mega(x.planned.get("training")), _mega(x.peak_bytes)),
+                    x.cohort,
                 ]
                 for run, name, x in found
             ],

@@ -26,7 +26,8 @@ from flexlora.report.runs import (
     Scored,
     State,
 )
-from flexlora.runs.events import Failed, Replied, Rested
+from flexlora.runs.events import Event, Failed, Replied, Rested
+from flexlora.runs.overview import largest_pass
 from flexlora.runs.run_directory import Run
 from flexlora.runs.spectra import read_spectra
 
@@ -50,10 +51,12 @@ def _read(run: Run) -> ReportRun:
         results = run.read_results()
         states = tuple(map(_state, tables(results, "rows"))) if results else ()
         scored = whole(results, "scored_round") if results else None
+    events = run.events(Event)
+    replies = [event for event in events if isinstance(event, Replied)]
     with run.undamaged("data.json"):
         data = run.data
         partition = _partition(table(data, "partition")) if "partition" in data else None
-        devices = _devices(table(data, "devices"), run) if "devices" in data else {}
+        devices = _devices(table(data, "devices"), replies) if "devices" in data else {}
     with run.undamaged("resolved.toml"):
         # Each of its type where it is there: `resolved` sees to it.
         clients, ranks, higher = (
@@ -76,20 +79,20 @@ def _read(run: Run) -> ReportRun:
         ranks=ranks,
         higher=higher,
         rounds=tuple(run.committed()),
-        failed=tuple(run.events(Failed)),
-        rested=tuple(run.events(Rested)),
+        failed=tuple(event for event in events if isinstance(event, Failed)),
+        rested=tuple(event for event in events if isinstance(event, Rested)),
         spectra=read_spectra(run),
         states=states,
         scored_round=scored,
         partition=partition,
         devices=devices,
+        passes={x: largest_pass([r for r in replies if r.type == x]) for x in clients},
     )
 
 
-def _devices(record: Record, run: Run) -> dict[str, Class]:
+def _devices(record: Record, replies: Sequence[Replied]) -> dict[str, Class]:
     """With what its clients' replies came to. Raises ValueError for what is no fleet."""
     found = {}
-    replies = run.events(Replied)
     for name in record:
         told = table(record, name)
         clients = texts(told, "clients")
@@ -102,6 +105,7 @@ def _devices(record: Record, run: Run) -> dict[str, Class]:
             replies=len(mine),
             seconds=sum(reply.seconds for reply in mine),
             bytes_up=sum(reply.bytes_up for reply in mine),
+            **largest_pass(mine),
         )
     return found
 

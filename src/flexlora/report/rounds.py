@@ -42,7 +42,22 @@ def costs(runs: Sequence[ReportRun]) -> Section:
     if not played:
         return Section("costs", "Bytes and time", (Note("No round has been played yet."),))
     blocks: list[Block] = [_bytes(played), *_efficiency(played), _seconds(played)]
+    if measured := [
+        [run.label, kind, _mega(held["peak_bytes"]), held["cohort"]]
+        for run in played
+        for kind, held in run.passes.items()
+        if held["peak_bytes"] is not None
+    ]:
+        words = (
+            "Memory of training beside the base's weights: the most by which a pass of a type's "
+            "clients raised it where they trained, as measured"
+        )
+        blocks.append(Table.of(words, ["run", "type", "MB", "clients in that pass"], measured))
     return Section("costs", "Bytes and time", tuple(blocks))
+
+
+def _mega(amount: int | None) -> float | None:
+    return None if amount is None else amount / 1e6
 
 
 def _validation(measure: Measure) -> Value:

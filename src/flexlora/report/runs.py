@@ -117,9 +117,10 @@ class Partition:
 class Class:
     """The clients of one class of devices: what was planned for one of them, and what came.
 
-    planned: peak, seconds, down and up, of a round; empty where their ranks are their own. replies:
-    of these clients, and the sums of their seconds (of training, on the machine that played the
-    run) and bytes up.
+    planned: peak, training (of it, beside the base), seconds, down and up, of a round; empty where
+    their ranks are their own. replies: of these clients, and the sums of their seconds (of
+    training, on the machine that played the run) and bytes up. peak_bytes, cohort: as of a type of
+    `runs.overview`.
     """
 
     clients: tuple[str, ...]
@@ -129,6 +130,8 @@ class Class:
     replies: int = 0
     seconds: float = 0.0
     bytes_up: int = 0
+    peak_bytes: int | None = None
+    cohort: int | None = None
 
 
 @dataclass(frozen=True)
@@ -136,7 +139,8 @@ class ReportRun:
     """One run. label: unique on the page; arm: the same for runs that differ in the seed alone.
 
     origin: equal for runs that began from the same, but for seeds; "" for the bare base model.
-    higher: metric → whether more of it is better, as far as the run recorded it.
+    higher: metric → whether more of it is better, as far as the run recorded it. passes: type →
+    peak_bytes and cohort of the largest pass of its clients, as of `runs.overview`.
     """
 
     label: str
@@ -161,6 +165,7 @@ class ReportRun:
     scored_round: int | None
     partition: Partition | None
     devices: Mapping[str, Class] = field(default_factory=dict)
+    passes: Mapping[str, Mapping[str, int | None]] = field(default_factory=dict)
 
     def state(self, name: str) -> State | None:
         return next((state for state in self.states if state.name == name), None)

@@ -16,7 +16,7 @@ from flexlora.errors import cut_short, shown
 from flexlora.evaluation import MeanScore
 from flexlora.formats.json_fields import counts, number, table, text, texts, whole
 from flexlora.formats.words import count
-from flexlora.runs.fields import truth
+from flexlora.runs.fields import or_none, truth
 from flexlora.runs.records import RoundRecord
 from flexlora.runs.results import Result
 
@@ -68,6 +68,7 @@ class Event:
 _READERS: Mapping[str, Callable[[Mapping[str, Any], str], Any]] = {
     "str": text,
     "int": whole,
+    "int | None": or_none(whole),
     "bool": truth,
     "float": number,
     "tuple[str, ...]": texts,
@@ -181,7 +182,9 @@ class Replied(Event):
     """A client's update came, and was what was asked for.
 
     tokens: non-pad tokens seen; loss: mean over its steps; seconds: of its training; bytes_up: of
-    the update as it was sent, which itself is in no event.
+    the update as it was sent, which itself is in no event. peak_bytes: by how much training raised
+    memory at most, beside the base model (null: its system does not tell), in a pass of so many
+    clients, its cohort.
     """
 
     name = "reply"
@@ -194,6 +197,8 @@ class Replied(Event):
     loss: float
     seconds: float
     bytes_up: int
+    peak_bytes: int | None = None
+    cohort: int = 1
 
 
 @final

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
 from flexlora.errors import shown
 from flexlora.formats.json_fields import number, table, text, texts, whole
-from flexlora.runs.events import FAILURES, Event, Failed, Rested, Started
+from flexlora.runs.events import FAILURES, Event, Failed, Replied, Rested, Started
 from flexlora.runs.fields import or_none, typed
 from flexlora.runs.progress import Progress
 from flexlora.runs.records import RoundRecord
@@ -23,7 +23,9 @@ def overview(folder: Path | str) -> Record:
 
     state: "finished", "running" (another process holds it), "not scored" (all rounds are played),
     "stopped" or "never started"; best: the round that validated best, None where none did;
-    types: name → ranks (in words), clients, replies and failures; clients: id → type, ranks
+    types: name → ranks (in words), clients, replies, failures, and peak_bytes, the most by which a
+    pass of its clients raised memory beside the base (None where it was not measured), with the
+    number of clients in that pass, cohort; clients: id → type, ranks
     (layer → rank, as trained last), rounds (in which it counted) and failures, by what it was to
     do: train, be in time, evaluate, or pass a screen; attempts: round → attempts that it took, of
     those that took more than one; late: answers that were needed no more; resting: client → the
@@ -40,6 +42,7 @@ def overview(folder: Path | str) -> Record:
     records, last = run.committed(), run.last_meta()
     events = run.events(Event)
     failures = [event for event in events if isinstance(event, Failed)]
+    replies = [event for event in events if isinstance(event, Replied)]
     rested = Counter(event.client for event in events if isinstance(event, Rested))
     begun = any(isinstance(event, Started) for event in events)
     config = run.config
@@ -51,7 +54,7 @@ def overview(folder: Path | str) -> Record:
         commit = typed(run.environment, {"commit": or_none(text)}).get("commit")
     with run.undamaged("resolved.toml"):
         resolved = run.resolved
-        types = _types(resolved, clients)
+        types = _types(resolved, clients, replies)
     with run.undamaged("spectra.jsonl"):
         learned = _learned(run.read_spectra())
     ended = run.ended()
@@ -132,6 +135,14 @@ def _state(run: Run, begun: bool, round: int, progress: Progress) -> str:
     return "not scored" if exhausted or round >= run.config.federation.rounds else "stopped"
 
 
+def largest_pass(replies: Iterable[Replied]) -> dict[str, int | None]:
+    """peak_bytes: the most by which a pass of theirs raised memory beside the base; cohort: clients
+    in that pass, the fewest of such. Both None where none was measured."""
+    known = [(x.peak_bytes, -x.cohort) for x in replies if x.peak_bytes is not None]
+    peak, clients = max(known, default=(None, None))
+    return {"peak_bytes": peak, "cohort": None if clients is None else -clients}
+
+
 def _scores(record: RoundRecord) -> Record:
     """Of a round's line: what says how good it was."""
     line = record.to_json()
@@ -178,7 +189,9 @@ def _clients(
     return found
 
 
-def _types(resolved: Record, clients: Mapping[str, Record]) -> dict[str, Record]:
+def _types(
+    resolved: Record, clients: Mapping[str, Record], replies: Sequence[Replied]
+) -> dict[str, Record]:
     found = {}
     ranks = table(resolved, "ranks") if "clients" in resolved else {}
     for name, count in resolved.get("clients", {}).items():
@@ -188,5 +201,6 @@ def _types(resolved: Record, clients: Mapping[str, Record]) -> dict[str, Record]
             "clients": count,
             "replies": sum(len(client["rounds"]) for client in members),
             "failures": {kind: sum(c["failures"][kind] for c in members) for kind in FAILURES},
+            **largest_pass([x for x in replies if x.type == name]),
         }
     return found

@@ -149,7 +149,9 @@ class RoundRecord:
     resting: who was not asked, since it had failed again and again. simulated: its time on the
     clients' devices, where they have any; left_out: where ranks follow from an error. back: of
     those that counted, who had been gone since they answered last; wire_seconds: of them, the most
-    that a job and its answer took beside the training (None: nothing travelled).
+    that a job and its answer took beside the training (None: nothing travelled). peak_bytes: of
+    them, the most by which training raised memory beside the base model, as where they trained it
+    was measured (None: nowhere).
     """
 
     round: int
@@ -176,6 +178,7 @@ class RoundRecord:
     left_out: LeftOut | None = None
     back: tuple[str, ...] = ()
     wire_seconds: float | None = None
+    peak_bytes: int | None = None
 
     @property
     def attempts(self) -> int:
@@ -231,6 +234,8 @@ class RoundRecord:
             found["left_out"] = asdict(self.left_out)
         if self.wire_seconds is not None:
             found["wire_seconds"] = self.wire_seconds
+        if self.peak_bytes is not None:
+            found["peak_bytes"] = self.peak_bytes
         if self.cut is not None:
             found["cut"] = asdict(self.cut)
         if self.screened is not None:
@@ -271,6 +276,7 @@ class RoundRecord:
             ),
             back=texts(record, "back") if "back" in record else (),
             wire_seconds=number(record, "wire_seconds") if "wire_seconds" in record else None,
+            peak_bytes=natural(record, "peak_bytes") if "peak_bytes" in record else None,
             screened=_screened(table(record, "screened")) if "screened" in record else None,
             agreement=number(record, "agreement") if "agreement" in record else None,
             validation=(

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
+from typing import final
 
 import psutil
 import torch
@@ -46,21 +47,42 @@ def total_bytes(device: torch.device) -> int:
 
 def peak_bytes(work: Callable[[], object], device: torch.device) -> int | None:
     """By how many bytes memory rose at most while it worked; None where the system cannot tell."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-        torch.cuda.reset_peak_memory_stats(device)
-        before = torch.cuda.memory_allocated(device)
-        work()
-        return torch.cuda.max_memory_allocated(device) - before
-    _give_back()
-    try:
-        _RESET.write_text("5")  # Linux: the peak starts anew.
-    except OSError:
-        work()
-        return None
-    before = _kibibytes(_STATUS, "VmRSS")
+    rise = Rise(device)
     work()
-    return (_kibibytes(_STATUS, "VmHWM") - before) * 1024
+    return rise.bytes()
+
+
+@final
+class Rise:
+    """By how many bytes the memory of this process rises from now on.
+
+    On a GPU: of what its tensors take there. Else: of the memory that is resident, whoever in the
+    process takes it, after what it holds free has gone back to the system. Linux alone can begin a
+    process's peak anew; elsewhere, and where a sandbox forbids it, nothing is known.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._before: int | None
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+            torch.cuda.reset_peak_memory_stats(device)
+            self._before = torch.cuda.memory_allocated(device)
+            return
+        _give_back()
+        try:
+            _RESET.write_text("5")  # Linux: the peak starts anew.
+            self._before = _kibibytes(_STATUS, "VmRSS") * 1024
+        except OSError:
+            self._before = None
+
+    def bytes(self) -> int | None:
+        """At most so far; None where the system cannot tell."""
+        if self._before is None:
+            return None
+        if self._device.type == "cuda":
+            return torch.cuda.max_memory_allocated(self._device) - self._before
+        return max(0, _kibibytes(_STATUS, "VmHWM") * 1024 - self._before)
 
 
 def return_what_is_freed() -> None:
