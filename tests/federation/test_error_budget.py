@@ -5,13 +5,16 @@ from __future__ import annotations
 import math
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
+from federation.test_loop import RANKS, assert_same, federation, noise, play, sent_ranks
 from flexlora.config.settings import played_rule, require_error_budget
 from flexlora.errors import ConfigError
 from flexlora.federation.error_budget import ErrorBudget
+from flexlora.federation.loop import Federation
 from flexlora.federation.session import Session
 from flexlora.lowrank import LowRank
 from flexlora.rules import RULES, State, make_rule
@@ -38,23 +41,71 @@ def test_a_client_gets_the_rank_that_leaves_the_share_out_and_never_more_than_it
     own = dict.fromkeys((x.name for x in LAYERS), 4)
     whole = 2 * (4 + 1 + 0.25 + 0.0625)
     budget = ErrorBudget(rule, state, 0.06)
-    assert set(budget.of(own).values()) == {2}
+    assert set(budget.of("a", own).values()) == {2}
     found = budget.left_out
     assert found is not None
     assert found.share == pytest.approx(2 * 0.3125 / whole, rel=1e-4)
     assert found.error == pytest.approx(math.sqrt(2 * 0.3125), rel=1e-4)
-    assert set(budget.of(dict.fromkeys(own, 1)).values()) == {1}
+    assert set(budget.of("b", dict.fromkeys(own, 1)).values()) == {1}
     left = budget.left_out
     assert left is not None
     assert left.share == pytest.approx(2 * 1.3125 / whole, rel=1e-4)
-    assert ErrorBudget(rule, state, 0.0).of(own) == own
+    assert ErrorBudget(rule, state, 0.0).of("a", own) == own
+
+
+def test_ranks_that_were_chosen_stand_within_ones_own_with_the_error_that_they_have_now() -> None:
+    rule, state = make_rule("flexlora"), of_values(2.0, 1.0, 0.5, 0.25)
+    own = dict.fromkeys((x.name for x in LAYERS), 4)
+    chosen = {"a": dict.fromkeys(own, 3), "b": dict.fromkeys(own, 2)}
+    budget = ErrorBudget(rule, state, 0.06, chosen)
+    assert budget.of("a", own) == chosen["a"]
+    found = budget.left_out
+    assert found is not None
+    assert found.error == pytest.approx(math.sqrt(2 * 0.0625), rel=1e-4)
+    assert set(budget.of("b", dict.fromkeys(own, 1)).values()) == {1}  # It has less by now.
+    assert set(budget.of("new", own).values()) == {2}
+
+
+def test_ranks_are_chosen_every_few_rounds_and_a_stop_in_between_changes_nothing(
+    tmp_path: Path,
+) -> None:
+    asked: dict[str, Any] = {"rounds": 6, "clients": 5, "leave_out": 0.05, "leave_out_every": 2}
+
+    def ranks(made: Federation) -> list[dict[str, dict[str, int]]]:
+        found: dict[int, dict[str, dict[str, int]]] = {}
+        for job in noise(made).jobs:
+            found.setdefault(job.round, {})[job.client] = sent_ranks(job)
+        return [found[round] for round in sorted(found)]
+
+    whole = federation(tmp_path / "whole", **asked)
+    records = play(whole)
+    first, second, third, fourth, fifth, last = ranks(whole)
+    own = {client: dict.fromkeys(first[client], rank) for client, rank in RANKS.items()}
+    assert first == second == own
+    assert third == fourth != own
+    assert fifth == last != fourth
+    assert records[0].left_out is None
+    shares = [x.left_out.share for x in records[1:] if x.left_out is not None]
+    assert len(set(shares)) == 5  # Of each round's own state.
+    stopped = federation(tmp_path / "r", **asked)
+    for _ in range(3):
+        stopped.play()
+    again = federation(tmp_path / "r", values=[-3.0, -4.0, -5.0], **asked)
+    play(again)
+    assert ranks(again)[0] == fourth
+    assert_same(again, whole)
+
+
+def test_a_period_needs_what_it_is_of() -> None:
+    with pytest.raises(ConfigError, match="leave_out_every is 3 without leave_out"):
+        small(clients={"leave_out_every": 3})
 
 
 def test_before_anything_is_learned_everybody_has_its_own() -> None:
     rule = make_rule("flexlora")
     own = dict.fromkeys((x.name for x in LAYERS), 4)
     budget = ErrorBudget(rule, rule.init(spec(1, 4), seeded(0)), 0.5)
-    assert budget.of(own) == own
+    assert budget.of("a", own) == own
     assert budget.left_out is None
 
 

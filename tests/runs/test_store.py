@@ -88,6 +88,8 @@ def test_layers_may_differ_by_client_in_number_and_order() -> None:
     made.answered["b"] = 7
     made.failed["c"] = 2
     made.resting["a"] = 9
+    assert "within" not in made.to_json()
+    made.within["b"] = {"y": 1, "x": 1}
     assert back(made) == made
     assert back(ClientStore({}, {})) == ClientStore({}, {})
 
@@ -105,6 +107,7 @@ def test_layers_may_differ_by_client_in_number_and_order() -> None:
         ({"patterns": [7]}, "patterns is 7, expected a list"),
         ({"layouts": 3}, "layouts is 3, expected a list"),
         ({"answered": [0]}, "answered is 0, expected 1 or more"),
+        ({"within": [7]}, "within is 7, expected less than 1"),
         ({"resting": [0]}, "resting is 0, expected 1 or more"),
         ({"failed": ["x"]}, "failed is 'x', expected a whole number"),
         ({"types": ["x" * 99]}, f"types is '{'x' * 58}…, expected a whole number"),

@@ -125,8 +125,14 @@ def within_error(
             place = ranks[name]
             ranks[name] += 1
             left -= values[name][place] ** 2 if place < len(values[name]) else 0.0
-    beyond = (sigma for name, held in values.items() for sigma in held[ranks[name] :])
-    return ranks, math.hypot(*beyond)
+    return ranks, error_beyond(values, ranks)
+
+
+def error_beyond(spectra: Mapping[str, Sequence[float]], ranks: Mapping[str, int]) -> float:
+    """‖what a best approximation of these ranks leaves out‖_F, over all layers."""
+    return math.hypot(
+        *(x for name, held in spectra.items() for x in sorted(held, reverse=True)[ranks[name] :])
+    )
 
 
 def _spectrum(layer: LayerSpec, spectra: Mapping[str, Sequence[float]]) -> list[float]:

@@ -16,7 +16,7 @@ from flexlora.allocation.mixes import (
     require_rank,
     scaled_types,
 )
-from flexlora.config.table import PathText, Table, quantity_of
+from flexlora.config.table import PathText, Positive, Table, quantity_of
 from flexlora.errors import shown
 from flexlora.formats.quantities import MEMORY, quantity
 from flexlora.options import MANY
@@ -68,8 +68,12 @@ class ClientsConfig(Table):
     leave_out: Annotated[float, Field(gt=0.0, lt=1.0)] | None = Field(
         default=None,
         description="share of the energy of all that was learned that what a client is sent may "
-        "leave out: round by round it trains at the lowest ranks that do, within its own; none: "
-        "always at its own",
+        "leave out: it trains at the lowest ranks that do, within its own; none: always at its own",
+    )
+    leave_out_every: Positive = Field(
+        default=1,
+        description="of leave_out: ranks are chosen anew every so many rounds, and stand until "
+        "then; the first are chosen after so many rounds",
     )
     level: Literal["own", "lowest", "highest"] = Field(
         default="own",
@@ -86,6 +90,15 @@ class ClientsConfig(Table):
     @classmethod
     def _an_amount(cls, given: str | None) -> str | None:
         return quantity_of(given, MEMORY)
+
+    @model_validator(mode="after")
+    def _every_of_what(self) -> ClientsConfig:
+        if self.leave_out is None and self.leave_out_every != 1:
+            raise ValueError(
+                f"leave_out_every is {self.leave_out_every} without leave_out, which says what is "
+                "chosen; give leave_out, like 0.05, or leave it out, too"
+            )
+        return self
 
     @model_validator(mode="after")
     def _devices_or_a_mix(self) -> ClientsConfig:

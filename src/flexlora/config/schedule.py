@@ -25,7 +25,8 @@ class Schedule:
     of more than `norm_limit` times its round's median norm is quarantined. `agreement`: whether
     rounds tell how much clients agree. `over_sample`, `min_clients`, `min_share`, `attempts`,
     `rest_after`, `rest_rounds`, `wire`: as in [federation]. `leave_out`: the share of the state's
-    energy that what a client is sent may leave out (0: it is always sent its own ranks).
+    energy that what a client is sent may leave out (0: it is always sent its own ranks), by which
+    ranks are chosen every `leave_out_every` rounds.
     """
 
     rounds: int
@@ -47,6 +48,7 @@ class Schedule:
     rest_after: int = 3
     rest_rounds: int = 5
     leave_out: float = 0.0
+    leave_out_every: int = 1
     wire: Wire = "exact"
 
     def asks(self, there: int) -> int:

@@ -93,6 +93,7 @@ class Settings:
             rest_after=federation.rest_after,
             rest_rounds=federation.rest_rounds,
             leave_out=(config.clients.leave_out or 0.0) if federation.mode == "federated" else 0.0,
+            leave_out_every=config.clients.leave_out_every,
             wire=federation.wire,
         )
         return Settings(schedule, validation, final_settings(config))

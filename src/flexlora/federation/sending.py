@@ -69,10 +69,10 @@ class Sender:
         made: dict[tuple[str, tuple[tuple[str, int], ...]], tuple[Adapter, bytes]] = {}
         missing: dict[int | None, int] = {}
         asks = self.schedule.score_trained and self.schedule.validates(round)
-        budget = ErrorBudget(self.rule, state, self.schedule.leave_out)
+        budget = ErrorBudget.of_round(self.rule, state, store, self.schedule)
         jobs, sent = [], {}
         for index, client in enumerate(clients):
-            ranks = budget.of(self.rule.ranks_for(state.spec, store.ranks[client]))
+            ranks = budget.of(client, self.rule.ranks_for(state.spec, store.ranks[client]))
             pattern = client if by_client else "", tuple(sorted(ranks.items()))
             if pattern not in made:
                 draws = self.streams.generator("send", round, *([client] if by_client else []))

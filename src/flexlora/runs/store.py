@@ -20,7 +20,8 @@ class ClientStore:
     answered: the round that it answered last, where the rule has clients remember: what a client
     remembers of that round is what it goes on with, and it must be there.
     failed: failures in a row, of those who failed last; resting: the last round for which a client
-    is not asked, since it failed again and again.
+    is not asked, since it failed again and again. within: ranks that were chosen by what they leave
+    out of the state, at most its own, where they stand for some rounds.
     Clients of equal ranks may share one table of them: it is replaced, never changed.
     """
 
@@ -30,6 +31,7 @@ class ClientStore:
     answered: dict[str, int] = field(default_factory=dict)
     failed: dict[str, int] = field(default_factory=dict)
     resting: dict[str, int] = field(default_factory=dict)
+    within: dict[str, dict[str, int]] = field(default_factory=dict)
 
     @property
     def clients(self) -> list[str]:
@@ -41,20 +43,22 @@ class ClientStore:
         {clients: ids, names: types that there are, types: a number a client, layouts: lists of
         layers, patterns: [number of its layout, rank, rank, …], ranks: a number of a pattern a
         client, held: a version or null a client; answered, failed, resting: a number or null a
-        client, each left out where nobody has one}.
+        client, within: a number of a pattern or null a client, each left out where nobody has one}.
         """
         clients = list(self.ranks)
         names: dict[str, int] = {}
         layouts: dict[tuple[str, ...], int] = {}
         patterns: dict[tuple[int, ...], int] = {}
         seen: dict[int, int] = {}  # Tables that clients share are looked at once.
-        ranks = []
-        for client in clients:
-            table = self.ranks[client]
+
+        def number(table: Mapping[str, int]) -> int:
             if id(table) not in seen:
                 layout = layouts.setdefault(tuple(table), len(layouts))
                 seen[id(table)] = patterns.setdefault((layout, *table.values()), len(patterns))
-            ranks.append(seen[id(table)])
+            return seen[id(table)]
+
+        ranks = [number(self.ranks[client]) for client in clients]
+        within = {client: number(table) for client, table in self.within.items()}
         types = [names.setdefault(self.types[client], len(names)) for client in clients]
         found = {name: getattr(self, name) for name in _IF_THERE}
         return {
@@ -66,6 +70,7 @@ class ClientStore:
             "ranks": ranks,
             "held": [self.held.get(client) for client in clients],
             **{name: [of.get(x) for x in clients] for name, of in found.items() if of},
+            **({"within": [within.get(x) for x in clients]} if within else {}),
         }
 
     @staticmethod
@@ -81,11 +86,14 @@ class ClientStore:
         ]
         if len(set(clients)) < len(clients):
             raise ValueError("clients has one of them twice")
+        known = {x: _known(clients, data, x, least=1) for x in _IF_THERE if x in data}
+        within = _each(clients, data, "within") if "within" in data else ()
         return ClientStore(
             {client: _at(names, i, "types") for client, i in _each(clients, data, "types")},
             {client: _at(made, i, "ranks") for client, i in _each(clients, data, "ranks")},
             _known(clients, data, "held"),
-            *(_known(clients, data, of, least=1) if of in data else {} for of in _IF_THERE),
+            **known,
+            within={client: _at(made, i, "within") for client, i in within if i is not None},
         )
 
 
