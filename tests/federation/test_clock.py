@@ -68,14 +68,18 @@ def test_a_round_lasts_as_long_as_its_slowest_and_no_longer_than_its_deadline(
     setup: Setup,
 ) -> None:
     store, jobs = setup.roster.fresh_store(), jobs_of(setup)
-    free = clock(setup).round(jobs, store.ranks)
+    each = clock(setup).each(jobs, store.ranks)
+    free = clock(setup).round(each)
     assert (free.slowest, free.device, free.late) == (CLIENTS[0], "slow", ())
     assert free.seconds == free.slowest_seconds
     took = {job.client: clock(setup).seconds(job, store.ranks[job.client]) for job in jobs}
+    assert each == took
     limit = (sorted(took.values())[-1] + sorted(took.values())[-2]) / 2
-    cut = clock(setup, limit).round(jobs, store.ranks)
+    cut = clock(setup, limit).round(took)
     assert cut == replace(free, seconds=limit, late=(CLIENTS[0],))
     assert Simulated.from_json(cut.to_json()) == cut
+    early = sorted(took, key=took.__getitem__)[:2]
+    assert clock(setup, limit).round(took, early).seconds == took[early[1]] < limit
     (slow,) = (job for job in jobs if job.client == CLIENTS[0])
     assert clock(setup, limit).late(slow, store.ranks[CLIENTS[0]]).startswith("late: ")
     assert not clock(setup, 1e9).late(slow, store.ranks[CLIENTS[0]])
@@ -103,6 +107,33 @@ def test_a_straggler_is_asked_trains_nothing_and_is_said_to_be_late(tmp_path: Pa
     assert CLIENTS[0] not in {x.client for x in run.events(Replied)}
     told = overview(folders[0])
     assert told["clients"][CLIENTS[0]]["failures"]["late"] == 2
+
+
+def test_of_more_clients_than_are_needed_the_first_on_the_simulated_clock_count(
+    tmp_path: Path,
+) -> None:
+    """The slow one is never among them, and the round is over before it would have answered."""
+    config = on_devices(
+        device_file(tmp_path, SLOW + DEVICES),
+        federation={"rounds": 3, "clients_per_round": 2, "over_sample": 2.0},
+        evaluation={"unseen": False, "on_clients": "off"},
+    )
+    run = Run.open(Session.of(config).play(tmp_path / "r").folder)
+    setup = prepare(config, outline=True)
+    for record in run.records():
+        told = record.simulated
+        assert told is not None
+        assert (told.slowest, told.late) == (CLIENTS[0], ())
+        assert len(record.clients) == 2
+        assert set(record.late) == set(CLIENTS) - set(record.clients)
+        assert CLIENTS[0] in record.late
+        assert (record.failures, record.attempts) == (0, 1)
+        assert told.seconds < told.slowest_seconds
+    took = clock(setup).each(jobs_of(setup), setup.roster.fresh_store().ranks)
+    first = run.records()[0]
+    assert set(first.clients) == set(sorted(took, key=took.__getitem__)[:2])
+    assert first.simulated is not None
+    assert first.simulated.seconds == pytest.approx(max(took[x] for x in first.clients))
 
 
 def test_without_devices_there_is_no_clock_and_none_for_who_trains_in_one_place(

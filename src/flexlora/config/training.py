@@ -98,7 +98,8 @@ class FederationConfig(Table):
     over_sample: Annotated[float, Field(ge=1.0, le=100.0)] = Field(
         default=1.0,
         description="so many times the clients of a round are asked, and the first that answer "
-        "count: over a network in time, in process in the order in which they were drawn",
+        "count: over a network in time, with devices in simulated time, else in the order in which "
+        "they were drawn",
     )
     min_clients: Positive = Field(
         default=1, description="clients of a round that have to count, or it is not combined"

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import final
 
 from flexlora.adapters import ranks_in_words
 from flexlora.engines.jobs import Failure, Offer, Outcome, Train, TrainSparse, Transport
 from flexlora.errors import cut_short
+from flexlora.federation.admission import Collected
 from flexlora.federation.clock import Clock
 from flexlora.federation.observers import Observer
 from flexlora.federation.stages import S, Stage
@@ -62,12 +63,19 @@ class Asking:
                     else:
                         waiting.append(found)
 
-    def simulated(self, stage: Stage[S], asked: S) -> Simulated | None:
-        """How long the round would have taken; None without devices."""
+    def seconds(self, stage: Stage[S], asked: S) -> dict[str, float]:
+        """Client → seconds until its answer would be there; nobody without devices."""
+        if self._clock is None:
+            return {}
+        ranks = {job.client: stage.ranks(asked, job.client) for job in asked.jobs}
+        return self._clock.each(asked.jobs, ranks)
+
+    def simulated(self, took: Mapping[str, float], collected: Collected) -> Simulated | None:
+        """How long the round would have taken, which is over once enough are there: where somebody
+        is needed no more, with the last of those who counted. None without devices."""
         if self._clock is None:
             return None
-        ranks = {job.client: stage.ranks(asked, job.client) for job in asked.jobs}
-        return self._clock.round(asked.jobs, ranks)
+        return self._clock.round(took, list(collected.replies) if collected.late else ())
 
     def _late(self, stage: Stage[S], asked: S, job: Train | TrainSparse) -> str:
         if self._clock is None:

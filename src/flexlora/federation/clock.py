@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import final
 
 from flexlora.engines.jobs import Train, TrainSparse
@@ -54,16 +54,20 @@ class Clock:
             f"{duration(self.deadline)}"
         )
 
-    def round(
+    def each(
         self, jobs: Sequence[Train | TrainSparse], ranks: Mapping[str, Mapping[str, int]]
-    ) -> Simulated:
-        """Of a whole round. ranks: client → layer → rank."""
-        took = {job.client: self.seconds(job, ranks[job.client]) for job in jobs}
+    ) -> dict[str, float]:
+        """Client → seconds until its answer is there. ranks: client → layer → rank."""
+        return {job.client: self.seconds(job, ranks[job.client]) for job in jobs}
+
+    def round(self, took: Mapping[str, float], closed: Collection[str] = ()) -> Simulated:
+        """Of a whole round of which `each` has told. closed: whose answers were enough, so that it
+        was over when the last of them came; none: all were waited for."""
         slowest = max(sorted(took), key=took.__getitem__)
         limit = self.deadline
         late = [client for client in sorted(took) if limit is not None and took[client] > limit]
         return Simulated(
-            seconds=limit if late and limit is not None else took[slowest],
+            seconds=_over(took, closed, limit if late else None),
             slowest=slowest,
             device=self.fleet.of[slowest],
             slowest_seconds=took[slowest],
@@ -75,6 +79,12 @@ class Clock:
             sent = traffic(self.rule, self.foresight.shape.layers, {"": dict(pattern)}, {})
             self._up[pattern] = sent[""].up
         return self._up[pattern]
+
+
+def _over(took: Mapping[str, float], closed: Collection[str], limit: float | None) -> float:
+    if closed:
+        return max(took[client] for client in closed)
+    return max(took.values()) if limit is None else limit
 
 
 def clock_of(setup: Setup, rule: Rule) -> Clock | None:

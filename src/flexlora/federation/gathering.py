@@ -66,7 +66,8 @@ class Gathering:
     """Asks a round's clients, and tries again with others where too few count.
 
     in_time: whether answers come in the order of time, so that a round is closed once enough are
-    there; else all are waited for, and the first in the order drawn count.
+    there; else all are waited for, and the first count: on their devices' clock, where they have
+    devices, else in the order drawn.
     """
 
     def __init__(
@@ -100,7 +101,10 @@ class Gathering:
             self._observer.told(events.RoundBegun(round, clients, stage.sparse, attempt))
             collected = self._collect(stage, state, asked, store)
             trained, answered = time.perf_counter(), list(collected.ranks)
-            tried.answers.append(self._settle(round, asked.jobs, order, collected))
+            took = self._asking.seconds(stage, asked)
+            first = sorted(order, key=lambda client: (took[client], client)) if took else order
+            tried.answers.append(self._settle(round, asked.jobs, first, collected))
+            simulated = self._asking.simulated(took, collected)
             needed = schedule.quorum(len(clients))
             came = len(collected.replies)
             passed = Passed({})
@@ -109,8 +113,7 @@ class Gathering:
             tried.asked |= set(clients)
             there = {*collected.replies, *collected.late}
             tried.missing.append(tuple(x for x in clients if x not in there))
-            took = self._asking.simulated(stage, asked)
-            tried.cost(asked.jobs, collected.bytes_up, took)
+            tried.cost(asked.jobs, collected.bytes_up, simulated)
             if passed.weights:
                 return Gathered(asked, collected, passed, answered, trained, tried)
             if attempt >= schedule.attempts:
@@ -159,7 +162,7 @@ class Gathering:
         collected: Collected,
     ) -> Answers:
         """Leave in what was collected those who count: beside the others, and as many as are
-        needed."""
+        needed, the first in this order."""
         ids = {job.client: job.id for job in jobs}
         for failure in quarantined(collected, ids, self._schedule.norm_limit):
             self._tell(round, failure, failure.kind)

@@ -108,9 +108,10 @@ class LeftOut:
 class Simulated:
     """How long a round would have taken on the clients' devices, by their profiles.
 
-    seconds: of the round, which lasts until the last one has answered, or, where anybody is late,
-    to the deadline; slowest: whose answer would come last, its device, and after how long; late:
-    those who were asked and did not count for it.
+    seconds: of the round, which lasts until the last one has answered, where anybody is late, to
+    the deadline, or, where more were asked than are needed, until enough have answered; slowest:
+    whose answer would come last, its device, and after how long; late: those who were asked and
+    would miss the deadline.
     """
 
     seconds: float
