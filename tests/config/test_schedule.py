@@ -51,7 +51,9 @@ def test_the_best_round_and_what_came_without_gain() -> None:
     ]
 
 
-@pytest.mark.parametrize("progress", [Progress(), Progress(0.1 + 0.2, 3, 2), Progress(-40.0, 1, 0)])
+@pytest.mark.parametrize(
+    "progress", [Progress(), Progress(0.1 + 0.2, 3, 2), Progress(-40.0, 1, 0, {"a": 0.1 + 0.2})]
+)
 def test_progress_survives_json(progress: Progress) -> None:
     text = json.dumps(progress.to_json(), allow_nan=False)
     assert Progress.from_json(json.loads(text)) == progress

@@ -104,6 +104,7 @@ def test_good_answers_count_in_order_of_client(jobs: list[Evaluate]) -> None:
         ({"score": ClientScore("?", "x", 1, {})}, "no value by 'loss'; expected just loss"),
         ({"score": score("?", 1.0, examples=0)}, "of 0 examples, expected at least one"),
         ({"score": ClientScore("?", "x", 1, {"loss": 1.0, "mine": 1.0})}, "a value by 'mine'"),
+        ({"score": score("?", -0.5)}, "score by loss is -0.5, but loss is at least 0"),
         ({"client": "somebody"}, "not open for this client"),
         ({"job": "1-evaluate-99"}, "not open for this client"),
     ],
@@ -292,16 +293,16 @@ def test_clients_decide_when_to_stop_and_which_round_is_best(setup: Setup, tmp_p
     config = small(evaluation={"decide_by": "clients"})
     done = run(config, tmp_path / "r", setup=setup)
     records = Run.open(done.folder).read_metrics()
-    losses = [r["on_clients"]["global"]["metrics"]["loss"]["mean"] for r in records]
-    assert done.scored_round == 1 + losses.index(min(losses))
+    figures = [r["on_clients"]["decisive"] for r in records]
+    assert done.scored_round == 1 + figures.index(min(figures))
 
 
 def test_patience_counts_the_deciders_rounds() -> None:
     shared = ClientScores(1, 1, {"loss": Spread(2.0, 2.0, 0.0)})
     record = round_record(
-        1, validation=MeanScore(1, 1, {"loss": 3.0}), on_clients=OnClients(shared, None, 0, 9)
+        1, validation=MeanScore(1, 1, {"loss": 3.0}), on_clients=OnClients(shared, None, 0, 9, 2.5)
     )
-    assert decide("loss", False, "clients", record) == 2.0
+    assert decide("loss", False, "clients", record) == 2.5
     assert decide("loss", False, "server", record) == 3.0
     nobody = replace(record, on_clients=OnClients(ClientScores(0, 0, {}), None, 1, 9))
     with pytest.raises(RoundError, match="round 1: no client gave a usable score"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import random
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -222,6 +223,8 @@ def test_what_clients_scored_stands_beside_the_servers_scores() -> None:
     values = point(record, "rouge_l")
     assert values == [3, 1.25, 2, 0, 10.0, 1_000_500, 2_000_000, values[-1]]
     assert values[-1] == {"loss": 1.25, "rouge_l on clients": 30.0}
+    decided = replace(record, on_clients=OnClients(scores, None, 0, 500, 28.5))
+    assert point(decided, "rouge_l")[-1]["rouge_l on clients"] == 28.5
     assert measure("rouge_l on clients")["label"] == "ROUGE-L, on clients"
     assert measure("loss")["axis"] == "loss (nats per token)"
     assert measure("my_metric")["label"] == "my_metric"

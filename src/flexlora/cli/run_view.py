@@ -149,14 +149,13 @@ def _on_clients(scored: Mapping[str, Any]) -> str:
     """What its clients scored of one round; "" where they did not."""
     if "on_clients" not in scored:
         return ""
-    kinds = OnClients.from_json(scored["on_clients"]).by_kind
-    return _numbers(
-        [
-            (f"{kind} {name}", spread.mean)
-            for kind, scores in kinds.items()
-            for name, spread in scores.metrics.items()
-        ]
-    )
+    found = OnClients.from_json(scored["on_clients"])
+    means = [
+        (f"{kind} {name}", spread.mean)
+        for kind, scores in found.by_kind.items()
+        for name, spread in scores.metrics.items()
+    ]
+    return _numbers([*means, ("what decides", found.decisive)])
 
 
 def _numbers(named: Sequence[tuple[str, float | None]]) -> str:

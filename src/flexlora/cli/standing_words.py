@@ -52,11 +52,9 @@ def state_words(state: str) -> str:
 
 def score_words(standing: Standing, record: RoundRecord) -> str:
     """The scores of a round: the server's, and the clients' where they decide; "" without any."""
-    config = standing.config.evaluation
     parts = [f"{name} {value:.3f}" for name, value in record.scores.items()]
-    if config.decide_by == "clients" and record.on_clients is not None:
-        found = record.on_clients.shared.metrics.get(standing.metric)
-        parts += [f"on clients {standing.metric} {found.mean:.3f}"] if found else []
+    decisive = None if record.on_clients is None else record.on_clients.decisive
+    parts += [] if decisive is None else [f"on clients {standing.metric} {decisive:.3f}"]
     return ", ".join(parts)
 
 

@@ -158,13 +158,20 @@ def _is_of(job: Job) -> bool:
 
 
 def last_score(folder: Path, metric: str) -> float | None:
-    """The metric on validation after a run's last round: the server's, else the clients' own."""
-    records = Run.open(folder).records()
+    """The metric on validation after a run's last round: the server's, else the clients' own.
+
+    Where the clients decide by it, what they come to: a mean of theirs is what one of them likes.
+    """
+    run = Run.open(folder)
+    records = run.records()
     if not records:
         return None
     last = records[-1]
     if metric in last.scores:
         return last.scores[metric]
+    decisive = None if last.on_clients is None else last.on_clients.decisive
+    if decisive is not None and run.resolved.get("metric") == metric:
+        return decisive
     if last.on_clients is None or metric not in last.on_clients.shared.metrics:
         return None
     return last.on_clients.shared.metrics[metric].mean

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -31,6 +32,9 @@ class ChoiceLoss:
     end: float
 
 
+_SLACK = 1e-6  # Of means that are summed up in another order.
+
+
 def _one(_example: Encoded, _found: Any) -> float:
     return 1.0
 
@@ -53,10 +57,12 @@ class Metric:
     summed: no mean at all: a client's number is the sum of `score` over its examples, that of many
     clients the sum of theirs, and wherever a mean is spoken of, this sum stands. `weight` counts
     for nothing.
+    least, most: what `score` can be, ends included; what a client says beyond them is refused.
     blank: of a reference, what the metric passes over, in words ("": nothing); users are told.
     finish: what is shown of a mean, of one client or of many (perplexity: exp of the mean loss).
     label, digits: how tables show it (default label: the name).
-    Raises ConfigError for a name that a table of scores has for something else, or unknown needs.
+    Raises ConfigError for a name that a table of scores has for something else, unknown needs, or
+    ends that leave nothing between them.
     """
 
     name: str
@@ -69,6 +75,8 @@ class Metric:
     digits: int = 3
     pooled: bool = False
     summed: bool = False
+    least: float = -math.inf
+    most: float = math.inf
     blank: Callable[[str], str] | None = None
 
     def __post_init__(self) -> None:
@@ -85,6 +93,19 @@ class Metric:
             raise ConfigError(
                 f"metric {self.name!r} needs {self.needs!r}; give one of {', '.join(NEEDS)}"
             )
+
+        if not self.least < self.most:
+            raise ConfigError(
+                f"metric {self.name!r} is at least {self.least:g} and at most {self.most:g}, which "
+                "leaves nothing between them; give a lower least or a higher most"
+            )
+
+    def possible(self, mean: float, examples: int) -> bool:
+        """Whether so many examples can come to this mean (of a summed metric, to this sum), but
+        for its rounding."""
+        times = examples if self.summed else 1
+        slack = _SLACK * max(1.0, abs(mean))
+        return self.least * times - slack <= mean <= self.most * times + slack
 
     @property
     def heading(self) -> str:

@@ -111,14 +111,26 @@ def _exact_match(example: Encoded, text: str) -> float:
 
 for _metric in (
     # Nats per response token, that which ends it included, over all of a client's response tokens.
-    Metric("loss", "loss", False, _per_token, _tokens),
+    Metric("loss", "loss", False, _per_token, _tokens, least=0.0),
     # exp of that mean loss, of a client or over clients: never a mean of perplexities.
-    Metric("perplexity", "loss", False, _per_token, _tokens, _exp, digits=2),
+    Metric("perplexity", "loss", False, _per_token, _tokens, _exp, digits=2, least=0.0),
     # The same over all tokens, whoever holds them: losses of different partitions compare.
-    Metric("token_loss", "loss", False, _per_token, _tokens, label="token loss", pooled=True),
+    Metric(
+        "token_loss", "loss", False, _per_token, _tokens, label="token loss", pooled=True, least=0.0
+    ),
     # Bits learned of responses that are random digits: of a client, and of all clients, their sum.
-    Metric("bits", "loss", True, _bits, digits=0, summed=True),
-    Metric("rouge_l", "text", True, _rouge_l, label="ROUGE-L", digits=1, blank=rouge_blank),
+    Metric("bits", "loss", True, _bits, digits=0, summed=True, least=0.0),
+    Metric(
+        "rouge_l",
+        "text",
+        True,
+        _rouge_l,
+        label="ROUGE-L",
+        digits=1,
+        blank=rouge_blank,
+        least=0.0,
+        most=100.0,
+    ),
     Metric(
         "rouge_l_unicode",
         "text",
@@ -127,13 +139,33 @@ for _metric in (
         label="ROUGE-L (Unicode)",
         digits=1,
         blank=rouge_unicode_blank,
+        least=0.0,
+        most=100.0,
     ),
-    Metric("exact_match", "text", True, _exact_match, label="exact %", digits=1),
+    Metric(
+        "exact_match",
+        "text",
+        True,
+        _exact_match,
+        label="exact %",
+        digits=1,
+        least=0.0,
+        most=100.0,
+    ),
     # Right where the right choice has the highest log-likelihood, its end included: as
     # lm-evaluation-harness's `acc` with that end written after each choice. Without it and per
     # byte of its text: `acc_bytes` there (`acc_norm` there: per character, the same for ASCII).
     # Unlike there, no blank is put before a choice, and a tie counts as wrong.
-    Metric("choice", "choices", True, _choice, label="choice %", digits=1),
-    Metric("choice_norm", "choices", True, _choice_norm, label="choice/byte %", digits=1),
+    Metric("choice", "choices", True, _choice, label="choice %", digits=1, least=0.0, most=100.0),
+    Metric(
+        "choice_norm",
+        "choices",
+        True,
+        _choice_norm,
+        label="choice/byte %",
+        digits=1,
+        least=0.0,
+        most=100.0,
+    ),
 ):
     register_metric(_metric)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 from torch import Tensor
@@ -10,7 +11,7 @@ from flexlora.adapters import Adapter, Factors, Sides, payload_adapter
 from flexlora.adapters.sparse import payload_values
 from flexlora.engines.jobs import Reply
 from flexlora.errors import AdapterError, shown
-from flexlora.evaluation import ClientScore
+from flexlora.evaluation import METRICS, ClientScore, Metric
 from flexlora.formats.payloads import from_bytes
 
 HEADER_ALLOWANCE_BYTES = 1 << 20
@@ -79,7 +80,8 @@ def checked_values(reply: Reply, counts: Mapping[str, int]) -> dict[str, Tensor]
 
 
 def checked_score(score: ClientScore, client: str, metrics: Sequence[str]) -> ClientScore:
-    """The score, if it is this client's, of at least one example and of just these metrics.
+    """The score, if it is this client's, of at least one example, of just these metrics, and within
+    what each can be.
 
     Raises AdapterError that says what is wrong. Types and ranges are `opened`'s.
     """
@@ -93,7 +95,20 @@ def checked_score(score: ClientScore, client: str, metrics: Sequence[str]) -> Cl
         raise AdapterError(
             f"the score {found} by {shown(odd[0])}; expected just {', '.join(metrics) or 'none'}"
         )
+    for name, mean in score.means.items():
+        metric = METRICS.get(name)
+        if metric is not None and not metric.possible(mean, score.examples):
+            raise AdapterError(
+                f"the score by {name} is {shown(mean)}, but {name} is {_ends(metric)}"
+            )
     return score
+
+
+def _ends(metric: Metric) -> str:
+    """What one example's score can be, in words."""
+    ends = {"at least": metric.least, "at most": metric.most}
+    told = " and ".join(f"{word} {x:g}" for word, x in ends.items() if math.isfinite(x))
+    return f"{told} for each example" if metric.summed else told
 
 
 def _dtypes(factors: Factors) -> str:

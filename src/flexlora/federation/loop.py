@@ -14,6 +14,7 @@ from flexlora.federation.asking import Asking
 from flexlora.federation.clock import Clock
 from flexlora.federation.collector import Collector
 from flexlora.federation.gathering import Gathered, Gathering
+from flexlora.federation.levels import figure, levels_after, told_by
 from flexlora.federation.observers import Observer
 from flexlora.federation.on_clients import collect_scores, summary
 from flexlora.federation.outcomes import NOTHING, Known
@@ -51,6 +52,7 @@ class Federation:
 
     collector: what makes contributions of replies; validate: the server's own scores of a state, or
     nothing; decide: from a validated round's record to the value that the best round minimises.
+    clients_decide: the metric by which they do, in the eyes of `decide`; "" where they do not.
     screens: what updates pass between collecting and weighing, in order; known: of the clients,
     which bounds what their scores say of themselves (what their replies say is the collector's).
     sparse: the stage before adapters are trained, if there is one; clock: of the clients' devices,
@@ -73,6 +75,7 @@ class Federation:
         run: Run,
         validate: Validate,
         decide: Decide,
+        clients_decide: str = "",
         observer: Observer,
         known: Known = NOTHING,
         sparse: SparseStage | None = None,
@@ -92,6 +95,7 @@ class Federation:
         self.run = run
         self.validate = validate
         self.decide = decide
+        self.clients_decide = clients_decide
         self.observer = observer
         self.known = known
         self.in_time = in_time
@@ -148,23 +152,31 @@ class Federation:
     def _validate(self, state: State, collected: Collected, record: RoundRecord) -> RoundRecord:
         """Score the new state at the server and on clients, and log its spectra."""
         started = time.perf_counter()
+        told: dict[str, float] = {}
         record = replace(record, validation=self.validate(state))
         validated = time.perf_counter()
         seconds = {"validate": validated - started}
         if self.schedule.evaluating_clients:
             tuned = None if record.sparse else collected
-            record = replace(record, on_clients=self._evaluate_on_clients(state, tuned))
+            on_clients, told = self._evaluate_on_clients(state, tuned)
+            record = replace(record, on_clients=on_clients)
             seconds["evaluate_on_clients"] = time.perf_counter() - validated
         evaluated = time.perf_counter()
         self.run.append_spectra(spectra_record(self.rule, state))
         self.progress = self.progress.after(state.round, self.decide(record))
+        best = self.progress.best_round == state.round
+        levels = levels_after(told, self.progress.levels, best=best)
+        self.progress = replace(self.progress, levels=levels)
         if record.sparse:  # Patience is for adapters: without them no run is over.
             self.progress = replace(self.progress, stale=0)
         seconds["spectra"] = time.perf_counter() - evaluated
         return replace(record, seconds={**record.seconds, **seconds})
 
-    def _evaluate_on_clients(self, state: State, collected: Collected | None) -> OnClients:
-        """collected: whose trained adapters were scored, where they trained any."""
+    def _evaluate_on_clients(
+        self, state: State, collected: Collected | None
+    ) -> tuple[OnClients, dict[str, float]]:
+        """And, where they decide, what each told. collected: whose trained adapters were scored,
+        where they trained any."""
         round = state.round
         jobs = self.sender.evaluation(state, self.store)
         scores, failures = collect_scores(jobs, self.transport.exchange(jobs), self.known)
@@ -177,7 +189,9 @@ class Federation:
             tuned = summary([r.score for r in replies if r.score is not None])
         bytes_down = 0 if self.rule.traits.alone else sum(job.bytes_down for job in jobs)
         failed = sum(failure.kind != "stray" for failure in failures)
-        return OnClients(summary(scores), tuned, failed, bytes_down)
+        told = told_by(scores, self.clients_decide) if self.clients_decide else {}
+        decisive = figure(told, self.progress.levels)
+        return OnClients(summary(scores), tuned, failed, bytes_down, decisive), told
 
     def _record(
         self, round: int, gathered: Gathered[S], cut: Cut | None, seconds: Mapping[str, float]

@@ -300,6 +300,7 @@ class Session:
                 run=run,
                 validate=validated,
                 decide=partial(decide, metric.name, metric.higher_is_better, evaluation.decide_by),
+                clients_decide=metric.name if evaluation.decide_by == "clients" else "",
                 observer=observer,
                 known=known,
                 sparse=sparse,

@@ -11,7 +11,8 @@ from flexlora.runs.records import RoundRecord
 def decide(
     metric: str, higher_is_better: bool, by: Literal["server", "clients"], record: RoundRecord
 ) -> float:
-    """What the best round minimises: the chosen metric of the server's or the clients' validation.
+    """What the best round minimises: the chosen metric of the server's validation, or what the
+    clients' own scores by it come to.
 
     record: of a round that was validated by who decides. Raises RoundError where the clients
     decide and none gave a score.
@@ -32,8 +33,7 @@ def decisive(
     if by == "server":
         value = None if record.validation is None else record.validation.values.get(metric)
     else:
-        found = record.on_clients.shared.metrics.get(metric) if record.on_clients else None
-        value = None if found is None else found.mean
+        value = None if record.on_clients is None else record.on_clients.decisive
     if value is None:
         return None
     return -value if higher_is_better else value

@@ -4,29 +4,37 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from flexlora.formats.json_fields import number, whole
+from flexlora.formats.json_fields import number, numbers, whole
 
 
 @dataclass(frozen=True)
 class Progress:
-    """The best validation so far (lower is better), its round, and how many came without gain."""
+    """The best validation so far (lower is better), its round, and how many came without gain.
+
+    levels: where the clients decide, how far each stands from what they come to; see
+    `federation.levels`.
+    """
 
     best: float = math.inf
     best_round: int = 0
     stale: int = 0
+    levels: Mapping[str, float] = field(default_factory=dict)
 
     def after(self, round: int, value: float) -> Progress:
         """NaN is no gain."""
         if value < self.best:
-            return Progress(value, round, 0)
+            return replace(self, best=value, best_round=round, stale=0)
         return replace(self, stale=self.stale + 1)
 
     def to_json(self) -> dict[str, Any]:
         # JSON has no infinity: null is that of no best yet, or, of a round, one beyond all others.
-        return asdict(self) | {"best": self.best if math.isfinite(self.best) else None}
+        found = asdict(self) | {"best": self.best if math.isfinite(self.best) else None}
+        if not self.levels:
+            del found["levels"]
+        return found
 
     @staticmethod
     def from_json(data: Mapping[str, Any]) -> Progress:
@@ -34,4 +42,7 @@ class Progress:
         best, best_round = number(data, "best"), whole(data, "best_round")
         if math.isnan(best):
             best = -math.inf if best_round else math.inf
-        return Progress(best, best_round, whole(data, "stale"))
+        levels = numbers(data, "levels") if "levels" in data else {}
+        if not all(map(math.isfinite, levels.values())):
+            raise ValueError("levels has one that is no finite number")
+        return Progress(best, best_round, whole(data, "stale"), levels)

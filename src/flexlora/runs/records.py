@@ -52,13 +52,15 @@ class OnClients:
 
     shared: of the global adapter, each at its own rank ("global" in JSON); tuned: of what they
     fine-tuned, where that is scored; failures: clients that gave no score; bytes_down: what they
-    were sent for it.
+    were sent for it; decisive: where they decide, what their scores of the global adapter come to
+    by the metric that decides (`federation.levels`; None: no client gave any).
     """
 
     shared: ClientScores
     tuned: ClientScores | None
     failures: int
     bytes_down: int
+    decisive: float | None = None
 
     @property
     def by_kind(self) -> dict[str, ClientScores]:
@@ -67,7 +69,8 @@ class OnClients:
 
     def to_json(self) -> dict[str, Any]:
         kinds = {name: asdict(scores) for name, scores in self.by_kind.items()}
-        return kinds | {"failures": self.failures, "bytes_down": self.bytes_down}
+        found = kinds | {"failures": self.failures, "bytes_down": self.bytes_down}
+        return found if self.decisive is None else found | {"decisive": self.decisive}
 
     @staticmethod
     def from_json(record: Mapping[str, Any]) -> OnClients:
@@ -76,6 +79,7 @@ class OnClients:
             tuned=ClientScores.from_json(table(record, "tuned")) if "tuned" in record else None,
             failures=natural(record, "failures"),
             bytes_down=natural(record, "bytes_down"),
+            decisive=number(record, "decisive") if "decisive" in record else None,
         )
 
 

@@ -28,12 +28,15 @@ def short(value: float) -> float | None:
 def point(record: RoundRecord, metric: str) -> list[Any]:
     """[round, training loss, replies, failures, seconds, bytes down, bytes up, {metric: value}].
 
-    metric: the one that decides, of which the clients' own mean is taken, too.
+    metric: the one that decides; of what clients scored by it the figure that decides is taken,
+    too, or their mean where the server decides.
     """
     values = {name: short(value) for name, value in record.scores.items()}
-    spread = record.on_clients and record.on_clients.shared.metrics.get(metric)
-    if spread and math.isfinite(spread.mean):
-        values[metric + ON_CLIENTS] = short(spread.mean)
+    if (on := record.on_clients) is not None:
+        spread = on.shared.metrics.get(metric)
+        value = on.decisive if on.decisive is not None or spread is None else spread.mean
+        if value is not None and math.isfinite(value):
+            values[metric + ON_CLIENTS] = short(value)
     return [
         record.round,
         short(record.train_loss),
