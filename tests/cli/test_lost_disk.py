@@ -7,92 +7,29 @@ refuses, and from then on always; a network drive that is gone refuses reads, to
 from __future__ import annotations
 
 import errno
-import os
 import random
 import shutil
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from commands import Done, Flexlora
+from commands import Flexlora
 from flexlora.federation import resume
 from flexlora.federation import run as play
 from flexlora.runs.overview import overview
 from flexlora.runs.run_directory import Run
+from lost_disk import BROKEN, FULL, GONE, READ_ONLY, Disk, assert_said
 from same_run import assert_same_run
 from small import small, write
 
 CONFIG = small(evaluation={"on_clients": "off"})
-FULL, READ_ONLY, GONE, BROKEN = errno.ENOSPC, errno.EROFS, errno.ESTALE, errno.EIO
-CURES = {
-    FULL: "free space there",
-    READ_ONLY: "can be written",
-    GONE: "the network drive is there",
-    BROKEN: "the disk is well",
-    errno.EFBIG: "a disk that holds such files",
-}
-MAKING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC
-
-
-class Disk:
-    """Below `folder`, the system refuses with this error from the at-th operation on."""
-
-    def __init__(self) -> None:
-        self.folder = ""
-        self.error = self.at = self.seen = 0
-
-    def __call__(self, event: str, args: tuple[Any, ...]) -> None:
-        if not self.folder or event not in ("open", "os.rename", "os.mkdir", "os.truncate"):
-            return
-        path = os.fsdecode(args[0]) if isinstance(args[0], str | bytes | os.PathLike) else ""
-        if not path.startswith(self.folder) or path.endswith(".lock"):
-            return
-        reads = event == "open" and not self._writes(args[1], args[2])
-        if reads and self.error not in (GONE, BROKEN):
-            return
-        self.seen += 1
-        if self.at and self.seen >= self.at:
-            raise OSError(self.error, os.strerror(self.error), path)
-
-    @staticmethod
-    def _writes(mode: str | None, flags: int) -> bool:
-        return any(x in mode for x in "wax+") if mode else bool(flags & MAKING)
-
-    @contextmanager
-    def refuses(self, folder: Path, error: int, at: int) -> Iterator[None]:
-        self.folder, self.error, self.at, self.seen = str(folder), error, at, 0
-        try:
-            yield
-        finally:
-            self.folder = ""
-
-
-@pytest.fixture(scope="module")
-def disk() -> Disk:
-    made = Disk()
-    sys.addaudithook(made)  # It stays for good, and does nothing where nobody asks it to.
-    return made
 
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return play(CONFIG, tmp_path_factory.mktemp("whole") / "run").folder
-
-
-def assert_said(done: Done, error: int) -> None:
-    """One sentence of ours, with the system's reason and a cure; and perhaps how to go on."""
-    assert done.code in (1, 2), done
-    assert "Traceback" not in done.err + done.out
-    assert "unexpected" not in done.err
-    said = [line for line in done.err.splitlines() if line.startswith("flexlora: ")]
-    assert len(said) == 1, done.err
-    assert os.strerror(error) in said[0], done.err
-    assert CURES[error] in said[0], done.err
 
 
 @pytest.mark.parametrize("error", [FULL, READ_ONLY, GONE, BROKEN])

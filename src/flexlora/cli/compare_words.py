@@ -13,6 +13,7 @@ from flexlora.comparing.comparison import Comparison
 from flexlora.comparing.findings import score
 from flexlora.comparing.plan import Job
 from flexlora.comparing.play import last_score
+from flexlora.formats.refused import from_disk
 from flexlora.formats.words import count
 from flexlora.runs.events import Event, RoundEnded
 
@@ -57,8 +58,9 @@ class Words:
         say(text)
 
     def ends_all(self, error: Exception) -> bool:
-        """What a stop became on its way, or nobody to read what is told."""
-        return ends.stopped is not None or isinstance(error, Unread)
+        """What a stop became on its way, nobody to read what is told, or a disk that takes no more:
+        the next run would end by it, too, after all its training."""
+        return ends.stopped is not None or isinstance(error, Unread) or from_disk(error)
 
 
 @final

@@ -13,6 +13,7 @@ from flexlora.comparing.comparison import FILE, Comparison, read_comparison
 from flexlora.config.toml import describe
 from flexlora.errors import RunError, shown
 from flexlora.formats.atomic import atomic_write
+from flexlora.formats.refused import refused
 
 LOCKS = ".locks"
 _MORE = ("rules", "mixes", "hosts", "controls", "seeds", "rates", "tuning_seeds")
@@ -92,9 +93,7 @@ def lock_of(out: Path, name: str) -> FileLock:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise RunError(
-            f"{out} cannot be written: {error.strerror or error}; choose another --out"
-        ) from error
+        raise refused(out, error) from error
     return FileLock(folder / f"{name}.lock")
 
 

@@ -36,6 +36,16 @@ def of_disk(error: OSError) -> bool:
     return error.errno in _SHORT or error.errno == errno.EROFS
 
 
+def from_disk(error: BaseException) -> bool:
+    """Whether such an error, or one of ours that was made of it, is what came."""
+    found: BaseException | None = error
+    while found is not None:
+        if isinstance(found, OSError) and of_disk(found):
+            return True
+        found = found.__cause__
+    return False
+
+
 def refused(path: object, error: OSError, doing: str = "cannot write") -> FlexLoRAError:
     """The error to raise: an InputError where the path is wrong, else one that the run failed of.
 
