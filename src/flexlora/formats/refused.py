@@ -38,10 +38,12 @@ def of_disk(error: OSError) -> bool:
 
 def from_disk(error: BaseException) -> bool:
     """Whether such an error, or one of ours that was made of it, is what came."""
+    seen: list[BaseException] = []
     found: BaseException | None = error
-    while found is not None:
+    while found is not None and found not in seen:  # Raised from itself, its causes are a circle.
         if isinstance(found, OSError) and of_disk(found):
             return True
+        seen.append(found)
         found = found.__cause__
     return False
 
