@@ -9,9 +9,11 @@ import pytest
 import torch
 from torch import nn
 
+from flexlora.allocation.memory import weight_bytes
+from flexlora.allocation.shape import ModelShape
 from flexlora.errors import ConfigError, ModelError
 from flexlora.models import AdaptedModel, load_model, model_fingerprint
-from flexlora.models.quantised import is_quantised, scales
+from flexlora.models.quantised import is_quantised, quantise_options, scales
 from flexlora.training import Trained, train, train_cohort
 from models.layers import KERNELS
 from models.oracle import apart, plain_loss
@@ -43,6 +45,35 @@ def test_the_linear_layers_are_quantised_and_the_rest_is_not(quantise: str) -> N
     assert adapted.layers == plain.layers
     assert adapted.packs == plain.packs
     assert adapted.fan_in_fan_out == plain.fan_in_fan_out
+
+
+@BITS
+def test_a_layer_takes_the_bytes_that_a_plan_counts(quantise: str) -> None:
+    """Packed, with its scales, as bitsandbytes holds it; tables of fixed size are too small to
+    count: they are a few kilobytes a layer."""
+    from transformers import BitsAndBytesConfig
+    from transformers.integrations import replace_with_bnb_linear
+
+    bfloat16, cpu = torch.bfloat16, torch.device("cpu")
+    options = quantise_options(quantise, "x", bfloat16, cpu)["quantization_config"]
+    assert isinstance(options, BitsAndBytesConfig)
+    plain = nn.Sequential(nn.Linear(4096, 1024, bias=False), nn.Linear(1024, 4096, bias=False))
+    numbers = 2 * 4096 * 1024
+    weights = [
+        layer.weight.detach().to(bfloat16) for layer in plain if isinstance(layer, nn.Linear)
+    ]
+    made: Any = replace_with_bnb_linear(plain, quantization_config=options)
+    for layer, weight in zip(made, weights, strict=True):
+        assert is_quantised(layer)
+        kind: Any = type(layer.weight)
+        told = {} if quantise == "8bit" else {"compress_statistics": True, "quant_type": "nf4"}
+        layer.weight = kind(weight, requires_grad=False, **told).to(cpu)
+    held = sum(x.nbytes for layer in made for x in layer.parameters())
+    held += sum(x.nbytes for _, x in scales(made))
+    shape = ModelShape("x", (), numbers, numbers, 0, 0, 0, 1, 0)
+    planned = weight_bytes(shape, "bfloat16", quantise)
+    assert held == pytest.approx(planned, rel=0.002)
+    assert planned < 0.52 * weight_bytes(shape, "bfloat16") * (1 if quantise == "8bit" else 0.51)
 
 
 @BITS
