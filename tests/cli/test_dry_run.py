@@ -90,7 +90,7 @@ def test_whoever_is_asked_beyond_need_is_in_the_forecast(tmp_path: Path) -> None
     config = small(federation={"rounds": 1, "over_sample": 2.0}, evaluation={"on_clients": "off"})
     told = forecast(prepare(config), make_rule("flexlora"))
     (record,) = Run.open(run(config, tmp_path / "r").folder).records()
-    assert len(record.clients) == len(record.late) == told.clients_per_round == 2
+    assert len(record.clients) == len(record.spare) == told.clients_per_round == 2
     assert record.bytes_down == told.bytes_down_per_round
     assert record.bytes_up == told.bytes_up_per_round
 

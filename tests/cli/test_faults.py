@@ -26,7 +26,7 @@ def test_people_are_told(folder: Path, flexlora: Flexlora, tmp_path: Path) -> No
     assert SAID in lines
     for start in ("more than one attempt: round ", "rested after failures in a row: "):
         assert any(line.startswith(start) for line in lines)
-    assert any("late, when enough others had come" in line for line in lines)
+    assert any("to spare, when enough others had come" in line for line in lines)
     assert any(line.startswith("quarantined ") for line in lines)
     every = flexlora("inspect", folder, "--all").out.splitlines()
     assert any(line.startswith("refused ") for line in every)
@@ -34,5 +34,5 @@ def test_people_are_told(folder: Path, flexlora: Flexlora, tmp_path: Path) -> No
     assert dry.code == 0
     assert SAID in dry.out
     text = words(write_report([folder], tmp_path / "page.html"))
-    for told in (SAID, "Rounds that took more than one attempt", "Late answers", "rests up to"):
+    for told in (SAID, "Rounds that took more than one attempt", "Spare answers", "rests up to"):
         assert told in text

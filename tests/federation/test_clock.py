@@ -125,8 +125,8 @@ def test_of_more_clients_than_are_needed_the_first_on_the_simulated_clock_count(
         assert told is not None
         assert (told.slowest, told.late) == (CLIENTS[0], ())
         assert len(record.clients) == 2
-        assert set(record.late) == set(CLIENTS) - set(record.clients)
-        assert CLIENTS[0] in record.late
+        assert set(record.spare) == set(CLIENTS) - set(record.clients)
+        assert CLIENTS[0] in record.spare
         assert (record.failures, record.attempts) == (0, 1)
         assert told.seconds < told.slowest_seconds
     took = clock(setup).each(jobs_of(setup), setup.roster.fresh_store().ranks)

@@ -55,7 +55,7 @@ def test_what_happened_is_in_the_directory(folder: Path) -> None:
     wanted = {str(r.round): r.attempts for r in records if r.attempts > 1}
     assert wanted
     assert told["attempts"] == wanted
-    assert told["late"] == sum(len(record.late) for record in records) > 0
+    assert told["spare"] == sum(len(record.spare) for record in records) > 0
     assert set(told["rested"]) == {event.client for event in found.events(Rested)} != set()
 
 

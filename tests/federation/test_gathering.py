@@ -18,7 +18,7 @@ from flexlora.errors import RoundError
 from flexlora.federation.loop import Federation
 from flexlora.federation.screening import Passed
 from flexlora.rules import Rule
-from flexlora.runs.events import Failed, Late, Repeated, Rested, RoundBegun, RoundEnded
+from flexlora.runs.events import Failed, Repeated, Rested, RoundBegun, RoundEnded, Spare
 from same_run import happened
 from small import Noise, read, reply_to
 
@@ -144,16 +144,16 @@ def test_more_are_asked_and_the_first_drawn_count(tmp_path: Path) -> None:
     assert [len(event.clients) for event in begun(made)] == [5, 5]
     assert [r.clients for r in records] == [r.clients for r in plain.run.records()]
     for record in records:
-        assert set(record.late) == set(RANKS) - set(record.clients)
+        assert set(record.spare) == set(RANKS) - set(record.clients)
         assert (record.failures, record.missing) == (0, ())
-    late = [(event.round, event.client) for event in made.run.events(Late)]
-    assert sorted(late) == sorted((r.round, x) for r in records for x in r.late)
+    late = [(event.round, event.client) for event in made.run.events(Spare)]
+    assert sorted(late) == sorted((r.round, x) for r in records for x in r.spare)
     gone = records[0].clients[0]
     spared = failing(tmp_path / "spared", {(1, 1): gone}, rounds=1, over_sample=1.5)
     (record,) = play(spared)
     assert len(record.clients) == 3
     assert record.missing == ((gone,),)
-    assert len(record.late) == 1
+    assert len(record.spare) == 1
 
 
 def replace_held(plain: Federation, other: Federation) -> Federation:
@@ -167,7 +167,7 @@ def test_over_a_network_the_first_in_time_count_and_the_round_closes(tmp_path: P
     made.in_time = True
     (record,) = play(made)
     assert record.clients == ("d", "e")
-    assert record.late == ("a", "b", "c")
+    assert record.spare == ("a", "b", "c")
     assert record.failures == 0
     assert cast(Fails, made.transport).closed == ["c", "b", "a"]
     slow = failing(tmp_path / "s", {(1, 1): "e"}, "edcba", rounds=1, clients=2, over_sample=2.5)

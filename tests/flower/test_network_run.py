@@ -21,7 +21,7 @@ from flexlora.flower.network import Network, examples_of, names_of, require_netw
 from flexlora.flower.packets import Packet, packed, read_header, unpacked
 from flexlora.flower.trainer import Trainer
 from flexlora.rules import RULES
-from flexlora.runs.events import Event, Failed, Late, Lowered, Noted, RoundBegun, RoundEnded
+from flexlora.runs.events import Event, Failed, Lowered, Noted, RoundBegun, RoundEnded, Spare
 from flexlora.runs.run_directory import Run
 from flexlora.training import Visit, train_cohort
 from flower.links import Clock, FakeLink
@@ -154,8 +154,8 @@ def test_a_round_closes_when_enough_have_come_and_the_slow_one_is_late(
     opened = Run.open(tmp_path / "run")
     for record in opened.records():
         assert record.clients == tuple(names[1:])
-        assert (record.late, record.failures, record.resting) == ((names[0],), 0, ())
-    assert [event.client for event in opened.events(Late)] == [names[0]] * 2
+        assert (record.spare, record.failures, record.resting) == ((names[0],), 0, ())
+    assert [event.client for event in opened.events(Spare)] == [names[0]] * 2
     assert opened.events(Failed) == []
 
 

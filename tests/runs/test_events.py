@@ -23,7 +23,6 @@ from flexlora.runs.events import (
     Event,
     Failed,
     Halved,
-    Late,
     Lowered,
     Means,
     Noted,
@@ -33,6 +32,7 @@ from flexlora.runs.events import (
     RoundBegun,
     RoundEnded,
     Scoring,
+    Spare,
     Started,
 )
 from flexlora.runs.records import ClientScores, Cut, OnClients, RoundRecord, Spread
@@ -51,7 +51,7 @@ ALL = (
     Started("runs/r", "flexlora", "tiny", 9, 2, {"low": 3}, ("mlflow",)),
     RoundBegun(3, ("a", "b")),
     Repeated(3, 1, 2, 5, 4),
-    Late(3, "c"),
+    Spare(3, "c"),
     Rested(3, "c", 4, 9),
     Replied(3, "a", "low", 4, 90, 1.5, 0.25, 1000),
     Replied(3, "b", "low", 4, 90, 1.5, 0.25, 1000, 2_000_000, 8),
@@ -121,7 +121,7 @@ def test_a_number_that_json_cannot_hold_is_nan_again() -> None:
 
 
 def test_who_was_missing_late_or_resting_comes_back_and_is_left_out_where_nobody_was() -> None:
-    there = {"missing": (("a", "b"), ()), "late": ("c",), "resting": ("d", "e"), "back": ("f",)}
+    there = {"missing": (("a", "b"), ()), "spare": ("c",), "resting": ("d", "e"), "back": ("f",)}
     told = round_record(1, **there, wire_seconds=2.5, peak_bytes=7)
     assert RoundRecord.from_json(json.loads(json_text(told.to_json()))) == told
     assert (told.attempts, round_record(1).attempts) == (2, 1)

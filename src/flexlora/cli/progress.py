@@ -65,8 +65,8 @@ def _line(known: Standing, record: RoundRecord) -> str:
         parts.append(f"{record.failures} failed")
     if record.attempts > 1:
         parts.append(f"{record.attempts} attempts")
-    if record.late:
-        parts.append(f"{len(record.late)} late")
+    if record.spare:
+        parts.append(f"{len(record.spare)} to spare")
     if record.resting:
         parts.append(f"{len(record.resting)} resting")
     if record.back:

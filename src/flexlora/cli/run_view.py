@@ -90,14 +90,14 @@ def show_run(found: Mapping[str, Any], ended: Ended | None, *, everything: bool)
 
 
 def _troubles(found: Mapping[str, Any]) -> Iterator[str]:
-    """What rounds met beside failures: attempts, late answers, clients that rest."""
+    """What rounds met beside failures: attempts, spare answers, clients that rest."""
     if found["faults"]:
         yield found["faults"]
     if found["attempts"]:
         told = ", ".join(f"round {round}: {n}" for round, n in found["attempts"].items())
         yield f"more than one attempt: {told}"
-    if found["late"]:
-        yield f"{count(found['late'], 'answer')} late, when enough others had come"
+    if found["spare"]:
+        yield f"{count(found['spare'], 'answer')} to spare, when enough others had come"
     if found["rested"]:
         told = ", ".join(
             f"{x} (up to round {found['resting'][x]})" if x in found["resting"] else x

@@ -145,7 +145,7 @@ class Failure:
 
 
 @dataclass(frozen=True)
-class Late:
+class Spare:
     """A client whose answer is needed no more: no failure, and nothing that counts.
 
     The server's own word: no client says it.
@@ -165,7 +165,7 @@ class Offer:
     reason: str
 
 
-Answer = Reply | Scored | Failure | Late
+Answer = Reply | Scored | Failure | Spare
 Outcome = Answer | Offer
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 from flexlora.adapters import Adapter, norm_of_update
-from flexlora.engines.jobs import Failure, Late, Outcome, Reply, Scored, Train, TrainSparse
+from flexlora.engines.jobs import Failure, Outcome, Reply, Scored, Spare, Train, TrainSparse
 from flexlora.errors import AdapterError
 from flexlora.federation.guard import checked
 from flexlora.federation.outcomes import LARGEST, NOTHING, Known, opened, why
@@ -24,14 +24,14 @@ T = TypeVar("T")
 class Collected:
     """What a round brought: good replies by client, without what they trained; and failures.
 
-    late: clients whose answers were needed no more.
+    spare: clients whose answers were needed no more.
     """
 
     replies: dict[str, Reply] = field(default_factory=dict)
     summaries: dict[str, Summary] = field(default_factory=dict)
     ranks: dict[str, dict[str, int]] = field(default_factory=dict)
     failures: list[Failure] = field(default_factory=list)
-    late: list[str] = field(default_factory=list)
+    spare: list[str] = field(default_factory=list)
     bytes_up: int = 0
 
     def take(self, reply: Reply, norm: float, rank: float) -> None:
@@ -47,7 +47,7 @@ class Collected:
     def pass_over(self, client: str) -> None:
         """Take a good reply for one that is needed no more."""
         self._forget(client)
-        self.late.append(client)
+        self.spare.append(client)
 
     def _forget(self, client: str) -> None:
         for held in (self.replies, self.summaries, self.ranks):
@@ -108,20 +108,20 @@ def answered(
 
     A second reply to a job, or one to no job of this round, is a failure too and changes nothing,
     and so is all that `opened` finds fault with, or `check` by raising, in whatever way. What it
-    makes of a good one, `take` is given with the number of its job. Who is `Late` is noted, and not
+    makes of a good one, `take` is given with the number of its job. Who is `Spare` is noted, not
     yielded. counted: whether bytes of replies count.
     """
     names = {name for job in jobs for name in (job.id, job.client)}
     open_jobs = {job.id: (index, job) for index, job in enumerate(jobs)}
     for given in replies:
-        if isinstance(given, Late):
+        if isinstance(given, Spare):
             open_jobs.pop(given.job, None)
-            collected.late.append(given.client)
+            collected.spare.append(given.client)
             continue
         reply = opened(given, known, names)
         index, job = open_jobs.get(reply.job, (-1, None))
         outcome: Reply | Failure
-        if job is None or job.client != reply.client or isinstance(reply, Scored | Late):
+        if job is None or job.client != reply.client or isinstance(reply, Scored | Spare):
             reason = f"a reply to job {reply.job!r}, which is not open for this client"
             outcome = Failure(reply.job, reply.client, reason, "stray")
         else:

@@ -75,7 +75,7 @@ class Asking:
         is needed no more, with the last of those who counted. None without devices."""
         if self._clock is None:
             return None
-        return self._clock.round(took, list(collected.replies) if collected.late else ())
+        return self._clock.round(took, list(collected.replies) if collected.spare else ())
 
     def _late(self, stage: Stage[S], asked: S, job: Train | TrainSparse) -> str:
         if self._clock is None:

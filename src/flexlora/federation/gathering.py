@@ -7,7 +7,7 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Generic, final
 
-from flexlora.engines.jobs import Failure, Late, Outcome, Reply, Train, TrainSparse, Transport
+from flexlora.engines.jobs import Failure, Outcome, Reply, Spare, Train, TrainSparse, Transport
 from flexlora.errors import RoundError
 from flexlora.federation.admission import Collected
 from flexlora.federation.asking import Asking
@@ -111,7 +111,7 @@ class Gathering:
             if came >= needed:
                 passed = self._weigh(round, stage, state, asked, collected)
             tried.asked |= set(clients)
-            there = {*collected.replies, *collected.late}
+            there = {*collected.replies, *collected.spare}
             tried.missing.append(tuple(x for x in clients if x not in there))
             tried.cost(asked.jobs, collected.bytes_up, simulated)
             if passed.weights:
@@ -169,8 +169,8 @@ class Gathering:
         good = set(collected.replies)
         for client in [x for x in order if x in good][self._schedule.clients :]:
             collected.pass_over(client)
-        for client in collected.late:
-            self._observer.told(events.Late(round, client))
+        for client in collected.spare:
+            self._observer.told(events.Spare(round, client))
         bad = {x.client for x in collected.failures if x.kind != "stray"} & ids.keys()
         return Answers(good, bad - good)
 
@@ -207,7 +207,7 @@ def until(
                 outcomes.close()
             for job in jobs:
                 if job.id not in answered:
-                    yield Late(job.id, job.client)
+                    yield Spare(job.id, job.client)
             return
 
 

@@ -218,7 +218,7 @@ class Federation:
             screened=passed.judged,
             agreement=passed.agreement,
             missing=tuple(tried.missing) if any(tried.missing) else (),
-            late=tuple(sorted(collected.late)),
+            spare=tuple(sorted(collected.spare)),
             simulated=tried.simulated,
             back=tuple(reply.client for reply in ordered if reply.back),
             wire_seconds=max(

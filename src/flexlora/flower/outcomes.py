@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from flexlora.engines.jobs import Failure, Late, Offer, Outcome, Reply, Scored
+from flexlora.engines.jobs import Failure, Offer, Outcome, Reply, Scored, Spare
 from flexlora.errors import WireError, shown
 from flexlora.evaluation import ClientScore
 from flexlora.flower.jobs import Behind
@@ -18,7 +18,7 @@ _PAYLOAD = "payload"
 
 def outcome_packet(outcome: Outcome, asked: Address) -> Packet:
     """The answer to what came from this address."""
-    assert not isinstance(outcome, Late), "the server's own word"
+    assert not isinstance(outcome, Spare), "the server's own word"
     if isinstance(outcome, Failure):
         return Packet(FAILURE, asked, {}, {"reason": outcome.reason})
     if isinstance(outcome, Scored):

@@ -1,4 +1,4 @@
-"""What went wrong: failures, rounds that were tried again, clients that came late or rest."""
+"""What went wrong: failures, rounds that were tried again, answers to spare, clients that rest."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SHOWN = 50  # Failures that are listed one by one at most.
 
 def failures(runs: Sequence[ReportRun]) -> Section:
     failed = [(run, event) for run in runs for event in run.failed]
-    others = [*_attempts(runs), *_late(runs), *_rested(runs)]
+    others = [*_attempts(runs), *_spare(runs), *_rested(runs)]
     notes = [*_on_purpose(runs)]
     if not failed:
         return Section("failures", "Failures", (*notes, Note("No client failed."), *others))
@@ -60,15 +60,15 @@ def _attempts(runs: Sequence[ReportRun]) -> Iterator[Table]:
         yield Table.of("Rounds that took more than one attempt", names, rows, limit=SHOWN)
 
 
-def _late(runs: Sequence[ReportRun]) -> Iterator[Block]:
-    late = Counter((run.label, x) for run in runs for r in run.rounds for x in r.late)
-    if late:
+def _spare(runs: Sequence[ReportRun]) -> Iterator[Block]:
+    spare = Counter((run.label, x) for run in runs for r in run.rounds for x in r.spare)
+    if spare:
         yield Note(
-            f"{count(late.total(), 'answer')} came when enough others had; they count for nothing "
+            f"{count(spare.total(), 'answer')} came when enough others had; they count for nothing "
             "and are no failures."
         )
-        rows = [[*which, n] for which, n in late.most_common()]
-        yield Table.of("Late answers", ["run", "client", "late"], rows, limit=SHOWN)
+        rows = [[*which, n] for which, n in spare.most_common()]
+        yield Table.of("Spare answers", ["run", "client", "spare"], rows, limit=SHOWN)
 
 
 def _rested(runs: Sequence[ReportRun]) -> Iterator[Table]:

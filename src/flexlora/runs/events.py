@@ -146,10 +146,10 @@ class Repeated(Event):
 
 @final
 @dataclass(frozen=True)
-class Late(Event):
+class Spare(Event):
     """A client's answer is needed no more, since enough others came first: no failure."""
 
-    name = "late"
+    name = "spare"
     round: int
     client: str
 
@@ -407,7 +407,7 @@ EVENTS: Mapping[str, type[Event]] = {
         Started,
         RoundBegun,
         Repeated,
-        Late,
+        Spare,
         Rested,
         Replied,
         Failed,

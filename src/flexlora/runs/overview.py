@@ -28,7 +28,7 @@ def overview(folder: Path | str) -> Record:
     number of clients in that pass, cohort; clients: id → type, ranks
     (layer → rank, as trained last), rounds (in which it counted) and failures, by what it was to
     do: train, be in time, evaluate, or pass a screen; attempts: round → attempts that it took, of
-    those that took more than one; late: answers that were needed no more; resting: client → the
+    those that took more than one; spare: answers that were needed no more; resting: client → the
     round up to which it rests; rested: how often each client was; faults: what is made to fail on
     purpose, in words, "" for nothing; devices: class → clients and why they train at their ranks,
     None without; simulated: seconds of all rounds on them, None without; bytes on the wire, to
@@ -78,7 +78,7 @@ def overview(folder: Path | str) -> Record:
         "clients": clients,
         "failures": [event.to_json() for event in failures],
         "attempts": {str(x.round): x.attempts for x in records if x.attempts > 1},
-        "late": sum(len(record.late) for record in records),
+        "spare": sum(len(record.spare) for record in records),
         "resting": dict(sorted(store.resting.items())),
         "rested": dict(sorted(rested.items())),
         "faults": config.faults.words(),

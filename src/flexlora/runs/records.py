@@ -150,7 +150,7 @@ class RoundRecord:
     where there are screens that judge; agreement: mean cosine between what pairs of clients
     changed, where it is asked for; sparse: a round of the stage before adapters are trained.
     missing: by attempt at the round, who was asked and did not count; the last attempt is the one
-    that was combined, and failures and bytes are of all. late: whose answers were needed no more;
+    that was combined, and failures and bytes are of all. spare: whose answers were needed no more;
     resting: who was not asked, since it had failed again and again. simulated: its time on the
     clients' devices, where they have any; left_out: where ranks follow from an error. back: of
     those that counted, who had been gone since they answered last; wire_seconds: of them, the most
@@ -177,7 +177,7 @@ class RoundRecord:
     agreement: float | None = None
     sparse: bool = False
     missing: tuple[tuple[str, ...], ...] = ()
-    late: tuple[str, ...] = ()
+    spare: tuple[str, ...] = ()
     resting: tuple[str, ...] = ()
     simulated: Simulated | None = None
     left_out: LeftOut | None = None
@@ -230,7 +230,7 @@ class RoundRecord:
             found["sparse"] = True
         if self.missing:
             found["missing"] = [list(clients) for clients in self.missing]
-        for name in ("late", "resting", "back"):
+        for name in ("spare", "resting", "back"):
             if clients := getattr(self, name):
                 found[name] = list(clients)
         if self.simulated is not None:
@@ -271,7 +271,7 @@ class RoundRecord:
             cut=Cut.from_json(table(record, "cut")) if "cut" in record else None,
             sparse=truth(record, "sparse") if "sparse" in record else False,
             missing=_missing(record) if "missing" in record else (),
-            late=texts(record, "late") if "late" in record else (),
+            spare=texts(record, "spare") if "spare" in record else (),
             resting=texts(record, "resting") if "resting" in record else (),
             simulated=(
                 Simulated.from_json(table(record, "simulated")) if "simulated" in record else None

@@ -16,11 +16,11 @@ from flexlora.runs.events import (
     Ended,
     Event,
     Failed,
-    Late,
     Replied,
     RoundBegun,
     RoundEnded,
     Scoring,
+    Spare,
     Started,
 )
 from flexlora.runs.fields import truth
@@ -93,7 +93,7 @@ class Standing:
             case Failed() if event.round == self.round and event.kind in ("train", "quarantine"):
                 self.failed += event.client not in self._came
                 self._came.add(event.client)
-            case Late() if event.round == self.round:
+            case Spare() if event.round == self.round:
                 self._came.add(event.client)
             case RoundEnded():
                 self._end(event.record)
