@@ -35,9 +35,11 @@ EVENTS = "\n\n".join(
         '"event" says what it tells, "time" when, in seconds since 1970:',
         "started: run (the directory), rule, model, rounds, round (the last one already played), "
         "clients (type: count), trackers, schema (1).",
+        "ranks_allotted: device, clients (that train at these ranks), ranks, why, brought (whether "
+        "they told of the device themselves).",
         "round_begun: round, clients (those drawn), attempt (at this round).",
         "repeated: round, attempt, came, asked, needed: too few counted, the round is tried again.",
-        "late: round, client: its answer is needed no more.",
+        "spare: round, client: its answer is needed no more.",
         "rested: round, client, failures (in a row), until: it is not asked up to this round.",
         "reply: round, client, type, examples, tokens, loss, seconds, bytes_up.",
         "failure: round, client, reason, kind (train; evaluate; late: its device would have taken "
