@@ -42,6 +42,7 @@ def test_it_ends_in_a_sentence_and_goes_on_to_the_same_bits(
         done = flexlora("compare", config, "--out", folder / "c")
     assert_said(done, error)
     assert not (folder / "c" / "failed.json").exists()
+    assert "failed.json" not in done.err  # Nor did it try to count a run as failed.
     assert flexlora("compare", config, "--out", folder / "c").code == 0
     for cell in CELLS:
         assert_same_run(folder / "c" / "cells" / cell, whole / "cells" / cell)

@@ -147,20 +147,21 @@ class Checkpoints:
             except RunError as error:
                 now = self.rounds()
                 if now == rounds:
-                    raise self._with_a_way_on(error, rounds) from error
+                    on = self._way_on(rounds)
+                    if not on:
+                        raise
+                    raise RunError(f"{error}, or {on}") from error
                 rounds = now
 
-    def _with_a_way_on(self, error: RunError, rounds: list[int]) -> RunError:
-        """The same, and which round is whole, if that is an earlier one than the last."""
+    def _way_on(self, rounds: list[int]) -> str:
+        """What helps where an earlier round than the last is whole; "" where none is."""
         whole = self._last_whole()
         if whole is None or whole == rounds[-1]:
-            return error
+            return ""
         run = self.folder.parent
         if (run / "results.json").is_file():
-            return RunError(f"{error}, or use round {whole}, which is whole: --round {whole}")
-        return RunError(
-            f"{error}, or go on from round {whole}, which is whole: flexlora resume {run}"
-        )
+            return f"use round {whole}, which is whole: --round {whole}"
+        return f"go on from round {whole}, which is whole: flexlora resume {run}"
 
     def _there(self) -> list[int]:
         names = self.folder.iterdir() if self.folder.is_dir() else ()
