@@ -18,12 +18,13 @@ from flexlora.federation import Setup, at_once, engine, foreseen, place, prepare
 from flexlora.federation.observers import Silent
 from flexlora.models import AdaptedModel, load_model
 from flexlora.rules import RULES, make_rule
-from flexlora.runs.events import Event, Failed, Halved, Lowered, Replied, RoundEnded
+from flexlora.runs.events import Event, Failed, Halved, Lowered, Replied
 from flexlora.runs.run_directory import Run
 from flexlora.training import CohortSize
 from resealed import reseal
 from same_run import assert_same_run
 from small import small, write
+from stops import StopsAfter
 
 QUICK: dict[str, Any] = {
     "federation": {"rounds": 2, "clients_per_round": 4},
@@ -40,14 +41,6 @@ def flexlora(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 def setup() -> Setup:
     """For all: they differ in [rule] and [run] alone."""
     return prepare(small(**QUICK))
-
-
-class StopsAfterOne(Silent):
-    """A run that is stopped by hand as soon as its first round is committed."""
-
-    def told(self, event: Event) -> None:
-        if isinstance(event, RoundEnded):
-            raise KeyboardInterrupt
 
 
 class Listens(Silent):
@@ -86,7 +79,7 @@ def test_a_resume_reads_the_number_and_does_not_measure(
 ) -> None:
     config = small(**QUICK, run={"clients_at_once": "measured"})
     with pytest.raises(KeyboardInterrupt):
-        run(config, tmp_path / "r", setup=setup, observer=StopsAfterOne())
+        run(config, tmp_path / "r", setup=setup, observer=StopsAfter(1))
     file = tmp_path / "r" / "resolved.toml"
     was = tomllib.loads(file.read_text())["clients_at_once"]
     file.write_text(file.read_text().replace(f"clients_at_once = {was}\n", "clients_at_once = 3\n"))
@@ -277,7 +270,7 @@ def test_a_resumed_run_goes_on_with_what_was_left(
 ) -> None:
     monkeypatch.setattr(AdaptedModel, "start", short_of(8))
     with pytest.raises(KeyboardInterrupt):
-        run(small(**FOUR), tmp_path / "r", setup=setup, observer=StopsAfterOne())
+        run(small(**FOUR), tmp_path / "r", setup=setup, observer=StopsAfter(1))
     assert at_once.read(Run.open(tmp_path / "r")) == 2
     listens = Listens()
     resume(tmp_path / "r", observer=listens)

@@ -22,11 +22,11 @@ from flexlora.federation import Session, Setup, continue_run, prepare, resume, r
 from flexlora.federation.pooled import EVERYBODY, pooled_schedule
 from flexlora.federation.preview import forecast
 from flexlora.lowrank import LowRank
-from flexlora.runs.events import Event, RoundEnded
 from flexlora.runs.readout import load_adapter
 from flexlora.runs.run_directory import Run
 from same_run import assert_same_run
 from small import small
+from stops import StopsAfter
 
 QUICK = {"on_clients": "off", "metrics": ["loss"], "decide_by": "server"}
 LOCAL = small(federation={"mode": "local"}, evaluation={**QUICK, "own_examples": 6})
@@ -134,17 +134,6 @@ def test_alone_a_client_goes_on_from_its_own_adapter(federated: Setup, tmp_path:
         for name, part in first.items():
             moved = float((second[name] - part).norm())
             assert 0.0 < moved < 2.5 * float(part.norm()), name
-
-
-class StopsAfter:
-    """An observer that ends the process's part after a round, as Ctrl-C does."""
-
-    def __init__(self, round: int) -> None:
-        self.round = round
-
-    def told(self, event: Event) -> None:
-        if isinstance(event, RoundEnded) and event.record.round == self.round:
-            raise KeyboardInterrupt
 
 
 @pytest.mark.parametrize("config", [LOCAL, CENTRAL], ids=["local", "centralised"])

@@ -12,34 +12,20 @@ from commands import Flexlora, assert_one_sentence, caller
 from flexlora.errors import RunError
 from flexlora.federation import Session, resume
 from flexlora.federation import run as play
-from flexlora.runs.events import Event, Noted, RoundEnded
+from flexlora.runs.events import Noted
 from flexlora.runs.run_directory import Run
 from same_run import assert_same_run
 from small import small
+from stops import StopsAfter
 
 QUIET = {"unseen": False, "on_clients": "off"}
-
-
-class Stopped(Exception):
-    pass
-
-
-class StopsAfter:
-    """Stops the run where a round is committed and told."""
-
-    def __init__(self, round: int) -> None:
-        self.round = round
-
-    def told(self, event: Event) -> None:
-        if isinstance(event, RoundEnded) and event.record.round == self.round:
-            raise Stopped
 
 
 def stopped_and_whole(folder: Path, rule: str, **tables: object) -> tuple[Path, Path]:
     asked = {"federation": {"rounds": 5}, "evaluation": QUIET, "rule": {"name": rule}, **tables}
     config = small(**asked)  # type: ignore[arg-type]
     whole = play(config, folder / "whole").folder
-    with pytest.raises(Stopped):
+    with pytest.raises(KeyboardInterrupt):
         play(config, folder / "stopped", observer=StopsAfter(4))
     return folder / "stopped", whole
 

@@ -20,10 +20,11 @@ from flexlora.evaluation import ClientScore
 from flexlora.federation import Setup, prepare, resume, run
 from flexlora.federation.levels import figure, levels_after, told_by
 from flexlora.federation.outcomes import LARGEST
-from flexlora.runs.events import Event, Failed, RoundEnded
+from flexlora.runs.events import Failed
 from flexlora.runs.progress import Progress
 from flexlora.runs.run_directory import Run
 from small import small
+from stops import StopsAfter
 
 # --- the figure ----------------------------------------------------------------------------------
 
@@ -202,15 +203,6 @@ def test_a_fifth_of_liars_chooses_neither_the_best_round_nor_when_the_run_ends(
     done = run(config(), tmp_path / "r", setup=setup)
     assert (done.rounds, done.scored_round) == (BEST + 2, BEST)
     assert Run.open(done.folder).events(Failed) == []
-
-
-class StopsAfter:
-    def __init__(self, round: int) -> None:
-        self.round = round
-
-    def told(self, event: Event) -> None:
-        if isinstance(event, RoundEnded) and event.record.round == self.round:
-            raise KeyboardInterrupt
 
 
 @pytest.mark.parametrize("lie", [alternating], indirect=True)

@@ -11,10 +11,9 @@ from flexlora.config.config import Config
 from flexlora.config.config_file import parse_config
 from flexlora.errors import RunError
 from flexlora.federation import Session, continue_run, resume
-from flexlora.federation.observers import Observer
-from flexlora.runs.events import Event, RoundEnded
 from flexlora.tasks import held_rows
 from small import SMALL
+from stops import StopsAfter
 
 ROWS = [
     {"q": f"Name the number {i} in words.", "a": f"number {i}", "who": f"c{i % 3}"}
@@ -39,20 +38,12 @@ def config() -> Config:
     )
 
 
-class Stops(Observer):
-    """Ctrl-C after round 1."""
-
-    def told(self, event: Event) -> None:
-        if isinstance(event, RoundEnded):
-            raise KeyboardInterrupt
-
-
 def test_it_is_resumed_and_continued_from_its_own_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = Session.of(config()).play(tmp_path / "whole")
     with pytest.raises(KeyboardInterrupt):
-        Session.of(config()).play(tmp_path / "run", observer=Stops())
+        Session.of(config()).play(tmp_path / "run", observer=StopsAfter(1))
     assert len(list((tmp_path / "run" / "rows").iterdir())) == 2
     monkeypatch.setattr(held_rows, "_HELD", {})  # As in another process.
     moved = (tmp_path / "run").rename(tmp_path / "moved")
@@ -70,7 +61,7 @@ def test_rows_that_changed_or_are_gone_are_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with pytest.raises(KeyboardInterrupt):
-        Session.of(config()).play(tmp_path / "run", observer=Stops())
+        Session.of(config()).play(tmp_path / "run", observer=StopsAfter(1))
     asked = config().data.options["path"]
     file = tmp_path / "run" / "rows" / f"{asked.removeprefix('rows:')}.jsonl"
     text = file.read_text()
