@@ -24,7 +24,6 @@ from flexlora.runs.events import (
     Failed,
     Halved,
     Lowered,
-    Means,
     Noted,
     Repeated,
     Replied,
@@ -35,6 +34,7 @@ from flexlora.runs.events import (
     Spare,
     Started,
 )
+from flexlora.runs.means import Means
 from flexlora.runs.records import ClientScores, Cut, OnClients, RoundRecord, Spread
 from flexlora.runs.run_directory import Run
 from small import round_record, small

@@ -12,13 +12,13 @@ from flexlora.evaluation import MeanScore
 from flexlora.runs.events import (
     Ended,
     Failed,
-    Means,
     Replied,
     RoundBegun,
     RoundEnded,
     Scoring,
     Started,
 )
+from flexlora.runs.means import Means
 from flexlora.runs.records import RoundRecord
 from flexlora.runs.run_directory import Run
 from small import small

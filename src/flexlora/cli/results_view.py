@@ -10,7 +10,8 @@ from flexlora.evaluation import MeanScore
 from flexlora.evaluation.metric import is_summed
 from flexlora.formats.words import megabytes
 from flexlora.report.runs import Measure
-from flexlora.runs.events import Ended, Means
+from flexlora.runs.events import Ended
+from flexlora.runs.means import Means
 from flexlora.runs.results import BASE, FULL, STATE_WORDS
 from flexlora.runs.run_directory import Run
 from flexlora.runs.spectra import read_spectra

@@ -8,7 +8,7 @@ from typing import Any
 
 from flexlora.evaluation.metrics import METRICS
 from flexlora.formats.visible import brief, visible
-from flexlora.runs.events import Means
+from flexlora.runs.means import Means
 from flexlora.runs.records import RoundRecord
 from flexlora.runs.results import STATE_WORDS
 
