@@ -19,7 +19,9 @@ def environment() -> Record:
     affinity = getattr(os, "sched_getaffinity", None)
     return {
         "python": platform.python_version(),
-        **{name: _version(name) for name in ("flexlora", "torch", "transformers", "safetensors")},
+        "flexlora": _version("flexlora"),
+        "torch": str(torch.__version__),  # With its build, which a package's version need not name.
+        **{name: _version(name) for name in ("transformers", "safetensors")},
         "commit": _commit(),
         "platform": platform.platform(),
         "machine": platform.machine(),
