@@ -32,9 +32,11 @@ moves = {"os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.truncate"}
 # Its own folder, and that of this script, with the run that is exported, reported and continued.
 places = (os.path.dirname(os.path.abspath(told)), os.path.dirname(os.path.abspath(__file__)))
 seen = 0
+ended = threading.Lock()  # Held by who comes first: the kill, or the end of the command.
 
 def die():
-    os.kill(os.getpid(), signal.SIGKILL)
+    if ended.acquire(blocking=False):
+        os.kill(os.getpid(), signal.SIGKILL)
 
 def hook(event, args):
     global seen
@@ -51,6 +53,7 @@ if __name__ == "__main__":  # Not in the workers, which begin as copies of this.
         main()
     finally:
         total = seen
+        ended.acquire()
         with open(told, "w") as file:
             file.write(str(total))
 """
