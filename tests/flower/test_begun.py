@@ -18,6 +18,7 @@ from flexlora.flower.begun import (
     end,
     flower_command,
     free_port,
+    new_mark,
     require_port,
     surroundings,
 )
@@ -57,6 +58,22 @@ def test_all_of_it_ends(script: str, tmp_path: Path, monkeypatch: pytest.MonkeyP
         assert other.poll() is None  # It is no part of what was ended.
     finally:
         end(other)
+
+
+def test_who_was_begun_as_a_stop_came_ends_though_nobody_holds_it(tmp_path: Path) -> None:
+    """A signal in the midst of beginning a process leaves nothing that knows its number."""
+    mark, log = new_mark(), tmp_path / "log"
+    log.touch()
+    script = "import os, time; print(os.getpid(), flush=True); time.sleep(600)"
+    process = Begun([sys.executable, "-c", script], surroundings(), log, mark)
+    try:
+        noted(log)
+        end(mark=new_mark())
+        assert process.poll() is None
+        end(mark=mark)
+        assert process.poll() is not None
+    finally:
+        end(process)
 
 
 def test_it_ends_with_its_context() -> None:

@@ -37,13 +37,18 @@ class Begun(subprocess.Popen[bytes]):
     """A process in a group of its own. What it starts is known by its mark: Flower starts some in
     groups of their own, whose parents may be gone before them.
 
-    log: what it says goes there, behind what is there (default: where this process says its own).
+    log: what it says goes there, behind what is there (default: where this process says its own);
+    mark: one that several share, which are ended together (default: one of its own).
     """
 
     def __init__(
-        self, words: Sequence[str], environment: Mapping[str, str], log: Path | None = None
+        self,
+        words: Sequence[str],
+        environment: Mapping[str, str],
+        log: Path | None = None,
+        mark: str = "",
     ) -> None:
-        self.mark = secrets.token_hex(16)
+        self.mark = mark or new_mark()
         with open(os.devnull if log is None else log, "ab") as to:
             said = None if log is None else to
             super().__init__(
@@ -67,8 +72,16 @@ def begun(words: Sequence[str], environment: Mapping[str, str]) -> Iterator[Begu
         end(process)
 
 
-def end(*processes: Begun) -> None:
-    """First all are asked, then those that stay are ended by force; and whatever they started."""
+def new_mark() -> str:
+    return secrets.token_hex(16)
+
+
+def end(*processes: Begun, mark: str = "") -> None:
+    """First all are asked, then those that stay are ended by force; and whatever they started.
+
+    mark: of processes that end with them though nobody holds them, since a stop came while they
+    were being begun.
+    """
     for process in processes:
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGTERM)
@@ -78,7 +91,7 @@ def end(*processes: Begun) -> None:
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
-    marks = {process.mark for process in processes}
+    marks = {process.mark for process in processes} | {mark} - {""}
     for _ in range(_TRIES):
         left = [process for process in psutil.process_iter() if _marked(process, marks)]
         for one in left:

@@ -15,7 +15,14 @@ from flexlora.config.config import Config
 from flexlora.errors import FlexLoRAError, WireError, cut_short
 from flexlora.federation.observers import Observer
 from flexlora.flower.app_folder import write_app
-from flexlora.flower.begun import Begun, end, flower_command, free_port, surroundings
+from flexlora.flower.begun import (
+    Begun,
+    end,
+    flower_command,
+    free_port,
+    new_mark,
+    surroundings,
+)
 from flexlora.flower.beside import Uplink
 from flexlora.flower.door import reach
 from flexlora.flower.keys import certificates, node_key
@@ -46,6 +53,7 @@ class Trial:
         self._folder = folder
         self._say = say
         self._running: dict[str, Begun] = {}
+        self._mark = new_mark()
         self._logs: dict[str, Path] = {}
         self._environment = surroundings(FLWR_HOME=str(folder / "home"))
         self._port = free_port()
@@ -64,7 +72,7 @@ class Trial:
             run = self._begin("flwr run", "flwr", "run", str(app), _CONNECTION, "--stream")
             self._follow(run, out, to)
         finally:
-            end(*self._running.values())
+            end(*self._running.values(), mark=self._mark)
         ended = Run.open(out).ended() if out.exists() else None
         if ended is None:
             raise FlexLoRAError(f"the run did not end: {self._last_words('flwr run')}")
@@ -144,7 +152,7 @@ class Trial:
 
     def _start(self, name: str, *words: str) -> Begun:
         self._logs[name] = self._folder / f"{len(self._logs)}.log"
-        self._running[name] = Begun(words, self._environment, self._logs[name])
+        self._running[name] = Begun(words, self._environment, self._logs[name], self._mark)
         return self._running[name]
 
     def _until(self, ready: Callable[[], bool]) -> None:
