@@ -21,11 +21,12 @@ from flexlora.rules import RULES, Layer, Rule, Spec, State
 @contextmanager
 def as_in_production() -> Iterator[None]:
     """Without the tests' own shape checks, which would refuse a wrong call before the code does."""
+    before = jaxtyping.config.jaxtyping_disable
     jaxtyping.config.update("jaxtyping_disable", True)
     try:
         yield
     finally:
-        jaxtyping.config.update("jaxtyping_disable", False)
+        jaxtyping.config.update("jaxtyping_disable", before)
 
 
 def generator(seed: int = 0) -> torch.Generator:

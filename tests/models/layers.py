@@ -15,7 +15,8 @@ from flexlora.models.lora import LoRALinear
 from flexlora.models.trainable import Trainable
 
 M, N = 7, 5
-KERNELS = pytest.mark.parametrize("stacked", [False, True], ids=["loop", "batched"])
+STACKED = {"loop": False, "batched": True}
+KERNELS = pytest.mark.parametrize("stacked", STACKED.values(), ids=STACKED)
 
 
 class Bent(nn.Linear):

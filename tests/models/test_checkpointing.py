@@ -14,9 +14,10 @@ from flexlora.errors import ModelError
 from flexlora.models import AdaptedModel, LoRALinear, load_model
 from flexlora.models.checkpointing import checkpoint_layers
 from flexlora.training import Trained, train_cohort
-from models.layers import KERNELS
+from models.layers import STACKED
 from models.oracle import random_adapter, random_model
-from training.clients import visits
+from pairs import pairs
+from training.clients import ATTENTION, visits
 
 # OPT's layers drop out by themselves in training mode, GPT-2's by their children.
 FAMILIES = ("llama", "gpt2", "neox", "opt", "gemma2")
@@ -39,10 +40,7 @@ def assert_same(one: list[Any], two: list[Any]) -> None:
             assert torch.equal(factors.b, anew.adapter[name].b)
 
 
-@KERNELS
-@pytest.mark.parametrize("attention", [None, "eager"], ids=["packed", "padded"])
-@pytest.mark.parametrize("dropout", [0.0, 0.3])
-@pytest.mark.parametrize("family", FAMILIES)
+@pairs(family=FAMILIES, dropout=[0.0, 0.3], attention=ATTENTION, stacked=STACKED)
 def test_training_is_the_same_bit_for_bit(
     family: str, dropout: float, attention: str | None, stacked: bool
 ) -> None:

@@ -16,8 +16,9 @@ from flexlora.models.packing import packed
 from flexlora.models.read_rows import ReadRows
 from flexlora.models.rowwise import find_asking, find_rowwise
 from flexlora.training.batches import Batch, collate
-from models.layers import KERNELS
+from models.layers import STACKED
 from models.oracle import encoded, random_adapter, random_model
+from pairs import pairs
 
 FOUND = {
     "llama": {"self_attn.q_proj", "self_attn.o_proj", "mlp"},
@@ -136,10 +137,7 @@ def learnt_logits(ours: AdaptedModel, carried: Carried, batch: Batch, narrow: bo
     return learnt.detach()
 
 
-@KERNELS
-@pytest.mark.parametrize("dropout", [0.0, 0.3])
-@pytest.mark.parametrize("in_one_row", [False, True])
-@pytest.mark.parametrize("family", FOUND)
+@pairs(family=FOUND, in_one_row=[False, True], dropout=[0.0, 0.3], stacked=STACKED)
 def test_what_is_read_and_learnt_stays_the_same(
     family: str, in_one_row: bool, dropout: float, stacked: bool
 ) -> None:

@@ -13,6 +13,8 @@ from flexlora.models import AdaptedModel
 from flexlora.training import Recipe, Visit
 from models.oracle import encoded, random_adapter, random_model
 
+ATTENTION = {"packed": None, "padded": "eager"}
+
 
 @cache
 def model(

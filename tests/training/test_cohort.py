@@ -15,12 +15,12 @@ from torch import Tensor
 from flexlora.models import AdaptedModel, packing
 from flexlora.models.trainable import Live
 from flexlora.training import Trained, Visit, train, train_cohort
-from models.layers import KERNELS
+from models.layers import KERNELS, STACKED
 from models.oracle import FAMILIES, apart, encoded, random_adapter
-from training.clients import ADAMW, allowed, mixed, model, visits
+from pairs import pairs
+from training.clients import ADAMW, ATTENTION, allowed, mixed, model, visits
 
 DTYPES = [torch.float32, torch.float64]
-ROWS = pytest.mark.parametrize("attention", [None, "eager"], ids=["packed", "padded"])
 
 
 @cache
@@ -61,10 +61,7 @@ def check(
     return found
 
 
-@KERNELS
-@ROWS
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("family", FAMILIES)
+@pairs(family=FAMILIES, dtype=DTYPES, attention=ATTENTION, stacked=STACKED)
 def test_at_once_equals_one_by_one(
     family: str, dtype: torch.dtype, attention: str | None, stacked: bool
 ) -> None:
@@ -73,9 +70,7 @@ def test_at_once_equals_one_by_one(
     check(model(family, dtype, attention), stacked=stacked, limit=limit)
 
 
-@KERNELS
-@ROWS
-@pytest.mark.parametrize("dropout", [0.0, 0.3])
+@pairs(dropout=[0.3, 0.0], attention=ATTENTION, stacked=STACKED)
 def test_so_it_does_with_dropout_origin_delta_and_penalty(
     dropout: float, attention: str | None, stacked: bool
 ) -> None:
@@ -94,16 +89,14 @@ def test_so_it_does_with_dropout_origin_delta_and_penalty(
         ours.set_delta({})
 
 
-@KERNELS
-@ROWS
+@pairs(attention=ATTENTION, stacked=STACKED)
 def test_so_it_does_with_dropout_alone(attention: str | None, stacked: bool) -> None:
     ours = model(attention=attention)
     changes = {"dropout": 0.3, "loss_on": "all"}
     check(ours, stacked=stacked, limit=allowed(torch.float64, attention), changes=changes)
 
 
-@KERNELS
-@pytest.mark.parametrize("dtype", DTYPES)
+@pairs(dtype=DTYPES, stacked=STACKED)
 def test_so_it_does_in_the_accelerators_attention(
     monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype, stacked: bool
 ) -> None:
@@ -135,8 +128,7 @@ def test_batches_of_very_unlike_sizes(stacked: bool) -> None:
         assert apart(other.adapter, one.adapter) < 1e-6
 
 
-@KERNELS
-@ROWS
+@pairs(attention=ATTENTION, stacked=STACKED)
 def test_a_cohort_of_one_is_the_client_alone_bit_for_bit(
     attention: str | None, stacked: bool
 ) -> None:

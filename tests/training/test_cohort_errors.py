@@ -13,20 +13,25 @@ from flexlora.errors import AdapterError, DataError, TrainingError
 from flexlora.models import packing
 from flexlora.models.trainable import Trainable
 from flexlora.training import Trained, train, train_cohort
-from models.layers import KERNELS
+from models.layers import KERNELS, STACKED
 from models.oracle import apart, encoded
+from pairs import pairs
 from training.clients import model, visits
 
 
-@KERNELS
-@pytest.mark.parametrize("first", [True, False])
-@pytest.mark.parametrize(
-    ("attention", "call"),
-    [(None, "_one_by_one"), (None, "_side_by_side"), ("eager", "_one_by_one")],
+@pairs(
+    rows={
+        "packed": (None, "_one_by_one"),
+        "side by side": (None, "_side_by_side"),
+        "padded": ("eager", "_one_by_one"),
+    },
+    first=[True, False],
+    stacked=STACKED,
 )
 def test_a_client_that_diverges_takes_no_other_with_it(
-    monkeypatch: pytest.MonkeyPatch, attention: str | None, call: str, first: bool, stacked: bool
+    monkeypatch: pytest.MonkeyPatch, rows: tuple[str | None, str], first: bool, stacked: bool
 ) -> None:
+    attention, call = rows
     monkeypatch.setattr(packing, "_one_by_one", getattr(packing, call))
     ours = model(dtype=torch.float32, attention=attention)
     wild = visits(ours, 1, optimiser="sgd", learning_rate=1e38, clip_norm=None)[0]

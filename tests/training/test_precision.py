@@ -20,9 +20,10 @@ from torch import Tensor
 from flexlora.adapters import Adapter
 from flexlora.models import AdaptedModel
 from flexlora.training import Trained, Visit, train, train_cohort
-from models.layers import KERNELS
+from models.layers import STACKED
 from models.oracle import FAMILIES, random_model
-from training.clients import visits
+from pairs import pairs
+from training.clients import ATTENTION, visits
 
 # A rounding to bfloat16 is off by 2⁻⁹ of the number at most, and about a hundred of them, each by
 # itself, lie between a gradient of two layers and what it is made from.
@@ -71,11 +72,7 @@ def alone(
     return given, half, wanted, [train(half, visit) for visit in given()]
 
 
-@KERNELS
-@pytest.mark.parametrize("attention", [None, "eager"], ids=["packed", "padded"])
-@pytest.mark.parametrize("dropout", [0.0, 0.3])
-@pytest.mark.parametrize("optimiser", STEP)
-@pytest.mark.parametrize("family", FAMILIES)
+@pairs(family=FAMILIES, optimiser=[*STEP], dropout=[0.0, 0.3], attention=ATTENTION, stacked=STACKED)
 def test_a_bfloat16_base_trains_as_a_float32_one_but_for_rounding(
     family: str, optimiser: str, dropout: float, attention: str | None, stacked: bool
 ) -> None:

@@ -11,8 +11,9 @@ from torch import Tensor
 from flexlora.adapters import Sides
 from flexlora.models.trainable import Live
 from flexlora.training import Trained, train, train_cohort
-from models.layers import KERNELS
+from models.layers import KERNELS, STACKED
 from models.oracle import apart, random_adapter
+from pairs import pairs
 from reference import there
 from training.clients import model, visits
 
@@ -20,10 +21,12 @@ SIDES: tuple[Sides, ...] = ("a", "b")
 LIMITS = {torch.float32: 1e-3, torch.float64: 1e-6}
 
 
-@pytest.mark.parametrize("sides", SIDES)
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("options", [{}, {"origin": True}, {"dropout": 0.4}], ids=str)
-@KERNELS
+@pairs(
+    sides=SIDES,
+    dtype=[torch.float32, torch.float64],
+    options={"plain": {}, "origin": {"origin": True}, "dropout": {"dropout": 0.4}},
+    stacked=STACKED,
+)
 def test_a_cohort_trains_one_side_as_each_trains_it_alone(
     sides: Sides, dtype: torch.dtype, options: dict[str, Any], stacked: bool
 ) -> None:

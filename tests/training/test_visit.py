@@ -17,7 +17,8 @@ from flexlora.models.trainable import Live
 from flexlora.tasks.prompts import Encoded
 from flexlora.training import Recipe, Visit, plan, train
 from models.oracle import FAMILIES, Peft, apart, encoded, plain_loss, random_adapter, random_model
-from training.clients import allowed
+from pairs import pairs
+from training.clients import ATTENTION, allowed
 
 
 def seeded(seed: int = 0) -> torch.Generator:
@@ -28,10 +29,12 @@ def visit(adapter: Adapter, data: list[Encoded], recipe: Recipe, seed: int = 0) 
     return Visit(adapter, data, recipe, seeded(seed))
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("optimiser", ["adamw", "sgd"])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("attention", [None, "eager"])
+@pairs(
+    family=FAMILIES,
+    optimiser=["adamw", "sgd"],
+    dtype=[torch.float32, torch.float64],
+    attention=ATTENTION,
+)
 def test_training_equals_peft_with_the_plain_loop(
     family: str,
     optimiser: Literal["adamw", "sgd"],
