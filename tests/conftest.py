@@ -14,6 +14,7 @@ from jaxtyping import install_import_hook
 
 if TYPE_CHECKING:
     from report.browser import Browser
+    from warm import Warm
 
 # Shapes are checked at run time, wherever they are written; other annotations with them, but not
 # where the code itself says what is wrong with a value (training.recipe).
@@ -65,6 +66,16 @@ def shared() -> Path:
             pytest.fail(message)
         pytest.skip(message)
     return folder
+
+
+@pytest.fixture(scope="session")
+def warm() -> Iterator[Warm]:
+    """Begins `flexlora` and `python` at once, for commands that need a process of their own."""
+    from warm import Warm
+
+    server = Warm()
+    yield server
+    server.close()
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""The command line as a real process whose stdout is a terminal."""
+"""The command line as a process of its own whose stdout is a terminal."""
 
 from __future__ import annotations
 
@@ -10,24 +10,24 @@ import struct
 import subprocess
 import termios
 
-from commands import PROCESS
+from warm import Warm
 
 ESCAPE = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 
 
 def on_a_terminal(
-    *arguments: object, width: int, stderr: int | None = None, **environment: str
+    warm: Warm, *arguments: object, width: int, stderr: int | None = None, **environment: str
 ) -> tuple[int, str]:
     """(exit code, all that was written) of `flexlora …`. stderr: None for the terminal too."""
     master, slave = pty.openpty()
     fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 40, width, 0, 0))
     kept = {k: v for k, v in os.environ.items() if k not in ("NO_COLOR", "COLUMNS", "LINES")}
     with subprocess.Popen(
-        [*PROCESS, *map(str, arguments)],
+        ["flexlora", *map(str, arguments)],
         stdin=slave,
         stdout=slave,
         stderr=slave if stderr is None else stderr,
-        env={**kept, "TERM": "xterm-256color", "OMP_NUM_THREADS": "1", **environment},
+        env={**kept, **warm.environment, "TERM": "xterm-256color", **environment},
     ) as process:
         os.close(slave)
         written = b""
@@ -43,8 +43,10 @@ def on_a_terminal(
     return process.returncode, written.decode()
 
 
-def lines_on_a_terminal(*arguments: object, width: int) -> list[str]:
+def lines_on_a_terminal(warm: Warm, *arguments: object, width: int) -> list[str]:
     """The lines of stdout alone, without colours, of a command that ends well."""
-    code, written = on_a_terminal(*arguments, width=width, stderr=subprocess.DEVNULL, NO_COLOR="1")
+    code, written = on_a_terminal(
+        warm, *arguments, width=width, stderr=subprocess.DEVNULL, NO_COLOR="1"
+    )
     assert code == 0, written
     return [line.rstrip() for line in ESCAPE.sub("", written).splitlines()]

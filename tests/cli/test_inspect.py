@@ -24,6 +24,7 @@ from reference import gaussian
 from resealed import reseal
 from small import small
 from terminal import lines_on_a_terminal
+from warm import Warm
 
 
 def adapter(blocks: int, rank: int = 4, *, base: str = "", base_fingerprint: str = "") -> Adapter:
@@ -227,12 +228,12 @@ def test_a_run_that_has_not_begun_says_how_to_begin(flexlora: Flexlora, tmp_path
 
 
 @pytest.mark.parametrize("width", [80, 140])
-def test_a_terminal_shows_whole_lines(tmp_path: Path, width: int) -> None:
+def test_a_terminal_shows_whole_lines(tmp_path: Path, warm: Warm, width: int) -> None:
     """In a terminal of this width no table line is wrapped or cut."""
     mixed = dict(adapter(12))
     one = Factors(torch.ones(12, 9), torch.ones(9, 10), 16 / 9)
     save_peft(Adapter(mixed | {"model.layers.11.self_attn.q_proj": one}), tmp_path / "a")
-    lines = lines_on_a_terminal("inspect", tmp_path / "a", width=width)
+    lines = lines_on_a_terminal(warm, "inspect", tmp_path / "a", width=width)
     assert not any("…" in line for line in lines)
     tables = [line for line in lines if re.match(r"\d+\.(self_attn.q|mlp.up)_proj ", line)]
     assert len(tables) == 24

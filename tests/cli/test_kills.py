@@ -10,7 +10,6 @@ import random
 import shutil
 import subprocess
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -71,9 +70,9 @@ class Played:
 
 
 class Commands:
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, warm: Warm) -> None:
         self.folder = folder
-        self.warm = Warm()
+        self.warm = warm
         (folder / "killed.py").write_text(SCRIPT)
         for workers in (1, 2):
             config = small(
@@ -122,10 +121,8 @@ class Commands:
 
 
 @pytest.fixture(scope="module")
-def commands(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Commands]:
-    made = Commands(tmp_path_factory.mktemp("kills"))
-    yield made
-    made.warm.close()
+def commands(tmp_path_factory: pytest.TempPathFactory, warm: Warm) -> Commands:
+    return Commands(tmp_path_factory.mktemp("kills"), warm)
 
 
 @pytest.fixture(scope="module")

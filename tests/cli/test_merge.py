@@ -22,6 +22,7 @@ from peft_folders import add, config_of, edit, pair, stored, updates, weighted, 
 from reference import assert_all_close, gaussian
 from small import small
 from terminal import lines_on_a_terminal
+from warm import Warm
 
 
 def adapter(folder: Path, blocks: int, rank: int, seed: int = 0, mlp: bool = True) -> Path:
@@ -195,10 +196,10 @@ def test_as_json(flexlora: Flexlora, two: list[Path]) -> None:
 
 
 @pytest.mark.parametrize("width", [80, 120])
-def test_each_layer_is_one_line_in_a_terminal(tmp_path: Path, width: int) -> None:
+def test_each_layer_is_one_line_in_a_terminal(tmp_path: Path, warm: Warm, width: int) -> None:
     folders = [adapter(tmp_path / f"{i}", 12, i + 2, i, mlp=i != 1) for i in range(4)]
     flags = ("--energy", 0.9, "--out", tmp_path / "out")
-    lines = lines_on_a_terminal("merge", *folders, *flags, width=width)
+    lines = lines_on_a_terminal(warm, "merge", *folders, *flags, width=width)
     assert not any("…" in line for line in lines)
     tables = [line for line in lines if re.match(r"\d+\.(self_attn.q|mlp.down)_proj ", line)]
     assert len(tables) == 24

@@ -23,6 +23,7 @@ from flexlora.runs.run_directory import Run
 from flexlora.runs.standing import Standing
 from small import SMALL, round_record, small, write
 from terminal import ESCAPE, on_a_terminal
+from warm import Warm
 
 COLOUR = re.compile(r"\x1b\[(?:\d+;)*(?:3[0-9]|4[0-9]|9[0-7])(?:;\d+)*m")
 
@@ -135,8 +136,10 @@ def config(tmp_path: Path) -> Path:
     return write(made, tmp_path / "c.toml")
 
 
-def test_a_real_terminal_gets_the_view_and_then_the_table(config: Path, tmp_path: Path) -> None:
-    code, written = on_a_terminal("run", config, "--out", tmp_path / "r", width=100)
+def test_a_real_terminal_gets_the_view_and_then_the_table(
+    config: Path, warm: Warm, tmp_path: Path
+) -> None:
+    code, written = on_a_terminal(warm, "run", config, "--out", tmp_path / "r", width=100)
     assert code == 0, written
     assert COLOUR.search(written)
     text = ESCAPE.sub("", written)
@@ -147,13 +150,16 @@ def test_a_real_terminal_gets_the_view_and_then_the_table(config: Path, tmp_path
     assert text.rstrip().endswith(f"run directory: {tmp_path / 'r'}")
 
 
-def test_no_color_and_a_dumb_terminal_are_honoured(config: Path, tmp_path: Path) -> None:
-    code, written = on_a_terminal("run", config, "--out", tmp_path / "r", width=60, NO_COLOR="1")
+def test_no_color_and_a_dumb_terminal_are_honoured(
+    config: Path, warm: Warm, tmp_path: Path
+) -> None:
+    out = tmp_path / "r"
+    code, written = on_a_terminal(warm, "run", config, "--out", out, width=60, NO_COLOR="1")
     assert code == 0, written
     assert "in flight" in written
     assert not COLOUR.search(written)
-    (tmp_path / "r" / "results.json").unlink()  # Else there would be nothing to do.
-    code, written = on_a_terminal("resume", tmp_path / "r", width=60, TERM="dumb")
+    (out / "results.json").unlink()  # Else there would be nothing to do.
+    code, written = on_a_terminal(warm, "resume", out, width=60, TERM="dumb")
     assert code == 0, written
     assert "\x1b" not in written
     assert "r: scoring full state on unseen examples" in written

@@ -21,6 +21,7 @@ from flexlora.runs.run_directory import Run
 from flexlora.runs.spectra import read_spectra
 from small import small
 from terminal import lines_on_a_terminal
+from warm import Warm
 
 NUMBERS = st.lists(st.integers(0, 10**9).map(lambda n: f"{n:,}"), min_size=1, max_size=12)
 
@@ -68,12 +69,12 @@ def result(tmp_path_factory: pytest.TempPathFactory) -> Result:
 
 
 @pytest.mark.parametrize("width", [80, 120])
-def test_every_table_of_a_run_fits(result: Result, width: int) -> None:
+def test_every_table_of_a_run_fits(result: Result, warm: Warm, width: int) -> None:
     ended = Run.open(result.folder).ended()
     assert ended is not None
     config = result.folder / "config.toml"
     for command in (["inspect", result.folder], ["resume", result.folder]):
-        lines = lines_on_a_terminal(*command, width=width)
+        lines = lines_on_a_terminal(warm, *command, width=width)
         # Sentences are never wrapped; no number of a table has a comma behind it.
         tables = [line for line in lines if ", " not in line or "attention 2" in line]
         tables = [line for line in tables if str(result.folder) not in line]
@@ -82,7 +83,7 @@ def test_every_table_of_a_run_fits(result: Result, width: int) -> None:
         for row in ended.rows:
             assert f"{row.unseen['loss']:.3f}" in text
         assert "a type with a long name (attention 2, mlp 4)" in " ".join(text.split())
-    lines = lines_on_a_terminal("run", config, "--dry-run", width=width)
+    lines = lines_on_a_terminal(warm, "run", config, "--dry-run", width=width)
     assert any("attention 2, mlp 4" in line for line in lines)
 
 

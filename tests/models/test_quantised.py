@@ -15,10 +15,11 @@ from flexlora.errors import ConfigError, ModelError
 from flexlora.models import AdaptedModel, load_model, model_fingerprint
 from flexlora.models.quantised import is_quantised, quantise_options, scales
 from flexlora.training import Trained, train, train_cohort
-from models.layers import KERNELS
+from models.layers import STACKED
 from models.oracle import apart, plain_loss
 from models.sentences import clients, embedded, examples
 from models.test_devices import GPU
+from pairs import pairs
 
 for package in ("bitsandbytes", "accelerate"):
     pytest.importorskip(package, reason=f"{package} of the extra quant is not installed")
@@ -85,10 +86,8 @@ def test_the_loss_is_near_that_of_the_base(quantise: str, dtype: str) -> None:
     assert found != wanted
 
 
-@BITS
 @DEVICES
-@KERNELS
-@pytest.mark.parametrize("dropout", [0.0, 0.3])
+@pairs(quantise=["4bit", "8bit"], stacked=STACKED, dropout=[0.0, 0.3])
 def test_a_cohort_equals_one_by_one_and_learns(
     quantise: str, device: str, stacked: bool, dropout: float
 ) -> None:

@@ -137,7 +137,7 @@ def learnt_logits(ours: AdaptedModel, carried: Carried, batch: Batch, narrow: bo
     return learnt.detach()
 
 
-@pairs(family=FOUND, in_one_row=[False, True], dropout=[0.0, 0.3], stacked=STACKED)
+@pairs(family=[*FOUND], in_one_row=[False, True], dropout=[0.0, 0.3], stacked=STACKED)
 def test_what_is_read_and_learnt_stays_the_same(
     family: str, in_one_row: bool, dropout: float, stacked: bool
 ) -> None:
