@@ -25,7 +25,7 @@ from flexlora.flower.mailbox import Mailbox
 from flexlora.flower.outcomes import outcome_packet
 from flexlora.flower.packets import Header, Packet, packed, read_header, unpacked
 from flexlora.formats.payloads import from_bytes, to_bytes
-from flower.test_register import NORTH
+from flower.links import NORTH
 
 
 @cache

@@ -22,9 +22,8 @@ from flexlora.flower.profiles import device_facts, device_of, facts_device
 from flexlora.flower.trainer import Trainer
 from flexlora.runs.events import Allotted
 from flexlora.runs.run_directory import Run
-from flower.links import Answer, Clock, FakeLink
+from flower.links import NORTH, Answer, Clock, FakeLink
 from flower.test_network_run import NONE, Stop, StopsAfter, through
-from flower.test_register import NORTH
 from flower.trainers import client_tables, describe, networked
 
 PROFILE = """

@@ -18,8 +18,7 @@ from flexlora.flower.nodes import Came, Lost
 from flexlora.flower.outcomes import behind_packet, outcome_packet
 from flexlora.flower.packets import Packet, packed
 from flexlora.flower.register import Register
-from flower.links import Answer, Clock, FakeLink
-from flower.test_register import NORTH
+from flower.links import NORTH, Answer, Clock, FakeLink
 from flower.test_wire import deltas
 from flower.trainers import networked, plan_of
 from small import train_job

@@ -24,9 +24,8 @@ from flexlora.rules import RULES
 from flexlora.runs.events import Event, Failed, Lowered, Noted, RoundBegun, RoundEnded, Spare
 from flexlora.runs.run_directory import Run
 from flexlora.training import Visit, train_cohort
-from flower.links import Clock, FakeLink
+from flower.links import NORTH, Clock, FakeLink
 from flower.states import assert_same_state
-from flower.test_register import NORTH
 from flower.trainers import client_tables, networked
 
 RANKS = (1, 2, 8)

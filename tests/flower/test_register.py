@@ -12,10 +12,8 @@ from flexlora.flower.described import REFUSED, Described
 from flexlora.flower.nodes import Came, Lost
 from flexlora.flower.packets import FAILURE, Packet, packed
 from flexlora.flower.register import Register
-from flower.links import Answer, Clock, FakeLink
+from flower.links import NORTH, Answer, Clock, FakeLink
 from flower.trainers import networked, plan_of
-
-NORTH = Described("north", 4, 9, 1, 1, 9, 0, 1, 7, None, "f" * 64, "t", "h", None)
 
 
 def tells(described: Described) -> Answer:
