@@ -18,12 +18,13 @@ import tomli_w
 
 from flexlora.config.config import Config
 from flexlora.flower.app_folder import write_app
-from flexlora.flower.begun import free_port, surroundings
+from flexlora.flower.begun import free_port, node_command, surroundings
 from flexlora.flower.keys import Certificates, certificates, node_key
 from flexlora.flower.server_settings import ServerSettings
 from flexlora.flower.trainer_process import READY
 
 SOURCE = Path(__file__).parents[2] / "src"
+NODE = node_command()[-1]
 _PATIENCE = 60.0  # Seconds for a process to come up.
 
 
@@ -155,8 +156,7 @@ class Loopback:
 
     def node(self, name: str, tables: Mapping[str, Any], key: Path) -> None:
         told = ("--node-config", f'trainer="{tables["client"]["folder"]}"')
-        words = (*self.certificates.flags(), *told)
-        self.stranger(name, self.certificates.authority, key, *words)
+        self.stranger(name, self.certificates.authority, key, *told)
 
     def stranger(
         self, name: str, authority: Path, key: Path | None, *words: str
@@ -165,7 +165,7 @@ class Loopback:
         keys = () if key is None else ("--auth-supernode-private-key", str(key))
         return self.made.start(
             f"node-{name}",
-            command("flower-supernode"),
+            *node_command(),
             *("--superlink", f"127.0.0.1:{self.port}", "--port", str(free_port())),
             *("--root-certificates", str(authority), *keys, *words),
         )
@@ -173,7 +173,7 @@ class Loopback:
     def kill_node_of(self, name: str) -> None:
         """The node that `flexlora flower client` has begun for this client."""
         client = psutil.Process(self.made.running[f"client-{name}"].pid)
-        nodes = [x for x in client.children() if "flower-supernode" in " ".join(x.cmdline())]
+        nodes = [x for x in client.children() if NODE in x.cmdline()]
         assert len(nodes) == 1
         nodes[0].kill()
 

@@ -76,7 +76,7 @@ def stand_ins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     )
     script.chmod(script.stat().st_mode | stat.S_IXUSR)
     monkeypatch.setattr(sys, "executable", str(script))
-    monkeypatch.setattr(beside, "_node_command", lambda: str(script))
+    monkeypatch.setattr(beside, "node_command", lambda: [str(script)])
     return tmp_path
 
 

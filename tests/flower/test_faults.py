@@ -22,6 +22,8 @@ if importlib.util.find_spec("flwr") is None:
 
 from flower.processes import Loopback, processes
 
+MESSAGES = "flexlora.flower.messages"  # What forks them.
+
 pytestmark = pytest.mark.soak
 
 
@@ -115,7 +117,7 @@ def test_a_killed_client_app_costs_rounds_their_client_and_no_more(
     trainer = psutil.Process(made.made.running[f"trainer-{names[1]}"].pid)
     trainer.suspend()  # So that its ClientApp waits for it, in the midst of a job.
     limit = time.monotonic() + 60
-    while not (apps := [x for x in _running(node, "flwr-clientapp") if _age(x) > 5]):
+    while not (apps := [x for x in _messages(node) if _age(x) > 5]):
         assert time.monotonic() < limit, made.told()
         time.sleep(0.1)
     for app in apps:
@@ -124,6 +126,11 @@ def test_a_killed_client_app_costs_rounds_their_client_and_no_more(
     going.until(lambda counts: 1 in counts and counts[-1] == 2)
     print("clients by round:", going.counts())
     going.stop()
+
+
+def _messages(node: psutil.Process) -> list[psutil.Process]:
+    """The processes of its messages."""
+    return next(x for x in node.children() if MESSAGES in x.cmdline()).children()
 
 
 def _age(process: psutil.Process) -> float:
@@ -141,3 +148,14 @@ def _running(parent: psutil.Process, command: str) -> list[psutil.Process]:
         except psutil.Error:
             continue
     return found
+
+
+def test_a_node_that_begins_no_processes_any_more_ends(
+    names: list[str], network: tuple[Loopback, Pipe]
+) -> None:
+    """So that `flexlora flower client` begins it again; last, since nobody does that here."""
+    made = network[0].made
+    node = made.running[f"node-{names[1]}"]
+    next(x for x in psutil.Process(node.pid).children() if MESSAGES in x.cmdline()).kill()
+    assert node.wait(timeout=30) == 0, made.log(f"node-{names[1]}")
+    assert "SuperNode terminated gracefully" in made.log(f"node-{names[1]}")

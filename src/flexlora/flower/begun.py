@@ -18,6 +18,7 @@ from typing import final
 import psutil
 
 from flexlora.errors import ConfigError
+from flexlora.extras import require_extras
 
 # Flower otherwise tells its makers of each start, asks for new versions, and installs packages.
 _QUIET = {
@@ -58,7 +59,7 @@ class Begun(subprocess.Popen[bytes]):
                 stdout=said,
                 stderr=said,
                 start_new_session=True,
-                preexec_fn=_end_with_parent,
+                preexec_fn=end_with_parent,
             )
 
 
@@ -123,6 +124,12 @@ def flower_command(name: str) -> str:
     return found
 
 
+def node_command() -> list[str]:
+    """Of a node, as its first words. Raises ConfigError where there is no Flower."""
+    require_extras([("a node is begun", "flower")])
+    return [sys.executable, "-m", "flexlora.flower.node"]
+
+
 def free_port() -> int:
     """One that nobody on this machine listens on now."""
     with socket.socket() as found:
@@ -144,7 +151,7 @@ def require_port(port: int) -> None:
             ) from error
 
 
-def _end_with_parent() -> None:
-    """So that none is left behind by a command that is killed; where the system can do that."""
+def end_with_parent() -> None:
+    """So that this process does not outlive one that is killed; where the system can do that."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_DEATH_SIGNAL, signal.SIGTERM)

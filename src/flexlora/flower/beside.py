@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from flexlora.errors import ConfigError, FlexLoRAError, shown
-from flexlora.flower.begun import begun, flower_command, surroundings
+from flexlora.flower.begun import begun, node_command, surroundings
 from flexlora.flower.local import NAME
 
 # A node whose machine or process was killed is not let in again before the server has noticed that
@@ -77,7 +77,7 @@ def serve_client(file: Path, folder: Path, uplink: Uplink, say: Callable[[str], 
     """
     environment = surroundings()
     trainer = [sys.executable, "-m", "flexlora.flower.trainer_process", str(file)]
-    node = [_node_command(), *uplink.words(), "--node-config", f'trainer="{folder}"']
+    node = [*node_command(), *uplink.words(), "--node-config", f'trainer="{folder}"']
     (folder / NAME).unlink(missing_ok=True)
     with begun(trainer, environment) as first:
         while not (folder / NAME).exists():
@@ -111,10 +111,6 @@ def _ended(name: str, process: subprocess.Popen[bytes]) -> FlexLoRAError:
         f"the client's {name} ended (exit code {process.returncode}), and so the client ends; what "
         "it said stands above"
     )
-
-
-def _node_command() -> str:
-    return flower_command("flower-supernode")
 
 
 def _loopback(host: str) -> bool:

@@ -21,6 +21,7 @@ from flexlora.flower.begun import (
     flower_command,
     free_port,
     new_mark,
+    node_command,
     surroundings,
 )
 from flexlora.flower.beside import Uplink
@@ -100,7 +101,7 @@ class Trial:
             self._until((folder / NAME).exists)
             uplink = Uplink(address, made.authority, key, insecure=False, port=free_port())
             told = ("--node-config", f'trainer="{folder}"')
-            self._begin(f"node {place + 1}", "flower-supernode", *uplink.words(), *told)
+            self._start(f"node {place + 1}", *node_command(), *uplink.words(), *told)
         self._say(
             f"a SuperLink at {address} and {count(len(silos), 'silo')} are up, with TLS and keys"
         )
