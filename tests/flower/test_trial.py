@@ -12,11 +12,13 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
 
 from commands import PROCESS, Flexlora, assert_one_sentence
+from flexlora.config.config import Config
 from flexlora.federation.ground import Ground
 from flexlora.federation.session import Session
 from flexlora.runs.run_directory import Run
@@ -28,18 +30,21 @@ if importlib.util.find_spec("flwr") is None:
     pytest.skip("flwr is not installed: pip install 'flexlora[flower]'", allow_module_level=True)
 
 NONE = {"on_clients": "off", "every": 0, "decide_by": "server", "unseen": False}
-CONFIG = networked(
-    data={"train_tasks": 4}, federation={"rounds": 3, "clients_per_round": 4}, evaluation=NONE
-)
+TABLES: dict[str, dict[str, Any]] = {
+    "data": {"train_tasks": 4},
+    "federation": {"rounds": 3, "clients_per_round": 4},
+    "evaluation": NONE,
+}
+CONFIG = networked(**TABLES)
 
 
 class Up:
     """The command as a process, whose temporary files, and those of all it starts, lie here."""
 
-    def __init__(self, folder: Path, *words: str) -> None:
+    def __init__(self, folder: Path, *words: str, made: Path | None = None) -> None:
         self.folder = folder
         # Not in a test's folder: the path of a socket has about a hundred characters at most.
-        self.made = Path(tempfile.mkdtemp(prefix="up"))
+        self.made = Path(tempfile.mkdtemp(prefix="up")) if made is None else made
         config = write(CONFIG, folder / "c.toml")
         self.process = subprocess.Popen(
             [*PROCESS, "flower", "up", str(config), "--out", str(folder / "run"), *words],
@@ -57,7 +62,8 @@ class Up:
 
     def _is_part(self, one: psutil.Process) -> bool:
         try:
-            return one.environ().get("FLWR_HOME", "").startswith(str(self.made))
+            found = one.environ()
+            return "FLWR_HOME" in found and found.get("TMPDIR") == str(self.made)
         except (psutil.Error, OSError):
             return False
 
@@ -84,8 +90,8 @@ class Up:
 def begin(tmp_path: Path) -> Iterator[Callable[..., Up]]:
     begun: list[Up] = []
 
-    def one(*words: str) -> Up:
-        begun.append(Up(tmp_path, *words))
+    def one(*words: str, made: Path | None = None) -> Up:
+        begun.append(Up(tmp_path, *words, made=made))
         return begun[-1]
 
     yield one
@@ -124,7 +130,7 @@ def test_a_stop_in_the_midst_of_a_run_takes_all_of_it_down(
         assert up.parts() == []
         assert up.left() == []
     else:
-        for name in ("flower-superlink", "flower-supernode", "trainer_process"):
+        for name in ("flower-superlink", "flexlora.flower.node", "trainer_process"):
             up.require_ended(name)
 
 
@@ -151,10 +157,21 @@ def test_clients_that_cannot_take_part_end_it_with_why(begin: Callable[..., Up])
 
 
 @pytest.mark.soak
+@pytest.mark.parametrize(
+    ("rule", "ranks"),
+    [
+        ({}, (1, 4, 16, 64)),
+        ({"name": "flora"}, (16, 24, 40, 64)),  # So high that Δ goes whole each round.
+        ({"name": "hetlora", "gamma": 0.5, "regulariser": 10.0}, (1, 4, 16, 64)),
+    ],
+    ids=["the default", "flora", "hetlora"],
+)
 def test_four_silos_of_four_ranks_end_at_the_bits_of_one_process(
-    begin: Callable[..., Up], tmp_path: Path
+    rule: dict[str, Any], ranks: tuple[int, ...], begin: Callable[..., Up], tmp_path: Path
 ) -> None:
-    up = begin("--clients", "4", "--ranks", "1,4,16,64", "--json")
+    assert Config().rule.name == "flexlora"
+    asked = [f"--set=rule.{key}={value}" for key, value in rule.items()]
+    up = begin("--clients", "4", "--ranks", ",".join(map(str, ranks)), "--json", *asked)
     out, err = up.process.communicate(timeout=290)
     assert up.process.returncode == 0, err
     assert up.parts() == []
@@ -162,14 +179,38 @@ def test_four_silos_of_four_ranks_end_at_the_bits_of_one_process(
     events = [json.loads(line)["event"] for line in out.splitlines()]
     assert (events[0], events[-1]) == ("started", "result")
     assert events.count("round") == 3
+    there = Run.open(tmp_path / "run")
+    assert there.resolved["clients"] == {f"rank {r}": 1 for r in ranks}
     names = sorted(Ground.of(CONFIG).examples.train)
-    ranks = dict(zip(names, (1, 4, 16, 64), strict=True))
-    assert Run.open(tmp_path / "run").resolved["clients"] == {
-        f"rank {r}": 1 for r in (1, 16, 4, 64)
-    }
-    here = CONFIG.model_copy(update={"clients": CONFIG.clients.model_copy(update={"ranks": ranks})})
+    told = {"ranks": dict(zip(names, ranks, strict=True))}
+    here = networked(**TABLES, clients=told, **({"rule": rule} if rule else {}))
     Session.of(here).play(tmp_path / "here")
-    assert_same_state(tmp_path / "run", tmp_path / "here")
+    assert_same_state(there.folder, tmp_path / "here")
+    sent = [record.bytes_up for record in there.records()]
+    assert (sent[0] > sent[1] > sent[2]) == (rule.get("name") == "hetlora")  # It prunes.
+
+
+@pytest.mark.soak
+def test_where_the_temporary_folder_has_a_long_path_it_takes_another_and_leaves_nothing(
+    begin: Callable[..., Up], tmp_path: Path
+) -> None:
+    """A socket's path has about a hundred characters at most."""
+    long = tmp_path / ("long-" * 30)
+    long.mkdir()
+    up = begin(
+        *("--clients", "2", "--set=federation.clients_per_round=2", "--set=federation.rounds=1"),
+        made=long,
+    )
+    up.until(lambda: len(up.parts()) >= 3)
+    home = Path(up.parts()[0].environ()["FLWR_HOME"])
+    assert home.is_dir()
+    assert not home.is_relative_to(long)
+    _, err = up.process.communicate(timeout=200)
+    assert up.process.returncode == 0, err
+    assert Run.open(tmp_path / "run").ended() is not None
+    assert up.parts() == []
+    assert up.left() == []
+    assert not home.parent.exists()
 
 
 @pytest.mark.parametrize(
