@@ -12,7 +12,7 @@ import sys
 import time
 from contextlib import suppress
 
-_POLL = 0.1
+_MOST = 1.0  # Seconds between two looks, as Flower's own has them.
 
 
 def main() -> None:
@@ -26,7 +26,7 @@ def main() -> None:
 
     import flexlora.flower.client_app  # noqa: F401 - for the children
     from flexlora.flower.begun import end_with_parent
-    from flexlora.flower.sooner import pull_sooner
+    from flexlora.flower.sooner import pause, pull_sooner
 
     address, node = sys.argv[1], int(sys.argv[2])
     end_with_parent()
@@ -38,6 +38,7 @@ def main() -> None:
         interceptors=[RuntimeVersionHttpInterceptor(component_name="SuperExec")],
     )
     wanted = AcquireTaskRequest(supported_task_types=[TaskType.CLIENT_APP])
+    since = time.monotonic()
     while os.getppid() == node:
         with suppress(ChildProcessError):  # There is none.
             while os.waitpid(-1, os.WNOHANG)[0]:
@@ -45,10 +46,12 @@ def main() -> None:
         token = ""
         with suppress(httpx.TransportError):  # The node does not listen yet.
             token = client.AcquireTask(wanted).token
-        if token and os.fork() == 0:
-            run_clientapp.run_clientapp(address, token, insecure=True, parent_pid=os.getppid())
-            return
-        time.sleep(_POLL)
+        if token:
+            since = time.monotonic()
+            if os.fork() == 0:
+                run_clientapp.run_clientapp(address, token, insecure=True, parent_pid=os.getppid())
+                return
+        time.sleep(pause(time.monotonic() - since, _MOST))
 
 
 if __name__ == "__main__":

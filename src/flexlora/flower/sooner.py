@@ -8,10 +8,15 @@ from functools import partial
 from types import ModuleType
 from typing import final
 
-SHARE = 0.1  # Of the time that a node has been waiting: for so long it sleeps until it looks again.
+SHARE = 0.1  # Of the time that it has been waiting: for so long it sleeps until it looks again.
 LEAST = 0.1  # Seconds that it sleeps at least.
 BACKOFF = 0.05  # Seconds until an object that is on its way is asked for again; then twice as long.
 _PULLS = ("pull_objects", "pull_and_inflate_object_from_tree")
+
+
+def pause(waited: float, most: float) -> float:
+    """Seconds to sleep for whoever has waited so long; no more than `most`."""
+    return min(most, max(LEAST, SHARE * waited))
 
 
 @final
@@ -39,7 +44,7 @@ class Waits:
         self._alive()
         if seconds != self._asked:
             self._asked, self._since = seconds, self._clock()
-        self._sleep(min(seconds, max(LEAST, SHARE * (self._clock() - self._since))))
+        self._sleep(pause(self._clock() - self._since, seconds))
 
 
 def pull_sooner(module: ModuleType) -> None:
