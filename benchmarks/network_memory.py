@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 import tempfile
 import time
@@ -115,6 +116,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=OUT)
     given = parser.parse_args()
+    os.environ["MALLOC_ARENA_MAX"] = "1"  # As DEPLOY.md has it for the SuperLink.
     found: dict[str, Any] = {"environment": environment()}
     with tempfile.TemporaryDirectory() as place:
         model = wide_model(Path(place) / "m", hidden=WIDTH, wide=WIDE, layers=BLOCKS)
