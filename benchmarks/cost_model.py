@@ -1,14 +1,16 @@
 """The cost model against what training takes on this CPU: peak memory, and seconds a step.
 
-python benchmarks/cost_model.py                  all cells, a few minutes
+python benchmarks/cost_model.py                  all cells, a quarter of an hour
 python benchmarks/cost_model.py --cells 0 3 8    some of them; the others stay as they are
 
 Every cell is a fresh process with one thread that trains random Llamas for two steps on examples
 of one length, as `flexlora` trains: memory is the peak of training on top of the model, what came
 from the server included, and the weights beside it; seconds are those of a step after the first, in
-a process of their own, for the allocator that gives everything back is slower. The first two cells
-are what `OVERHEAD` of `allocation.memory`, `EFFICIENCY` and `MOVED` of `allocation.work` were set
-by, and are not scored. Writes results/benchmarks/cost_model.json and .svg.
+a process of their own, for the allocator that gives everything back is slower; the processor's
+rates are what `flexlora probe` measures, in the same process. Seconds are those that the one thread
+was at work: on an idle core, what a clock shows. The first two cells are what `MOVED` and `CALL` of
+`allocation.work` were set by, and are not scored. Bases in 4 and 8 bits have no seconds: the model
+does not foresee what unpacking takes. Writes results/benchmarks/cost_model.json and .svg.
 """
 
 from __future__ import annotations
@@ -16,11 +18,13 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -30,9 +34,13 @@ from flexlora.allocation.devices import Device
 from flexlora.allocation.memory import Setting, training_memory
 from flexlora.allocation.work import step_seconds
 from flexlora.formats.atomic import atomic_write
-from flexlora.models import AdaptedModel
+from flexlora.models import AdaptedModel, BaseModel
+from flexlora.models.checkpointing import checkpoint_layers
+from flexlora.models.quantised import NONE, quantise_options, scales
 from flexlora.models.shape import shape_of
-from flexlora.models.weights import outline
+from flexlora.models.weights import load_weights, outline
+from flexlora.models.widened import lacks_bfloat16, widen
+from flexlora.planning.probe import Rates, rates
 from flexlora.runs.environment import environment
 from flexlora.seeds import seeded
 from flexlora.tasks.prompts import Encoded
@@ -48,8 +56,6 @@ MODELS = {
 }
 _TURNS = 3
 _STEPS = 3
-_BLOCK = 8 << 20
-_SQUARE = 1024
 
 
 @dataclass(frozen=True)
@@ -61,6 +67,7 @@ class Cell:
     length: int
     cohort: int = 1
     checkpointing: bool = False
+    quantise: str = NONE
 
     @property
     def setting(self) -> Setting:
@@ -69,6 +76,7 @@ class Cell:
             length=self.length,
             dtype=self.dtype,
             checkpointing=self.checkpointing,
+            quantise=self.quantise,
             cohort=self.cohort,
         )
 
@@ -100,6 +108,10 @@ CELLS = (
     Cell("medium", "bfloat16", 64, 2, 512),
     Cell("medium", "bfloat16", 8, 1, 64, cohort=8),
     Cell("medium", "bfloat16", 16, 4, 128, checkpointing=True),
+    Cell("medium", "bfloat16", 8, 2, 64, quantise="4bit"),
+    Cell("medium", "float32", 64, 2, 128, quantise="4bit"),
+    Cell("medium", "bfloat16", 8, 2, 64, quantise="8bit"),
+    Cell("medium", "float32", 64, 2, 128, quantise="8bit"),
 )
 CALIBRATION = 2
 
@@ -126,7 +138,7 @@ def config_of(model: str) -> Any:
 def prepared(cell: Cell) -> tuple[AdaptedModel, Callable[[int], object]]:
     """The model, and what trains so many steps; whatever is done once is done already."""
     torch.manual_seed(0)
-    model = built(config_of(cell.model), cell.model, cell.dtype, checkpointing=cell.checkpointing)
+    model = whole(cell)
 
     def train(
         steps: int,
@@ -157,43 +169,72 @@ def prepared(cell: Cell) -> tuple[AdaptedModel, Callable[[int], object]]:
     return model, train
 
 
+def whole(cell: Cell) -> AdaptedModel:
+    """With random weights, packed as `load_model` packs them where the cell says so."""
+    from transformers import AutoModelForCausalLM
+
+    config = config_of(cell.model)
+    if cell.quantise == NONE:
+        return built(config, cell.model, cell.dtype, checkpointing=cell.checkpointing)
+    dtype, cpu = getattr(torch, cell.dtype), torch.device("cpu")
+    options = quantise_options(cell.quantise, cell.model, dtype, cpu)
+    with tempfile.TemporaryDirectory() as folder:
+        AutoModelForCausalLM.from_config(config, dtype=dtype).save_pretrained(folder)
+        where = {"pretrained_model_name_or_path": folder, "local_files_only": True}
+        model = load_weights(where, cell.model, config, dtype, cpu, options)
+    if lacks_bfloat16():
+        widen(model)
+    model.eval().requires_grad_(False)
+    if cell.checkpointing:
+        checkpoint_layers(model, cell.model)
+    tokenizer = SimpleNamespace(pad_token_id=0)
+    return AdaptedModel(BaseModel(model, tokenizer, cell.model, config.max_position_embeddings))
+
+
 def peak(cell: Cell) -> tuple[int, int]:
     """Bytes of the weights, and of training on top of them."""
     model, train = prepared(cell)
     weights = sum(p.nbytes for p in model.model.parameters())
+    weights += sum(x.nbytes for _, x in scales(model.model))
     return weights, peak_of(lambda: train(2), "cpu")
 
 
-def speed(cell: Cell) -> tuple[float, dict[str, float], float]:
-    """Seconds of a step, operations a second of products by dtype, and bytes a second of copying;
-    the quickest of each."""
+def speed(cell: Cell) -> tuple[float, Rates]:
+    """Seconds of a step, and what the processor does meanwhile; the quickest of each. Those that
+    this one thread was at work: on an idle core, what a clock shows."""
     _, train = prepared(cell)
+    cpu = torch.device("cpu")
     few: list[float] = []
     many: list[float] = []
-    copied: list[float] = []
-    rates: dict[str, list[float]] = {"float32": [], cell.dtype: []}
-    squares = {dtype: torch.ones(_SQUARE, _SQUARE, dtype=getattr(torch, dtype)) for dtype in rates}
-    block = torch.ones(_BLOCK)
+    seen: list[Rates] = []
     for _ in range(_TURNS):
-        for dtype, a in squares.items():
-            rates[dtype].append(took(partial(torch.mm, a, a)))
-        copied.append(took(block.clone))
+        seen.append(rates(cpu, sorted({"float32", cell.dtype}), time.process_time))
         few.append(took(partial(train, 1)))
         many.append(took(partial(train, 1 + _STEPS)))
-    speeds = {dtype: 2 * _SQUARE**3 / min(held) for dtype, held in rates.items()}
-    return (min(many) - min(few)) / _STEPS, speeds, 2 * block.nbytes / min(copied)
+    flops = {dtype: max(x.flops[dtype] for x in seen) for dtype in seen[0].flops}
+    return (min(many) - min(few)) / _STEPS, Rates(flops, max(x.bandwidth for x in seen))
 
 
 def took(work: Callable[[], object]) -> float:
-    began = time.perf_counter()
+    began = time.process_time()
     work()
-    return time.perf_counter() - began
+    return time.process_time() - began
 
 
 # --- the script ----------------------------------------------------------------------------------
 
 
-def row_of(cell: Cell, *, timed: bool) -> dict[str, Any]:
+def measured(cell: Cell, *, timed: bool) -> dict[str, Any]:
+    weights, training = in_child(peak, cell, threads=1)
+    row: dict[str, Any] = {**asdict(cell), "weights": weights, "training": training}
+    if timed and cell.quantise == NONE:
+        seconds, seen = in_child(speed, cell, threads=1, frugal=False)
+        row |= {"seconds": seconds, "rates": seen.flops, "bandwidth": seen.bandwidth}
+    return row
+
+
+def foreseen(cell: Cell, row: dict[str, Any]) -> dict[str, Any]:
+    """The row, with what the model says of it and how far that is off."""
     config = config_of(cell.model)
     shape = shape_of(outline(config, cell.model, None), cell.model)
     footprint = footprint_of(
@@ -205,28 +246,18 @@ def row_of(cell: Cell, *, timed: bool) -> dict[str, Any]:
         alone=cell.batch * cell.cohort == 1,
     )
     ranks = {x.name: cell.rank for x in shape.layers}
-    foreseen = training_memory(shape, footprint, ranks, cell.setting)
-    weights, training = in_child(peak, cell, threads=1)
-    row: dict[str, Any] = {
-        **asdict(cell),
-        "weights": weights,
-        "training": training,
-        "foreseen_training": foreseen.training,
-        "foreseen_weights": foreseen.weights,
-        "off": foreseen.peak / (weights + training) - 1,
-        "off_training": foreseen.training / training - 1,
+    told = training_memory(shape, footprint, ranks, cell.setting)
+    found = {
+        "foreseen_training": told.training,
+        "foreseen_weights": told.weights,
+        "off": told.peak / (row["weights"] + row["training"]) - 1,
+        "off_training": told.training / row["training"] - 1,
     }
-    if timed:
-        seconds, rates, bandwidth = in_child(speed, cell, threads=1, frugal=False)
-        device = Device(1e12, rates, bandwidth, 1e6, 1e6)
-        row |= {
-            "seconds": seconds,
-            "rates": rates,
-            "bandwidth": bandwidth,
-            "foreseen_seconds": step_seconds(shape, footprint, ranks, cell.setting, device),
-        }
-        row["off_seconds"] = row["foreseen_seconds"] / seconds - 1
-    return row
+    if "seconds" in row:
+        device = Device(1e12, row["rates"], row["bandwidth"], 1e6, 1e6)
+        seconds = step_seconds(shape, footprint, ranks, cell.setting, device)
+        found |= {"foreseen_seconds": seconds, "off_seconds": seconds / row["seconds"] - 1}
+    return row | found
 
 
 def summary(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -245,6 +276,7 @@ def show(row: dict[str, Any]) -> None:
         f"{row['model']:6} {row['dtype']:8} rank {row['rank']:3} "
         f"{row['cohort']} × {row['batch']} × "
         f"{row['length']:3}{' ck' if row['checkpointing'] else '   '} "
+        f"{'' if row['quantise'] == NONE else row['quantise'] + ' '}"
         f"training {row['training'] / 1e6:7.1f} MB, foreseen {row['foreseen_training'] / 1e6:7.1f} "
         f"({row['off_training']:+.1%}); with weights {row['off']:+.1%}"
     )
@@ -288,6 +320,7 @@ def main(arguments: list[str] | None = None) -> None:
     )
     parser.add_argument("--cells", nargs="+", type=int, default=list(range(len(CELLS))))
     parser.add_argument("--untimed", action="store_true", help="memory alone")
+    parser.add_argument("--again", action="store_true", help="foresee what is measured already")
     parser.add_argument("--out", type=Path, default=OUT)
     options = parser.parse_args(arguments)
     held: dict[str, Any] = (
@@ -295,7 +328,9 @@ def main(arguments: list[str] | None = None) -> None:
     )
     options.out.parent.mkdir(parents=True, exist_ok=True)
     for place in options.cells:
-        row = row_of(CELLS[place], timed=not options.untimed)
+        cell = CELLS[place]
+        row = held[str(place)] if options.again else measured(cell, timed=not options.untimed)
+        row = foreseen(cell, row)
         row["calibration"] = place < CALIBRATION
         held[str(place)] = row
         show(row)

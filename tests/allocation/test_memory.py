@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 from transformers import GPT2Config, LlamaConfig
 
-from flexlora.allocation.memory import OVERHEAD, Setting, training_memory, weight_bytes
+from flexlora.allocation.memory import Setting, training_memory, weight_bytes
 from flexlora.allocation.shape import Footprint, ModelShape
 from flexlora.models.shape import shape_of
 from flexlora.models.weights import outline
-from flexlora.training.foreseen import built, footprint_of, play
+from flexlora.training.foreseen import buffers, built, footprint_of, play
 from flexlora.training.tally import without_data
 
 
@@ -71,7 +71,7 @@ def test_the_formula_is_the_step_that_is_played(config: Any, setting: Setting, r
         )
     received = 4 * shape.trainable(ranks) * setting.cohort
     memory = training_memory(shape, footprint, ranks, setting)
-    told = memory.training - OVERHEAD[setting.dtype]
+    told = memory.training - buffers(setting.dtype)
     assert told == pytest.approx(played.highest + received, rel=0.02)
 
 
@@ -85,6 +85,7 @@ SHAPE = ModelShape(
     vocabulary=1000,
     blocks=4,
     attention=256,
+    heads=4,
 )
 
 

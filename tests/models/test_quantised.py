@@ -71,7 +71,7 @@ def test_a_layer_takes_the_bytes_that_a_plan_counts(quantise: str) -> None:
         layer.weight = kind(weight, requires_grad=False, **told).to(cpu)
     held = sum(x.nbytes for layer in made for x in layer.parameters())
     held += sum(x.nbytes for _, x in scales(made))
-    shape = ModelShape("x", (), numbers, numbers, 0, 0, 0, 1, 0)
+    shape = ModelShape("x", (), numbers, numbers, 0, 0, 0, 1, 0, 0)
     planned = weight_bytes(shape, "bfloat16", quantise)
     assert held == pytest.approx(planned, rel=0.002)
     assert planned < 0.52 * weight_bytes(shape, "bfloat16") * (1 if quantise == "8bit" else 0.51)

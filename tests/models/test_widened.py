@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import platform
+from functools import partial
+from typing import Any
 
 import pytest
 import torch
@@ -12,9 +14,9 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import functional
 
-from flexlora.models import widened
+from flexlora.models import packing, widened
 from flexlora.models.lora import LoRALinear, linear_shape
-from flexlora.models.widened import WideLinear, back, lacks_bfloat16, product, widen
+from flexlora.models.widened import WideLinear, attended, back, lacks_bfloat16, product, widen
 
 HALF_A_STEP = 2.0**-8  # Of what is rounded to bfloat16.
 
@@ -117,3 +119,52 @@ def test_what_this_processor_can_do_is_known(monkeypatch: pytest.MonkeyPatch) ->
     with_instructions = bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
     on_x86 = platform.machine().lower() in ("x86_64", "amd64")
     assert lacks_bfloat16() == (on_x86 and not with_instructions)
+
+
+def causal(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    return functional.scaled_dot_product_attention(query, key, value, is_causal=True)
+
+
+def row(seed: int) -> list[Tensor]:
+    return [normal(1, 2, 40, 8, seed=seed + k).requires_grad_() for k in range(3)]
+
+
+def test_attention_s_gradients_are_those_of_float32_rounded_once() -> None:
+    leaves, above = row(seed=1), normal(1, 2, 40, 8, seed=9)
+    y = attended(causal, *leaves)
+    assert torch.equal(y, causal(*leaves))
+    found = torch.autograd.grad(y, leaves, above)
+    wide = [x.detach().float().requires_grad_() for x in leaves]
+    wanted = torch.autograd.grad(causal(*wide), wide, above.float())
+    for got, exact in zip(found, wanted, strict=True):
+        assert got.dtype == torch.bfloat16
+        assert torch.equal(got, exact.to(torch.bfloat16))
+
+
+def test_attention_keeps_its_arguments_and_no_float32_copies() -> None:
+    leaves, kept = row(seed=1), []
+
+    def keep(tensor: Tensor) -> Tensor:
+        kept.append(tensor)
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda t: t):
+        attended(causal, *leaves)
+    assert [t.data_ptr() for t in kept] == [x.data_ptr() for x in leaves]
+
+
+def test_a_long_row_of_a_model_attends_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(packing, "_SHORT", 16)
+    leaves, seen = row(seed=1), []
+    inner = functional.scaled_dot_product_attention
+
+    def noted(query: Tensor, *rest: Tensor, **more: Any) -> Tensor:
+        seen.append(query.dtype)
+        return inner(query, *rest, **more)
+
+    monkeypatch.setattr(functional, "scaled_dot_product_attention", noted)
+    attend = partial(packing._causal, window=None, options={})
+    attend(*leaves).sum().backward()
+    with torch.no_grad():
+        attend(*leaves)
+    assert seen == [torch.bfloat16, torch.float32, torch.bfloat16]

@@ -22,9 +22,6 @@ _WIDE = 4  # Bytes of an adapter's numbers, whatever the base's dtype.
 # Bytes of a packed number with its scales: NF4 with double quantisation (a byte for each 64 numbers
 # and four for each 256 of those), and int8 with four bytes a row.
 _PACKED: Mapping[str, float] = {"4bit": 0.5 + 1 / 64 + 4 / (64 * 256), "8bit": 1.0 + 4 / 4096}
-# What a CPU's products take beside the numbers that are held, buffers of the libraries: in float32
-# too little to see. Measured on one cell each (benchmarks/cost_model.py).
-OVERHEAD: Mapping[str, int] = {"float32": 0, "bfloat16": 7_000_000, "float16": 7_000_000}
 
 
 @dataclass(frozen=True)
@@ -101,7 +98,7 @@ def training_memory(
     return Memory(
         weights=weight_bytes(shape, setting.dtype, setting.quantise),
         adapter=(1 + copies(setting)) * numbers,
-        pass_=max(passing, numbers) + OVERHEAD[setting.dtype],
+        pass_=max(passing, numbers),
     )
 
 

@@ -15,8 +15,9 @@ class ModelShape:
     layers: those that are adapted. parameters: all numbers of the base; linear: of its linear
     layers but the output head, which 4 and 8 bits pack; head: of the output head, tied or not.
     largest: of its largest linear layer. vocabulary: logits of a place. blocks: layers of the
-    decoder. attention: numbers of all queries of a token, over all blocks. whole_logits: the
-    model changes its logits after the head, so that all learnt places are computed at once.
+    decoder. attention: numbers of all queries of a token, over all blocks; heads: all heads of
+    those. whole_logits: the model changes its logits after the head, so that all learnt places are
+    computed at once.
     """
 
     name: str
@@ -28,6 +29,7 @@ class ModelShape:
     vocabulary: int
     blocks: int
     attention: int
+    heads: int
     whole_logits: bool = False
 
     def trainable(self, ranks: Mapping[str, int]) -> int:
@@ -37,13 +39,20 @@ class ModelShape:
 
 @dataclass(frozen=True)
 class Footprint:
-    """Bytes of a forward and a backward pass through a model, for one token and beside all tokens,
-    without what ranks add and without logits.
+    """Of a step through a model, for one token and beside all tokens, at rank 1 in what it does and
+    without what ranks take in what it holds; without logits.
 
-    kept: there when the forward pass ends; highest: at most at once.
+    kept: bytes there when the forward pass ends; highest: at most at once; moved: that operations
+    read and write; calls: how many operations there are; attended: how often attention is computed
+    for each time that it is on the way back.
     """
 
     kept: float
     kept_fixed: float
     highest: float
     highest_fixed: float
+    moved: float = 0.0
+    moved_fixed: float = 0.0
+    calls: float = 0.0
+    calls_fixed: float = 0.0
+    attended: float = 1.0

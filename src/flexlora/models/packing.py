@@ -13,6 +13,8 @@ from jaxtyping import Int
 from torch import Tensor, nn
 from torch.nn import functional
 
+from flexlora.models.widened import attended
+
 # Tokens up to which a CPU's attention in float32 takes less time than torch's in bfloat16: 0.4 of
 # it at 60 tokens, 0.6 at 180, as much at 250. It is the more exact one too.
 _SHORT = 256
@@ -233,6 +235,21 @@ def _causal(
     if short and query.dtype == torch.bfloat16 and _windows is None:
         wide = (query.float(), key.float(), value.float())
         return _causal(*wide, places, window=window, options=options).to(query.dtype)
+    attend = partial(_attend, places=places, window=window, options=options)
+    return attended(attend, query, key, value)
+
+
+def _attend(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    *,
+    places: Tensor | None,
+    window: int | None,
+    options: dict[str, Any],
+) -> Tensor:
+    """In the dtype that they have."""
+    length = key.shape[2]
     if places is None and (window is None or length <= window):
         return functional.scaled_dot_product_attention(query, key, value, is_causal=True, **options)
     at = torch.arange(length, device=query.device)

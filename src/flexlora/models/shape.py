@@ -43,5 +43,6 @@ def shape_of(model: nn.Module, name: str, targets: Sequence[str] = ("all-linear"
         vocabulary=int(config.vocab_size),
         blocks=int(config.num_hidden_layers),
         attention=int(config.num_hidden_layers * config.num_attention_heads * width),
+        heads=int(config.num_hidden_layers * config.num_attention_heads),
         whole_logits=any(value not in (None, 1, 1.0) for value in changed),
     )

@@ -1,4 +1,4 @@
-"""Products in bfloat16 on a processor that has no instructions for them.
+"""Products and attention in bfloat16 on a processor that has no instructions for them.
 
 torch then multiplies number by number: 9 GFLOP/s on a core that makes 65 in float32. A float32
 product of the same numbers, rounded once, is what the instructions give too, so here a block of
@@ -8,6 +8,7 @@ the weight at a time becomes float32 for as long as it is multiplied.
 from __future__ import annotations
 
 import platform
+from collections.abc import Callable
 from functools import cache
 from typing import Any
 
@@ -95,6 +96,41 @@ class _Product(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, None, None]:
         (weight,) = ctx.saved_tensors
         return (back(gradients[0], weight) if ctx.needs_input_grad[0] else None), None, None
+
+
+def attended(
+    attend: Callable[[Tensor, Tensor, Tensor], Tensor], query: Tensor, key: Tensor, value: Tensor
+) -> Tensor:
+    """attend(query, key, value), in their dtype; its gradients are made in float32, rounded once.
+
+    torch's own way back takes six times as long for 512 tokens, its way there no longer than
+    float32's. No more is kept than the three; attention is computed anew on the way back.
+    """
+    wide = query.dtype == torch.bfloat16 and query.device.type == "cpu" and lacks_bfloat16()
+    if not wide or not torch.is_grad_enabled():
+        return attend(query, key, value)
+    y: Tensor = _Attended.apply(query, key, value, attend)  # type: ignore[no-untyped-call]
+    return y
+
+
+class _Attended(torch.autograd.Function):
+    """(query, key, value, attend) → what they see."""
+
+    @staticmethod
+    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, attend: Any) -> Tensor:
+        ctx.attend = attend
+        ctx.save_for_backward(query, key, value)
+        found: Tensor = attend(query, key, value)
+        return found
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        leaves = [x.float().requires_grad_() for x in ctx.saved_tensors]
+        with torch.enable_grad():
+            seen = ctx.attend(*leaves)
+        found = torch.autograd.grad(seen, leaves, gradients[0].float())
+        return *(x.to(gradients[0].dtype) for x in found), None
 
 
 def _is_wide(x: Tensor, weight: Tensor) -> bool:

@@ -1,10 +1,10 @@
-"""What a step of training will hold in memory: the step itself, played without any numbers."""
+"""What a step of training will hold in memory and do: the step itself, played without numbers."""
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -22,6 +22,7 @@ from flexlora.models import AdaptedModel, BaseModel
 from flexlora.models.checkpointing import checkpoint_layers
 from flexlora.models.targets import output_head
 from flexlora.models.weights import first_line
+from flexlora.models.widened import lacks_bfloat16, widen
 from flexlora.tasks.prompts import Encoded
 from flexlora.training.cohort import train_cohort
 from flexlora.training.recipe import Recipe
@@ -29,6 +30,9 @@ from flexlora.training.tally import Tally, without_data
 from flexlora.training.visit import Visit
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+BUFFERS = 7_000_000
+"""Bytes that torch's own products in bfloat16 take of a CPU beside the numbers that are held.
+Measured on one cell, on a processor with instructions for them (benchmarks/cost_model.py)."""
 _BY_NUMBERS = (DataDependentOutputException, DynamicOutputShapeException)
 _VOCABULARY = 64  # So few logits that they count for nothing: those are counted by formula.
 _BLOCKS = (2, 3)  # One alone is let go of otherwise.
@@ -38,10 +42,14 @@ _ONE = (1,)
 
 @dataclass(frozen=True)
 class Played:
-    """Bytes on top of the model and of what came, when the forward pass ends and at most."""
+    """Bytes on top of the model and of what came, when the forward pass ends and at most; bytes
+    that a step reads and writes, its operations, and how many of these are attention."""
 
     kept: int
     highest: int
+    moved: int
+    calls: int
+    attended: tuple[int, int]
 
 
 def footprint_of(
@@ -68,17 +76,32 @@ def footprint_of(
         for blocks in _BLOCKS
         for batch in (_ONE if alone else _BATCHES)
     }
-    kept = {key: x.kept for key, x in played.items()}
-    highest = {key: x.highest for key, x in played.items()}
     blocks = int(config.get_text_config().num_hidden_layers)
-    (kept_token, kept_fixed), (token, fixed) = (
-        _extended(held, blocks, length) for held in (kept, highest)
+    kept, highest, moved, calls = (
+        _extended({key: getattr(x, name) for key, x in played.items()}, blocks, length)
+        for name in ("kept", "highest", "moved", "calls")
     )
-    return Footprint(kept_token, kept_fixed, token, fixed)
+    there, back = next(iter(played.values())).attended
+    return Footprint(
+        kept=kept[0],
+        kept_fixed=kept[1] + buffers(dtype),
+        highest=highest[0],
+        highest_fixed=highest[1] + buffers(dtype),
+        moved=moved[0],
+        moved_fixed=moved[1],
+        calls=calls[0],
+        calls_fixed=calls[1],
+        attended=there / back if back else 1.0 + checkpointing,
+    )
+
+
+def buffers(dtype: str) -> int:
+    """Bytes that this processor's libraries take for products; none where they are widened."""
+    return BUFFERS if dtype == "bfloat16" and not lacks_bfloat16() else 0
 
 
 def _extended(held: dict[tuple[int, int], int], blocks: int, length: int) -> tuple[float, float]:
-    """Bytes for a token, and beside all tokens, with so many blocks."""
+    """For a token, and beside all tokens, with so many blocks."""
     batches = sorted({batch for _, batch in held})
     few, many = batches[0], batches[-1]
     if few == many:
@@ -134,8 +157,10 @@ def _without_adapter(
     inner = 4 * batch * length * len(model.layers)
     if checkpointing:  # Of one block at a time, and of none when the forward pass ends.
         one = inner // int(config.get_text_config().num_hidden_layers)
-        return Played(found.kept - numbers, found.highest - numbers - one)
-    return Played(found.kept - numbers - inner, found.highest - numbers - inner)
+        kept, highest = found.kept - numbers, found.highest - numbers - one
+    else:
+        kept, highest = found.kept - numbers - inner, found.highest - numbers - inner
+    return replace(found, kept=kept, highest=highest)
 
 
 def built(
@@ -155,6 +180,8 @@ def built(
         raise ModelError(
             f"model {name} cannot be built: {str(error).splitlines()[0]}; repair config.json"
         ) from error
+    if lacks_bfloat16():
+        widen(model)
     model.eval().requires_grad_(False)
     if checkpointing:
         checkpoint_layers(model, name)
@@ -171,11 +198,12 @@ def play(
     length: int,
     optimiser: str = "adamw",
     cohort: int = 1,
-    steps: int = 1,
+    steps: int = 2,
 ) -> Played:
-    """Train so many clients at once for a few steps, inside `without_data`.
+    """Train so many clients at once for two steps or more, inside `without_data`.
 
-    Every token but the first of each example is learnt.
+    Every token but the first of each example is learnt. What a step does is that of the last but
+    one, up to where the last begins.
     """
     received = [
         Adapter(
@@ -190,14 +218,21 @@ def play(
     known = [*model.model.parameters(), *model.model.buffers(), *sides]
     tally = Tally(known)
     kept = 0
+    begun: list[tuple[int, ...]] = []
 
     def note(*_: object) -> None:
         nonlocal kept
         kept = tally.live
 
+    def begin(*_: object) -> None:
+        begun.append((tally.moved, tally.calls, *tally.attended))
+
     head = output_head(model.model)
     assert isinstance(head, nn.Module)
-    handle = head.register_forward_pre_hook(note)
+    handles = [
+        head.register_forward_pre_hook(note),
+        model.model.register_forward_pre_hook(begin),
+    ]
     recipe = Recipe(optimiser=optimiser, learning_rate=1e-3, batch_size=batch, max_steps=steps)  # type: ignore[arg-type]
     examples = [Encoded("", "", (1,), tuple(range(1, length)), ()) for _ in range(batch * steps)]
     visits = [Visit(adapter, examples, recipe, torch.Generator()) for adapter in received]
@@ -208,8 +243,10 @@ def play(
             tally.highest = before
             outcomes = train_cohort(model, visits)
     finally:
-        handle.remove()
+        for handle in handles:
+            handle.remove()
     for outcome in outcomes:
         if isinstance(outcome, Exception):
             raise outcome
-    return Played(kept - before, tally.highest - before)
+    moved, calls, there, back = (then - now for now, then in zip(*begun[-2:], strict=True))
+    return Played(kept - before, tally.highest - before, moved, calls, (there, back))

@@ -13,6 +13,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 
+_NO_WORK = ("prim", "profiler")  # Questions, and marks.
 _AS_HOPED = {torch.ops.aten.equal.default: True}
 
 
@@ -29,13 +30,18 @@ class Tally(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     known: tensors that are there already, and are not counted. What a computation asks of numbers
     is answered as a trial hopes: what is compared is equal, a truth is true, a whole number is 0,
-    any other 1. live: bytes now; highest: at most so far.
+    any other 1. live: bytes now; highest: at most so far. calls: operations that computed, views of
+    what is there not among them; moved: bytes that those read and wrote; attended: how many of them
+    were torch's attention, there and back.
     """
 
     def __init__(self, known: Iterable[Tensor]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.live = 0
         self.highest = 0
+        self.calls = 0
+        self.moved = 0
+        self.attended = [0, 0]
         self._kept_alive = [x.untyped_storage() for x in known]
         self._seen = {x._cdata for x in self._kept_alive}
 
@@ -45,10 +51,16 @@ class Tally(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if func is torch.ops.aten._local_scalar_dense.default:
             return _hoped(args[0])
         out = func(*args, **(kwargs or {}))
-        for x in tree_iter(out):
-            if isinstance(x, Tensor):
-                self._count(x.untyped_storage())
+        made = [x for x in tree_iter(out) if isinstance(x, Tensor)]
+        for x in made:
+            self._count(x.untyped_storage())
         self.highest = max(self.highest, self.live)
+        given = [x for x in tree_iter((args, kwargs)) if isinstance(x, Tensor)]
+        if func.namespace not in _NO_WORK and not _is_view(func, given, made):
+            self.calls += 1
+            self.moved += sum(x.nbytes for x in (*given, *(made or given)))
+            if "attention" in (name := func._schema.name):
+                self.attended["backward" in name] += 1
         return out
 
     def _count(self, storage: torch.UntypedStorage) -> None:
@@ -63,6 +75,14 @@ class Tally(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def _gone(self, key: int, size: int) -> None:
         self._seen.discard(key)
         self.live -= size
+
+
+def _is_view(func: Any, given: list[Tensor], made: list[Tensor]) -> bool:
+    """Whether all that was made lies in what was given, and nothing was written there."""
+    if func._schema.is_mutable:
+        return False
+    there = {x.untyped_storage()._cdata for x in given}
+    return bool(made) and all(x.untyped_storage()._cdata in there for x in made)
 
 
 def _hoped(x: Tensor) -> bool | int | float:
