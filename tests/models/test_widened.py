@@ -158,7 +158,7 @@ def test_a_long_row_of_a_model_attends_so(monkeypatch: pytest.MonkeyPatch) -> No
     leaves, seen = row(seed=1), []
     inner = functional.scaled_dot_product_attention
 
-    def noted(query: Tensor, *rest: Tensor, **more: Any) -> Tensor:
+    def noted(query: Tensor, *rest: Any, **more: Any) -> Tensor:
         seen.append(query.dtype)
         return inner(query, *rest, **more)
 

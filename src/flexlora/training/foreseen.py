@@ -81,6 +81,8 @@ def footprint_of(
         _extended({key: getattr(x, name) for key, x in played.items()}, blocks, length)
         for name in ("kept", "highest", "moved", "calls")
     )
+    if alone:  # A longer example has no more of them.
+        calls = 0.0, calls[0] * length + calls[1]
     there, back = next(iter(played.values())).attended
     return Footprint(
         kept=kept[0],
