@@ -175,7 +175,8 @@ def whole(cell: Cell) -> AdaptedModel:
 
     config = config_of(cell.model)
     if cell.quantise == NONE:
-        return built(config, cell.model, cell.dtype, checkpointing=cell.checkpointing)
+        wide, again = lacks_bfloat16(), cell.checkpointing
+        return built(config, cell.model, cell.dtype, checkpointing=again, widened=wide)
     dtype, cpu = getattr(torch, cell.dtype), torch.device("cpu")
     options = quantise_options(cell.quantise, cell.model, dtype, cpu)
     with tempfile.TemporaryDirectory() as folder:
@@ -244,6 +245,7 @@ def foreseen(cell: Cell, row: dict[str, Any]) -> dict[str, Any]:
         length=cell.length,
         checkpointing=cell.checkpointing,
         alone=cell.batch * cell.cohort == 1,
+        widened=lacks_bfloat16(),
     )
     ranks = {x.name: cell.rank for x in shape.layers}
     told = training_memory(shape, footprint, ranks, cell.setting)

@@ -11,6 +11,7 @@ from transformers import GPT2Config, LlamaConfig
 
 from flexlora.allocation.memory import Setting, training_memory, weight_bytes
 from flexlora.allocation.shape import Footprint, ModelShape
+from flexlora.models import widened
 from flexlora.models.shape import shape_of
 from flexlora.models.weights import outline
 from flexlora.training.foreseen import buffers, built, footprint_of, play
@@ -73,6 +74,20 @@ def test_the_formula_is_the_step_that_is_played(config: Any, setting: Setting, r
     memory = training_memory(shape, footprint, ranks, setting)
     told = memory.training - buffers(setting.dtype)
     assert told == pytest.approx(played.highest + received, rel=0.02)
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_what_is_foreseen_is_the_same_on_every_processor(
+    monkeypatch: pytest.MonkeyPatch, checkpointing: bool
+) -> None:
+    """Of one that multiplies bfloat16 by way of float32 it is something else, where it is asked."""
+    options: dict[str, Any] = {"dtype": "bfloat16", "length": 300, "checkpointing": checkpointing}
+    found = []
+    for lacking in (False, True):
+        monkeypatch.setattr(widened, "lacks_bfloat16", lambda lacking=lacking: lacking)
+        found.append(footprint_of(llama(), "x", **options))
+    assert found[0] == found[1]
+    assert footprint_of(llama(), "x", **options, widened=True) != found[0]
 
 
 SHAPE = ModelShape(

@@ -8,7 +8,9 @@ the weight at a time becomes float32 for as long as it is multiplied.
 from __future__ import annotations
 
 import platform
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import cache
 from typing import Any
 
@@ -21,6 +23,7 @@ from torch.nn import functional
 # Numbers of a weight that are float32 at once: 4 MiB, which a core's cache holds or nearly. A head
 # of 49,152 × 576 in one piece takes three times as long for 16 rows.
 _BLOCK = 1 << 20
+_AS_IF_NOT = ContextVar("_AS_IF_NOT", default=False)
 
 
 @cache
@@ -33,6 +36,16 @@ def lacks_bfloat16() -> bool:
         return False
     supported = getattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", None)
     return supported is not None and not supported()
+
+
+@contextmanager
+def with_instructions() -> Iterator[None]:
+    """What is computed in here is that of a processor with instructions for bfloat16."""
+    token = _AS_IF_NOT.set(True)
+    try:
+        yield
+    finally:
+        _AS_IF_NOT.reset(token)
 
 
 def widen(model: nn.Module) -> None:
@@ -106,8 +119,7 @@ def attended(
     torch's own way back takes six times as long for 512 tokens, its way there no longer than
     float32's. No more is kept than the three; attention is computed anew on the way back.
     """
-    wide = query.dtype == torch.bfloat16 and query.device.type == "cpu" and lacks_bfloat16()
-    if not wide or not torch.is_grad_enabled():
+    if not _lacks_instructions(query) or not torch.is_grad_enabled():
         return attend(query, key, value)
     y: Tensor = _Attended.apply(query, key, value, attend)  # type: ignore[no-untyped-call]
     return y
@@ -135,8 +147,13 @@ class _Attended(torch.autograd.Function):
 
 def _is_wide(x: Tensor, weight: Tensor) -> bool:
     """Whether the product is made here."""
-    both = x.dtype == weight.dtype == torch.bfloat16
-    return both and x.device.type == "cpu" and lacks_bfloat16()
+    return x.dtype == weight.dtype and _lacks_instructions(x)
+
+
+def _lacks_instructions(x: Tensor) -> bool:
+    """Whether what computes with it has none for its numbers."""
+    on_cpu = x.dtype == torch.bfloat16 and x.device.type == "cpu"
+    return on_cpu and lacks_bfloat16() and not _AS_IF_NOT.get()
 
 
 def _blocks(weight: Tensor) -> list[slice]:

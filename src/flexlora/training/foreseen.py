@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from types import SimpleNamespace
 from typing import Any
@@ -22,7 +23,7 @@ from flexlora.models import AdaptedModel, BaseModel
 from flexlora.models.checkpointing import checkpoint_layers
 from flexlora.models.targets import output_head
 from flexlora.models.weights import first_line
-from flexlora.models.widened import lacks_bfloat16, widen
+from flexlora.models.widened import widen, with_instructions
 from flexlora.tasks.prompts import Encoded
 from flexlora.training.cohort import train_cohort
 from flexlora.training.recipe import Recipe
@@ -61,17 +62,21 @@ def footprint_of(
     checkpointing: bool = False,
     targets: Sequence[str] = ("all-linear",),
     alone: bool = False,
+    widened: bool = False,
 ) -> Footprint:
     """Of a model of transformers by its config alone.
 
     A step of plain SGD at rank 1 is played for two and for three blocks of it, with two and with
     four examples of this length: what it holds grows by equal steps with both. What the adapters
     themselves take is left out. alone: of a pass of one example, which takes less, for it is never
-    joined with another. Raises ModelError for a model that cannot be built or adapted.
+    joined with another. widened: of a CPU without instructions for bfloat16 (models.widened); else
+    of processors that have them, whatever this one is: a plan is the same everywhere. Raises
+    ModelError for a model that cannot be built or adapted.
     """
     played = {
         (blocks, batch): _without_adapter(
-            shrunk(config, blocks), name, dtype, batch, length, checkpointing, tuple(targets)
+            *(shrunk(config, blocks), name, dtype, batch, length),
+            *(checkpointing, tuple(targets), widened),
         )
         for blocks in _BLOCKS
         for batch in (_ONE if alone else _BATCHES)
@@ -86,9 +91,9 @@ def footprint_of(
     there, back = next(iter(played.values())).attended
     return Footprint(
         kept=kept[0],
-        kept_fixed=kept[1] + buffers(dtype),
+        kept_fixed=kept[1] + buffers(dtype, widened=widened),
         highest=highest[0],
-        highest_fixed=highest[1] + buffers(dtype),
+        highest_fixed=highest[1] + buffers(dtype, widened=widened),
         moved=moved[0],
         moved_fixed=moved[1],
         calls=calls[0],
@@ -97,9 +102,9 @@ def footprint_of(
     )
 
 
-def buffers(dtype: str) -> int:
-    """Bytes that this processor's libraries take for products; none where they are widened."""
-    return BUFFERS if dtype == "bfloat16" and not lacks_bfloat16() else 0
+def buffers(dtype: str, *, widened: bool = False) -> int:
+    """Bytes that a processor's libraries take for products; none where they are widened."""
+    return BUFFERS if dtype == "bfloat16" and not widened else 0
 
 
 def _extended(held: dict[tuple[int, int], int], blocks: int, length: int) -> tuple[float, float]:
@@ -138,12 +143,15 @@ def _without_adapter(
     length: int,
     checkpointing: bool,
     targets: tuple[str, ...],
+    widened: bool,
 ) -> Played:
     """At rank 1, less the adapter's own numbers and its inner products."""
     with without_data():
-        model = built(config, name, dtype, checkpointing=checkpointing, targets=targets)
+        options: dict[str, Any] = {"checkpointing": checkpointing, "targets": targets}
+        model = built(config, name, dtype, widened=widened, **options)
         try:
-            found = play(model, ranks=1, batch=batch, length=length, optimiser="sgd")
+            given: dict[str, Any] = {"ranks": 1, "batch": batch, "length": length}
+            found = play(model, optimiser="sgd", widened=widened, **given)
         except _BY_NUMBERS as error:
             raise ModelError(
                 f"model {name} chooses by numbers what it computes, such as its experts, so that "
@@ -172,8 +180,10 @@ def built(
     *,
     checkpointing: bool = False,
     targets: Sequence[str] = ("all-linear",),
+    widened: bool = False,
 ) -> AdaptedModel:
-    """The model with all layers in place, inside `without_data` without any numbers."""
+    """The model with all layers in place, inside `without_data` without any numbers. widened: see
+    `footprint_of`."""
     from transformers import AutoModelForCausalLM
 
     try:
@@ -182,7 +192,7 @@ def built(
         raise ModelError(
             f"model {name} cannot be built: {str(error).splitlines()[0]}; repair config.json"
         ) from error
-    if lacks_bfloat16():
+    if widened:
         widen(model)
     model.eval().requires_grad_(False)
     if checkpointing:
@@ -201,11 +211,12 @@ def play(
     optimiser: str = "adamw",
     cohort: int = 1,
     steps: int = 2,
+    widened: bool = False,
 ) -> Played:
     """Train so many clients at once for two steps or more, inside `without_data`.
 
     Every token but the first of each example is learnt. What a step does is that of the last but
-    one, up to where the last begins.
+    one, up to where the last begins. widened: see `footprint_of`.
     """
     received = [
         Adapter(
@@ -243,7 +254,8 @@ def play(
             _ = model.packs
             before = tally.live
             tally.highest = before
-            outcomes = train_cohort(model, visits)
+            with nullcontext() if widened else with_instructions():
+                outcomes = train_cohort(model, visits)
     finally:
         for handle in handles:
             handle.remove()
