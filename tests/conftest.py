@@ -21,8 +21,10 @@ if TYPE_CHECKING:
 CHECKED: tuple[str, ...] = ("lowrank", "adapters", "rules", "screens", "models")
 CHECKED += ("training.batches", "training.cohort", "training.loss", "training.visit")
 install_import_hook([f"flexlora.{name}" for name in CHECKED], "beartype.beartype")
-# Not in whole runs, which take half as long again with them: their parts have tests of their own.
-UNCHECKED = {"cli", "comparing", "engines", "federation", "flower", "report", "runs", "watching"}
+# Not in whole runs and whole steps, which take half as long again with them: their parts have tests
+# of their own.
+UNCHECKED = {"allocation", "benchmarks", "cli", "comparing", "engines", "federation", "flower"}
+UNCHECKED |= {"planning", "report", "runs", "watching"}
 
 TESTS = Path(__file__).resolve().parent
 ROOT = TESTS.parent

@@ -76,12 +76,9 @@ def test_the_formula_is_the_step_that_is_played(config: Any, setting: Setting, r
     assert told == pytest.approx(played.highest + received, rel=0.02)
 
 
-@pytest.mark.parametrize("checkpointing", [False, True])
-def test_what_is_foreseen_is_the_same_on_every_processor(
-    monkeypatch: pytest.MonkeyPatch, checkpointing: bool
-) -> None:
+def test_what_is_foreseen_is_the_same_on_every_processor(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of one that multiplies bfloat16 by way of float32 it is something else, where it is asked."""
-    options: dict[str, Any] = {"dtype": "bfloat16", "length": 300, "checkpointing": checkpointing}
+    options: dict[str, Any] = {"dtype": "bfloat16", "length": 300, "alone": True}
     found = []
     for lacking in (False, True):
         monkeypatch.setattr(widened, "lacks_bfloat16", lambda lacking=lacking: lacking)
