@@ -1,8 +1,8 @@
 """A Python that has imported everything once: each command is a fork of it, so starts at once.
 
 `flexlora …` and `python SCRIPT` are programs on the path that hand their arguments, environment,
-folder and open files over a socket, and end with the exit code that comes back. Anything else that
-is asked of `python` is done by the real one.
+folder and open files over a socket, and end with the exit code that comes back, or by SIGKILL where
+none comes. Anything else that is asked of `python` is done by the real one.
 """
 
 from __future__ import annotations
@@ -66,7 +66,9 @@ def _ask(address: str, name: str, arguments: list[str]) -> int:
         socket.send_fds(to, [len(message).to_bytes(8, "big")], [0, 1, 2])
         to.sendall(message)
         answer = to.recv(1)
-    return answer[0] if answer else 1  # It died without a word.
+    if not answer:  # It died without a word, and so does this.
+        os.kill(os.getpid(), signal.SIGKILL)
+    return answer[0]
 
 
 def _serve(address: str) -> None:

@@ -31,6 +31,7 @@ from reference import assert_close, dense, product
 from resealed import reseal
 from same_run import assert_same_run
 from small import round_record, small, write
+from warm import Warm
 
 TINY_FOLDER = Path(flexlora.__file__).parent / "models" / "tiny"
 
@@ -219,12 +220,16 @@ def environment() -> dict[str, str]:
 
 @pytest.mark.parametrize("moment", MOMENTS)
 def test_resume_after_a_kill_ends_at_the_same_bits(
-    folder: Path, tmp_path: Path, moment: str
+    folder: Path, tmp_path: Path, warm: Warm, moment: str
 ) -> None:
     config = write(CONFIG, tmp_path / "c.toml")
+    (tmp_path / "killed.py").write_text(KILLED)
     called, stands = MOMENTS[moment]
-    command = [sys.executable, "-c", KILLED, json.dumps(called), "run", str(config), "--out"]
-    killed = subprocess.run([*command, str(tmp_path / "r")], env=environment(), capture_output=True)
+    command = ["python", str(tmp_path / "killed.py"), json.dumps(called), "run", str(config)]
+    around = {**environment(), **warm.environment}
+    killed = subprocess.run(
+        [*command, "--out", str(tmp_path / "r")], env=around, capture_output=True
+    )
     assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()
     stopped = Run.open(tmp_path / "r")
     assert stopped.read_results() is None
