@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import importlib.util
+import socket
 import subprocess
 import sys
 import time
@@ -12,7 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from flexlora.flower.begun import free_port, surroundings
+from flexlora.flower.begun import surroundings
 from flexlora.flower.sooner import BACKOFF, LEAST, SHARE, Waits, pull_sooner
 
 if importlib.util.find_spec("flwr") is None:
@@ -97,29 +98,28 @@ def test_parts_that_are_not_there_yet_are_asked_for_soon_again(
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a process of such an end")
-def test_what_begins_the_processes_of_messages_ends_with_its_node() -> None:
-    """Also before the node has listened, and where it is killed."""
+def test_what_forks_the_processes_of_messages_has_one_thread_and_ends_with_its_node() -> None:
+    """Loaded with all that they need, and also where the node is killed."""
     script = (
         "import os, subprocess, sys, time\n"
         "words = ['-m', 'flexlora.flower.messages', sys.argv[1], str(os.getpid())]\n"
         "print(subprocess.Popen([sys.executable, *words]).pid, flush=True)\n"
         "time.sleep(600)\n"
     )
-    address = f"127.0.0.1:{free_port()}"
-    node = subprocess.Popen(
-        [sys.executable, "-c", script, address], stdout=subprocess.PIPE, env=surroundings()
-    )
-    assert node.stdout is not None
-    messages = psutil.Process(int(node.stdout.readline()))
-    try:
-        until = time.monotonic() + 60
-        while messages.cpu_times().user < 0.3:  # It has begun to load.
-            assert time.monotonic() < until
-            time.sleep(0.05)
-        assert messages.is_running()
-        assert messages.num_threads() == 1
-    finally:
-        node.kill()
-        node.communicate()
-    psutil.wait_procs([messages], timeout=30)
-    assert not messages.is_running()
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        address = "{}:{}".format(*listening.getsockname())
+        node = subprocess.Popen(
+            [sys.executable, "-c", script, address], stdout=subprocess.PIPE, env=surroundings()
+        )
+        try:
+            assert node.stdout is not None
+            messages = psutil.Process(int(node.stdout.readline()))
+            listening.settimeout(120)
+            with listening.accept()[0]:  # It asks, so it has loaded everything.
+                assert messages.num_threads() == 1
+                node.kill()
+                psutil.wait_procs([messages], timeout=30)
+                assert not messages.is_running()
+        finally:
+            node.kill()
+            node.communicate()

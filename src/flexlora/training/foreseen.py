@@ -32,8 +32,9 @@ from flexlora.training.visit import Visit
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 BUFFERS = 7_000_000
-"""Bytes that torch's own products in bfloat16 take of a CPU beside the numbers that are held.
-Measured on one cell, on a processor with instructions for them (benchmarks/cost_model.py)."""
+"""Bytes that torch's own products in half precision take of a CPU beside the numbers that are held.
+Measured on one cell in bfloat16, on a processor with instructions for it
+(benchmarks/cost_model.py); in float32 too little to see."""
 _BY_NUMBERS = (DataDependentOutputException, DynamicOutputShapeException)
 _VOCABULARY = 64  # So few logits that they count for nothing: those are counted by formula.
 _BLOCKS = (2, 3)  # One alone is let go of otherwise.
@@ -104,7 +105,7 @@ def footprint_of(
 
 def buffers(dtype: str, *, widened: bool = False) -> int:
     """Bytes that a processor's libraries take for products; none where they are widened."""
-    return BUFFERS if dtype == "bfloat16" and not widened else 0
+    return 0 if dtype == "float32" or widened else BUFFERS
 
 
 def _extended(held: dict[tuple[int, int], int], blocks: int, length: int) -> tuple[float, float]:
