@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from flexlora.evaluation.owners import Owners
 from flexlora.evaluation.padding import Evaluated, inference, supported
-from flexlora.evaluation.prefixes import LEAST, Branches, Row, branches
+from flexlora.models.prefixes import LEAST, Branches, Row, branches
 from flexlora.evaluation.reading import pristine, reading_of, trial_rows, whole_logits
 from flexlora.models import AdaptedModel
 from flexlora.models.branching import branching

@@ -5,7 +5,7 @@ from itertools import groupby
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flexlora.evaluation.prefixes import Branches, Segment, branches
+from flexlora.models.prefixes import Branches, Segment, branches
 
 TOKENS = st.lists(st.integers(0, 2), min_size=1, max_size=12)
 ROWS = st.lists(
