@@ -112,19 +112,20 @@ def random_adapter(
     return Adapter({x.name: Factors(draw(x.m, rank), draw(rank, x.n), scale) for x in layers}, base)
 
 
-def encoded(count: int, *, seed: int = 0, longest: int = 12) -> list[Encoded]:
-    """Examples of random tokens, of mixed lengths."""
+def encoded(count: int, *, seed: int = 0, longest: int = 12, alike: int = 0) -> list[Encoded]:
+    """Examples of random tokens, of mixed lengths. alike: tokens that all prompts begin with."""
     generator = torch.Generator().manual_seed(seed)
 
     def tokens(low: int, high: int) -> tuple[int, ...]:
         length = int(torch.randint(low, high + 1, (1,), generator=generator))
         return tuple(torch.randint(3, VOCABULARY, (length,), generator=generator).tolist())
 
+    begin = tokens(alike, alike) if alike else ()
     return [
         Encoded(
             id=f"e{i}",
             category="",
-            prompt=tokens(2, longest),
+            prompt=(*begin, *tokens(2, longest)),
             response=(*tokens(1, 5), 2),
             references=("x",),
         )

@@ -108,7 +108,7 @@ def test_what_is_asked_is_answered_and_nothing_else(
     asked = torch.tensor(places, dtype=torch.long)
     silent = torch.ones(sum(LENGTHS), dtype=torch.bool)
     silent[asked] = False
-    few = packing._asked(leaves, LENGTHS, attend, asked)
+    few = packing._one_by_one(leaves, LENGTHS, attend, asked)
     whole = packing._one_by_one(leaves, LENGTHS, attend)
     assert torch.allclose(few[:, :, asked], whole[:, :, asked], atol=1e-12)
     assert not few[:, :, silent].any()
@@ -259,6 +259,7 @@ def test_packing_is_asked_of_the_base_alone() -> None:
     carried = ours.start([random_adapter(ours.layers, 2, seed=k) for k in (0, 1)])
     carried.share((3, 4))  # No rows of the trial would fit.
     assert ours.packs
+    assert ours.branches
     assert ours._rowwise
     assert ours._asking
     assert ours._wrapped[layer.name].delta is broken  # It stands on it again.

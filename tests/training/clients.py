@@ -64,13 +64,14 @@ RECIPES = (
     replace(ADAMW, epochs=2, weight_decay=0.0),
 )
 SIZES = (7, 4, 11, 3, 6)
+ALIKE = (0, 20, 30, 0, 0)  # Tokens that a client's prompts begin with: packed, they are there once.
 
 
 def visits(ours: AdaptedModel, clients: int = 5, **changes: Any) -> list[Visit]:
     return [
         Visit(
             mixed(ours, rank, seed=k),
-            encoded(SIZES[k], seed=k, longest=(5, 30, 12, 9, 3)[k]),
+            encoded(SIZES[k], seed=k, longest=(5, 30, 12, 9, 3)[k], alike=ALIKE[k]),
             replace(RECIPES[k], **changes),
             torch.Generator().manual_seed(100 + k),
         )

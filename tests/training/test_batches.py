@@ -143,3 +143,77 @@ def test_collate_by_hand() -> None:
     assert row.shares == (5, 5)
     assert row.places.tolist() == [2, 3, 5, 6, 7]
     assert row.tokens == (5, 4)
+
+
+@given(
+    prompts=st.lists(
+        st.lists(
+            st.tuples(st.integers(0, 40), st.lists(st.integers(3, 5), min_size=1, max_size=4)),
+            min_size=1,
+            max_size=4,
+        ),
+        min_size=1,
+        max_size=3,
+    ),
+    loss_on=st.sampled_from(["response", "all"]),
+    even=st.booleans(),
+)
+def test_what_examples_begin_with_is_there_once_and_nothing_else_changes(
+    prompts: list[list[tuple[int, list[int]]]], loss_on: str, even: bool
+) -> None:
+    clients = [
+        [Encoded(f"{i}", "", (*range(10, 10 + n), *end), (7, *end, 2), ("x",)) for i, (n, end) in e]
+        for e in map(enumerate, prompts)
+    ]
+    plain = collate(clients, 0, loss_on=loss_on, packed=True, even=even)
+    batch = collate(clients, 0, loss_on=loss_on, packed=True, branched=True, even=even)
+    assert batch.positions is not None
+    assert (batch.learnt, batch.tokens) == (plain.learnt, plain.tokens)
+    assert sum(batch.own) <= sum(plain.own)
+    ids, positions = batch.input_ids[0].tolist(), batch.positions[0].tolist()
+    begins = [sum(batch.lengths[:k]) for k in range(len(batch.lengths))]
+    spans = [range(b, b + n) for b, n in zip(begins, batch.lengths, strict=True)]
+    # Every place is read within one sequence: what comes before it, and the token that it learns.
+    found: list[list[tuple[list[int], int]]] = [[] for _ in clients]
+    piece_of = {place: k for k, span in enumerate(spans) for place in span}
+    for place, target, owner in zip(
+        batch.places.tolist(), batch.targets.tolist(), batch.owners.tolist(), strict=True
+    ):
+        span = spans[piece_of[place]]
+        path = [x for k in batch.paths[piece_of[place]] for x in spans[k]]
+        seen = [*path, *range(span.start, place + 1)]
+        assert [positions[x] for x in seen] == list(range(len(seen)))
+        found[owner].append(([ids[x] for x in seen], target))
+    for mine, examples in zip(found, clients, strict=True):
+        wanted = []
+        for x in examples:
+            row = [*x.prompt, *x.response]
+            first = len(x.prompt) if loss_on == "response" else 1
+            wanted += [(row[:place], row[place]) for place in range(first, len(row))]
+        assert sorted(mine) == sorted(wanted)
+    begin = 0
+    for own, share in zip(batch.own, batch.shares, strict=True):
+        assert not any(ids[begin + own : begin + share])
+        begin += share
+    assert begin == len(ids)
+    assert not even or len(set(batch.shares)) == 1
+
+
+def test_a_beginning_by_hand() -> None:
+    begin = tuple(range(10, 30))
+    clients = [
+        [
+            Encoded("a", "", (*begin, 5), (8, 2), ("x",)),
+            Encoded("b", "", (*begin, 4), (9,), ("x",)),
+        ],
+        [Encoded("c", "", begin, (6,), ("x",))],
+    ]
+    batch = collate(clients, 0, packed=True, branched=True)
+    assert batch.lengths == (20, 2, 3, 21)
+    assert batch.paths == ((), (0,), (0,), ())
+    assert batch.input_ids[0, 20:25].tolist() == [4, 9, 5, 8, 2]
+    assert batch.positions is not None
+    assert batch.positions[0, 20:25].tolist() == [20, 21, 20, 21, 22]
+    assert batch.places.tolist() == [20, 22, 23, 44]
+    assert batch.targets.tolist() == [9, 8, 2, 6]
+    assert (batch.own, batch.tokens) == ((25, 21), (45, 21))

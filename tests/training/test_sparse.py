@@ -120,7 +120,7 @@ def test_what_cannot_be_trained_is_told_and_leaves_the_base_as_it_was() -> None:
 
 def test_packed_and_shared_weights_are_refused() -> None:
     model = adapted()
-    assert model.packs  # Found out while it is whole.
+    assert model.branches  # Found out while it is whole.
     first, second = (model.wrapped[f"model.layers.0.self_attn.{x}_proj"] for x in "qo")
     whole = first.base.weight
     first.base.weight = nn.Parameter(torch.zeros(3, dtype=torch.uint8), requires_grad=False)

@@ -34,15 +34,18 @@ def visit(adapter: Adapter, data: list[Encoded], recipe: Recipe, seed: int = 0) 
     optimiser=["adamw", "sgd"],
     dtype=[torch.float32, torch.float64],
     attention=ATTENTION,
+    alike=[0, 20],
 )
 def test_training_equals_peft_with_the_plain_loop(
     family: str,
     optimiser: Literal["adamw", "sgd"],
     dtype: torch.dtype,
     attention: str | None,
+    alike: int,
 ) -> None:
-    """Twenty steps: the products within what other orders of sums make of them."""
-    data = encoded(10)
+    """Twenty steps: the products within what other orders of sums make of them, whether or not
+    examples begin alike."""
+    data = encoded(10, alike=alike)
     recipe = Recipe(
         optimiser, 1e-2, 3, epochs=5, weight_decay=0.01, clip_norm=0.5, loss_on="response"
     )

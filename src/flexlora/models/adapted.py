@@ -14,6 +14,7 @@ from flexlora.adapters import Adapter, LayerSpec, Sides
 from flexlora.errors import AdapterError, nearest
 from flexlora.lowrank import LowRank
 from flexlora.models.base import BaseModel
+from flexlora.models.branching import can_branch
 from flexlora.models.carried import Carried
 from flexlora.models.lora import LoRALinear, require_bare
 from flexlora.models.packing import asking, can_pack
@@ -85,6 +86,17 @@ class AdaptedModel:
         """Whether sequences can share a row without padding; found out on first use."""
         with self.alone():
             return can_pack(self.base.model)
+
+    @cached_property
+    def branches(self) -> bool:
+        """Whether what sequences of a row begin with alike can be there once, and pays; so too.
+
+        On a CPU alone: elsewhere a call of the attention for each piece is not the faster way.
+        """
+        if not self.packs or self.device.type != "cpu":
+            return False
+        with self.alone():
+            return can_branch(self.base.model)
 
     @cached_property
     def _rowwise(self) -> list[nn.Module]:

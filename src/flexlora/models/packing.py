@@ -19,8 +19,8 @@ from flexlora.models.widened import attended
 # it at 60 tokens, 0.6 at 180, as much at 250. It is the more exact one too.
 _SHORT = 256
 Attend = Callable[..., Tensor]  # (query, key, value[, places of the queries]) → what they see.
-# ((query, key, value), lengths, attend) → what each token of the row sees.
-Over = Callable[[Sequence[Tensor], Sequence[int], Attend], Tensor]
+# ((query, key, value), lengths, attend, places or None for all) → what tokens of the row see there.
+Over = Callable[[Sequence[Tensor], Sequence[int], Attend, Tensor | None], Tensor]
 PACKED = "flexlora_packed"  # The name under which transformers knows this attention.
 _SLIDING = "sliding_attention"
 _UNDERSTOOD = {"full_attention", _SLIDING}
@@ -129,7 +129,7 @@ def packed(model: Any, lengths: Sequence[int], over: Over | None = None) -> Iter
 def asking(modules: Sequence[nn.Module], places: Int[Tensor, " p"]) -> Iterator[None]:
     """While the block runs, these modules' attention is right at these places of the row alone.
 
-    It is zero in others where each sequence is attended to by itself; elsewhere it stays whole.
+    It is zero in others where there is a call for each sequence; elsewhere it stays whole.
     """
     rising = places.sort().values
     for module in modules:
@@ -166,47 +166,63 @@ def _attention(
         _windows.append(sliding_window)
     lengths = _lengths[id(module.config)]
     apart = query.device.type == "cpu" or len(lengths) == 1
-    over: Over = _one_by_one if apart else _side_by_side
+    over = _over.get(id(module.config), _one_by_one if apart else _side_by_side)
     options = {"scale": scaling, "enable_gqa": query.shape[1] != key.shape[1]}
     attend = partial(_causal, window=sliding_window, options=options)
-    if apart and (places := _asking.get(id(module))) is not None:
-        over = partial(_asked, places=places)
-    over = _over.get(id(module.config), over)
+    places = _asking.get(id(module)) if apart else None
     # In one piece, as transformers' own attention is, for some models take views of it (JetMoe).
-    return over((query, key, value), lengths, attend).transpose(1, 2).contiguous(), None
+    return over((query, key, value), lengths, attend, places).transpose(1, 2).contiguous(), None
 
 
-def _one_by_one(row: Sequence[Tensor], lengths: Sequence[int], attend: Attend) -> Tensor:
+def _one_by_one(
+    row: Sequence[Tensor], lengths: Sequence[int], attend: Attend, places: Tensor | None = None
+) -> Tensor:
     """A call for each sequence: nothing is padded, nothing copied but the results."""
+    if places is not None:
+        return asked(row, lengths, attend, places)
     parts = zip(*(torch.split(x, list(lengths), dim=2) for x in row), strict=True)
     found = [attend(*part) for part in parts]
     return torch.cat(found, dim=2) if len(found) > 1 else found[0]
 
 
-def _asked(row: Sequence[Tensor], lengths: Sequence[int], attend: Attend, places: Tensor) -> Tensor:
-    """A call for each sequence with the queries at these places, rising; zero elsewhere."""
+def asked(
+    row: Sequence[Tensor],
+    lengths: Sequence[int],
+    attend: Attend,
+    places: Tensor,
+    paths: Sequence[Sequence[int]] | None = None,
+) -> Tensor:
+    """A call for each sequence with the queries at these places, rising; zero elsewhere.
+
+    paths: the earlier pieces of the row that each goes on from (see `branching`); None: none.
+    """
     query, key, value = row
     begins = [0, *accumulate(lengths)]
     cuts = torch.searchsorted(places, torch.tensor(begins, device=places.device))
-    parts = zip(
-        torch.split(places, cuts.diff().tolist()),
-        torch.split(key, list(lengths), dim=2),
-        torch.split(value, list(lengths), dim=2),
-        begins[:-1],
-        strict=True,
-    )
-    found = [
-        attend(query.index_select(2, mine), k, v, mine - begin)
-        for mine, k, v, begin in parts
-        if len(mine)
-    ]
+    keys, values = (torch.split(x, list(lengths), dim=2) for x in (key, value))
+    found = []
+    for k, mine in enumerate(torch.split(places, cuts.diff().tolist())):
+        if not len(mine):
+            continue
+        path = (*(paths[k] if paths else ()), k)
+        own = mine - begins[k] + sum(lengths[j] for j in path[:-1])
+        found.append(
+            attend(query.index_select(2, mine), joined(keys, path), joined(values, path), own)
+        )
     # As wide as values are, which queries need not be (DeepSeek-V3).
     out = query.new_zeros(*query.shape[:-1], value.shape[-1])
     return out.index_copy(2, places, torch.cat(found, dim=2)) if found else out
 
 
-def _side_by_side(row: Sequence[Tensor], lengths: Sequence[int], attend: Attend) -> Tensor:
-    """One call for all sequences, padded on the right for it alone."""
+def joined(pieces: Sequence[Tensor], path: Sequence[int]) -> Tensor:
+    """(1, heads, tokens, d) of these one after another; of one alone no copy."""
+    return torch.cat([pieces[k] for k in path], dim=2) if len(path) > 1 else pieces[path[0]]
+
+
+def _side_by_side(
+    row: Sequence[Tensor], lengths: Sequence[int], attend: Attend, _: Tensor | None = None
+) -> Tensor:
+    """One call for all sequences, padded on the right for it alone; all places."""
     device, longest = row[0].device, max(lengths)
     counts = torch.tensor(lengths, device=device)
     ends = counts.cumsum(0)

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from itertools import accumulate
+from itertools import accumulate, islice
 
 import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from flexlora.models.prefixes import branches
 from flexlora.tasks.prompts import Encoded
 
 _WINDOW = 8  # Batches whose examples are sorted by length together.
@@ -21,18 +21,22 @@ class Batch:
     """The batches of K clients in one tensor, client after client.
 
     input_ids: rows padded on the right to the longest; or, packed, one row of all sequences without
-    any padding, `positions` counting anew in each. lengths: tokens of every sequence, in order.
+    any padding, `positions` counting anew in each. lengths: tokens of every sequence, in order;
+    where a client's sequences begin alike, of their pieces, and paths[k] the earlier pieces that
+    piece k goes on from (see `models.branching`), else ().
     shares: sequences of each client, or tokens where packed (see `Carried.share`); own: those that
     are not padding, which come first.
     places: where in the flattened `input_ids` the next token is learnt; targets: that token;
-    owners: the client. learnt, tokens: of each client, padding not counted. read: the places whose
-    hidden states are needed to the end, client after client, and reads, how many of each: those
-    that are learnt, and where shares are even as many more as make these even too.
+    owners: the client. learnt, tokens: of each client, padding not counted, and what examples begin
+    with alike as often as they do. read: the places whose hidden states are needed to the end,
+    client after client, and reads, how many of each: those that are learnt, and where shares are
+    even as many more as make these even too.
     """
 
     input_ids: Int[Tensor, "b t"]
     positions: Int[Tensor, "1 t"] | None
     lengths: tuple[int, ...]
+    paths: tuple[tuple[int, ...], ...]
     shares: tuple[int, ...]
     own: tuple[int, ...]
     places: Int[Tensor, " p"]
@@ -73,89 +77,114 @@ def plan(
     return batches
 
 
+@dataclass(frozen=True)
+class _Piece:
+    """Tokens of one client that stand together, at positions from `start` on.
+
+    first: the first of them that is learnt, and all after it. path: the client's earlier pieces
+    that it goes on from.
+    """
+
+    tokens: tuple[int, ...]
+    first: int
+    start: int = 0
+    path: tuple[int, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+
 def collate(
     clients: Sequence[Sequence[Encoded]],
     pad: int,
     *,
     loss_on: str = "response",
     packed: bool = False,
+    branched: bool = False,
     even: bool = False,
     device: torch.device | str = "cpu",
 ) -> Batch:
     """One batch of each client, side by side.
 
     loss_on "response": the response's tokens are learnt; "all": all but a sequence's first, which
-    nothing predicts. even: give all clients the same share, by sequences of padding that nobody
-    learns from.
+    nothing predicts. branched: of a packed batch, what a client's sequences begin with alike, and
+    nobody learns, is there once. even: give all clients the same share, by sequences of padding
+    that nobody learns from.
     """
-    rows: list[tuple[int, ...]] = []
-    firsts: list[int] = []  # In each row, the first place whose token is learnt.
-    owners: list[int] = []
-    for client, examples in enumerate(clients):
-        for x in examples:
-            rows.append((*x.prompt, *x.response))
-            firsts.append(max(len(x.prompt) if loss_on == "response" else 0, 1))
-            owners.append(client)
-    tokens = _by_client(owners, map(len, rows), len(clients))
-    own = tokens if packed else tuple(map(len, clients))
+    whole = [[_sequence(x, loss_on) for x in examples] for examples in clients]
+    pieces = [_branched(mine) if packed and branched else mine for mine in whole]
+    own = tuple(sum(map(len, mine)) if packed else len(mine) for mine in pieces)
     if even:
-        _even_out(rows, firsts, owners, own, pad, packed=packed)
-    width = max(map(len, rows))
-    lengths = tuple(map(len, rows))
-    begins = list(accumulate(lengths, initial=0)) if packed else range(0, len(rows) * width, width)
-    if not packed:
-        rows = [row + (pad,) * (width - len(row)) for row in rows]
+        longest = max(len(x) for mine in pieces for x in mine) if packed else 1
+        pieces = [
+            mine + _padding(max(own) - have, longest, pad)
+            for mine, have in zip(pieces, own, strict=True)
+        ]
+    numbers = [len(mine) for mine in pieces]
+    every = [x for mine in pieces for x in mine]
+    lengths = tuple(map(len, every))
+    width = max(lengths)
+    begins = list(accumulate(lengths, initial=0)) if packed else range(0, len(every) * width, width)
+    rows = [x.tokens if packed else x.tokens + (pad,) * (width - len(x)) for x in every]
     flat = torch.tensor([token for row in rows for token in row], device=device)
     spans = [
-        range(begin + first, begin + length)
-        for begin, first, length in zip(begins, firsts, lengths, strict=False)
+        range(begin + x.first, begin + len(x)) for begin, x in zip(begins, every, strict=False)
     ]
     learnt = torch.tensor([place for span in spans for place in span])
-    counts = list(map(len, spans))
-    shares = _by_client(owners, lengths if packed else [1] * len(rows), len(clients))
-    by_client = _by_client(owners, counts, len(clients))
+    by_client = _by_client(map(len, spans), numbers)
     places = learnt - 1
+    shares = _by_client(lengths if packed else [1] * len(every), numbers)
     each = [share * (1 if packed else width) for share in shares]
     read, reads = _evenly(places, by_client, each) if even else (places, by_client)
+    before = accumulate(numbers, initial=0)
     return Batch(
-        input_ids=flat[None] if packed else flat.view(len(rows), width),
-        positions=torch.cat([torch.arange(n, device=device) for n in lengths])[None]
+        input_ids=flat[None] if packed else flat.view(len(every), width),
+        positions=torch.cat(
+            [torch.arange(x.start, x.start + len(x), device=device) for x in every]
+        )[None]
         if packed
         else None,
         lengths=lengths,
+        paths=tuple(
+            tuple(begin + k for k in x.path)
+            for begin, mine in zip(before, pieces, strict=False)
+            for x in mine
+        ),
         shares=shares,
         own=own,
         places=places.to(device),
         targets=flat[learnt.to(device)],
         owners=torch.repeat_interleave(
-            torch.tensor(owners), torch.tensor(counts), output_size=sum(counts)
+            torch.arange(len(clients)), torch.tensor(by_client), output_size=sum(by_client)
         ).to(device),
         learnt=by_client,
-        tokens=tokens,
+        tokens=tuple(sum(map(len, mine)) for mine in whole),
         read=read.to(device),
         reads=reads,
     )
 
 
-def _even_out(
-    rows: list[tuple[int, ...]],
-    firsts: list[int],
-    owners: list[int],
-    have: Sequence[int],
-    pad: int,
-    *,
-    packed: bool,
-) -> None:
-    """Put sequences of padding after each client's own until all have the same share."""
-    longest = max(map(len, rows)) if packed else 1  # Beyond it a model may have no positions.
-    for client in reversed(range(len(have))):
-        missing = max(have) - have[client]
-        begins = range(0, missing, longest)
-        extra = [(pad,) * min(longest, missing - begin) for begin in begins]
-        end = bisect_right(owners, client)
-        rows[end:end] = extra
-        firsts[end:end] = map(len, extra)  # None of it is learnt.
-        owners[end:end] = [client] * len(extra)
+def _sequence(x: Encoded, loss_on: str) -> _Piece:
+    return _Piece((*x.prompt, *x.response), max(len(x.prompt) if loss_on == "response" else 0, 1))
+
+
+def _branched(sequences: Sequence[_Piece]) -> list[_Piece]:
+    """The same with what they begin with alike in pieces of its own.
+
+    The token before the first that is learnt stays with it: its place is read, for this sequence.
+    """
+    cut = branches([x.tokens for x in sequences], [x.first - 1 for x in sequences])
+    firsts = {s: x.first - cut.segments[s].start for s, x in zip(cut.last, sequences, strict=True)}
+    return [
+        _Piece(x.tokens, firsts.get(s, len(x.tokens)), x.start, tuple(cut.path(x.before)))
+        for s, x in enumerate(cut.segments)
+    ]
+
+
+def _padding(missing: int, longest: int, pad: int) -> list[_Piece]:
+    """So much of a share, in sequences of at most `longest`: a model has no positions beyond."""
+    counts = [min(longest, missing - begin) for begin in range(0, missing, longest)]
+    return [_Piece((pad,) * count, count) for count in counts]
 
 
 def _evenly(
@@ -172,8 +201,7 @@ def _evenly(
     return torch.cat(found), (most,) * len(rows)
 
 
-def _by_client(owners: Sequence[int], counts: Iterable[int], clients: int) -> tuple[int, ...]:
-    sums = [0] * clients
-    for owner, count in zip(owners, counts, strict=True):
-        sums[owner] += count
-    return tuple(sums)
+def _by_client(counts: Iterable[int], numbers: Sequence[int]) -> tuple[int, ...]:
+    """Sums of the next so many counts each."""
+    rest = iter(counts)
+    return tuple(sum(islice(rest, number)) for number in numbers)

@@ -10,6 +10,7 @@ from torch import Tensor
 from flexlora.adapters import Sides
 from flexlora.errors import AdapterError, DataError, FlexLoRAError, TrainingError
 from flexlora.models import AdaptedModel
+from flexlora.models.branching import branching
 from flexlora.models.carried import Carried
 from flexlora.models.packing import packed
 from flexlora.models.read_rows import ReadRows
@@ -122,6 +123,7 @@ def _step(
         model.tokenizer.pad_token_id,
         loss_on=recipe.loss_on,
         packed=model.packs,
+        branched=model.branches,
         even=carried.stacked,
         device=model.device,
     )
@@ -146,7 +148,8 @@ def backward(model: AdaptedModel, batch: Batch, losses_of: ResponseLoss) -> Tens
     """The clients' losses; their gradients are beside what is trained."""
     in_one_row = batch.positions is not None
     read = ReadRows(batch.read, batch.reads, batch.input_ids.numel())
-    packing = packed(model.model, batch.lengths) if in_one_row else nullcontext()
+    over = branching(batch.paths) if any(batch.paths) else None
+    packing = packed(model.model, batch.lengths, over) if in_one_row else nullcontext()
     with model.reading(read), packing:
         losses = losses_of(batch)
         losses.sum().backward()  # type: ignore[no-untyped-call]

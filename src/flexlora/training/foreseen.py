@@ -252,7 +252,7 @@ def play(
     visits = [Visit(adapter, examples, recipe, torch.Generator()) for adapter in received]
     try:
         with tally:
-            _ = model.packs
+            _ = model.branches  # By trials, as whether it packs.
             before = tally.live
             tally.highest = before
             with nullcontext() if widened else with_instructions():

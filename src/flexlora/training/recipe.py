@@ -18,7 +18,8 @@ class Recipe:
     optimiser: "adamw" or "sgd" (no momentum), fresh in every round, constant learning rate.
     epochs: max_steps cuts them short; the client is weighed by the examples that it holds all the
     same, so that weights do not depend on how long a device trains. clip_norm: of the client's
-    whole gradient.
+    whole gradient. dropout: drawn for every token; once, where what examples of a batch begin with
+    alike is computed once (see `AdaptedModel.branches`).
     Raises ConfigError for a value of another type or out of range.
     """
 

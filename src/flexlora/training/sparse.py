@@ -41,7 +41,8 @@ def train_weights(
     """
     lesson = replace(lesson, recipe=replace(lesson.recipe, dropout=0.0))
     lesson.check(model.context)
-    packed = model.packs  # Found on first use, by trials that must see the model as it is.
+    # Found on first use, by trials that must see the model as it is.
+    packed, branched = model.packs, model.branches
     with (
         choosing(model, at, start, trained) as chosen,
         ResponseLoss(model.model).active() as losses_of,
@@ -49,7 +50,7 @@ def train_weights(
         student = Student(lesson, chosen)
         while not student.done:
             chosen.place()
-            _step(model, student, losses_of, packed=packed)
+            _step(model, student, losses_of, packed=packed, branched=branched)
             student.require_finite()
         change = chosen.values()
     if not all(bool(values.isfinite().all()) for values in change.values()):
@@ -58,13 +59,19 @@ def train_weights(
 
 
 def _step(
-    model: AdaptedModel, student: Student[Chosen], losses_of: ResponseLoss, *, packed: bool
+    model: AdaptedModel,
+    student: Student[Chosen],
+    losses_of: ResponseLoss,
+    *,
+    packed: bool,
+    branched: bool,
 ) -> None:
     batch = collate(
         [student.next_batch()],
         model.tokenizer.pad_token_id,
         loss_on=student.lesson.recipe.loss_on,
         packed=packed,
+        branched=branched,
         even=False,
         device=model.device,
     )
