@@ -7,6 +7,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -23,6 +24,12 @@ from flower.trainers import client_tables, networked
 
 if importlib.util.find_spec("flwr") is None:
     pytest.skip("flwr is not installed: pip install 'flexlora[flower]'", allow_module_level=True)
+
+import httpx
+from flwr.proto.runtime_pb2 import AcquireTaskRequest
+from flwr.supercore.constant import TaskType
+from flwr.supercore.interceptors import RuntimeVersionHttpInterceptor
+from flwr.supercore.runtime import RuntimeHttpClient
 
 from flexlora.flower.begun import free_port
 from flexlora.flower.keys import certificates, node_key
@@ -73,9 +80,24 @@ def test_it_ends_at_the_bits_of_one_process_and_lets_no_stranger_in(
     without = network.stranger("unregistered", network.certificates.authority, stranger)
     known = network.made.folder / f"{names[1]}.key"
     _require_checks(flexlora, network, names[1], known, stranger, tmp_path)
+    _require_that_a_node_gives_its_messages_to_nobody_else(network, names[1])
     _require_same_bits("flexlora", names, network, tmp_path, rounds=2)
     assert without.wait(timeout=60) != 0
     assert "Failed to activate SuperNode" in network.made.log("node-unregistered")
+
+
+def _require_that_a_node_gives_its_messages_to_nobody_else(network: Loopback, name: str) -> None:
+    """Another user of the machine can reach the port, and asks as Flower's own programs do."""
+    given: Any = network.made.running[f"node-{name}"].args
+    address = f"127.0.0.1:{given[given.index('--port') + 1]}"
+    client = RuntimeHttpClient.from_server_address(
+        server_address=address,
+        insecure=True,
+        root_certificates=None,
+        interceptors=[RuntimeVersionHttpInterceptor(component_name="SuperExec")],
+    )
+    with pytest.raises(httpx.HTTPStatusError, match="401"):
+        client.AcquireTask(AcquireTaskRequest(supported_task_types=[TaskType.CLIENT_APP]))
 
 
 def _require_checks(

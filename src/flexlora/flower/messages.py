@@ -2,7 +2,8 @@
 
 `python -m flexlora.flower.messages ADDRESS PID`: of the node's own API, and of the node. What such
 a process needs is loaded once, here, so that it begins in hundredths of a second; as a program of
-its own it takes two seconds of CPU. This process has no threads, which is what makes that safe.
+its own it takes two seconds of CPU. This process has no threads, which is what makes that safe. It
+reads from its input the secret by which the node knows it: nobody else on the machine gets any.
 """
 
 from __future__ import annotations
@@ -12,6 +13,9 @@ import sys
 import time
 from contextlib import suppress
 
+_SIGNED = {
+    "/flwr.proto.Runtime/AcquireTask"
+}  # What a node gives to those alone that know its secret.
 _MOST = 1.0  # Seconds between two looks, as Flower's own has them.
 
 
@@ -20,7 +24,10 @@ def main() -> None:
     import httpx
     from flwr.proto.runtime_pb2 import AcquireTaskRequest
     from flwr.supercore.constant import TaskType
-    from flwr.supercore.interceptors import RuntimeVersionHttpInterceptor
+    from flwr.supercore.interceptors import (
+        RuntimeVersionHttpInterceptor,
+        SuperExecAuthHttpInterceptor,
+    )
     from flwr.supercore.runtime import RuntimeHttpClient
     from flwr.supernode.runtime import run_clientapp
 
@@ -35,7 +42,12 @@ def main() -> None:
         server_address=address,
         insecure=True,
         root_certificates=None,
-        interceptors=[RuntimeVersionHttpInterceptor(component_name="SuperExec")],
+        interceptors=[
+            RuntimeVersionHttpInterceptor(component_name="SuperExec"),
+            SuperExecAuthHttpInterceptor(
+                master_secret=sys.stdin.buffer.read(), protected_methods=_SIGNED
+            ),
+        ],
     )
     wanted = AcquireTaskRequest(supported_task_types=[TaskType.CLIENT_APP])
     since = time.monotonic()

@@ -3,12 +3,14 @@
 
 Flower 1.41 has a node sleep 3 seconds whenever nothing waits for it, and begin a program that loads
 all of Flower for each message. Here it looks sooner where something is about to come, and the
-processes of its messages are begun by `flexlora.flower.messages`.
+processes of its messages are begun by `flexlora.flower.messages`, to which alone it gives them:
+both know a secret of this start, which is in no file and no environment.
 """
 
 from __future__ import annotations
 
 import os
+import secrets
 import signal
 import subprocess
 import sys
@@ -25,7 +27,11 @@ def main() -> None:
 
     port = sys.argv[sys.argv.index("--port") + 1]
     words = ["-m", "flexlora.flower.messages", f"{_HOST}:{port}", str(os.getpid())]
-    messages = subprocess.Popen([sys.executable, *words])
+    secret = secrets.token_bytes(32)
+    messages = subprocess.Popen([sys.executable, *words], stdin=subprocess.PIPE)
+    assert messages.stdin is not None
+    messages.stdin.write(secret)
+    messages.stdin.close()
 
     def alive() -> None:
         if messages.poll() is not None:
@@ -33,7 +39,11 @@ def main() -> None:
 
     vars(loop)["time"] = Waits(alive)
     pull_sooner(loop)
-    sys.argv += ["--isolation", "process"]
+    given, giving = os.pipe()
+    os.write(giving, secret)
+    os.close(giving)
+    secret_file = f"/dev/fd/{given}"  # What Flower reads is gone once it is read.
+    sys.argv += ["--isolation", "process", "--superexec-auth-secret-file", secret_file]
     flower_supernode()
 
 
