@@ -250,7 +250,8 @@ def test_a_cell_at_a_rate_that_is_not_its_arms_any_more_is_set_aside_and_played_
     assert load_config(aside / "config.toml").training.learning_rate == 0.5
     words = f"fedit, seed 0: the run at another learning rate is now {aside}"
     assert heard.all("notes")[-1] == words
-    assert heard.all("notes")[-2].startswith("learning rates: fedit 0.0")
+    rate = cell.config.training.learning_rate
+    assert heard.all("notes")[-2] == f"learning rates: fedit {rate:g}"
     assert "a best rate lies at the edge: " in heard.all("notes")[0]
 
 
