@@ -13,9 +13,8 @@ import sys
 import time
 from contextlib import suppress
 
-_SIGNED = {
-    "/flwr.proto.Runtime/AcquireTask"
-}  # What a node gives to those alone that know its secret.
+# What a node gives to those alone that know its secret.
+_SIGNED = {"/flwr.proto.Runtime/AcquireTask"}
 _MOST = 1.0  # Seconds between two looks, as Flower's own has them.
 
 

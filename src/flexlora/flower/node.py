@@ -28,10 +28,9 @@ def main() -> None:
     port = sys.argv[sys.argv.index("--port") + 1]
     words = ["-m", "flexlora.flower.messages", f"{_HOST}:{port}", str(os.getpid())]
     secret = secrets.token_bytes(32)
-    messages = subprocess.Popen([sys.executable, *words], stdin=subprocess.PIPE)
-    assert messages.stdin is not None
-    messages.stdin.write(secret)
-    messages.stdin.close()
+    given = _read_once(secret)
+    messages = subprocess.Popen([sys.executable, *words], stdin=given)
+    os.close(given)
 
     def alive() -> None:
         if messages.poll() is not None:
@@ -39,12 +38,17 @@ def main() -> None:
 
     vars(loop)["time"] = Waits(alive)
     pull_sooner(loop)
+    file = f"/dev/fd/{_read_once(secret)}"
+    sys.argv += ["--isolation", "process", "--superexec-auth-secret-file", file]
+    flower_supernode()
+
+
+def _read_once(secret: bytes) -> int:
+    """A descriptor out of which it comes, and then nothing more."""
     given, giving = os.pipe()
     os.write(giving, secret)
     os.close(giving)
-    secret_file = f"/dev/fd/{given}"  # What Flower reads is gone once it is read.
-    sys.argv += ["--isolation", "process", "--superexec-auth-secret-file", secret_file]
-    flower_supernode()
+    return given
 
 
 if __name__ == "__main__":

@@ -89,7 +89,8 @@ class AdaptedModel:
 
     @cached_property
     def branches(self) -> bool:
-        """Whether what sequences of a row begin with alike can be there once, and pays; so too.
+        """Whether what sequences of a row begin with alike can be there once, and that pays; found
+        out on first use.
 
         On a CPU alone: elsewhere a call of the attention for each piece is not the faster way.
         """

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from flexlora.models.packing import Attend, Over, alike, asked, joined, packed, told
+from flexlora.models.packing import Attend, Over, alike, asked, joined, packed, told, trial_ids
 
 _PATHS = ((), (0,), (0,), (0, 2))  # Of a trial's pieces: two ends, and one of them in two.
 _LENGTHS = (4, 3, 1, 2)
@@ -23,9 +23,7 @@ def branching(paths: Sequence[Sequence[int]]) -> Over:
 
 def can_branch(model: Any) -> bool:
     """Whether sequences that share pieces come out as they do one by one; of a model that packs."""
-    device = next(model.parameters()).device
-    vocabulary = int(model.config.get_text_config().vocab_size)
-    ids = (vocabulary // 2 + torch.arange(sum(_LENGTHS), device=device)) % vocabulary
+    ids = trial_ids(model, sum(_LENGTHS))
     pieces = torch.split(ids, list(_LENGTHS))
     starts = [sum(_LENGTHS[k] for k in path) for path in _PATHS]
     positions = [torch.arange(s, s + n) for s, n in zip(starts, _LENGTHS, strict=True)]
@@ -37,7 +35,7 @@ def can_branch(model: Any) -> bool:
         with packed(model, _LENGTHS, branching(_PATHS)), told():
             together = model(
                 input_ids=ids[None],
-                position_ids=torch.cat(positions)[None].to(device),
+                position_ids=torch.cat(positions)[None].to(ids.device),
                 use_cache=False,
             ).logits
     found = torch.split(together, list(_LENGTHS), dim=1)

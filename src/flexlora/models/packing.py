@@ -49,10 +49,7 @@ def can_pack(model: Any) -> bool:
     kinds = list(getattr(config, "layer_types", None) or ())
     if not set(kinds) <= _UNDERSTOOD:
         return False
-    device = next(model.parameters()).device
-    # From the middle: over the first, which are often special, bfloat16 may round very differently.
-    vocabulary = int(config.vocab_size)
-    ids = (vocabulary // 2 + torch.arange(7, device=device)) % vocabulary
+    ids = trial_ids(model, 7)
     first, second = ids[None, :4], ids[None, 4:]
     with torch.no_grad():
         apart = [model(input_ids=x, use_cache=False).logits for x in (first, second)]
@@ -68,6 +65,14 @@ def can_pack(model: Any) -> bool:
     if _has_window(config) and known < (kinds.count(_SLIDING) if kinds else 1):
         return False
     return alike(together, torch.cat(apart, dim=1))
+
+
+def trial_ids(model: Any, count: int) -> Int[Tensor, " t"]:
+    """Tokens from the middle: over the first, which are often special, bfloat16 may round very
+    differently."""
+    vocabulary = int(model.config.get_text_config().vocab_size)
+    device = next(model.parameters()).device
+    return (vocabulary // 2 + torch.arange(count, device=device)) % vocabulary
 
 
 def alike(one: Tensor, other: Tensor) -> bool:

@@ -41,8 +41,7 @@ def train_weights(
     """
     lesson = replace(lesson, recipe=replace(lesson.recipe, dropout=0.0))
     lesson.check(model.context)
-    # Found on first use, by trials that must see the model as it is.
-    packed, branched = model.packs, model.branches
+    _ = model.branches  # Found, as whether it packs, by trials that must see the model as it is.
     with (
         choosing(model, at, start, trained) as chosen,
         ResponseLoss(model.model).active() as losses_of,
@@ -50,7 +49,7 @@ def train_weights(
         student = Student(lesson, chosen)
         while not student.done:
             chosen.place()
-            _step(model, student, losses_of, packed=packed, branched=branched)
+            _step(model, student, losses_of)
             student.require_finite()
         change = chosen.values()
     if not all(bool(values.isfinite().all()) for values in change.values()):
@@ -58,20 +57,13 @@ def train_weights(
     return TrainedWeights(**vars(student.measured()), change=change)
 
 
-def _step(
-    model: AdaptedModel,
-    student: Student[Chosen],
-    losses_of: ResponseLoss,
-    *,
-    packed: bool,
-    branched: bool,
-) -> None:
+def _step(model: AdaptedModel, student: Student[Chosen], losses_of: ResponseLoss) -> None:
     batch = collate(
         [student.next_batch()],
         model.tokenizer.pad_token_id,
         loss_on=student.lesson.recipe.loss_on,
-        packed=packed,
-        branched=branched,
+        packed=model.packs,
+        branched=model.branches,
         even=False,
         device=model.device,
     )
