@@ -17,15 +17,11 @@ from flexlora.allocation.work import (
     CALL,
     base_operations,
     branch_operations,
-    calls,
-    moved_bytes,
     score_bytes,
     step_seconds,
 )
 from flexlora.models.shape import shape_of
 from flexlora.models.weights import outline
-from flexlora.training.foreseen import built, footprint_of, play
-from flexlora.training.tally import without_data
 
 CONFIG = LlamaConfig(
     vocab_size=96,
@@ -63,49 +59,6 @@ def test_attention_over_long_examples_leaves_out_most_of_what_is_to_come() -> No
     full = 7 * 2 * SHAPE.attention * 2048 * long.tokens
     dense = 4.0 * (SHAPE.linear + SHAPE.head) * long.tokens
     assert base_operations(SHAPE, long) - dense == pytest.approx(full * (2048 + 512) / 2 / 2048)
-
-
-@pytest.mark.parametrize(
-    ("setting", "rank"),
-    [
-        (SETTING, 4),
-        (Setting(batch=1, length=48, dtype="float32", optimiser="sgd"), 32),
-        (Setting(batch=2, length=24, dtype="float32", cohort=4), 16),
-        (Setting(batch=3, length=40, dtype="float32", checkpointing=True), 16),
-        (Setting(batch=2, length=300, dtype="bfloat16"), 8),
-    ],
-)
-def test_what_is_moved_and_called_is_what_a_step_does_that_is_played(
-    setting: Setting, rank: int
-) -> None:
-    """All of its operations, AdamW's and the logits' too, though the footprint is that of one
-    client at rank 1 by SGD without logits."""
-    checkpointing, alone = setting.checkpointing, setting.tokens == setting.length
-    ranks = {x.name: rank for x in SHAPE.layers}
-    footprint = footprint_of(
-        CONFIG,
-        "x",
-        dtype=setting.dtype,
-        length=setting.length,
-        checkpointing=checkpointing,
-        alone=alone,
-    )
-    with without_data():
-        model = built(CONFIG, "x", setting.dtype, checkpointing=checkpointing)
-        played = play(
-            model,
-            ranks=rank,
-            batch=setting.batch,
-            length=setting.length,
-            optimiser=setting.optimiser,
-            cohort=setting.cohort,
-            steps=3,  # AdamW's moments are made in the first.
-        )
-    told = moved_bytes(SHAPE, footprint, ranks, setting)
-    assert told == pytest.approx(played.moved, rel=0.03)
-    assert calls(SHAPE, footprint, setting) == pytest.approx(played.calls, rel=0.03)
-    there, back = played.attended
-    assert footprint.attended == there / back
 
 
 def test_scores_are_one_a_pair_of_tokens_and_head() -> None:

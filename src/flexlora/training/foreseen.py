@@ -75,12 +75,12 @@ def footprint_of(
     ModelError for a model that cannot be built or adapted.
     """
     played = {
-        (blocks, batch): _without_adapter(
-            *(shrunk(config, blocks), name, dtype, batch, length),
-            *(checkpointing, tuple(targets), widened),
-        )
+        (blocks, batch): found
         for blocks in _BLOCKS
-        for batch in (_ONE if alone else _BATCHES)
+        for batch, found in _without_adapter(
+            *(shrunk(config, blocks), name, dtype, _ONE if alone else _BATCHES, length),
+            *(checkpointing, tuple(targets), widened),
+        ).items()
     }
     blocks = int(config.get_text_config().num_hidden_layers)
     kept, highest, moved, calls = (
@@ -140,19 +140,20 @@ def _without_adapter(
     config: Any,
     name: str,
     dtype: str,
-    batch: int,
+    batches: Sequence[int],
     length: int,
     checkpointing: bool,
     targets: tuple[str, ...],
     widened: bool,
-) -> Played:
-    """At rank 1, less the adapter's own numbers and its inner products."""
+) -> dict[int, Played]:
+    """For each number of examples, at rank 1, less the adapter's own numbers and its inner
+    products."""
     with without_data():
         options: dict[str, Any] = {"checkpointing": checkpointing, "targets": targets}
         model = built(config, name, dtype, widened=widened, **options)
+        given: dict[str, Any] = {"ranks": 1, "length": length, "optimiser": "sgd"}
         try:
-            given: dict[str, Any] = {"ranks": 1, "batch": batch, "length": length}
-            found = play(model, optimiser="sgd", widened=widened, **given)
+            found = {x: play(model, batch=x, widened=widened, **given) for x in batches}
         except _BY_NUMBERS as error:
             raise ModelError(
                 f"model {name} chooses by numbers what it computes, such as its experts, so that "
@@ -165,13 +166,19 @@ def _without_adapter(
                 "measure a step of it"
             ) from error
     numbers = 2 * 4 * sum(x.m + x.n for x in model.layers)  # Themselves and their gradients.
-    inner = 4 * batch * length * len(model.layers)
-    if checkpointing:  # Of one block at a time, and of none when the forward pass ends.
-        one = inner // int(config.get_text_config().num_hidden_layers)
-        kept, highest = found.kept - numbers, found.highest - numbers - one
-    else:
-        kept, highest = found.kept - numbers - inner, found.highest - numbers - inner
-    return replace(found, kept=kept, highest=highest)
+    blocks = int(config.get_text_config().num_hidden_layers)
+
+    def less(batch: int, played: Played) -> Played:
+        inner = 4 * batch * length * len(model.layers)
+        # With checkpointing of one block at a time, and of none when the forward pass ends.
+        kept, highest = (0, inner // blocks) if checkpointing else (inner, inner)
+        return replace(
+            played,
+            kept=played.kept - numbers - kept,
+            highest=played.highest - numbers - highest,
+        )
+
+    return {batch: less(batch, played) for batch, played in found.items()}
 
 
 def built(

@@ -46,6 +46,8 @@ class Tally(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._seen = {x._cdata for x in self._kept_alive}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func.namespace in _NO_WORK:
+            return func(*args, **(kwargs or {}))
         if func in _AS_HOPED:
             return _AS_HOPED[func]
         if func is torch.ops.aten._local_scalar_dense.default:
@@ -56,7 +58,7 @@ class Tally(TorchDispatchMode):  # type: ignore[no-untyped-call]
             self._count(x.untyped_storage())
         self.highest = max(self.highest, self.live)
         given = [x for x in tree_iter((args, kwargs)) if isinstance(x, Tensor)]
-        if func.namespace not in _NO_WORK and not _is_view(func, given, made):
+        if not _is_view(func, given, made):
             self.calls += 1
             self.moved += sum(x.nbytes for x in (*given, *(made or given)))
             if "attention" in (name := func._schema.name):
