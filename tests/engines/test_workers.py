@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import re
 import signal
 import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import replace
@@ -21,7 +21,6 @@ from flexlora.config.config import ModelConfig
 from flexlora.engines.in_process import InProcess
 from flexlora.engines.jobs import Failure, Outcome, Reply, Train
 from flexlora.engines.worker import Equipment, _sendable, pack_delta, unpack_delta
-from flexlora.engines.worker_process import deaf_to_ctrl_c
 from flexlora.engines.workers import Workers, _again, _Batch
 from flexlora.errors import ModelError, RunError, TrainingError
 from flexlora.evaluation import METRICS, text_metric
@@ -34,6 +33,7 @@ from flexlora.rules.flexlora import FlexLoRA
 from flexlora.runs.run_directory import Run
 from same_run import MEASURED
 from small import first_jobs, small, train_job
+from warm import Warm
 
 RULE = make_rule("flexlora")
 
@@ -175,6 +175,37 @@ def test_a_fault_of_ours_is_told(setup: Setup, jobs: list[Train], rule: Rule) ->
         pytest.raises(RuntimeError, match=r"(?s)a worker process failed:.*a fault of ours"),
     ):
         list(engine.exchange(jobs))
+
+
+class Named(FlexLoRA):  # type: ignore[misc]
+    def encode(self, trained: Adapter, sent: Adapter, memory: Memory) -> Encoded:
+        raise TrainingError(f"it is {os.environ['NAMED']} in {os.getcwd()}")
+
+
+linux = pytest.mark.skipif(
+    not Path("/proc").is_dir(), reason="looks at processes as Linux shows them"
+)
+
+
+@linux
+def test_a_worker_is_where_its_parent_is_now(
+    setup: Setup, jobs: list[Train], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In its folder and environment, though it is a fork of what began before; when that is killed,
+    another one begins."""
+    for name in ("first", "second", "third"):
+        monkeypatch.setenv("NAMED", name)
+        (tmp_path / name).mkdir()
+        monkeypatch.chdir(tmp_path / name)
+        with closing(workers(setup, Named(), count=1)) as engine:
+            (failed,) = engine.exchange(jobs[:1])
+            status = Path(f"/proc/{engine.processes[0]}/status").read_text()
+        assert isinstance(failed, Failure)
+        assert failed.reason == f"it is {name} in {tmp_path / name}"
+        if name == "second":
+            (begun,) = re.findall(r"PPid:\s+(\d+)", status)
+            assert int(begun) != os.getpid()
+            os.kill(int(begun), signal.SIGKILL)
 
 
 class Mine(TrainingError):
@@ -320,22 +351,28 @@ def test_delta_survives_the_pipe(setup: Setup) -> None:
     assert torch.equal(read.layers[layer.name].right, part.right)
 
 
-@pytest.mark.skipif(not Path("/proc").is_dir(), reason="looks at the process as Linux shows it")
-def test_ctrl_c_reaches_no_worker_however_early_it_comes() -> None:
-    """The signal is blocked from the start: a worker has no handler while it imports."""
-    with deaf_to_ctrl_c():
-        process = subprocess.Popen(
-            [sys.executable, "-c", "print('ready', flush=True); input()"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-        )
-    with process:
-        assert process.stdout is not None
-        process.stdout.readline()
-        process.send_signal(signal.SIGINT)
-        status = Path(f"/proc/{process.pid}/status").read_text()
-        assert process.poll() is None
-        process.kill()
-    (blocked,) = [line.split()[1] for line in status.splitlines() if line.startswith("SigBlk")]
+DEAF = """
+import multiprocessing, signal, time
+from pathlib import Path
+from flexlora.engines.worker_process import deaf_to_ctrl_c
+
+before = signal.pthread_sigmask(signal.SIG_BLOCK, set())
+with deaf_to_ctrl_c():
+    process = multiprocessing.get_context("spawn").Process(target=time.sleep, args=(600,))
+    process.start()
+assert signal.pthread_sigmask(signal.SIG_BLOCK, set()) == before
+print(Path(f"/proc/{process.pid}/status").read_text())
+process.kill()
+"""
+
+
+@linux
+def test_ctrl_c_reaches_no_worker_however_early_it_comes(tmp_path: Path, warm: Warm) -> None:
+    """The signal is blocked from the start, for the first process that Python begins too: a worker
+    has no handler while it imports."""
+    (tmp_path / "deaf.py").write_text(DEAF)
+    environment = {**os.environ, **warm.environment}
+    command = ["python", "deaf.py"]
+    printed = subprocess.check_output(command, cwd=tmp_path, env=environment, text=True)
+    (blocked,) = re.findall(r"SigBlk:\s+(\w+)", printed)
     assert int(blocked, 16) >> (signal.SIGINT - 1) & 1
-    assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, set())

@@ -7,7 +7,7 @@ import os
 import signal
 import threading
 import traceback
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
@@ -92,8 +92,11 @@ class Broken:
 Message = Begun | Ready | Done | Broken
 
 
-def work(pipe: Connection, equipment: Equipment) -> None:
-    """Do orders until the pipe closes or the parent ends; runs in a process of its own."""
+def work(pipe: Connection, equipment: Equipment, environment: Mapping[str, str]) -> None:
+    """Do orders until the pipe closes or the parent ends; runs in a process of its own, in the
+    environment that its parent has now."""
+    os.environ.clear()
+    os.environ.update(environment)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # The parent decides when it is over.
     threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(equipment.threads)

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 import signal
+import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
+from multiprocessing.context import BaseContext
 from multiprocessing.process import BaseProcess
 from multiprocessing.reduction import ForkingPickler
 
@@ -26,12 +31,13 @@ class WorkerProcess:
 
     @staticmethod
     def start(equipment: Equipment) -> WorkerProcess:
-        context = multiprocessing.get_context("spawn")
+        context = _context(equipment.device)
         ours, theirs = context.Pipe()
-        process = context.Process(target=work, args=(theirs, equipment), daemon=True)
+        given = theirs, equipment, dict(os.environ)
+        process = context.Process(target=work, args=given, daemon=True)  # type: ignore[attr-defined]
         try:
             with deaf_to_ctrl_c():
-                process.start()
+                _begin(process)
         except Exception:
             _require_sendable(equipment)
             raise
@@ -62,6 +68,32 @@ class WorkerProcess:
         return self.process.exitcode
 
 
+def _context(device: str) -> BaseContext:
+    """How a worker begins: knowing nothing of this process but what it is given.
+
+    On Linux and a CPU as a fork of one process that has imported what all of them need and done
+    nothing else: without that, each imports for seconds, into memory of its own. Not where it uses
+    a GPU, of which a fork may know nothing once an import has asked for it.
+    """
+    if sys.platform != "linux" or device != "cpu":
+        return multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    models = [name for name in sys.modules if name.startswith("transformers.models.")]
+    context.set_forkserver_preload([work.__module__, "transformers.modeling_utils", *models])
+    return context
+
+
+def _begin(process: BaseProcess) -> None:
+    for pause in (0.01, 0.1, 1.0):
+        try:
+            process.start()
+        except (EOFError, ConnectionError):  # What it is to be a fork of is just being killed.
+            time.sleep(pause)
+        else:
+            return
+    process.start()
+
+
 def _require_sendable(equipment: Equipment) -> None:
     """Raise RunError naming the part that no other process can be given."""
     for kind, things in (
@@ -88,6 +120,7 @@ def deaf_to_ctrl_c() -> Iterator[None]:
     if not hasattr(signal, "pthread_sigmask"):  # Windows
         yield
         return
+    resource_tracker.ensure_running()  # Else the first process begins it, which unblocks Ctrl-C.
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
