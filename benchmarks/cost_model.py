@@ -45,7 +45,8 @@ from flexlora.runs.environment import environment
 from flexlora.seeds import seeded
 from flexlora.tasks.prompts import Encoded
 from flexlora.training import Recipe, Visit, train_cohort
-from flexlora.training.foreseen import built, footprint_of
+from flexlora.training.foreseen import footprint_of
+from flexlora.training.played import built
 from measuring import in_child, peak_of
 
 OUT = Path(__file__).parents[1] / "results" / "benchmarks" / "cost_model.json"

@@ -14,7 +14,8 @@ from flexlora.allocation.work import calls, moved_bytes
 from flexlora.models import widened
 from flexlora.models.shape import shape_of
 from flexlora.models.weights import outline
-from flexlora.training.foreseen import buffers, built, footprint_of, play
+from flexlora.training.foreseen import buffers, footprint_of
+from flexlora.training.played import built, play
 from flexlora.training.tally import without_data
 
 

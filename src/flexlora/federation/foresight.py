@@ -84,12 +84,19 @@ class Foresight:
         return [len(x.prompt) + len(x.response) for x in part]
 
     def footprint(self, setting: Setting) -> Footprint:
+        """Of examples as long as in the largest batch of all, or longer: a step takes seconds to
+        be played, and what a token keeps hardly depends on how many others there are."""
         owner: Any = self.model.model
-        return footprint(owner.config, self.name, setting, tuple(self.config.model.targets))
+        played = replace(setting, length=max(setting.length, self._largest.length))
+        return footprint(owner.config, self.name, played, tuple(self.config.model.targets))
+
+    @cached_property
+    def _largest(self) -> Setting:
+        return self._heaviest(self.held)
 
     @cached_property
     def _of_largest(self) -> Footprint:
-        return self.footprint(self._heaviest(self.held))
+        return self.footprint(self._largest)
 
     def _heaviest(self, clients: Iterable[str], *, origin: bool = False) -> Setting:
         best = 1, 1

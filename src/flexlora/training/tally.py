@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_iter
 
 _NO_WORK = ("prim", "profiler")  # Questions, and marks.
 _AS_HOPED = {torch.ops.aten.equal.default: True}
@@ -53,11 +52,11 @@ class Tally(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if func is torch.ops.aten._local_scalar_dense.default:
             return _hoped(args[0])
         out = func(*args, **(kwargs or {}))
-        made = [x for x in tree_iter(out) if isinstance(x, Tensor)]
+        made = [*_tensors((out,))]
         for x in made:
             self._count(x.untyped_storage())
         self.highest = max(self.highest, self.live)
-        given = [x for x in tree_iter((args, kwargs)) if isinstance(x, Tensor)]
+        given = [*_tensors(args), *_tensors(kwargs.values() if kwargs else ())]
         if not _is_view(func, given, made):
             self.calls += 1
             self.moved += sum(x.nbytes for x in (*given, *(made or given)))
@@ -77,6 +76,15 @@ class Tally(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def _gone(self, key: int, size: int) -> None:
         self._seen.discard(key)
         self.live -= size
+
+
+def _tensors(values: Iterable[Any]) -> Iterator[Tensor]:
+    """Of what an operation is given or makes: tensors, and lists of them."""
+    for value in values:
+        if isinstance(value, Tensor):
+            yield value
+        elif isinstance(value, list | tuple):
+            yield from _tensors(value)
 
 
 def _is_view(func: Any, given: list[Tensor], made: list[Tensor]) -> bool:
