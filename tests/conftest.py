@@ -45,6 +45,17 @@ def _own_state(tmp_path_factory: pytest.TempPathFactory) -> None:
     os.environ["XDG_STATE_HOME"] = str(tmp_path_factory.mktemp("state"))
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _no_power_cut() -> Iterator[None]:
+    """Nothing here outlives the machine: what waits for the disk itself is a tenth of a small run.
+
+    Commands in processes of their own wait for it; tests that count on it see it called.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda _: None)
+        yield
+
+
 @pytest.fixture(autouse=True)
 def _leaves_the_checkout_as_it_is() -> Iterator[None]:
     """A test writes into folders of its own: what lies about would be committed one day."""

@@ -10,7 +10,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from commands import PROCESS, Flexlora, assert_one_sentence
+from commands import Flexlora, assert_one_sentence
 from flexlora.adapters import Adapter
 from flexlora.federation import run
 from flexlora.formats.peft import load_peft, save_peft
@@ -18,6 +18,7 @@ from flexlora.models import AdaptedModel, load_model
 from flexlora.runs import Run, load_adapter
 from peft_folders import stored
 from small import small
+from warm import Warm
 
 CONFIG = small(evaluation={"on_clients": "off", "unseen": False}, federation={"rounds": 1})
 
@@ -33,17 +34,19 @@ def ours(adapter: Adapter) -> AdaptedModel:
     return model
 
 
-def test_a_merged_export_is_a_model_that_needs_nothing_else(folder: Path, tmp_path: Path) -> None:
+def test_a_merged_export_is_a_model_that_needs_nothing_else(
+    folder: Path, tmp_path: Path, warm: Warm
+) -> None:
     """By a process of its own, at ranks that differ by layer."""
     found = {energy: load_adapter(folder, energy=energy) for energy in (0.7, 0.8, 0.9, 0.95, 0.99)}
     energy = next(key for key, x in found.items() if len(set(x.ranks.values())) > 1)
     adapter = found[energy]
     asked = ["export", str(folder), "--energy", str(energy), "--merged", "--out", "~/m"]
     done = subprocess.run(
-        [*PROCESS, *asked],
+        ["flexlora", *asked],
         capture_output=True,
         text=True,
-        env={**os.environ, "HOME": str(tmp_path)},
+        env={**os.environ, **warm.environment, "HOME": str(tmp_path)},
         check=False,
     )
     assert (done.returncode, done.stderr) == (0, ""), done

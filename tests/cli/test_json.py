@@ -10,10 +10,11 @@ from typing import Any
 
 import pytest
 
-from commands import PROCESS, Done, Flexlora
+from commands import Done, Flexlora
 from flexlora.runs.events import EVENTS
 from flexlora.runs.run_directory import Run
 from small import small, write
+from warm import Warm
 
 FEW = ("--tasks", 1, "--examples", 1, "--max-new-tokens", 1, "--max-tokens", 250)
 
@@ -94,12 +95,13 @@ def test_failures_are_events_and_errors_stay_on_stderr(
 
 
 def test_a_real_process_keeps_stdout_for_json_though_a_tracker_talks(
-    config: Path, tmp_path: Path
+    config: Path, tmp_path: Path, warm: Warm
 ) -> None:
+    words = ["--out", "r", "--json", "--set", "run.trackers=['tensorboard']"]
     done = subprocess.run(
-        [*PROCESS, "run", config, "--out", "r", "--json", "--set", "run.trackers=['tensorboard']"],
+        ["flexlora", "run", config, *words],
         cwd=tmp_path,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        env={**os.environ, **warm.environment},
         capture_output=True,
         text=True,
     )

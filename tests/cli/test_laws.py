@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 from pathlib import Path
 
 import pytest
 
-from commands import PROCESS, Flexlora, assert_one_sentence
+from commands import Flexlora, assert_one_sentence
 from flexlora.cli.trust import _remembered
 from flexlora.formats.user_file import UserFile
 from flexlora.laws import LAWS, Verdict, excuses
 from flexlora.rules import RULES
 from own_rule import OWN_RULE
+from warm import Warm
 
 STRANGER = '''
 """A server that forgets the scale."""
@@ -46,10 +48,14 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def test_all_rules_in_a_process_of_its_own() -> None:
+def test_all_rules_in_a_process_of_its_own(warm: Warm) -> None:
     """The command's figures without the tests' own checks; every case of every law."""
     done = subprocess.run(
-        [*PROCESS, "laws", "--json"], capture_output=True, text=True, check=False, encoding="utf-8"
+        ["flexlora", "laws", "--json"],
+        env={**os.environ, **warm.environment},
+        capture_output=True,
+        check=False,
+        encoding="utf-8",
     )
     told = json.loads(done.stdout)
     assert told["laws"] == {name: law.says for name, law in LAWS.items()}

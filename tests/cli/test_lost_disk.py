@@ -33,7 +33,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("error", [FULL, READ_ONLY, GONE, BROKEN])
-@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.soak)])
 def test_a_run_ends_in_a_sentence_and_goes_on_to_the_same_bits(
     disk: Disk, whole: Path, tmp_path: Path, flexlora: Flexlora, error: int, seed: int
 ) -> None:
@@ -59,8 +59,14 @@ WRITERS = {
 }
 
 
-@pytest.mark.parametrize("error", [FULL, GONE])
-@pytest.mark.parametrize("name", [*WRITERS, "merge"])
+CASES = [(name, error) for name in (*WRITERS, "merge") for error in (FULL, GONE)]
+OFTEN = {("export", FULL), ("report", GONE), ("continue", FULL), ("merge", GONE)}
+
+
+@pytest.mark.parametrize(
+    ("name", "error"),
+    [pytest.param(*x, marks=() if x in OFTEN else pytest.mark.soak) for x in CASES],
+)
 def test_what_writes_leaves_no_half_and_does_it_when_the_disk_is_well(
     disk: Disk, whole: Path, tmp_path: Path, flexlora: Flexlora, error: int, name: str
 ) -> None:

@@ -32,7 +32,7 @@ def config(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("error", [FULL, READ_ONLY, GONE, BROKEN])
-@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.soak)])
 def test_it_ends_in_a_sentence_and_goes_on_to_the_same_bits(
     disk: Disk, whole: Path, config: Path, tmp_path: Path, flexlora: Flexlora, error: int, seed: int
 ) -> None:

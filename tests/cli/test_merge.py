@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from commands import PROCESS, Done, Flexlora, assert_one_sentence
+from commands import Done, Flexlora, assert_one_sentence
 from flexlora.federation import run
 from flexlora.formats.peft import load_peft
 from flexlora.merging import merge
@@ -207,14 +207,14 @@ def test_each_layer_is_one_line_in_a_terminal(tmp_path: Path, warm: Warm, width:
     assert (tmp_path / "out").is_dir()
 
 
-def test_a_pipe_gets_the_table_alone(tmp_path: Path) -> None:
+def test_a_pipe_gets_the_table_alone(tmp_path: Path, warm: Warm) -> None:
     """No progress, no escape codes, no line cut to the width of a terminal."""
     folders = [adapter(tmp_path / ("long-" * 20 + f"{i}"), 2, i + 2, i) for i in range(2)]
     done = subprocess.run(
-        [*PROCESS, "merge", *folders, "--rank", "3", "--out", tmp_path / "out"],
+        ["flexlora", "merge", *folders, "--rank", "3", "--out", tmp_path / "out"],
         capture_output=True,
         text=True,
-        env={**os.environ, "COLUMNS": "40"},
+        env={**os.environ, **warm.environment, "COLUMNS": "40"},
     )
     assert done.returncode == 0, done.stderr
     assert "\x1b" not in done.stdout
