@@ -11,14 +11,17 @@ from typing import Any
 from flexlora.report.charts import CONFIG
 
 _WIDTH = 560
-_PADDING = 12
+_NAME = 320  # Pixels: there is room for a name beside the plot.
+# What shows the file may have wider letters than what set it.
+_PADDING = {"left": 48, "top": 12, "right": 12, "bottom": 12}
 
 
 def drawn(spec: Mapping[str, Any]) -> str:
     """The figure as SVG text. Needs the extra flexlora[report]."""
     import vl_convert
 
-    still = {**spec, "width": _WIDTH, "config": CONFIG, "padding": _PADDING, "autosize": "pad"}
+    config = {**CONFIG, "axisY": {**CONFIG["axisY"], "labelLimit": _NAME}}
+    still = {**spec, "width": _WIDTH, "config": config, "padding": _PADDING, "autosize": "pad"}
     still["background"] = "var(--page)"
     colours = _light()
     text = re.sub(r"var\(--([\w-]+)\)", lambda found: colours[found[1]], json.dumps(still))
