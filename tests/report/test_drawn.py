@@ -7,7 +7,6 @@ import xml.etree.ElementTree as ElementTree
 from flexlora.report import charts
 from flexlora.report.drawn import drawn
 
-
 LONG = "little_is_enough · geometric_median"  # As a name is that says two things.
 
 
