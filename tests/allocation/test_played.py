@@ -41,7 +41,9 @@ CASES = [
     (llama, Setting(batch=1, length=48, dtype="float32", cohort=3), 16),
     (llama, Setting(batch=2, length=300, dtype="bfloat16"), 8),
     (llama, Setting(batch=3, length=64, dtype="bfloat16", checkpointing=True), 16),
+    (llama, Setting(batch=3, length=40, dtype="float32", checkpointing=True), 16),
     (llama, Setting(batch=1, length=64, dtype="float32"), 8),
+    (llama, Setting(batch=1, length=48, dtype="float32", optimiser="sgd"), 32),
     (gpt2, Setting(batch=2, length=40, dtype="float32"), 8),
 ]
 
