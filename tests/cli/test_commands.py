@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 
 import pytest
+from rich.text import Text
 from typer.testing import CliRunner
 
 import flexlora as flexlora_package
@@ -54,6 +55,14 @@ def test_every_argument_has_its_help() -> None:
     for command in leaves(command_line(app)).values():
         for parameter in command.params:
             assert getattr(parameter, "help", None), (command.name, parameter.name)
+
+
+def test_help_is_shown_whole() -> None:
+    """Rich takes words in brackets for markup, and drops them."""
+    for command in leaves(command_line(app)).values():
+        helps = [command.help, *(getattr(parameter, "help", None) for parameter in command.params)]
+        for text in filter(None, helps):
+            assert Text.from_markup(text).plain == text, command.name
 
 
 def test_run_writes_a_run_and_ends_with_a_table_and_its_directory(

@@ -21,7 +21,7 @@ _TOLD = 3  # Failed cells that the last sentence names at most.
 
 
 def compare(
-    config: Annotated[Path, typer.Argument(help="A TOML file with a table [compare].")],
+    config: Annotated[Path, typer.Argument(help="A TOML file with a table named compare.")],
     out: Annotated[
         Path | None,
         typer.Option(
