@@ -8,6 +8,7 @@ from torch import Tensor
 
 from flexlora.models.carried import Carried
 from flexlora.models.lora import LoRALinear
+from flexlora.models.standing import Form
 from models.layers import CLIENTS, KINDS, M, N, carry, draw, factors, make
 
 
@@ -27,11 +28,11 @@ def frozen(layer: LoRALinear, *, stacked: bool = False, origin: bool = False) ->
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("stacked", [False, True])
-@pytest.mark.parametrize("merge", [None, False, True])
-def test_a_row_each_is_the_dense_formula(kind: str, stacked: bool, merge: bool | None) -> None:
+@pytest.mark.parametrize("form", [None, "branch", "dense", "merged"])
+def test_a_row_each_is_the_dense_formula(kind: str, stacked: bool, form: Form | None) -> None:
     layer = make(kind)
-    if merge is not None:
-        layer.set_delta(factors(2, 9).product(), merge=merge)
+    if form is not None:
+        layer.set_delta(factors(2, 9).product(), form=form)
     for shares in [(1, 1, 1), (2, 0, 3), (0, 4, 0), (5, 1, 1), (0, 0, 1)]:
         owners = [k for k, share in enumerate(shares) for _ in range(share)]
         x = draw(len(owners), N, seed=sum(shares))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import get_args
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -12,6 +14,7 @@ from flexlora.errors import AdapterError
 from flexlora.lowrank import LowRank
 from flexlora.models import lora
 from flexlora.models.lora import LoRALinear, linear_shape
+from flexlora.models.standing import Form
 from models.layers import CLIENTS, KERNELS, KINDS, M, N, carry, draw, factors, make
 from reference import there
 
@@ -33,20 +36,20 @@ def test_the_layer_is_the_dense_formula(kind: str, stacked: bool) -> None:
 @BASES
 @KERNELS
 @pytest.mark.parametrize("origin", [False, True])
-@pytest.mark.parametrize("shares", [(8, 8, 8), (3, 16, 5)])
+@pytest.mark.parametrize(("shares", "form"), [((8, 8, 8), "branch"), ((3, 16, 5), "dense")])
 def test_three_mixed_ranks_equal_three_single_layers(
-    kind: str, stacked: bool, origin: bool, shares: tuple[int, ...]
+    kind: str, stacked: bool, origin: bool, shares: tuple[int, ...], form: Form
 ) -> None:
     x, target = draw(24, N, seed=1), draw(24, M, seed=2)
     delta = LowRank(draw(M, 2, seed=3), draw(2, N, seed=4))
     joint = make(kind)
-    joint.set_delta(delta, merge=False)
+    joint.set_delta(delta, form=form)
     together = carry(joint, CLIENTS, stacked=stacked, origin=origin)
     together.share(shares)
     singles = [make(kind) for _ in CLIENTS]
     alone = []
     for single, client in zip(singles, CLIENTS, strict=True):
-        single.set_delta(delta, merge=True)
+        single.set_delta(delta, form="merged")
         alone += carry(single, [client], origin=origin).trainables
     mine, theirs = (
         [torch.optim.AdamW([x.vector], lr=0.05, weight_decay=0.1) for x in trainables]
@@ -79,14 +82,14 @@ def test_three_mixed_ranks_equal_three_single_layers(
 @BASES
 @KERNELS
 @pytest.mark.parametrize("origin", [False, True])
-@pytest.mark.parametrize("shares", [(2, 2, 2), (1, 2, 3)])
+@pytest.mark.parametrize(("shares", "form"), [((2, 2, 2), "dense"), ((1, 2, 3), "branch")])
 def test_gradients_are_those_of_the_written_formula(
-    kind: str, stacked: bool, origin: bool, shares: tuple[int, ...]
+    kind: str, stacked: bool, origin: bool, shares: tuple[int, ...], form: Form
 ) -> None:
-    """The factors' and the input's, with Δ as a branch and dropout, by torch's own autograd."""
+    """The factors' and the input's, with Δ beside the base and dropout, by torch's own autograd."""
     layer = make(kind)
     delta = LowRank(draw(M, 2, seed=3), draw(2, N, seed=4))
-    layer.set_delta(delta, merge=False)
+    layer.set_delta(delta, form=form)
     carried = carry(layer, CLIENTS, stacked=stacked, origin=origin, dropout=0.5)
     carried.share(shares)
     carried.sow((1, 2, 3))
@@ -187,9 +190,10 @@ def test_merged_equals_unmerged_and_restores_bit_for_bit(kind: str, dtype: torch
         layer.set_delta(delta)
         merged = layer(x)
         assert not torch.equal(layer.weight, before)
-        layer.set_delta(delta, merge=False)
-        assert torch.equal(layer.weight, before)
-        assert torch.allclose(layer(x), merged, atol=tolerance)
+        for form in ("branch", "dense"):
+            layer.set_delta(delta, form=form)
+            assert torch.equal(layer.weight, before)
+            assert torch.allclose(layer(x), merged, atol=tolerance)
         wanted = plain + x @ delta.dense().to(dtype).T
         assert torch.allclose(merged, wanted, atol=tolerance)
     layer.set_delta(second)
@@ -203,7 +207,7 @@ def test_where_there_is_no_way_back_few_rows_at_a_time_are_widened(
     kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     layer = make(kind, dtype=torch.bfloat16)
-    layer.set_delta(factors(2, 9).product())
+    layer.set_delta(factors(2, 9).product(), form="branch")
     x = draw(2, 19, N).bfloat16()
     wanted, sizes = layer(x), list[int]()
     inner = LoRALinear._on_branch
@@ -307,16 +311,16 @@ def test_want_of_memory_says_nothing_of_a_module() -> None:
         linear_shape(Vast(3, 4))
 
 
-@pytest.mark.parametrize("merge", [True, False])
+@pytest.mark.parametrize("form", get_args(Form))
 def test_a_delta_that_cannot_be_made_changes_nothing(
-    monkeypatch: pytest.MonkeyPatch, merge: bool
+    monkeypatch: pytest.MonkeyPatch, form: Form
 ) -> None:
     """Out of memory half way: the layer keeps its old Δ, and takes the new one when asked again."""
     layer = make("linear", torch.float32)
     x = draw(2, 3, N).float()
     first = LowRank(draw(M, 2, seed=1).float(), draw(2, N, seed=2).float())
     second = LowRank(draw(M, 3, seed=3).float(), draw(3, N, seed=4).float())
-    layer.set_delta(first, merge=merge)
+    layer.set_delta(first, form=form)
     before = layer(x)
     with monkeypatch.context() as patched:
 
@@ -325,7 +329,7 @@ def test_a_delta_that_cannot_be_made_changes_nothing(
 
         patched.setattr(Tensor, "to", exhausted)
         with pytest.raises(torch.OutOfMemoryError):
-            layer.set_delta(second, merge=merge)
+            layer.set_delta(second, form=form)
     assert torch.equal(layer(x), before)
-    layer.set_delta(second, merge=merge)
+    layer.set_delta(second, form=form)
     assert torch.allclose(layer(x) - before, x @ (second - first).dense().T, atol=1e-4)

@@ -63,7 +63,7 @@ class Branch(torch.autograd.Function):
         # The mask is saved, not held: a layer that is checkpointed lets go of what is saved.
         ctx.work, ctx.dropped = replace(work, drop=None), work.drop is not None
         ctx.save_for_backward(x, *([] if work.drop is None else [work.drop]), *middles)
-        return out.to(there.dtype)
+        return out.to(x.dtype if made is None else made.dtype)
 
     @staticmethod
     @once_differentiable

@@ -11,6 +11,7 @@ from flexlora.lowrank import LowRank
 from flexlora.models.branch import Branch, Linear, Work
 from flexlora.models.carried import Carried
 from flexlora.models.device import out_of_memory
+from flexlora.models.standing import Form, form_of, is_matrix, summed
 from flexlora.models.widened import WideLinear, back, product
 
 # Rows that are widened to float32 at a time, where there is no way back: what a CPU's caches hold.
@@ -75,7 +76,9 @@ class LoRALinear(nn.Module):
         self.m, self.n = shape
         self._carried: Carried | None = None
         self._delta: LowRank | None = None
+        self._form: Form = "merged"
         self._branch: tuple[Tensor, Tensor] | None = None
+        self._dense: Tensor | None = None
         self._pristine: Tensor | None = None
 
     @property
@@ -119,37 +122,37 @@ class LoRALinear(nn.Module):
                 f"{self.m} × {self.n}; it was made for another base model"
             )
 
-    def set_delta(self, delta: LowRank | None, *, merge: bool | None = None) -> None:
+    def set_delta(self, delta: LowRank | None, *, form: Form | None = None) -> None:
         """Stand on W₀ + Δ; None or width 0 goes back to W₀, bit for bit.
 
-        Merged into a float32 or float64 weight (W₀ is kept beside it), else run as a branch of its
-        own, because rounding to fewer bits would lose small deltas. `merge` overrides the choice.
+        form: as `form_of` says; default: what it finds best.
         """
         if delta is not None and delta.width == 0:
             delta = None
         if delta is not None:
             self.require_fit(delta)
-        weight = self.weight
-        if merge is None:
-            plain = weight.numel() == self.m * self.n  # Four bits are packed into anything.
-            merge = plain and weight.dtype in (torch.float32, torch.float64)
-        merged = self._pristine is not None
-        if delta is self._delta and (delta is None or merged == merge):
+            form = form or form_of(self.base, delta)
+        if delta is self._delta and (delta is None or form == self._form):
             return
+        weight = self.weight
         pristine = weight.data if self._pristine is None else self._pristine
-        changed, branch = pristine, None
+        whole, branch = None, None
         # All that can run out of memory comes before the first change.
-        if delta is not None:
-            left = delta.left.detach().to(weight.device, self.dtype)
-            right = delta.right.detach().to(weight.device, self.dtype)
-            if merge:
-                dense = left @ right if isinstance(self.base, nn.Linear) else right.T @ left.T
-                changed = pristine + dense.to(weight.dtype)
-            else:
-                branch = (right, left)
-        weight.data = changed
-        self._delta, self._branch = delta, branch
-        self._pristine = pristine if delta is not None and merge else None
+        if delta is not None and form == "branch":
+            branch = self._factors(delta)
+        elif delta is not None:
+            whole = summed(self.base, pristine, delta, self.dtype)
+        merged = whole if form == "merged" else None
+        weight.data = pristine if merged is None else merged.to(weight.dtype)
+        self._delta, self._form, self._branch = delta, form or "merged", branch
+        self._dense = whole if form == "dense" else None
+        self._pristine = None if merged is None else pristine
+
+    def _factors(self, delta: LowRank) -> tuple[Tensor, Tensor]:
+        """(right, left) of Δ, as a branch has them."""
+        device = self.weight.device
+        right, left = (x.detach().to(device, self.dtype) for x in (delta.right, delta.left))
+        return right, left
 
     def carry(self, carried: Carried | None) -> None:
         """Add these clients' branches to their rows; None: base + Δ alone."""
@@ -158,20 +161,31 @@ class LoRALinear(nn.Module):
     def forward(self, x: Float[Tensor, "*rows n"]) -> Float[Tensor, "*rows m"]:
         if self._carried is not None:
             return self._with_clients(x, self._carried)
-        y: Tensor = self.base(x)
-        if self._branch is None:
+        if self._form == "merged":
+            y: Tensor = self.base(x)
             return y
-        outer, inner = y.reshape(-1, self.m), x.reshape(-1, self.n)
-        if y.device.type != "cpu" or y.dtype == self.dtype or torch.is_grad_enabled():
-            return self._on_branch(outer, inner).view(y.shape)
+        inner = x.reshape(-1, self.n)
+        whole = self._plain() if self._form == "dense" else None
+        outer: Tensor
+        if whole is None:
+            outer = self.base(x).reshape(-1, self.m)
+        else:
+            outer = inner.new_empty(len(inner), self.m)
+
+        def made(ours: Tensor, theirs: Tensor) -> Tensor:
+            return self._on_branch(ours, theirs) if whole is None else whole[0](theirs).to(x.dtype)
+
+        if x.device.type != "cpu" or x.dtype == self.dtype or torch.is_grad_enabled():
+            return made(outer, inner).view(*x.shape[:-1], self.m)
         for ours, theirs in zip(*(torch.split(t, _BLOCK) for t in (outer, inner)), strict=True):
-            ours.copy_(self._on_branch(ours, theirs))
-        return outer.view(y.shape)
+            ours.copy_(made(ours, theirs))
+        return outer.view(*x.shape[:-1], self.m)
 
     def _on_branch(self, outer: Tensor, inner: Tensor) -> Tensor:
         """What the base made of these rows, and Δ as a branch; in the base's dtype."""
-        assert self._branch is not None
-        right, left = self._branch
+        beside = self._beside()
+        assert beside is not None
+        right, left = beside
         wide = torch.addmm(outer.to(self.dtype), inner.to(self.dtype) @ right.T, left.T)
         return wide.to(outer.dtype)
 
@@ -182,7 +196,7 @@ class LoRALinear(nn.Module):
         stack = carried.stack(self.name) if len(set(rows)) == 1 else None
         work = Work(
             base=plain,
-            delta=self._branch,
+            delta=self._beside(plain),
             pairs=carried.pairs(self.name),
             stack=stack,
             joined=carried.joined(self.name, flat.shape[0]) if stack is None else None,
@@ -195,15 +209,26 @@ class LoRALinear(nn.Module):
         return y.view(*x.shape[:-1], self.m)
 
     def _plain(self) -> tuple[Linear, Linear] | None:
-        """(x → y, ∂y → ∂x) of a base that is a matrix and nothing else; None: ask its autograd."""
-        base, weight, bias = self.base, self.weight, self.bias
-        if not weight.is_floating_point() or base._forward_hooks or base._forward_pre_hooks:
+        """(x → y, ∂y → ∂x) of what is a matrix and nothing else, Δ included where that is dense;
+        None: ask the base's autograd."""
+        base = self.base
+        if base._forward_hooks or base._forward_pre_hooks or not is_matrix(base):
             return None
-        if type(base) in (nn.Linear, WideLinear):
-            return lambda x: product(x, weight, bias), lambda y: back(y, weight)
-        if type(base).__name__ == "Conv1D" and bias is not None:
-            return lambda x: product(x, weight.T, bias), lambda y: back(y, weight.T)
-        return None
+        weight, bias = self.weight, self.bias
+        if self._dense is not None:
+            weight, bias = self._dense, None if bias is None else bias.to(self.dtype)
+        given = weight.dtype
+        weight = weight if isinstance(base, nn.Linear) else weight.T
+        return lambda x: product(x.to(given), weight, bias), lambda y: back(y.to(given), weight)
+
+    def _beside(self, plain: object = None) -> tuple[Tensor, Tensor] | None:
+        """(right, left) of a Δ that is a branch beside the base; None: it has none.
+
+        So is a dense one where the base cannot be passed over.
+        """
+        if self._form == "dense" and plain is None and self._delta is not None:
+            return self._factors(self._delta)
+        return self._branch
 
     def _mask(self, carried: Carried, like: Tensor) -> Tensor:
         """Inverted dropout: 0 or 1 / keep, client k's rows from its own seed.

@@ -119,7 +119,7 @@ def attended(
     torch's own way back takes six times as long for 512 tokens, its way there no longer than
     float32's. No more is kept than the three; attention is computed anew on the way back.
     """
-    if not _lacks_instructions(query) or not torch.is_grad_enabled():
+    if not lacks_instructions(query) or not torch.is_grad_enabled():
         return attend(query, key, value)
     y: Tensor = _Attended.apply(query, key, value, attend)  # type: ignore[no-untyped-call]
     return y
@@ -147,11 +147,11 @@ class _Attended(torch.autograd.Function):
 
 def _is_wide(x: Tensor, weight: Tensor) -> bool:
     """Whether the product is made here."""
-    return x.dtype == weight.dtype and _lacks_instructions(x)
+    return x.dtype == weight.dtype and lacks_instructions(x)
 
 
-def _lacks_instructions(x: Tensor) -> bool:
-    """Whether what computes with it has none for its numbers."""
+def lacks_instructions(x: Tensor) -> bool:
+    """Whether what computes with it has none for its numbers, and makes them float32."""
     on_cpu = x.dtype == torch.bfloat16 and x.device.type == "cpu"
     return on_cpu and lacks_bfloat16() and not _AS_IF_NOT.get()
 

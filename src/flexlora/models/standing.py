@@ -1,0 +1,53 @@
+"""W₀ + Δ of one layer, in the form that loses nothing and costs least."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from flexlora.lowrank import LowRank
+from flexlora.models.widened import WideLinear, lacks_instructions
+
+Form = Literal["merged", "dense", "branch"]
+
+
+def is_matrix(base: nn.Module) -> bool:
+    """Whether a frozen layer is x Wᵀ + b and nothing else: no packed bits, no work of its own."""
+    weight, kind = base.weight, type(base)
+    assert isinstance(weight, Tensor)
+    if not weight.is_floating_point():
+        return False
+    conv = kind.__name__ == "Conv1D" and base.bias is not None
+    return kind in (nn.Linear, WideLinear) or conv
+
+
+def form_of(base: nn.Module, delta: LowRank) -> Form:
+    """How a layer had best stand on W₀ + Δ.
+
+    merged: in the weight itself, of a float32 or float64 layer. Fewer bits would lose small deltas,
+    so of a half-precision one: branch, by Δ's factors, as long as these are fewer numbers than the
+    layer has; dense, as W₀ + Δ in float32 beside W₀, where they are not. That takes no more memory
+    than the factors would, and one product where base and branch are two. Where W₀ is made float32
+    for its product anyway, half as many numbers suffice: what then is one product was one and a
+    half.
+    """
+    weight = base.weight
+    assert isinstance(weight, Tensor)
+    m, n = delta.shape
+    # Four bits are packed into anything.
+    if weight.numel() == m * n and weight.dtype in (torch.float32, torch.float64):
+        return "merged"
+    if not is_matrix(base):
+        return "branch"
+    many = m * n / 2 if lacks_instructions(weight) else m * n
+    return "dense" if delta.width * (m + n) >= many else "branch"
+
+
+def summed(base: nn.Module, weight: Tensor, delta: LowRank, dtype: torch.dtype) -> Tensor:
+    """weight + Δ in this dtype, as `base` has its weights: Conv1D's are (n, m)."""
+    left = delta.left.detach().to(weight.device, dtype)
+    right = delta.right.detach().to(weight.device, dtype)
+    change = left @ right if isinstance(base, nn.Linear) else right.T @ left.T
+    return change.add_(weight)
