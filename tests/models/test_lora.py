@@ -13,6 +13,7 @@ from flexlora.adapters import Factors
 from flexlora.errors import AdapterError
 from flexlora.lowrank import LowRank
 from flexlora.models import lora
+from flexlora.models.dropping import kept
 from flexlora.models.lora import LoRALinear, linear_shape
 from flexlora.models.standing import Form
 from models.layers import CLIENTS, KERNELS, KINDS, M, N, carry, draw, factors, make
@@ -99,8 +100,7 @@ def test_gradients_are_those_of_the_written_formula(
     leaves = [(c.b.clone().requires_grad_(), c.a.clone().requires_grad_()) for c in CLIENTS]
     parts = []
     for k, (mine, (b, a)) in enumerate(zip(torch.split(seen, list(shares)), leaves, strict=True)):
-        keep = torch.empty(shares[k], N, dtype=torch.float64)
-        keep.bernoulli_(0.5, generator=torch.Generator().manual_seed(k + 1))
+        keep = kept((shares[k], N), 0.5, k + 1).double()
         part = layer.base(mine) + mine @ delta.dense().T
         part = part + CLIENTS[k].scale * (2.0 * keep * mine) @ a.T @ b.T
         parts.append(part - (mine @ CLIENTS[k].product().dense().T if origin else 0.0))

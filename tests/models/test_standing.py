@@ -90,9 +90,10 @@ def test_small_deltas_are_not_lost(kind: str, dtype: torch.dtype) -> None:
     bias = there(layer.bias).double()
     x = draw(N, N, seed=1).to(dtype)
     # In float32 what is computed is seen before the result is rounded.
-    there_and_back = layer._plain()
-    assert there_and_back is not None
-    found = there_and_back[0](x).double() - bias
+    plain = layer._plain()
+    assert plain is not None
+    assert plain.wide
+    found = plain.there(x.float()).double() - bias
     wanted = x.double() @ (weight.double() + dense).T
     assert (found - wanted).norm() < 1e-5 * wanted.norm()
     assert (x.double() @ dense.T).norm() > 1e-5 * wanted.norm()

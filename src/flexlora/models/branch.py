@@ -22,20 +22,31 @@ from flexlora.models.carried import Stacked
 from flexlora.models.joined import Joined
 from flexlora.models.trainable import Pair
 
-Linear = Callable[[Tensor], Tensor]
+
+@dataclass(frozen=True, eq=False)
+class Plain:
+    """A frozen layer that is a matrix: x → y, and ∂y → ∂x, each in the dtype that it is given.
+
+    wide: give numbers of the branches' dtype, which are no slower to multiply, and need not be
+    rounded.
+    """
+
+    there: Callable[[Tensor], Tensor]
+    back: Callable[[Tensor], Tensor]
+    wide: bool
 
 
 @dataclass(frozen=True, eq=False)
 class Work:
     """One forward pass of one layer.
 
-    base: (there, back) of a plain frozen layer, or None where its own autograd node runs before.
+    base: of a layer that is a matrix, or None where its own autograd node runs before.
     delta: (right, left) of Δ as a branch. rows: of each client. dtype: of the branches' numbers.
     stack: the same factors as batched views, where rows are equal; joined: side by side, where
     there is no way back. drop: inverted mask (rows, n).
     """
 
-    base: tuple[Linear, Linear] | None
+    base: Plain | None
     delta: tuple[Tensor, Tensor] | None
     pairs: Sequence[Pair]
     stack: Stacked | None
@@ -52,10 +63,12 @@ class Branch(torch.autograd.Function):
     def forward(
         ctx: Any, x: Tensor, made: Tensor | None, _anchor: Tensor, work: Work
     ) -> Float[Tensor, "rows m"]:
-        there = work.base[0](x) if work.base is not None else made
-        assert there is not None
         inner = x.to(work.dtype)
-        out = there.to(work.dtype, copy=there is made)
+        if work.base is not None:
+            out = work.base.there(inner if work.base.wide else x).to(work.dtype)
+        else:
+            assert made is not None
+            out = made.to(work.dtype, copy=True)
         if work.delta is not None:
             right, left = work.delta
             out.addmm_(inner @ right.T, left.T)
@@ -76,7 +89,7 @@ class Branch(torch.autograd.Function):
         inner, outer = x.to(work.dtype), above.to(work.dtype)
         back: Tensor | None = None
         if wanted and work.base is not None:
-            back = work.base[1](above).to(work.dtype)
+            back = work.base.back(outer if work.base.wide else above).to(work.dtype)
         elif wanted:
             back = torch.zeros_like(inner)
         if back is not None and work.delta is not None:

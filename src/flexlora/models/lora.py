@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from flexlora.errors import AdapterError, ModelError
 from flexlora.lowrank import LowRank
-from flexlora.models.branch import Branch, Linear, Work
+from flexlora.models.branch import Branch, Plain, Work
 from flexlora.models.carried import Carried
 from flexlora.models.device import out_of_memory
+from flexlora.models.dropping import kept
 from flexlora.models.standing import Form, form_of, is_matrix, summed
-from flexlora.models.widened import WideLinear, back, product
+from flexlora.models.widened import WideLinear, back, lacks_instructions, product
 
 # Rows that are widened to float32 at a time, where there is no way back: what a CPU's caches hold.
 # 3,000 rows of 1,536 numbers take a quarter of the time.
@@ -173,7 +176,9 @@ class LoRALinear(nn.Module):
             outer = inner.new_empty(len(inner), self.m)
 
         def made(ours: Tensor, theirs: Tensor) -> Tensor:
-            return self._on_branch(ours, theirs) if whole is None else whole[0](theirs).to(x.dtype)
+            if whole is None:
+                return self._on_branch(ours, theirs)
+            return whole.there(theirs.to(self.dtype)).to(x.dtype)
 
         if x.device.type != "cpu" or x.dtype == self.dtype or torch.is_grad_enabled():
             return made(outer, inner).view(*x.shape[:-1], self.m)
@@ -208,18 +213,17 @@ class LoRALinear(nn.Module):
         y: Tensor = Branch.apply(flat, made, carried.anchor, work)  # type: ignore[no-untyped-call]
         return y.view(*x.shape[:-1], self.m)
 
-    def _plain(self) -> tuple[Linear, Linear] | None:
-        """(x → y, ∂y → ∂x) of what is a matrix and nothing else, Δ included where that is dense;
-        None: ask the base's autograd."""
+    def _plain(self) -> Plain | None:
+        """What is a matrix and nothing else, Δ included where that is dense; None: ask the base's
+        autograd."""
         base = self.base
         if base._forward_hooks or base._forward_pre_hooks or not is_matrix(base):
             return None
-        weight, bias = self.weight, self.bias
+        weight, bias, wide = self.weight, self.bias, lacks_instructions(self.weight)
         if self._dense is not None:
-            weight, bias = self._dense, None if bias is None else bias.to(self.dtype)
-        given = weight.dtype
+            weight, bias, wide = self._dense, None if bias is None else bias.to(self.dtype), True
         weight = weight if isinstance(base, nn.Linear) else weight.T
-        return lambda x: product(x.to(given), weight, bias), lambda y: back(y.to(given), weight)
+        return Plain(partial(product, weight=weight, bias=bias), partial(back, weight=weight), wide)
 
     def _beside(self, plain: object = None) -> tuple[Tensor, Tensor] | None:
         """(right, left) of a Δ that is a branch beside the base; None: it has none.
@@ -239,15 +243,13 @@ class LoRALinear(nn.Module):
         that the padding which others bring about comes last and changes nothing; drawn for all
         rows where only some are computed, for these are dropped alike then too.
         """
-        keep = 1.0 - carried.dropout
         read = carried.read
         places = (like.shape[0] if read is None else read.total) // max(1, sum(carried.shares))
-        masks = []
-        for share, own, seed in zip(carried.shares, carried.own, carried.seeds, strict=True):
-            generator = torch.Generator().manual_seed((seed + self.index) % 2**63)
-            mine = torch.empty(places, own, self.n, dtype=self.dtype)
-            mine.bernoulli_(keep, generator=generator)
-            padding = mine.new_ones((share - own) * places, self.n)
-            masks += [mine.transpose(0, 1).reshape(-1, self.n), padding]
-        mask = torch.cat(masks).div_(keep).to(like.device)
+        mask = torch.empty(sum(carried.shares) * places, self.n, dtype=self.dtype)
+        shares = torch.split(mask, [share * places for share in carried.shares])
+        for rows, own, seed in zip(shares, carried.own, carried.seeds, strict=True):
+            mine = kept((places, own, self.n), carried.dropout, seed + self.index)
+            rows[: own * places].view(own, places, self.n).copy_(mine.transpose(0, 1))
+            rows[own * places :] = 1.0
+        mask = mask.div_(1.0 - carried.dropout).to(like.device)
         return mask if read is None else mask.index_select(0, read.places)

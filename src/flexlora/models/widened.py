@@ -74,24 +74,31 @@ class WideLinear(nn.Linear):
 def product(
     x: Float[Tensor, "*rows n"], weight: Float[Tensor, "m n"], bias: Tensor | None
 ) -> Float[Tensor, "*rows m"]:
-    """x Wᵀ + b, in x's dtype."""
-    if not _is_wide(x, weight):
+    """x Wᵀ + b, in x's dtype, which may have more bits than the weight's."""
+    if x.dtype == weight.dtype and not lacks_instructions(x):
         return functional.linear(x, weight, bias)
+    blocks = _blocks(weight)
+    if len(blocks) == 1:
+        whole = None if bias is None else bias.float()
+        return functional.linear(x.float(), weight.float(), whole).to(x.dtype)
     inner = x.reshape(-1, x.shape[-1]).float()
     y = x.new_empty(inner.shape[0], weight.shape[0])
-    for rows in _blocks(weight):
+    for rows in blocks:
         part = None if bias is None else bias[rows].float()
         y[:, rows] = functional.linear(inner, weight[rows].float(), part)
     return y.view(*x.shape[:-1], weight.shape[0])
 
 
 def back(y: Float[Tensor, "*rows m"], weight: Float[Tensor, "m n"]) -> Float[Tensor, "*rows n"]:
-    """y W, in y's dtype."""
-    if not _is_wide(y, weight):
+    """y W, in y's dtype, which may have more bits than the weight's."""
+    if y.dtype == weight.dtype and not lacks_instructions(y):
         return y @ weight
+    blocks = _blocks(weight)
+    if len(blocks) == 1:
+        return (y.float() @ weight.float()).to(y.dtype)
     outer = y.reshape(-1, y.shape[-1])
     x = torch.zeros(outer.shape[0], weight.shape[1])
-    for rows in _blocks(weight):
+    for rows in blocks:
         x.addmm_(outer[:, rows].float(), weight[rows].float())
     return x.to(y.dtype).view(*y.shape[:-1], weight.shape[1])
 
