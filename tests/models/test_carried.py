@@ -11,6 +11,7 @@ from torch.utils.checkpoint import checkpoint
 from flexlora.adapters import Adapter
 from flexlora.models.carried import Carried
 from flexlora.models.trainable import Live, Trainable
+from flexlora.models.dropping import kept
 from models.layers import CLIENTS, KERNELS, KINDS, M, N, carry, draw, factors, make
 from reference import there
 
@@ -173,8 +174,7 @@ def test_dropout_is_inverted_comes_from_its_seed_and_spares_origin_and_delta(
     for k, client in enumerate(CLIENTS):
         carry(layer, [client], stacked=stacked, dropout=0.2).sow((k + 1,))
         assert torch.allclose(layer(x[k : k + 1]), batched[k : k + 1], atol=1e-12)
-        mask = torch.empty(200, N, dtype=torch.float64)
-        mask.bernoulli_(0.8, generator=torch.Generator().manual_seed(k + 1 + index))
+        mask = kept((200, N), 0.2, k + 1 + index).double()
         assert 0.75 < float(mask.mean()) < 0.85
         expected = plain[k] + (mask / 0.8 * x[k]) @ client.product().dense().T
         assert torch.allclose(batched[k], expected, atol=1e-9)
