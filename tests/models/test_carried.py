@@ -10,8 +10,8 @@ from torch.utils.checkpoint import checkpoint
 
 from flexlora.adapters import Adapter
 from flexlora.models.carried import Carried
-from flexlora.models.trainable import Live, Trainable
 from flexlora.models.dropping import kept
+from flexlora.models.trainable import Live, Trainable
 from models.layers import CLIENTS, KERNELS, KINDS, M, N, carry, draw, factors, make
 from reference import there
 
