@@ -11,7 +11,7 @@ from torch import nn
 from transformers import AutoModelForCausalLM, AutoModelForMultimodalLM
 
 from flexlora.models import BaseModel, load_model
-from flexlora.models.lora import linear_shape
+from flexlora.models.linear_like import linear_shape
 from flexlora.models.targets import output_head
 
 # Whatever a config calls its sizes.

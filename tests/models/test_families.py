@@ -14,7 +14,7 @@ from flexlora.evaluation.continuing import FROM_TOGETHER, continuing_of
 from flexlora.evaluation.reading import Reading, reading_of
 from flexlora.federation.rehearsal import rehearse
 from flexlora.models import AdaptedModel
-from flexlora.models.lora import linear_shape
+from flexlora.models.linear_like import linear_shape
 from models.families import names, tiny
 from models.tried import PAGE, Tried, table, try_out
 

@@ -7,14 +7,13 @@ from typing import get_args
 import pytest
 import torch
 from torch import Tensor, nn
-from transformers.pytorch_utils import Conv1D
 
 from flexlora.adapters import Factors
 from flexlora.errors import AdapterError
 from flexlora.lowrank import LowRank
 from flexlora.models import lora
 from flexlora.models.dropping import kept
-from flexlora.models.lora import LoRALinear, linear_shape
+from flexlora.models.lora import LoRALinear
 from flexlora.models.standing import Form
 from models.layers import CLIENTS, KERNELS, KINDS, M, N, carry, draw, factors, make
 from reference import there
@@ -289,26 +288,6 @@ def test_refusals_name_the_layer() -> None:
     carry(layer, CLIENTS)
     with pytest.raises(AdapterError, match="layer layer got 4 rows for 3 clients that share 3"):
         layer(draw(4, N))
-
-
-def test_linear_like_modules() -> None:
-    assert linear_shape(nn.Linear(3, 4)) == (4, 3)
-    assert linear_shape(Conv1D(4, 3)) == (4, 3)
-    assert linear_shape(nn.Embedding(4, 3)) is None
-    assert linear_shape(nn.Conv1d(4, 3, 1)) is None
-
-
-class Vast(nn.Linear):
-    """Of a class of its own, which is asked for a row."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        raise torch.OutOfMemoryError("CUDA out of memory")
-
-
-def test_want_of_memory_says_nothing_of_a_module() -> None:
-    """Else it would be left out of "all-linear", with no word."""
-    with pytest.raises(torch.OutOfMemoryError):
-        linear_shape(Vast(3, 4))
 
 
 @pytest.mark.parametrize("form", get_args(Form))

@@ -9,7 +9,7 @@ import torch
 
 from flexlora.errors import ModelError
 from flexlora.models import AdaptedModel, BaseModel
-from flexlora.models.lora import linear_shape
+from flexlora.models.linear_like import linear_shape
 from flexlora.models.targets import find_layers, linear_width, output_head
 from flexlora.models.towers import text_tower
 from models.families import multimodal_names, tiny, tiny_multimodal

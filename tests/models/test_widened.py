@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from flexlora.models import packing, widened
-from flexlora.models.lora import LoRALinear, linear_shape
+from flexlora.models.linear_like import linear_shape
+from flexlora.models.lora import LoRALinear
 from flexlora.models.widened import WideLinear, attended, back, lacks_bfloat16, product, widen
 
 HALF_A_STEP = 2.0**-8  # Of what is rounded to bfloat16.

@@ -12,44 +12,14 @@ from flexlora.errors import AdapterError, ModelError
 from flexlora.lowrank import LowRank
 from flexlora.models.branch import Branch, Plain, Work
 from flexlora.models.carried import Carried
-from flexlora.models.device import out_of_memory
 from flexlora.models.dropping import kept
-from flexlora.models.standing import Form, form_of, is_matrix, summed
-from flexlora.models.widened import WideLinear, back, lacks_instructions, product
+from flexlora.models.linear_like import is_matrix, linear_shape
+from flexlora.models.standing import Form, form_of, summed
+from flexlora.models.widened import back, lacks_instructions, product
 
 # Rows that are widened to float32 at a time, where there is no way back: what a CPU's caches hold.
 # 3,000 rows of 1,536 numbers take a quarter of the time.
 _BLOCK = 256
-
-
-def linear_shape(module: nn.Module) -> tuple[int, int] | None:
-    """(m outputs, n inputs) of a linear-like module: `nn.Linear`, or GPT-2's Conv1D (x @ W).
-
-    bitsandbytes' layers are of the former, whatever the shape of their packed weights. None for
-    any other module, and for a layer of the former's kind that gives something else than (…, m)
-    for (…, n): routers and grouped layers of some mixtures of experts.
-    """
-    if isinstance(module, nn.Linear):
-        own = type(module).forward not in (nn.Linear.forward, WideLinear.forward)
-        if own and not type(module).__module__.startswith("bitsandbytes") and _odd(module):
-            return None
-        return module.out_features, module.in_features
-    weight = getattr(module, "weight", None)
-    if type(module).__name__ == "Conv1D" and isinstance(weight, Tensor) and weight.ndim == 2:
-        return weight.shape[1], weight.shape[0]
-    return None
-
-
-def _odd(module: nn.Linear) -> bool:
-    """Whether it maps a row of zeros to anything but one row."""
-    try:
-        with torch.no_grad():
-            found: object = module(module.weight.new_zeros(1, module.in_features))
-    except (RuntimeError, TypeError, ValueError, IndexError, AttributeError) as error:
-        if out_of_memory(error):
-            raise
-        return True
-    return not isinstance(found, Tensor) or found.shape != (1, module.out_features)
 
 
 def require_bare(model: nn.Module, name: str) -> None:

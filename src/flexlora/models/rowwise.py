@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from flexlora.models.device import out_of_memory
-from flexlora.models.lora import LoRALinear, linear_shape
+from flexlora.models.linear_like import linear_shape
+from flexlora.models.lora import LoRALinear
 from flexlora.models.packing import alike, asking, packed
 from flexlora.models.read_rows import ReadRows, narrowed
 from flexlora.models.targets import output_head

@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from flexlora.allocation.shape import ModelShape
-from flexlora.models.lora import linear_shape
+from flexlora.models.linear_like import linear_shape
 from flexlora.models.targets import find_layers, output_head
 
 # Config keys of models that change their logits after the head.

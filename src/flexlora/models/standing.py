@@ -8,19 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from flexlora.lowrank import LowRank
-from flexlora.models.widened import WideLinear, lacks_instructions
+from flexlora.models.linear_like import is_matrix
+from flexlora.models.widened import lacks_instructions
 
 Form = Literal["merged", "dense", "branch"]
-
-
-def is_matrix(base: nn.Module) -> bool:
-    """Whether a frozen layer is x Wᵀ + b and nothing else: no packed bits, no work of its own."""
-    weight, kind = base.weight, type(base)
-    assert isinstance(weight, Tensor)
-    if not weight.is_floating_point():
-        return False
-    conv = kind.__name__ == "Conv1D" and base.bias is not None
-    return kind in (nn.Linear, WideLinear) or conv
 
 
 def form_of(base: nn.Module, delta: LowRank) -> Form:

@@ -9,7 +9,7 @@ from torch import nn
 
 from flexlora.adapters import LayerSpec
 from flexlora.errors import ModelError, nearest
-from flexlora.models.lora import linear_shape
+from flexlora.models.linear_like import linear_shape
 from flexlora.models.towers import text_tower
 from flexlora.models.unfit import experts, read_past
 
