@@ -36,7 +36,8 @@ def test_the_layer_is_the_dense_formula(kind: str, stacked: bool) -> None:
 @BASES
 @KERNELS
 @pytest.mark.parametrize("origin", [False, True])
-@pytest.mark.parametrize(("shares", "form"), [((8, 8, 8), "branch"), ((3, 16, 5), "dense")])
+@pytest.mark.parametrize("shares", [(8, 8, 8), (3, 16, 5)])
+@pytest.mark.parametrize("form", ["branch", "dense"])
 def test_three_mixed_ranks_equal_three_single_layers(
     kind: str, stacked: bool, origin: bool, shares: tuple[int, ...], form: Form
 ) -> None:
@@ -82,7 +83,8 @@ def test_three_mixed_ranks_equal_three_single_layers(
 @BASES
 @KERNELS
 @pytest.mark.parametrize("origin", [False, True])
-@pytest.mark.parametrize(("shares", "form"), [((2, 2, 2), "dense"), ((1, 2, 3), "branch")])
+@pytest.mark.parametrize("shares", [(2, 2, 2), (1, 2, 3)])
+@pytest.mark.parametrize("form", ["branch", "dense"])
 def test_gradients_are_those_of_the_written_formula(
     kind: str, stacked: bool, origin: bool, shares: tuple[int, ...], form: Form
 ) -> None:

@@ -17,8 +17,8 @@ HALF = pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 PLAIN = pytest.mark.parametrize("kind", ["linear", "conv1d"])
 
 
-def of_width(width: int, size: float = 1.0) -> LowRank:
-    return LowRank(size * draw(M, width, seed=3).float(), draw(width, N, seed=4).float())
+def of_width(width: int) -> LowRank:
+    return LowRank(draw(M, width, seed=3).float(), draw(width, N, seed=4).float())
 
 
 def trained(layer: LoRALinear, x: Tensor, *, stacked: bool = False) -> dict[str, Tensor]:
@@ -81,7 +81,7 @@ def test_both_forms_are_one_layer_but_for_rounding(
 @HALF
 @PLAIN
 def test_small_deltas_are_not_lost(kind: str, dtype: torch.dtype) -> None:
-    """One that is half of the weight's last bit everywhere, and would be rounded away in it."""
+    """One that is an eighth of the weight's last bit, and would be rounded away in it."""
     layer = make(kind, dtype)
     weight = layer.weight if kind == "linear" else layer.weight.T
     dense = weight.double() * torch.finfo(dtype).eps / 8

@@ -93,10 +93,10 @@ def test_training_repeats_learns_and_leaves_the_model_as_it_was() -> None:
     start = {name: (f.b.clone(), f.a.clone()) for name, f in adapter.items()}
     ids = torch.tensor([[3, 4, 5]])
     before = ours(input_ids=ids).logits
-    recipe = Recipe("adamw", 1e-2, 3, epochs=20, dropout=0.1)
+    recipe = Recipe("adamw", 1e-2, 3, epochs=30, dropout=0.1)
     first, second = (train(ours, visit(adapter, data, recipe, 3)) for _ in range(2))
     other = train(ours, visit(adapter, data, recipe, 4))
-    assert first.last_loss < 0.6 * first.first_loss
+    assert first.last_loss < 0.5 * first.first_loss
     assert first.loss == second.loss != other.loss
     for name, (b, a) in start.items():
         assert torch.equal(first.adapter[name].b, second.adapter[name].b)
