@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from statistics import fmean
 from typing import Any
 
 from comparing.comparisons import COMPARE
@@ -22,6 +23,8 @@ def row(arm: str, seed: int, value: float, **changes: Any) -> Row:
         "ranks": "full",
         "clients": "",
         "category": "",
+        "client": "",
+        "examples": 4,
         "metric": "loss",
         "bytes_up": 300,
         "bytes_down": 600,
@@ -45,6 +48,21 @@ def rounds(arm: str, seed: int, values: Mapping[int, float], **costs: int) -> li
         )
         for number, value in values.items()
     ]
+
+
+def by_task(arm: str, values: Mapping[str, Sequence[float]], **changes: Any) -> list[Row]:
+    """Final losses on unseen tasks of 2 examples each, and their means. values: task → by seed."""
+    seeds = range(len(next(iter(values.values()))))
+    found = []
+    for seed in seeds:
+        of = {task: by_seed[seed] for task, by_seed in values.items()}
+        given: dict[str, Any] = {"part": "unseen", **changes}
+        found.append(row(arm, seed, fmean(of.values()), **{**given, "examples": 2 * len(of)}))
+        found += [
+            row(arm, seed, value, **{**given, "client": task, "examples": 2})
+            for task, value in of.items()
+        ]
+    return found
 
 
 def tidy(rows: Sequence[Row], **changes: Any) -> Tidy:

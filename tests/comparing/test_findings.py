@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from comparing.made_up import findings, row, tidy
+from comparing.made_up import by_task, findings, row, tidy
 from flexlora.comparing.sentences import primary, standing
 from flexlora.comparing.tables import owners, scores
 from flexlora.report.blocks import Table
@@ -99,6 +100,54 @@ def test_only_what_the_config_fixed_is_tested() -> None:
     free = findings(of(LOSSES))
     assert "nothing is tested; differences are a less the other arm" in primary(free)
     assert free.pairs("own", "full")["b"].p is None
+
+
+TASKS = {"a": {"x": [1.0, 2.0], "y": [4.0, 5.0]}, "b": {"x": [1.5, 2.5], "y": [6.0, 8.0]}}
+
+
+def by_tasks(**changes: dict[str, list[float]]) -> list[Any]:
+    return [r for arm, of in {**TASKS, **changes}.items() for r in by_task(arm, of)]
+
+
+def test_a_difference_has_an_interval_over_tasks_beside_the_one_over_seeds() -> None:
+    """a − b: on x −0.5 in both seeds, on y −2 and −3; by seed −1.25 and −1.75."""
+    asked: dict[str, Any] = {"part": "unseen", "primary": ["a", "b"], "level": 0.5}
+    made = findings(by_tasks(), **asked)
+    table = next(scores(made, "unseen"))
+    assert columns(table)["b"]["a less the arm"] == "−1.500 ± 3.177"  # t(1) · 0.25.
+    assert columns(table)["b"]["the same, clustered by task"] == "−1.500 ± 12.706"  # t(1) · 1.
+    assert columns(table)["a"]["the same, clustered by task"] == "–"
+    assert "; clustered: the interval over tasks, at these seeds" in table.caption
+    assert "(95 % interval −4.677 to +1.677; clustered by task −14.206 to +11.206)" in primary(made)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"x": [1.5, 2.5]},  # Fewer tasks.
+        {"x": [1.5, 2.5], "z": [6.0, 8.0]},  # Another one.
+        {"x": [1.5, 2.5], "y": [6.0, math.nan]},  # One seed of two, with a finite mean.
+    ],
+)
+def test_arms_that_were_scored_on_other_tasks_have_no_clustered_interval(
+    other: dict[str, list[float]],
+) -> None:
+    rows = [
+        replace(r, value=7.0) if math.isnan(r.value) and not r.client else r
+        for r in by_tasks(b=other)
+    ]
+    pair = findings(rows, part="unseen").pairs("unseen", "full")["b"]
+    assert pair.difference is not None
+    assert pair.difference.n == 2
+    assert pair.clustered is None
+
+
+def test_a_mean_that_is_not_that_of_its_tasks_has_none_either() -> None:
+    """As the loss by token, where tasks weigh by their tokens; perplexity; a sum."""
+    rows = [r if r.client else replace(r, value=2 * r.value) for r in by_tasks()]
+    made = findings(rows, part="unseen")
+    assert made.pairs("unseen", "full")["b"].clustered is None
+    assert list(next(scores(made, "unseen")).columns)[-1] == "a less the arm"
 
 
 def test_each_client_type_at_its_own_rank_by_name() -> None:

@@ -19,7 +19,8 @@ from flexlora.comparing.written import write_tables
 from flexlora.report.blocks import Note, Section, Table
 
 REFERENCE, OTHER, SEEDS = "flexlora", "fedit", 3
-T = 4.30265273  # Of a two-sided 95 % interval of three values.
+# Degrees of freedom → t of a two-sided 95 % interval.
+T = {1: 12.7062047, 2: 4.30265273, 3: 3.18244631, 4: 2.77644511, 5: 2.57058184, 6: 2.44691185}
 Lines = list[dict[str, str]]
 
 
@@ -49,14 +50,40 @@ def spread(values: Iterable[float], digits: int = 3) -> set[str]:
     told = {shown(statistics.mean(found), digits)}
     if len(found) > 1:
         half = statistics.stdev(found) / sqrt(len(found))
-        told.add(shown((T if len(found) == 3 else 12.7062047) * half, digits))
+        told.add(shown(T[len(found) - 1] * half, digits))
     return told
+
+
+def clustered(lines: Lines, part: str, one: tuple[str, str], other: tuple[str, str]) -> set[str]:
+    """Of two (arm, state): over clients, all seeds of one together."""
+    values: dict[tuple[str, str], dict[tuple[str, str], tuple[int, float]]] = defaultdict(dict)
+    for x in lines:
+        if x["client"] and (x["part"], x["metric"], x["final"]) == (part, "loss", "True"):
+            key = (x["seed"], x["client"])
+            values[x["arm"], x["state"]][key] = (int(x["examples"]), float(x["value"]))
+    assert values[one].keys() == values[other].keys()
+    totals: dict[str, int] = defaultdict(int)
+    for (seed, _), (examples, _) in values[one].items():
+        totals[seed] += examples
+    cells = [
+        (client, examples / totals[seed] / SEEDS, value - values[other][seed, client][1])
+        for (seed, client), (examples, value) in values[one].items()
+    ]
+    mean = sum(share * gap for _, share, gap in cells)
+    sums: dict[str, float] = defaultdict(float)
+    for client, share, gap in cells:
+        sums[client] += share * (gap - mean)
+    n = len(sums)
+    half = T[n - 1] * sqrt(n / (n - 1) * sum(x * x for x in sums.values()))
+    return {shown(mean), shown(half)}
 
 
 def outcomes(lines: Lines) -> dict[tuple[str, ...], dict[str, float]]:
     """(arm, part, state, clients, category, metric, round where it is none) → seed → value."""
     found: dict[tuple[str, ...], dict[str, float]] = defaultdict(dict)
     for x in lines:
+        if x["client"]:
+            continue
         at = "" if x["final"] == "True" else x["round"]
         key = ("arm", "part", "state", "clients", "category", "metric")
         found[(*(x[name] for name in key), at)][x["seed"]] = float(x["value"])
@@ -128,15 +155,18 @@ def test_every_number_follows_from_the_csv(text: str, lines: Lines) -> None:
     )
     for key, by_seed in values.items():
         known |= spread(by_seed.values())
-        other = values.get((REFERENCE, *key[1:]))
-        if other is not None and other.keys() == by_seed.keys():
-            known |= spread(other[seed] - by_seed[seed] for seed in by_seed)
+        held = values.get((REFERENCE, *key[1:]))
+        if held is not None and held.keys() == by_seed.keys():
+            known |= spread(held[seed] - by_seed[seed] for seed in by_seed)
     compared = ("own", "full", "", "", "loss", "")
     of = {arm: values[arm, *compared] for arm in ("flexlora", "fedit", "mine, |a| *b*")}
     of["base"] = values["base", "own", "base", "", "", "loss", ""]
     known |= spread(of[REFERENCE][s] - of["base"][s] for s in of["base"])
     base = values["base", "unseen", "base", "", "", "loss", ""]
     known |= spread(values[REFERENCE, "unseen", *compared[1:]][s] - base[s] for s in base)
+    others = [("fedit", "full"), ("mine, |a| *b*", "full"), ("base", "base")]
+    for part, other in product(("own", "unseen"), others):
+        known |= clustered(lines, part, (REFERENCE, "full"), other)
     ps = {a: p_of([of[REFERENCE][s] - x[s] for s in x]) for a, x in of.items() if a != REFERENCE}
     low, high = sorted((ps["base"], ps["mine, |a| *b*"]))
     corrected = [min(1.0, 2 * low), max(min(1.0, 2 * low), high)]

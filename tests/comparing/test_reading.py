@@ -13,6 +13,7 @@ import pyarrow.parquet
 import pytest
 
 from comparing.comparisons import comparison
+from comparing.made_up import row
 from flexlora.comparing.cells import finished
 from flexlora.comparing.folder import begin
 from flexlora.comparing.reading import _beyond, tidy
@@ -42,6 +43,16 @@ def test_final_scores_are_those_of_results_json(compared: Path, table: Tidy) -> 
             groups = [("", "", scores["mean"])]
             groups += [("", name, x) for name, x in scores["categories"].items()]
             groups += [(name, "", x) for name, x in scores.get("types", {}).items()]
+            alike = {"arm": "flexlora", "seed": 1, "part": part, "state": told["state"]}
+            singles = [r for r in table.rows if r.client and not alike.items() - vars(r).items()]
+            told_singles = [
+                (x["client"], x["category"], x["examples"], metric, x[metric])
+                for x in scores["clients"]
+                for metric in ("loss", "token_loss")
+            ]
+            assert told_singles == [
+                (r.client, r.category, r.examples, r.metric, r.value) for r in singles
+            ]
             for clients, category, values in groups:
                 for metric in ("loss", "token_loss"):
                     found = only(
@@ -53,11 +64,14 @@ def test_final_scores_are_those_of_results_json(compared: Path, table: Tidy) -> 
                         state=told["state"],
                         clients=clients,
                         category=category,
+                        client="",
                         metric=metric,
                     )
                     assert (found.value, found.ranks) == (values[metric], told["ranks"])
+                    assert found.examples == values["examples"]
                     seen += 1
-    in_parts = (r for r in table.rows if (r.arm, r.seed, r.final) == ("flexlora", 1, True))
+    means = (r for r in table.rows if r.final and not r.client)
+    in_parts = (r for r in means if (r.arm, r.seed) == ("flexlora", 1))
     assert seen == sum(r.part != "validation" for r in in_parts)
     assert {told["state"] for told in results["rows"]} == {"base", "full", "low", "high"}
 
@@ -76,7 +90,7 @@ def test_costs_add_up_to_those_of_the_run(compared: Path, table: Tidy) -> None:
         assert only(table, **wanted, metric="train_loss").value == record.train_loss
     ended = run.ended()
     assert ended is not None
-    of = {"arm": "fedit", "seed": 0, "final": True, "clients": "", "category": ""}
+    of = {"arm": "fedit", "seed": 0, "final": True, "clients": "", "category": "", "client": ""}
     found = only(table, **of, part="own", state="full", metric="loss")
     assert (found.bytes_up, found.bytes_down) == (ended.bytes_up, ended.bytes_down)
     assert (found.tokens, found.round) == (tokens, ended.scored_round)
@@ -134,15 +148,17 @@ def test_csv_and_parquet_hold_the_same_and_read_back(table: Tidy, tmp_path: Path
     write_parquet(table.rows, tmp_path / "t.parquet")
     read = pyarrow.parquet.read_table(tmp_path / "t.parquet")
     assert tuple(lines[0]) == tuple(read.column_names) == COLUMNS
-    for row, line, typed in zip(table.rows, lines, read.to_pylist(), strict=True):
-        assert Row(**typed) == row
-        assert float(line["value"]) == row.value
+    for of, line, typed in zip(table.rows, lines, read.to_pylist(), strict=True):
+        assert Row(**typed) == of
+        assert float(line["value"]) == of.value
         assert {k: str(x) for k, x in typed.items()} == line
 
 
 def test_what_is_no_number_is_empty_in_csv() -> None:
-    nothing = Row("a", 0, 0.1, 1, True, "own", "full", "", "", "", "loss", math.nan, 0, 0, 0)
-    assert csv_text([nothing]).splitlines()[1] == "a,0,0.1,1,True,own,full,,,,loss,,0,0,0,0.0"
+    nothing = row("a", 0, math.nan)
+    assert csv_text([nothing]).splitlines()[1] == (
+        "a,0,0.01,3,True,own,full,full,,,,4,loss,,300,600,90,0.0"
+    )
 
 
 def test_no_rows_are_a_table_too(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from flexlora.comparing.statistics import (
     EXACT,
     Interval,
     P,
+    clustered,
     holm,
     interval,
     paired,
@@ -66,6 +67,70 @@ def test_one_value_has_no_interval_and_none_has_no_mean() -> None:
 def test_pairs_are_of_the_seeds_that_both_have() -> None:
     assert paired({3: 5.0, 1: 2.0, 7: 1.0}, {1: 0.5, 3: 1.0, 8: 9.0}) == [1.5, 4.0]
     assert paired({1: 1.0}, {2: 1.0}) == []
+
+
+def test_a_clustered_interval_by_hand() -> None:
+    """Tasks x, y, z differ by 1, 2, 6 on average over two seeds: mean 3, s = √7."""
+    found = clustered(
+        [
+            {"x": (1 / 3, 0.0), "y": (1 / 3, 2.5), "z": (1 / 3, 8.0)},
+            {"x": (1 / 3, 2.0), "y": (1 / 3, 1.5), "z": (1 / 3, 4.0)},
+        ]
+    )
+    assert found is not None
+    assert found.n == 3
+    assert found.mean == pytest.approx(3.0)
+    assert found.half == pytest.approx(4.302653 * math.sqrt(7 / 3), rel=1e-6)
+    assert clustered([{"x": (1.0, 2.0)}, {"x": (1.0, 4.0)}]) == Interval(3.0, None, 1)
+    assert clustered([]) is None
+
+
+SEEDS = st.integers(1, 4)
+TASKS = st.lists(st.lists(st.floats(-100, 100), min_size=4, max_size=4), min_size=2, max_size=9)
+
+
+@given(SEEDS, TASKS)
+def test_of_equal_tasks_it_is_the_t_interval_of_their_means(
+    seeds: int, values: list[list[float]]
+) -> None:
+    share = 1 / len(values)
+    found = clustered(
+        [{f"t{k}": (share, of[seed]) for k, of in enumerate(values)} for seed in range(seeds)]
+    )
+    plain = interval([math.fsum(of[:seeds]) / seeds for of in values])
+    assert found is not None
+    assert plain is not None
+    assert plain.half is not None
+    assert found.mean == pytest.approx(plain.mean, abs=1e-9)
+    assert found.half == pytest.approx(plain.half, abs=1e-9)
+
+
+WEIGHED = st.dictionaries(
+    st.sampled_from("abcdef"),
+    st.tuples(st.integers(1, 9), st.floats(-100, 100)),
+    min_size=2,
+    max_size=6,
+)
+
+
+@given(st.lists(WEIGHED, min_size=1, max_size=4))
+def test_its_mean_is_that_by_seed_and_a_task_said_twice_adds_no_certainty(
+    drawn: list[dict[str, tuple[int, float]]],
+) -> None:
+    totals = [sum(w for w, _ in of.values()) for of in drawn]
+    seeds = [
+        {task: (w / total, x) for task, (w, x) in of.items()}
+        for of, total in zip(drawn, totals, strict=True)
+    ]
+    found = clustered(seeds)
+    by_seed = interval([sum(w * x for w, x in of.values()) for of in seeds])
+    assert found is not None
+    assert by_seed is not None
+    assert found.mean == pytest.approx(by_seed.mean, abs=1e-9)
+    again = clustered([*seeds, *seeds])
+    assert again is not None
+    assert again.mean == pytest.approx(found.mean)
+    assert again.half == pytest.approx(found.half)
 
 
 @pytest.mark.parametrize(

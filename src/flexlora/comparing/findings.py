@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -11,8 +11,16 @@ from flexlora.comparing.cells import Cell, finished
 from flexlora.comparing.comparison import read_comparison
 from flexlora.comparing.reading import tidy
 from flexlora.comparing.settings import CompareConfig
-from flexlora.comparing.statistics import Interval, P, holm, interval, paired, permutation_test
-from flexlora.comparing.table import VALIDATION, Tidy
+from flexlora.comparing.statistics import (
+    Interval,
+    P,
+    clustered,
+    holm,
+    interval,
+    paired,
+    permutation_test,
+)
+from flexlora.comparing.table import VALIDATION, Shares, Tidy
 from flexlora.report.runs import Measure
 from flexlora.runs.results import BASE, FULL, START
 
@@ -21,12 +29,15 @@ from flexlora.runs.results import BASE, FULL, START
 class Pair:
     """The reference less one arm, paired by seed: on the seeds that both have.
 
-    p: of the exact paired permutation test; corrected: the same after Holm, over all pairs but the
-    primary one, whose p stands as it is.
+    clustered: the same difference with its interval over clients, or unseen tasks; None where the
+    arms were not scored on the same ones, or the mean is not that of their values. p: of the exact
+    paired permutation test; corrected: the same after Holm, over all pairs but the primary one,
+    whose p stands as it is.
     """
 
     arm: str
     difference: Interval | None
+    clustered: Interval | None = None
     p: P | None = None
     corrected: float | None = None
 
@@ -112,10 +123,11 @@ class Findings:
     def pairs(self, part: str, state: str) -> dict[str, Pair]:
         """Arm → the reference against it. Tested only where it is what the config fixed."""
         found = self.values(part, state)
+        singles = self.tidy.by_client(part, state, self.measure.name)
         asked = self.settings
         tested = bool(asked.primary) and (part, state) == (asked.part, asked.state)
         made = {
-            arm: _pair(arm, found.get(self.reference, {}), found.get(arm, {}), tested=tested)
+            arm: _pair(arm, self.reference, found, singles, tested=tested)
             for arm in self.arms
             if arm != self.reference
         }
@@ -125,7 +137,7 @@ class Findings:
             if pair.p is not None and arm not in asked.primary
         }
         for arm, p in zip(rest, holm(list(rest.values())), strict=True):
-            made[arm] = Pair(arm, made[arm].difference, made[arm].p, p)
+            made[arm] = replace(made[arm], corrected=p)
         return made
 
 
@@ -136,8 +148,29 @@ def score(cell: Cell, settings: CompareConfig) -> float | None:
 
 
 def _pair(
-    arm: str, reference: Mapping[int, float], values: Mapping[int, float], *, tested: bool
+    arm: str,
+    reference: str,
+    values: Mapping[str, Mapping[int, float]],
+    singles: Mapping[str, Mapping[int, Shares]],
+    *,
+    tested: bool,
 ) -> Pair:
-    differences = paired(reference, values)
+    differences = paired(values.get(reference, {}), values.get(arm, {}))
     p = permutation_test(differences) if tested else None
-    return Pair(arm, interval(differences), p)
+    by_client = _by_client(singles.get(reference, {}), singles.get(arm, {}))
+    whole = len(by_client) == len(differences)
+    return Pair(arm, interval(differences), clustered(by_client) if whole else None, p)
+
+
+def _by_client(one: Mapping[int, Shares], other: Mapping[int, Shares]) -> list[Shares]:
+    """Of each seed on which both were scored on the same examples: one − other."""
+    found: list[Shares] = []
+    for seed in sorted(one.keys() & other.keys()):
+        if _held(one[seed]) == _held(other[seed]):
+            pairs = ((client, one[seed][client], other[seed][client]) for client in one[seed])
+            found.append({client: (a[0], a[1] - b[1]) for client, a, b in pairs})
+    return found
+
+
+def _held(shares: Shares) -> dict[str, float]:
+    return {client: share for client, (share, _) in shares.items()}

@@ -14,7 +14,7 @@ from flexlora.evaluation import MeanScore
 from flexlora.runs.records import RoundRecord
 from flexlora.runs.results import BASE, FULL, START
 from flexlora.runs.run_directory import Run
-from flexlora.runs.scored import FinalScores, read_scores
+from flexlora.runs.scored import FinalScores, SingleScore, read_scores
 from flexlora.runs.spectra import Layer, Spectrum, read_spectra
 
 
@@ -76,11 +76,15 @@ def _rows(cell: Cell, run: Run) -> Iterator[Row]:
                 yield from _values(replace(of, clients=name), mean)
             for name, mean in found.categories.items():
                 yield from _values(replace(of, category=name), mean)
+            for single in found.clients:
+                one = replace(of, client=single.client, category=single.category)
+                yield from _values(one, single)
 
 
 def _blank(cell: Cell) -> Row:
     rate = 0.0 if cell.config is None else cell.config.training.learning_rate
-    return Row(cell.arm, cell.seed, rate, 0, False, "", "", "", "", "", "", math.nan, 0, 0, 0)
+    nothing = ("",) * 6
+    return Row(cell.arm, cell.seed, rate, 0, False, *nothing, 0, "", math.nan, 0, 0, 0)
 
 
 def _costs(cell: Cell, records: Sequence[RoundRecord]) -> Iterator[Row]:
@@ -174,6 +178,6 @@ def _held(spectrum: Spectrum) -> list[Layer]:
     return [layer for layer in spectrum.layers.values() if layer.norm > 0]
 
 
-def _values(of: Row, mean: MeanScore) -> Iterator[Row]:
-    for metric, value in mean.values.items():
-        yield replace(of, metric=metric, value=value)
+def _values(of: Row, scored: MeanScore | SingleScore) -> Iterator[Row]:
+    for metric, value in scored.values.items():
+        yield replace(of, examples=scored.examples, metric=metric, value=value)

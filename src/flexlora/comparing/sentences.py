@@ -17,6 +17,8 @@ PART_WORDS = {
     "unseen": "unseen examples",
     "validation": "validation examples",
 }
+CLUSTERS = {"own": "client", "unseen": "task"}
+"""Part → whose examples are scored together."""
 
 
 def primary(findings: Findings) -> str:
@@ -38,7 +40,7 @@ def primary(findings: Findings) -> str:
     better = {True: " (higher is better)", False: " (lower is better)", None: ""}[measure.higher]
     return (
         f"{one} against {other}, {what}: {' against '.join(means)}{better}, difference "
-        f"{_difference(pair, measure.digits)}, p = {p_text(pair.p.value)} "
+        f"{_difference(pair, asked.part, measure.digits)}, p = {p_text(pair.p.value)} "
         f"({_test(pair.p)}), n = {count(len(common), 'seed')}"
         f"{_verdict(findings, pair.p, len(common))}."
     )
@@ -103,13 +105,21 @@ def p_text(p: float) -> str:
     return f"{p:.3g}"
 
 
-def _difference(pair: Pair, digits: int) -> str:
+def _difference(pair: Pair, part: str, digits: int) -> str:
     found = pair.difference
     assert found is not None
-    text = signed(found.mean, digits)
-    if found.low is None or found.high is None:
-        return f"{text} (of one seed: no interval)"
-    return f"{text} (95 % interval {signed(found.low, digits)} to {signed(found.high, digits)})"
+    told = "of one seed: no interval"
+    if (ends := _ends(found, digits)) is not None:
+        told = f"95 % interval {ends}"
+    if (ends := _ends(pair.clustered, digits)) is not None:
+        told += f"; clustered by {CLUSTERS[part]} {ends}"
+    return f"{signed(found.mean, digits)} ({told})"
+
+
+def _ends(found: Interval | None, digits: int) -> str | None:
+    if found is None or found.low is None or found.high is None:
+        return None
+    return f"{signed(found.low, digits)} to {signed(found.high, digits)}"
 
 
 def _test(p: P) -> str:

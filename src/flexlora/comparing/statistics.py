@@ -1,7 +1,8 @@
 """Means over seeds with their intervals, differences paired by seed, and what chance would do.
 
 Pure functions of finite numbers. A seed is the unit: its data, sampling and initial adapters are
-the same for all arms, so that arms are compared within it.
+the same for all arms, so that arms are compared within it. `clustered` alone takes the seeds as
+given, and the clients or tasks that were scored as the unit.
 """
 
 from __future__ import annotations
@@ -59,6 +60,34 @@ def interval(values: Sequence[float], level: float = 0.95) -> Interval | None:
 def paired(one: Mapping[int, float], other: Mapping[int, float]) -> list[float]:
     """one − other on the seeds that both have, in order of the seeds."""
     return [one[seed] - other[seed] for seed in sorted(one.keys() & other.keys())]
+
+
+def clustered(
+    differences: Sequence[Mapping[str, tuple[float, float]]], level: float = 0.95
+) -> Interval | None:
+    """The same difference as by seed, with the interval that other tasks would leave, not other
+    seeds: all seeds of a task are one cluster.
+
+    differences: of each seed, task → (its share of the examples, the difference on it); shares of a
+    seed add up to 1. The variance of the mean is G/(G − 1) · Σ over tasks of the square of their
+    summed, weighted residuals (Cameron & Miller 2015, CR1 of a mean), t has G − 1 degrees of
+    freedom; where every seed has the same tasks at equal shares, that is the t interval of the
+    tasks' means over seeds. n: G. None for no seeds.
+    """
+    if not differences:
+        return None
+    mean = fmean(math.fsum(w * x for w, x in of.values()) for of in differences)
+    residuals: dict[str, float] = {}
+    for of in differences:
+        for task, (share, value) in of.items():
+            residual = share * (value - mean) / len(differences)
+            residuals[task] = residuals.get(task, 0.0) + residual
+    n = len(residuals)
+    if n == 1:
+        return Interval(mean, None, 1)
+    squares = math.fsum(x * x for x in residuals.values())
+    half = t_quantile(0.5 + level / 2, n - 1) * math.sqrt(squares * n / (n - 1))
+    return Interval(mean, half, n)
 
 
 def permutation_test(differences: Sequence[float], seed: int = 0) -> P | None:

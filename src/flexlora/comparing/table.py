@@ -25,9 +25,10 @@ class Row:
     whole run, else those up to the round. part: whose examples ("own", "unseen", "validation"), or
     "training" for what describes the training itself (train_loss, cut, effective_rank, energy_k,
     truncation); state: "base", "start", "full", a client type, or "own rank"; clients: a type,
-    where only its clients' own examples count; value: NaN for a run that broke down; bytes: sent
-    up and down, to train and to evaluate; tokens: trained on; simulated: seconds on the clients'
-    devices, by their profiles, 0 where they have none.
+    where only its clients' own examples count; client: the one client, or unseen task, whose
+    examples alone count; examples: scored, 0 where that is not told; value: NaN for a run that
+    broke down; bytes: sent up and down, to train and to evaluate; tokens: trained on; simulated:
+    seconds on the clients' devices, by their profiles, 0 where they have none.
     """
 
     arm: str
@@ -40,6 +41,8 @@ class Row:
     ranks: str
     clients: str
     category: str
+    client: str
+    examples: int
     metric: str
     value: float
     bytes_up: int
@@ -52,6 +55,7 @@ class Row:
         return self.bytes_up + self.bytes_down
 
 
+Shares = Mapping[str, tuple[float, float]]  # Client → its share of the examples, its value.
 COLUMNS = tuple(field.name for field in fields(Row))
 
 
@@ -81,13 +85,37 @@ class Tidy:
         """
         found: dict[str, dict[int, float]] = {}
         for row in self._outcomes.get((part, metric, clients, category), ()):
-            if row.ranks == KEPT and state not in (FULL, clients):
-                continue
-            handed = FULL if row.arm in self._alike and state != BASE else state
-            alike = part == VALIDATION or handed == row.state or row.arm in self._bare
-            if alike and math.isfinite(row.value):
+            if self._stands_for(row, state, clients) and math.isfinite(row.value):
                 found.setdefault(row.arm, {})[row.seed] = row.value
         return found
+
+    def by_client(self, part: str, state: str, metric: str) -> dict[str, dict[int, Shares]]:
+        """Arm → seed → client or unseen task → its share of the examples, and its value.
+
+        Shares add up to 1. Left out are cells where not all values are finite, and those whose
+        `finals` are not the mean of these values: a metric that is pooled, summed or finished.
+        """
+        rows: dict[tuple[str, int], list[Row]] = {}
+        for row in self._singles.get((part, metric), ()):
+            if self._stands_for(row, state):
+                rows.setdefault((row.arm, row.seed), []).append(row)
+        means = self.finals(part, state, metric)
+        found: dict[str, dict[int, Shares]] = {}
+        for (arm, seed), scored in rows.items():
+            total = sum(row.examples for row in scored)
+            shares = {row.client: (row.examples / total, row.value) for row in scored}
+            mean = math.fsum(share * value for share, value in shares.values())
+            shown = means.get(arm, {}).get(seed, math.nan)
+            if len(shares) == len(scored) and math.isclose(mean, shown, rel_tol=1e-6, abs_tol=1e-9):
+                found.setdefault(arm, {})[seed] = shares
+        return found
+
+    def _stands_for(self, row: Row, state: str, clients: str = "") -> bool:
+        """Whether what this row scored is what this state is of its arm."""
+        if row.ranks == KEPT and state not in (FULL, clients):
+            return False
+        handed = FULL if row.arm in self._alike and state != BASE else state
+        return row.part == VALIDATION or handed == row.state or row.arm in self._bare
 
     @cached_property
     def rates(self) -> dict[str, float]:
@@ -98,9 +126,17 @@ class Tidy:
     def _outcomes(self) -> dict[tuple[str, str, str, str], list[Row]]:
         found: dict[tuple[str, str, str, str], list[Row]] = {}
         for row in self.rows:
-            if row.final:
+            if row.final and not row.client:
                 key = (row.part, row.metric, row.clients, row.category)
                 found.setdefault(key, []).append(row)
+        return found
+
+    @cached_property
+    def _singles(self) -> dict[tuple[str, str], list[Row]]:
+        found: dict[tuple[str, str], list[Row]] = {}
+        for row in self.rows:
+            if row.client:
+                found.setdefault((row.part, row.metric), []).append(row)
         return found
 
     @cached_property

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from flexlora.comparing.findings import Findings, Pair
-from flexlora.comparing.sentences import PART_WORDS, p_text, spread, spread_of
+from flexlora.comparing.sentences import CLUSTERS, PART_WORDS, p_text, spread, spread_of
+from flexlora.comparing.statistics import Interval
 from flexlora.report.blocks import Mark, Table, signed
 from flexlora.runs.results import FULL, STATE_WORDS
 
@@ -23,18 +24,26 @@ def scores(findings: Findings, part: str) -> Iterator[Table]:
     compared = asked.state if asked.state in found else FULL
     pairs = findings.pairs(part, compared)
     tested = any(pair.p is not None for pair in pairs.values())
+    grouped = any(pair.clustered is not None for pair in pairs.values())
     rows = []
     for arm in findings.arms:
         cells = [spread(found[state].get(arm, {}).values(), measure.digits) for state in states]
         n = len(found[compared].get(arm, {}))
-        row = [arm, _rate(findings, arm), n, *cells, _difference(pairs.get(arm), measure.digits)]
-        rows.append([*row, *([_p(pairs.get(arm))] if tested else [])])
+        pair = pairs.get(arm)
+        row = [arm, _rate(findings, arm), n, *cells]
+        row.append(None if pair is None else _difference(pair.difference, measure.digits))
+        if grouped:
+            row.append(None if pair is None else _difference(pair.clustered, measure.digits))
+        rows.append([*row, *([_p(pair)] if tested else [])])
     titles = [STATE_WORDS[FULL], *(type_title(findings, name) for name in findings.types)]
     columns = ["arm", "learning rate", "seeds", *titles[: len(states)]]
     columns.append(f"{findings.reference} less the arm")
     caption = f"{measure.heading} on {PART_WORDS[part]}: mean ± half of the 95 % t interval"
     if compared != FULL:
         caption += f"; seeds and differences are of {compared}"
+    if grouped:
+        columns.append(f"the same, clustered by {CLUSTERS[part]}")
+        caption += f"; clustered: the interval over {CLUSTERS[part]}s, at these seeds"
     if tested:
         columns.append("p")
         caption += "; p: paired permutation test, all but the primary corrected after Holm"
@@ -88,10 +97,8 @@ def _rate(findings: Findings, arm: str) -> Mark | None:
     return None if rate is None else Mark(rate, f"{rate:g}")
 
 
-def _difference(pair: Pair | None, digits: int) -> Mark | None:
-    if pair is None or pair.difference is None:
-        return None
-    return spread_of(pair.difference, digits, signed)
+def _difference(found: Interval | None, digits: int) -> Mark | None:
+    return None if found is None else spread_of(found, digits, signed)
 
 
 def _p(pair: Pair | None) -> Mark | None:

@@ -10,14 +10,32 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from flexlora.evaluation import MeanScore
-from flexlora.formats.json_fields import table, tables, text
+from flexlora.evaluation.aggregate import values_of
+from flexlora.formats.json_fields import table, tables, text, whole
 from flexlora.runs.fields import natural
 from flexlora.runs.run_directory import Run
 
 
 @dataclass(frozen=True)
+class SingleScore:
+    """One client, or one unseen task: its metrics as they are shown."""
+
+    client: str
+    category: str
+    examples: int
+    values: Mapping[str, float]
+
+    @staticmethod
+    def from_json(record: Mapping[str, Any]) -> SingleScore:
+        """Raises ValueError naming the entry that is missing or wrong."""
+        client, category = text(record, "client"), text(record, "category")
+        return SingleScore(client, category, whole(record, "examples"), values_of(record))
+
+
+@dataclass(frozen=True)
 class PartScores:
-    """One state on one part: over all clients, over those of each type, within each category.
+    """One state on one part: over all clients, over those of each type, within each category, and
+    of each client alone.
 
     types: of the clients' own parts alone.
     """
@@ -25,6 +43,7 @@ class PartScores:
     mean: MeanScore
     categories: Mapping[str, MeanScore] = field(default_factory=dict)
     types: Mapping[str, MeanScore] = field(default_factory=dict)
+    clients: tuple[SingleScore, ...] = ()
 
     @staticmethod
     def from_json(record: Mapping[str, Any]) -> PartScores:
@@ -33,6 +52,7 @@ class PartScores:
             MeanScore.from_json(table(record, "mean")),
             _means(record, "categories"),
             _means(record, "types"),
+            tuple(map(SingleScore.from_json, tables(record, "clients"))),
         )
 
 
