@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from comparing.made_up import by_task, findings, row, tidy
+from flexlora.comparing.section import section
 from flexlora.comparing.sentences import primary, standing
 from flexlora.comparing.tables import owners, scores
 from flexlora.report.blocks import Table
@@ -211,6 +212,19 @@ def test_a_metric_in_a_file_goes_by_the_name_that_the_runs_noted() -> None:
     made = findings(rows, metric="my/metrics.py:Words", of=noted)
     assert made.measure.heading == "words ↓"
     assert made.values("own", "full") == {"a": {0: 1.0}, "b": {0: 3.0}}
+
+
+def test_the_compared_part_stands_by_every_other_metric_and_none_of_that_is_tested() -> None:
+    bits = of({"a": [9.0] * 4, "b": [7.0] * 4}, metric="bits")
+    made = findings([*of(LOSSES), *bits, *of(LOSSES, part="unseen", metric="words")], **FOUR)
+    tables = [block for block in section(made).blocks if isinstance(block, Table)]
+    assert [t.caption.split(":")[0] for t in tables if "seeds" in t.columns] == [
+        "loss ↓ on the clients' own test examples",
+        "bits ↑ on the clients' own test examples",
+    ]
+    assert columns(tables[1])["b"]["a less the arm"] == "+2 ± 0"
+    assert "p" in tables[0].columns
+    assert "p" not in tables[1].columns
 
 
 @pytest.mark.parametrize("part", ["own", "unseen", "validation"])

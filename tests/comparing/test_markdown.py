@@ -162,8 +162,10 @@ def test_every_number_follows_from_the_csv(text: str, lines: Lines) -> None:
     of = {arm: values[arm, *compared] for arm in ("flexlora", "fedit", "mine, |a| *b*")}
     of["base"] = values["base", "own", "base", "", "", "loss", ""]
     known |= spread(of[REFERENCE][s] - of["base"][s] for s in of["base"])
-    base = values["base", "unseen", "base", "", "", "loss", ""]
-    known |= spread(values[REFERENCE, "unseen", *compared[1:]][s] - base[s] for s in base)
+    for part, metric in (("unseen", "loss"), ("own", "token_loss")):
+        base = values["base", part, "base", "", "", metric, ""]
+        whole = values[REFERENCE, part, "full", "", "", metric, ""]
+        known |= spread(whole[seed] - base[seed] for seed in base)
     others = [("fedit", "full"), ("mine, |a| *b*", "full"), ("base", "base")]
     for part, other in product(("own", "unseen"), others):
         known |= clustered(lines, part, (REFERENCE, "full"), other)

@@ -45,13 +45,15 @@ class Pair:
 @dataclass(frozen=True)
 class Findings:
     """name: of the comparison; arms: all of its config, in order, those without a cell too;
-    controls: those that bound the others and are not what is asked about."""
+    controls: those that bound the others and are not what is asked about; metric: by which all is
+    told, "" for the one that the config compares."""
 
     name: str
     settings: CompareConfig
     arms: tuple[str, ...]
     controls: frozenset[str]
     tidy: Tidy
+    metric: str = ""
 
     @staticmethod
     def of(out: Path) -> Findings:
@@ -67,9 +69,15 @@ class Findings:
 
     @cached_property
     def measure(self) -> Measure:
-        """The metric that is compared. One in a file goes by the name that its runs noted."""
-        asked = self.settings.metric
+        """Of the metric. One in a file goes by the name that its runs noted."""
+        asked = self.metric or self.settings.metric
         return Measure.of(self.tidy.names.get(asked, asked.rpartition(":")[2]), self.tidy.higher)
+
+    def others(self) -> list[Findings]:
+        """The same by each other metric that the compared part was scored by."""
+        part, own = self.settings.part, self.measure.name
+        found = dict.fromkeys(r.metric for r in self.tidy.rows if r.final and r.part == part)
+        return [replace(self, metric=metric) for metric in found if metric != own]
 
     @property
     def reference(self) -> str:
@@ -112,7 +120,7 @@ class Findings:
     def values(
         self, part: str, state: str, *, clients: str = "", category: str = ""
     ) -> dict[str, dict[int, float]]:
-        """Arm → seed → the compared metric. See `Tidy.finals`."""
+        """Arm → seed → the metric. See `Tidy.finals`."""
         metric = self.measure.name
         return self.tidy.finals(part, state, metric, clients=clients, category=category)
 
@@ -125,7 +133,8 @@ class Findings:
         found = self.values(part, state)
         singles = self.tidy.by_client(part, state, self.measure.name)
         asked = self.settings
-        tested = bool(asked.primary) and (part, state) == (asked.part, asked.state)
+        fixed = not self.metric and (part, state) == (asked.part, asked.state)
+        tested = bool(asked.primary) and fixed
         made = {
             arm: _pair(arm, self.reference, found, singles, tested=tested)
             for arm in self.arms

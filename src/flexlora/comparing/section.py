@@ -10,11 +10,14 @@ from flexlora.report.blocks import Block, Note, Section
 
 
 def section(findings: Findings) -> Section:
-    """The primary sentence first, then what is missing, then the tables."""
+    """The primary sentence first, then what is missing, then the tables: scores by what is compared
+    first, then the compared part by other metrics."""
     blocks: list[Block] = [Note(primary(findings))]
     blocks += [Note(text, warning=True) for text in standing(findings)]
     for part in findings.parts:
         blocks += scores(findings, part)
+    for other in findings.others():
+        blocks += scores(other, findings.settings.part)
     blocks += owners(findings)
     blocks += views(findings)
     for part in findings.parts:
