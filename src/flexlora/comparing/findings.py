@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -21,6 +21,7 @@ from flexlora.comparing.statistics import (
     permutation_test,
 )
 from flexlora.comparing.table import VALIDATION, Shares, Tidy
+from flexlora.comparing.unlike import Unlike, unlike
 from flexlora.report.runs import Measure
 from flexlora.runs.results import BASE, FULL, START
 
@@ -46,7 +47,7 @@ class Pair:
 class Findings:
     """name: of the comparison; arms: all of its config, in order, those without a cell too;
     controls: those that bound the others and are not what is asked about; metric: by which all is
-    told, "" for the one that the config compares."""
+    told, "" for the one that the config compares; unlike: see `unlike`."""
 
     name: str
     settings: CompareConfig
@@ -54,6 +55,7 @@ class Findings:
     controls: frozenset[str]
     tidy: Tidy
     metric: str = ""
+    unlike: Unlike = field(default_factory=dict)
 
     @staticmethod
     def of(out: Path) -> Findings:
@@ -64,8 +66,10 @@ class Findings:
         comparison = read_comparison(out)
         arms = tuple(arm.name for arm in comparison.arms)
         controls = frozenset(arm.name for arm in comparison.arms if arm.control is not None)
-        name = out.resolve().name
-        return Findings(name, comparison.settings, arms, controls, tidy(finished(out)))
+        name, cells = out.resolve().name, finished(out)
+        return Findings(
+            name, comparison.settings, arms, controls, tidy(cells), unlike=unlike(cells)
+        )
 
     @cached_property
     def measure(self) -> Measure:

@@ -59,6 +59,15 @@ def standing(findings: Findings) -> list[str]:
             "Each mean is over the seeds that its arm has, each difference over those that both "
             f"arms have{', and no p is to be read yet' if findings.settings.primary else ''}."
         )
+    if findings.unlike:
+        differing = "; ".join(
+            f"{key} {', '.join(f'{value} ({n})' for value, n in values.items())}"
+            for key, values in findings.unlike.items()
+        )
+        told.append(
+            f"Not all cells were played alike (how many): {differing}. Within a seed a difference "
+            "may be of these, and not of the arms."
+        )
     if findings.broken:
         what = f"{findings.measure.label} on {PART_WORDS[findings.settings.part]}"
         told.append(

@@ -11,11 +11,16 @@ from typing import Any
 
 import torch
 
+from flexlora.models.widened import lacks_bfloat16
 from flexlora.runs.files import Record
 
 
 def environment() -> Record:
-    """Versions and machine, so that numbers can be made again. Nothing that names a person."""
+    """Versions and machine, so that numbers can be made again. Nothing that names a person.
+
+    cpu_capability: the instructions that torch takes ("AVX2"): processors of one name differ in
+    them. widens_bfloat16: whether products of bfloat16 weights are made in float32 here.
+    """
     affinity = getattr(os, "sched_getaffinity", None)
     return {
         "python": platform.python_version(),
@@ -26,6 +31,8 @@ def environment() -> Record:
         "platform": platform.platform(),
         "machine": platform.machine(),
         "cpu": _cpu(),
+        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+        "widens_bfloat16": lacks_bfloat16(),
         "cpu_count": len(affinity(0)) if affinity else os.cpu_count(),
         "threads": torch.get_num_threads(),
         "omp_wait_policy": os.environ.get("OMP_WAIT_POLICY"),
