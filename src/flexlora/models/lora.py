@@ -14,7 +14,7 @@ from flexlora.models.branch import Branch, Plain, Work
 from flexlora.models.carried import Carried
 from flexlora.models.dropping import kept
 from flexlora.models.linear_like import is_matrix, linear_shape
-from flexlora.models.standing import Form, form_of, summed
+from flexlora.models.standing import Form, Standing, factors_of, form_of, summed
 from flexlora.models.widened import back, lacks_instructions, product
 
 # Rows that are widened to float32 at a time, where there is no way back: what a CPU's caches hold.
@@ -48,11 +48,8 @@ class LoRALinear(nn.Module):
         self.index = index
         self.m, self.n = shape
         self._carried: Carried | None = None
-        self._delta: LowRank | None = None
-        self._form: Form = "merged"
-        self._branch: tuple[Tensor, Tensor] | None = None
-        self._dense: Tensor | None = None
-        self._pristine: Tensor | None = None
+        self._standing: Standing | None = None
+        self._pristine: Tensor | None = None  # W₀, where the weight has Δ in it.
 
     @property
     def weight(self) -> Tensor:
@@ -72,7 +69,7 @@ class LoRALinear(nn.Module):
     @property
     def delta(self) -> LowRank | None:
         """What it stands on beside W₀."""
-        return self._delta
+        return None if self._standing is None else self._standing.delta
 
     @property
     def in_features(self) -> int:
@@ -105,27 +102,23 @@ class LoRALinear(nn.Module):
         if delta is not None:
             self.require_fit(delta)
             form = form or form_of(self.base, delta)
-        if delta is self._delta and (delta is None or form == self._form):
+        if delta is self.delta and (delta is None or form == self._form):
             return
         weight = self.weight
         pristine = weight.data if self._pristine is None else self._pristine
-        whole, branch = None, None
-        # All that can run out of memory comes before the first change.
-        if delta is not None and form == "branch":
-            branch = self._factors(delta)
-        elif delta is not None:
-            whole = summed(self.base, pristine, delta, self.dtype)
-        merged = whole if form == "merged" else None
-        weight.data = pristine if merged is None else merged.to(weight.dtype)
-        self._delta, self._form, self._branch = delta, form or "merged", branch
-        self._dense = whole if form == "dense" else None
-        self._pristine = None if merged is None else pristine
+        made, merged = None, None
+        if delta is not None and form is not None:
+            # All that can run out of memory comes before the first change.
+            made = Standing.on(self.base, pristine, delta, form, self.dtype)
+            if form == "merged":
+                merged = summed(self.base, pristine, delta, self.dtype).to(weight.dtype)
+        weight.data = pristine if merged is None else merged
+        self._standing, self._pristine = made, None if merged is None else pristine
 
-    def _factors(self, delta: LowRank) -> tuple[Tensor, Tensor]:
-        """(right, left) of Δ, as a branch has them."""
-        device = self.weight.device
-        right, left = (x.detach().to(device, self.dtype) for x in (delta.right, delta.left))
-        return right, left
+    @property
+    def _form(self) -> Form:
+        """Without any Δ the weight has all of it."""
+        return "merged" if self._standing is None else self._standing.form
 
     def carry(self, carried: Carried | None) -> None:
         """Add these clients' branches to their rows; None: base + Δ alone."""
@@ -190,8 +183,9 @@ class LoRALinear(nn.Module):
         if base._forward_hooks or base._forward_pre_hooks or not is_matrix(base):
             return None
         weight, bias, wide = self.weight, self.bias, lacks_instructions(self.weight)
-        if self._dense is not None:
-            weight, bias, wide = self._dense, None if bias is None else bias.to(self.dtype), True
+        held = self._standing
+        if held is not None and held.matrix is not None:
+            weight, bias, wide = held.matrix, None if bias is None else bias.to(self.dtype), True
         weight = weight if isinstance(base, nn.Linear) else weight.T
         return Plain(partial(product, weight=weight, bias=bias), partial(back, weight=weight), wide)
 
@@ -200,9 +194,10 @@ class LoRALinear(nn.Module):
 
         So is a dense one where the base cannot be passed over.
         """
-        if self._form == "dense" and plain is None and self._delta is not None:
-            return self._factors(self._delta)
-        return self._branch
+        held = self._standing
+        if held is not None and held.form == "dense" and plain is None:
+            return factors_of(held.delta, self.weight.device, self.dtype)
+        return None if held is None else held.factors
 
     def _mask(self, carried: Carried, like: Tensor) -> Tensor:
         """Inverted dropout: 0 or 1 / keep, client k's rows from its own seed.

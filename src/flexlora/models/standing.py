@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -34,6 +35,36 @@ def form_of(base: nn.Module, delta: LowRank) -> Form:
         return "branch"
     many = m * n / 2 if lacks_instructions(weight) else m * n
     return "dense" if delta.width * (m + n) >= many else "branch"
+
+
+@dataclass(frozen=True)
+class Standing:
+    """On what a layer stands beside its weight, which has Δ in it where the form is merged.
+
+    factors: (right, left) of Δ, where that is a branch; matrix: W₀ + Δ, where that is dense; both
+    in the dtype of adapters.
+    """
+
+    delta: LowRank
+    form: Form
+    factors: tuple[Tensor, Tensor] | None = None
+    matrix: Tensor | None = None
+
+    @staticmethod
+    def on(
+        base: nn.Module, pristine: Tensor, delta: LowRank, form: Form, dtype: torch.dtype
+    ) -> Standing:
+        """pristine: the weight without any Δ; dtype: that of adapters."""
+        if form == "branch":
+            return Standing(delta, form, factors=factors_of(delta, pristine.device, dtype))
+        matrix = summed(base, pristine, delta, dtype) if form == "dense" else None
+        return Standing(delta, form, matrix=matrix)
+
+
+def factors_of(delta: LowRank, device: torch.device, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """(right, left), as a branch has them."""
+    right, left = (x.detach().to(device, dtype) for x in (delta.right, delta.left))
+    return right, left
 
 
 def summed(base: nn.Module, weight: Tensor, delta: LowRank, dtype: torch.dtype) -> Tensor:
