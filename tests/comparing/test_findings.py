@@ -103,6 +103,14 @@ def test_only_what_the_config_fixed_is_tested() -> None:
     assert free.pairs("own", "full")["b"].p is None
 
 
+def test_without_a_primary_one_all_are_held_against_the_first_that_is_no_control() -> None:
+    made = findings(of(LOSSES), controls=["a"])
+    assert made.reference == "b"
+    assert made.pairs("own", "full").keys() == {"a", "c"}
+    assert findings(of(LOSSES), controls=["a"], **FOUR).reference == "a"
+    assert findings(of(LOSSES), controls=list(LOSSES)).reference == "a"
+
+
 TASKS = {"a": {"x": [1.0, 2.0], "y": [4.0, 5.0]}, "b": {"x": [1.5, 2.5], "y": [6.0, 8.0]}}
 
 

@@ -85,8 +85,10 @@ class Findings:
 
     @property
     def reference(self) -> str:
-        """The arm that all others are held against: the first of the primary comparison."""
-        return (self.settings.primary or self.arms)[0]
+        """The arm that all others are held against: the first of the primary comparison, else the
+        first that is no control."""
+        asked = [arm for arm in self.arms if arm not in self.controls]
+        return (self.settings.primary or asked or self.arms)[0]
 
     @cached_property
     def seeds(self) -> dict[str, set[int]]:
