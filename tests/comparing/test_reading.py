@@ -200,6 +200,9 @@ def test_what_a_rank_cannot_hold_is_told_of_spectra_that_are_longer_than_what_is
     longer = Layer(values, 30.0, 40, math.sqrt(4.0 + 39.0))
     assert _beyond(longer, 1) == pytest.approx(math.sqrt(39.0))
     assert _beyond(longer, 32) == pytest.approx(math.sqrt(8.0))
+    assert _beyond(longer, 33) is None
+    assert _beyond(longer, 39) is None
+    assert _beyond(longer, 40) == _beyond(longer, 64) == 0.0
     assert _beyond(Layer((3.0, 1.0), 1.5, 2, math.sqrt(10.0)), 1) == 1.0
     assert _beyond(Layer((3.0, 1.0), 1.5, 2, math.sqrt(10.0)), 8) == 0.0
 

@@ -161,16 +161,21 @@ def _truncated(of: Row, spectrum: Spectrum, name: str, ranks: str) -> Iterator[R
     """What a type's rank cannot hold of ΔW: ‖ΔW − its best truncation‖ / ‖ΔW‖, the median over the
     layers that learned anything."""
     rank = int(ranks)
-    shares = [_beyond(layer, rank) / layer.norm for layer in _held(spectrum)]
-    if shares:
+    held = _held(spectrum)
+    beyond = [x for layer in held if (x := _beyond(layer, rank)) is not None]
+    if held and len(beyond) == len(held):
+        shares = [x / layer.norm for x, layer in zip(beyond, held, strict=True)]
         of = replace(of, part=TRAINING, state=name, ranks=ranks)
         yield replace(of, metric="truncation", value=median(shares))
 
 
-def _beyond(layer: Layer, rank: int) -> float:
-    """‖·‖_F of the singular values after the first so many; the smallest of many are not kept."""
+def _beyond(layer: Layer, rank: int) -> float | None:
+    """‖·‖_F of the singular values after the first so many. The smallest of many are not kept: None
+    where it is of some of these alone."""
     if layer.rank <= len(layer.values):
         return math.hypot(*layer.values[rank:])
+    if rank > len(layer.values):
+        return 0.0 if rank >= layer.rank else None
     return math.sqrt(max(0.0, layer.norm**2 - math.hypot(*layer.values[:rank]) ** 2))
 
 
