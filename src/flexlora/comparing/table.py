@@ -102,7 +102,7 @@ class Tidy:
         means = self.finals(part, state, metric)
         found: dict[str, dict[int, Shares]] = {}
         for (arm, seed), scored in rows.items():
-            total = sum(row.examples for row in scored)
+            total = max(1, sum(row.examples for row in scored))
             shares = {row.client: (row.examples / total, row.value) for row in scored}
             mean = math.fsum(share * value for share, value in shares.values())
             shown = means.get(arm, {}).get(seed, math.nan)
