@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 
-from comparing.made_up import findings, row
 from flexlora.comparing.cells import finished
 from flexlora.comparing.findings import Findings
 from flexlora.comparing.sentences import standing
@@ -53,8 +52,3 @@ def test_an_environment_that_cannot_be_read_names_its_file(compared: Path, tmp_p
     reseal(out / "cells/fedit/2")
     with pytest.raises(RunError, match=r"fedit/2/environment\.json"):
         unlike(finished(out))
-
-
-def test_findings_that_are_alike_say_nothing() -> None:
-    rows = [row("a", 0, 1.0), row("a", 1, 1.0), row("b", 0, 2.0), row("b", 1, 2.0)]
-    assert standing(findings(rows)) == []

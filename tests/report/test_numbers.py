@@ -16,8 +16,9 @@ from flexlora.report.outcome import outcome
 from flexlora.report.partition import partition
 from flexlora.report.ranks import ranks
 from flexlora.report.rounds import costs, progress
-from flexlora.report.runs import ClientRow, Holder, Partition, ReportRun, Scored, State
+from flexlora.report.runs import Holder, Partition, ReportRun, Scored, State
 from flexlora.runs.events import Failed
+from flexlora.runs.scored import SingleScore
 from small import round_record
 
 B = TypeVar("B", bound=Block)
@@ -33,7 +34,7 @@ def scored(losses: dict[str, float]) -> Scored:
         examples=12,
         mean={"loss": sum(losses.values()) / 3},
         categories={"sums": {"loss": sums}, "poems": {"loss": losses["ann"]}},
-        rows=tuple(ClientRow(k, CLIENTS[k], 4, {"loss": x}) for k, x in losses.items()),
+        rows=tuple(SingleScore(k, CLIENTS[k], 4, {"loss": x}) for k, x in losses.items()),
         predictions=(),
     )
 

@@ -18,7 +18,6 @@ from flexlora.formats.json_fields import counts, number, numbers, table, tables,
 from flexlora.report.runs import (
     SCOPES,
     Class,
-    ClientRow,
     Holder,
     Partition,
     Prediction,
@@ -29,6 +28,7 @@ from flexlora.report.runs import (
 from flexlora.runs.events import Event, Failed, Replied, Rested
 from flexlora.runs.overview import largest_pass
 from flexlora.runs.run_directory import Run
+from flexlora.runs.scored import SingleScore
 from flexlora.runs.spectra import read_spectra
 
 Record = Mapping[str, Any]
@@ -193,7 +193,7 @@ def _scored(record: Record) -> Scored:
         mean=_values(mean),
         categories={name: _values(table(categories, name)) for name in categories},
         rows=tuple(
-            ClientRow(
+            SingleScore(
                 text(row, "client"),
                 _text_if_there(row, "category"),
                 whole(row, "examples"),

@@ -12,6 +12,7 @@ from flexlora.evaluation.metrics import METRICS
 from flexlora.runs.events import Failed, Rested
 from flexlora.runs.files import Record
 from flexlora.runs.records import RoundRecord
+from flexlora.runs.scored import SingleScore
 from flexlora.runs.spectra import Spectrum
 
 SCOPES = ("unseen", "own")
@@ -51,16 +52,6 @@ class Measure:
 
 
 @dataclass(frozen=True)
-class ClientRow:
-    """One client's scores."""
-
-    client: str
-    category: str
-    examples: int
-    values: Mapping[str, float]
-
-
-@dataclass(frozen=True)
 class Prediction:
     """One kept answer, the reference it was scored against, and its own values of metrics."""
 
@@ -79,7 +70,7 @@ class Scored:
     examples: int
     mean: Mapping[str, float]
     categories: Mapping[str, Mapping[str, float]]
-    rows: tuple[ClientRow, ...]
+    rows: tuple[SingleScore, ...]
     predictions: tuple[Prediction, ...]
 
 
