@@ -194,6 +194,8 @@ def test_its_tables_are_whole_and_the_primary_sentence_is_first(text: str) -> No
     paragraphs = text.split("\n\n")
     assert paragraphs[0] == "# Comparison out"
     assert paragraphs[1].startswith("flexlora against fedit, loss on the clients' own test ")
+    told = "(for trying things out: it knows a few hundred English words)."
+    assert paragraphs[2] == f"Base model: tiny in float32 {told}"
     tables = [x.splitlines() for x in paragraphs if x.startswith("| ")]
     assert len(tables) >= 7
     for table in tables:

