@@ -11,7 +11,7 @@ import pytest
 from comparing.made_up import by_task, findings, row, tidy
 from flexlora.comparing.section import section
 from flexlora.comparing.sentences import primary, standing
-from flexlora.comparing.tables import owners, scores
+from flexlora.comparing.tables import differences, owners, scores
 from flexlora.report.blocks import Table
 
 LOSSES = {"a": [1.0, 1.2, 1.1, 1.3], "b": [1.5, 1.6, 1.7, 1.4], "c": [1.0, 1.3, 1.0, 1.2]}
@@ -130,6 +130,21 @@ def test_a_difference_has_an_interval_over_tasks_beside_the_one_over_seeds() -> 
     assert "(95 % interval −4.677 to +1.677; clustered by task −14.206 to +11.206)" in primary(made)
 
 
+def test_every_arm_is_held_against_every_other() -> None:
+    """c − b and b − a, on x and y in two seeds, by hand; of two arms the first table says all."""
+    made = findings(by_tasks(c={"x": [1.0, 2.5], "y": [6.5, 8.0]}), part="unseen")
+    (table,) = differences(made, "unseen")
+    assert table.caption.endswith(
+        "the row's arm less the column's; in brackets half of the interval clustered by task"
+    )
+    assert columns(table) == {
+        "b": {"less": "b", "a": "+1.500 ± 3.177 (± 12.706)", "b": "–"},
+        "c": {"less": "c", "a": "+1.500 ± 3.177 (± 15.883)", "b": "±0.000 ± 0.000 (± 3.177)"},
+    }
+    assert list(differences(findings(by_tasks(), part="unseen"), "unseen")) == []
+    assert list(differences(made, "own")) == []
+
+
 @pytest.mark.parametrize(
     "other",
     [
@@ -225,8 +240,8 @@ def test_a_metric_in_a_file_goes_by_the_name_that_the_runs_noted() -> None:
 def test_the_compared_part_stands_by_every_other_metric_and_none_of_that_is_tested() -> None:
     bits = of({"a": [9.0] * 4, "b": [7.0] * 4}, metric="bits")
     made = findings([*of(LOSSES), *bits, *of(LOSSES, part="unseen", metric="words")], **FOUR)
-    tables = [block for block in section(made).blocks if isinstance(block, Table)]
-    assert [t.caption.split(":")[0] for t in tables if "seeds" in t.columns] == [
+    tables = [x for x in section(made).blocks if isinstance(x, Table) and "seeds" in x.columns]
+    assert [table.caption.split(":")[0] for table in tables] == [
         "loss ↓ on the clients' own test examples",
         "bits ↑ on the clients' own test examples",
     ]

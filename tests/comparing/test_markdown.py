@@ -8,7 +8,7 @@ import shutil
 import statistics
 from collections import defaultdict
 from collections.abc import Iterable
-from itertools import product
+from itertools import combinations, product
 from math import sqrt
 from pathlib import Path
 
@@ -169,6 +169,12 @@ def test_every_number_follows_from_the_csv(text: str, lines: Lines) -> None:
     others = [("fedit", "full"), ("mine, |a| *b*", "full"), ("base", "base")]
     for part, other in product(("own", "unseen"), others):
         known |= clustered(lines, part, (REFERENCE, "full"), other)
+    states = {arm: "base" if arm == "base" else "full" for arm in of}
+    for one, other in combinations(states.items(), 2):
+        known |= clustered(lines, "own", one, other)
+        for metric in ("loss", "token_loss"):
+            left, right = (values[a, "own", at, "", "", metric, ""] for a, at in (one, other))
+            known |= spread(left[seed] - right[seed] for seed in left)
     ps = {a: p_of([of[REFERENCE][s] - x[s] for s in x]) for a, x in of.items() if a != REFERENCE}
     low, high = sorted((ps["base"], ps["mine, |a| *b*"]))
     corrected = [min(1.0, 2 * low), max(min(1.0, 2 * low), high)]

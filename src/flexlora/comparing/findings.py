@@ -164,6 +164,16 @@ class Findings:
             made[arm] = replace(made[arm], corrected=p)
         return made
 
+    def all_pairs(self, part: str, state: str) -> dict[tuple[str, str], Pair]:
+        """(One arm, an arm before it) → the first less the second. Nothing is tested."""
+        found = self.values(part, state)
+        singles = self.tidy.by_client(part, state, self.measure.name)
+        return {
+            (one, other): _pair(other, one, found, singles, tested=False)
+            for i, one in enumerate(self.arms)
+            for other in self.arms[:i]
+        }
+
 
 def score(cell: Cell, settings: CompareConfig) -> float | None:
     """What is compared, of one cell; None where it has no finite value of it."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from flexlora.comparing.budgets import diagnostics, views
 from flexlora.comparing.findings import Findings
 from flexlora.comparing.sentences import primary, standing
-from flexlora.comparing.tables import categories, owners, scores
+from flexlora.comparing.tables import categories, differences, owners, scores
 from flexlora.report.blocks import Block, Note, Section
 from flexlora.report.common import base_models
 
@@ -17,8 +17,10 @@ def section(findings: Findings) -> Section:
     blocks += [Note(text, warning=True) for text in standing(findings)]
     for part in findings.parts:
         blocks += scores(findings, part)
+    blocks += differences(findings, findings.settings.part)
     for other in findings.others():
         blocks += scores(other, findings.settings.part)
+        blocks += differences(other, findings.settings.part)
     blocks += owners(findings)
     blocks += views(findings)
     for part in findings.parts:

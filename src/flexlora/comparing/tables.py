@@ -1,4 +1,4 @@
-"""The tables of a comparison: scores and differences, by owner, by category."""
+"""The tables of a comparison: scores, differences, by owner, by category."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from flexlora.comparing.findings import Findings, Pair
 from flexlora.comparing.sentences import CLUSTERS, PART_WORDS, p_text, spread, spread_of
 from flexlora.comparing.statistics import Interval
-from flexlora.report.blocks import Mark, Table, signed
+from flexlora.report.blocks import Mark, Table, plain, signed
 from flexlora.runs.results import FULL, STATE_WORDS
 
 
@@ -16,12 +16,12 @@ def scores(findings: Findings, part: str) -> Iterator[Table]:
 
     Nothing where the part has no scores.
     """
-    asked, measure = findings.settings, findings.measure
+    measure = findings.measure
     states = [FULL, *findings.types] if part != "validation" else [FULL]
     found = {state: findings.values(part, state) for state in states}
     if not any(found.values()):
         return
-    compared = asked.state if asked.state in found else FULL
+    compared = _compared(findings, part)
     pairs = findings.pairs(part, compared)
     tested = any(pair.p is not None for pair in pairs.values())
     grouped = any(pair.clustered is not None for pair in pairs.values())
@@ -48,6 +48,20 @@ def scores(findings: Findings, part: str) -> Iterator[Table]:
         columns.append("p")
         caption += "; p: paired permutation test, all but the primary corrected after Holm"
     yield Table.of(caption, columns, rows)
+
+
+def differences(findings: Findings, part: str) -> Iterator[Table]:
+    """Each arm less each before it, with both intervals; nothing where `scores` has all of them."""
+    digits = findings.measure.digits
+    pairs = findings.all_pairs(part, _compared(findings, part))
+    if len(findings.arms) < 3 or not any(pair.difference for pair in pairs.values()):
+        return
+    before, after = findings.arms[:-1], findings.arms[1:]
+    rows = [[one, *(_both(pairs.get((one, other)), digits) for other in before)] for one in after]
+    caption = f"{findings.measure.heading} on {PART_WORDS[part]}: the row's arm less the column's"
+    if any(pair.clustered for pair in pairs.values()):
+        caption += f"; in brackets half of the interval clustered by {CLUSTERS[part]}"
+    yield Table.of(caption, ["less", *before], rows)
 
 
 def owners(findings: Findings) -> Iterator[Table]:
@@ -92,6 +106,12 @@ def type_title(findings: Findings, name: str) -> str:
     return f"{name} (rank {ranks})" if ranks else name
 
 
+def _compared(findings: Findings, part: str) -> str:
+    """The state whose differences are told: the config's, where the part was scored in it."""
+    asked = findings.settings.state
+    return asked if part != "validation" and asked in findings.types else FULL
+
+
 def _rate(findings: Findings, arm: str) -> Mark | None:
     rate = findings.tidy.rates.get(arm)
     return None if rate is None else Mark(rate, f"{rate:g}")
@@ -99,6 +119,16 @@ def _rate(findings: Findings, arm: str) -> Mark | None:
 
 def _difference(found: Interval | None, digits: int) -> Mark | None:
     return None if found is None else spread_of(found, digits, signed)
+
+
+def _both(pair: Pair | None, digits: int) -> Mark | None:
+    """ "−0.500 ± 3.177 (± 12.706)": over seeds, and clustered."""
+    if pair is None or pair.difference is None:
+        return None
+    mark = spread_of(pair.difference, digits, signed)
+    if pair.clustered is None or pair.clustered.half is None:
+        return mark
+    return Mark(mark.value, f"{mark.text} (± {plain(pair.clustered.half, digits)})")
 
 
 def _p(pair: Pair | None) -> Mark | None:
