@@ -52,9 +52,11 @@ def scores(findings: Findings, part: str) -> Iterator[Table]:
 
 def differences(findings: Findings, part: str) -> Iterator[Table]:
     """Each arm less each before it, with both intervals; nothing where `scores` has all of them."""
+    if len(findings.arms) < 3:
+        return
     digits = findings.measure.digits
     pairs = findings.all_pairs(part, _compared(findings, part))
-    if len(findings.arms) < 3 or not any(pair.difference for pair in pairs.values()):
+    if not any(pair.difference for pair in pairs.values()):
         return
     before, after = findings.arms[:-1], findings.arms[1:]
     rows = [[one, *(_both(pairs.get((one, other)), digits) for other in before)] for one in after]
