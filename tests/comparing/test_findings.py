@@ -11,7 +11,7 @@ import pytest
 from comparing.made_up import by_task, findings, row, tidy
 from flexlora.comparing.section import section
 from flexlora.comparing.sentences import primary, standing
-from flexlora.comparing.tables import differences, owners, scores
+from flexlora.comparing.tables import differences, on_clients, owners, scores
 from flexlora.report.blocks import Table
 
 LOSSES = {"a": [1.0, 1.2, 1.1, 1.3], "b": [1.5, 1.6, 1.7, 1.4], "c": [1.0, 1.3, 1.0, 1.2]}
@@ -218,6 +218,43 @@ def test_by_owner_each_type_is_scored_on_its_own_examples() -> None:
     assert list(owners(findings(of(LOSSES)))) == []
     table = columns(next(scores(findings(rows), "own")))  # What each keeps is handed to no other.
     assert list(table["alone"].values())[3:6] == ["3.000", "–", "–"]
+
+
+def validated(values: dict[str, list[float]], state: str) -> list[Any]:
+    return of(values, part="validation", state=state)
+
+
+def test_what_clients_score_at_their_own_ranks_stands_on_its_own() -> None:
+    """Of b and c every client scores more than the server; the base model is asked of none."""
+    rows = [
+        *of({"base": [4.0] * 2}, state="base"),
+        *validated({"a": [1.0, 2.0], "b": [1.0, 1.0], "c": [1.5, 1.5]}, "full"),
+        *validated({"a": [1.0, 2.0], "b": [2.0, 4.0], "c": [2.5, 3.5]}, "own rank"),
+        *validated({"a": [0.5, 0.5], "b": [0.5, 0.5], "c": [0.5, 0.5]}, "own rank, tuned"),
+    ]
+    made = findings(rows, ["a", "b", "c", "base"], part="validation")
+    own, gaps = on_clients(made)
+    assert columns(own)["b"] == {
+        "arm": "b",
+        "learning rate": "0.01",
+        "seeds": "2",
+        "own rank": "3.000 ± 12.706",
+        "own rank, tuned": "0.500 ± 0.000",
+        "a less the arm": "−1.500 ± 6.353",
+    }
+    assert list(columns(own)) == ["a", "b", "c"]
+    assert columns(gaps) == {
+        "b": {"less": "b", "a": "+1.500 ± 6.353", "b": "–"},
+        "c": {"less": "c", "a": "+1.500 ± 0.000", "b": "±0.000 ± 6.353"},
+    }
+    assert made.values("validation", "full")["b"] == {0: 1.0, 1: 1.0}
+    assert columns(next(scores(made, "validation")))["b"]["a less the arm"] == "+0.500 ± 6.353"
+    assert list(on_clients(findings(of(LOSSES)))) == []
+
+
+def test_where_the_server_validates_nothing_the_clients_scores_are_the_validation() -> None:
+    made = findings(validated({"a": [1.0, 2.0]}, "own rank"), part="validation")
+    assert made.values("validation", "full") == {"a": {0: 1.0, 1: 2.0}}
 
 
 def test_what_is_compared_may_be_what_a_type_is_handed() -> None:

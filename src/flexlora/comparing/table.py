@@ -81,7 +81,8 @@ class Tidy:
 
         The base model is the same in any state. Where every client is handed the full state, that
         stands for each type; where each keeps its own, it stands for its own type's examples
-        alone. Validation examples have one state.
+        alone. Of validation any state is the server's score, or the clients' where it has none, but
+        those by which clients score, which are each its own.
         """
         found: dict[str, dict[int, float]] = {}
         for row in self._outcomes.get((part, metric, clients, category), ()):
@@ -112,10 +113,13 @@ class Tidy:
 
     def _stands_for(self, row: Row, state: str, clients: str = "") -> bool:
         """Whether what this row scored is what this state is of its arm."""
+        if row.part == VALIDATION:
+            own = state in (OWN_RANK, TUNED)
+            return row.state == (state if own else self._validated.get(row.arm, OWN_RANK))
         if row.ranks == KEPT and state not in (FULL, clients):
             return False
         handed = FULL if row.arm in self._alike and state != BASE else state
-        return row.part == VALIDATION or handed == row.state or row.arm in self._bare
+        return handed == row.state or row.arm in self._bare
 
     @cached_property
     def rates(self) -> dict[str, float]:
@@ -138,6 +142,11 @@ class Tidy:
             if row.client:
                 found.setdefault((row.part, row.metric), []).append(row)
         return found
+
+    @cached_property
+    def _validated(self) -> dict[str, str]:
+        """Arm → "full", of those that the server validated."""
+        return {row.arm: FULL for row in self.rows if row.part == VALIDATION and row.state == FULL}
 
     @cached_property
     def _bare(self) -> set[str]:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from flexlora.comparing.findings import Findings, Pair
 from flexlora.comparing.sentences import CLUSTERS, PART_WORDS, p_text, spread, spread_of
 from flexlora.comparing.statistics import Interval
+from flexlora.comparing.table import OWN_RANK, TUNED, VALIDATION
 from flexlora.report.blocks import Mark, Table, plain, signed
 from flexlora.runs.results import FULL, STATE_WORDS
 
@@ -50,17 +51,48 @@ def scores(findings: Findings, part: str) -> Iterator[Table]:
     yield Table.of(caption, columns, rows)
 
 
-def differences(findings: Findings, part: str) -> Iterator[Table]:
-    """Each arm less each before it, with both intervals; nothing where `scores` has all of them."""
-    if len(findings.arms) < 3:
+def on_clients(findings: Findings) -> Iterator[Table]:
+    """What every client scored at its own rank, on its own held-out part; arms that have none of it
+    are left out."""
+    digits = findings.measure.digits
+    found = {state: findings.values(VALIDATION, state) for state in (OWN_RANK, TUNED)}
+    states = [state for state, values in found.items() if values]
+    if not states:
+        return
+    pairs = findings.pairs(VALIDATION, OWN_RANK)
+    rows = []
+    for arm in (arm for arm in findings.arms if arm in found[OWN_RANK]):
+        cells = [spread(found[state].get(arm, {}).values(), digits) for state in states]
+        pair = pairs.get(arm)
+        gap = None if pair is None else _difference(pair.difference, digits)
+        rows.append([arm, _rate(findings, arm), len(found[OWN_RANK][arm]), *cells, gap])
+    yield Table.of(
+        f"{findings.measure.heading} as the clients score it, each at its own rank on its own "
+        "held-out part, after the scored round: mean ± half of the 95 % t interval",
+        ["arm", "learning rate", "seeds", *states, f"{findings.reference} less the arm"],
+        rows,
+    )
+    yield from differences(findings, VALIDATION, OWN_RANK)
+
+
+def differences(findings: Findings, part: str, state: str = "") -> Iterator[Table]:
+    """Each arm less each before it, with both intervals; nothing where `scores` has all of them.
+
+    state: "" for the compared one.
+    """
+    state = state or _compared(findings, part)
+    found = findings.values(part, state)
+    arms = [arm for arm in findings.arms if arm in found]
+    if len(arms) < 3:
         return
     digits = findings.measure.digits
-    pairs = findings.all_pairs(part, _compared(findings, part))
+    pairs = findings.all_pairs(part, state)
     if not any(pair.difference for pair in pairs.values()):
         return
-    before, after = findings.arms[:-1], findings.arms[1:]
+    before, after = arms[:-1], arms[1:]
     rows = [[one, *(_both(pairs.get((one, other)), digits) for other in before)] for one in after]
-    caption = f"{findings.measure.heading} on {PART_WORDS[part]}: the row's arm less the column's"
+    where = "clients, at their own ranks" if state == OWN_RANK else PART_WORDS[part]
+    caption = f"{findings.measure.heading} on {where}: the row's arm less the column's"
     if any(pair.clustered for pair in pairs.values()):
         caption += f"; in brackets half of the interval clustered by {CLUSTERS[part]}"
     yield Table.of(caption, ["less", *before], rows)
