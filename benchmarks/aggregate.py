@@ -30,7 +30,7 @@ from typing import Any
 from aggregate_view import plot, show, update
 from flexlora.adapters import LayerSpec
 from flexlora.runs.environment import environment
-from measuring import begin, gpu, in_child, peak_of, product_rate, seconds
+from measuring import begin, gpu, in_child, new_file, peak_of, product_rate, seconds
 from one_layer import Replies, draw, ranks_of, train
 from procedures import PATHS, Float64, Kept, Procedure, Round, procedures, readout, readouts
 from round_on_device import round_on_device
@@ -116,7 +116,7 @@ def parsed(arguments: list[str] | None) -> argparse.Namespace:
     add("--rank-scale", type=float, default=1.0, help="times the ranks of the paper's types")
     add("--float64-seconds", type=float, default=120.0, help="skip a float64 SVD that takes longer")
     add("--scratch", type=Path, help="folder for data and replies (default: temporary)")
-    add("--out", type=Path, default=OUT)
+    add("--out", type=new_file, default=OUT)
     add("--whole-round", action="store_true")
     add("--dtype", choices=["float32", "bfloat16"], default="float32", help="of the replies")
     add("--frugal", action="store_true", help="a round's freed memory goes back at once; slower")

@@ -49,7 +49,7 @@ from flexlora.models import AdaptedModel, BaseModel
 from flexlora.runs.environment import environment
 from flexlora.training import CohortSize, Trained, choose_cohort_size, train_cohort
 from flexlora.training.memory import free_bytes
-from measuring import begin, gpu, in_child, peak_of, product_rate, seconds
+from measuring import begin, gpu, in_child, new_file, peak_of, product_rate, seconds
 
 OUT = Path(__file__).parents[1] / "results" / "benchmarks" / "cohort.json"
 TEAM_AT_ONCE = (1, 4, 8)  # Clients at once of each worker.
@@ -164,7 +164,7 @@ def parsed(arguments: list[str] | None) -> argparse.Namespace:
     add("--threads", type=int, default=len(os.sched_getaffinity(0)))
     add("--workers", type=int, help="processes of a further side (a model in a folder only)")
     add("--skip-memory", action="store_true", help="measure time alone")
-    add("--out", type=Path, default=OUT)
+    add("--out", type=new_file, default=OUT)
     options = parser.parse_args(arguments)
     if options.cohorts is None:
         options.cohorts = [k for k in AT_ONCE if k <= options.clients]

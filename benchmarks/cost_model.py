@@ -47,7 +47,7 @@ from flexlora.tasks.prompts import Encoded
 from flexlora.training import Recipe, Visit, train_cohort
 from flexlora.training.foreseen import footprint_of
 from flexlora.training.played import built
-from measuring import in_child, peak_of
+from measuring import in_child, new_file, peak_of
 
 OUT = Path(__file__).parents[1] / "results" / "benchmarks" / "cost_model.json"
 MODELS = {
@@ -324,7 +324,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--cells", nargs="+", type=int, default=list(range(len(CELLS))))
     parser.add_argument("--untimed", action="store_true", help="memory alone")
     parser.add_argument("--again", action="store_true", help="foresee what is measured already")
-    parser.add_argument("--out", type=Path, default=OUT)
+    parser.add_argument("--out", type=new_file, default=OUT)
     options = parser.parse_args(arguments)
     held: dict[str, Any] = (
         json.loads(options.out.read_text())["cells"] if options.out.is_file() else {}

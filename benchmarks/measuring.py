@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import ctypes
 import multiprocessing
 import os
@@ -21,6 +22,15 @@ T = TypeVar("T")
 _MALLOC = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
 _SQUARE = 2048
 _SAMPLE_SECONDS = 0.005
+
+
+def new_file(text: str) -> Path:
+    """An --out that can be written, its folder made, so that nothing is measured for nothing."""
+    path = Path(text)
+    if path.is_dir():
+        raise argparse.ArgumentTypeError(f"{text} is a folder; give a file to write")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path
 
 
 def seconds(work: Callable[[], T], device: str) -> tuple[float, T]:

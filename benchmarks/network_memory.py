@@ -30,7 +30,7 @@ from flexlora.runs.run_directory import Run
 from flower.processes import Loopback, processes
 from flower.trainers import networked
 from flower.wide import wide_model
-from measuring import in_child
+from measuring import in_child, new_file
 from network import EVALUATION, OUT
 
 # Linear layers of a model of 110 million numbers, of which 85 million are in these.
@@ -114,7 +114,7 @@ def _held(process: psutil.Process | None) -> int:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--out", type=Path, default=OUT)
+    parser.add_argument("--out", type=new_file, default=OUT)
     given = parser.parse_args()
     os.environ["MALLOC_ARENA_MAX"] = "1"  # As DEPLOY.md has it for the SuperLink.
     found: dict[str, Any] = {"environment": environment()}

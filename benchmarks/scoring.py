@@ -32,11 +32,12 @@ from flexlora.evaluation.generate import generate
 from flexlora.evaluation.loss import continuation_losses
 from flexlora.models import AdaptedModel
 from flexlora.runs.environment import environment
-from measuring import begin, product_rate, seconds
+from measuring import begin, new_file, product_rate, seconds
 from usual_loop import PeftModel, padded, put
 
 OUT = Path(__file__).parents[1] / "results" / "benchmarks" / "scoring.json"
 BATCH = 16
+SCORED = [name for name in MODELS if name not in ("tiny", "1.3b")]  # Vocabulary; size.
 Row = dict[str, Any]
 
 
@@ -140,17 +141,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("models", nargs="+", choices=[x for x in MODELS if x != "1.3b"])
+    parser.add_argument("models", nargs="+", choices=SCORED)
     parser.add_argument("--clients", type=int, default=16)
     parser.add_argument("--examples", type=int, default=4, help="of each client")
     parser.add_argument("--new-tokens", type=int, default=24)
     parser.add_argument("--rank", type=int, default=8)
     parser.add_argument("--repetitions", type=int, default=3)
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--out", type=Path, default=OUT)
+    parser.add_argument("--out", type=new_file, default=OUT)
     options = parser.parse_args()
     begin(options.threads)
-    rows = [row for name in options.models for row in measure(name, options)]
+    rows = []
+    for name in options.models:
+        rows += (found := measure(name, options))
+        show(found, options)
     settings = {k: v for k, v in vars(options).items() if k not in ("out", "models")}
     document = {
         **settings,
@@ -160,6 +164,9 @@ def main() -> None:
         "rows": rows,
     }
     options.out.write_text(json.dumps(document, indent=1) + "\n")
+
+
+def show(rows: Sequence[Row], options: argparse.Namespace) -> None:
     table = Table(title=f"{options.clients} clients × {options.examples} examples")
     for title in ("model", "what", "usual s", "ours s", "faster", "same"):
         table.add_column(title, justify="left" if title in ("model", "what") else "right")

@@ -52,7 +52,7 @@ from flexlora.formats.atomic import atomic_write
 from flexlora.runs.environment import environment
 from flexlora.runs.events import Event, RoundBegun, RoundEnded, Started
 from flexlora.runs.records import RoundRecord
-from measuring import begin, in_child, own_memory, peak_of, product_rate
+from measuring import begin, in_child, new_file, own_memory, peak_of, product_rate
 
 ROOT = Path(__file__).parents[1]
 OUT = ROOT / "results" / "benchmarks" / "visits.json"
@@ -249,7 +249,7 @@ def parsed() -> argparse.Namespace:
     add("--threads", type=int, default=1)
     add("--skip-memory", action="store_true", help="measure time alone")
     add("--profile", action="store_true", help="print a profile instead of figures")
-    add("--out", type=Path, default=OUT)
+    add("--out", type=new_file, default=OUT)
     options = parser.parse_args()
     for model in options.models:
         if model not in MODELS:

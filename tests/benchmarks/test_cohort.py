@@ -55,6 +55,14 @@ def ran(folder: Path, *arguments: str) -> dict[str, Any]:
     return json.loads(out.read_text())["cases"]
 
 
+def test_an_out_that_cannot_be_written_is_refused_before_anything_is_measured(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        cohort.parsed(["tiny:1:8", "--out", str(tmp_path)])
+    assert f"{tmp_path} is a folder; give a file to write" in capsys.readouterr().err
+
+
 def row(name: str, seconds: float, extra: int | None) -> dict[str, Any]:
     return {"procedure": name, "seconds": seconds, "extra_bytes": extra}
 
