@@ -62,6 +62,13 @@ DRAWN = """
 """
 
 
+def _heed() -> None:
+    """Who runs the tests in the background of a script has Ctrl-C ignored, and under nohup a
+    hang-up, children included."""
+    for number in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
+
+
 @contextmanager
 def begun(body: str, stdout: int = subprocess.PIPE) -> Iterator[subprocess.Popen[str]]:
     """The process, which ends with the block."""
@@ -71,8 +78,7 @@ def begun(body: str, stdout: int = subprocess.PIPE) -> Iterator[subprocess.Popen
         stderr=subprocess.PIPE,
         text=True,
         env={**os.environ, "TERM": "xterm-256color"},
-        # Whoever runs the tests in the background of a script has it ignored, children included.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        preexec_fn=_heed,
     ) as process:
         try:
             yield process
