@@ -95,12 +95,21 @@ class Ends:
         if self.stopped is None:
             self.stopped = signal.Signals(number)
             raise KeyboardInterrupt
+        # A third one would come in between, and tell it again. One that does so before all are deaf
+        # ends the process itself, and nothing was told yet.
+        for name in _SIGNALS:
+            if hasattr(signal, name):
+                signal.signal(getattr(signal, name), _nothing)
         if not self._told:
             os.write(2, f"flexlora: {self.words()}\n".encode(errors="backslashreplace"))
         for stream in (1, 2):
             if os.isatty(stream):
                 os.write(stream, _SHOW_CURSOR)
         os._exit(self.code)
+
+
+def _nothing(_: int, __: FrameType | None) -> None:
+    """Not SIG_IGN: of what has arrived already Python would tell that it was lost."""
 
 
 ends = Ends()
