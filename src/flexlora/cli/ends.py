@@ -18,7 +18,9 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any, NoReturn, final
 
-_SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP")
+_SIGNALS = [  # Windows has no SIGHUP.
+    getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)
+]
 _SHOW_CURSOR = b"\x1b[?25h"
 UNREAD = 141  # As a shell tells of a process that SIGPIPE has ended.
 
@@ -48,9 +50,7 @@ class Ends:
         self.at_work, self._told = False, False
         before: dict[int, Any] = {}
         if threading.current_thread() is threading.main_thread():
-            # Windows has no SIGHUP.
-            numbers = [getattr(signal, name) for name in _SIGNALS if hasattr(signal, name)]
-            before = {x: signal.getsignal(x) for x in numbers}
+            before = {x: signal.getsignal(x) for x in _SIGNALS}
             before = {x: handler for x, handler in before.items() if handler != signal.SIG_IGN}
             for number in before:
                 signal.signal(number, self._stop)
@@ -97,9 +97,8 @@ class Ends:
             raise KeyboardInterrupt
         # A third one would come in between, and tell it again. One that does so before all are deaf
         # ends the process itself, and nothing was told yet.
-        for name in _SIGNALS:
-            if hasattr(signal, name):
-                signal.signal(getattr(signal, name), _nothing)
+        for each in _SIGNALS:
+            signal.signal(each, _nothing)
         if not self._told:
             os.write(2, f"flexlora: {self.words()}\n".encode(errors="backslashreplace"))
         for stream in (1, 2):

@@ -114,8 +114,9 @@ class Tidy:
     def _stands_for(self, row: Row, state: str, clients: str = "") -> bool:
         """Whether what this row scored is what this state is of its arm."""
         if row.part == VALIDATION:
-            own = state in (OWN_RANK, TUNED)
-            return row.state == (state if own else self._validated.get(row.arm, OWN_RANK))
+            if state not in (OWN_RANK, TUNED):
+                state = FULL if row.arm in self._validated else OWN_RANK
+            return row.state == state
         if row.ranks == KEPT and state not in (FULL, clients):
             return False
         handed = FULL if row.arm in self._alike and state != BASE else state
@@ -144,9 +145,9 @@ class Tidy:
         return found
 
     @cached_property
-    def _validated(self) -> dict[str, str]:
-        """Arm → "full", of those that the server validated."""
-        return {row.arm: FULL for row in self.rows if row.part == VALIDATION and row.state == FULL}
+    def _validated(self) -> set[str]:
+        """Arms that the server validated."""
+        return {row.arm for row in self.rows if row.part == VALIDATION and row.state == FULL}
 
     @cached_property
     def _bare(self) -> set[str]:

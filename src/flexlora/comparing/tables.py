@@ -61,7 +61,9 @@ def on_clients(findings: Findings) -> Iterator[Table]:
         return
     pairs = findings.pairs(VALIDATION, OWN_RANK)
     rows = []
-    for arm in (arm for arm in findings.arms if arm in found[OWN_RANK]):
+    for arm in findings.arms:
+        if arm not in found[OWN_RANK]:
+            continue
         cells = [spread(found[state].get(arm, {}).values(), digits) for state in states]
         pair = pairs.get(arm)
         gap = None if pair is None else _difference(pair.difference, digits)
