@@ -14,6 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from flexlora.lowrank.gram import LEAST_RATIO, DenseGram, FactoredGram
+from flexlora.lowrank.lapack import lapack_svd
 from flexlora.lowrank.lowrank import Dense, LowRank, Matrix
 from flexlora.lowrank.spectrum import Certificate, Spectrum, Truncation
 
@@ -82,7 +83,7 @@ def _factored(matrix: LowRank, rank: int | None) -> tuple[Spectrum, Tensor]:
     left, right, exponent = balanced(matrix)
     q_left, r_left = torch.linalg.qr(left)
     q_right, r_right = torch.linalg.qr(right.T)
-    u, s, vh = torch.linalg.svd(r_left.double() @ r_right.double().T, full_matrices=False)
+    u, s, vh = lapack_svd(r_left.double() @ r_right.double().T)
     keep, count = _kept(s, LowRank(left, right).magnitude(), rank, dtype)
     u, vh = q_left @ u[:, :keep].to(dtype), vh[:keep].to(dtype) @ q_right.T
     return _spectrum(u, s[:count], vh, keep, exponent, dtype)
@@ -99,7 +100,7 @@ def _dense(
         if found is not None:
             return found
     require_finite(matrix)
-    u, s, vh = torch.linalg.svd(matrix.double(), full_matrices=False)
+    u, s, vh = lapack_svd(matrix.double())
     keep, count = _kept(s, magnitude, rank, dtype)
     return _spectrum(u[:, :keep].to(dtype), s[:count], vh[:keep].to(dtype), keep, exponent, dtype)
 
