@@ -1,4 +1,4 @@
-"""LAPACK's SVD, asked once more where it gives up on a matrix that is nothing special."""
+"""LAPACK's SVD, asked another way where it gives up on a matrix that is nothing special."""
 
 from __future__ import annotations
 
@@ -15,10 +15,9 @@ def lapack_svd(
 ) -> tuple[Float[Tensor, "m r"], Float[Tensor, " r"], Float[Tensor, "r n"]]:
     """u, s, vh of a finite matrix, r = min(m, n).
 
-    Divide and conquer now and then ends in NaN on finite input (MKL's gesdd did, on a core of
-    120 × 120 with singular values from 55 to 1e-40). Transposed, or from its last row to its
-    first, the same matrix takes other roundings. Which way is taken follows from the matrix and the
-    machine alone. Raises torch.linalg.LinAlgError where all three fail.
+    MKL's LAPACK now and then gives up on finite input (a core of 120 × 120 with singular values
+    from 55 to 1e-40). Transposed, or from its last row to its first, the same matrix takes other
+    roundings. Which way is taken follows from the matrix and the machine alone. Raises torch.linalg.LinAlgError where all three fail.
     """
     try:
         return _svd(matrix)
