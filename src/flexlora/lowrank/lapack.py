@@ -17,7 +17,8 @@ def lapack_svd(
 
     MKL's LAPACK now and then gives up on finite input (a core of 120 × 120 with singular values
     from 55 to 1e-40). Transposed, or from its last row to its first, the same matrix takes other
-    roundings. Which way is taken follows from the matrix and the machine alone. Raises torch.linalg.LinAlgError where all three fail.
+    roundings. Which way is taken follows from the matrix and the machine alone.
+    Raises torch.linalg.LinAlgError where all three fail.
     """
     try:
         return _svd(matrix)
