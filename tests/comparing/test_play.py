@@ -22,6 +22,7 @@ from flexlora.config.config_file import load_config
 from flexlora.errors import ModelError, RunError
 from flexlora.federation import run
 from flexlora.federation.setup import Setup
+from flexlora.runs.readout import load_state
 from flexlora.runs.run_directory import Run
 from same_run import assert_same_run
 
@@ -212,7 +213,12 @@ def test_rates_are_tuned_on_validation_alone_then_the_cells_are_played_at_them(
         assert opened.data["unseen_examples"] == 0
         (record,) = opened.records()
         assert tuned.seen["fedit"][opened.config.training.learning_rate] == (record.scores["loss"],)
+        # Of many rates nobody asks for the adapters: they would fill the disk.
+        assert not (folder / "checkpoints").exists()
+        with pytest.raises(RunError, match=r"a comparison keeps none of its tuning runs"):
+            load_state(opened)
     (cell,) = finished(out)
+    assert load_state(Run.open(cell.folder), "last").round == 2
     assert isinstance(cell.config, Config)
     assert cell.config.training.learning_rate == rate
     # Another process finds the same, and nothing to do.

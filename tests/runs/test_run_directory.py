@@ -259,8 +259,24 @@ def test_a_run_whose_checkpoints_are_gone_is_not_begun_again(run: Run) -> None:
     run.truncate_log(0)
     assert run.load_checkpoint() is None
     run.write_results({"rows": []})
-    with pytest.raises(RunError, match=gone):
+    with pytest.raises(RunError, match=r"checkpoints is missing or damaged .*; restore it"):
         run.load_checkpoint()
+
+
+def test_a_run_that_has_ended_can_leave_what_it_scored_alone(run: Run) -> None:
+    run.append_metrics(round_record(1))
+    run.write_checkpoint(1, state(1), {})
+    with pytest.raises(RunError, match=r"has not ended; end it with: flexlora resume"):
+        run.leave_scores()
+    assert run.checkpoints() == [1]
+    run.write_results({"rows": []})
+    run.leave_scores()
+    run.leave_scores()  # Once more is no harm.
+    assert not (run.folder / "checkpoints").exists()
+    again = Run.open(run.folder)
+    assert (again.records(), again.read_results()) == ([round_record(1)], {"rows": []})
+    with pytest.raises(RunError, match=r"a comparison keeps none of its tuning runs"):
+        again.load_checkpoint()
 
 
 @pytest.mark.parametrize("round", ["null", '"x"', "1.5", "[]"])

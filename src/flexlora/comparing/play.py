@@ -120,6 +120,8 @@ class Player:
             session = Session.of(job.config, self._setup)
         self._setup = session.setup
         session.play(None if going_on else job.folder, observer=self.watcher.observer(job))
+        if job.rate is not None:  # A grid of rates is many adapters, which nobody asks for.
+            Run.open(job.folder).leave_scores()
 
     def _set_aside(self, job: Job) -> None:
         """A run of this arm and seed at a learning rate that is not its own any more."""

@@ -75,6 +75,11 @@ class Checkpoints:
             if older not in rounds:
                 remove_folder(self._of(older))
 
+    def remove(self) -> None:
+        """Remove all of them at once, however many there are."""
+        if self.folder.is_dir():
+            remove_folder(self.folder)
+
     def tidy(self, kept: Collection[int]) -> None:
         """Remove what `write` would have, had it not been killed. For who holds the run alone."""
         rounds = self.rounds()

@@ -322,10 +322,19 @@ class Run:
         """
         found = self._checkpoints.load(round)
         if found is None and not self.checkpoints():
-            begun = self.parent is not None or self.read_results() is not None
-            if begun or len(self.records()) > 1:
-                raise damaged(self._checkpoints.folder)
+            ended = self.read_results() is not None
+            if ended or self.parent is not None or len(self.records()) > 1:
+                why = "a comparison keeps none of its tuning runs" if ended else ""
+                raise damaged(self._checkpoints.folder, why)
         return found
+
+    def leave_scores(self) -> None:
+        """Remove the checkpoints of a run that has ended, and with them the adapters: what it did
+        and scored stays. Holds the run. Raises RunError for one that has not ended."""
+        with self.locked():
+            if self.read_results() is None:
+                raise RunError(f"{self.folder} has not ended; end it with: flexlora resume")
+            self._checkpoints.remove()
 
     def last_meta(self) -> Record:
         """The meta of the last checkpoint; empty where there is none."""
