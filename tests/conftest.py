@@ -7,36 +7,22 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import jaxtyping
 import pytest
 from hypothesis import settings
-from jaxtyping import install_import_hook
+
+import shapes
 
 if TYPE_CHECKING:
     from report.browser import Browser
     from warm import Warm
 
-# Shapes are checked at run time, wherever they are written; other annotations with them, but not
-# where the code itself says what is wrong with a value (training.recipe).
-CHECKED: tuple[str, ...] = ("lowrank", "adapters", "rules", "screens", "models")
-CHECKED += ("training.batches", "training.cohort", "training.loss", "training.visit")
-install_import_hook([f"flexlora.{name}" for name in CHECKED], "beartype.beartype")
-# Not in whole runs and whole steps, which take half as long again with them: their parts have tests
-# of their own.
-UNCHECKED = {"allocation", "benchmarks", "cli", "comparing", "engines", "federation", "flower"}
-UNCHECKED |= {"planning", "report", "runs", "watching"}
+shapes.check("flexlora")
 
 TESTS = Path(__file__).resolve().parent
 ROOT = TESTS.parent
 
 settings.register_profile("flexlora", derandomize=True, deadline=None, max_examples=50)
 settings.load_profile("flexlora")
-
-
-def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Before every fixture, those of whole modules too."""
-    folder = item.path.relative_to(TESTS).parts[0]
-    jaxtyping.config.update("jaxtyping_disable", folder in UNCHECKED)
 
 
 @pytest.fixture(scope="session", autouse=True)
