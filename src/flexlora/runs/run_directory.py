@@ -333,7 +333,8 @@ class Run:
         and scored stays. Holds the run. Raises RunError for one that has not ended."""
         with self.locked():
             if self.read_results() is None:
-                raise RunError(f"{self.folder} has not ended; end it with: flexlora resume")
+                cure = f"end it with: flexlora resume {self.folder}"
+                raise RunError(f"{self.folder} has not ended; {cure}")
             self._checkpoints.remove()
 
     def last_meta(self) -> Record:
