@@ -322,10 +322,12 @@ class Run:
         """
         found = self._checkpoints.load(round)
         if found is None and not self.checkpoints():
-            ended = self.read_results() is not None
-            if ended or self.parent is not None or len(self.records()) > 1:
-                why = "a comparison keeps none of its tuning runs" if ended else ""
-                raise damaged(self._checkpoints.folder, why)
+            begun = self.parent is not None or self.read_results() is not None
+            if begun or len(self.records()) > 1:
+                folder = self._checkpoints.folder
+                scores_alone = (self.folder / "results.json").is_file() and not folder.is_dir()
+                why = "a comparison keeps none of its tuning runs" if scores_alone else ""
+                raise damaged(folder, why)
         return found
 
     def leave_scores(self) -> None:
