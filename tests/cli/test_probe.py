@@ -90,11 +90,23 @@ def test_a_disk_and_a_link_are_measured_where_somebody_says_where(
         assert not other.exists()
 
 
+@pytest.mark.parametrize("name", ["my laptop", "Müller", "a.b", "x]y", '"', "two\nlines"])
+def test_a_class_is_called_whatever_its_owner_likes(
+    flexlora: Flexlora, tmp_path: Path, name: str
+) -> None:
+    path = tmp_path / "this.toml"
+    links = ("--uplink", "20 Mbit/s", "--downlink", "1 Gbit/s", "--device", "cpu")
+    done = flexlora("probe", path, *links, "--name", name)
+    assert done.code == 0, done.err
+    assert [device.name for device in read_devices(path)] == [name]
+
+
 def test_wrong_input_measures_nothing(flexlora: Flexlora, tmp_path: Path) -> None:
     path = tmp_path / "this.toml"
     assert_one_sentence(
         flexlora("probe", path, "--uplink", "20"), "--uplink is '20' without a unit"
     )
+    assert_one_sentence(flexlora("probe", path, "--name", " "), "--name is empty; name this class")
     assert not path.exists()
     path.write_text("")
     assert_one_sentence(flexlora("probe", path), "this.toml")

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from federation.test_loop import RANKS, assert_same, federation, noise, play, sent_ranks
+from flexlora.config.config import Config
 from flexlora.config.settings import played_rule, require_error_budget
 from flexlora.errors import ConfigError
 from flexlora.federation.error_budget import ErrorBudget
@@ -18,7 +19,7 @@ from flexlora.federation.loop import Federation
 from flexlora.federation.session import Session
 from flexlora.lowrank import LowRank
 from flexlora.rules import RULES, State, make_rule
-from flexlora.runs.readout import load_state
+from flexlora.runs.readout import load_state, require_checkpoint
 from flexlora.runs.run_directory import Run
 from flexlora.seeds import seeded
 from small import LAYERS, small, spec
@@ -94,6 +95,34 @@ def test_ranks_are_chosen_every_few_rounds_and_a_stop_in_between_changes_nothing
     play(again)
     assert ranks(again)[0] == fourth
     assert_same(again, whole)
+
+
+def test_a_continued_run_goes_on_with_the_ranks_that_stand(tmp_path: Path) -> None:
+    """It begins between two choices, and ends at the bits of one long run."""
+    clients = {"leave_out": 0.3, "leave_out_every": 2}
+    evaluation = {"unseen": False, "every": 0, "on_clients": "off"}
+
+    def asked(rounds: int) -> Config:
+        return small(
+            clients=clients, evaluation=evaluation, federation={"rounds": rounds, "patience": 0}
+        )
+
+    long = Session.of(asked(4)).play(tmp_path / "long").folder
+    short = Session.of(asked(3)).play(tmp_path / "short").folder
+    tables = {"federation": {"rounds": 4}}
+    more = Session.continuing(short, tables).play(tmp_path / "more").folder
+    (tensors, meta), (wanted, wanted_meta) = (
+        require_checkpoint(Run.open(folder), "last") for folder in (more, long)
+    )
+    assert meta["store"] == wanted_meta["store"]
+    assert tensors.keys() == wanted.keys()
+    assert all(torch.equal(tensor, wanted[key]) for key, tensor in tensors.items())
+    records = [Run.open(folder).records()[-1] for folder in (more, long)]
+    assert records[0].bytes_down == records[1].bytes_down
+    anew = {**tables, "clients": {"leave_out_every": 3}}  # Another rhythm: what stood is let go.
+    parent = Session.continuing(short, anew)
+    assert parent.start is not None
+    assert parent.start.store.within == {}
 
 
 def test_a_period_needs_what_it_is_of() -> None:

@@ -103,6 +103,16 @@ def test_no_unseen_examples_is_told_before_the_model_is_loaded(tmp_path: Path) -
         prepare(parse_config(tables))
 
 
+def test_a_share_that_keeps_nothing_apart_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "d.jsonl"
+    rows = [{"q": f"ask {i}", "a": "b", "k": f"kind {i}"} for i in range(9)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    data = {"source": "jsonl", "path": str(path), "prompt": "q", "response": "a", "category": "k"}
+    tables = {**SMALL, "data": {**data, "test_share": 0.5}, "model": {"name": "/no/model"}}
+    with pytest.raises(DataError, match=r"data.test_share is 0.5, but no category holds two rows"):
+        prepare(parse_config(tables))
+
+
 def test_a_partition_that_cannot_be_is_refused_with_its_config() -> None:
     with pytest.raises(ConfigError, match=r"partition\.clients is not an option of .task."):
         small(partition={"by": "task", "clients": 3})

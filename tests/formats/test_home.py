@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from commands import Flexlora, caller
+from comparing.comparisons import comparison
 from flexlora.cli.places import require_free as require_place_free
 from flexlora.errors import AdapterError, RunError
 from flexlora.formats.adapter_formats import open_adapter
@@ -15,7 +17,7 @@ from flexlora.formats.peft import load_peft, save_peft
 from flexlora.merging import merge
 from flexlora.runs import Run
 from peft_folders import pair, write_folder
-from small import small
+from small import small, write
 
 NOBODY = "~nobody_is_called_that/a"
 
@@ -25,6 +27,11 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("HOME", str(tmp_path))
     write_folder(tmp_path / "a", pair("x", 3, 4, 1), r=1)
     return tmp_path
+
+
+@pytest.fixture
+def flexlora(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Flexlora:
+    return caller(monkeypatch, capsys)
 
 
 def test_home_is_written_out(home: Path) -> None:
@@ -58,6 +65,26 @@ def test_what_is_made_at_home_lies_there(home: Path, monkeypatch: pytest.MonkeyP
     for taken in (require_free, require_place_free):
         with pytest.raises(RunError, match="~/saved exists"):
             taken(Path("~/saved"))
+
+
+def test_configs_and_comparisons_at_home_are_found(
+    home: Path, monkeypatch: pytest.MonkeyPatch, flexlora: Flexlora
+) -> None:
+    """A shell writes out no ~ that stands behind "--out=", so that it comes here as it is."""
+    here = home / "here"
+    here.mkdir()
+    monkeypatch.chdir(here)
+    asked = comparison(seeds=[0], rules=["flexlora"], part="unseen")
+    (home / "c.toml").write_text(asked.to_toml())
+    write(small(), home / "run.toml")
+    done = flexlora("run", "~/run.toml", "--dry-run")
+    assert done.code == 0, done.err
+    done = flexlora("compare", "~/c.toml", "--out=~/compared")
+    assert done.code == 0, done.err
+    assert (home / "compared" / "table.md").is_file()
+    done = flexlora("report", "~/compared")
+    assert done.code == 0, done.err
+    assert list(here.iterdir()) == []
 
 
 @pytest.mark.usefixtures("home")

@@ -13,6 +13,7 @@ from flexlora.cli.console import say
 from flexlora.cli.ends import ends
 from flexlora.cli.places import require_place
 from flexlora.errors import ConfigError, FlexLoRAError
+from flexlora.formats.home import expanded
 
 if TYPE_CHECKING:
     from flexlora.comparing.comparison import Comparison
@@ -58,7 +59,7 @@ def compare(
     ends.at_work = True
     if show and dry_run:
         raise ConfigError("--show and --dry-run exclude each other; give one of them")
-    folder = out or Path("runs") / config.stem
+    folder = expanded(out or Path("runs") / config.stem)
     if show:
         _show(folder)
         return

@@ -26,7 +26,11 @@ def export(
     ] = None,
     type_: Annotated[
         str | None,
-        typer.Option("--type", help="The ranks of this client type, as its clients train them."),
+        typer.Option(
+            "--type",
+            help="The ranks that this type of client affords, at which it is scored, whatever "
+            "clients.level has it train at.",
+        ),
     ] = None,
     round_: Annotated[
         str, typer.Option("--round", help="'best' by validation, 'last', or a kept round.")

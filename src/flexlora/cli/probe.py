@@ -38,6 +38,8 @@ def probe(
     from flexlora.planning.probe import probed
 
     require_free(out)
+    if not name.strip():
+        raise ConfigError("--name is empty; name this class of devices, or leave it out for 'this'")
     if link is not None and downlink is not None:
         raise ConfigError("--link and --downlink both say how fast it receives; give one of them")
     links = {"uplink": uplink, "downlink": downlink}

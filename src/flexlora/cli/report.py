@@ -31,11 +31,13 @@ def report(
     from flexlora.comparing.comparison import FILE as COMPARISON
     from flexlora.comparing.page import write_comparison
     from flexlora.errors import RunError
+    from flexlora.formats.home import expanded
     from flexlora.formats.words import size
     from flexlora.report import write_report
 
     if out is not None:
         require_place(out)
+    folders = [expanded(folder) for folder in folders]
     compared = [folder for folder in folders if (folder / COMPARISON).is_file()]
     if compared and len(folders) > 1:
         raise RunError(

@@ -14,6 +14,7 @@ from flexlora.config.plain import require_plain
 from flexlora.config.table import Choice, Table
 from flexlora.config.toml import describe, parse_toml, read_toml
 from flexlora.errors import ConfigError, nearest
+from flexlora.formats.home import expanded
 from flexlora.formats.refused import cure_of
 from flexlora.formats.visible import brief
 from flexlora.options import bare, number
@@ -54,7 +55,7 @@ def load_config(path: Path | str, overrides: Sequence[str] = ()) -> Config:
 def read_document(path: Path | str) -> dict[str, Any]:
     """The tables of a config file, whatever they hold. Raises ConfigError as `load_config` does."""
     try:
-        return read_toml(Path(path))
+        return read_toml(expanded(path))
     except FileNotFoundError as error:
         raise ConfigError(f"config {path} does not exist; check the path") from error
     except OSError as error:

@@ -68,7 +68,7 @@ def to_toml(document: Mapping[str, Mapping[str, Any]]) -> str:
     """Table → key → value as text; each value on one line."""
     lines: list[str] = []
     for name, table in document.items():
-        lines += [f"[{name}]", *(f"{_key(k)} = {_value(v)}" for k, v in table.items()), ""]
+        lines += [f"[{_key(name)}]", *(f"{_key(k)} = {_value(v)}" for k, v in table.items()), ""]
     return "\n".join(lines)
 
 

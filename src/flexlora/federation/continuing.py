@@ -166,6 +166,8 @@ class Parent:
             kind = self.store.types.get(client)
             if kind is not None and before[kind] == ranks:
                 store.ranks[client] = self.store.ranks[client]  # Pruned ones, perhaps.
+                if client in self.store.within and self._chooses_alike(setup):
+                    store.within[client] = self.store.within[client]
         for mine, theirs in (
             (store.held, self.store.held),
             (store.answered, self.store.answered),
@@ -174,6 +176,11 @@ class Parent:
         ):
             mine |= {client: value for client, value in theirs.items() if client in store.ranks}
         return store
+
+    def _chooses_alike(self, setup: Setup) -> bool:
+        """Whether ranks that were chosen by what they leave out stand on."""
+        was, now = self.run.config.clients, setup.config.clients
+        return (was.leave_out, was.leave_out_every) == (now.leave_out, now.leave_out_every)
 
     def _ranks(self, kind: str, setup: Setup) -> dict[str, int]:
         """Layer → rank of a type, before anybody pruned anything."""

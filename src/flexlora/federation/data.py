@@ -103,11 +103,19 @@ def types_said(clients: Sequence[Client]) -> dict[str, str]:
 
 def require_unseen(config: Config, corpus: Corpus) -> None:
     """Raise DataError where unseen examples are to be scored, but the source keeps none apart."""
-    if config.evaluation.unseen and not corpus.unseen:
+    if not config.evaluation.unseen or corpus.unseen:
+        return
+    share = config.data.options.get("test_share")
+    if share is not None:
         raise DataError(
-            f"source {config.data.source!r} keeps nothing apart to score on; set data.test_path, "
-            "data.test_share or data.unseen_tasks, or set evaluation.unseen to false"
+            f"data.test_share is {share}, but no category holds two rows, one to train on and one "
+            "to keep apart; give more rows (data.examples chooses among them), let categories hold "
+            "more (data.category), or set evaluation.unseen to false"
         )
+    raise DataError(
+        f"source {config.data.source!r} keeps nothing apart to score on; set data.test_path, "
+        "data.test_share or data.unseen_tasks, or set evaluation.unseen to false"
+    )
 
 
 def require_context(config: Config, model: AdaptedModel) -> None:

@@ -31,7 +31,8 @@ def load_adapter(
     """The adapter that a run hands out at this rank ("full": the state's own), energy or type.
 
     rank: of every layer, or {pattern: rank} as in [clients.types]. type: instead of a rank, the
-    ranks at which this type of the run's clients trains. energy: instead of a rank, the share of
+    ranks that this type of the run's clients affords, at which it is scored (it trains at others
+    where clients.level is not "own"). energy: instead of a rank, the share of
     ‖ΔW‖² that every layer is to keep, above 0 and at most 1; each layer gets the lowest rank that
     does. round: a number of a kept checkpoint, "best" (by validation), or "last". The adapter knows
     the base model that the run adapted. Raises RunError for a run without that checkpoint,
