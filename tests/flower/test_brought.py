@@ -16,9 +16,10 @@ from flexlora.flower.brought import served, why_unserved
 from flexlora.flower.checking_work import work_findings
 from flexlora.flower.client_file import parse_client
 from flexlora.flower.described import DESCRIBE, Described
-from flexlora.flower.network import Network, devices_told, names_of
+from flexlora.flower.network import Network
 from flexlora.flower.packets import Packet
 from flexlora.flower.profiles import device_facts, device_of, facts_device
+from flexlora.flower.told import devices_told, names_of
 from flexlora.flower.trainer import Trainer
 from flexlora.runs.events import Allotted
 from flexlora.runs.run_directory import Run

@@ -17,7 +17,7 @@ from flexlora.flower.client_file import load_client
 from flexlora.flower.deployment import sensible, write_deployment
 from flexlora.flower.door import read_authority, shake_hands
 from flexlora.flower.keys import read_key
-from flexlora.flower.network import require_networked
+from flexlora.flower.networked import require_networked
 from flower.doors import tls_server
 from flower.trainers import networked
 from follow import blocks

@@ -17,8 +17,10 @@ from flexlora.federation.session import Session
 from flexlora.flower.chunks import SIZE
 from flexlora.flower.client_file import parse_client
 from flexlora.flower.described import DESCRIBE
-from flexlora.flower.network import Network, examples_of, names_of, require_networked
+from flexlora.flower.network import Network
+from flexlora.flower.networked import require_networked
 from flexlora.flower.packets import Packet, packed, read_header, unpacked
+from flexlora.flower.told import examples_of, names_of
 from flexlora.flower.trainer import Trainer
 from flexlora.rules import RULES
 from flexlora.runs.events import Event, Failed, Lowered, Noted, RoundBegun, RoundEnded, Spare

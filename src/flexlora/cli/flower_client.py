@@ -96,7 +96,7 @@ def _check(
     from flexlora.flower.checking import link_findings
     from flexlora.flower.checking_work import work_findings
     from flexlora.flower.client_file import load_client
-    from flexlora.flower.network import require_networked
+    from flexlora.flower.networked import require_networked
 
     server = None if config is None else load_config(config)
     if server is not None:

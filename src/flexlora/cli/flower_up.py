@@ -38,7 +38,7 @@ def up(
     from flexlora.config import load_config
     from flexlora.extras import require_extras
     from flexlora.flower.local import short_place
-    from flexlora.flower.network import require_networked
+    from flexlora.flower.networked import require_networked
     from flexlora.flower.silos import silos_of
     from flexlora.flower.trial import Trial
     from flexlora.formats.home import expanded

@@ -12,7 +12,7 @@ from flexlora.config.config import Config
 from flexlora.config.config_file import make_config
 from flexlora.errors import ConfigError, shown
 from flexlora.flower.app_folder import write_app
-from flexlora.flower.network import require_networked
+from flexlora.flower.networked import require_networked
 from flexlora.flower.server_settings import ServerSettings
 
 SERVER = "server.example:8000"

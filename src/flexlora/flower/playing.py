@@ -12,9 +12,10 @@ from flexlora.config.config import Config
 from flexlora.config.config_file import load_config
 from flexlora.errors import RunError, shown
 from flexlora.federation.session import Session
-from flexlora.flower.network import Network, devices_told, names_of
+from flexlora.flower.network import Network
 from flexlora.flower.nodes import Link
 from flexlora.flower.server_settings import ServerSettings, read_settings
+from flexlora.flower.told import devices_told, names_of
 from flexlora.formats.home import expanded
 from flexlora.formats.json_fields import text
 from flexlora.formats.words import count

@@ -1,0 +1,40 @@
+"""Which configs can be played over a network."""
+
+from __future__ import annotations
+
+from flexlora.config.config import Config
+from flexlora.errors import ConfigError
+
+
+def require_networked(config: Config) -> None:
+    """Raise ConfigError, naming the key, for what needs the clients' examples in one place, or code
+    that clients do not have."""
+    evaluation = config.evaluation
+    if config.federation.mode == "centralised":
+        raise ConfigError(
+            "federation.mode is 'centralised', but over a network nobody has all examples; use "
+            "flexlora run"
+        )
+    if evaluation.every and evaluation.validation_examples:
+        raise ConfigError(
+            f"evaluation.validation_examples is {evaluation.validation_examples}, but over a "
+            "network the clients' examples stay with them; set it to 0, evaluation.on_clients to "
+            "'global' and evaluation.decide_by to 'clients', or evaluation.every to 0"
+        )
+    if evaluation.validation_clients:
+        raise ConfigError(
+            f"evaluation.validation_clients is {evaluation.validation_clients}, but over a network "
+            "the server reads no client's examples; set it to 0"
+        )
+    if config.hostile.attack == "label_flip":
+        raise ConfigError(
+            "hostile.attack is 'label_flip', but over a network the clients' examples stay with "
+            "them; take another attack"
+        )
+    named = [("rule.name", config.rule.name), ("evaluation.metric", evaluation.metric)]
+    for key, name in [*named, *(("evaluation.metrics", name) for name in evaluation.metrics)]:
+        if ":" in name or (key == "rule.name" and config.rule.in_file):
+            raise ConfigError(
+                f"{key} has {name}, which is code in a file, and no client runs code because a "
+                "server says so; use what FlexLoRA itself has"
+            )
