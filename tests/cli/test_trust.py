@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from commands import Flexlora, assert_one_sentence
+from comparing.comparisons import comparison
 from flexlora.cli.trust import _remembered, remember
 from flexlora.formats.user_file import UserFile
 from flexlora.runs.run_directory import Run
@@ -45,6 +46,7 @@ COMMANDS = {
     "resume": ("resume", "foreign"),
     "export": ("export", "foreign", "--rank", 2, "--out", "out"),
     "run from it": ("run", "c.toml", "--out", "out"),
+    "compare from it": ("compare", "compare.toml", "--out", "out"),
 }
 
 
@@ -52,6 +54,8 @@ COMMANDS = {
 @pytest.mark.usefixtures("foreign")
 def test_foreign_code_needs_a_word(flexlora: Flexlora, name: str) -> None:
     write(small(model={"init_from": "foreign"}), Path("c.toml"))
+    compared = comparison(tables={"model": {"init_from": "foreign"}}, rules=["flexlora"])
+    Path("compare.toml").write_text(compared.to_toml())
     asked = COMMANDS[name]
     assert_one_sentence(flexlora(*asked), "names a rule in theirs.py", "add --trust theirs.py")
     Path("other.py").touch()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,6 +13,7 @@ import typer
 from flexlora.cli.console import say
 from flexlora.cli.ends import ends
 from flexlora.cli.places import require_place
+from flexlora.cli.trust import TrustOption, own_code, remember, require_trust_to_begin
 from flexlora.errors import ConfigError, FlexLoRAError
 from flexlora.formats.home import expanded
 
@@ -44,6 +46,7 @@ def compare(
             help="Print what is finished by now, write the tables of it, and play nothing.",
         ),
     ] = False,
+    trust: TrustOption = None,
     helps: Annotated[
         float | None,
         typer.Option("--helps", hidden=True, help="What --workers starts: since when it plays."),
@@ -64,6 +67,8 @@ def compare(
         _show(folder)
         return
     comparison = load_comparison(config)
+    if helps is None:  # Else who began this process has looked.
+        _require_trust(comparison, trust)
     require_playable(comparison)
     _remember(comparison)
     require_place(folder)
@@ -147,10 +152,14 @@ def _plan(comparison: Comparison) -> None:
         say(line)
 
 
+def _require_trust(comparison: Comparison, trust: Sequence[Path] | None) -> None:
+    """Runs that arms begin from are another's, and so is the code of their rules."""
+    seed = comparison.settings.seeds[0]
+    require_trust_to_begin((arm.config(seed) for arm in comparison.played), trust)
+
+
 def _remember(comparison: Comparison) -> None:
     """Own code that the config names was named by who typed this command."""
-    from flexlora.cli.trust import own_code, remember
-
     for arm in comparison.played:
         remember(own_code(arm.config(comparison.settings.seeds[0])))
 

@@ -38,7 +38,7 @@ def up(
     from flexlora.config import load_config
     from flexlora.extras import require_extras
     from flexlora.flower.local import short_place
-    from flexlora.flower.networked import require_networked
+    from flexlora.flower.networked import require_networked, require_no_code_begun_from
     from flexlora.flower.silos import silos_of
     from flexlora.flower.trial import Trial
     from flexlora.formats.home import expanded
@@ -48,6 +48,7 @@ def up(
     require_free(out)
     asked = load_config(config, set_ or [])
     require_networked(asked)
+    require_no_code_begun_from(asked)
     require_extras([("flexlora flower up runs Flower's SuperLink and nodes", "flower")])
     if out is None:
         require_place(Path(asked.run.out) / "new", "run.out")

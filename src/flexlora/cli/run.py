@@ -11,7 +11,7 @@ from flexlora.cli.arguments import RunOption, SetOption
 from flexlora.cli.output import EVENTS, JsonOption, QuietOption, output
 from flexlora.cli.places import require_free, require_place
 from flexlora.cli.playing import playing
-from flexlora.cli.trust import TrustOption, own_code, remember, require_trust
+from flexlora.cli.trust import TrustOption, own_code, remember, require_trust_to_begin
 from flexlora.errors import ConfigError
 
 
@@ -40,7 +40,6 @@ def run(
     from flexlora.cli.tables import origin
     from flexlora.config import load_config
     from flexlora.federation import Session
-    from flexlora.federation.starts import kind_of
 
     words = output(quiet=quiet, json=json)
     forced = ["model.init_force=true"] if force else []
@@ -51,14 +50,7 @@ def run(
     if out is None:
         require_place(Path(asked.run.out) / "new", "run.out")
     remember(own_code(asked))
-    begin = asked.model.init_from
-    if begin is not None and kind_of(begin) == "run":
-        require_trust(Path(begin), trust, metrics=False)
-    elif trust:
-        raise ConfigError(
-            f"--trust {trust[0]} is for code that another run names, and model.init_from names "
-            "none; leave it out"
-        )
+    require_trust_to_begin([asked], trust)
     session = Session.of(asked)
     if dry_run:
         words.plan(session.preview(), example=show_example)

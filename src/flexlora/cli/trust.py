@@ -11,7 +11,7 @@ word, `--trust FILE`; it is remembered from then on. One byte changed is another
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -64,24 +64,49 @@ def require_trust(run: Path, trusted: Sequence[Path] | None, *, metrics: bool = 
 
     metrics: whether the run's metrics are going to be used, not its rule alone.
     """
+    _require_trust([run], trusted, metrics=metrics)
+
+
+def require_trust_to_begin(configs: Iterable[Config], trusted: Sequence[Path] | None) -> None:
+    """The same for the rules of the runs that these configs begin from (`model.init_from`).
+
+    Raises AdapterError for one that begins from what is neither a run nor an adapter.
+    """
+    from flexlora.federation.starts import kind_of
+
+    begins = dict.fromkeys(config.model.init_from for config in configs)
+    runs = [Path(begin) for begin in begins if begin is not None and kind_of(begin) == "run"]
+    if trusted and not runs:
+        raise ConfigError(
+            f"--trust {trusted[0]} is for code that another run names, and model.init_from names "
+            "none; leave it out"
+        )
+    _require_trust(runs, trusted, metrics=False)
+
+
+def _require_trust(runs: Sequence[Path], trusted: Sequence[Path] | None, *, metrics: bool) -> None:
     from flexlora.formats.home import expanded
     from flexlora.runs.run_directory import Run
 
-    files = own_code(Run.open(run).config, metrics=metrics)
+    of_run = {run: own_code(Run.open(run).config, metrics=metrics) for run in runs}
+    named = [(run, file) for run, files in of_run.items() for file in files]
     words = {expanded(path).resolve(): path for path in trusted or ()}
-    for path in words.keys() - {file.path for file in files}:
-        named = ", ".join(dict.fromkeys(file.shown for file in files)) or "none"
+    for path in words.keys() - {file.path for _, file in named}:
+        theirs = ", ".join(dict.fromkeys(file.shown for _, file in named)) or "none"
+        whose = " and ".join(map(str, runs))
+        what = "it runs" if len(runs) == 1 else "they run"
         raise ConfigError(
-            f"--trust {words[path]} is no file that {run} runs (it runs: {named}); leave it out"
+            f"--trust {words[path]} is no file that {whose} {what[3:]} ({what}: {theirs}); leave "
+            "it out"
         )
     known = _remembered()
-    for file in files:
+    for run, file in named:
         if file.fingerprint not in known and file.path not in words:
             raise ConfigError(
                 f"{run} names a {file.kind} in {file.shown}, Python code that you have not run "
                 f"before and that may do all that you may; read it, then add --trust {file.shown}"
             )
-    remember(files)
+    remember([file for _, file in named])
 
 
 def _remembered() -> set[str]:

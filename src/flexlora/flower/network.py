@@ -20,7 +20,7 @@ from flexlora.flower.brought import why_unserved
 from flexlora.flower.chunks import SIZE
 from flexlora.flower.described import Described
 from flexlora.flower.grid import Grid
-from flexlora.flower.networked import require_networked
+from flexlora.flower.networked import require_networked, require_no_code_begun_from
 from flexlora.flower.nodes import Link
 from flexlora.flower.plan import Plan
 from flexlora.flower.register import Register
@@ -86,6 +86,7 @@ class Network:
         refused client was, where too few come in time.
         """
         require_networked(config)
+        require_no_code_begun_from(config)
 
         def gather(model: AdaptedModel, fingerprint: str, day: date) -> Examples:
             self._plan = Plan.of(config, self._run, day)

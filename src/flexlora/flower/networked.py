@@ -4,6 +4,25 @@ from __future__ import annotations
 
 from flexlora.config.config import Config
 from flexlora.errors import ConfigError
+from flexlora.federation.starts import kind_of
+from flexlora.runs.run_directory import Run
+
+
+def require_no_code_begun_from(config: Config) -> None:
+    """Raise ConfigError where `model.init_from` is a run whose rule is code in a file.
+
+    For where that run lies: at the server, which would run the code to have its adapter.
+    """
+    begin = config.model.init_from
+    if begin is None or kind_of(begin) != "run":
+        return
+    rule = Run.open(begin).config.rule
+    if rule.in_file:
+        raise ConfigError(
+            f"model.init_from is {begin}, a run of {rule.name}, which is code in a file, and a "
+            "server runs none of another's; begin from its adapter: "
+            f"flexlora export {begin} --rank full --out FOLDER"
+        )
 
 
 def require_networked(config: Config) -> None:
