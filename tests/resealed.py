@@ -11,7 +11,14 @@ from flexlora.formats.checked import file_digest, with_check
 from flexlora.runs.sums import write_sums
 
 LOGS = ("events", "metrics", "spectra")
-ONCE = ("config.toml", "data.json", "environment.json", "format.json", "parent.json")
+ONCE = (
+    "config.toml",
+    "data.json",
+    "environment.json",
+    "format.json",
+    "parent.json",
+    "trained.json",
+)
 
 
 def reseal(folder: Path) -> Path:

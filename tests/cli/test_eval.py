@@ -10,8 +10,11 @@ import pytest
 
 from commands import Flexlora, assert_one_sentence
 from flexlora.config import Config
+from flexlora.config.config_file import parse_config
 from flexlora.evaluation import Scores
 from flexlora.evaluation.aggregate import ClientScore
+from flexlora.federation import prepare
+from small import SMALL, write
 
 ROWS = [
     {"q": "Which is a colour?", "a": "red", "c": ["red", "dog"]},
@@ -48,6 +51,29 @@ def test_a_config_says_what_to_score_and_by_what(flexlora: Flexlora, tmp_path: P
     assert mean["examples"] == 3
     assert set(mean) == {"clients", "examples", "choice", "perplexity"}
     assert mean["perplexity"] > 1.0
+
+
+def test_what_is_scored_is_what_a_run_would_score_under_any_partition(
+    flexlora: Flexlora, tmp_path: Path
+) -> None:
+    """Rows that come again are trained on by whoever holds them; the partition says who does."""
+    rows = [{"q": f"ask {i % 12}", "a": "yes", "k": f"kind {i % 3}"} for i in range(36)]
+    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    data: dict[str, Any] = {"source": "jsonl", "path": str(tmp_path / "rows.jsonl"), "prompt": "q"}
+    data |= {"response": "a", "category": "k", "test_share": 0.4, "max_tokens": 200}
+    found = set()
+    for partition in ({"by": "task"}, {"by": "iid", "clients": 2}, {"by": "iid", "clients": 9}):
+        tables: dict[str, Any] = {**SMALL, "data": data, "partition": partition}
+        tables["evaluation"] = {"every": 0, "on_clients": "off", "metrics": ["loss"]}
+        asked = parse_config(tables)
+        setup = prepare(asked, outline=True)
+        done = flexlora("eval", "tiny", "--data", write(asked, tmp_path / "c.toml"), "--json")
+        scores = json.loads(done.out)
+        wanted = sum(len(client.examples) for client in setup.examples.unseen)
+        assert scores["mean"]["examples"] == wanted
+        assert scores["notes"] == [note for note in setup.notes if "unseen examples" in note]
+        found.add(wanted)
+    assert len(found) > 1
 
 
 def test_an_option_beats_the_config(flexlora: Flexlora, tmp_path: Path) -> None:

@@ -46,6 +46,24 @@ def test_what_can_change_a_number_is_told_with_how_many_cells_have_it(
     assert "0123456789+ (1)" in told
 
 
+def test_what_cells_were_played_on_comes_first(compared: Path, tmp_path: Path) -> None:
+    """As where cells of other data were laid beside those that are there."""
+    out = Path(shutil.copytree(compared, tmp_path / "out"))
+    played_elsewhere(out, "fedit/1", torch="0.0")
+    path = out / "cells/fedit/1/data.json"
+    changes = {"fingerprint": "f" * 64, "model_fingerprint": "e" * 64}
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+    reseal(path.parent)
+    found = unlike(finished(out))
+    assert sorted(found) == ["base model tiny", "data at seed 1", "torch"]
+    assert list(found)[-1] == "torch"
+    assert found["data at seed 1"]["f" * 10] == 1
+    assert found["base model tiny"]["e" * 10] == 1
+    assert all(len(counts) == 2 for counts in found.values())
+    (told,) = standing(Findings.of(out))
+    assert "data at seed 1 " in told.partition("torch")[0]
+
+
 def test_an_environment_that_cannot_be_read_names_its_file(compared: Path, tmp_path: Path) -> None:
     out = Path(shutil.copytree(compared, tmp_path / "out"))
     (out / "cells/fedit/2/environment.json").write_text("{")

@@ -20,7 +20,7 @@ from flexlora.flower.described import DESCRIBE
 from flexlora.flower.network import Network
 from flexlora.flower.networked import require_networked
 from flexlora.flower.packets import Packet, packed, read_header, unpacked
-from flexlora.flower.told import examples_of, names_of
+from flexlora.flower.told import NOT_HELD, examples_of, names_of
 from flexlora.flower.trainer import Trainer
 from flexlora.rules import RULES
 from flexlora.runs.events import Event, Failed, Lowered, Noted, RoundBegun, RoundEnded, Spare
@@ -119,6 +119,8 @@ def test_it_ends_at_the_bits_of_one_process(
     assert [row["unseen"] for row in unseen["rows"]] == [
         row["unseen"] for row in wanted_unseen["rows"]
     ]
+    assert NOT_HELD in there.data["notes"]
+    assert not there.trained().whole
     remembered = [(tmp_path / "clients" / name / "memory").exists() for name in names]
     assert remembered == [rule == "fedsa"] * 3
     assert not (there.folder / "memory").exists()
@@ -331,6 +333,10 @@ def test_a_client_out_of_memory_is_sent_a_smaller_job_in_the_same_round(
         ({"federation": {"mode": "centralised"}}, "over a network nobody has all examples"),
         ({"evaluation": {"validation_examples": 5}}, "set it to 0, evaluation.on_clients to"),
         ({"evaluation": {"validation_clients": 1}}, "the server reads no client's examples"),
+        (
+            {"data": {"duplicates": "refuse"}, "evaluation": {"unseen": True}},
+            "the server cannot see whether unseen examples are trained on",
+        ),
         ({"rule": {"name": "mine.py:Mine"}}, "no client runs code"),
         ({"evaluation": {"metrics": ["mine.py:f"]}}, "no client runs code"),
     ],

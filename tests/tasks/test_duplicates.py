@@ -14,8 +14,9 @@ from flexlora.config.config_file import parse_config
 from flexlora.errors import DataError
 from flexlora.federation import prepare, score_model
 from flexlora.tasks.clients import Client
-from flexlora.tasks.duplicates import parted
+from flexlora.tasks.duplicates import near, parted
 from flexlora.tasks.task import Example, Turn
+from flexlora.tasks.trained import Trained, digest
 from small import SMALL, write
 
 
@@ -64,8 +65,42 @@ def test_a_refusal_names_the_first_two() -> None:
     assert parted(clean, (), (UNSEEN[1],), "refuse").notes == ()
 
 
+BEFORE = Trained.of([near(example("x", "TWO ")), near(example("x", "new")), near(SAID)])
+
+
+def test_what_was_trained_on_before_is_not_scored_either() -> None:
+    found = parted(CLIENTS, (), UNSEEN, "drop", BEFORE)
+    assert [[x.id for x in c.test] for c in found.clients] == [[], []]
+    assert {c.id: [x.id for x in c.test] for c in found.unseen} == {"w": ["u3"]}
+    assert found.notes[-2:] == (
+        "1 of 2 own test examples are trained on, too and 1 of 2 own test examples were trained on "
+        "before this run begins: not scored (data.duplicates)",
+        "2 of 4 unseen examples are trained on, too (1 of them word for word) and 1 of 4 unseen "
+        "examples were trained on before this run begins: not scored (data.duplicates)",
+    )
+    assert found.trained.digests >= BEFORE.digests
+    assert found.trained.digests == BEFORE.digests | {
+        digest(near(x)) for c in CLIENTS for x in c.train
+    }
+    assert parted(CLIENTS, (), UNSEEN, "keep", BEFORE).unseen == UNSEEN
+    clean = (Client("a", (SAID,), (), ()),)
+    with pytest.raises(DataError, match=r"1 of 2 unseen .* begins: 'u4' is the first of them"):
+        parted(clean, (), (UNSEEN[1],), "refuse", BEFORE)
+
+
+def test_what_is_not_known_of_what_was_trained_on_before_is_said() -> None:
+    clean = (Client("a", (SAID,), (), ()),)
+    found = parted(clean, (), (UNSEEN[1],), "drop", Trained(whole=False))
+    assert found.notes == (
+        "what was trained on before this run begins is not all known here: some of what is scored "
+        "may be among it",
+    )
+    assert not found.trained.whole
+    assert parted(clean, (), (), "drop", Trained(whole=False)).notes == ()
+
+
 def test_nothing_left_to_score_is_an_error() -> None:
-    with pytest.raises(DataError, match="every unseen example is trained on, too; keep others"):
+    with pytest.raises(DataError, match=r"every unseen example is .* before .*; keep others"):
         parted(CLIENTS, (), (UNSEEN[0],), "drop")
 
 

@@ -67,9 +67,9 @@ def compare(
         _show(folder)
         return
     comparison = load_comparison(config)
+    require_playable(comparison)
     if helps is None:  # Else who began this process has looked.
         _require_trust(comparison, trust)
-    require_playable(comparison)
     _remember(comparison)
     require_place(folder)
     if dry_run:
@@ -85,7 +85,7 @@ def compare(
 def _play(comparison: Comparison, out: Path, workers: int) -> None:
     from flexlora.cli.compare_helpers import helpers
     from flexlora.cli.compare_words import Words
-    from flexlora.comparing.checks import previews
+    from flexlora.comparing.checks import begun_seed, previews, require_same_inputs
     from flexlora.comparing.failures import Failures
     from flexlora.comparing.folder import begin
     from flexlora.comparing.whole import left, play
@@ -93,7 +93,9 @@ def _play(comparison: Comparison, out: Path, workers: int) -> None:
     begin(comparison, out)
     failures, setup = Failures(out), None
     if left(comparison, out):
-        setup = [preview.setup for _, preview in previews(comparison)][-1]
+        found = list(previews(comparison, begun_seed(comparison, out)))
+        require_same_inputs(found, out)
+        setup = found[-1][1].setup
     with helpers(out, workers - 1, failures.since):
         failed = play(comparison, out, Words(comparison), failures=failures, like=setup)
     ends.comparing = None

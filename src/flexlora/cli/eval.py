@@ -106,6 +106,8 @@ def evaluate(
         scores_table(scores)
 
 
+# Of a config: what is scored depends on who trains on what.
+_TABLES = ("model", "data", "partition", "evaluation", "federation")
 # Files of rows, which a config describes.
 _FILES = (".json", ".jsonl", ".csv", ".parquet", ".gz")
 
@@ -131,7 +133,7 @@ def _tables(data: str) -> dict[str, dict[str, Any]]:
 
     if data.endswith(".toml"):
         document = load_config(data).document()
-        return {name: document[name] for name in ("model", "data", "evaluation", "federation")}
+        return {name: document[name] for name in _TABLES}
     if data.endswith(_FILES):
         raise ConfigError(
             f"--data {data} is a file of rows, whose columns only a config names; write one with "

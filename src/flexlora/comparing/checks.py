@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from flexlora.comparing import plan
 from flexlora.comparing.arms import Arm
+from flexlora.comparing.cells import cell_folder
 from flexlora.comparing.comparison import Comparison, told_apart
+from flexlora.comparing.inputs import Inputs
 from flexlora.config.config import Config
 from flexlora.config.fleet import device_classes
 from flexlora.config.settings import final_settings, validation_settings
 from flexlora.errors import ConfigError, InputError, nearest, shown
 from flexlora.evaluation.metrics import get_metric, resolve_metrics
 from flexlora.federation import Session, Setup
+from flexlora.federation.as_it_was import described
 from flexlora.federation.collector import Plain, require_collectable
 from flexlora.federation.data import asks_for_the_date
 from flexlora.federation.preview import Preview
@@ -41,15 +44,38 @@ def require_playable(comparison: Comparison) -> None:
         raise ConfigError(words)
 
 
-def previews(comparison: Comparison) -> Iterator[tuple[Arm, Preview]]:
-    """What every arm would do on the first seed; reads the data, once, and no weights.
+def require_same_inputs(found: Iterable[tuple[Arm, Preview]], out: Path) -> None:
+    """Raise RunError where what is in OUT was played on other data or code than there is by now.
+
+    found: `previews`, on a seed of which there are runs: another seed reads other examples.
+    """
+    inputs = Inputs(out)
+    for _, preview in found:
+        inputs.require(preview.setup.config, described(preview.setup), preview.parent)
+
+
+def begun_seed(comparison: Comparison, out: Path) -> int:
+    """The first seed that has a cell in OUT; the first of all where none has."""
+    seeds = comparison.settings.seeds
+    begun = (
+        seed
+        for seed in seeds
+        if any(cell_folder(out, arm.slug, seed).exists() for arm in comparison.played)
+    )
+    return next(begun, seeds[0])
+
+
+def previews(comparison: Comparison, seed: int | None = None) -> Iterator[tuple[Arm, Preview]]:
+    """What every arm would do on a seed (none: the first); reads the data, once, and no weights.
 
     Raises ConfigError at the end for arms that do not fit the data, all of them in one sentence.
     """
     wrong: dict[str, str] = {}
     like: Setup | None = None
     for arm in comparison.played:
-        config = arm.config(comparison.settings.seeds[0], _rate(comparison))
+        config = arm.config(
+            comparison.settings.seeds[0] if seed is None else seed, _rate(comparison)
+        )
         try:
             preview = Session.of(config, like).preview()
             _require_day(preview.setup)

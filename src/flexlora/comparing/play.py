@@ -19,9 +19,11 @@ from flexlora.comparing.cells import SET_ASIDE
 from flexlora.comparing.comparison import Comparison
 from flexlora.comparing.failures import Failures
 from flexlora.comparing.folder import lock_of, require_current
+from flexlora.comparing.inputs import Inputs
 from flexlora.comparing.plan import Job
 from flexlora.errors import FlexLoRAError
 from flexlora.federation import Session, Setup
+from flexlora.federation.as_it_was import described
 from flexlora.federation.observers import Observer
 from flexlora.runs.once import read_config
 from flexlora.runs.run_directory import Run
@@ -59,6 +61,7 @@ class Player:
         self.failures = failures
         self._setup = like
         self._done: set[str] = set()
+        self._inputs = Inputs(out)
 
     def play(self, jobs: Sequence[Job]) -> None:
         """Come back when every one of these is done or has failed since this process began.
@@ -118,10 +121,16 @@ class Player:
             session = Session.resuming(job.folder, like=self._setup)
         else:
             session = Session.of(job.config, self._setup)
+            self._require_same_inputs(session)
         self._setup = session.setup
         session.play(None if going_on else job.folder, observer=self.watcher.observer(job))
         if job.rate is not None:  # A grid of rates is many adapters, which nobody asks for.
             Run.open(job.folder).leave_scores()
+
+    def _require_same_inputs(self, session: Session) -> None:
+        """Raise RunError where data, model or code are not those of the other runs by now."""
+        parent = None if session.start is None else session.start.parent
+        self._inputs.require(session.config, described(session.setup), parent)
 
     def _set_aside(self, job: Job) -> None:
         """A run of this arm and seed at a learning rate that is not its own any more."""

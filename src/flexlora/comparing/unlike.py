@@ -1,14 +1,16 @@
-"""What cells of one comparison were not played alike: versions, commits, processors."""
+"""What cells of one comparison were not played alike: versions, commits, processors, inputs."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
 from flexlora.comparing.cells import Cell
+from flexlora.comparing.inputs import differing
 from flexlora.runs.run_directory import Run
 
 Unlike = Mapping[str, Mapping[str, int]]
-"""Entry of environment.json → its value in words → the cells that have it; where they differ."""
+"""What was not alike (an entry of environment.json, or an input) → its value in words → how many
+cells have it."""
 
 # What can change a number; the rest (the kernel's name, how many cores there are) cannot.
 _COUNTS = (
@@ -20,19 +22,25 @@ _COUNTS = (
 def unlike(cells: Sequence[Cell]) -> dict[str, dict[str, int]]:
     """Of what can change a number, all in which these cells differ.
 
-    Raises RunError for a cell whose environment cannot be read.
+    What they were played on comes first. Raises RunError for a cell whose environment cannot be
+    read.
     """
     found: dict[str, dict[str, int]] = {key: {} for key in _COUNTS}
+    played_on = []
     for cell in cells:
         if cell.config is None:  # The base model's numbers are of another arm's run.
             continue
         run = Run.open(cell.folder)
         with run.undamaged("environment.json"):
             noted = run.environment
+        played_on.append((run.config, run.data, run.parent))
         for key in _COUNTS:
             told = _words(key, noted.get(key))
             found[key][told] = found[key].get(told, 0) + 1
-    return {key: values for key, values in found.items() if len(values) > 1}
+    return {
+        **differing(played_on),
+        **{key: values for key, values in found.items() if len(values) > 1},
+    }
 
 
 def _words(key: str, value: object) -> str:

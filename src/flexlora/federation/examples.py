@@ -35,10 +35,11 @@ from flexlora.federation.sampling import sample
 from flexlora.federation.streams import Streams
 from flexlora.models import AdaptedModel
 from flexlora.tasks.clients import Client, as_clients
-from flexlora.tasks.duplicates import Parted, parted
+from flexlora.tasks.duplicates import NOTHING, Parted, parted
 from flexlora.tasks.prompts import Encoded
 from flexlora.tasks.source import Corpus
 from flexlora.tasks.task import Task
+from flexlora.tasks.trained import Trained
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,6 +56,7 @@ class Examples:
     "unseen" → examples that no cut of the input made fit (`skip_too_long`); "clients",
     "unseen_groups" → clients and groups that were left without any. hostile: the clients that
     attack, where the run is a rehearsal of that. devices: client → the one that it told of itself.
+    trained: all that is trained on, here or by what the run begins from, as far as it is known.
     """
 
     source: str
@@ -72,6 +74,7 @@ class Examples:
     left_out: Mapping[str, int]
     hostile: tuple[str, ...] = ()
     devices: Mapping[str, Device] = field(default_factory=dict)
+    trained: Trained = NOTHING
 
     @property
     def scorers(self) -> list[str]:
@@ -146,23 +149,28 @@ class Dealt:
             require_recall(config, clients)
         return Dealt(corpus, clients, (*corpus.notes, *notes))
 
-    def parts(self, config: Config, tested: Sequence[Task]) -> Parted:
-        """Who trains, who only validates, and these tested tasks, less what [data] leaves out."""
+    def parts(self, config: Config, tested: Sequence[Task], before: Trained = NOTHING) -> Parted:
+        """Who trains, who only validates, and these tested tasks, less what [data] leaves out.
+
+        before: what was trained on by what the run begins from."""
         streams = Streams(config.federation.seed)
         clients, kept_out = _keep_out(self.clients, config.evaluation.validation_clients, streams)
         unseen = as_clients(tested, seed=streams.derive("split"), unseen=True)
         # Only now, so that all of a chat is in one part, and scores are of last answers.
-        return parted(learnt(clients, config), kept_out, unseen, config.data.duplicates)
+        return parted(learnt(clients, config), kept_out, unseen, config.data.duplicates, before)
 
-    def encoded(self, config: Config, model: AdaptedModel, today: date) -> Examples:
-        """With the model's tokenizer, on that day where its template asks for it.
+    def encoded(
+        self, config: Config, model: AdaptedModel, today: date, before: Trained = NOTHING
+    ) -> Examples:
+        """With the model's tokenizer, on that day where its template asks for it. before: see
+        `parts`.
 
         Raises ConfigError, DataError for what does not fit it.
         """
         require_context(config, model)
         streams, evaluation = Streams(config.federation.seed), config.evaluation
         # While tuning, the unseen tasks are not even encoded.
-        parts = self.parts(config, self.corpus.unseen if evaluation.unseen else ())
+        parts = self.parts(config, self.corpus.unseen if evaluation.unseen else (), before)
         clients, kept_out, unseen = parts.clients, parts.kept_out, parts.unseen
         hostile = hostile_of(config, [client.id for client in clients])
         taught = mislabelled(clients, config.hostile, hostile)
@@ -217,6 +225,7 @@ class Dealt:
                 "unseen": sum(len(c.test) for c in unseen) - sum(len(c.examples) for c in tested),
             },
             hostile=hostile,
+            trained=parts.trained,
         )
 
 

@@ -14,6 +14,8 @@ from flexlora.errors import ModelError
 from flexlora.federation.data import today_of
 from flexlora.federation.examples import Dealt, Examples
 from flexlora.models import AdaptedModel, model_fingerprint
+from flexlora.tasks.duplicates import NOTHING
+from flexlora.tasks.trained import Trained
 
 T = TypeVar("T")
 # From a model, its fingerprint and the day to what its clients, who are elsewhere, told.
@@ -44,13 +46,15 @@ class Ground:
         today: date | None = None,
         gather: Gather | None = None,
         deal: Callable[[Config], Dealt] = Dealt.of,
+        before: Trained = NOTHING,
     ) -> Ground:
         """Read and load what [model], [data], [partition] and the seed say, data before weights.
 
         device: instead of the config's. like: whose model or examples are taken where they were
         made of the same. today: the day that templates are told where the config does not say it
         (default: that of `like`, else the day it is). gather: instead of reading any data here.
-        deal: what reads the data, and makes it clients.
+        deal: what reads the data, and makes it clients. before: what was trained on by what the
+        run begins from, and is not scored.
         Raises InputErrors for all that can be wrong with either.
         """
         if config.model.date is not None:
@@ -61,7 +65,7 @@ class Ground:
             model, fingerprint = _load(config, device, outline)
             made_of = _model_key(config, device, outline), ("elsewhere",)
             return Ground(model, fingerprint, gather(model, fingerprint, today), made_of, today)
-        asked = _model_key(config, device, outline), (*_examples_key(config), today)
+        asked = _model_key(config, device, outline), (*_examples_key(config), today, before)
         if like is not None and like.made_of == asked:
             return like
         known = (None, None) if like is None else like.made_of
@@ -74,7 +78,7 @@ class Ground:
             examples = like.examples
         else:
             assert dealt is not None
-            examples = dealt.encoded(config, model, today)
+            examples = dealt.encoded(config, model, today, before)
         return Ground(model, fingerprint, examples, asked, today)
 
     @property

@@ -14,6 +14,7 @@ from flexlora.federation.at_once import choose
 from flexlora.federation.engine import make_engine
 from flexlora.federation.setup import Setup, prepare
 from flexlora.rules import Rule
+from flexlora.tasks.trained import Trained
 from flexlora.training import CohortSize
 
 
@@ -35,6 +36,7 @@ class Place(Protocol):
         device: str | None,
         today: date | None,
         types: Mapping[str, str] | None,
+        before: Trained,
     ) -> Setup:
         """Model, clients and their ranks, as `setup.prepare` has it."""
         ...
@@ -77,8 +79,11 @@ class Here:
         device: str | None,
         today: date | None,
         types: Mapping[str, str] | None,
+        before: Trained,
     ) -> Setup:
-        return prepare(config, like, threads=threads, device=device, today=today, types=types)
+        return prepare(
+            config, like, threads=threads, device=device, today=today, types=types, before=before
+        )
 
     def at_once(self, setup: Setup, rule: Rule) -> CohortSize:
         return choose(setup, rule)

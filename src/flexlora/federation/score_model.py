@@ -22,6 +22,7 @@ from flexlora.federation.data import (
 )
 from flexlora.federation.examples import Dealt
 from flexlora.federation.sampling import sample
+from flexlora.federation.starts import trained_before
 from flexlora.federation.streams import Streams
 from flexlora.formats.peft import load_peft
 from flexlora.models import (
@@ -32,7 +33,9 @@ from flexlora.models import (
     require_made_for,
 )
 from flexlora.tasks.clients import as_clients
+from flexlora.tasks.duplicates import NOTHING
 from flexlora.tasks.task import Task
+from flexlora.tasks.trained import Trained
 
 
 def score_model(
@@ -44,7 +47,8 @@ def score_model(
 ) -> Scores:
     """Score the config's model, with this adapter (or PEFT folder), on its source's test tasks.
 
-    Uses [model], [data], [evaluation] and the seed of the config; nothing is trained or written.
+    Uses [model], [data], [partition], [evaluation] and the seed of the config; nothing is trained
+    or written.
     What a run of this config would train on, too, is not scored, unless data.duplicates says so;
     of a source that is recalled (see `Corpus`) just that is scored, as its clients hold it.
     tasks: score so many of the test tasks, drawn by the seed (none: all that there are); more than
@@ -69,6 +73,7 @@ def score_model(
         data = config.data.without_training()
         corpus = read_corpus(config.model_copy(update={"data": data}), streams)
         require_unseen(config, corpus)
+        said = corpus.notes if corpus.recalled else ()
         chosen = _some(corpus.train if corpus.recalled else corpus.unseen, tasks, streams)
         clients = as_clients(chosen, seed=streams.derive("split"), unseen=True)
     else:  # What is scored depends on what a run of this config would train on.
@@ -77,8 +82,10 @@ def score_model(
         if corpus.recalled:
             chosen = _some([client.task("train") for client in dealt.clients], tasks, streams)
             clients = as_clients(chosen, seed=streams.derive("split"), unseen=True)
+            said = corpus.notes
         else:
-            clients = dealt.parts(config, _some(corpus.unseen, tasks, streams)).unseen
+            parts = dealt.parts(config, _some(corpus.unseen, tasks, streams), _before(config))
+            clients, said = parts.unseen, tuple(filter(None, [parts.told.get("unseen")]))
     scored = eval_clients(model, clients, "test", config, today_of(config))
     if not scored:
         raise DataError(
@@ -88,9 +95,16 @@ def score_model(
     scores = evaluate(model, scored, settings)
     wanted, kept = sum(len(c.test) for c in clients), sum(len(c.examples) for c in scored)
     fits = {c.id: c.examples for c in scored}
-    said = corpus.notes if corpus.recalled else ()
     notes = (*said, *scores.notes, *too_long_notes(config, [(clients, "test", fits)]))
     return replace(scores, left_out=wanted - kept, notes=notes)
+
+
+def _before(config: Config) -> Trained:
+    """What a run of it would have been trained on before it began, as far as that is there."""
+    try:
+        return trained_before(config)
+    except AdapterError:  # A run would end by it; what is scored here does not begin from it.
+        return NOTHING
 
 
 def _some(tasks: Sequence[Task], count: int | None, streams: Streams) -> Sequence[Task]:

@@ -48,7 +48,7 @@ from flexlora.federation.scoring import final_rows, validate
 from flexlora.federation.sending import Sender
 from flexlora.federation.setup import Setup, prepare
 from flexlora.federation.sparse_stage import sparse_stage
-from flexlora.federation.starts import Start, warm_start
+from flexlora.federation.starts import Start, trained_before, warm_start
 from flexlora.federation.threads import use_threads
 from flexlora.federation.tracker_kinds import require_trackers
 from flexlora.federation.trackers import Trackers
@@ -63,6 +63,8 @@ from flexlora.runs.progress import Progress
 from flexlora.runs.readout import load_state, require_checkpoint
 from flexlora.runs.results import Result
 from flexlora.runs.run_directory import Record, Run
+from flexlora.tasks.duplicates import NOTHING
+from flexlora.tasks.trained import Trained
 from flexlora.training import CohortSize
 
 MEMORY = "memory"  # Of the clients, in a run's folder; only where a rule has them remember.
@@ -152,6 +154,7 @@ class Session:
                 device=device,
                 today=day_of(self._resumed),
                 types=types_of(self._resumed),
+                before=self._before,
             )
             require_unchanged(self._resumed, setup)
             return setup
@@ -166,12 +169,22 @@ class Session:
             device=None,
             today=self._day,
             types=types,
+            before=self._before,
         )
 
     @property
     def _day(self) -> date | None:
         """What a parent's chats were told of the date; None for the day it is."""
         return None if self._parent is None else day_of(self._parent.run)
+
+    @property
+    def _before(self) -> Trained:
+        """What was trained on by what it begins from."""
+        if self._resumed is not None:  # It took that over, beside what it trains on itself.
+            return NOTHING if self._resumed.parent is None else self._resumed.trained()
+        if self._parent is not None:
+            return self._parent.run.trained()
+        return trained_before(self.config)
 
     @cached_property
     def start(self) -> Start | None:
@@ -233,6 +246,7 @@ class Session:
             folder,
             resolved=derived(self.setup, self.rule) | resolved(at_once) | self._place.resolved(),
             data=described(self.setup),
+            trained=self.setup.examples.trained,
             parent=start.parent if start else None,
             start=start.checkpoint() if start else None,
             bring=self._bring,

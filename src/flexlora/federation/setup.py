@@ -30,6 +30,8 @@ from flexlora.federation.streams import Streams
 from flexlora.federation.threads import use_threads
 from flexlora.models import AdaptedModel
 from flexlora.rules import Rule, Spec
+from flexlora.tasks.duplicates import NOTHING
+from flexlora.tasks.trained import Trained
 
 
 @dataclass(frozen=True, eq=False)
@@ -134,6 +136,7 @@ def prepare(
     today: date | None = None,
     types: Mapping[str, str] | None = None,
     gather: Gather | None = None,
+    before: Trained = NOTHING,
 ) -> Setup:
     """Load the model and the data, make the clients, draw their types. Deterministic in the seed.
 
@@ -143,7 +146,7 @@ def prepare(
     (default: the config's). outline: without the model's weights, for looking ahead only.
     today: what chat templates are told that ask for the date (default: see `Ground.of`).
     types: client → the type that it was of before, which it keeps where the mix still has it.
-    gather: see `Ground.of`.
+    gather, before: see `Ground.of`.
     Raises InputErrors for all that can be wrong with model, data or ranks, before anything trains.
     """
     threads = use_threads(threads or config.run.threads)
@@ -157,6 +160,7 @@ def prepare(
         like=None if like is None else like.ground,
         today=today,
         gather=gather,
+        before=before,
     )
     _require_enough(config, ground.examples)
     examples, centralised = ground.examples, config.federation.mode == "centralised"

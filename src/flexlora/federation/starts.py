@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from flexlora.adapters import Adapter, factors_payload
+from flexlora.config.config import Config
 from flexlora.errors import AdapterError, ConfigError
 from flexlora.federation.setup import Setup
 from flexlora.formats.fingerprint import fingerprint
@@ -24,6 +25,8 @@ from flexlora.runs.progress import Progress
 from flexlora.runs.readout import adapter_of, load_state, shared_rule
 from flexlora.runs.run_directory import Checkpoint, Record, Run
 from flexlora.runs.store import ClientStore
+from flexlora.tasks.duplicates import NOTHING
+from flexlora.tasks.trained import Trained
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,6 +58,17 @@ def kind_of(path: Path | str) -> Literal["adapter", "run"]:
     raise AdapterError(
         f"{path} {what}; give a PEFT folder (with adapter_config.json) or a run directory"
     )
+
+
+def trained_before(config: Config) -> Trained:
+    """What the run that `model.init_from` names was trained on; of an adapter nothing is known.
+
+    Raises AdapterError for what is neither.
+    """
+    path = config.model.init_from
+    if path is None:
+        return NOTHING
+    return Run.open(path).trained() if kind_of(path) == "run" else Trained(whole=False)
 
 
 def warm_start(setup: Setup, rule: Rule) -> Start | None:

@@ -28,6 +28,7 @@ from flexlora.flower.told import examples_of
 from flexlora.formats.words import count
 from flexlora.models import AdaptedModel
 from flexlora.rules import Rule
+from flexlora.tasks.trained import Trained
 from flexlora.training import CohortSize
 
 _POLL = 0.25  # Seconds.
@@ -79,6 +80,7 @@ class Network:
         device: str | None,
         today: date | None,
         types: Mapping[str, str] | None,
+        before: Trained,
     ) -> Setup:
         """Load the model, wait for the clients, and take in what they tell.
 
@@ -107,7 +109,7 @@ class Network:
             told = self._gathered(self._register)
             if self._devices is not None:
                 told = {name: _as_then(one, self._devices) for name, one in told.items()}
-            return examples_of(config, model, day, told, _left_out(self._register, told))
+            return examples_of(config, model, day, told, _left_out(self._register, told), before)
 
         return prepare(
             config, threads=threads, device=device, today=today, types=types, gather=gather

@@ -45,6 +45,11 @@ def require_networked(config: Config) -> None:
             f"evaluation.validation_clients is {evaluation.validation_clients}, but over a network "
             "the server reads no client's examples; set it to 0"
         )
+    if evaluation.unseen and config.data.duplicates == "refuse":
+        raise ConfigError(
+            "data.duplicates is 'refuse', but over a network the server cannot see whether unseen "
+            "examples are trained on; set it to 'keep', or evaluation.unseen to false"
+        )
     if config.hostile.attack == "label_flip":
         raise ConfigError(
             "hostile.attack is 'label_flip', but over a network the clients' examples stay with "

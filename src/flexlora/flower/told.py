@@ -24,9 +24,15 @@ from flexlora.formats.words import count
 from flexlora.models import AdaptedModel
 from flexlora.runs.fields import truth
 from flexlora.tasks.clients import Client, as_clients
+from flexlora.tasks.duplicates import NOTHING, parted
+from flexlora.tasks.trained import Trained
 
 UNTOLD = "not told"
 """The label of examples whose client keeps its labels to itself."""
+NOT_HELD = (
+    "unseen examples were not held against what clients train on, which stays with them: some may "
+    "be trained on, too"
+)
 
 
 def examples_of(
@@ -35,13 +41,15 @@ def examples_of(
     day: date,
     told: Mapping[str, Described],
     noted: tuple[str, ...] = (),
+    before: Trained = NOTHING,
 ) -> Examples:
     """The clients' examples, absent, and the unseen ones, which the server has itself.
 
-    noted: what else there is to say of who came.
+    noted: what else there is to say of who came. before: what was trained on by what the run begins
+    from. What the clients train on is not told: of that no unseen example can be kept.
     """
     require_context(config, model)
-    groups, notes = _unseen(config)
+    groups, notes = _unseen(config, before)
     notes += noted
     unseen = eval_clients(model, groups, "test", config, day)
     held = {name: one for name, one in told.items() if one.held_out}
@@ -83,6 +91,7 @@ def examples_of(
             "unseen": sum(len(c.test) for c in groups) - sum(len(c.examples) for c in unseen),
         },
         hostile=hostile,
+        trained=before | Trained(whole=False),
         devices={name: one.device for name, one in told.items() if one.device is not None},
     )
 
@@ -103,7 +112,7 @@ def _holding(one: Described) -> Holding:
     return Holding(one.name, "", one.train, one.validation, one.test, labels)
 
 
-def _unseen(config: Config) -> tuple[tuple[Client, ...], tuple[str, ...]]:
+def _unseen(config: Config, before: Trained) -> tuple[tuple[Client, ...], tuple[str, ...]]:
     """The server's own examples to score at the end, and notes on them."""
     if not config.evaluation.unseen:
         return (), ()
@@ -111,7 +120,10 @@ def _unseen(config: Config) -> tuple[tuple[Client, ...], tuple[str, ...]]:
     data = config.data.without_training()
     corpus = read_corpus(config.model_copy(update={"data": data}), streams)
     require_unseen(config, corpus)
-    return as_clients(corpus.unseen, seed=streams.derive("split"), unseen=True), corpus.notes
+    unseen = as_clients(corpus.unseen, seed=streams.derive("split"), unseen=True)
+    parts = parted((), (), unseen, config.data.duplicates, before)
+    held = () if config.data.duplicates == "keep" else (NOT_HELD,)
+    return parts.unseen, (*corpus.notes, *parts.notes, *held)
 
 
 def devices_told(data: Mapping[str, Any]) -> dict[str, Device]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,13 +13,16 @@ from flexlora.config.config import Config
 from flexlora.config.config_file import load_config
 from flexlora.config.toml import read_toml
 from flexlora.errors import ConfigError, RunError
+from flexlora.formats.json_fields import texts
 from flexlora.formats.json_text import json_text
 from flexlora.runs.environment import environment
-from flexlora.runs.fields import PARENT, RESOLVED, typed
+from flexlora.runs.fields import PARENT, RESOLVED, truth, typed
 from flexlora.runs.files import Record, damaged, read_table
 from flexlora.runs.sums import read_sums, require_whole, write_sums
+from flexlora.tasks.trained import Trained
 
 FORMAT_VERSION = 3
+_DIGEST = re.compile(r"[0-9a-f]{16}")
 _PERHAPS = ("parent.json",)  # In the folder of a run that has none, it is foreign.
 
 
@@ -28,6 +32,7 @@ def write_once(
     resolved: Mapping[str, Any],
     data: Mapping[str, Any],
     parent: Mapping[str, Any] | None,
+    trained: Trained,
 ) -> None:
     """Into a folder that holds no other file yet; and their sums."""
     (folder / "config.toml").write_bytes(config.to_toml().encode())
@@ -37,6 +42,8 @@ def write_once(
     (folder / "format.json").write_text(json_text({"version": FORMAT_VERSION}))
     if parent is not None:
         (folder / "parent.json").write_text(json_text(dict(parent), indent=2))
+    told = {"whole": trained.whole, "digests": sorted(trained.digests)}
+    (folder / "trained.json").write_text(json_text(told, indent=0))
     write_sums(folder)
 
 
@@ -86,5 +93,20 @@ def read_parent(folder: Path) -> Record | None:
         return None
     try:
         return typed(read_table(path), PARENT, ("start", "path", "kind", "rule", "round"))
+    except ValueError as error:
+        raise damaged(path, error) from error
+
+
+def read_trained(folder: Path) -> Trained:
+    """Of a run that has no such file, nothing is known. Raises RunError for a damaged one."""
+    path = folder / "trained.json"
+    if not path.is_file():
+        return Trained(whole=False)
+    table = read_table(path)
+    try:
+        digests = texts(table, "digests")
+        if not all(map(_DIGEST.fullmatch, digests)):
+            raise ValueError("digests has what is none")
+        return Trained(frozenset(digests), truth(table, "whole"))
     except ValueError as error:
         raise damaged(path, error) from error

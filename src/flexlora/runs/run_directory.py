@@ -6,6 +6,7 @@ environment.json   versions, machine       checkpoints/   round-0007/{state.safe
 data.json          fingerprint, notes      spectra.jsonl  singular values, validated rounds
 format.json        version of this layout  spool/, next/  replies, layers of a round
 parent.json        what it began from      results.json   the final scores
+trained.json       digests of what was trained on, here or by what it began from
 SHA256SUMS         of what is written once, when the run is made
 rows/              data that was held in memory
 wire/              answers as they come over a network, in chunks
@@ -42,9 +43,17 @@ from flexlora.runs.files import CURE, UNREADABLE, damaged, read_table
 from flexlora.runs.files import Record as Record
 from flexlora.runs.lock import in_use, locked
 from flexlora.runs.logs import Log
-from flexlora.runs.once import read_config, read_parent, read_resolved, write_once
+from flexlora.runs.once import (
+    read_config,
+    read_parent,
+    read_resolved,
+    read_trained,
+    write_once,
+)
 from flexlora.runs.records import RoundRecord
 from flexlora.runs.sums import NAME
+from flexlora.tasks.duplicates import NOTHING
+from flexlora.tasks.trained import Trained
 
 _LOGS = ("events", "metrics", "spectra")
 E = TypeVar("E", bound=Event)
@@ -71,6 +80,7 @@ class Run:
         data: Mapping[str, Any] | None = None,
         parent: Mapping[str, Any] | None = None,
         start: Checkpoint | None = None,
+        trained: Trained = NOTHING,
         bring: Callable[[Path], None] = lambda _: None,
     ) -> Run:
         """Make a new run directory: `folder`, or `<run.out>/<run.name>-<n>` with the next free n.
@@ -79,9 +89,9 @@ class Run:
         bits, the device, threads, clients at once and the date that chats are told, are used again
         on resume, the others noted;
         data: what was read (fingerprint, counts, notes); parent, start: what the run begins from,
-        and its state, kept as the checkpoint of round `parent["start"]`; bring: puts whatever else
-        a run begins with into its folder, which appears whole or not at all. Raises RunError when
-        the folder exists.
+        and its state, kept as the checkpoint of round `parent["start"]`; trained: what it and
+        what it begins from are trained on; bring: puts whatever else a run begins with into its
+        folder, which appears whole or not at all. Raises RunError when the folder exists.
         """
 
         def make(target: Path) -> Run:
@@ -91,7 +101,7 @@ class Run:
 
         def fill(aside: Path) -> None:
             (aside / "checkpoints").mkdir()
-            write_once(aside, config, resolved or {}, data or {}, parent)
+            write_once(aside, config, resolved or {}, data or {}, parent, trained)
             for name in _LOGS:
                 (aside / f"{name}.jsonl").touch()
             if parent is not None and start is not None:
@@ -163,6 +173,10 @@ class Run:
     @property
     def environment(self) -> Record:
         return read_table(self.folder / "environment.json")
+
+    def trained(self) -> Trained:
+        """What the clients of this run, and of what it began from, were trained on."""
+        return read_trained(self.folder)
 
     @cached_property
     def parent(self) -> Record | None:
