@@ -37,6 +37,39 @@ def jobs_of(setup: Setup) -> list[Train]:
     return sender.training(sender.begin(setup.spec), setup.roster.fresh_store()).jobs
 
 
+@pytest.mark.parametrize("wire", ["bfloat16", "int8"])
+def test_a_coarse_wire_is_as_fast_as_it_is_small(setup: Setup, wire: str) -> None:
+    """What a client returns is as large as what it is sent."""
+    assert setup.fleet is not None
+    config = setup.config
+    federation = config.federation.model_copy(update={"wire": wire})
+    made = prepare(config.model_copy(update={"federation": federation}), setup, outline=True)
+    found = clock_of(made, RULE)
+    assert found is not None
+    store, exact = made.roster.fresh_store(), clock(setup)
+    for job in jobs_of(made):
+        device, ranks = setup.fleet.device(job.client), store.ranks[job.client]
+        usual = made.foresight.usual(RULE, job.client)
+        busy = made.foresight.steps(job.client) * made.foresight.seconds(ranks, usual, device)
+        busy += job.bytes_down / device.downlink + job.bytes_down / device.uplink
+        took = found.seconds(job, ranks)
+        assert took == pytest.approx(busy / device.availability, rel=1e-9)
+        assert took < exact.seconds(job, ranks)
+
+
+def test_a_coarse_wire_leaves_room_for_rank_under_a_limit_of_bytes(
+    tmp_path: Path, setup: Setup
+) -> None:
+    file = device_file(tmp_path, DEVICES)
+    tops = []
+    for wire in ("exact", "bfloat16", "int8"):
+        asked = on_devices(file, clients={"traffic": "60 kB"}, federation={"wire": wire})
+        found = prepare(asked, setup, outline=True)
+        tops.append(max(max(held.values()) for held in found.roster.ranks.values()))
+    exact, half, quarter = tops
+    assert exact < half < quarter
+
+
 def clock(setup: Setup, deadline: float | None = None) -> Clock:
     assert setup.fleet is not None
     return Clock(setup.fleet, setup.foresight, RULE, deadline)

@@ -9,14 +9,17 @@ from typing import Any
 import pytest
 
 from devices import CLIENTS, DEVICES, device_file, on_devices
-from flexlora.adapters import Ranks
+from flexlora.adapters import Ranks, ranks_in_words
 from flexlora.errors import ConfigError, DataError, RunError
+from flexlora.federation.allocating import _Allocation
 from flexlora.federation.roster import own_ranks
 from flexlora.federation.session import Session
 from flexlora.federation.setup import Setup, prepare
 from flexlora.rules import make_rule
 from flexlora.runs import load_adapter
 from flexlora.runs.run_directory import Run
+
+LARGE = '[large]\nclients = 4\ndevice = "H100"\n'  # Room for any rank.
 
 
 @pytest.fixture(scope="module")
@@ -94,6 +97,34 @@ def test_the_papers_proportion_of_ranks_is_kept_by_its_patterns(setup: Setup, fi
     for held in found.roster.ranks.values():
         top = max(held.values())
         assert min(held.values()) == max(1, top * 30 // 200)
+
+
+@pytest.mark.parametrize("order", ["ffn-first", "uniform"])
+@pytest.mark.parametrize("targets", [["attention"], ["all-linear"], ["q_proj", "down_proj"]])
+def test_what_is_allotted_is_what_is_trained_after_every_step(
+    tmp_path: Path, order: str, targets: list[str]
+) -> None:
+    """Also where no layer has the largest share, and where one that has it can hold no more."""
+    file = device_file(tmp_path, LARGE)
+    clients = {"order": order, "max_rank": 400}
+    config = on_devices(file, clients=clients, model={"targets": targets})
+    found = prepare(config, outline=True)
+    assert found.fleet is not None
+    allocation = _Allocation(found.fleet, config, found.foresight, {}, 1)
+    steps = len(allocation.order.steps)
+    assert steps >= 128
+    for step in range(1, steps + 1):
+        held = allocation.order.ranks(step)
+        assert allocation._ranks(held).resolve(found.model.layers, clip=True) == held
+
+
+@pytest.mark.parametrize("targets", [["attention"], ["all-linear"]])
+def test_a_run_trains_at_the_ranks_that_it_tells_of(tmp_path: Path, targets: list[str]) -> None:
+    file, clients = device_file(tmp_path, LARGE), {"order": "ffn-first", "max_rank": 128}
+    found = prepare(on_devices(file, clients=clients, model={"targets": targets}), outline=True)
+    assert found.fleet is not None
+    told = {one.device: one.ranks for one in found.fleet.allotted}
+    assert told == {kind: ranks_in_words(held) for kind, held in found.roster.ranks.items()}
 
 
 @pytest.mark.parametrize(

@@ -126,6 +126,25 @@ def test_who_is_seldom_there_is_seldom_drawn(model: Planned) -> None:
     assert plan(model, STRONG, seldom, clients=2).federation.cohort == {"c0": 2, "c1": 0}
 
 
+def test_a_class_has_no_more_places_in_a_round_than_clients(model: Planned) -> None:
+    """What one cannot fill goes to the others, in their proportion."""
+    seldom = replace(STRONG, availability=0.01)
+    found = plan(model, STRONG, seldom, seldom, clients=9).federation
+    assert found.cohort == {"c0": 4, "c1": 3, "c2": 2}
+    assert plan(model, STRONG, seldom, clients=8).federation.cohort == {"c0": 4, "c1": 4}
+    assert plan(model, STRONG, seldom, clients=99).federation.cohort == {"c0": 4, "c1": 4}
+
+
+def test_a_round_takes_whoever_is_there_for_a_part_of_the_time_longer(model: Planned) -> None:
+    """As in a run, whose deadline it is held to."""
+    always, half = plan(model, STRONG), plan(model, replace(STRONG, availability=0.5))
+    assert half.federation.seconds == pytest.approx(2 * always.federation.seconds)
+    deadline = 0.6 * half.federation.seconds
+    held = plan(model, replace(STRONG, availability=0.5), deadline=deadline)
+    assert rank(held.classes[0]) < rank(half.classes[0])
+    assert held.federation.seconds <= deadline
+
+
 def test_one_class_that_does_not_fit_is_told_what_would_help(model: Planned) -> None:
     small = replace(STRONG, memory=6e6)
     lacking, fits = plan(model, small, STRONG).classes

@@ -5,7 +5,14 @@ from __future__ import annotations
 import pytest
 import torch
 
-from flexlora.adapters import Adapter, Factors, LayerSpec, factors_payload
+from flexlora.adapters import (
+    Adapter,
+    Factors,
+    LayerSpec,
+    Wire,
+    coarse_payload,
+    factors_payload,
+)
 from flexlora.formats.delta import update_payload
 from flexlora.formats.payloads import byte_count, to_bytes
 from flexlora.laws.round import Round
@@ -50,6 +57,24 @@ def test_bytes_are_those_of_the_real_layers(name: str) -> None:
     assert {x.delta for x in told.values()} == {told["small"].delta}
     assert told["small"].delta == close
     assert (wanted > 0) == (rule.traits.delta != "none")
+
+
+@pytest.mark.parametrize("wire", ["bfloat16", "int8"])
+@pytest.mark.parametrize("name", ["flexlora", "flora", "ffa"])
+def test_a_coarse_wire_is_counted_as_it_travels(name: str, wire: Wire) -> None:
+    """Adapters, both ways; Δ travels as it is."""
+    rule, draw = make_rule(name), torch.Generator()
+    told, exact = traffic(rule, LAYERS, RANKS, COHORT, wire), traffic(rule, LAYERS, RANKS, COHORT)
+    spec = Spec.of(LAYERS, list(RANKS.values()))
+    state = rule.init(spec, torch.Generator())
+    for kind, ranks in RANKS.items():
+        sent = rule.send(state, rule.ranks_for(spec, ranks), torch.Generator(), kind)
+        received = rule.receive(sent, {})
+        returned = rule.reply(1, received, received, {}).adapter
+        for adapter, bytes_ in ((sent, told[kind].down), (returned, told[kind].up)):
+            assert bytes_ == len(to_bytes(coarse_payload(factors_payload(adapter), wire, draw)))
+        assert told[kind].up < exact[kind].up
+        assert told[kind].delta == exact[kind].delta
 
 
 def test_a_large_federation_is_counted_by_a_small_one() -> None:

@@ -18,6 +18,7 @@ from flexlora.adapters.from_spectrum import factors_of as factors_of
 from flexlora.adapters.payload import FORMAT_VERSION as FORMAT_VERSION
 from flexlora.adapters.payload import Payload as Payload
 from flexlora.adapters.payload import coarse_payload as coarse_payload
+from flexlora.adapters.payload import coarse_payload_like as coarse_payload_like
 from flexlora.adapters.payload import factors_payload as factors_payload
 from flexlora.adapters.payload import payload_adapter as payload_adapter
 from flexlora.adapters.ranks import LayerSpec as LayerSpec

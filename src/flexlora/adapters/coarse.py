@@ -5,7 +5,7 @@ Source: stochastic rounding and one step a vector, as in QSGD (Alistarh et al. 2
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Literal, get_args
 
 import torch
@@ -42,7 +42,27 @@ def coarse(
             made[name] = _to_bfloat16(x, draw)
         else:
             made[name], made[name + _STEP] = _to_int8(x, _along(name), draw)
-    return made, {_MARK: wire, **({_LEFT: ",".join(sorted(left))} if left else {})}
+    return made, _told(wire, left)
+
+
+def coarse_like(
+    tensors: Mapping[str, Tensor], wire: Wire
+) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """What `coarse` gives, as to names, shapes and dtypes: each tensor is one number in memory."""
+    if wire == "exact":
+        return dict(tensors), {}
+    made: dict[str, Tensor] = {}
+    left = [name for name, x in tensors.items() if x.dtype != torch.float32]
+    for name in sorted(tensors):
+        x = tensors[name]
+        if name in left:
+            made[name] = x
+            continue
+        dtype = torch.bfloat16 if wire == "bfloat16" else torch.int8
+        made[name] = torch.zeros((), dtype=dtype).expand(x.shape)
+        if wire == "int8":
+            made[name + _STEP] = torch.zeros(()).expand(x.shape[1 - _along(name)])
+    return made, _told(wire, left)
 
 
 def refined(tensors: Mapping[str, Tensor], meta: Mapping[str, str]) -> dict[str, Tensor]:
@@ -71,6 +91,10 @@ def refined(tensors: Mapping[str, Tensor], meta: Mapping[str, str]) -> dict[str,
         else:
             raise AdapterError(f"payload tensor {shown(name)} is {x.dtype}, expected {wire}")
     return found
+
+
+def _told(wire: Wire, left: Collection[str]) -> dict[str, str]:
+    return {_MARK: wire, **({_LEFT: ",".join(sorted(left))} if left else {})}
 
 
 def wire_of(meta: Mapping[str, str]) -> Wire:

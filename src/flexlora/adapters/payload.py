@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from flexlora.adapters.coarse import Wire, coarse, refined
+from flexlora.adapters.coarse import Wire, coarse, coarse_like, refined
 from flexlora.adapters.factors import Adapter, Factors
 from flexlora.errors import AdapterError, shown
 
@@ -54,6 +54,12 @@ def factors_payload(adapter: Adapter) -> Payload:
 def coarse_payload(payload: Payload, wire: Wire, draw: torch.Generator) -> Payload:
     """An adapter's payload in fewer bits, as `coarse` has it; "exact": as it is."""
     tensors, meta = coarse(payload.tensors, wire, draw)
+    return replace(payload, tensors=tensors, meta={**payload.meta, **meta})
+
+
+def coarse_payload_like(payload: Payload, wire: Wire) -> Payload:
+    """One of as many bytes as `coarse_payload`, without its numbers."""
+    tensors, meta = coarse_like(payload.tensors, wire)
     return replace(payload, tensors=tensors, meta={**payload.meta, **meta})
 
 

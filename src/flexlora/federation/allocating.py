@@ -8,7 +8,7 @@ from typing import final
 
 from flexlora.adapters import Ranks, ranks_in_words
 from flexlora.allocation.devices import DeviceClass
-from flexlora.allocation.order import FFN_FIRST, Order, in_proportion, uniform
+from flexlora.allocation.order import Order, in_proportion, uniform
 from flexlora.config.clients import MAX_RANK
 from flexlora.config.config import Config
 from flexlora.config.settings import played_rule
@@ -117,6 +117,7 @@ class _Allocation:
             deadline=self.deadline,
             traffic=self.config.clients.most_bytes,
             clients=self.clients,
+            wire=self.config.federation.wire,
         )
 
     def _work(self, name: str, clients: Sequence[str]) -> Work:
@@ -125,7 +126,7 @@ class _Allocation:
         kind = replace(self.fleet.classes[name], clients=len(clients), named=())
         heaviest = self.foresight.heaviest(self.rule, clients)
         first = self.order.ranks(1)
-        sent = traffic(self.rule, self.layers, {name: first}, {})[name]
+        sent = traffic(self.rule, self.layers, {name: first}, {}, self.config.federation.wire)[name]
 
         def seconds(client: str) -> float:
             steps = self.foresight.steps(client)
@@ -144,12 +145,14 @@ class _Allocation:
         return Work(kind, heaviest, usual, steps, kind.device.availability)
 
     def _ranks(self, held: Mapping[str, int]) -> Ranks:
-        """In the order's own form, which gives the same on these layers when it is cut to them."""
-        top = max(held.values())
+        """As patterns that give the same on these layers, few where they can be."""
         if not self.in_proportion:
-            return Ranks.of(top)
-        highest = max(rank for _, rank in FFN_FIRST.patterns)
-        return Ranks.of({p: max(1, top * r // highest) for p, r in FFN_FIRST.patterns})
+            return Ranks.of(max(held.values()))
+        kinds: dict[str, set[int]] = {}
+        for layer in self.layers:
+            kinds.setdefault(layer.kind, set()).add(held[layer.name])
+        apart = {x.name: held[x.name] for x in self.layers if len(kinds[x.kind]) > 1}
+        return Ranks.of({**apart, **{k: rank for k, (rank, *more) in kinds.items() if not more}})
 
     def _why(self, work: Work, cost: Cost, found: Mapping[str, object]) -> str:
         """What a rank more would break, and what this one takes."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from typing import final
 
+from flexlora.adapters import Wire
 from flexlora.engines.jobs import Train, TrainSparse
 from flexlora.federation.fleet import Fleet
 from flexlora.federation.foresight import Foresight
@@ -22,13 +23,20 @@ class Clock:
     over its link, and all that divided by the share of the time that it works on a round.
 
     Nothing is measured: the same jobs take the same time, on any machine. deadline: seconds after
-    which a round is over; None: when the last one has answered.
+    which a round is over; None: when the last one has answered. wire: of adapters, as they come
+    back; what a job sends it counts itself.
     """
 
     def __init__(
-        self, fleet: Fleet, foresight: Foresight, rule: Rule, deadline: float | None = None
+        self,
+        fleet: Fleet,
+        foresight: Foresight,
+        rule: Rule,
+        deadline: float | None = None,
+        wire: Wire = "exact",
     ) -> None:
         self.fleet, self.foresight, self.rule, self.deadline = fleet, foresight, rule, deadline
+        self.wire: Wire = wire
         self._up: dict[tuple[tuple[str, int], ...], int] = {}
         self._step: dict[tuple[str, tuple[tuple[str, int], ...]], float] = {}
 
@@ -76,7 +84,8 @@ class Clock:
 
     def _bytes_up(self, pattern: tuple[tuple[str, int], ...]) -> int:
         if pattern not in self._up:
-            sent = traffic(self.rule, self.foresight.shape.layers, {"": dict(pattern)}, {})
+            layers, alone = self.foresight.shape.layers, {"": dict(pattern)}
+            sent = traffic(self.rule, layers, alone, {}, self.wire)
             self._up[pattern] = sent[""].up
         return self._up[pattern]
 
@@ -92,4 +101,4 @@ def clock_of(setup: Setup, rule: Rule) -> Clock | None:
     if setup.fleet is None or setup.config.federation.mode == "centralised":
         return None
     deadline = setup.config.federation.deadline_seconds
-    return Clock(setup.fleet, setup.foresight, rule, deadline)
+    return Clock(setup.fleet, setup.foresight, rule, deadline, setup.config.federation.wire)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Protocol, final
 
+from flexlora.adapters import Wire
 from flexlora.allocation.devices import Device, DeviceClass
 from flexlora.allocation.memory import Memory, Setting
 from flexlora.allocation.order import Order
@@ -68,7 +69,8 @@ class Cost:
 class Allotment:
     """Of each class the longest beginning of the order that it can pay for.
 
-    deadline: seconds; traffic: bytes of a client both ways; None: no limit. clients: of a round.
+    deadline: seconds; traffic: bytes of a client both ways; None: no limit. clients: of a round;
+    wire: of adapters.
     """
 
     def __init__(
@@ -81,9 +83,11 @@ class Allotment:
         deadline: float | None = None,
         traffic: float | None = None,
         clients: int | None = None,
+        wire: Wire = "exact",
     ) -> None:
         self.model, self.works, self.rule, self.order = model, works, rule, order
         self.deadline, self.most_bytes, self.clients = deadline, traffic, clients
+        self.wire: Wire = wire
         self.first = order.ranks(1)
         self._shares: dict[str, float] = {}  # Class → bytes of Δ for each of its numbers.
 
@@ -140,7 +144,7 @@ class Allotment:
         """Of a client of each class that has ranks."""
         kinds = [x.kind for x in self.works if x.kind.name in ranks]
         cohort = federated(kinds, dict.fromkeys(ranks, 0.0), {}, {}, clients=self.clients)
-        return traffic(self.rule, self.model.shape.layers, ranks, cohort.cohort)
+        return traffic(self.rule, self.model.shape.layers, ranks, cohort.cohort, self.wire)
 
     def _ranks(self) -> dict[str, dict[str, int]]:
         found = {}
@@ -163,7 +167,8 @@ class Allotment:
 
     def _alone(self, ranks: Mapping[str, int], kind: DeviceClass) -> Traffic:
         """With Δ as far as it is known by now."""
-        sent = traffic(self.rule, self.model.shape.layers, {kind.name: ranks}, {})[kind.name]
+        layers, alone = self.model.shape.layers, {kind.name: ranks}
+        sent = traffic(self.rule, layers, alone, {}, self.wire)[kind.name]
         delta = round(self._shares.get(kind.name, 0.0) * self.model.shape.trainable(ranks))
         return Traffic(sent.down, sent.up, delta)
 

@@ -49,8 +49,7 @@ def federated(
     expected = sum(there.values())
     all_ = sum(x.clients for x in classes)
     count = max(1, round(expected) if clients is None else min(clients, all_))
-    shares = largest_remainder([x / expected for x in there.values()], count)
-    cohort = dict(zip(there, shares, strict=True))
+    cohort = _dealt(there, {x.name: x.clients for x in classes}, count)
     part = [name for name, many in cohort.items() if many]
     slowest = max(part, key=lambda name: seconds[name])
     longest = seconds[slowest]
@@ -70,3 +69,18 @@ def federated(
         rounds=rounds,
         unused=1 - lowest * all_ / whole if whole else 0.0,
     )
+
+
+def _dealt(there: Mapping[str, float], most: Mapping[str, int], count: int) -> dict[str, int]:
+    """Class → its places of so many, in proportion to how many are there, but no more than it has
+    clients: what a class cannot fill goes to the others."""
+    found: dict[str, int] = {}
+    while True:
+        open_ = {name: held for name, held in there.items() if name not in found}
+        total, left = sum(open_.values()), count - sum(found.values())
+        shares = largest_remainder([held / total for held in open_.values()], left)
+        dealt = dict(zip(open_, shares, strict=True))
+        full = {name: most[name] for name, many in dealt.items() if many >= most[name]}
+        if not full or len(full) == len(open_):
+            return {name: {**dealt, **found, **full}.get(name, 0) for name in there}
+        found |= full

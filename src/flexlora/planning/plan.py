@@ -85,7 +85,10 @@ class _Planner:
         make = uniform if asked.order == "uniform" else in_proportion
         self.allotment = Allotment(
             model,
-            [Work(x, self.setting, self.setting, asked.steps(x)) for x in classes],
+            [
+                Work(x, self.setting, self.setting, asked.steps(x), x.device.availability)
+                for x in classes
+            ],
             rule,
             make(model.shape.layers, most=asked.max_rank),
             deadline=asked.deadline,

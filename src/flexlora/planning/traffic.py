@@ -13,6 +13,8 @@ from flexlora.adapters import (
     Factors,
     LayerSpec,
     Payload,
+    Wire,
+    coarse_payload_like,
     factors_payload,
 )
 from flexlora.adapters.delta import Patch
@@ -49,9 +51,11 @@ def traffic(
     layers: Sequence[LayerSpec],
     ranks: Mapping[str, Mapping[str, int]],
     cohort: Mapping[str, int],
+    wire: Wire = "exact",
 ) -> dict[str, Traffic]:
     """Class → its clients' bytes. ranks: class → layer → rank that it affords; cohort: class → how
-    many of its clients are in a round (empty: Δ is not counted).
+    many of its clients are in a round (empty: Δ is not counted). wire: of adapters, both ways; Δ
+    travels as it is.
 
     Factors are those of round 1, exactly; Δ is that of a round in which every client changed its
     adapter. A rule that prunes may send less.
@@ -63,7 +67,7 @@ def traffic(
     if rule.traits.alone:
         return dict.fromkeys(ranks, Traffic(0, 0, 0))
     return {
-        name: Traffic(_size(layers, down), _size(layers, up), delta)
+        name: Traffic(_size(layers, down, wire), _size(layers, up, wire), delta)
         for name, (down, up) in sent.items()
     }
 
@@ -107,14 +111,14 @@ def _likes(
     return _Likes(of, Spec.of(small, list(held.values()), _ALPHA), held)
 
 
-def _size(layers: Sequence[LayerSpec], factors: Mapping[str, Factors]) -> int:
+def _size(layers: Sequence[LayerSpec], factors: Mapping[str, Factors], wire: Wire) -> int:
     """Serialised, at the shapes of the real layers."""
     made = {}
     for x in layers:
         f = factors[x.name]
         b, a = _as_if(x.m, f.b.shape[1], f.b.dtype), _as_if(f.a.shape[0], x.n, f.a.dtype)
         made[x.name] = Adapter({x.name: Factors(b, a, f.scale)}).only(f.sides)[x.name]
-    return byte_count(factors_payload(Adapter(made)))
+    return byte_count(coarse_payload_like(factors_payload(Adapter(made)), wire))
 
 
 def _delta_bytes(
