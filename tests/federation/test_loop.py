@@ -12,6 +12,7 @@ from typing import Any, cast
 import pytest
 import torch
 
+from flexlora.adapters import LayerSpec
 from flexlora.config.config import Config
 from flexlora.config.schedule import Schedule
 from flexlora.engines.jobs import Train, Transport
@@ -24,7 +25,7 @@ from flexlora.federation.sending import Sender
 from flexlora.federation.streams import Streams
 from flexlora.formats.delta import update_payload
 from flexlora.formats.payloads import to_bytes
-from flexlora.rules import RULES, Combined, Rule, State, make_rule
+from flexlora.rules import RULES, Combined, Rule, Spec, State, make_rule
 from flexlora.runs.committed import Committed
 from flexlora.runs.events import Event, Failed, Replied, RoundBegun, RoundEnded
 from flexlora.runs.packed_state import pack
@@ -35,7 +36,7 @@ from flexlora.runs.store import ClientStore
 from flexlora.training import Recipe
 from reference import dense, one_of_each
 from same_run import MEASURED, happened
-from small import LAYERS, Noise, moved, read, spec
+from small import LAYERS, Noise, moved, read
 
 RANKS = {"a": 2, "b": 4, "c": 3, "d": 2, "e": 4}
 RECIPE = Recipe("adamw", 0.8, 4)
@@ -66,6 +67,7 @@ def federation(
     fails: Sequence[str] = (),
     backwards: bool = False,
     ranks: dict[str, int] = RANKS,
+    layers: Sequence[LayerSpec] = LAYERS,
     seed: int = 0,
     **schedule: Any,
 ) -> Federation:
@@ -79,13 +81,14 @@ def federation(
     run = Run.open(folder) if folder.exists() else Run.create(Config(), folder)
     store = ClientStore(
         dict.fromkeys(ranks, "any"),
-        {client: {layer.name: rank for layer in LAYERS} for client, rank in ranks.items()},
+        {client: {layer.name: rank for layer in layers} for client, rank in ranks.items()},
     )
+    of_all = Spec.of(layers, list(store.ranks.values()))
     asked = Schedule(**{"rounds": 3, "clients": 3, "recipe": RECIPE, **schedule})
     sender = Sender(rule, asked, Streams(seed))
     return Federation(
         sender=sender,
-        stands=last(run) or Committed(sender.begin(spec(*ranks.values())), store, Progress()),
+        stands=last(run) or Committed(sender.begin(of_all), store, Progress()),
         transport=cast(Transport, Noise(rule, fails, backwards=backwards)),  # Given Train alone.
         collector=Plain(run.spool, rule),
         run=run,
@@ -301,11 +304,17 @@ def test_without_delta_bytes_down_are_the_payloads(tmp_path: Path, name: str) ->
 def test_delta_counts_and_costs_less_for_a_client_that_is_up_to_date(
     tmp_path: Path, name: str
 ) -> None:
-    # One wide client and two narrow ones, whose steps are smaller than all of Δ. One alone leaves
-    # no residual.
+    # One wide client and two narrow ones, whose steps are smaller than all of Δ, in layers that
+    # are large beside their names. One client alone leaves no residual.
     ranks, clients = {"a": 4, "b": 1, "c": 1}, 1 + (RULES[name].traits.delta == "residual")
     made = federation(
-        tmp_path / "r", name, ranks=ranks, rounds=12, clients=clients, evaluate_every=0
+        tmp_path / "r",
+        name,
+        ranks=ranks,
+        layers=[LayerSpec(x.name, 10 * x.m, 10 * x.n) for x in LAYERS],
+        rounds=12,
+        clients=clients,
+        evaluate_every=0,
     )
     play(made)
     held: dict[str, int] = {}

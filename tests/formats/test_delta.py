@@ -9,11 +9,12 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flexlora.adapters import DeltaUpdate, Payload
+from flexlora.adapters import Delta, DeltaUpdate, Payload
+from flexlora.adapters.delta import Patch
 from flexlora.errors import AdapterError
 from flexlora.formats.delta import layer_tensors, payload_update, tensor_layers, update_payload
 from flexlora.formats.payloads import from_bytes, to_bytes
-from flexlora.lowrank import LowRank
+from flexlora.lowrank import Dense, LowRank
 from reference import gaussian
 
 NAMES = ("layers.0.q", "a|left", "x.left|right", "ü")
@@ -37,6 +38,21 @@ def test_an_update_survives_the_wire(
     for name, matrix in layers.items():
         assert torch.equal(read.layers[name].left, matrix.left)
         assert torch.equal(read.layers[name].right, matrix.right)
+
+
+@pytest.mark.parametrize("shape", [(5, 4), (4, 5), (4, 4)])
+def test_a_matrix_beside_an_identity_travels_alone(shape: tuple[int, int]) -> None:
+    """And is beside it again where it arrives, bit for bit."""
+    held = Dense(gaussian(*shape, seed=1)).low_rank()
+    update = DeltaUpdate(3, None, {"q": held})
+    data = to_bytes(update_payload(update))
+    assert update_payload(update).tensors.keys() == {"q|whole"}
+    read = payload_update(from_bytes(data)).layers["q"]
+    assert torch.equal(read.left, held.left)
+    assert torch.equal(read.right, held.right)
+    assert len(data) < 4 * shape[0] * shape[1] + 200
+    delta = Delta(1, {"q": held}, (Patch(1, {"q": held}),))
+    assert delta.nbytes == delta.patches[0].nbytes == 4 * shape[0] * shape[1]
 
 
 def test_layers_of_several_kinds_lie_side_by_side() -> None:
@@ -64,6 +80,9 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"tensors": {"q|left": ONE, "q|right": INTEGERS}}, NO_UPDATE),
     ({"tensors": {"q|left": INTEGERS, "q|right": ONE}}, NO_UPDATE),
     ({"tensors": {**GOOD["tensors"], "q": ONE}}, "holds tensors of no layer"),
+    ({"tensors": {**GOOD["tensors"], "q|whole": ONE}}, "holds tensors of no layer"),
+    ({"tensors": {"q|whole": INTEGERS}}, NO_UPDATE),
+    ({"tensors": {"q|whole": torch.ones(2)}}, NO_UPDATE),
     ({"tensors": {"q|right": ONE}}, "holds tensors of no layer"),
     ({"meta": {"version": "3"}}, NO_UPDATE),
     *[

@@ -62,3 +62,15 @@ def test_both_sums_are_the_weighted_sum_of_updates() -> None:
     for rank in (None, 1, 6):
         found = Listed(parts).sum(rank)
         assert_close(found.dense() if hasattr(found, "dense") else found.matrix, wanted, 1e-6)
+
+
+def test_an_origin_that_is_zero_makes_no_sum_wider() -> None:
+    """As where B begins at zero: what it is taken from is what was trained."""
+    trained, begun = factors(seed=1), factors(seed=2)
+    zero = Factors(torch.zeros_like(begun.b), begun.a, begun.scale)
+    none = Contribution.of("a", 1.0, trained, zero)
+    some = Contribution.of("a", 1.0, trained, begun)
+    assert (none.width, some.width) == (2, 4)
+    assert (none.update().width, some.update().width) == (2, 4)
+    assert (len(list(none.parts())), len(list(some.parts()))) == (1, 2)
+    assert torch.equal(none.update().dense(), trained.product().dense())

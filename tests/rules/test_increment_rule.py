@@ -7,6 +7,8 @@ import torch
 from torch import Tensor
 
 from flexlora.adapters import Adapter, Factors, LayerSpec
+from flexlora.formats.delta import update_payload
+from flexlora.formats.payloads import byte_count
 from flexlora.lowrank import LowRank
 from flexlora.rules import ClientView, Contribution, Listed, Rule, Spec, State, make_rule
 from reference import (
@@ -170,3 +172,22 @@ def test_new_directions_are_new_each_round_and_shared_by_all_ranks(how: str) -> 
     assert not torch.equal(one.a[2:], other.a[2:])
     wide = sent_of("fresh", 8, 1)
     assert torch.equal(sent_of("fresh", 4, 1).a, wide.a[:4])
+
+
+@pytest.mark.parametrize(("side", "wide"), [(64, True), (512, False)])
+def test_what_is_sent_is_no_more_than_what_was_learned(side: int, wide: bool) -> None:
+    """By default B begins at zero: a step is as wide as its clients' ranks together, as flora's,
+    and where that is more than the matrix, the matrix alone travels."""
+    layer = LayerSpec("q_proj", side, side)
+    cohort = {f"client{i}": {layer.name: 16} for i in range(4)}
+    sizes = {}
+    for name in ("flexlora-increment", "flora"):
+        rule = make_rule(name)
+        state = rule.init(Spec.of([layer], list(cohort.values())), generator())
+        for round in range(3):
+            before, state = state, play(rule, state, cohort, random_training(round))
+        update = state.delta.since(before.delta.version)
+        assert update is not None
+        sizes[name] = byte_count(update_payload(update))
+    assert sizes["flexlora-increment"] == pytest.approx(sizes["flora"], rel=0.01)
+    assert sizes["flora"] < 4 * (side * side if wide else 2 * side * 64) + 500

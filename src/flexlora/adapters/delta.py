@@ -20,7 +20,7 @@ class Patch:
 
     @property
     def nbytes(self) -> int:
-        return sum(part.nbytes for part in self.layers.values())
+        return sum(map(_bytes, self.layers.values()))
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,7 +50,7 @@ class Delta:
 
     @property
     def nbytes(self) -> int:
-        return sum(part.nbytes for part in self.layers.values())
+        return sum(map(_bytes, self.layers.values()))
 
     def advanced(self, layers: Layers, patch: Layers | None) -> Delta:
         """Δ_{v+1} = `layers`; `patch` is what was added to come there, None if that is no sum.
@@ -89,6 +89,11 @@ class Delta:
                 f"{self.version}; ask for all of it"
             )
         return Delta(update.version, _joined((self.layers, update.layers)))
+
+
+def _bytes(part: LowRank) -> int:
+    """As it travels: of a matrix beside an identity, the matrix alone."""
+    return part.nbytes if part.whole is None else part.whole.nbytes
 
 
 def _trimmed(delta: Delta) -> Delta:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from jaxtyping import Float
@@ -73,6 +74,15 @@ class LowRank:
     def nbytes(self) -> int:
         """Bytes of both factors."""
         return self.left.nbytes + self.right.nbytes
+
+    @cached_property
+    def whole(self) -> Tensor | None:
+        """The matrix itself where the other factor is the identity, as of `Dense.low_rank`."""
+        m, n = self.shape
+        if self.width != min(m, n):
+            return None
+        factor, one = (self.left, self.right) if n <= m else (self.right, self.left)
+        return factor if torch.equal(one, torch.eye(len(one)).to(one)) else None
 
     def dense(self) -> Float[Tensor, "m n"]:
         """Multiply out. The only method that forms m × n numbers."""

@@ -21,7 +21,7 @@ from flexlora.adapters.delta import Patch
 from flexlora.formats.delta import update_payload
 from flexlora.formats.payloads import byte_count
 from flexlora.laws.round import Round
-from flexlora.lowrank import LowRank
+from flexlora.lowrank import Dense, LowRank
 from flexlora.rules import Rule, Spec, State
 
 # Sums of a round's ranks up to which Δ is combined as it is: beyond, all ranks are cut alike, and
@@ -167,7 +167,9 @@ def _update_size(
 
 
 def _wide(held: LowRank, spec: LayerSpec, times: float) -> LowRank:
-    """At the real shape, and as many times as wide."""
+    """At the real shape, and as many times as wide; a whole matrix as one."""
+    if held.whole is not None:
+        return Dense(torch.zeros(spec.m, spec.n, dtype=held.left.dtype)).low_rank()
     width = min(round(times * held.width), spec.m, spec.n)
     return LowRank(_as_if(spec.m, width, held.left.dtype), _as_if(width, spec.n, held.right.dtype))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import abc
 from collections.abc import Callable, Iterable, Iterator, Sequence, Set
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, final
 
 import torch
@@ -47,22 +48,28 @@ class Contribution:
     def trained(self) -> Factors:
         return self.read()
 
+    @cached_property
+    def subtracted(self) -> Factors | None:
+        """The origin, where it is anything: B may begin at zero, whose product widens every sum
+        that it is taken from, and changes none."""
+        return None if self.origin is None or not self.origin.b.any() else self.origin
+
     @property
     def width(self) -> int:
         """Inner width of `update`."""
-        return self.rank + (self.origin.rank if self.origin is not None else 0)
+        return self.rank + (0 if self.subtracted is None else self.subtracted.rank)
 
     def update(self) -> LowRank:
         """trained − origin, of inner width at most 2r."""
         product = self.trained.product()
-        return product if self.origin is None else product - self.origin.product()
+        return product if self.subtracted is None else product - self.subtracted.product()
 
     def parts(self) -> Iterator[tuple[float, LowRank]]:
         """What weight · update is the sum of: each scale in its weight, the factors as they are."""
         trained = self.trained
         yield self.weight * trained.scale, trained.unscaled()
-        if self.origin is not None:
-            yield -self.weight * self.origin.scale, self.origin.unscaled()
+        if self.subtracted is not None:
+            yield -self.weight * self.subtracted.scale, self.subtracted.unscaled()
 
 
 class Contributions(abc.ABC):
