@@ -118,6 +118,16 @@ def test_thoughts_in_an_answer_are_learnt() -> None:
     assert tokenizer.decode(encoded.prompt).endswith("<|im_start|>assistant\n<think>\n")
 
 
+def test_a_template_that_leaves_thoughts_out_is_told() -> None:
+    """Nobody would learn them, and what is scored would not be what is learnt."""
+    content = "m['content']"
+    tokenizer = made("bytes", CHATML.replace(content, f"{content}.split('</think>')[-1]"))
+    answer = "<think>one and one</think>\n\ntwo"
+    with pytest.raises(DataError, match=r"leaves out of the answer of example 'x' what it begins"):
+        read(tokenizer, answer)
+    assert tokenizer.decode(read(tokenizer, "two").response) == "two<|im_end|>"
+
+
 def test_a_template_without_an_end_of_the_turn_ends_with_eos() -> None:
     tokenizer = made("bytes", ENDLESS)
     encoded = read(tokenizer, "nine")

@@ -9,7 +9,7 @@ from datetime import date, datetime
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, final
 
-from flexlora.errors import DataError
+from flexlora.errors import DataError, shown
 from flexlora.tasks.boundary import common_start
 from flexlora.tasks.task import Example, Turn
 from flexlora.tasks.wording import Worded
@@ -65,6 +65,14 @@ class Chat:
                 raise DataError(
                     f"the chat template of tokenizer {tokenizer.name_or_path!r} changes the answer "
                     f"of example {example.id!r}; mend that answer, or use the prompt style 'alpaca'"
+                )
+            lost = _letters(response).removesuffix(kept)
+            if not _letters(prompt).endswith(lost):  # Some write its beginning into the prompt.
+                raise DataError(
+                    f"the chat template of tokenizer {tokenizer.name_or_path!r} leaves out of the "
+                    f"answer of example {example.id!r} what it begins with, {shown(lost)}"
+                    ", which nobody would learn; take that out of the answers (thoughts, say), or "
+                    "use the prompt style 'alpaca'"
                 )
         written = tuple(text[len(prompt) : len(text) - len(end)] for text in texts)
         return Worded(prompt, written, end)
