@@ -145,6 +145,21 @@ def test_a_round_takes_whoever_is_there_for_a_part_of_the_time_longer(model: Pla
     assert held.federation.seconds <= deadline
 
 
+def test_a_rule_that_trains_one_side_holds_what_that_side_holds(model: Planned) -> None:
+    """And one that takes turns trains both in time."""
+    whole, b, turns = (plan(model, STRONG, rule=name) for name in ("flexlora", "ffa", "rolora"))
+    ranks = {rank(told.classes[0]) for told in (whole, b, turns)}
+    assert len(ranks) == 1
+    (held,) = ranks
+    numbers = [
+        told.classes[0].cost.parameters for told in (whole, b, turns) if told.classes[0].cost
+    ]
+    layers = model.shape.layers
+    both, alone = (held * sum(f(x) for x in layers) for f in (lambda x: x.m + x.n, lambda x: x.m))
+    assert numbers == [both, alone, both]
+    assert b.classes[0].capacity < whole.classes[0].capacity
+
+
 def test_one_class_that_does_not_fit_is_told_what_would_help(model: Planned) -> None:
     small = replace(STRONG, memory=6e6)
     lacking, fits = plan(model, small, STRONG).classes

@@ -55,7 +55,8 @@ class Work:
 
 @dataclass(frozen=True)
 class Cost:
-    """What a client takes at some ranks. seconds: of a round, links included; compute: of them."""
+    """What a client takes at some ranks. parameters: numbers that its training ever changes;
+    seconds: of a round, links included; compute: of them."""
 
     ranks: Mapping[str, int]
     parameters: int
@@ -126,12 +127,20 @@ class Allotment:
         links = seconds_of_links(sent.down + sent.delta, sent.up, device) / work.presence
         return Cost(
             ranks=dict(ranks),
-            parameters=self.model.shape.trainable(ranks),
+            parameters=self._trained(ranks),
             memory=self.model.memory(ranks, work.heaviest),
             seconds=compute + links,
             compute=compute,
             traffic=sent,
         )
+
+    def _trained(self, ranks: Mapping[str, int]) -> int:
+        """Of a rule that trains the same side in every round, that side's."""
+        ever = {self.rule.trains(round) for round in (1, 2)}
+        if ever not in ({"a"}, {"b"}):
+            return self.model.shape.trainable(ranks)
+        of_b = ever == {"b"}
+        return sum(ranks[x.name] * (x.m if of_b else x.n) for x in self.model.shape.layers)
 
     def least(self, work: Work, delta: int | None = None) -> Cost:
         """At the least ranks. delta: bytes of Δ, where they are known better than by now."""
