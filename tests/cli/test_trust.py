@@ -12,7 +12,7 @@ from flexlora.cli.trust import _remembered, remember
 from flexlora.formats.user_file import UserFile
 from flexlora.runs.run_directory import Run
 from peft_folders import pair, write_folder
-from small import small, write
+from small import SMALL, small, write
 
 # It leaves a trace, and then ends what is tried.
 FOREIGN = "open('ran', 'w').close()\nraise SystemExit('ran')\n"
@@ -68,6 +68,27 @@ def test_foreign_code_needs_a_word(flexlora: Flexlora, name: str) -> None:
     assert ran()
     Path("theirs.py").write_text(FOREIGN + "#")  # but not for another file.
     assert_one_sentence(flexlora(*asked), "add --trust theirs.py")
+    assert not ran()
+
+
+@pytest.mark.usefixtures("foreign")
+def test_arms_that_begin_from_several_runs_need_a_word_for_each(flexlora: Flexlora) -> None:
+    Path("others.py").write_text(FOREIGN)
+    other = small(rule={"name": "others.py:Other"})
+    resolved = {"threads": 1, "device": "cpu", "layers": 8, "clients_per_round": 2}
+    Run.create(other, Path("second"), resolved=resolved)
+    Path("others.py").write_text(FOREIGN + "#")
+    arms = {
+        name: {"model": {**SMALL["model"], "init_from": name}} for name in ("foreign", "second")
+    }
+    Path("compare.toml").write_text(comparison(arms, rules=["flexlora"]).to_toml())
+    asked = ("compare", "compare.toml", "--out", "out")
+    done = flexlora(*asked, "--trust", "compare.toml")
+    words = "compare.toml is no file that foreign and second run (they run: theirs.py, others.py)"
+    assert_one_sentence(done, words)
+    assert_one_sentence(
+        flexlora(*asked, "--trust", "theirs.py"), "second names a rule in others.py"
+    )
     assert not ran()
 
 

@@ -94,9 +94,9 @@ def _require_trust(runs: Sequence[Path], trusted: Sequence[Path] | None, *, metr
     for path in words.keys() - {file.path for _, file in named}:
         theirs = ", ".join(dict.fromkeys(file.shown for _, file in named)) or "none"
         whose = " and ".join(map(str, runs))
-        what = "it runs" if len(runs) == 1 else "they run"
+        who, run_ = ("it", "runs") if len(runs) == 1 else ("they", "run")
         raise ConfigError(
-            f"--trust {words[path]} is no file that {whose} {what[3:]} ({what}: {theirs}); leave "
+            f"--trust {words[path]} is no file that {whose} {run_} ({who} {run_}: {theirs}); leave "
             "it out"
         )
     known = _remembered()
