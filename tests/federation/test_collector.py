@@ -24,8 +24,9 @@ from small import LAYERS, moved, reply_to, spec, train_job
 CLIENTS = ("c", "../../x", "a")
 RULE = make_rule(rule_with(delta="origin"))
 STATE = RULE.init(spec(3), generator(1))
+# Of origins that are something, which are subtracted.
 SENT = {
-    client: RULE.send(STATE, {layer.name: 3 for layer in LAYERS}, generator(2))
+    client: moved(RULE.send(STATE, {layer.name: 3 for layer in LAYERS}, generator(2)), 7)
     for client in CLIENTS
 }
 JOBS = [
