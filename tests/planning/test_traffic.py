@@ -17,7 +17,7 @@ from flexlora.formats.delta import update_payload
 from flexlora.formats.payloads import byte_count, to_bytes
 from flexlora.laws.round import Round
 from flexlora.planning.traffic import _changed, traffic
-from flexlora.rules import RULES, Spec, make_rule
+from flexlora.rules import RULES, Rule, Spec, State, make_rule
 
 LAYERS = (
     LayerSpec("h.0.attn.q", 40, 56),
@@ -32,6 +32,13 @@ RANKS = {
 COHORT = {"small": 2, "large": 1}
 
 
+def both_ways(rule: Rule, state: State, kind: str) -> tuple[Adapter, Adapter]:
+    """What a client of this kind is sent in round 1, and what it returns."""
+    sent = rule.send(state, rule.ranks_for(state.spec, RANKS[kind]), torch.Generator(), kind)
+    received = rule.receive(sent, {})
+    return sent, rule.reply(1, received, received, {}).adapter
+
+
 @pytest.mark.parametrize("name", sorted(RULES))
 def test_bytes_are_those_of_the_real_layers(name: str) -> None:
     """The slow twin: the rule played on the whole model, its payloads serialised."""
@@ -42,10 +49,8 @@ def test_bytes_are_those_of_the_real_layers(name: str) -> None:
         return
     spec = Spec.of(LAYERS, list(RANKS.values()))
     state = rule.init(spec, torch.Generator())
-    for kind, ranks in RANKS.items():
-        sent = rule.send(state, rule.ranks_for(spec, ranks), torch.Generator(), kind)
-        received = rule.receive(sent, {})
-        returned = rule.reply(1, received, received, {}).adapter
+    for kind in RANKS:
+        sent, returned = both_ways(rule, state, kind)
         assert told[kind].down == len(to_bytes(factors_payload(sent)))
         assert told[kind].up == len(to_bytes(factors_payload(returned)))
     federation = {f"{k}/{i}": RANKS[k] for k, count in COHORT.items() for i in range(count)}
@@ -67,10 +72,8 @@ def test_a_coarse_wire_is_counted_as_it_travels(name: str, wire: Wire) -> None:
     told, exact = traffic(rule, LAYERS, RANKS, COHORT, wire), traffic(rule, LAYERS, RANKS, COHORT)
     spec = Spec.of(LAYERS, list(RANKS.values()))
     state = rule.init(spec, torch.Generator())
-    for kind, ranks in RANKS.items():
-        sent = rule.send(state, rule.ranks_for(spec, ranks), torch.Generator(), kind)
-        received = rule.receive(sent, {})
-        returned = rule.reply(1, received, received, {}).adapter
+    for kind in RANKS:
+        sent, returned = both_ways(rule, state, kind)
         for adapter, bytes_ in ((sent, told[kind].down), (returned, told[kind].up)):
             assert bytes_ == len(to_bytes(coarse_payload(factors_payload(adapter), wire, draw)))
         assert told[kind].up < exact[kind].up

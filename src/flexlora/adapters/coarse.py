@@ -5,7 +5,7 @@ Source: stochastic rounding and one step a vector, as in QSGD (Alistarh et al. 2
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Mapping
 from typing import Literal, get_args
 
 import torch
@@ -14,6 +14,8 @@ from torch import Tensor
 from flexlora.errors import AdapterError, shown
 
 Wire = Literal["exact", "bfloat16", "int8"]
+Rounded = tuple[Tensor, Tensor | None]
+"""Numbers, and the step of each component where they have one."""
 WIRES: tuple[Wire, ...] = get_args(Wire)
 _MARK, _LEFT, _STEP = "wire", "wire.left", ".step"
 _LEVELS = 127
@@ -30,39 +32,43 @@ def coarse(
     step travels beside it. Zeros stay zeros, numbers that are not finite stay not finite; tensors
     of another dtype stay as they are.
     """
-    if wire == "exact":
-        return dict(tensors), {}
-    made: dict[str, Tensor] = {}
-    left = [name for name, x in tensors.items() if x.dtype != torch.float32]
-    for name in sorted(tensors):
-        x = tensors[name]
-        if name in left:
-            made[name] = x
-        elif wire == "bfloat16":
-            made[name] = _to_bfloat16(x, draw)
-        else:
-            made[name], made[name + _STEP] = _to_int8(x, _along(name), draw)
-    return made, _told(wire, left)
+
+    def rounded(x: Tensor, along: int) -> Rounded:
+        return (_to_bfloat16(x, draw), None) if wire == "bfloat16" else _to_int8(x, along, draw)
+
+    return _each(tensors, wire, rounded)
 
 
 def coarse_like(
     tensors: Mapping[str, Tensor], wire: Wire
 ) -> tuple[dict[str, Tensor], dict[str, str]]:
     """What `coarse` gives, as to names, shapes and dtypes: each tensor is one number in memory."""
+
+    def rounded(x: Tensor, along: int) -> Rounded:
+        if wire == "bfloat16":
+            return torch.zeros((), dtype=torch.bfloat16).expand(x.shape), None
+        numbers = torch.zeros((), dtype=torch.int8).expand(x.shape)
+        return numbers, torch.zeros(()).expand(x.shape[1 - along])
+
+    return _each(tensors, wire, rounded)
+
+
+def _each(
+    tensors: Mapping[str, Tensor], wire: Wire, rounded: Callable[[Tensor, int], Rounded]
+) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """rounded: of a tensor, along this dimension."""
     if wire == "exact":
         return dict(tensors), {}
     made: dict[str, Tensor] = {}
     left = [name for name, x in tensors.items() if x.dtype != torch.float32]
     for name in sorted(tensors):
-        x = tensors[name]
         if name in left:
-            made[name] = x
+            made[name] = tensors[name]
             continue
-        dtype = torch.bfloat16 if wire == "bfloat16" else torch.int8
-        made[name] = torch.zeros((), dtype=dtype).expand(x.shape)
-        if wire == "int8":
-            made[name + _STEP] = torch.zeros(()).expand(x.shape[1 - _along(name)])
-    return made, _told(wire, left)
+        made[name], step = rounded(tensors[name], _along(name))
+        if step is not None:
+            made[name + _STEP] = step
+    return made, {_MARK: wire, **({_LEFT: ",".join(sorted(left))} if left else {})}
 
 
 def refined(tensors: Mapping[str, Tensor], meta: Mapping[str, str]) -> dict[str, Tensor]:
@@ -91,10 +97,6 @@ def refined(tensors: Mapping[str, Tensor], meta: Mapping[str, str]) -> dict[str,
         else:
             raise AdapterError(f"payload tensor {shown(name)} is {x.dtype}, expected {wire}")
     return found
-
-
-def _told(wire: Wire, left: Collection[str]) -> dict[str, str]:
-    return {_MARK: wire, **({_LEFT: ",".join(sorted(left))} if left else {})}
 
 
 def wire_of(meta: Mapping[str, str]) -> Wire:

@@ -35,11 +35,11 @@ from flexlora.federation.sampling import sample
 from flexlora.federation.streams import Streams
 from flexlora.models import AdaptedModel
 from flexlora.tasks.clients import Client, as_clients
-from flexlora.tasks.duplicates import NOTHING, Parted, parted
+from flexlora.tasks.duplicates import Parted, parted
 from flexlora.tasks.prompts import Encoded
 from flexlora.tasks.source import Corpus
 from flexlora.tasks.task import Task
-from flexlora.tasks.trained import Trained
+from flexlora.tasks.trained import UNTRAINED, Trained
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,7 +74,7 @@ class Examples:
     left_out: Mapping[str, int]
     hostile: tuple[str, ...] = ()
     devices: Mapping[str, Device] = field(default_factory=dict)
-    trained: Trained = NOTHING
+    trained: Trained = UNTRAINED
 
     @property
     def scorers(self) -> list[str]:
@@ -149,7 +149,7 @@ class Dealt:
             require_recall(config, clients)
         return Dealt(corpus, clients, (*corpus.notes, *notes))
 
-    def parts(self, config: Config, tested: Sequence[Task], before: Trained = NOTHING) -> Parted:
+    def parts(self, config: Config, tested: Sequence[Task], before: Trained = UNTRAINED) -> Parted:
         """Who trains, who only validates, and these tested tasks, less what [data] leaves out.
 
         before: what was trained on by what the run begins from."""
@@ -160,7 +160,7 @@ class Dealt:
         return parted(learnt(clients, config), kept_out, unseen, config.data.duplicates, before)
 
     def encoded(
-        self, config: Config, model: AdaptedModel, today: date, before: Trained = NOTHING
+        self, config: Config, model: AdaptedModel, today: date, before: Trained = UNTRAINED
     ) -> Examples:
         """With the model's tokenizer, on that day where its template asks for it. before: see
         `parts`.

@@ -14,8 +14,7 @@ from flexlora.errors import ModelError
 from flexlora.federation.data import today_of
 from flexlora.federation.examples import Dealt, Examples
 from flexlora.models import AdaptedModel, model_fingerprint
-from flexlora.tasks.duplicates import NOTHING
-from flexlora.tasks.trained import Trained
+from flexlora.tasks.trained import UNTRAINED, Trained
 
 T = TypeVar("T")
 # From a model, its fingerprint and the day to what its clients, who are elsewhere, told.
@@ -46,7 +45,7 @@ class Ground:
         today: date | None = None,
         gather: Gather | None = None,
         deal: Callable[[Config], Dealt] = Dealt.of,
-        before: Trained = NOTHING,
+        before: Trained = UNTRAINED,
     ) -> Ground:
         """Read and load what [model], [data], [partition] and the seed say, data before weights.
 

@@ -33,9 +33,8 @@ from flexlora.models import (
     require_made_for,
 )
 from flexlora.tasks.clients import as_clients
-from flexlora.tasks.duplicates import NOTHING
 from flexlora.tasks.task import Task
-from flexlora.tasks.trained import Trained
+from flexlora.tasks.trained import UNTRAINED, Trained
 
 
 def score_model(
@@ -104,7 +103,7 @@ def _before(config: Config) -> Trained:
     try:
         return trained_before(config)
     except AdapterError:  # A run would end by it; what is scored here does not begin from it.
-        return NOTHING
+        return UNTRAINED
 
 
 def _some(tasks: Sequence[Task], count: int | None, streams: Streams) -> Sequence[Task]:

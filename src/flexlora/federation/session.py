@@ -63,8 +63,7 @@ from flexlora.runs.progress import Progress
 from flexlora.runs.readout import load_state, require_checkpoint
 from flexlora.runs.results import Result
 from flexlora.runs.run_directory import Record, Run
-from flexlora.tasks.duplicates import NOTHING
-from flexlora.tasks.trained import Trained
+from flexlora.tasks.trained import UNTRAINED, Trained
 from flexlora.training import CohortSize
 
 MEMORY = "memory"  # Of the clients, in a run's folder; only where a rule has them remember.
@@ -181,7 +180,7 @@ class Session:
     def _before(self) -> Trained:
         """What was trained on by what it begins from."""
         if self._resumed is not None:  # It took that over, beside what it trains on itself.
-            return NOTHING if self._resumed.parent is None else self._resumed.trained()
+            return UNTRAINED if self._resumed.parent is None else self._resumed.trained()
         if self._parent is not None:
             return self._parent.run.trained()
         return trained_before(self.config)

@@ -30,8 +30,7 @@ from flexlora.federation.streams import Streams
 from flexlora.federation.threads import use_threads
 from flexlora.models import AdaptedModel
 from flexlora.rules import Rule, Spec
-from flexlora.tasks.duplicates import NOTHING
-from flexlora.tasks.trained import Trained
+from flexlora.tasks.trained import UNTRAINED, Trained
 
 
 @dataclass(frozen=True, eq=False)
@@ -136,7 +135,7 @@ def prepare(
     today: date | None = None,
     types: Mapping[str, str] | None = None,
     gather: Gather | None = None,
-    before: Trained = NOTHING,
+    before: Trained = UNTRAINED,
 ) -> Setup:
     """Load the model and the data, make the clients, draw their types. Deterministic in the seed.
 

@@ -25,8 +25,7 @@ from flexlora.runs.progress import Progress
 from flexlora.runs.readout import adapter_of, load_state, shared_rule
 from flexlora.runs.run_directory import Checkpoint, Record, Run
 from flexlora.runs.store import ClientStore
-from flexlora.tasks.duplicates import NOTHING
-from flexlora.tasks.trained import Trained
+from flexlora.tasks.trained import UNTRAINED, Trained
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,7 +66,7 @@ def trained_before(config: Config) -> Trained:
     """
     path = config.model.init_from
     if path is None:
-        return NOTHING
+        return UNTRAINED
     return Run.open(path).trained() if kind_of(path) == "run" else Trained(whole=False)
 
 

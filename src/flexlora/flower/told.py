@@ -24,8 +24,8 @@ from flexlora.formats.words import count
 from flexlora.models import AdaptedModel
 from flexlora.runs.fields import truth
 from flexlora.tasks.clients import Client, as_clients
-from flexlora.tasks.duplicates import NOTHING, parted
-from flexlora.tasks.trained import Trained
+from flexlora.tasks.duplicates import parted
+from flexlora.tasks.trained import UNTRAINED, Trained
 
 UNTOLD = "not told"
 """The label of examples whose client keeps its labels to itself."""
@@ -41,7 +41,7 @@ def examples_of(
     day: date,
     told: Mapping[str, Described],
     noted: tuple[str, ...] = (),
-    before: Trained = NOTHING,
+    before: Trained = UNTRAINED,
 ) -> Examples:
     """The clients' examples, absent, and the unseen ones, which the server has itself.
 

@@ -52,8 +52,7 @@ from flexlora.runs.once import (
 )
 from flexlora.runs.records import RoundRecord
 from flexlora.runs.sums import NAME
-from flexlora.tasks.duplicates import NOTHING
-from flexlora.tasks.trained import Trained
+from flexlora.tasks.trained import UNTRAINED, Trained
 
 _LOGS = ("events", "metrics", "spectra")
 E = TypeVar("E", bound=Event)
@@ -80,7 +79,7 @@ class Run:
         data: Mapping[str, Any] | None = None,
         parent: Mapping[str, Any] | None = None,
         start: Checkpoint | None = None,
-        trained: Trained = NOTHING,
+        trained: Trained = UNTRAINED,
         bring: Callable[[Path], None] = lambda _: None,
     ) -> Run:
         """Make a new run directory: `folder`, or `<run.out>/<run.name>-<n>` with the next free n.

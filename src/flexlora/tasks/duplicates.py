@@ -8,10 +8,9 @@ from dataclasses import dataclass, replace
 from flexlora.errors import DataError, shown
 from flexlora.tasks.clients import Client
 from flexlora.tasks.task import Example
-from flexlora.tasks.trained import Trained
+from flexlora.tasks.trained import UNTRAINED, Trained
 
 _Key = tuple[str, ...]
-NOTHING = Trained()
 _UNKNOWN = (
     "what was trained on before this run begins is not all known here: some of what is scored may "
     "be among it"
@@ -53,7 +52,7 @@ def parted(
     kept_out: Sequence[Client],
     unseen: Sequence[Client],
     how: str,
-    before: Trained = NOTHING,
+    before: Trained = UNTRAINED,
 ) -> Parted:
     """Look for examples of validation, test and unseen parts that are trained on, too.
 

@@ -29,6 +29,9 @@ class Trained:
         return Trained(frozenset(map(digest, examples)))
 
 
+UNTRAINED = Trained()
+
+
 def digest(said: Collection[str]) -> str:
     """Sixteen hexadecimal digits of what an example says."""
     # By its repr, which tells ("a", "b") from ("ab",), and writes out lone surrogates.
