@@ -73,7 +73,19 @@ def test_arms_that_do_not_fit_the_data_are_told_before_anything_is_played(
     for look in (["--dry-run"], []):
         done = flexlora("compare", tmp_path / "c.toml", "--out", tmp_path / "out", *look)
         assert_one_sentence(done, "arm odd: rank pattern 'no_proj' matches no adapted layer")
-    assert not (tmp_path / "out" / "cells").exists()
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_dry_run_looks_at_what_is_in_the_folder(
+    flexlora: Flexlora, config: Path, once: Path, tmp_path: Path
+) -> None:
+    out = Path(shutil.copytree(once, tmp_path / "out"))
+    (out / "cells" / "fedit" / "1" / "results.json").unlink()
+    done = flexlora("compare", config, "--out", out, "--dry-run")
+    assert done.out.splitlines()[-2:] == ["runs: 4", f"finished in {out}: 3 of 4 runs that count"]
+    config.write_text(config.read_text().replace("rounds = 3", "rounds = 4"))
+    done = flexlora("compare", config, "--out", out, "--dry-run")
+    assert_one_sentence(done, "holds another comparison: federation.rounds is 4, was 3")
 
 
 def test_arms_that_cannot_be_are_told_at_once(flexlora: Flexlora, tmp_path: Path) -> None:

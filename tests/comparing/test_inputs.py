@@ -59,6 +59,7 @@ def test_changed_data_or_code_ends_it_before_anything_is_played(
     flexlora: Flexlora, more: dict[str, Any]
 ) -> None:
     assert flexlora("compare", write(), "--out", "out").code == 0
+    begun = Path("out/compare.toml").read_text()
     was = {path: Path(path).read_text() for path in ("d.jsonl", "mine.py")}
     words = {
         "d.jsonl": "the data at seed 0 is not what out/cells/",
@@ -66,8 +67,10 @@ def test_changed_data_or_code_ends_it_before_anything_is_played(
     }
     for path, text in was.items():
         Path(path).write_text(text.replace("ask", "tell").replace("mine", "ours"))
-        done = flexlora("compare", write(**more), "--out", "out")
-        assert_one_sentence(done, words[path], "restore it, or play the comparison anew")
+        for look in (["--dry-run"], []):
+            done = flexlora("compare", write(**more), "--out", "out", *look)
+            assert_one_sentence(done, words[path], "restore it, or play the comparison anew")
+        assert Path("out/compare.toml").read_text() == begun  # Nothing came to it.
         assert len(list(Path("out/cells").glob("*/*"))) == 2
         Path(path).write_text(text)
     done = flexlora("compare", write(**more), "--out", "out")

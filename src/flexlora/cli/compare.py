@@ -18,7 +18,9 @@ from flexlora.errors import ConfigError, FlexLoRAError
 from flexlora.formats.home import expanded
 
 if TYPE_CHECKING:
+    from flexlora.comparing.arms import Arm
     from flexlora.comparing.comparison import Comparison
+    from flexlora.federation.preview import Preview
 
 _TOLD = 3  # Failed cells that the last sentence names at most.
 
@@ -37,7 +39,9 @@ def compare(
     ] = 1,
     dry_run: Annotated[
         bool,
-        typer.Option("--dry-run", help="Check every arm with the data, count the runs, play none."),
+        typer.Option(
+            "--dry-run", help="Check every arm with the data and --out, count the runs, play none."
+        ),
     ] = False,
     show: Annotated[
         bool,
@@ -73,7 +77,7 @@ def compare(
     _remember(comparison)
     require_place(folder)
     if dry_run:
-        _plan(comparison)
+        _plan(comparison, folder)
         return
     if helps is not None:
         _help(comparison, folder, helps)
@@ -85,17 +89,13 @@ def compare(
 def _play(comparison: Comparison, out: Path, workers: int) -> None:
     from flexlora.cli.compare_helpers import helpers
     from flexlora.cli.compare_words import Words
-    from flexlora.comparing.checks import begun_seed, previews, require_same_inputs
     from flexlora.comparing.failures import Failures
     from flexlora.comparing.folder import begin
     from flexlora.comparing.whole import left, play
 
+    setup = _look_ahead(comparison, out)[-1][1].setup if left(comparison, out) else None
     begin(comparison, out)
-    failures, setup = Failures(out), None
-    if left(comparison, out):
-        found = list(previews(comparison, begun_seed(comparison, out)))
-        require_same_inputs(found, out)
-        setup = found[-1][1].setup
+    failures = Failures(out)
     with helpers(out, workers - 1, failures.since):
         failed = play(comparison, out, Words(comparison), failures=failures, like=setup)
     ends.comparing = None
@@ -138,11 +138,21 @@ def _show(out: Path) -> None:
     say(f"comparison: {out}")
 
 
-def _plan(comparison: Comparison) -> None:
-    from flexlora.cli.compare_words import plan_lines
-    from flexlora.comparing.checks import previews
+def _look_ahead(comparison: Comparison, out: Path) -> list[tuple[Arm, Preview]]:
+    """What every arm would do, once all is found fit to be played in OUT; writes nothing."""
+    from flexlora.comparing.checks import begun_seed, previews, require_same_inputs
+    from flexlora.comparing.folder import require_beginnable
 
-    for arm, preview in previews(comparison):
+    require_beginnable(comparison, out)
+    found = list(previews(comparison, begun_seed(comparison, out)))
+    require_same_inputs(found, out)
+    return found
+
+
+def _plan(comparison: Comparison, out: Path) -> None:
+    from flexlora.cli.compare_words import plan_lines
+
+    for arm, preview in _look_ahead(comparison, out):
         forecast = preview.forecast
         say(
             f"{arm.name}: {preview.setup.config.rule_name}, "
@@ -150,7 +160,7 @@ def _plan(comparison: Comparison) -> None:
             f"{forecast.bytes_up_per_round / 1e6:.2f} MB up a round"
             + ("" if forecast.sparse is None else f" after {forecast.sparse.rounds} sparse ones")
         )
-    for line in plan_lines(comparison):
+    for line in plan_lines(comparison, out):
         say(line)
 
 

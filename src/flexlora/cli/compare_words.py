@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, final
 
 from flexlora.cli.console import Unread, complain, say
 from flexlora.cli.ends import ends
 from flexlora.cli.standing_words import clock
-from flexlora.comparing.cells import Cell
-from flexlora.comparing.comparison import Comparison
+from flexlora.comparing.cells import Cell, finished
+from flexlora.comparing.comparison import FILE, Comparison
 from flexlora.comparing.findings import score
 from flexlora.comparing.plan import Job
 from flexlora.comparing.play import last_score
@@ -82,8 +83,8 @@ class _Rounds:
             )
 
 
-def plan_lines(comparison: Comparison) -> list[str]:
-    """How many runs there are, in words."""
+def plan_lines(comparison: Comparison, out: Path) -> list[str]:
+    """How many runs there are, in words, and how many are done in OUT."""
     settings, arms = comparison.settings, len(comparison.played)
     lines = [f"arms: {', '.join(arm.name for arm in comparison.arms)}"]
     cells = arms * len(settings.seeds)
@@ -96,6 +97,9 @@ def plan_lines(comparison: Comparison) -> list[str]:
             "grid grows"
         )
     lines.append(f"runs: {cells + tuning}")
+    if (out / FILE).is_file():
+        done = sum(cell.config is not None for cell in finished(out))
+        lines.append(f"finished in {out}: {done} of {cells} runs that count")
     if settings.primary:
         lines.append(f"primary comparison: {settings.primary[0]} against {settings.primary[1]}")
     return lines

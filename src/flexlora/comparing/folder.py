@@ -26,13 +26,18 @@ def begin(comparison: Comparison, out: Path) -> None:
     Arms, seeds and rates may come to it. Raises RunError for a folder that holds something else,
     and for a config that has changed otherwise, with what differs.
     """
-    path = out / FILE
-    if out.exists() and not path.is_file() and any(x.name != LOCKS for x in out.iterdir()):
-        raise RunError(f"{out} holds something else than a comparison; choose another --out")
+    require_beginnable(comparison, out)
     with held(out, "comparison"):
-        if path.is_file():
-            require_same(read_comparison(out), comparison, out)
-        atomic_write(path, comparison.to_toml())
+        require_beginnable(comparison, out)  # Another process may have begun it meanwhile.
+        atomic_write(out / FILE, comparison.to_toml())
+
+
+def require_beginnable(comparison: Comparison, out: Path) -> None:
+    """Raise RunError where OUT is no place for this comparison, as `begin` does; write nothing."""
+    if (out / FILE).is_file():
+        require_same(read_comparison(out), comparison, out)
+    elif out.exists() and any(x.name != LOCKS for x in out.iterdir()):
+        raise RunError(f"{out} holds something else than a comparison; choose another --out")
 
 
 def require_same(before: Comparison, now: Comparison, out: Path) -> None:
@@ -47,11 +52,17 @@ def require_same(before: Comparison, now: Comparison, out: Path) -> None:
 
 def require_current(comparison: Comparison, out: Path) -> None:
     """Raise RunError where OUT was begun again meanwhile, with more than this process knows of."""
-    if (out / FILE).read_text(encoding="utf-8") != comparison.to_toml():
+    if not begun_as(comparison, out):
         raise RunError(
             f"{out} is played with more arms, seeds or rates by now, which may have changed the "
             "learning rates; start this process again, with the config that they are in"
         )
+
+
+def begun_as(comparison: Comparison, out: Path) -> bool:
+    """Whether OUT holds this comparison, with nothing more and nothing less."""
+    path = out / FILE
+    return path.is_file() and path.read_text(encoding="utf-8") == comparison.to_toml()
 
 
 def differences(before: Comparison, now: Comparison) -> list[str]:

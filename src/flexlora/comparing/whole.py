@@ -9,6 +9,7 @@ from flexlora.comparing import plan
 from flexlora.comparing.cells import finished
 from flexlora.comparing.comparison import Comparison
 from flexlora.comparing.failures import Failure, Failures
+from flexlora.comparing.folder import begun_as
 from flexlora.comparing.play import Player, Watcher
 from flexlora.comparing.tuned import rate_of
 from flexlora.comparing.tuning import score_of, tune
@@ -50,5 +51,6 @@ def play(
 
 
 def left(comparison: Comparison, out: Path) -> bool:
-    """Whether any cell of the comparison that OUT holds is not finished."""
-    return len(finished(out)) < len(comparison.arms) * len(comparison.settings.seeds)
+    """Whether OUT lacks finished cells of this comparison, or does not hold it as it is."""
+    cells = len(comparison.arms) * len(comparison.settings.seeds)
+    return not begun_as(comparison, out) or len(finished(out)) < cells
