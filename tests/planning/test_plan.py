@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 
+from flexlora.adapters import Wire
 from flexlora.allocation.devices import Device, DeviceClass
 from flexlora.errors import ConfigError, InputError
 from flexlora.planning.asked import Asked
@@ -16,6 +17,7 @@ from flexlora.planning.model import Planned
 from flexlora.planning.plan import ClassPlan, Plan
 from flexlora.planning.plan import plan as make_plan
 from flexlora.planning.remedies import first_that, remedies
+from flexlora.planning.traffic import traffic
 from flexlora.planning.words import duration
 from flexlora.rules import make_rule
 
@@ -83,6 +85,18 @@ def test_bytes_decide_the_rank_with_what_keeps_the_base_up_to_date(model: Planne
         assert 1 < rank(kept) < rank(free)
     with pytest.raises(InputError, match=r"no device class keeps to --traffic 20\.0 kB: at rank 1"):
         plan(model, STRONG, traffic=2e4)
+
+
+def test_fewer_bits_a_number_afford_higher_ranks_for_the_same_bytes(model: Planned) -> None:
+    ranks, wires = [], get_args(Wire)
+    assert wires[0] == "exact"
+    for wire in wires:
+        (told,) = plan(model, STRONG, traffic=2e6, wire=wire).classes
+        assert told.cost is not None
+        sent = traffic(make_rule("flexlora"), model.shape.layers, {"x": told.cost.ranks}, {}, wire)
+        assert (told.cost.traffic.down, told.cost.traffic.up) == (sent["x"].down, sent["x"].up)
+        ranks.append(rank(told))
+    assert ranks == sorted(set(ranks)), ranks
 
 
 def test_who_is_out_for_what_keeps_the_base_up_to_date_is_told_by_how_much(model: Planned) -> None:
@@ -204,7 +218,8 @@ def test_whether_rank_can_matter(model: Planned) -> None:
 
 
 @pytest.mark.parametrize(
-    ("key", "value"), [("batch", 0), ("length", 1), ("dtype", "int8"), ("rounds", -1)]
+    ("key", "value"),
+    [("batch", 0), ("length", 1), ("dtype", "int8"), ("wire", "int4"), ("rounds", -1)],
 )
 def test_what_cannot_be_asked_is_refused(key: str, value: object) -> None:
     with pytest.raises(ConfigError, match=f"{key} is "):

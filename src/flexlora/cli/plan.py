@@ -27,6 +27,9 @@ def plan(
         str | None,
         typer.Option(help="The most that a client may be sent and send in a round, like 50MB."),
     ] = None,
+    wire: Annotated[
+        str, typer.Option(help="How adapters travel: 'exact', 'bfloat16' or 'int8'.")
+    ] = "exact",
     rule: Annotated[str, typer.Option(help="The aggregation rule.")] = "flexlora",
     batch: Annotated[int, typer.Option(help="Examples a step.")] = 8,
     length: Annotated[int, typer.Option(help="Tokens of an example.")] = 512,
@@ -81,6 +84,7 @@ def plan(
         "clients": clients,
         "order": order,
         "max_rank": max_rank,
+        "wire": wire,
     }
     asked = Asked(
         **checked(Asked, given, chooser="plan", name="plan"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
+from flexlora.adapters import Wire
 from flexlora.allocation.devices import DeviceClass
 from flexlora.allocation.memory import Setting
 from flexlora.options import MANY, Option, require
@@ -19,7 +20,7 @@ OrderName = Literal["uniform", "ffn-first"]
 @dataclass(frozen=True)
 class Asked:
     """How clients train, and what a round may take. deadline: seconds; traffic: bytes of a client
-    both ways; None: no limit.
+    both ways; None: no limit. wire: of adapters, as `federation.wire`.
 
     examples: of a client whose class does not say. Raises ConfigError for a value of another type
     or out of range, as `--key`.
@@ -39,6 +40,7 @@ class Asked:
     ] = None
     order: OrderName = "uniform"
     max_rank: Annotated[int, Option("no rank above it", least=1, most=1_000_000)] = 256
+    wire: Wire = "exact"
     deadline: float | None = None
     traffic: float | None = None
 

@@ -94,6 +94,7 @@ class _Planner:
             deadline=asked.deadline,
             traffic=asked.traffic,
             clients=asked.clients,
+            wire=asked.wire,
         )
 
     def plan(self) -> Plan:
