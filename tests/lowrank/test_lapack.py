@@ -1,26 +1,30 @@
 """LAPACK gives up on some finite matrices; which ones differs from library to library."""
 
+import re
 from collections.abc import Callable
-from typing import Any
+from pathlib import Path
+from typing import Any, get_args
 
 import pytest
 import torch
 
-from flexlora.lowrank import LowRank, svd
-from flexlora.lowrank.lapack import GaveUp, lapack_svd
+import flexlora
+from flexlora.lowrank import LowRank, svd, truncate
+from flexlora.lowrank.lapack import GaveUp, lapack_eigh, lapack_eigvalsh, lapack_svd
+from flexlora.lowrank.truncate import Path as PathOf
 
-GivesUp = Callable[[int], list[torch.Size]]
+GivesUp = Callable[..., list[torch.Size]]
 
 SHAPES = [(7, 4), (4, 7), (5, 5)]
 
 
 @pytest.fixture
 def gives_up(monkeypatch: pytest.MonkeyPatch) -> GivesUp:
-    """gives_up(n): the library's next n calls fail, as MKL's do; says how many were made."""
-    real = torch.linalg.svd
+    """gives_up(n, of): the library's next n calls fail, as MKL's do; says how many were made."""
 
-    def arranged(times: int) -> list[torch.Size]:
+    def arranged(times: int, of: str = "svd") -> list[torch.Size]:
         calls: list[torch.Size] = []
+        real = getattr(torch.linalg, of)
 
         def called(matrix: torch.Tensor, **options: Any) -> Any:
             calls.append(matrix.shape)
@@ -28,7 +32,7 @@ def gives_up(monkeypatch: pytest.MonkeyPatch) -> GivesUp:
                 raise GaveUp("failed to converge")
             return real(matrix, **options)
 
-        monkeypatch.setattr(torch.linalg, "svd", called)
+        monkeypatch.setattr(torch.linalg, of, called)
         return calls
 
     return arranged
@@ -67,3 +71,58 @@ def test_the_exact_routes_go_on(shape: tuple[int, int], gives_up: GivesUp) -> No
     spectrum = svd(LowRank(left, right))
     assert len(calls) == 2
     torch.testing.assert_close((spectrum.u * spectrum.s) @ spectrum.vh, left @ right)
+
+
+def symmetric(n: int) -> torch.Tensor:
+    tall = torch.randn(n, n, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
+    return tall + tall.T
+
+
+@pytest.mark.parametrize("times", [0, 1])
+def test_a_symmetric_matrix_is_decomposed_from_its_other_end(times: int, gives_up: GivesUp) -> None:
+    matrix = symmetric(6)
+    expected = torch.linalg.eigvalsh(matrix)
+    calls = gives_up(times, "eigh")
+    values, vectors = lapack_eigh(matrix)
+    assert len(calls) == times + 1
+    torch.testing.assert_close(values, expected)
+    torch.testing.assert_close(vectors * values @ vectors.T, matrix)
+    torch.testing.assert_close(vectors.T @ vectors, torch.eye(6, dtype=torch.float64))
+
+
+def test_eigenvalues_alone_come_with_vectors_where_they_do_not_come_alone(
+    gives_up: GivesUp,
+) -> None:
+    expected = torch.linalg.eigvalsh(symmetric(6))
+    calls = gives_up(1, "eigvalsh")
+    torch.testing.assert_close(lapack_eigvalsh(symmetric(6)), expected)
+    assert len(calls) == 1
+    gives_up(2, "eigh")
+    with pytest.raises(GaveUp):
+        lapack_eigh(symmetric(6))
+
+
+@pytest.mark.parametrize("path", get_args(PathOf))
+def test_a_truncation_goes_on(path: PathOf, gives_up: GivesUp) -> None:
+    draws = torch.Generator().manual_seed(4)
+    left, right = torch.randn(300, 60, generator=draws), torch.randn(60, 200, generator=draws)
+    falling = LowRank(left * torch.arange(60).mul(-0.2).exp(), right)
+
+    def cut() -> torch.Tensor:
+        return (
+            truncate(falling, 8, torch.Generator().manual_seed(5), path=path)
+            .kept.low_rank()
+            .dense()
+        )
+
+    expected = cut()
+    calls = gives_up(1, "eigh")
+    torch.testing.assert_close(cut(), expected, rtol=1e-4, atol=1e-4)
+    assert len(calls) > 1
+
+
+def test_nobody_asks_the_library_past_the_second_way() -> None:
+    source = Path(flexlora.__file__).parent
+    asks = re.compile(r"torch\.linalg\.(svd|svdvals|eigh|eigvalsh|eig)\(")
+    found = {x.name for x in source.rglob("*.py") if asks.search(x.read_text(encoding="utf-8"))}
+    assert found == {"lapack.py"}

@@ -16,6 +16,7 @@ from torch import Tensor
 from flexlora.adapters import Factors
 from flexlora.laws.aggregator import Make, Sent, ask
 from flexlora.laws.cases import ABSENT, WATCHER, Case
+from flexlora.lowrank import lapack_svd
 
 
 @final
@@ -142,7 +143,7 @@ def best(make: Make, case: Case) -> Iterator[Trial]:
     aggregator, sent = case.begun(make)
     handed = ask(aggregator, sent, case.ranks)
     top = max(case.ranks, key=lambda client: case.ranks[client])
-    u, s, vh = torch.linalg.svd(_product(handed[top]), full_matrices=False)
+    u, s, vh = lapack_svd(_product(handed[top]))
     for client, rank in case.ranks.items():
         wanted = (u[:, :rank] * s[:rank]) @ vh[:rank]
         yield _compared(client, case.ranks, sent, f"{top} is at the top", wanted, handed[client])

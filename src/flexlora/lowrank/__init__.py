@@ -4,6 +4,8 @@ from flexlora.lowrank.effective_rank import effective_rank as effective_rank
 from flexlora.lowrank.exact import best as best
 from flexlora.lowrank.exact import singular_values as singular_values
 from flexlora.lowrank.exact import svd as svd
+from flexlora.lowrank.lapack import lapack_eigh as lapack_eigh
+from flexlora.lowrank.lapack import lapack_svd as lapack_svd
 from flexlora.lowrank.lowrank import Dense as Dense
 from flexlora.lowrank.lowrank import LowRank as LowRank
 from flexlora.lowrank.lowrank import Matrix as Matrix

@@ -9,6 +9,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from flexlora.lowrank.lapack import lapack_eigh
+
 # A Gram matrix squares the spectrum: a direction 1e-4 of the largest is 1e-8 there, which float64
 # still holds to 1e-8 of itself. Below that the routes that do not square take over.
 LEAST_RATIO = 1e-4
@@ -66,7 +68,7 @@ class FactoredGram:
         if int(failed):
             self.finite = False
             return
-        squares, turns = torch.linalg.eigh(root.T @ (lengths_left @ root))
+        squares, turns = lapack_eigh(root.T @ (lengths_left @ root))
         self.values = squares.flip(0).clamp_min(0.0).sqrt()
         self._turned = root @ turns.flip(1)
         self._even, self._inverse, self._lengths_left = even, inverse, lengths_left
@@ -90,7 +92,7 @@ class DenseGram:
         self.finite = bool(torch.isfinite(squared.diagonal()).all())
         self.values = squared.new_zeros(0)
         if self.finite:
-            squares, turns = torch.linalg.eigh(squared)
+            squares, turns = lapack_eigh(squared)
             self.values = squares.flip(0).clamp_min(0.0).sqrt()
             self._turns = turns.flip(1)
 

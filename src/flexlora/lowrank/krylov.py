@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from flexlora.lowrank.gram import gram
+from flexlora.lowrank.lapack import lapack_eigh
 
 _DEPENDENT = 1e-4  # A column this near to the span of the others is taken out with care.
 
@@ -96,7 +97,7 @@ def orthonormal(tall: Tensor) -> Tensor:
         identity = torch.eye(root.shape[0], dtype=root.dtype, device=root.device)
         turns = torch.linalg.solve_triangular(root, identity, upper=False).T
     else:
-        squares, turns = torch.linalg.eigh(squared)
+        squares, turns = lapack_eigh(squared)
         real = squares > _DEPENDENT**2 * squares[-1]
         turns = turns * torch.where(real, squares.clamp_min(0.0).rsqrt(), 0.0)
     change: Tensor = scale * turns

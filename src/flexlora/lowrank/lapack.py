@@ -1,4 +1,9 @@
-"""LAPACK's SVD, asked another way where it gives up on a matrix that is nothing special."""
+"""LAPACK's decompositions, asked another way where it gives up on a matrix that is nothing special.
+
+MKL's LAPACK now and then gives up on finite input: its SVD did on a core of 120 × 120 with singular
+values from 55 to 1e-40. Transposed, or from its last row to its first, the same matrix takes other
+roundings. Which way is taken follows from the matrix and the machine alone.
+"""
 
 from __future__ import annotations
 
@@ -15,10 +20,7 @@ def lapack_svd(
 ) -> tuple[Float[Tensor, "m r"], Float[Tensor, " r"], Float[Tensor, "r n"]]:
     """u, s, vh of a finite matrix, r = min(m, n).
 
-    MKL's LAPACK now and then gives up on finite input (a core of 120 × 120 with singular values
-    from 55 to 1e-40). Transposed, or from its last row to its first, the same matrix takes other
-    roundings. Which way is taken follows from the matrix and the machine alone.
-    Raises torch.linalg.LinAlgError where all three fail.
+    Raises torch.linalg.LinAlgError where all three ways fail.
     """
     try:
         return _svd(matrix)
@@ -30,6 +32,30 @@ def lapack_svd(
     except GaveUp:
         u, s, vh = _svd(matrix.flip(0))
         return u.flip(0), s, vh
+
+
+def lapack_eigh(
+    matrix: Float[Tensor, "n n"],
+) -> tuple[Float[Tensor, " n"], Float[Tensor, "n n"]]:
+    """Eigenvalues, ascending, and eigenvectors, as columns, of a finite symmetric matrix.
+
+    Raises torch.linalg.LinAlgError where both ways fail.
+    """
+    try:
+        values, vectors = torch.linalg.eigh(matrix)
+    except GaveUp:
+        values, vectors = torch.linalg.eigh(matrix.flip(0, 1))
+        vectors = vectors.flip(0)
+    return values, vectors
+
+
+def lapack_eigvalsh(matrix: Float[Tensor, "n n"]) -> Float[Tensor, " n"]:
+    """The eigenvalues alone; those of `lapack_eigh` where the library gives up on it."""
+    try:
+        values: Tensor = torch.linalg.eigvalsh(matrix)
+    except GaveUp:
+        values, _ = lapack_eigh(matrix)
+    return values
 
 
 def _svd(matrix: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from flexlora.lowrank.krylov import Basis, bordered
+from flexlora.lowrank.lapack import lapack_eigh, lapack_eigvalsh
 
 _LEAST_SQUARE = 1e-11  # Of the largest: below it directions are rounding, which QR sorts out.
 _NEVER_ZERO = 1e-300
@@ -23,7 +23,7 @@ class Ritz:
 
     def __init__(self, squared: Tensor, rank: int, width: int) -> None:
         """`width`: columns of a block; so many triplets beyond the rank are looked at, too."""
-        squares, turns = torch.linalg.eigh(squared)
+        squares, turns = lapack_eigh(squared)
         squares, turns = squares.flip(0).clamp_min(0.0), turns.flip(1)
         kept = squares[:rank]
         self.lacks_rank = bool(kept[-1] <= _LEAST_SQUARE * kept[0])
@@ -48,7 +48,7 @@ class Ritz:
         held = self._turns.shape[0]
         across = self._turns.T @ looked.squared[:held, held:]
         largest = bordered(self._squares.diag(), across, looked.squared[held:, held:])
-        squares = torch.linalg.eigvalsh(largest)[-len(self.values) :]
+        squares = lapack_eigvalsh(largest)[-len(self.values) :]
         return float(squares.clamp_min(0.0).sum()) - self.energy
 
     def hidden(self, columns: int) -> float:

@@ -8,6 +8,7 @@ from typing import Annotated, final
 import torch
 from torch import Tensor
 
+from flexlora.lowrank import lapack_eigh
 from flexlora.options import Option, require
 from flexlora.rules.contributions import Contributions
 from flexlora.rules.kinds import Padded
@@ -59,7 +60,7 @@ def _solved(right: Tensor, gram: Tensor, weight: float) -> Tensor:
 
     There `right` is zero but for rounding, which a small weight would blow up.
     """
-    values, vectors = torch.linalg.eigh(gram)
+    values, vectors = lapack_eigh(gram)
     least = values[-1] * len(values) * torch.finfo(torch.float64).eps
     inverse = torch.where(values > least, 1.0 / (values + weight), 0.0)
     solved: Tensor = (right @ vectors * inverse) @ vectors.T

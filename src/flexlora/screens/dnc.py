@@ -6,8 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import final
 
-import torch
-
+from flexlora.lowrank import lapack_eigh
 from flexlora.options import require
 from flexlora.screens.base import Screen
 from flexlora.screens.hostile_share import Share, hostile_of
@@ -46,7 +45,7 @@ class DnC(Screen):
         for _ in range(hostile):
             centred = gram[left][:, left]
             centred = centred - centred.mean(dim=0) - centred.mean(dim=1)[:, None] + centred.mean()
-            values, directions = torch.linalg.eigh(centred)
+            values, directions = lapack_eigh(centred)
             shares = directions[:, -1] ** 2
             if values[-1] <= 0.0:
                 break  # All that are left sent the same.
