@@ -15,6 +15,7 @@ from flexlora.federation import Session, run
 from flexlora.formats.peft import load_peft, save_peft
 from flexlora.models import AdaptedModel, load_model
 from flexlora.runs import load_adapter
+from flexlora.runs.run_directory import Run
 from gguf_files import llama, write_llama
 from same_run import assert_same_run
 from small import small, write
@@ -51,6 +52,16 @@ def test_a_run_is_that_on_the_folder_bit_for_bit(file: Path, tmp_path: Path, cac
     adapter, twin = (load_adapter(x, "full") for x in (one, other))
     assert adapter.base == str(file)
     assert adapter.base_fingerprint == twin.base_fingerprint
+
+
+def test_workers_find_what_was_unpacked_once(file: Path, tmp_path: Path, cache: Path) -> None:
+    one = run(asked(file, run={"workers": 1}), tmp_path / "one").folder
+    (unpacked,) = (cache / "gguf").glob("*-float32")
+    made = unpacked.stat().st_ino
+    two = run(asked(file, run={"workers": 2}), tmp_path / "two").folder
+    assert Run.open(two).resolved["workers"] == 2
+    assert_same_run(one, two)
+    assert [x.stat().st_ino for x in (cache / "gguf").glob("*-float32")] == [made]
 
 
 def test_it_is_previewed_resumed_continued_exported_and_scored(
