@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import shutil
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,8 +14,12 @@ import torch
 from peft.tuners.lora.config import CordaConfig, LoraGAConfig
 from peft.tuners.lora.corda import preprocess_corda
 from peft.tuners.lora.loraga import preprocess_loraga
-from torch import nn
+from safetensors.torch import save_file
+from torch import Tensor, nn
 
+from flexlora.adapters import Adapter, Factors
+from flexlora.formats.peft import save_peft
+from flexlora.formats.peft_config import CONFIG, WEIGHTS
 from flexlora.merging import merge
 from peft_folders import config_of, edit, stored, updates
 from peft_models import ATTENTION, TOKENS, change, llama, loaded, output
@@ -103,6 +108,60 @@ def test_in_half_precision_it_is_off_by_the_rounding_of_what_the_base_was_left(
         # As far as W, s B A and W − s B₀ A₀ are rounded; they are some times as large as W.
         limit = 8 * torch.finfo(dtype).eps * float(before.abs().max())
         assert float((before + got[name] - after[name]).abs().max()) < limit
+
+
+def written(folder: Path, sides: Adapter, dtype: torch.dtype) -> dict[str, Tensor]:
+    """A folder of PEFT's, and layer → update in float64."""
+    save_peft(sides, folder, compact=True, dtype=str(dtype).removeprefix("torch."))
+    edit(folder, init_lora_weights="pissa")
+    return updates(folder)
+
+
+@pytest.mark.parametrize("alpha", [4, 6])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
+@pytest.mark.parametrize("compact", [True, False])
+def test_a_small_change_of_a_large_start_is_not_rounded_away(
+    tmp_path: Path, dtype: torch.dtype, alpha: int, compact: bool
+) -> None:
+    """By the rounding of the dtype at most, of what was learned, whatever it began with."""
+    draws = torch.Generator().manual_seed(0)
+    b, a = torch.randn(24, 4, generator=draws), torch.randn(4, 20, generator=draws)
+    to_b, to_a = (x + 0.01 * torch.randn(x.shape, generator=draws) for x in (b, a))
+    start = written(tmp_path / "start", Adapter({"q": Factors(b, a, alpha / 4)}), dtype)
+    end = written(tmp_path / "trained", Adapter({"q": Factors(to_b, to_a, alpha / 4)}), dtype)
+    initial = {tmp_path / "trained": tmp_path / "start"}
+    told = merge([tmp_path / "trained"], tmp_path / "out", initial=initial, compact=compact)
+    learned = end["q"] - start["q"]
+    off = (updates(tmp_path / "out")["q"] - learned).norm() / learned.norm()
+    kept = compact or alpha == 4  # A scale of 1 or of a power of two leaves every bit.
+    assert float(off) < (1e-14 if kept else torch.finfo(dtype).eps)
+    assert told.norm == pytest.approx(float(learned.norm()), rel=1e-6)
+
+
+def test_either_may_be_without_the_zeros_that_filled_it_up(tmp_path: Path) -> None:
+    """What an export wrote, and what PEFT wrote after training all of its directions."""
+    draws = torch.Generator().manual_seed(0)
+
+    def sides(rank: int) -> Factors:
+        return Factors(
+            torch.randn(9, rank, generator=draws), torch.randn(rank, 7, generator=draws), 1.0
+        )
+
+    save_peft(Adapter({"q": sides(4), "v": sides(2)}), tmp_path / "start")
+    grown = {
+        name: x + 0.1 * torch.randn(x.shape, generator=draws)
+        for name, x in stored(tmp_path / "start").items()
+    }
+    (tmp_path / "trained").mkdir()
+    save_file(grown, tmp_path / "trained" / WEIGHTS)
+    shutil.copy(tmp_path / "start" / CONFIG, tmp_path / "trained")
+    ends, starts = (updates(tmp_path / x) for x in ("trained", "start"))
+    for place, (one, other, sign) in enumerate((("trained", "start", 1), ("start", "trained", -1))):
+        out = tmp_path / f"out{place}"
+        told = merge([tmp_path / one], out, initial={tmp_path / one: tmp_path / other})
+        assert {layer.ranks for layer in told.layers} == {(8,)}
+        wanted = {name: sign * (ends[name] - starts[name]) for name in ends}
+        assert_all_close(updates(out), wanted, 1e-6)
 
 
 @pytest.mark.parametrize("options", OPTIONS)

@@ -18,10 +18,12 @@ class AdapterReader(Protocol):
 
     base, base_fingerprint: "" where unknown. A damaged or foreign file is an AdapterError when it
     is opened; `factors` raises AdapterError for NaN and infinity. summand: the same update in the
-    form that loses least in a sum of float32.
+    form that loses least in a sum of float32; cancels: whether the update is what large products
+    differ by.
     """
 
     path: Path
+    cancels: bool
 
     @property
     def layers(self) -> Mapping[str, StoredLayer]: ...

@@ -34,6 +34,12 @@ def as_written(
     return Factors(sides[0], sides[1], factors.scale if keep_scale else 1.0)
 
 
+def scales_exactly(factors: Factors) -> bool:
+    """Whether B takes the scale in without rounding."""
+    exact = factors.b.double() * factors.scale
+    return torch.equal(exact.to(factors.b.dtype).double(), exact)
+
+
 def filled_up(tensor: Tensor, dimension: int, rank: int, experts: int = 1) -> Tensor:
     """Zeros behind the ranks that are there, along this dimension: 0 of an a, 1 of a b.
 

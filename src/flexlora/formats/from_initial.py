@@ -18,6 +18,7 @@ from torch import Tensor
 
 from flexlora.adapters import Factors
 from flexlora.errors import AdapterError, shown
+from flexlora.formats.as_written import filled_up
 from flexlora.formats.closing import Closing
 from flexlora.formats.peft_reader import PeftReader
 from flexlora.formats.plain_lora import changed_base
@@ -28,11 +29,13 @@ from flexlora.formats.stored_layer import StoredLayer, holding
 class FromInitial(Closing):
     """A trained PEFT folder less the folder that it began from; see `AdapterReader`.
 
-    Layers have the sum of both ranks. The base is the one that the start names: a trained adapter
+    Layers have twice their rank. The base is the one that the start names: a trained adapter
     may name what the start had left of it. What stands beside LoRA is the trained adapter's.
     Raises AdapterError for folders that are no plain LoRA but for their initialisation, and for two
     whose layers, shapes, ranks or scales differ.
     """
+
+    cancels = True
 
     def __init__(self, trained: Path | str, initial: Path | str) -> None:
         self._trained = PeftReader(trained, as_published=False)
@@ -81,7 +84,7 @@ class FromInitial(Closing):
         return self._trained.target_parameters
 
     def factors(self, name: str) -> Factors:
-        trained, initial = self._trained.factors(name), self._initial.factors(name)
+        trained, initial = self._both(name)
         b = torch.cat([trained.b, -initial.b], dim=1)
         return Factors(b, torch.cat([trained.a, initial.a]), trained.scale)
 
@@ -89,9 +92,15 @@ class FromInitial(Closing):
         """The same as (B − B₀) A + B₀ (A − A₀), whose parts are as small as what was learned: a sum
         in float32 keeps digits of it that would cancel between B A and B₀ A₀.
         """
-        (b, a), (b0, a0) = (_wide(x.factors(name)) for x in (self._trained, self._initial))
+        (b, a), (b0, a0) = map(_wide, self._both(name))
         scale = self.layers[name].scale
         return Factors(torch.cat([b - b0, b0], dim=1), torch.cat([a, a - a0]), scale)
+
+    def _both(self, name: str) -> tuple[Factors, Factors]:
+        """Of one rank: either may be without the zeros that filled it up."""
+        trained, initial = self._trained.factors(name), self._initial.factors(name)
+        rank = max(trained.rank, initial.rank)
+        return _of_rank(trained, rank), _of_rank(initial, rank)
 
     def tensor(self, key: str) -> Tensor:
         return self._trained.tensor(key)
@@ -132,6 +141,11 @@ def _described(layer: StoredLayer) -> str:
     return f"{layer.kind} {shapes} of scale {layer.scale:g}"
 
 
+def _of_rank(factors: Factors, rank: int) -> Factors:
+    b, a = filled_up(factors.b, 1, rank), filled_up(factors.a, 0, rank)
+    return Factors(b, a, factors.scale)
+
+
 def _wide(factors: Factors) -> tuple[Tensor, Tensor]:
     dtype = torch.promote_types(
         torch.promote_types(factors.a.dtype, factors.b.dtype), torch.float32
@@ -142,7 +156,7 @@ def _wide(factors: Factors) -> tuple[Tensor, Tensor]:
 def _less(layer: StoredLayer, initial: StoredLayer) -> StoredLayer:
     return replace(
         layer,
-        rank=layer.rank + initial.rank,
+        rank=2 * max(layer.rank, initial.rank),
         dtype=holding(layer.dtype, initial.dtype),
         widened=layer.widened or initial.widened,
     )

@@ -41,6 +41,8 @@ class PeftReader(Closing):
     whose update is not scale · B A: nothing is dropped silently.
     """
 
+    cancels = False
+
     def __init__(self, folder: Path | str, *, as_published: bool = True) -> None:
         self.path = expanded(folder)
         self.config = read_config(self.path, as_published=as_published)

@@ -57,6 +57,7 @@ class SingleFileReader(Closing):
     belongs to a PEFT folder, whose config alone says the scale.
     """
 
+    cancels = False
     whole: tuple[str, ...] = ()
     base_fingerprint = ""
     fan_in_fan_out = False

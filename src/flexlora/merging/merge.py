@@ -12,7 +12,8 @@ from flexlora.adapters import Factors, checked_split
 from flexlora.adapters.kept import require_rank_or_energy
 from flexlora.errors import AdapterError, ConfigError, RankError
 from flexlora.formats.adapter_formats import written_like
-from flexlora.formats.adapter_reader import AdapterReader
+from flexlora.formats.adapter_reader import AdapterReader, LayerWriter
+from flexlora.formats.as_written import scales_exactly
 from flexlora.formats.home import expanded
 from flexlora.formats.peft_form import Form
 from flexlora.formats.stored_dtype import DTYPES as FLOATS
@@ -65,9 +66,10 @@ def merge(
     Guarantees: each layer is the best approximation of its rank, to rounding of float32, whatever
     the inputs' dtype. What is written has scale 1: α = r in every layer, rsLoRA off. One adapter
     alone, of weight 1 at rank "full", is not decomposed: its sides stay but for the scale, and if
-    compact bit for bit (unless a dtype is asked for, or it has eight bits). Layers are read, merged
-    and written one by one: memory is one layer's work, or that of
-    a parameter with all its experts in all adapters.
+    compact bit for bit (unless a dtype is asked for, or it has eight bits); one that is taken less
+    its start is, where B would not hold its scale to the last bit. Layers are read, merged and
+    written one by one: memory is one layer's work, or that of a parameter with all its experts in
+    all adapters.
     What is written appears whole or not at all.
     Raises ConfigError or RankError for options that make no sense, AdapterError for adapters that
     cannot be summed, RunError where `out` exists.
@@ -100,8 +102,8 @@ def merge(
             for key, reader in whole(readers).items():
                 writer.whole(key, reader.tensor(key))
             for count, (name, layer) in enumerate(layers.items(), 1):
-                if alone:
-                    factors = readers[0].factors(name)
+                factors = _undecomposed(readers[0], name, writer) if alone else None
+                if factors is not None:
                     exact = readers[0].summand(name) if starts[0] else factors
                     norm, error = exact.product().norm(), 0.0
                     moving |= {0} if _moves(factors) else set()
@@ -156,6 +158,17 @@ def _reduction(rank: int | str | None, energy: float | None) -> CutDown:
         raise RankError(f"rank is {rank}; give a whole number of 1 or more, or 'full'")
     highest = rank
     return lambda matrix: best(matrix, highest)
+
+
+def _undecomposed(reader: AdapterReader, name: str, writer: LayerWriter) -> Factors | None:
+    """A layer with its sides as they are; None where writing them so would lose what it is.
+
+    Less its start a layer is what two large products differ by: a scale that is rounded into both
+    of them would round that away.
+    """
+    factors = reader.factors(name)
+    kept = writer.keeps_scales or not reader.cancels or scales_exactly(factors)
+    return factors if kept else None
 
 
 def _cut(
