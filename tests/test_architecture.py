@@ -318,6 +318,7 @@ def test_public_names_are_pinned() -> None:
 
 
 PUBLIC = [
+    "About",
     "AdaptedModel",
     "Adapter",
     "Config",

@@ -9,6 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from flexlora.adapters import About as About
     from flexlora.adapters import Adapter as Adapter
     from flexlora.adapters import Factors as Factors
     from flexlora.adapters import Ranks as Ranks
@@ -43,7 +44,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOMES = {
-    "flexlora.adapters": ("Adapter", "Factors", "Ranks"),
+    "flexlora.adapters": ("About", "Adapter", "Factors", "Ranks"),
     "flexlora.allocation": ("Mix",),
     "flexlora.config": ("Config", "load_config", "make_config"),
     "flexlora.federation": (
@@ -67,6 +68,7 @@ _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
 __all__ = [
     "RULES",
+    "About",
     "AdaptedModel",
     "Adapter",
     "Config",

@@ -56,7 +56,7 @@ def test_factors_of_different_ranks_are_refused() -> None:
 
 
 def test_an_adapter_is_a_mapping_in_name_order() -> None:
-    adapter = Adapter({"y": factors(rank=2), "x": factors(rank=3)}, base="tiny")
+    adapter = Adapter({"y": factors(rank=2), "x": factors(rank=3)}, "tiny")
     assert list(adapter) == ["x", "y"]
     assert adapter.base == "tiny"
     assert adapter.ranks == {"x": 3, "y": 2}

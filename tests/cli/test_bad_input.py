@@ -35,7 +35,7 @@ def peft(tmp_path_factory: pytest.TempPathFactory) -> Path:
     layers = AdaptedModel(load_model("tiny"), ("q_proj",)).layers
     factors = {x.name: Factors(torch.zeros(x.m, 2), torch.ones(2, x.n), 8.0) for x in layers}
     folder = tmp_path_factory.mktemp("peft") / "sound"
-    save_peft(Adapter(factors, base="tiny"), folder)
+    save_peft(Adapter(factors, "tiny"), folder)
     return folder
 
 
@@ -339,7 +339,7 @@ def _(place: Place) -> Arguments:
 def _(place: Place) -> Arguments:
     factors = Factors(torch.zeros(6, 2), torch.ones(2, 5), 8.0)
     name = "model.layers.0.self_attn.q_proj"
-    save_peft(Adapter({name: factors}, base="other-model"), place.folder / "adapter")
+    save_peft(Adapter({name: factors}, "other-model"), place.folder / "adapter")
     return place.eval(place.folder / "adapter")
 
 

@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from commands import Flexlora
-from flexlora.adapters import Adapter, Factors
+from flexlora.adapters import About, Adapter, Factors
 from flexlora.federation import run
 from flexlora.formats.peft import save_peft
 from flexlora.models import AdaptedModel, load_model
@@ -30,7 +30,7 @@ def sound(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Adapter]:
     folder = run(config, tmp_path_factory.mktemp("runs") / "r").folder
     layers = AdaptedModel(load_model("tiny"), ("q_proj",)).layers
     factors = {x.name: Factors(torch.zeros(x.m, 2), torch.ones(2, x.n), 8.0) for x in layers}
-    return folder, Adapter(factors, base="tiny")
+    return folder, Adapter(factors, "tiny")
 
 
 @dataclass(frozen=True)
@@ -60,14 +60,14 @@ class Place:
         return ["eval", "tiny", "--data", "embedded", "--adapter", adapter, *few]
 
     def adapter(self, base: str = "tiny", base_fingerprint: str = "") -> Path:
-        known = Adapter(dict(self.sound), base, base_fingerprint=base_fingerprint)
+        known = Adapter(dict(self.sound), About(base, base_fingerprint))
         save_peft(known, self.folder / "a")
         return self.folder / "a"
 
     def layer(self, name: str, m: int, n: int) -> Path:
         """An adapter of this one layer."""
         one = {name: Factors(torch.zeros(m, 1), torch.ones(1, n), 1.0)}
-        save_peft(Adapter(one, base="tiny"), self.folder / "a")
+        save_peft(Adapter(one, "tiny"), self.folder / "a")
         return self.folder / "a"
 
     def run(self) -> Path:

@@ -85,6 +85,19 @@ def test_an_adapter_of_the_dtype_asked_for(
     assert load_peft(tmp_path / "a").base == "tiny"
 
 
+def test_an_adapter_that_changes_nothing_is_said_to(
+    flexlora: Flexlora, folder: Path, tmp_path: Path
+) -> None:
+    """Of a rule whose B stays with the clients."""
+    shared = run(small(rule={"name": "fedsa"}, federation={"rounds": 1}), tmp_path / "r").folder
+    for place, more in enumerate(([], ["--merged"])):
+        asked = ("--rank", "full", *more, "--out", tmp_path / f"{place}")
+        said = "it changes nothing: A or B is zero in every layer"
+        assert said in " ".join(flexlora("export", shared, *asked).out.split())
+    asked = ("--rank", "full", "--out", tmp_path / "some")
+    assert "changes nothing" not in flexlora("export", folder, *asked).out
+
+
 def test_wrong_options_are_told_before_anything_is_loaded(
     flexlora: Flexlora, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

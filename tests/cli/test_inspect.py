@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from commands import Flexlora, assert_one_sentence
-from flexlora.adapters import Adapter, Factors, dissect
+from flexlora.adapters import About, Adapter, Factors, dissect
 from flexlora.cli.adapter_view import bars
 from flexlora.federation import run
 from flexlora.formats.peft import load_peft, save_peft
@@ -35,7 +35,7 @@ def adapter(blocks: int, rank: int = 4, *, base: str = "", base_fingerprint: str
         for i in range(blocks)
         for name in ("self_attn.q_proj", "mlp.up_proj")
     }
-    return Adapter(layers, base, base_fingerprint=base_fingerprint)
+    return Adapter(layers, About(base, base_fingerprint))
 
 
 @pytest.fixture

@@ -90,7 +90,7 @@ def test_an_export_of_gpt2_says_how_its_weights_lie(
     done(flexlora, "run", write(config, tmp_path / "c.toml"), "--out", tmp_path / "r")
     done(flexlora, "export", tmp_path / "r", "--rank", 2, "--out", tmp_path / "a")
     adapter = load_peft(tmp_path / "a")
-    assert adapter.fan_in_fan_out
+    assert adapter.about.fan_in_fan_out
     # The test sees PEFT's warning where there is one.
     save_peft(adapter, tmp_path / "wrong", fan_in_fan_out=False)
     for name, silent in (("a", True), ("wrong", False)):

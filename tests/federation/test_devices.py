@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from flexlora.adapters import Adapter
+from flexlora.adapters import About, Adapter
 from flexlora.errors import AdapterError, RunError
 from flexlora.federation import resume, run, score_model
 from flexlora.runs import load_adapter
@@ -57,6 +57,6 @@ def test_a_quantised_base_federates_and_its_adapters_know_it(quantise: str, tmp_
     other = {"4bit": "8bit", "8bit": "4bit"}[quantise]
     score_model(small(model={"quantise": other}, **tables), adapter)  # Known by its name alone.
     known = adapter.base_fingerprint[:-4] + "beef"
-    foreign = Adapter(adapter, adapter.base, base_fingerprint=known)
+    foreign = Adapter(adapter, About(adapter.base, known))
     with pytest.raises(AdapterError, match="with weights"):
         score_model(small(model={"quantise": quantise}, **tables), foreign)

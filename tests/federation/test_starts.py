@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from flexlora.adapters import Adapter, Factors
+from flexlora.adapters import About, Adapter, Factors
 from flexlora.config.settings import rule_of
 from flexlora.errors import AdapterError, ConfigError, RunError
 from flexlora.federation import Session, Setup, continue_run, prepare, resume, run
@@ -49,7 +49,7 @@ def adapter(setup: Setup) -> Adapter:
         x.name: Factors(0.05 * gaussian(x.m, 6, seed=i), 0.05 * gaussian(6, x.n, seed=i + 50), 2.0)
         for i, x in enumerate(setup.model.layers[::2])
     }
-    return Adapter(layers, base="tiny")
+    return Adapter(layers, "tiny")
 
 
 @pytest.fixture(scope="module")
@@ -184,7 +184,7 @@ def test_an_adapter_of_another_base_needs_force(
     setup: Setup, adapter: Adapter, tmp_path: Path
 ) -> None:
     save_peft(adapter, tmp_path / "name", base_model="org/huge")
-    marked = Adapter(dict(adapter), base="tiny", base_fingerprint="float32:" + "0" * 64)
+    marked = Adapter(dict(adapter), About("tiny", "float32:" + "0" * 64))
     save_peft(marked, tmp_path / "weights")
     for folder, words in (
         ("name", r"made for org/huge, not for tiny; set model.name .* or model.init_force to true"),
@@ -242,7 +242,7 @@ def test_adapters_of_a_run_know_their_base(setup: Setup, from_peft: Result) -> N
     handed = load_adapter(from_peft.folder, 2)
     assert handed.base == "tiny"
     assert handed.base_fingerprint == f"float32:{setup.ground.fingerprint}"
-    assert not handed.fan_in_fan_out
+    assert not handed.about.fan_in_fan_out
 
 
 # --- going on with a run -------------------------------------------------------------------------

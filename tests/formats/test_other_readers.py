@@ -77,7 +77,7 @@ def mixed() -> Adapter:
         f"model.layers.0.{name}_proj": Factors(gaussian(m, r), gaussian(r, n, seed=1), scale)
         for name, (m, n, r, scale) in of.items()
     }
-    return Adapter(layers, base="org/m")
+    return Adapter(layers, "org/m")
 
 
 @pytest.mark.parametrize("reader", READERS)

@@ -4,6 +4,7 @@ import json
 import math
 import os
 import re
+import sys
 from pathlib import Path
 from typing import Any, get_args
 
@@ -13,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
-from flexlora.adapters import Adapter, Factors, Scaling, Sides, lora_scale
+from flexlora.adapters import About, Adapter, Factors, Scaling, Sides, lora_scale
 from flexlora.errors import AdapterError, RunError
 from flexlora.formats.peft import is_peft, load_peft, save_peft
 from flexlora.formats.peft_reader import PeftReader
@@ -52,7 +53,7 @@ def adapter_for(shapes: dict[str, tuple[int, int]], ranks: list[int]) -> Adapter
         r = ranks[index % len(ranks)]
         b, a = torch.randn(m, r, generator=generator), torch.randn(r, n, generator=generator)
         layers[name] = Factors(b * 0.1, a, 16 / r if r else 2.5)
-    return Adapter(layers, base="some/base")
+    return Adapter(layers, "some/base")
 
 
 def assert_same(first: Adapter, second: Adapter) -> None:
@@ -130,16 +131,15 @@ def test_what_is_known_of_the_base_is_kept_and_peft_says_nothing(
 
     model = model_of(kind)
     plain = adapter_for(linear_layers(model), [2])
-    known = Adapter(
-        plain, base="some/base", base_fingerprint="float32:ab", fan_in_fan_out=kind == "gpt2"
-    )
+    about = About("some/base", "float32:ab", fan_in_fan_out=kind == "gpt2")
+    known = Adapter(plain, about)
     save_peft(known, tmp_path / "a")
     recwarn.clear()
     PeftModel.from_pretrained(model, tmp_path / "a")
     assert [str(w.message) for w in recwarn if "peft" in w.filename] == []
     back = load_peft(tmp_path / "a")
     assert (back.base, back.base_fingerprint) == ("some/base", "float32:ab")
-    assert back.fan_in_fan_out == (kind == "gpt2")
+    assert back.about.fan_in_fan_out == (kind == "gpt2")
     save_peft(back, tmp_path / "b")
     assert contents(tmp_path / "a") == contents(tmp_path / "b")
     # Under another name the fingerprint is of no use; without one, nothing is noted.
@@ -178,7 +178,7 @@ def test_the_scale_of_every_scaling_comes_back_to_the_last_bit(
             name: Factors(f.b, f.a, lora_scale(5.0, f.rank, scaling, anchor))
             for name, f in plain.items()
         },
-        base="some/base",
+        "some/base",
     )
     save_peft(adapter, tmp_path / "a", compact=True)
     assert_same(load_peft(tmp_path / "a"), adapter)
@@ -308,6 +308,78 @@ def test_saving_refuses(tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
+NAMES = {
+    "": "layer '' of the adapter is no name of printable characters",
+    "a\nb": r"layer 'a\\nb' of the adapter is no name of printable characters",
+    "\ud800": r"of the adapter is no name of printable characters",
+    "module.q": "layer 'module.q' of the adapter is wrapped: readers take it for 'q'",
+    "x._orig_mod.q": "is wrapped: readers take it for 'x.q'; give its plain name",
+    "base_model.model.q": "is wrapped: readers take it for 'q'",
+    "q" * 600: "of the adapter is 600 characters long, where a key holds 512",
+}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_saving_refuses_a_name_that_would_not_come_back(tmp_path: Path, name: str) -> None:
+    with pytest.raises(AdapterError, match=NAMES[name]):
+        save_peft(adapter_for({name: (4, 5)}, [2]), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_longest_name_comes_back(tmp_path: Path) -> None:
+    longest = "q" * (512 - len("base_model.model..lora_embedding_A"))
+    for place, name in enumerate((longest, "é.ü", "with space")):
+        save_peft(adapter_for({name: (4, 5)}, [2]), tmp_path / f"{place}")
+        assert list(load_peft(tmp_path / f"{place}")) == [name]
+    with pytest.raises(AdapterError, match="characters long"):
+        save_peft(adapter_for({f"{longest}q": (4, 5)}, [2]), tmp_path / "out")
+
+
+@pytest.mark.parametrize("dtype", [torch.int32, torch.bool, torch.float8_e4m3fn])
+def test_saving_refuses_what_nothing_sums(tmp_path: Path, dtype: torch.dtype) -> None:
+    factors = Factors(torch.ones(4, 2), torch.ones(2, 5), 1.0)
+    object.__setattr__(factors, "b", factors.b.to(dtype))  # Past the tests' own checks of types.
+    held = str(dtype).removeprefix("torch.")
+    with pytest.raises(AdapterError, match=f"layer q of the adapter holds {held}; give float32"):
+        save_peft(Adapter({"q": factors}), tmp_path / "out")
+
+
+def test_saving_refuses_what_a_config_could_not_say(tmp_path: Path) -> None:
+    good = adapter_for({"q": (4, 5)}, [2])
+    for base in ("x" * 5000, "a\ud800", "a\nb"):
+        with pytest.raises(AdapterError, match=r"the base model's name is .* characters; give one"):
+            save_peft(good, tmp_path / "out", base_model=base)
+    large = Adapter({"q": Factors(good["q"].b, good["q"].a, 1e30)})
+    with pytest.raises(AdapterError, match=r"scale of 1e\+30, for which lora_alpha .* compact out"):
+        save_peft(large, tmp_path / "out", compact=True)
+    assert list(tmp_path.iterdir()) == []
+    save_peft(large, tmp_path / "out")
+    assert load_peft(tmp_path / "out")["q"].scale == 1.0
+
+
+def test_what_else_a_folder_says_of_its_model_comes_back(folder: Path, tmp_path: Path) -> None:
+    said = {"revision": "v2", "task_type": "SEQ_CLS", "target_modules": ["q"]}
+    edit(folder, **said, auto_mapping={"base_model_class": "M", "parent_library": None})
+    adapter = load_peft(folder)
+    save_peft(adapter, tmp_path / "again")
+    config = json.loads((tmp_path / "again" / "adapter_config.json").read_text())
+    assert {key: config[key] for key in said} == said
+    assert config["auto_mapping"]["base_model_class"] == "M"
+    # Of another model the revision is none; layers of other names are told by them.
+    save_peft(adapter, tmp_path / "other", base_model="org/other")
+    assert load_peft(tmp_path / "other").about.revision == ""
+    save_peft(Adapter({"x.v": adapter["x.q"]}, adapter.about), tmp_path / "renamed")
+    config = json.loads((tmp_path / "renamed" / "adapter_config.json").read_text())
+    assert config["target_modules"] == ["x.v"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names are any bytes on Linux alone")
+def test_a_path_that_is_no_utf_8_is_said_to_be(folder: Path) -> None:
+    odd = folder.rename(folder.with_name("a\udcff"))
+    with pytest.raises(AdapterError, match=r"has a name that is no UTF-8, .*; rename it"):
+        load_peft(odd)
+
+
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     save_peft(adapter_for({"x.q": (4, 5)}, [2]), tmp_path / "out")
@@ -343,6 +415,13 @@ WRONG_CONFIGS = [
     ({"lora_alpha": 10**400}, "has lora_alpha 1000000"),
     ({"lora_alpha": math.inf}, "has lora_alpha inf for layer x.q; give a number"),
     ({"lora_alpha": math.nan}, "has lora_alpha nan for layer x.q"),
+    ({"revision": 7}, "has revision 7; make it a name"),
+    ({"auto_mapping": {"a": 1}}, "has auto_mapping {{'a': 1}}; make it a table of names"),
+    (
+        {"target_modules": {"q": 1}},
+        "has target_modules {{'q': 1}}; make it a pattern, or a list of",
+    ),
+    ({"layers_to_transform": ["a"]}, "has layers_to_transform ['a']; make it a number, or a list"),
     ({"base_model_name_or_path": ["a"]}, "has base_model_name_or_path ['a']; make it the name of"),
     ({"base_model_name_or_path": "a" * 5000}, "has base_model_name_or_path 'aaaa"),
     ({"base_model_name_or_path": "\ud800"}, "adapter_config.json is not readable JSON"),

@@ -54,8 +54,9 @@ def test_layers_are_described_before_they_are_read(folder: Path) -> None:
         assert list(reader.layers) == sorted(reader.layers)
         assert {layer.dtype for layer in reader.layers.values()} == {torch.float32}
         assert reader.whole == (f"{PREFIX}embed.base_layer.weight", f"{PREFIX}score.weight")
-        assert (reader.base, reader.fan_in_fan_out, reader.scaling) == ("org/m", True, "lora")
-        assert (reader.base_fingerprint, reader.path) == ("", folder)
+        assert (reader.about.base, reader.about.fan_in_fan_out) == ("org/m", True)
+        assert reader.scaling == "lora"
+        assert (reader.about.base_fingerprint, reader.path) == ("", folder)
 
 
 def test_factors_are_matrices_and_tensors_stay_as_they_are(folder: Path) -> None:
@@ -85,7 +86,7 @@ def test_rank_0_as_it_was_saved(tmp_path: Path) -> None:
     (folder / "flexlora.json").write_text(json.dumps(note))
     with PeftReader(folder) as reader:
         assert (reader.layers["x"].rank, reader.factors("x").rank) == (0, 0)
-        assert reader.base_fingerprint == "float32:ab"
+        assert reader.about.base_fingerprint == "float32:ab"
     add(folder, **{f"{PREFIX}x.lora_B.weight": torch.ones(3, 1)})
     with PeftReader(folder) as reader:
         assert (reader.layers["x"].rank, reader.factors("x").rank) == (1, 1)

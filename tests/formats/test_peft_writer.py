@@ -11,7 +11,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from flexlora.adapters import Factors
+from flexlora.adapters import About, Factors
 from flexlora.errors import RunError
 from flexlora.formats.peft_form import Form
 from flexlora.formats.peft_keys import Kind, pair_keys
@@ -60,12 +60,12 @@ def test_every_kind_comes_back_bit_for_bit(
     }
     keys = [key for name, (kind, *_) in layers.items() for key in pair_keys(name, kind)]
     form, digest = Form(compact=True), "float32:ab"
-    with peft_folder(folder, keys, base="org/m", base_fingerprint=digest, form=form) as writer:
+    with peft_folder(folder, keys, About("org/m", digest), form=form) as writer:
         for name, (kind, *_) in layers.items():
             writer.add(name, given[name], kind, KERNEL[kind])
     with PeftReader(folder) as reader:
         assert set(reader.layers) == set(layers)
-        assert (reader.base, reader.base_fingerprint) == ("org/m", "float32:ab")
+        assert (reader.about.base, reader.about.base_fingerprint) == ("org/m", "float32:ab")
         for name, (kind, rank, scale) in layers.items():
             known, back = reader.layers[name], reader.factors(name)
             assert (known.kind, known.rank, known.m, known.n) == (kind, rank, 5, 12)
@@ -80,7 +80,7 @@ def test_peft_needs_no_more_than_its_own_two_files(tmp_path: Path) -> None:
     """Where no α gives the scale to the last bit, it is noted aside; α/r is as near as can be."""
     given = {f"l.{i}": factors(3, 16 / math.sqrt(i + 1), seed=i) for i in range(30)}
     keys = [key for name in given for key in pair_keys(name)]
-    with peft_folder(tmp_path / "out", keys, base="", form=Form(compact=True)) as writer:
+    with peft_folder(tmp_path / "out", keys, About(), form=Form(compact=True)) as writer:
         for name, one in given.items():
             writer.add(name, one)
     for name, update in updates(tmp_path / "out").items():
@@ -92,9 +92,7 @@ def test_ranks_and_alphas_stand_where_most_layers_have_them(tmp_path: Path) -> N
     with peft_folder(
         tmp_path / "out",
         [key for name in ranks for key in pair_keys(name)],
-        base="",
-        fan_in_fan_out=True,
-        task_type=None,
+        About(fan_in_fan_out=True, task_type=None),
         modules_to_save=["head"],
         form=Form(compact=True),
     ) as writer:
@@ -117,7 +115,7 @@ def test_ranks_that_differ_are_filled_up_with_zeros_and_noted(tmp_path: Path) ->
         "q": (factors(4, 0.3, torch.bfloat16, seed=2), "linear"),
     }
     keys = [key for name, (_, kind) in given.items() for key in pair_keys(name, kind)]
-    with peft_folder(tmp_path / "out", [*keys, f"{PREFIX}lm_head.weight"], base="") as writer:
+    with peft_folder(tmp_path / "out", [*keys, f"{PREFIX}lm_head.weight"], About()) as writer:
         writer.whole(f"{PREFIX}lm_head.weight", torch.arange(3))
         for name, (one, kind) in given.items():
             writer.add(name, one, kind, KERNEL[kind])
@@ -145,7 +143,7 @@ def test_ranks_that_differ_are_filled_up_with_zeros_and_noted(tmp_path: Path) ->
 
 
 def test_rank_0_is_a_rank_1_of_zeros_that_is_noted(tmp_path: Path) -> None:
-    with peft_folder(tmp_path / "out", pair_keys("x", "convolution"), base="") as writer:
+    with peft_folder(tmp_path / "out", pair_keys("x", "convolution"), About()) as writer:
         writer.add("x", factors(0, 2.5), "convolution", (3, 2, 2))
     written = stored(tmp_path / "out")
     assert written[f"{PREFIX}x.lora_A.weight"].shape == (1, 3, 2, 2)
@@ -156,7 +154,7 @@ def test_rank_0_is_a_rank_1_of_zeros_that_is_noted(tmp_path: Path) -> None:
 
 def test_a_body_that_raises_leaves_nothing(tmp_path: Path) -> None:
     def stopped() -> None:
-        with peft_folder(tmp_path / "out", pair_keys("x"), base="") as writer:
+        with peft_folder(tmp_path / "out", pair_keys("x"), About()) as writer:
             writer.add("x", factors(2, 1.0))
             raise RuntimeError("stop")
 
@@ -168,5 +166,5 @@ def test_a_body_that_raises_leaves_nothing(tmp_path: Path) -> None:
 def test_a_folder_that_is_there_stays(tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     words = "out exists; choose another path or remove it"
-    with pytest.raises(RunError, match=words), peft_folder(tmp_path / "out", [], base=""):
+    with pytest.raises(RunError, match=words), peft_folder(tmp_path / "out", [], About()):
         pytest.fail("the body must not begin")

@@ -192,7 +192,10 @@ def test_what_diffusers_notes_of_scales_is_read(tmp_path: Path) -> None:
         ("[" * 100_000, "lora_adapter_metadata that is not readable"),
         ('[["transformer.lora_alpha", 8]]', "lora_adapter_metadata that is not readable"),
         ('{"transformer.use_dora": true}', "holds DoRA (use_dora)"),
-        ('{"transformer.init_lora_weights": "pissa"}', "was initialised by 'pissa'"),
+        (
+            '{"transformer.init_lora_weights": "pissa"}',
+            "how it began; save it as a PEFT folder, and",
+        ),
         ('{"transformer.target_parameters": ["w"]}', "holds LoRA on bare parameters (target_par"),
         ('{"transformer.lora_alpha": "much"}', "has lora_alpha 'much'"),
     ):
@@ -212,6 +215,8 @@ FOREIGN = {
     "lora_diag": "KaSA",
     "oft_blocks": "OFT",
     "xlora_classifier.weight": "X-LoRA",
+    "lora_B.bias": "trained biases",
+    "lora_B.default.bias": "trained biases",
     "diff_b": "trained biases",
     "diff": "whole differences",
     "weight": "tensor",

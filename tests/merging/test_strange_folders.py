@@ -20,7 +20,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
-from flexlora.adapters import Adapter, Factors, dissect
+from flexlora.adapters import About, Adapter, Factors, dissect
 from flexlora.errors import InputError
 from flexlora.formats.peft import load_peft, save_peft
 from flexlora.formats.peft_reader import PeftReader
@@ -102,7 +102,7 @@ def sound(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
         "layers.1.q": Factors(gaussian(6, 3), gaussian(3, 5, seed=1), math.nextafter(1.0, 0)),
         "layers.2.q": Factors(gaussian(6, 2), gaussian(2, 5, seed=2), 0.7),
     }
-    save_peft(Adapter(layers, "org/m", base_fingerprint="float32:ab"), place / "ours")
+    save_peft(Adapter(layers, About("org/m", "float32:ab")), place / "ours")
     plain = pair("layers.1.q", 6, 5, 4) | pair("q", 6, 5, 1)
     write_folder(place / "patterns", plain, r=4, rank_pattern={"^q": 1}, use_rslora=True)
     experts = {

@@ -14,7 +14,7 @@ from safetensors import safe_open
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
-from flexlora.adapters import Adapter, Factors
+from flexlora.adapters import About, Adapter, Factors
 from flexlora.errors import AdapterError, ConfigError, FlexLoRAError, ModelError, RunError
 from flexlora.formats.peft import save_peft
 from flexlora.models import (
@@ -60,7 +60,7 @@ def adapter_for(base: BaseModel, size: float = 0.1, **known: Any) -> Adapter:
         r = (3, 1, 0, 5)[index % 4]
         b, a = gaussian(layer.m, r, seed=index), gaussian(r, layer.n, seed=index + 50)
         layers[layer.name] = Factors(b * size, a, (2.0, 0.7)[index % 2])
-    return Adapter(layers, base=base.name, **known)
+    return Adapter(layers, About(base.name, **known))
 
 
 def logits(model: Any) -> Tensor:
@@ -119,7 +119,7 @@ def alone_and_merged(name: str, folder: Path) -> tuple[Tensor, Tensor, Tensor] |
             x.name: Factors(0.1 * gaussian(x.m, 2, seed=i), gaussian(2, x.n, seed=i + 9), 1.5)
             for i, x in enumerate(layers)
         },
-        base=name,
+        name,
     )
     bare = logits(base.model)
     save_merged(adapter, folder, base=base)
@@ -251,7 +251,7 @@ def refused(tmp_path: Path, adapter: Adapter, base: BaseModel, *words: str, **op
 
 
 def one(name: str, m: int, n: int, size: float = 1.0) -> Adapter:
-    return Adapter({name: Factors(size * gaussian(m, 2), gaussian(2, n, seed=1), 1.0)}, base="b")
+    return Adapter({name: Factors(size * gaussian(m, 2), gaussian(2, n, seed=1), 1.0)}, "b")
 
 
 def test_a_layer_that_shares_its_weight_is_refused(tmp_path: Path) -> None:
@@ -280,7 +280,7 @@ def test_wrong_bases_and_adapters_are_refused(tmp_path: Path) -> None:
     adapted = base_of("llama")
     AdaptedModel(adapted)
     refused(tmp_path, one(q, 24, 24), adapted, "model llama is adapted already")
-    few = Adapter(dict(one(q, 24, 24)), base="org/m", base_fingerprint="bfloat16-4bit:ab")
+    few = Adapter(dict(one(q, 24, 24)), About("org/m", "bfloat16-4bit:ab"))
     with pytest.raises(ModelError, match=r"trained on org/m in 4bit, .*; write the adapter alone"):
         save_merged(few, tmp_path / "out")
     with pytest.raises(ConfigError, match="did you mean 'float16'"):

@@ -1,5 +1,6 @@
 """Floor 0: what is trained, sent and saved; types, and factors of a spectrum."""
 
+from flexlora.adapters.about import About as About
 from flexlora.adapters.anatomy import LayerAnatomy as LayerAnatomy
 from flexlora.adapters.anatomy import dissect as dissect
 from flexlora.adapters.change import change as change

@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from flexlora.adapters.about import About
 from flexlora.errors import AdapterError
 from flexlora.lowrank import LowRank
 
@@ -105,6 +106,10 @@ class Factors:
         sides = (side for side in (self.b, self.a) if not side.is_meta)
         return math.isfinite(self.scale) and all(map(_all_finite, sides))
 
+    def is_zero(self) -> bool:
+        """True if its update is, one of its sides being zero, as B is before training."""
+        return not (self.b.any() and self.a.any())
+
     def _require_both(self) -> None:
         if self.sides != "both":
             raise AdapterError(
@@ -116,23 +121,24 @@ class Factors:
 class Adapter(Mapping[str, Factors]):
     """Layer name → `Factors`, in name order. What travels, what is saved, what is merged.
 
-    Immutable. Ranks may differ by layer. `base` names the model it was made for ("" if unknown);
-    `base_fingerprint` is "<precision>:<sha256 of its weights>" ("" if unknown: PEFT notes none).
-    `fan_in_fan_out`: whether that model keeps its weights as (n, m), as GPT-2's Conv1D does.
+    Immutable. Ranks may differ by layer. `about` says what it is for, as far as that is known: its
+    base model, and what else a PEFT folder says of that.
     """
 
-    def __init__(
-        self,
-        layers: Mapping[str, Factors],
-        base: str = "",
-        *,
-        base_fingerprint: str = "",
-        fan_in_fan_out: bool = False,
-    ) -> None:
+    def __init__(self, layers: Mapping[str, Factors], about: About | str = "") -> None:
+        """about: a text names the base model alone."""
         self._layers = {name: layers[name] for name in sorted(layers)}
-        self.base = base
-        self.base_fingerprint = base_fingerprint
-        self.fan_in_fan_out = fan_in_fan_out
+        self.about = about if isinstance(about, About) else About(about)
+
+    @property
+    def base(self) -> str:
+        """The model that it was made for; "" if unknown."""
+        return self.about.base
+
+    @property
+    def base_fingerprint(self) -> str:
+        """The precision and the sha256 of that model's weights; "" if unknown."""
+        return self.about.base_fingerprint
 
     def __getitem__(self, name: str) -> Factors:
         return self._layers[name]
@@ -169,12 +175,7 @@ class Adapter(Mapping[str, Factors]):
         )
 
     def _mapped(self, layers: Mapping[str, Factors]) -> Adapter:
-        return Adapter(
-            layers,
-            self.base,
-            base_fingerprint=self.base_fingerprint,
-            fan_in_fan_out=self.fan_in_fan_out,
-        )
+        return Adapter(layers, self.about)
 
     def norm(self) -> float:
         """Frobenius norm of the whole update, over all layers."""

@@ -34,7 +34,10 @@ def require_rank_or_energy(
     if (rank is None) == (energy is None):
         given = "neither is given" if rank is None else "both are given"
         raise ConfigError(f"give just one of {dashes}rank and {dashes}energy ({given}): {purpose}")
-    if energy is not None and not 0.0 < energy <= 1.0:
+    if energy is None:
+        return
+    number = isinstance(energy, int | float) and not isinstance(energy, bool)
+    if not number or not 0.0 < energy <= 1.0:
         raise ConfigError(
-            f"{dashes}energy is {energy}; give a share above 0 and at most 1, like 0.999"
+            f"{dashes}energy is {energy!r}; give a share above 0 and at most 1, like 0.999"
         )

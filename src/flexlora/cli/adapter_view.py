@@ -47,6 +47,7 @@ def adapter_json(
         "path": str(path),
         "base": adapter.base or None,
         "base_fingerprint": adapter.base_fingerprint or None,
+        "revision": adapter.about.revision or None,
         "scaling": scaling,
         "parameters": adapter.parameters,
         "bytes": sum(x.nbytes for x in layers),
@@ -74,6 +75,8 @@ def show_adapter(
     dtypes = " and ".join(dict.fromkeys(x.dtype for x in layers))
     rule = "α/r" if scaling == "lora" else "α/√r"
     base = adapter.base or "a base model that it does not name"
+    if adapter.about.revision:
+        base += f" as of revision {adapter.about.revision}"
     say(f"adapter {path}, made for {base}{_weights(adapter)}")
     say(
         f"{count(len(layers), 'layer')}, {count(adapter.parameters, 'parameter')} of {dtypes}, "

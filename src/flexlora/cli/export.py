@@ -80,9 +80,11 @@ def export(
     adapter = load_adapter(folder, rank, round_, energy=energy, type=type_)
     if merged:
         _merge(adapter, out, dtype)
-        return
-    save_peft(adapter, out, compact=compact, serve=serve, dtype=dtype)
-    say(f"{adapter!r} written to {out}, {form_words(form.one_rank(adapter.ranks.values()))}")
+    else:
+        save_peft(adapter, out, compact=compact, serve=serve, dtype=dtype)
+        say(f"{adapter!r} written to {out}, {form_words(form.one_rank(adapter.ranks.values()))}")
+    if all(factors.is_zero() for factors in adapter.values()):
+        say("it changes nothing: A or B is zero in every layer, as before any training")
 
 
 def _merge(adapter: Adapter, out: Path, dtype: str | None) -> None:

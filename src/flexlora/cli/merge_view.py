@@ -16,6 +16,12 @@ from flexlora.cli.layer_tables import SHOWN, layer_table, shared_prefix
 from flexlora.formats.words import count, size, span
 from flexlora.merging import Merged, MergedLayer
 
+_TOKENIZER = {
+    "none": "",
+    "kept": ", with the tokenizer that lay beside",
+    "differ": "; the tokenizers beside the adapters differ, so none lies beside it",
+}
+
 
 def merged_json(merged: Merged) -> dict[str, Any]:
     """Plain values for JSON: the whole, then every layer."""
@@ -28,6 +34,7 @@ def merged_json(merged: Merged) -> dict[str, Any]:
         "lacking": [list(names) for names in merged.lacking],
         "dtype": merged.dtype,
         "one_rank": merged.one_rank,
+        "tokenizer": merged.tokenizer,
         "parameters": merged.parameters,
         "bytes": merged.nbytes,
         "norm": merged.norm,
@@ -76,7 +83,9 @@ def show_merged(merged: Merged, *, everything: bool) -> None:
         if merged.untouched
         else form_words(merged.one_rank, file=merged.out.is_file())
     )
-    say(f"{size(merged.nbytes)} written to {merged.out}, {convention}")
+    say(
+        f"{size(merged.nbytes)} written to {merged.out}, {convention}{_TOKENIZER[merged.tokenizer]}"
+    )
 
 
 def _table(names: Sequence[str], groups: Sequence[Sequence[MergedLayer]], merged: Merged) -> Table:

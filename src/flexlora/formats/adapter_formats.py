@@ -6,11 +6,12 @@ written in the format of the first adapter.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
 
+from flexlora.adapters import About
 from flexlora.errors import AdapterError, ConfigError
 from flexlora.formats.adapter_reader import AdapterReader, LayerWriter
 from flexlora.formats.from_initial import FromInitial
@@ -23,8 +24,10 @@ from flexlora.formats.peft_writer import peft_folder
 from flexlora.formats.single_file import SingleFileReader
 from flexlora.formats.single_file_writer import single_file
 from flexlora.formats.stored_layer import StoredLayer
+from flexlora.formats.tokenizer_files import tokenizer_beside
 
 FILE: Final = ".safetensors"
+Said = TypeVar("Said")
 
 
 def open_adapter(path: Path | str, initial: Path | str | None = None) -> AdapterReader:
@@ -71,11 +74,11 @@ def written_like(
     layers: Sequence[StoredLayer],
     whole: Sequence[str],
     form: Form,
-    task_type: str | None,
+    tokenizer: Mapping[str, bytes],
 ) -> Iterator[LayerWriter]:
     """Yield a writer of `out` in the readers' format; it appears whole or not at all.
 
-    layers, whole: all that may be written. task_type: what a PEFT folder says of its task.
+    layers, whole: all that may be written. tokenizer: its files, beside a folder.
     """
     files = [reader for reader in readers if isinstance(reader, SingleFileReader)]
     if files:
@@ -89,17 +92,50 @@ def written_like(
     pairs += [pair_keys(wrapper) for wrapper in wrappers.values()]
     # PEFT holds adapters of different target_parameters in one model for none: what all say stays.
     targeted = [reader.target_parameters for reader in readers if reader.target_parameters]
-    digests = {reader.base_fingerprint for reader in readers}
     with peft_folder(
         out,
         [*(key for pair in pairs for key in pair), *whole],
-        base=next((reader.base for reader in readers if reader.base), ""),
-        base_fingerprint=readers[0].base_fingerprint if len(digests) == 1 else "",
-        fan_in_fan_out=readers[0].fan_in_fan_out,
-        task_type=task_type,
+        _about_all(readers),
         modules_to_save=readers[0].modules_to_save,
         form=form,
         wrappers=wrappers,
         target_parameters=targeted[0] if len(set(map(frozenset, targeted))) == 1 else (),
+        beside=tokenizer,
     ) as folder:
         yield folder
+
+
+def shared_tokenizer(readers: Sequence[AdapterReader]) -> Mapping[str, bytes] | None:
+    """The files of the tokenizer beside the adapters that have one; None where they differ."""
+    first: Mapping[str, bytes] = {}
+    for reader in readers:
+        files = {} if isinstance(reader, SingleFileReader) else tokenizer_beside(reader.path)
+        if first and files and files != first:
+            return None
+        first = first or files
+    return first
+
+
+def _about_all(readers: Sequence[AdapterReader]) -> About:
+    """What is said of a sum: the first base that is named, and of the rest what all agree on.
+
+    How layers are told among a model's stays where all adapters have the same ones.
+    """
+    first, *others = (reader.about for reader in readers)
+    told = [first, *others]
+    revisions = {x.revision for x in told if x.revision}
+    layers = readers[0].layers.keys()
+    alike = all(reader.layers.keys() == layers for reader in readers)
+    return About(
+        base=next((x.base for x in told if x.base), ""),
+        base_fingerprint=_common([x.base_fingerprint for x in told], ""),
+        revision=revisions.pop() if len(revisions) == 1 else "",
+        fan_in_fan_out=first.fan_in_fan_out,
+        task_type=_common([x.task_type for x in told], None),
+        auto_mapping=_common([x.auto_mapping for x in told], None),
+        selection=_common([x.selection for x in told], {}) if alike else {},
+    )
+
+
+def _common(values: Sequence[Said], otherwise: Said) -> Said:
+    return values[0] if all(value == values[0] for value in values) else otherwise

@@ -9,17 +9,16 @@ from typing import Protocol, Self
 
 from torch import Tensor
 
-from flexlora.adapters import Factors
+from flexlora.adapters import About, Factors
 from flexlora.formats.stored_layer import StoredLayer
 
 
 class AdapterReader(Protocol):
     """An adapter on disk, open; a context manager. whole: keys of tensors beside LoRA.
 
-    base, base_fingerprint: "" where unknown. A damaged or foreign file is an AdapterError when it
-    is opened; `factors` raises AdapterError for NaN and infinity. summand: the same update in the
-    form that loses least in a sum of float32; cancels: whether the update is what large products
-    differ by.
+    A damaged or foreign file is an AdapterError when it is opened; `factors` raises AdapterError
+    for NaN and infinity. summand: the same update in the form that loses least in a sum of float32;
+    cancels: whether the update is what large products differ by.
     """
 
     path: Path
@@ -30,13 +29,7 @@ class AdapterReader(Protocol):
     @property
     def whole(self) -> tuple[str, ...]: ...
     @property
-    def base(self) -> str: ...
-    @property
-    def base_fingerprint(self) -> str: ...
-    @property
-    def fan_in_fan_out(self) -> bool: ...
-    @property
-    def task_type(self) -> str | None: ...
+    def about(self) -> About: ...
     @property
     def modules_to_save(self) -> Sequence[str]: ...
     @property

@@ -14,7 +14,7 @@ from flexlora.formats.key_style import KeyStyle
 DIFFUSERS: Final = KeyStyle(
     "diffusers",
     re.compile(
-        r"(?P<layer>.+?)(?:\.lora_(?:(?P<a>A)|B)(?:\.[^.]+)?(?:\.weight)?"
+        r"(?P<layer>.+?)(?:\.lora_(?:(?P<a>A)|B)(?:\.(?!bias$)[^.]+)?(?:\.weight)?"
         r"|[._]lora(?:_linear_layer)?\.(?:(?P<down>down)|up)\.weight)"
     ),
     alpha=False,

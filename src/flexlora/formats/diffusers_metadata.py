@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any, Final, final
 
 from flexlora.adapters import lora_scale
-from flexlora.errors import AdapterError
+from flexlora.errors import AdapterError, shown
 from flexlora.formats.peft_config import PerLayer, scaling_of
-from flexlora.formats.plain_lora import require_plain, unsupported
+from flexlora.formats.plain_lora import changed_base, require_plain, unsupported
 
 KEY: Final = "lora_adapter_metadata"
 _LONGEST: Final = 1 << 20  # Characters of it.
@@ -42,6 +42,12 @@ class Noted:
         except (ValueError, TypeError, RecursionError) as error:
             raise AdapterError(f"{path} has {KEY} that is not readable; save it again") from error
         for part, config in self._parts.items():
+            if init := changed_base(config):
+                raise AdapterError(
+                    f"{path} was initialised by {shown(init)}, which changes the base model, and a "
+                    "single file does not say how it began; save it as a PEFT folder, and merge "
+                    "that with the folder that its training began from (--initial)"
+                )
             require_plain(path, config)
             if config.get("target_parameters"):
                 raise unsupported(path, "LoRA on bare parameters (target_parameters)")

@@ -16,7 +16,7 @@ from typing import final
 import torch
 from torch import Tensor
 
-from flexlora.adapters import Factors
+from flexlora.adapters import About, Factors
 from flexlora.errors import AdapterError, shown
 from flexlora.formats.as_written import filled_up
 from flexlora.formats.closing import Closing
@@ -56,24 +56,18 @@ class FromInitial(Closing):
             raise
 
     @property
-    def base(self) -> str:
-        return self._initial.base or self._trained.base
-
-    @property
-    def base_fingerprint(self) -> str:
-        return self._initial.base_fingerprint
+    def about(self) -> About:
+        told, start = self._trained.about, self._initial.about
+        return replace(
+            told,
+            base=start.base or told.base,
+            base_fingerprint=start.base_fingerprint,
+            revision=start.revision if start.base else told.revision,
+        )
 
     @property
     def whole(self) -> tuple[str, ...]:
         return self._trained.whole
-
-    @property
-    def fan_in_fan_out(self) -> bool:
-        return self._trained.fan_in_fan_out
-
-    @property
-    def task_type(self) -> str | None:
-        return self._trained.task_type
 
     @property
     def modules_to_save(self) -> Sequence[str]:

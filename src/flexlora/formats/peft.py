@@ -9,6 +9,7 @@ beside them, which other readers ignore.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
@@ -16,11 +17,11 @@ from flexlora.adapters import Adapter
 from flexlora.errors import AdapterError
 from flexlora.formats.peft_config import CONFIG, WEIGHTS
 from flexlora.formats.peft_form import Form
-from flexlora.formats.peft_keys import Kind, is_vocabulary, pair_keys
+from flexlora.formats.peft_keys import Kind, is_vocabulary, pair_keys, require_named
 from flexlora.formats.peft_reader import PeftReader
 from flexlora.formats.peft_writer import peft_folder
 from flexlora.formats.plain_lora import unsupported
-from flexlora.formats.stored_dtype import dtype_named
+from flexlora.formats.stored_dtype import dtype_named, require_floats
 
 _A_KIND: Final[Mapping[Kind, str]] = {
     "embedding": "an embedding",
@@ -55,7 +56,8 @@ def save_peft(
     "float16" or "bfloat16" for A and B in the file, rounded once; None for what they have.
     A layer of rank 0 is written as zeros: any reader loads it, and it adds nothing. Equal adapters
     give equal bytes. Raises RunError when the folder exists, AdapterError for an adapter without
-    layers, with NaN, infinity or a value that the dtype cannot hold, or that the server refuses,
+    layers, with NaN, infinity or a value that the dtype cannot hold, of numbers that are no floats
+    of two bytes or more, of names that would not come back, or that the server refuses,
     RankError for a rank that it refuses, ConfigError for an unknown dtype or server, or compact
     together with one.
     """
@@ -63,18 +65,17 @@ def save_peft(
     form = Form.of(compact=compact, serve=serve)
     if not adapter:
         raise AdapterError("the adapter has no layers; there is nothing to save")
+    for name, factors in adapter.items():
+        require_named(name)
+        require_floats(name, factors)
     adapter.require_finite()
-    base = adapter.base if base_model is None else base_model
+    about = adapter.about
+    if base_model is not None and base_model != about.base:
+        about = replace(about, base=base_model, base_fingerprint="", revision="")
+    if fan_in_fan_out is not None:
+        about = replace(about, fan_in_fan_out=fan_in_fan_out)
     keys = [key for name in adapter for key in pair_keys(name)]
-    with peft_folder(
-        folder,
-        keys,
-        base=base,
-        base_fingerprint=adapter.base_fingerprint if base == adapter.base else "",
-        fan_in_fan_out=adapter.fan_in_fan_out if fan_in_fan_out is None else fan_in_fan_out,
-        form=form,
-        dtype=stored,
-    ) as writer:
+    with peft_folder(folder, keys, about, form=form, dtype=stored) as writer:
         for name, factors in adapter.items():
             writer.add(name, factors)
 

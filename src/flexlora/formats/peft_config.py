@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal, final
 
-from flexlora.adapters import Scaling
+from flexlora.adapters import About, Scaling
+from flexlora.adapters.about import TASK_TYPE
 from flexlora.errors import AdapterError, shown
 from flexlora.formats import json_fields
 from flexlora.formats.json_file import json_table
@@ -15,30 +16,50 @@ from flexlora.formats.layer_patterns import LayerPatterns
 from flexlora.formats.plain_lora import require_plain
 
 CONFIG, WEIGHTS, EXTRA = "adapter_config.json", "adapter_model.safetensors", "flexlora.json"
-TASK_TYPE: Final = "CAUSAL_LM"  # What a folder is taken for, where nothing is said.
+# Keys of a config that tell its layers among all of the model's.
+SELECTION: Final = ("target_modules", "exclude_modules", "layers_to_transform", "layers_pattern")
 LARGEST_CONFIG_BYTES = 1 << 24
-_LARGEST_NUMBER: Final = 1e30  # Of r and α: what float32 holds, with room for α/r.
-_LONGEST_NAME: Final = 4096  # Characters of a name or path.
+LARGEST_NUMBER: Final = 1e30  # Of r and α: what float32 holds, with room for α/r.
+LONGEST_NAME: Final = 4096  # Characters of a name or path.
 _LISTED: Final = 6  # Adapters that an error names at most.
 Config = dict[str, Any]
 
 
 def _is_text(value: object) -> bool:
-    return isinstance(value, str) and len(value) <= _LONGEST_NAME
+    return isinstance(value, str) and len(value) <= LONGEST_NAME
 
 
 def _is_table(value: object) -> bool:
     return isinstance(value, dict)
 
 
+def _is_table_of_texts(value: object) -> bool:
+    return isinstance(value, dict) and all(x is None or _is_text(x) for x in value.values())
+
+
 def _are_texts(value: object) -> bool:
     return isinstance(value, list) and all(map(_is_text, value))
+
+
+def _are_places(value: object) -> bool:
+    places = value if isinstance(value, list) else [value]
+    return all(isinstance(x, int) and not isinstance(x, bool) for x in places)
+
+
+def _are_patterns(value: object) -> bool:
+    return _is_text(value) or _are_texts(value)
 
 
 # What is read of a config beside numbers: what it must be where it is given.
 _TYPES: Mapping[str, tuple[Callable[[object], bool], str]] = {
     "base_model_name_or_path": (_is_text, "the name of a model"),
+    "revision": (_is_text, "a name"),
     "task_type": (_is_text, "a name"),
+    "auto_mapping": (_is_table_of_texts, "a table of names"),
+    "target_modules": (_are_patterns, "a pattern, or a list of names"),
+    "exclude_modules": (_are_patterns, "a pattern, or a list of names"),
+    "layers_to_transform": (_are_places, "a number, or a list of numbers"),
+    "layers_pattern": (_are_patterns, "a name, or a list of names"),
     "modules_to_save": (_are_texts, "a list of names"),
     "target_parameters": (_are_texts, "a list of names"),
     "rank_pattern": (_is_table, "a table of patterns and numbers"),
@@ -74,6 +95,24 @@ def read_config(path: Path, *, as_published: bool = True) -> Config:
     return config
 
 
+def about(config: Mapping[str, Any], base_fingerprint: str) -> About:
+    """What the folder is for. Names of layers have no order in a config; here they do."""
+
+    def ordered(value: Any) -> Any:
+        return sorted(value) if isinstance(value, list) else value
+
+    task_type = config.get("task_type", TASK_TYPE)
+    return About(
+        base=config.get("base_model_name_or_path") or "",
+        base_fingerprint=base_fingerprint,
+        revision=config.get("revision") or "",
+        fan_in_fan_out=config.get("fan_in_fan_out") is True,
+        task_type=None if task_type is None else str(task_type),
+        auto_mapping=config.get("auto_mapping"),
+        selection={key: ordered(config[key]) for key in SELECTION if config.get(key) is not None},
+    )
+
+
 def scaling_of(config: Mapping[str, Any]) -> Scaling:
     return "rslora" if config.get("use_rslora") else "lora"
 
@@ -103,8 +142,8 @@ class PerLayer:
         except ValueError as error:
             raise self._unreadable(error) from error
         known = isinstance(value, int | float) and not isinstance(value, bool)
-        least = 1 if self.key == "r" else -_LARGEST_NUMBER
-        if not known or not least <= value <= _LARGEST_NUMBER:
+        least = 1 if self.key == "r" else -LARGEST_NUMBER
+        if not known or not least <= value <= LARGEST_NUMBER:
             words = "a whole number of 1 or more" if self.key == "r" else "a number"
             raise AdapterError(
                 f"{self._where} has {self.key} {shown(value)} for layer {layer}; give {words}"

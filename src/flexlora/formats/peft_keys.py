@@ -66,6 +66,19 @@ def require_short(path: Path, key: str) -> None:
         )
 
 
+def require_named(name: str) -> None:
+    """Raise AdapterError for a layer that no reader would find again under this name."""
+    wrong = ""
+    if not name or not name.isprintable():
+        wrong = "no name of printable characters"
+    elif plain_name(name) != name:
+        wrong = f"wrapped: readers take it for {shown(plain_name(name))}"
+    elif len(pair_keys(name, "embedding")[0]) > LONGEST_KEY:
+        wrong = f"{len(name)} characters long, where a key holds {LONGEST_KEY}"
+    if wrong:
+        raise AdapterError(f"layer {shown(name)} of the adapter is {wrong}; give its plain name")
+
+
 def twice(path: Path, what: str) -> AdapterError:
     """The refusal of a layer or tensor that comes under two keys."""
     return AdapterError(f"{path} holds {what} twice; save one adapter only")

@@ -11,13 +11,13 @@ from typing import final
 
 from torch import Tensor
 
-from flexlora.adapters import Adapter, Factors, Scaling
+from flexlora.adapters import About, Adapter, Factors, Scaling
 from flexlora.errors import AdapterError
 from flexlora.formats.closing import Closing
 from flexlora.formats.home import expanded
 from flexlora.formats.peft_config import (
-    TASK_TYPE,
     WEIGHTS,
+    about,
     read_config,
     read_extra,
     scaling_of,
@@ -64,22 +64,8 @@ class PeftReader(Closing):
         return tuple(self._whole)
 
     @property
-    def base(self) -> str:
-        """The base model that the folder names ("" if none)."""
-        return str(self.config.get("base_model_name_or_path") or "")
-
-    @property
-    def base_fingerprint(self) -> str:
-        return self._extra.base_fingerprint
-
-    @property
-    def fan_in_fan_out(self) -> bool:
-        return self.config.get("fan_in_fan_out") is True
-
-    @property
-    def task_type(self) -> str | None:
-        found = self.config.get("task_type", TASK_TYPE)
-        return None if found is None else str(found)
+    def about(self) -> About:
+        return about(self.config, self._extra.base_fingerprint)
 
     @property
     def modules_to_save(self) -> Sequence[str]:
@@ -103,12 +89,7 @@ class PeftReader(Closing):
 
     def adapter(self) -> Adapter:
         """All layers, as matrices. Raises AdapterError as `factors`."""
-        return Adapter(
-            {name: self.factors(name) for name in self.layers},
-            base=self.base,
-            base_fingerprint=self.base_fingerprint,
-            fan_in_fan_out=self.fan_in_fan_out,
-        )
+        return Adapter({name: self.factors(name) for name in self.layers}, self.about)
 
     def tensor(self, key: str) -> Tensor:
         """A tensor of the file, or one of `whole`, in memory of its own."""

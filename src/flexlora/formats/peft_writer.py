@@ -11,15 +11,15 @@ from typing import Any, final
 import torch
 from torch import Tensor
 
-from flexlora.adapters import Factors
-from flexlora.errors import AdapterError
+from flexlora.adapters import About, Factors
+from flexlora.errors import AdapterError, shown
 from flexlora.formats.as_written import as_written, filled_up
 from flexlora.formats.atomic import atomic_folder
 from flexlora.formats.parameters import Parameter, joined
-from flexlora.formats.peft_config import CONFIG, EXTRA, TASK_TYPE, WEIGHTS
+from flexlora.formats.peft_config import CONFIG, EXTRA, LARGEST_NUMBER, LONGEST_NAME, WEIGHTS
 from flexlora.formats.peft_form import ALIKE, Form
 from flexlora.formats.peft_keys import Kind, pair_keys
-from flexlora.formats.peft_written import Target, ranks, scales
+from flexlora.formats.peft_written import Target, config_about, ranks, scales
 from flexlora.formats.peft_written import config as config_of
 from flexlora.formats.stored_layer import StoredLayer
 from flexlora.formats.tensor_file import TensorFile, TensorReader
@@ -138,6 +138,11 @@ class PeftWriter:
         return as_written(where, factors, self._dtype, keep_scale=self._form.compact)
 
     def _add(self, a: Tensor, b: Tensor, target: Target) -> None:
+        if abs(target.alpha) > LARGEST_NUMBER:
+            raise AdapterError(
+                f"layer {target.name} of {self._path} has a scale of {target.scale:g}, for which "
+                f"lora_alpha would be above {LARGEST_NUMBER:g}; leave compact out"
+            )
         for key, side in zip(target.keys, (a, b), strict=True):
             self._tensors.add(key, side)
         self.targets.append(target)
@@ -147,44 +152,45 @@ class PeftWriter:
 def peft_folder(
     folder: Path | str,
     keys: Iterable[str],
+    about: About,
     *,
-    base: str,
-    base_fingerprint: str = "",
-    fan_in_fan_out: bool = False,
-    task_type: str | None = TASK_TYPE,
-    modules_to_save: Sequence[str] | None = None,
+    modules_to_save: Sequence[str] = (),
     form: Form = ALIKE,
     dtype: torch.dtype | None = None,
     wrappers: Mapping[str, str] | None = None,
     target_parameters: Sequence[str] = (),
+    beside: Mapping[str, bytes] | None = None,
 ) -> Iterator[PeftWriter]:
     """Yield a writer of a new folder, which appears whole when the body ends, or not at all.
 
     keys: of all tensors that may be written (`pair_keys`). dtype: of A and B in the file (None: as
     they come). wrappers: what holds each parameter's tensors (`nested`); target_parameters: what
-    the config says of them, none for their full names. Memory is one tensor's, or that of a
-    parameter with all of its experts, though ranks that differ are filled up to one that is known
-    at the end: the file is then written twice.
+    the config says of them, none for their full names. beside: further files, by their names.
+    Memory is one tensor's, or that of a parameter with all of its experts, though ranks that differ
+    are filled up to one that is known at the end: the file is then written twice.
     Raises RunError when the folder exists, RankError for ranks that the form's server refuses.
     """
+    if len(about.base) > LONGEST_NAME or not about.base.isprintable():
+        raise AdapterError(
+            f"the base model's name is {shown(about.base)}, of {len(about.base)} characters; give "
+            f"one that can be printed, of {LONGEST_NAME} at most"
+        )
     if form.server is not None:
-        for name in modules_to_save or ():
+        for name in modules_to_save:
             form.server.require_beside(name)
     with atomic_folder(folder) as aside:
         with TensorFile(aside / WEIGHTS, keys) as tensors:
             writer = PeftWriter(Path(folder), tensors, form, dtype, wrappers or {})
             yield writer
         writer.fill_up(aside / WEIGHTS)
-        config = config_of(writer.targets, target_parameters) | {
-            "base_model_name_or_path": base or None,
-            "task_type": task_type,
-            "fan_in_fan_out": fan_in_fan_out,
-        }
+        config = config_of(writer.targets, target_parameters) | config_about(about, writer.targets)
         if modules_to_save:
             config["modules_to_save"] = list(modules_to_save)
         extra: dict[str, Any] = {"ranks": ranks(writer.targets), "scales": scales(writer.targets)}
-        if base_fingerprint:
-            extra["base_fingerprint"] = base_fingerprint
+        if about.base_fingerprint:
+            extra["base_fingerprint"] = about.base_fingerprint
         (aside / CONFIG).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
+        for name, content in (beside or {}).items():
+            (aside / name).write_bytes(content)
         if any(extra.values()):
             (aside / EXTRA).write_text(json.dumps(extra, indent=2, sort_keys=True) + "\n")

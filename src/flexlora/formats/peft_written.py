@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import inf, nextafter
 from typing import Any
 
+from flexlora.adapters import About
 from flexlora.errors import AdapterError
+from flexlora.formats.layer_patterns import LayerPatterns
 from flexlora.formats.parameters import Parameter
 
 
@@ -80,6 +82,46 @@ def config(targets: Collection[Target], target_parameters: Sequence[str]) -> dic
         full = {name for parameter in parameters for name in parameter.full_names}
         found["target_parameters"] = list(target_parameters) or sorted(full)
     return found
+
+
+def config_about(about: About, targets: Iterable[Target]) -> dict[str, Any]:
+    """What the config says of the model and its task, and of `selection` in place of full names,
+    where it tells all of them."""
+    layers = [target.name for target in targets if target.parameter is None]
+    found = {
+        "base_model_name_or_path": about.base or None,
+        "task_type": about.task_type,
+        "fan_in_fan_out": about.fan_in_fan_out,
+        **(about.selection if _selects(about.selection.get("target_modules"), layers) else {}),
+    }
+    if about.revision:
+        found["revision"] = about.revision
+    if about.auto_mapping is not None:
+        found["auto_mapping"] = dict(about.auto_mapping)
+    return found
+
+
+def _selects(modules: str | list[str] | None, layers: Iterable[str]) -> bool:
+    """Whether PEFT would find every layer by these `target_modules`: each the end of a name, or one
+    expression."""
+    if isinstance(modules, str):
+        if modules == "all-linear":
+            return True
+        try:
+            expression = LayerPatterns({modules: True})
+            return all(expression.of(layer, False) for layer in layers)
+        except ValueError:  # It cannot be run in linear time.
+            return False
+    ends = set(modules or ())
+    return all(not ends.isdisjoint(_ends(layer)) for layer in layers)
+
+
+def _ends(name: str) -> Iterator[str]:
+    """The name, and what follows each of its dots."""
+    yield name
+    while "." in name:
+        name = name.partition(".")[2]
+        yield name
 
 
 def _pattern(numbers: Iterable[tuple[Target, float]], common: float) -> dict[str, float | int]:

@@ -7,6 +7,8 @@ import re
 from dataclasses import dataclass
 from typing import Literal
 
+from flexlora.adapters import About
+
 # Last parts of paths that say where in its making a model is, or in which form, and not which.
 _BARE = re.compile(
     r"v?[\d._-]+|(?:checkpoint|ckpt|epoch|step|iter|global_step|version|run|round)[-_]?\d*"
@@ -20,24 +22,31 @@ _BARE = re.compile(
 class Base:
     """What is known of a base model.
 
-    fingerprint: "precision:digest" of its weights; "" for unknown.
+    fingerprint: "precision:digest" of its weights; revision: on the hub; "" for unknown.
     """
 
     name: str
     fingerprint: str
+    revision: str = ""
+
+    @staticmethod
+    def of(about: About) -> Base:
+        return Base(about.base, about.base_fingerprint, about.revision)
 
 
-def difference(one: Base, other: Base) -> Literal["weights", "name"] | None:
+def difference(one: Base, other: Base) -> Literal["weights", "name", "revision"] | None:
     """What tells the two apart; None where nothing does.
 
     Fingerprints decide where both are known and of one precision; else the names, by `same_base`,
-    where both are known.
+    and then the revisions, each where both are known.
     """
     ours, theirs = one.fingerprint, other.fingerprint
     if ours and theirs and ours.partition(":")[0] == theirs.partition(":")[0]:
         return "weights" if ours != theirs else None
     if one.name and other.name and not same_base(one.name, other.name):
         return "name"
+    if one.revision and other.revision and one.revision != other.revision:
+        return "revision"
     return None
 
 

@@ -15,7 +15,7 @@ from typing import final
 
 from torch import Tensor
 
-from flexlora.adapters import Factors
+from flexlora.adapters import About, Factors
 from flexlora.errors import AdapterError, shown
 from flexlora.formats.closing import Closing
 from flexlora.formats.diffusers import DIFFUSERS
@@ -59,9 +59,6 @@ class SingleFileReader(Closing):
 
     cancels = False
     whole: tuple[str, ...] = ()
-    base_fingerprint = ""
-    fan_in_fan_out = False
-    task_type: str | None = None
     modules_to_save: Sequence[str] = ()
     target_parameters: Sequence[str] = ()
 
@@ -83,8 +80,8 @@ class SingleFileReader(Closing):
             raise
 
     @property
-    def base(self) -> str:
-        return self.metadata.get("ss_base_model_version", "")
+    def about(self) -> About:
+        return About(self.metadata.get("ss_base_model_version", ""), task_type=None)
 
     def factors(self, name: str) -> Factors:
         """One layer as matrices; eight-bit floats as bfloat16, which holds them all."""

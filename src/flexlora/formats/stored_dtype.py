@@ -8,6 +8,7 @@ from typing import Final
 import torch
 from torch import Tensor
 
+from flexlora.adapters import Factors
 from flexlora.errors import AdapterError, ConfigError, nearest
 
 DTYPES: Final[Mapping[str, torch.dtype]] = {
@@ -46,3 +47,13 @@ def require_held(
             f"{where} would hold {largest:.4g}{why}, and {name} holds {most:.6g} at most; "
             f"{', or '.join(helps) or 'train again with a lower learning rate'}"
         )
+
+
+def require_floats(name: str, factors: Factors) -> None:
+    """Raise AdapterError for a layer of numbers that nothing sums: no floats, or of eight bits."""
+    for side in (factors.b, factors.a):
+        if not side.is_floating_point() or side.element_size() < 2:
+            held = str(side.dtype).removeprefix("torch.")
+            raise AdapterError(
+                f"layer {name} of the adapter holds {held}; give float32, bfloat16 or float16"
+            )

@@ -151,6 +151,7 @@ class TensorReader(Closing):
     def __init__(self, path: Path) -> None:
         self._path = path
         try:
+            str(path).encode()
             with safe_open(str(path), framework="pt"):
                 pass  # It holds every limit: of the header's size, of offsets, of shapes.
             self._file = open(path, "rb")  # noqa: SIM115 - closed by close
@@ -158,6 +159,10 @@ class TensorReader(Closing):
             # safetensors leaves out what the system says of a file that is gone.
             reason = error.strerror or str(error).partition(":")[0]
             raise AdapterError(f"{path} cannot be read ({reason}); check the path") from error
+        except UnicodeError as error:
+            raise AdapterError(
+                f"{path} has a name that is no UTF-8, which safetensors does not open; rename it"
+            ) from error
         except (SafetensorError, ValueError, KeyError, RuntimeError) as error:
             raise self._broken() from error
         begin = 8 + int.from_bytes(self._file.read(8), "little")

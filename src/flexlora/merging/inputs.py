@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Sized
 from contextlib import ExitStack, contextmanager
 from itertools import combinations
+from numbers import Real
 from pathlib import Path
 
 import torch
@@ -29,11 +30,15 @@ def checked_weights(adapters: int, weights: Sequence[float] | None) -> tuple[flo
         raise ConfigError("no adapter to merge; name at least one")
     if weights is None:
         return (1.0 / adapters,) * adapters
+    if not isinstance(weights, Sized) or isinstance(weights, str):
+        raise ConfigError(f"weights are {weights!r}; give a list with one number for each adapter")
     if len(weights) != adapters:
         raise ConfigError(
             f"{len(weights)} weights for {adapters} adapters; give one weight for each"
         )
     for weight in weights:
+        if isinstance(weight, bool) or not isinstance(weight, Real):
+            raise ConfigError(f"weight {weight!r} is no number; give numbers such as 0.5 or -1")
         if not math.isfinite(weight):
             raise ConfigError(f"weight {weight} is not finite; give numbers such as 0.5 or -1")
     if not any(weights):
@@ -95,15 +100,21 @@ def union(readers: Sequence[AdapterReader]) -> dict[str, StoredLayer]:
 
 def _require_one_base(one: AdapterReader, other: AdapterReader) -> None:
     cure = "give adapters of one base model, or force the merge (--force) if they are"
-    differing = difference(*(Base(x.base, x.base_fingerprint) for x in (one, other)))
+    ours, theirs = one.about, other.about
+    differing = difference(*(Base.of(about) for about in (ours, theirs)))
     if differing == "weights":
         raise AdapterError(
             f"{one.path} and {other.path} were made for different weights of "
-            f"{one.base or 'a model'}; {cure}"
+            f"{ours.base or 'a model'}; {cure}"
         )
     if differing == "name":
         raise AdapterError(
-            f"{one.path} was made for {one.base}, {other.path} for {other.base}; {cure}"
+            f"{one.path} was made for {ours.base}, {other.path} for {theirs.base}; {cure}"
+        )
+    if differing == "revision":
+        raise AdapterError(
+            f"{one.path} was made for {ours.base or 'a model'} as of revision "
+            f"{shown(ours.revision)}, {other.path} as of {shown(theirs.revision)}; {cure}"
         )
 
 
@@ -131,7 +142,7 @@ def _require_one_shape(readers: Sequence[AdapterReader]) -> None:
                     f"layer {name} is {_described(known)} in {known_reader.path}, "
                     f"{_described(layer)} in {reader.path}; they are of different models"
                 )
-    flips = {reader.fan_in_fan_out for reader in readers}
+    flips = {reader.about.fan_in_fan_out for reader in readers}
     if len(flips) > 1:
         raise AdapterError(
             f"fan_in_fan_out is on in {_first(readers, True)} and off in {_first(readers, False)}; "
@@ -140,7 +151,7 @@ def _require_one_shape(readers: Sequence[AdapterReader]) -> None:
 
 
 def _first(readers: Sequence[AdapterReader], on: bool) -> Path:
-    return next(reader.path for reader in readers if reader.fan_in_fan_out is on)
+    return next(reader.path for reader in readers if reader.about.fan_in_fan_out is on)
 
 
 def _described(layer: StoredLayer) -> str:

@@ -11,7 +11,7 @@ import torch
 from flexlora.adapters import Factors, checked_split
 from flexlora.adapters.kept import require_rank_or_energy
 from flexlora.errors import AdapterError, ConfigError, RankError
-from flexlora.formats.adapter_formats import written_like
+from flexlora.formats.adapter_formats import shared_tokenizer, written_like
 from flexlora.formats.adapter_reader import AdapterReader, LayerWriter
 from flexlora.formats.as_written import scales_exactly
 from flexlora.formats.home import expanded
@@ -86,18 +86,19 @@ def merge(
     if isinstance(rank, int) and form.server is not None:
         form.one_rank([rank])
     with opened(adapters, starts, out, form, force=force) as readers:
-        layers = union(readers)
+        layers, tokenizer = union(readers), shared_tokenizer(readers)
         stored = DTYPES[dtype] if dtype else _widest(readers)
         alone = len(readers) == 1 and given == (1.0,) and rank == "full" and dtype is None
         done, changed = [], not alone or any(starts)
         moving: set[int] = set()
+        dtypes: dict[str, None] = {}  # Of what is written, each once.
         with written_like(
             readers,
             out,
             tuple(layers.values()),
             tuple(whole(readers)),
             form,
-            _task_type(readers),
+            tokenizer or {},
         ) as writer:
             for key, reader in whole(readers).items():
                 writer.whole(key, reader.tensor(key))
@@ -106,13 +107,14 @@ def merge(
                 if factors is not None:
                     exact = readers[0].summand(name) if starts[0] else factors
                     norm, error = exact.product().norm(), 0.0
-                    moving |= {0} if _moves(factors) else set()
+                    moving |= set() if factors.is_zero() else {0}
                 else:
                     cut = _cut(cut_down, readers, given, layer, moving)
                     factors = _factors(cut, split, stored, layer, out)
                     error, norm = cut.error, cut.norm
                 changed |= layer.widened or (factors.scale != 1.0 and not writer.keeps_scales)
                 writer.add_like(layer, factors)
+                dtypes |= dict.fromkeys(str(x.dtype) for x in (factors.b, factors.a))
                 ranks = tuple(r.layers[name].rank if name in r.layers else None for r in readers)
                 done.append(
                     MergedLayer(
@@ -130,10 +132,11 @@ def merge(
         initial=starts,
         zero=tuple(place not in moving for place in range(len(readers))),
         layers=tuple(done),
-        dtype=str(stored).removeprefix("torch."),
+        dtype=" and ".join(x.removeprefix("torch.") for x in dtypes),
         nbytes=_size(out),
         one_rank=one_rank,
         untouched=not changed and out.is_dir(),
+        tokenizer="differ" if tokenizer is None else "kept" if tokenizer else "none",
     )
 
 
@@ -202,16 +205,12 @@ def _sum(
     def parts() -> Iterator[tuple[float, LowRank]]:
         for place, weight, reader in holders:
             factors = reader.summand(layer.name)
-            if place not in moving and _moves(factors):
+            if place not in moving and not factors.is_zero():
                 moving.add(place)
             yield weight * factors.scale, factors.unscaled()
 
     width = sum(reader.layers[layer.name].rank for _, _, reader in holders)
     return total(parts(), (layer.m, layer.n), width)
-
-
-def _moves(factors: Factors) -> bool:
-    return bool(factors.b.any()) and bool(factors.a.any())
 
 
 def _factors(
@@ -227,8 +226,3 @@ def _factors(
 def _widest(readers: Sequence[AdapterReader]) -> torch.dtype:
     """The narrowest dtype that holds every input, of two bytes or more."""
     return holding(*(layer.dtype for reader in readers for layer in reader.layers.values()))
-
-
-def _task_type(readers: Sequence[AdapterReader]) -> str | None:
-    first, *others = (reader.task_type for reader in readers)
-    return first if all(other == first for other in others) else None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from flexlora.formats.peft_keys import Kind
 
@@ -41,7 +42,9 @@ class Merged:
     adapters, weights: in the order given; zero: which of them change nothing, their A or B being
     zero in every layer; initial: what each was taken less, if anything. nbytes: of what was
     written. one_rank: what every layer is filled up to, None where each has its own. untouched: it
-    is the one adapter that was given, tensors and scales bit for bit.
+    is the one adapter that was given, tensors and scales bit for bit. dtype: of A and B, "… and …"
+    where those of one adapter alone have several. tokenizer: "kept" where one that lay beside the
+    adapters went along, "differ" where they have several, of which none did.
     """
 
     out: Path
@@ -54,6 +57,7 @@ class Merged:
     nbytes: int
     one_rank: int | None
     untouched: bool
+    tokenizer: Literal["none", "kept", "differ"]
 
     @property
     def lacking(self) -> tuple[tuple[str, ...], ...]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from flexlora.adapters import Adapter
-from flexlora.errors import AdapterError
+from flexlora.errors import AdapterError, shown
 from flexlora.formats.same_base import Base, difference
 
 
@@ -19,7 +21,8 @@ def base_fingerprint(precision: str, fingerprint: str) -> str:
 def require_made_for(adapter: Adapter, name: str, fingerprint: str, cure: str) -> None:
     """Raise AdapterError unless the adapter was made for the base of this name and fingerprint.
 
-    `difference` tells; an adapter that knows neither passes. cure: what the user may do about it.
+    `difference` tells; an adapter that knows neither passes, but for one of another revision on the
+    hub than is loaded from there. cure: what the user may do about it.
     """
     theirs, ours = adapter.base_fingerprint, fingerprint
     differing = difference(Base(adapter.base, theirs), Base(name, ours))
@@ -30,6 +33,12 @@ def require_made_for(adapter: Adapter, name: str, fingerprint: str, cure: str) -
         )
     if differing == "name":
         raise AdapterError(f"the adapter was made for {adapter.base}, not for {name}; {cure}")
+    revision = adapter.about.revision
+    if revision not in ("", "main") and theirs != ours and not Path(name).exists():
+        raise AdapterError(
+            f"the adapter was made for {name} as of revision {shown(revision)}, and by that name "
+            "the newest one is loaded; download that revision, and name its folder"
+        )
 
 
 def _short(fingerprint: str) -> str:

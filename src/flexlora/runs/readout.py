@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from flexlora.adapters import Adapter, Factors, LayerSpec, Ranks, factors_of
+from flexlora.adapters import About, Adapter, Factors, LayerSpec, Ranks, factors_of
 from flexlora.adapters.kept import parsed_rank, require_rank_or_energy
 from flexlora.config.settings import played_rule
 from flexlora.errors import ConfigError, RunError, nearest, shown
@@ -134,12 +134,12 @@ def _of_energy(rule: Rule, state: State, energy: float) -> dict[str, Factors]:
 def _described(opened: Run, layers: Mapping[str, Factors]) -> Adapter:
     """The adapter that knows the base model of its run."""
     model, weights = opened.config.model, opened.data.get("model_fingerprint")
-    return Adapter(
-        dict(layers),
+    about = About(
         base=model.name,
         base_fingerprint=base_fingerprint(model.precision, str(weights)) if weights else "",
         fan_in_fan_out=opened.resolved.get("fan_in_fan_out") is True,
     )
+    return Adapter(dict(layers), about)
 
 
 def load_state(opened: Run, round: int | str = "best") -> State:
