@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 import statistics
 from collections.abc import Callable, Iterator, Sequence
@@ -33,10 +34,11 @@ def play(rounds: Sequence[dict[str, float]]) -> tuple[list[float | None], Progre
     """The figures of rounds of scores by client, and how it stands after them."""
     figures, progress = [], Progress()
     for round, told in enumerate(rounds, 1):
-        figures.append(figure(told, progress.levels))
-        if (found := figures[-1]) is not None:
+        found = figure(told, progress.levels, progress.best)
+        figures.append(found)
+        if found is not None:
             progress = progress.after(round, found)
-        levels = levels_after(told, progress.levels, best=progress.best_round == round)
+        levels = levels_after(told, progress.levels, found, best=progress.best_round == round)
         progress = replace(progress, levels=levels)
     return figures, progress
 
@@ -58,9 +60,31 @@ def test_easy_clients_alone_make_no_best_round() -> None:
     assert figures[1] == pytest.approx(statistics.median((hard | easy).values()) + 0.1)
 
 
+def test_who_has_not_scored_before_has_no_vote() -> None:
+    """However easy it is: c says that nothing changed, and the others are held to that."""
+    figures, progress = play([{"a": 4.0, "b": 8.0, "c": 6.0}, {"c": 6.0, "d": 0.1, "e": 0.2}])
+    assert figures == [6.0, 6.0]
+    assert progress.best_round == 1
+    assert (progress.levels["d"], progress.levels["e"]) == pytest.approx((-5.9, -5.8))
+    figures, progress = play([{"a": 4.0}, {"b": 1.0}, {"b": 0.5}, {"a": 3.5}])
+    assert figures == [4.0, 4.0, 3.5, 3.5]  # Nobody has scored both; then b has.
+    assert progress.best_round == 3
+
+
+@given(st.dictionaries(st.sampled_from("abcdefgh"), st.integers(-9, 9), min_size=8), st.data())
+def test_where_nothing_changes_no_round_is_better_whoever_is_drawn(
+    own: dict[str, int], data: st.DataObject
+) -> None:
+    drawn = st.lists(st.sampled_from("abcdefgh"), min_size=1, max_size=4, unique=True)
+    rounds = [{x: float(own[x]) for x in data.draw(drawn)} for _ in range(6)]
+    figures, progress = play(rounds)
+    assert figures == figures[:1] * 6
+    assert (progress.best_round, progress.stale) == (1, 5)
+
+
 def test_nobody_has_no_figure() -> None:
-    assert figure({}, {"a": 1.0}) is None
-    assert levels_after({}, {"a": 1.0}, best=False) == {"a": 1.0}
+    assert figure({}, {"a": 1.0}, 2.0) is None
+    assert levels_after({}, {"a": 1.0}, None, best=False) == {"a": 1.0}
 
 
 def test_an_infinite_perplexity_is_told_as_the_farthest_and_what_is_no_number_not_at_all() -> None:
@@ -72,7 +96,7 @@ def test_an_infinite_perplexity_is_told_as_the_farthest_and_what_is_no_number_no
     told = told_by(scores, "perplexity")
     assert set(told) == {"a", "b"}
     assert 1e307 < told["a"] < float("inf")
-    assert figure(told, {}) == pytest.approx(told["a"] / 2, rel=1e-6)
+    assert figure(told, {}, math.inf) == pytest.approx(told["a"] / 2, rel=1e-6)
 
 
 WHOLE = st.integers(-1000, 1000).map(float)  # Whose differences and halves are exact.
@@ -112,7 +136,7 @@ def test_liars_move_the_figure_no_farther_than_so_many_honest_clients(
     lies = lies[: (len(honest) - 1) // 2]
     told = {f"h{i}": x for i, x in enumerate(honest)} | {f"l{i}": x for i, x in enumerate(lies)}
     ranked, n, m = sorted(honest), len(told), len(lies)
-    found = figure(told, {})
+    found = figure(told, {}, math.inf)
     assert found is not None
     assert ranked[max(0, (n - 1) // 2 - m)] <= found <= ranked[min(n // 2, len(honest) - 1)]
 

@@ -2,10 +2,11 @@
 
 Clients differ far more than rounds do, so each is held to itself: its score less its level, which
 is how far it stood from the figure of the best round that it scored. The figure of a round is the
-median of that, one client one vote, since what a client weighs is its own word. A round is better
-than the best one where more than half of the clients that scored both say so. With a share h < ½ of
-liars, whatever they claim, the figure lies between the (½ − h)/(1 − h) and the ½/(1 − h) quantile
-of the honest clients' own (h = 0.2: 37.5 % and 62.5 %).
+median of that, one client one vote, since what a client weighs is its own word. Who has scored none
+before has no level, and no vote: its score says who it is, not which round is better. A round is
+better than the best one where more than half of the clients that scored both say so. With a share h
+< ½ of liars, whatever they claim, the figure lies between the (½ − h)/(1 − h) and the ½/(1 − h)
+quantile of the honest clients' own (h = 0.2: 37.5 % and 62.5 %).
 
 Source: of all estimates that move with what they estimate, the median has the smallest largest bias
 under contamination of a symmetric, unimodal distribution (Huber 1981, Robust Statistics, §4.2).
@@ -33,22 +34,26 @@ def told_by(scores: Sequence[ClientScore], metric: str) -> dict[str, float]:
     }
 
 
-def figure(told: Mapping[str, float], levels: Mapping[str, float]) -> float | None:
-    """The median of the scores less the clients' levels; None where nobody told any.
+def figure(told: Mapping[str, float], levels: Mapping[str, float], best: float) -> float | None:
+    """The median of the scores less the clients' levels, of those that have one; None where nobody
+    told any.
 
-    Who has no level stands at 0: where nobody has one it is the median of the scores.
+    Where nobody has a level yet it is the median of the scores; where others have, and none of
+    these, `best`, the figure of the best round so far: nothing says that this one is better.
     """
     if not told:
         return None
-    return statistics.median(value - levels.get(client, 0.0) for client, value in told.items())
+    if not levels:
+        return statistics.median(told.values())
+    known = [value - levels[client] for client, value in told.items() if client in levels]
+    return statistics.median(known) if known else best
 
 
 def levels_after(
-    told: Mapping[str, float], levels: Mapping[str, float], *, best: bool
+    told: Mapping[str, float], levels: Mapping[str, float], at: float | None, *, best: bool
 ) -> dict[str, float]:
-    """The levels after a round. best: it is the best so far, to which all that scored it are held
-    from here on; else only those that had no level get theirs."""
-    at = figure(told, levels)
+    """The levels after a round of figure `at`. best: it is the best so far, to which all that
+    scored it are held from here on; else only those that had no level get theirs."""
     if at is None:
         return dict(levels)
     new = {client: value - at for client, value in told.items()}

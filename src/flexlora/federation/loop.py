@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from flexlora.engines.jobs import Transport
-from flexlora.evaluation import MeanScore
+from flexlora.evaluation import MeanScore, get_metric
 from flexlora.federation.admission import Collected
 from flexlora.federation.asking import Asking
 from flexlora.federation.clock import Clock
@@ -165,7 +165,8 @@ class Federation:
         self.run.append_spectra(spectra_record(self.rule, state))
         self.progress = self.progress.after(state.round, self.decide(record))
         best = self.progress.best_round == state.round
-        levels = levels_after(told, self.progress.levels, best=best)
+        at = None if record.on_clients is None else record.on_clients.decisive
+        levels = levels_after(told, self.progress.levels, at, best=best)
         self.progress = replace(self.progress, levels=levels)
         if record.sparse:  # Patience is for adapters: without them no run is over.
             self.progress = replace(self.progress, stale=0)
@@ -190,8 +191,15 @@ class Federation:
         bytes_down = 0 if self.rule.traits.alone else sum(job.bytes_down for job in jobs)
         failed = sum(failure.kind != "stray" for failure in failures)
         told = told_by(scores, self.clients_decide) if self.clients_decide else {}
-        decisive = figure(told, self.progress.levels)
+        decisive = figure(told, self.progress.levels, self._best_figure)
         return OnClients(summary(scores), tuned, failed, bytes_down, decisive), told
+
+    @property
+    def _best_figure(self) -> float:
+        """What the clients came to in the best round so far, where they decide."""
+        best = self.progress.best
+        higher = bool(self.clients_decide) and get_metric(self.clients_decide).higher_is_better
+        return -best if higher else best
 
     def _record(
         self, round: int, gathered: Gathered[S], cut: Cut | None, seconds: Mapping[str, float]
