@@ -19,6 +19,7 @@ from flexlora.config.config_file import parse_config
 from flexlora.federation import Setup, prepare, run
 from flexlora.federation.census import Census, Holding
 from flexlora.federation.preview import forecast
+from flexlora.formats.words import size
 from flexlora.report import write_report
 from flexlora.rules import RULES, make_rule
 from flexlora.runs.run_directory import Run
@@ -69,21 +70,54 @@ def setup() -> Setup:
 
 
 @pytest.mark.parametrize("rule", sorted(RULES))
-def test_the_forecast_is_what_round_1_sends(setup: Setup, rule: str, tmp_path: Path) -> None:
+def test_the_forecast_is_what_is_sent(setup: Setup, rule: str, tmp_path: Path) -> None:
+    """In a round of either side, where sides alternate, and to two of four clients that score."""
     config = small(
         rule={"name": rule},
-        federation={"rounds": 1, "clients_per_round": 4},
-        evaluation={"unseen": False, "every": 0, "on_clients": "off"},
+        federation={"rounds": 3, "clients_per_round": 4},
+        evaluation={"unseen": False, "every": 2, "on_clients": "global", "clients": 2},
     )
     told = forecast(prepare(config, setup), make_rule(rule))
-    folder = run(config, tmp_path / "r", setup=setup).folder
-    (record,) = Run.open(folder).read_metrics()
-    assert record["bytes_down"] == sum(t.bytes_down * t.clients for t in told.types)
+    records = Run.open(run(config, tmp_path / "r", setup=setup).folder).records()
+    assert records[0].bytes_down == sum(t.bytes_down * t.clients for t in told.types)
+    assert told.bytes_down_per_round == pytest.approx(records[0].bytes_down)
+    assert sum(t.examples for t in told.types) == records[0].examples
     if not told.prunes:
-        assert record["bytes_up"] == sum(t.bytes_up * t.clients for t in told.types)
-    assert told.bytes_down_per_round == pytest.approx(record["bytes_down"])
-    assert sum(t.examples for t in told.types) == record["examples"]
-    assert json.loads(json.dumps(told.to_json()))["clients_per_round"] == 4
+        assert records[0].bytes_up == sum(t.bytes_up * t.clients for t in told.types)
+        assert records[1].bytes_up == sum(t.bytes_up_next * t.clients for t in told.types)
+        assert told.bytes_up_per_round == (records[0].bytes_up, records[1].bytes_up)
+    scoring = [x.total_bytes_down - x.bytes_down for x in records]
+    shared = not make_rule(rule).traits.alone
+    assert (scoring[0], scoring[1] > 0, scoring[2] > 0) == (0, shared, shared)
+    sent = sum(x.bytes_down + x.bytes_up for x in records)
+    if not (told.prunes or told.delta):
+        assert told.total_bytes - told.bytes_evaluating == pytest.approx(sent)
+    found = json.loads(json.dumps(told.to_json()))
+    assert (found["clients_per_round"], found["total_bytes"]) == (4, told.total_bytes)
+
+
+def test_what_clients_are_sent_to_score_is_in_the_forecast(
+    flexlora: Flexlora, setup: Setup, tmp_path: Path
+) -> None:
+    config = small(evaluation={"on_clients": "global", "every": 2}, federation={"rounds": 3})
+    told = forecast(prepare(config, setup), make_rule("flexlora"))
+    records = Run.open(run(config, tmp_path / "r", setup=setup).folder).records()
+    scoring = sum(x.total_bytes_down - x.bytes_down for x in records)
+    assert told.bytes_evaluating == pytest.approx(scoring)  # Of all clients, in two rounds.
+    assert scoring > 0
+    words = " ".join(flexlora("run", write(config, tmp_path / "c.toml"), "--dry-run").out.split())
+    assert f"{size(scoring)} of it to clients that score" in words
+    off = write(small(evaluation={"on_clients": "off"}), tmp_path / "off.toml")
+    assert "that score" not in " ".join(flexlora("run", off, "--dry-run").out.split())
+
+
+def test_sides_that_take_turns_are_both_told(flexlora: Flexlora, tmp_path: Path) -> None:
+    path = write(small(rule={"name": "rolora"}), tmp_path / "c.toml")
+    types = json.loads(flexlora("run", path, "--dry-run", "--json").out)["forecast"]["types"]
+    assert all(x["bytes_up"] < x["bytes_up_next"] for x in types)
+    words = " ".join(flexlora("run", path, "--dry-run").out.split())
+    for x in types:
+        assert f"{size(x['bytes_up'])} / {size(x['bytes_up_next'])}" in words
 
 
 def test_whoever_is_asked_beyond_need_is_in_the_forecast(tmp_path: Path) -> None:
@@ -92,7 +126,7 @@ def test_whoever_is_asked_beyond_need_is_in_the_forecast(tmp_path: Path) -> None
     (record,) = Run.open(run(config, tmp_path / "r").folder).records()
     assert len(record.clients) == len(record.spare) == told.clients_per_round == 2
     assert record.bytes_down == told.bytes_down_per_round
-    assert record.bytes_up == told.bytes_up_per_round
+    assert record.bytes_up == told.mean_bytes_up
 
 
 def test_sparse_rounds_are_told_apart(flexlora: Flexlora, tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from flexlora.federation.clock import Clock, clock_of
 from flexlora.federation.sending import Sender
 from flexlora.federation.session import Session
 from flexlora.federation.setup import Setup, prepare
+from flexlora.planning.traffic import traffic
 from flexlora.rules import make_rule
 from flexlora.runs.events import Failed, Replied
 from flexlora.runs.overview import overview
@@ -55,6 +56,25 @@ def test_a_coarse_wire_is_as_fast_as_it_is_small(setup: Setup, wire: str) -> Non
         took = found.seconds(job, ranks)
         assert took == pytest.approx(busy / device.availability, rel=1e-9)
         assert took < exact.seconds(job, ranks)
+
+
+@pytest.mark.parametrize("name", ["rolora", "lora-a2"])
+def test_sides_that_take_turns_take_their_own_time(setup: Setup, name: str) -> None:
+    """The link is so slow that nearly all of it is what is returned."""
+    rule = make_rule(name)
+    found, store = clock_of(setup, rule), setup.roster.fresh_store()
+    assert found is not None
+    assert setup.fleet is not None
+    for job in jobs_of(setup):
+        device, ranks = setup.fleet.device(job.client), store.ranks[job.client]
+        took = {r: found.seconds(replace(job, round=r), ranks) for r in (1, 2, 3)}
+        assert took[1] == took[3] != took[2]
+        up = {
+            r: traffic(rule, setup.foresight.shape.layers, {"": ranks}, {}, rounds=(r,))[""].up
+            for r in (1, 2)
+        }
+        more = (up[2] - up[1]) / device.uplink / device.availability
+        assert took[2] - took[1] == pytest.approx(more)
 
 
 def test_a_coarse_wire_leaves_room_for_rank_under_a_limit_of_bytes(

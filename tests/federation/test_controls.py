@@ -77,7 +77,8 @@ def test_alone_nothing_is_sent_and_nothing_is_combined(local: Path, federated: S
     assert [(x.bytes_up, x.bytes_down) for x in opened.records()] == [(0, 0)] * 3
     assert all(record.tokens for record in opened.records())
     planned = forecast(prepare(LOCAL, federated), Session.of(LOCAL).rule)
-    assert (planned.bytes_up_per_round, planned.bytes_down_per_round) == (0.0, 0.0)
+    assert (planned.mean_bytes_up, planned.bytes_down_per_round) == (0.0, 0.0)
+    assert planned.total_bytes == 0.0
     results = opened.read_results()
     assert results is not None
     assert (results["rule"], results["bytes_up"], results["bytes_down"]) == ("local", 0, 0)

@@ -96,9 +96,11 @@ def test_what_is_counted_is_what_is_sent(setup: Setup, whole: Path) -> None:
             up, down = dict(told.sparse.bytes_up), dict.fromkeys(kinds, told.sparse.bytes_down)
         assert record.bytes_up == sum(up[name] * n for name, n in record.types.items())
         assert record.bytes_down == sum(down[name] * n for name, n in record.types.items())
-    each = told.bytes_down_per_round + told.bytes_up_per_round
+    each = told.bytes_down_per_round + told.mean_bytes_up
     sparse = told.sparse.bytes_down_per_round + told.sparse.bytes_up_per_round
-    assert told.total_bytes == pytest.approx(2 * each + 2 * sparse)
+    to_score = sum(x.total_bytes_down - x.bytes_down for x in opened.records())
+    assert told.bytes_evaluating == pytest.approx(to_score)
+    assert told.total_bytes == pytest.approx(2 * each + 2 * sparse + to_score)
     low = min(told.sparse.bytes_up.values())
     assert low < told.sparse.bytes_down == max(told.sparse.bytes_up.values())
     replied = [event for event in opened.events(Replied) if event.round == 1]

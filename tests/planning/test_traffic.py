@@ -32,11 +32,11 @@ RANKS = {
 COHORT = {"small": 2, "large": 1}
 
 
-def both_ways(rule: Rule, state: State, kind: str) -> tuple[Adapter, Adapter]:
-    """What a client of this kind is sent in round 1, and what it returns."""
+def both_ways(rule: Rule, state: State, kind: str, round: int = 1) -> tuple[Adapter, Adapter]:
+    """What a client of this kind is sent in round 1, and what it would return in this one."""
     sent = rule.send(state, rule.ranks_for(state.spec, RANKS[kind]), torch.Generator(), kind)
     received = rule.receive(sent, {})
-    return sent, rule.reply(1, received, received, {}).adapter
+    return sent, rule.reply(round, received, received, {}).adapter
 
 
 @pytest.mark.parametrize("name", sorted(RULES))
@@ -45,14 +45,20 @@ def test_bytes_are_those_of_the_real_layers(name: str) -> None:
     rule = make_rule(name)
     told = traffic(rule, LAYERS, RANKS, COHORT)
     if rule.traits.alone:
-        assert all((x.down, x.up, x.delta) == (0, 0, 0) for x in told.values())
+        assert all((x.down, x.ups, x.delta) == (0, (0, 0), 0) for x in told.values())
         return
     spec = Spec.of(LAYERS, list(RANKS.values()))
     state = rule.init(spec, torch.Generator())
     for kind in RANKS:
         sent, returned = both_ways(rule, state, kind)
         assert told[kind].down == len(to_bytes(factors_payload(sent)))
-        assert told[kind].up == len(to_bytes(factors_payload(returned)))
+        assert told[kind].ups[0] == len(to_bytes(factors_payload(returned)))
+        then = len(to_bytes(factors_payload(both_ways(rule, state, kind, 2)[1])))
+        assert told[kind].ups[1] == then
+        assert told[kind].up == max(told[kind].ups)
+        assert told[kind].total == told[kind].down + told[kind].delta + told[kind].up
+        (alone,) = traffic(rule, LAYERS, RANKS, {}, rounds=(2,))[kind].ups
+        assert alone == then
     federation = {f"{k}/{i}": RANKS[k] for k, count in COHORT.items() for i in range(count)}
     after = Round(rule, state, federation, _changed).combined()
     update = after.delta.since(state.delta.version)

@@ -157,7 +157,7 @@ def _plan(comparison: Comparison, out: Path) -> None:
         say(
             f"{arm.name}: {preview.setup.config.rule_name}, "
             f"{forecast.bytes_down_per_round / 1e6:.2f} MB down and "
-            f"{forecast.bytes_up_per_round / 1e6:.2f} MB up a round"
+            f"{forecast.mean_bytes_up / 1e6:.2f} MB up a round"
             + ("" if forecast.sparse is None else f" after {forecast.sparse.rounds} sparse ones")
         )
     for line in plan_lines(comparison, out):

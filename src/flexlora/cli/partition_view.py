@@ -100,7 +100,7 @@ def forecast_table(forecast: Forecast) -> None:
         Column("training", [f"{kind.examples:,}" for kind in kinds]),
         Column("a client", [_sizes(kind) for kind in kinds]),
         Column("down", [size(kind.bytes_down) for kind in kinds]),
-        Column("up", [size(kind.bytes_up) for kind in kinds]),
+        Column("up", [_up(kind) for kind in kinds]),
     ]
     if columns[-1].cells == columns[-2].cells:
         columns[-2:] = [Column("each way", columns[-1].cells)]
@@ -110,8 +110,9 @@ def forecast_table(forecast: Forecast) -> None:
     say(
         f"{forecast.clients_per_round:,} of {sum(t.clients for t in forecast.types):,} clients a "
         f"round: on average {size(round(forecast.bytes_down_per_round))} down and "
-        f"{size(round(forecast.bytes_up_per_round))} up; "
+        f"{size(round(forecast.mean_bytes_up))} up; "
         f"{size(round(forecast.total_bytes))} in {count(forecast.rounds, 'round')}"
+        + _to_score(forecast)
     )
     if forecast.sparse is not None:
         say(_sparse(forecast.sparse))
@@ -119,6 +120,16 @@ def forecast_table(forecast: Forecast) -> None:
         say("not counted: what the rule sends to keep clients' bases up to date, known only later")
     if forecast.prunes:
         say("clients of this rule may prune their ranks and then send less")
+
+
+def _to_score(forecast: Forecast) -> str:
+    sent = round(forecast.bytes_evaluating)
+    return f", {size(sent)} of it to clients that score" if sent else ""
+
+
+def _up(kind: TypeForecast) -> str:
+    """Of one round and the next, where these differ."""
+    return " / ".join(dict.fromkeys((size(kind.bytes_up), size(kind.bytes_up_next))))
 
 
 def _sparse(found: SparseForecast) -> str:

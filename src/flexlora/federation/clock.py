@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from typing import final
 
-from flexlora.adapters import Wire
+from flexlora.adapters import Sides, Wire
 from flexlora.engines.jobs import Train, TrainSparse
 from flexlora.federation.fleet import Fleet
 from flexlora.federation.foresight import Foresight
@@ -37,7 +37,7 @@ class Clock:
     ) -> None:
         self.fleet, self.foresight, self.rule, self.deadline = fleet, foresight, rule, deadline
         self.wire: Wire = wire
-        self._up: dict[tuple[tuple[str, int], ...], int] = {}
+        self._up: dict[tuple[Sides, tuple[tuple[str, int], ...]], int] = {}
         self._step: dict[tuple[str, tuple[tuple[str, int], ...]], float] = {}
 
     def seconds(self, job: Train | TrainSparse, ranks: Mapping[str, int]) -> float:
@@ -49,7 +49,7 @@ class Clock:
             usual = self.foresight.usual(self.rule, job.client)
             self._step[key] = self.foresight.seconds(ranks, usual, device)
         busy = self.foresight.steps(job.client) * self._step[key]
-        busy += seconds_of_links(job.bytes_down, self._bytes_up(pattern), device)
+        busy += seconds_of_links(job.bytes_down, self._bytes_up(job.round, pattern), device)
         return busy / device.availability
 
     def late(self, job: Train | TrainSparse, ranks: Mapping[str, int]) -> str:
@@ -82,12 +82,13 @@ class Clock:
             late=tuple(late),
         )
 
-    def _bytes_up(self, pattern: tuple[tuple[str, int], ...]) -> int:
-        if pattern not in self._up:
+    def _bytes_up(self, round: int, pattern: tuple[tuple[str, int], ...]) -> int:
+        key = self.rule.returns(round), pattern
+        if key not in self._up:
             layers, alone = self.foresight.shape.layers, {"": dict(pattern)}
-            sent = traffic(self.rule, layers, alone, {}, self.wire)
-            self._up[pattern] = sent[""].up
-        return self._up[pattern]
+            sent = traffic(self.rule, layers, alone, {}, self.wire, rounds=(round,))
+            self._up[key] = sent[""].up
+        return self._up[key]
 
 
 def _over(took: Mapping[str, float], closed: Collection[str], limit: float | None) -> float:

@@ -13,12 +13,14 @@ import torch
 
 from flexlora.adapters import Adapter, Wire, coarse_payload, factors_payload
 from flexlora.allocation.capacity import capacity_bits
+from flexlora.config.schedule import validations
 from flexlora.evaluation.metrics import chance_bits
 from flexlora.federation.foreseen import Peaks, peaks
 from flexlora.federation.sending import Sender
 from flexlora.federation.setup import Setup
 from flexlora.federation.sparse_stage import sparse_stage
 from flexlora.formats.payloads import to_bytes
+from flexlora.planning.traffic import ROUNDS
 from flexlora.rules import Rule
 from flexlora.rules.promises import require_received
 from flexlora.runs.run_directory import Record
@@ -47,7 +49,8 @@ class TypeForecast:
 
     smallest, median, largest: training examples of a client.
     bytes_down, bytes_up: the serialised factors of one client in one round, as `flexlora run`
-    counts them in round 1. What a client lacks of Δ comes on top of bytes_down.
+    counts them in round 1; bytes_up_next: in round 2, where a rule returns the other side. What a
+    client lacks of Δ comes on top of bytes_down.
     parameters: what one client trains in round 1. bits: what the digits come to that its clients
     are to remember (`metrics.chance_bits`); None where data is not for remembering.
     """
@@ -61,6 +64,7 @@ class TypeForecast:
     largest: int
     bytes_down: int
     bytes_up: int
+    bytes_up_next: int
     parameters: int
     bits: float | None
 
@@ -92,25 +96,37 @@ class Forecast:
     delta: whether the rule also sends Δ, whose bytes depend on what is learned and are in no number
     here. A rule that prunes may send less later. rounds: all there are; where the first ones are
     sparse, what those send stands in `sparse`, and all else is of the rounds after them.
+    bytes_up_per_round: of rounds 1 and 2, between which rules that train one side at a time change.
+    bytes_evaluating: what clients are sent to score, in all validated rounds together.
     """
 
     types: tuple[TypeForecast, ...]
     clients_per_round: int
     rounds: int
     bytes_down_per_round: float
-    bytes_up_per_round: float
+    bytes_up_per_round: tuple[float, float]
+    bytes_evaluating: float
     delta: bool
     prunes: bool
     sparse: SparseForecast | None = None
 
     @property
+    def mean_bytes_up(self) -> float:
+        """Of a round."""
+        return sum(self.bytes_up_per_round) / 2
+
+    @property
     def total_bytes(self) -> float:
-        """Of all rounds, both ways."""
-        each = self.bytes_down_per_round + self.bytes_up_per_round
-        if self.sparse is None:
-            return each * self.rounds
-        sparse = self.sparse.bytes_down_per_round + self.sparse.bytes_up_per_round
-        return sparse * self.sparse.rounds + each * (self.rounds - self.sparse.rounds)
+        """Of all rounds, both ways, what clients are sent to score included."""
+        first = 0 if self.sparse is None else self.sparse.rounds
+        up = sum(self.bytes_up_per_round[round % 2] for round in range(first, self.rounds))
+        down = self.bytes_down_per_round * (self.rounds - first)
+        sparse = (
+            0.0
+            if self.sparse is None
+            else first * (self.sparse.bytes_down_per_round + self.sparse.bytes_up_per_round)
+        )
+        return sparse + down + up + self.bytes_evaluating
 
     @property
     def ceiling(self) -> float | None:
@@ -120,7 +136,8 @@ class Forecast:
 
     def to_json(self) -> dict[str, Any]:
         types = [{**asdict(kind), "capacity": kind.capacity} for kind in self.types]
-        return {**asdict(self), "types": types, "ceiling": self.ceiling}
+        more = {"total_bytes": self.total_bytes, "ceiling": self.ceiling}
+        return {**asdict(self), "types": types, **more}
 
 
 def forecast(setup: Setup, rule: Rule, sparse_rounds: int = 0) -> Forecast:
@@ -153,23 +170,26 @@ def forecast(setup: Setup, rule: Rule, sparse_rounds: int = 0) -> Forecast:
                 median=median(sizes),
                 largest=max(sizes),
                 bytes_down=job.bytes_down,
-                bytes_up=_reply_bytes(rule, received, schedule.wire),
+                bytes_up=_reply_bytes(rule, received, schedule.wire, ROUNDS[0]),
+                bytes_up_next=_reply_bytes(rule, received, schedule.wire, ROUNDS[1]),
                 parameters=received.only(job.sides).parameters,
                 bits=sum(chance_bits(x.references[0]) for part in held for x in part)
                 if setup.examples.recalled
                 else None,
             )
         )
-    down, up = (
-        _mean([(t.clients, getattr(t, way)) for t in types]) * schedule.asks(len(roster.types))
-        for way in ("bytes_down", "bytes_up")
+    asked = schedule.asks(len(roster.types))
+    down, up, then = (
+        _mean([(t.clients, getattr(t, way)) for t in types]) * asked
+        for way in ("bytes_down", "bytes_up", "bytes_up_next")
     )
     return Forecast(
         types=tuple(types),
         clients_per_round=schedule.clients,
         rounds=schedule.rounds,
         bytes_down_per_round=down,
-        bytes_up_per_round=up,
+        bytes_up_per_round=(up, then),
+        bytes_evaluating=_evaluating(setup, sender, members),
         delta=rule.traits.delta != "none",
         prunes=rule.traits.prunes,
         sparse=_sparse(setup, sender, sparse_rounds, members),
@@ -191,10 +211,25 @@ def _sparse(
     return SparseForecast(rounds, down, up, float(down * count), mean * count)
 
 
-def _reply_bytes(rule: Rule, received: Adapter, wire: Wire) -> int:
+def _evaluating(setup: Setup, sender: Sender, members: Mapping[str, Sequence[str]]) -> float:
+    """What clients are sent to score, in all validated rounds; a type's ranks say how much."""
+    schedule, scorers = setup.settings.schedule, set(setup.examples.scorers)
+    drawn = min(schedule.evaluating_clients, len(scorers))
+    if not drawn or sender.rule.traits.alone:
+        return 0.0
+    of_type = {name: [c for c in clients if c in scorers] for name, clients in members.items()}
+    there = {name: clients for name, clients in of_type.items() if clients}
+    state, store = sender.begin(setup.spec), setup.roster.fresh_store()
+    jobs = sender.evaluation(state, store, [clients[0] for clients in there.values()])
+    counts = zip(there.values(), jobs, strict=True)
+    mean = _mean([(len(clients), job.bytes_down) for clients, job in counts])
+    return mean * drawn * validations(0, schedule.evaluate_every, schedule.rounds)
+
+
+def _reply_bytes(rule: Rule, received: Adapter, wire: Wire, round: int) -> int:
     if rule.traits.alone:
         return 0
-    payload = factors_payload(rule.reply(1, received, received, {}).adapter)
+    payload = factors_payload(rule.reply(round, received, received, {}).adapter)
     return len(to_bytes(coarse_payload(payload, wire, torch.Generator())))
 
 

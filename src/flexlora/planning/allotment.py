@@ -14,7 +14,7 @@ from flexlora.allocation.memory import Memory, Setting
 from flexlora.allocation.order import Order
 from flexlora.allocation.shape import ModelShape
 from flexlora.planning.federation import federated
-from flexlora.planning.traffic import Traffic, traffic
+from flexlora.planning.traffic import ROUNDS, Traffic, traffic
 from flexlora.rules import Rule
 
 _PASSES = 20  # At most, over all classes, until ranks and what Δ takes agree.
@@ -136,7 +136,7 @@ class Allotment:
 
     def _trained(self, ranks: Mapping[str, int]) -> int:
         """Of a rule that trains the same side in every round, that side's."""
-        ever = {self.rule.trains(round) for round in (1, 2)}
+        ever = {self.rule.trains(round) for round in ROUNDS}
         if ever not in ({"a"}, {"b"}):
             return self.model.shape.trainable(ranks)
         of_b = ever == {"b"}
@@ -146,7 +146,7 @@ class Allotment:
         """At the least ranks. delta: bytes of Δ, where they are known better than by now."""
         sent = self._alone(self.first, work.kind)
         if delta is not None:
-            sent = Traffic(sent.down, sent.up, max(delta, sent.delta))
+            sent = Traffic(sent.down, sent.ups, max(delta, sent.delta))
         return self.cost(self.first, work, sent)
 
     def traffic(self, ranks: Mapping[str, Mapping[str, int]]) -> dict[str, Traffic]:
@@ -179,7 +179,7 @@ class Allotment:
         layers, alone = self.model.shape.layers, {kind.name: ranks}
         sent = traffic(self.rule, layers, alone, {}, self.wire)[kind.name]
         delta = round(self._shares.get(kind.name, 0.0) * self.model.shape.trainable(ranks))
-        return Traffic(sent.down, sent.up, delta)
+        return Traffic(sent.down, sent.ups, delta)
 
 
 def seconds_of_links(down: float, up: float, device: Device) -> float:

@@ -15,8 +15,9 @@ class Federated:
     """cohort: class → its clients of a round, in proportion to how many are there and for how much
     of the time. seconds: of a round, which lasts as long as its slowest client; slowest: its class;
     waiting: share of the cohort's time that is spent waiting for it. bytes_down, bytes_up: of a
-    round; total_bytes: of all. unused: share of the numbers that devices afford which one lowest
-    rank for all would leave untrained (the bucket effect).
+    round, and where sides take turns of the mean one; total_bytes: of all. unused: share of the
+    numbers that devices afford which one lowest rank for all would leave untrained (the bucket
+    effect).
     """
 
     cohort: Mapping[str, int]
@@ -54,7 +55,7 @@ def federated(
     slowest = max(part, key=lambda name: seconds[name])
     longest = seconds[slowest]
     spent = sum(seconds[name] * cohort[name] for name in part)
-    nothing = Traffic(0, 0, 0)
+    nothing = Traffic(0, (0,), 0)
     held = {name: sent.get(name, nothing) for name in part}
     lowest = min(afforded.values(), default=0)
     whole = sum(afforded.get(x.name, 0) * x.clients for x in classes)
@@ -65,7 +66,7 @@ def federated(
         slowest=slowest,
         waiting=1 - spent / (longest * count) if longest else 0.0,
         bytes_down=sum((x.down + x.delta) * cohort[name] for name, x in held.items()),
-        bytes_up=sum(x.up * cohort[name] for name, x in held.items()),
+        bytes_up=round(sum(x.mean_up * cohort[name] for name, x in held.items())),
         rounds=rounds,
         unused=1 - lowest * all_ / whole if whole else 0.0,
     )

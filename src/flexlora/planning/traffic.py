@@ -29,20 +29,31 @@ from flexlora.rules import Rule, Spec, State
 _WIDEST = 192
 _ROOM = 8  # Sides of a layer that stands for another, over the sum of ranks that it has to hold.
 _ALPHA = 16.0
+ROUNDS = (1, 2)  # Between whose sides rules alternate that train one at a time.
 
 
 @dataclass(frozen=True)
 class Traffic:
-    """Of one client in one round, as serialised. delta: what keeps its base up to date, for one
-    that was there in the round before."""
+    """Of one client in one round, as serialised. ups: what it returns, in each of the rounds that
+    were asked about; delta: what keeps its base up to date, for one that was there in the round
+    before."""
 
     down: int
-    up: int
+    ups: tuple[int, ...]
     delta: int
 
     @property
+    def up(self) -> int:
+        """In the round that takes most."""
+        return max(self.ups)
+
+    @property
+    def mean_up(self) -> float:
+        return sum(self.ups) / len(self.ups)
+
+    @property
     def total(self) -> int:
-        """Both ways."""
+        """Both ways, in the round that takes most."""
         return self.down + self.delta + self.up
 
 
@@ -52,23 +63,26 @@ def traffic(
     ranks: Mapping[str, Mapping[str, int]],
     cohort: Mapping[str, int],
     wire: Wire = "exact",
+    rounds: Sequence[int] = ROUNDS,
 ) -> dict[str, Traffic]:
     """Class → its clients' bytes. ranks: class → layer → rank that it affords; cohort: class → how
     many of its clients are in a round (empty: Δ is not counted). wire: of adapters, both ways; Δ
-    travels as it is.
+    travels as it is. rounds: of which `Traffic.ups` tells.
 
     Factors are those of round 1, exactly; Δ is that of a round in which every client changed its
     adapter. A rule that prunes may send less.
     """
     likes = _likes(layers, ranks)
-    sent = {name: likes.factors(rule, name) for name in ranks}
+    sent = {name: likes.factors(rule, name, rounds) for name in ranks}
     some = rule.traits.delta != "none" and any(cohort.values())
     delta = _delta_bytes(rule, layers, ranks, cohort) if some else 0
     if rule.traits.alone:
-        return dict.fromkeys(ranks, Traffic(0, 0, 0))
+        return dict.fromkeys(ranks, Traffic(0, (0,) * len(rounds), 0))
     return {
-        name: Traffic(_size(layers, down, wire), _size(layers, up, wire), delta)
-        for name, (down, up) in sent.items()
+        name: Traffic(
+            _size(layers, down, wire), tuple(_size(layers, up, wire) for up in ups), delta
+        )
+        for name, (down, ups) in sent.items()
     }
 
 
@@ -80,14 +94,16 @@ class _Likes:
     spec: Spec
     ranks: Mapping[str, Mapping[str, int]]
 
-    def factors(self, rule: Rule, name: str) -> tuple[dict[str, Factors], dict[str, Factors]]:
-        """Layer → what this class is sent in round 1, and what it returns."""
+    def factors(
+        self, rule: Rule, name: str, rounds: Sequence[int]
+    ) -> tuple[dict[str, Factors], list[dict[str, Factors]]]:
+        """Layer → what this class is sent in round 1, and what it would return in each of these."""
         state = rule.init(self.spec, torch.Generator())
         mine = rule.ranks_for(self.spec, self.ranks[name])
         sent = rule.send(state, mine, torch.Generator(), name)
         received = rule.receive(sent, {})
-        returned = rule.reply(1, received, received, {}).adapter
-        return self._all(sent), self._all(returned)
+        returned = [rule.reply(round, received, received, {}).adapter for round in rounds]
+        return self._all(sent), [self._all(x) for x in returned]
 
     def _all(self, adapter: Adapter) -> dict[str, Factors]:
         return {layer: adapter[one] for layer, one in self.of.items()}
