@@ -218,6 +218,16 @@ def test_failures_are_grouped_by_reason(flexlora: Flexlora, folder: Path, tmp_pa
     assert "reason 6" in everything
 
 
+def test_refused_answers_are_no_failures(flexlora: Flexlora, folder: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(folder, tmp_path / "r"))
+    for i in range(4):
+        Run.open(copy).append_event(Failed(1, f"c{i % 2}", f"answers job 1-{i}", "stray"))
+    said = " ".join(flexlora("inspect", copy).out.split())
+    assert "replies, 0 failures" in said
+    assert "4 answers of 2 clients refused, to nothing that was open" in said
+    assert "answers job" not in said
+
+
 def test_a_run_that_has_not_begun_says_how_to_begin(flexlora: Flexlora, tmp_path: Path) -> None:
     Run.create(small(), tmp_path / "r", resolved={"layers": 8, "clients_per_round": 2})
     done = flexlora("inspect", tmp_path / "r")

@@ -84,6 +84,7 @@ def made(label: str = "r", arm: str = "", seed: int = 0, better: float = 0.0) ->
         higher={},
         rounds=rounds,
         failed=(Failed(1, "cid", "its disk is full"),),
+        refused=(),
         rested=(),
         spectra=(),
         states=(
@@ -316,6 +317,15 @@ def test_failures_one_by_one_and_added_up() -> None:
         ["r", "1", "cid", "train", "its disk is full"]
     ]
     assert data(of(section, Figure, "Failures so far"), "x", "y") == [(1, 1), (2, 1)]
+
+
+def test_refused_answers_stand_apart() -> None:
+    strays = tuple(Failed(n, "ann", f"answers job {n}", "stray") for n in (1, 2, 2))
+    section = failures([replace(RUN, failed=(), refused=strays)])
+    notes = [block.text for block in section.blocks if isinstance(block, Note)]
+    assert notes[0] == "No client failed."
+    assert notes[1].startswith("3 answers came late, twice, or of another round")
+    assert cells(of(section, Table, "Refused answers")) == [["r", "ann", "3"]]
 
 
 @pytest.mark.parametrize("several", [False, True])

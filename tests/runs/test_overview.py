@@ -89,6 +89,7 @@ def test_failures_are_told_by_client_and_type(folder: Path) -> None:
     for name in (client, "nobody that is known"):
         opened.append_event(Failed(2, name, "its disk is full"))
     opened.append_event(Failed(2, client, "it is asleep", "evaluate"))
+    opened.append_event(Failed(2, client, "answers job 2-0, which is not open", "stray"))
     with open(folder / "events.jsonl", "a") as file:
         file.write('{"round": 2, "event": "something else"}\n')
     reseal(folder)
@@ -97,7 +98,8 @@ def test_failures_are_told_by_client_and_type(folder: Path) -> None:
         *["its disk is full"] * 2,
         "it is asleep",
     ]
-    wanted = {**NONE, "train": 1, "evaluate": 1}
+    assert [told["kind"] for told in found["refused"]] == ["stray"]  # No failure of who answered.
+    wanted = {**NONE, "train": 1, "evaluate": 1, "stray": 1}
     assert found["clients"][client]["failures"] == wanted
     assert found["types"][found["clients"][client]["type"]]["failures"] == wanted
 

@@ -177,6 +177,18 @@ def test_whom_a_screen_left_out_had_replied(run: Run) -> None:
     assert (standing.replied.total(), standing.failed, standing.in_flight) == (2, 0, 0)
 
 
+def test_who_is_late_is_not_in_flight(run: Run) -> None:
+    standing = Standing(run)
+    for event in (
+        RoundBegun(1, ("a", "b", "c")),
+        Failed(1, "a", "2 h on its device", "late"),
+        replied(1, "b", "low", 1.0),
+        Failed(1, "b", "answers job 1-1, which is not open", "stray"),
+    ):
+        standing.told(event)
+    assert (standing.replied.total(), standing.failed, standing.in_flight) == (1, 1, 1)
+
+
 VALUES = st.floats(width=32) | st.sampled_from([math.nan, math.inf, -math.inf, 0.0, -0.0])
 
 

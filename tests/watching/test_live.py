@@ -15,7 +15,7 @@ from flexlora.cli.standing_words import event_words
 from flexlora.evaluation import MeanScore
 from flexlora.formats.checked import checked, with_check
 from flexlora.formats.json_text import json_text
-from flexlora.runs.events import Event, Noted
+from flexlora.runs.events import Event, Failed, Noted
 from flexlora.runs.records import ClientScores, OnClients, Spread
 from flexlora.runs.run_directory import Run
 from flexlora.watching import live, tail
@@ -244,6 +244,24 @@ def test_sentences_are_bounded_and_counted(tmp_path: Path) -> None:
     assert state["lost"] == 31
     assert state["head"]["failures"] == live.TOLD + 30
     same(state, run)
+
+
+def test_an_answer_that_is_refused_crosses_nobody_out(tmp_path: Path) -> None:
+    """Who answers twice has replied; whose answer is of another round is still on its way."""
+    played = Played(tmp_path / "r", clients=3)
+    run = watched(played.run)
+    played.start()
+    played.begin(1)
+    first, second, third = played.clients
+    played.reply(1, [first])
+    for client in (first, second):
+        played.run.append_event(Failed(1, client, "answers job 0-0, which is not open", "stray"))
+    played.run.append_event(Failed(1, third, "late: 2 h on its device", "late"))
+    state = added(None, run.look())
+    assert [(place, replied) for place, replied, *_ in state["answers"]] == [(0, True), (2, False)]
+    assert state["head"]["failures"] == 1
+    assert (state["head"]["flight"], state["head"]["failed"]) == (1, 1)
+    assert sum("is refused" in words for _, words, _ in state["told"]) == 2
 
 
 ODD: tuple[Any, ...] = (

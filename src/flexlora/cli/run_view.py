@@ -28,7 +28,6 @@ _FAILED = {
     "evaluate": "failed to evaluate",
     "late": "late",
     "quarantine": "quarantined",
-    "stray": "refused",
     "screen": "screened out",
 }
 _STATES = {
@@ -96,6 +95,12 @@ def _troubles(found: Mapping[str, Any]) -> Iterator[str]:
     if found["attempts"]:
         told = ", ".join(f"round {round}: {n}" for round, n in found["attempts"].items())
         yield f"more than one attempt: {told}"
+    if found["refused"]:
+        clients = len({event["client"] for event in found["refused"]})
+        yield (
+            f"{count(len(found['refused']), 'answer')} of {count(clients, 'client')} refused, to "
+            "nothing that was open (late, twice, or of another round), which are no failures"
+        )
     if found["spare"]:
         yield f"{count(found['spare'], 'answer')} to spare, when enough others had come"
     if found["rested"]:

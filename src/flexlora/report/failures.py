@@ -18,7 +18,7 @@ SHOWN = 50  # Failures that are listed one by one at most.
 
 def failures(runs: Sequence[ReportRun]) -> Section:
     failed = [(run, event) for run in runs for event in run.failed]
-    others = [*_attempts(runs), *_spare(runs), *_rested(runs)]
+    others = [*_attempts(runs), *_spare(runs), *_refused(runs), *_rested(runs)]
     notes = [*_on_purpose(runs)]
     if not failed:
         return Section("failures", "Failures", (*notes, Note("No client failed."), *others))
@@ -69,6 +69,17 @@ def _spare(runs: Sequence[ReportRun]) -> Iterator[Block]:
         )
         rows = [[*which, n] for which, n in spare.most_common()]
         yield Table.of("Spare answers", ["run", "client", "spare"], rows, limit=SHOWN)
+
+
+def _refused(runs: Sequence[ReportRun]) -> Iterator[Block]:
+    refused = Counter((run.label, x.client) for run in runs for x in run.refused)
+    if refused:
+        yield Note(
+            f"{count(refused.total(), 'answer')} came late, twice, or of another round, to nothing "
+            "that was open; they are refused, and are no failures."
+        )
+        rows = [[*which, n] for which, n in refused.most_common()]
+        yield Table.of("Refused answers", ["run", "client", "refused"], rows, limit=SHOWN)
 
 
 def _rested(runs: Sequence[ReportRun]) -> Iterator[Table]:

@@ -152,6 +152,7 @@ class ReportRun:
     higher: Mapping[str, bool]
     rounds: tuple[RoundRecord, ...]
     failed: tuple[Failed, ...]
+    refused: tuple[Failed, ...]
     rested: tuple[Rested, ...]
     spectra: tuple[Spectrum, ...]
     states: tuple[State, ...]

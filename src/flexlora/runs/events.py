@@ -210,6 +210,7 @@ class Failed(Event):
     its device would have taken longer than a round; "quarantine": what it gave is
     refused, by itself or beside all others; "stray": what came answers nothing that is asked: it is
     late, comes twice, or is of another round; "screen": it had replied, and a screen left it out.
+    A stray is `refused`, and no failure of a client that may have answered well.
     """
 
     name = "failure"
@@ -217,6 +218,10 @@ class Failed(Event):
     client: str
     reason: str
     kind: str = "train"
+
+    @property
+    def refused(self) -> bool:
+        return self.kind == "stray"
 
     @classmethod
     def _read(cls, record: Mapping[str, Any], time: float) -> Self:

@@ -42,6 +42,7 @@ def overview(folder: Path | str) -> Record:
     records, last = run.committed(), run.last_meta()
     events = run.events(Event)
     failures = [event for event in events if isinstance(event, Failed)]
+    own = [event for event in failures if not event.refused]
     replies = [event for event in events if isinstance(event, Replied)]
     rested = Counter(event.client for event in events if isinstance(event, Rested))
     begun = any(isinstance(event, Started) for event in events)
@@ -76,7 +77,8 @@ def overview(folder: Path | str) -> Record:
         "clients_per_round": resolved.get("clients_per_round"),
         "types": types,
         "clients": clients,
-        "failures": [event.to_json() for event in failures],
+        "failures": [event.to_json() for event in own],
+        "refused": [event.to_json() for event in failures if event.refused],
         "attempts": {str(x.round): x.attempts for x in records if x.attempts > 1},
         "spare": sum(len(record.spare) for record in records),
         "resting": dict(sorted(store.resting.items())),

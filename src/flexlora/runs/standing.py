@@ -29,6 +29,7 @@ from flexlora.runs.records import RoundRecord
 from flexlora.runs.run_directory import Run
 
 RECENT = 5  # rounds that an estimate of the time left rests on
+MISSING = ("train", "late", "quarantine")  # How a client that was drawn may come to nothing.
 
 
 @final
@@ -90,7 +91,7 @@ class Standing:
             case Replied() if event.round == self.round:
                 self._came.add(event.client)
                 self.replied[event.type] += 1
-            case Failed() if event.round == self.round and event.kind in ("train", "quarantine"):
+            case Failed() if event.round == self.round and event.kind in MISSING:
                 self.failed += event.client not in self._came
                 self._came.add(event.client)
             case Spare() if event.round == self.round:

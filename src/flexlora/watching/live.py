@@ -169,8 +169,8 @@ class LiveRun:
                 words = f"Finished; the state of round {event.scored_round} was scored"
                 self._say(changes, event.time, words, "good")
             case Failed():
-                self._failures += 1
-                if event.kind != "evaluate":
+                self._failures += not event.refused
+                if event.kind != "evaluate" and not event.refused:
                     values = [False, "", None, None, brief(event.reason, LONGEST)]
                     self._answer(event.round, event.client, values, changes)
                 words = f"round {event.round}: {self._tell(event)}"
