@@ -55,6 +55,14 @@ class RoundError(FlexLoRAError):
     """A round cannot go on: no client gave a usable reply, or all weights are zero."""
 
 
+class TooFewError(RoundError):
+    """Fewer clients are left of a round than what looks at them needs. needed: how many that is."""
+
+    def __init__(self, message: str, needed: int) -> None:
+        super().__init__(message)
+        self.needed = needed
+
+
 class WireError(FlexLoRAError):
     """A message between server and client is damaged, or not the one that was waited for."""
 

@@ -68,6 +68,9 @@ def test_the_best_round_and_the_change_against_it(tmp_path: Path) -> None:
     standing.told(RoundEnded(better))
     assert best_words(standing, better) == "best so far, 0.500 better than before"
     assert time_left(standing) == ""
+    as_good = record(5, 1.0)
+    standing.told(RoundEnded(as_good))
+    assert best_words(standing, as_good) == "0.000 behind round 4, the best"
 
 
 @pytest.mark.parametrize(

@@ -14,11 +14,14 @@ from flexlora.adapters import Adapter, Factors
 from flexlora.config.faults import FaultsConfig
 from flexlora.engines.faulty import Faulty
 from flexlora.engines.jobs import Failure, Job, Outcome, Reply, Transport
-from flexlora.errors import RoundError
+from flexlora.errors import RoundError, TooFewError
+from flexlora.federation.collector import Plain
 from flexlora.federation.loop import Federation
 from flexlora.federation.screening import Passed
+from flexlora.federation.stages import AdapterStage
 from flexlora.rules import Rule
 from flexlora.runs.events import Failed, Repeated, Rested, RoundBegun, RoundEnded, Spare
+from flexlora.screens.multi_krum import MultiKrum
 from same_run import happened
 from small import Noise, read, reply_to
 
@@ -276,6 +279,25 @@ def test_screens_that_leave_nobody_make_another_attempt(
     monkeypatch.setattr(alone.adapters, "weigh", strict)
     with pytest.raises(RoundError, match="the screens left no client; loosen"):
         alone.play()
+
+
+def test_too_few_for_a_screen_make_another_attempt(tmp_path: Path) -> None:
+    """Multi-Krum needs five clients, and says so in the last attempt."""
+
+    def screened(place: str, **schedule: Any) -> Federation:
+        lost = {(1, 1): "b"}
+        made = failing(tmp_path / place, lost, rounds=1, clients=5, min_clients=2, **schedule)
+        collector = Plain(made.run.spool, made.rule)
+        made.adapters = AdapterStage(made.sender, collector, [MultiKrum()], made.run)
+        return made
+
+    made = screened("r", attempts=2)
+    (record,) = play(made)
+    assert [len(x) for x in record.missing] == [1, 1]  # Whom the screen left out, then.
+    (again,) = made.run.events(Repeated)
+    assert (again.attempt, again.came, again.needed) == (1, 4, 5)
+    with pytest.raises(TooFewError, match=r"screen multi_krum: 4 clients are left .* it needs 5"):
+        screened("alone").play()
 
 
 FAULTS = FaultsConfig(drop=0.15, delay=0.15, duplicate=0.15, corrupt=0.15, crash=0.15, seed=3)

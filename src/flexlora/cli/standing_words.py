@@ -65,5 +65,5 @@ def best_words(standing: Standing, record: RoundRecord) -> str:
     if record is standing.best:
         better = "" if standing.gain is None else f", {standing.gain:.3f} better than before"
         return f"best so far{better}"
-    behind = 0.0 if standing.gain is None else -standing.gain
+    behind = 0.0 if standing.gain is None else 0.0 - standing.gain  # No gain of 0 is "-0".
     return f"{behind:.3f} behind round {standing.best.round}, the best"

@@ -30,8 +30,9 @@ def normalise(text: str) -> str:
 
     Dropped are quotes, brackets, and . , : ; ! ? _ and - among words, commas between thousands,
     and the asterisks of emphasis. Kept are signs (# $ % & * + / < = > @ \\ ^ | ~), points, colons
-    and commas between digits, a point or minus before them, a minus after a word ("A-"), and what
-    makes an operator ("!=", "->"). What is not ASCII stays as it is, but for the true minus.
+    and commas between digits, a point or minus before them, the minus of an exponent, a minus after
+    a word ("A-"), and what makes an operator ("!=", "->"). What is not ASCII stays as it is, but
+    for the true minus.
     """
     text = text.lower().replace("\u2212", "-")
     while (done := _once(text)) != text:  # What goes may have held apart what then goes, too.
@@ -57,7 +58,8 @@ def _means(text: str, at: int) -> bool:
         return after.isdigit() and not before.isalpha()
     if mark == "-":
         number = after.isdigit() or (after == "." and text[at + 2 : at + 3].isdigit())
+        exponent = before == "e" and text[at - 2 : at - 1].isdigit()  # 2e-5
         last = before.isalnum() and (not after or after.isspace())
         arrow = after in ("=", ">") or before == "<"
-        return (number and not before.isalpha()) or last or arrow
+        return (number and (exponent or not before.isalpha())) or last or arrow
     return False

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import Generic, final
 
 from flexlora.engines.jobs import Failure, Outcome, Reply, Spare, Train, TrainSparse, Transport
-from flexlora.errors import RoundError
+from flexlora.errors import RoundError, TooFewError
 from flexlora.federation.admission import Collected
 from flexlora.federation.asking import Asking
 from flexlora.federation.observers import Observer
@@ -89,7 +89,8 @@ class Gathering:
         self._in_time = in_time
 
     def gather(self, round: int, stage: Stage[S], state: State, store: ClientStore) -> Gathered[S]:
-        """Raises RoundError where too few count in the last attempt, too. Of the store nothing is
+        """Raises RoundError where too few count in the last attempt, too, or are left of it for a
+        screen. Of the store nothing is
         changed but the ranks of who has no memory for them, so that a round that is played again
         asks the same clients."""
         schedule, tried = self._schedule, Tried()
@@ -107,9 +108,12 @@ class Gathering:
             simulated = self._asking.simulated(took, collected)
             needed = schedule.quorum(len(clients))
             came = len(collected.replies)
-            passed = Passed({})
+            passed, short = Passed({}), None
             if came >= needed:
-                passed = self._weigh(round, stage, state, asked, collected)
+                try:
+                    passed = self._weigh(round, stage, state, asked, collected)
+                except TooFewError as error:
+                    short, needed = error, error.needed
             tried.asked |= set(clients)
             there = {*collected.replies, *collected.spare}
             tried.missing.append(tuple(x for x in clients if x not in there))
@@ -117,7 +121,9 @@ class Gathering:
             if passed.weights:
                 return Gathered(asked, collected, passed, answered, trained, tried)
             if attempt >= schedule.attempts:
-                raise RoundError(_too_few(round, attempt, came, needed, clients, collected))
+                raise short or RoundError(
+                    _too_few(round, attempt, came, needed, clients, collected)
+                )
             left = len(collected.replies)  # By the screens, too.
             self._observer.told(events.Repeated(round, attempt, left, len(clients), needed))
 

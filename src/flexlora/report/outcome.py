@@ -151,8 +151,9 @@ def _table(
     names = ["run, full state" if len(runs) > 1 else "state"]
     titles = [t for m in found for t in (m.heading, f"{m.label} − base")]
     digits = {m.heading: m.digits for m in found}
-    sizes = {_counted(s, scope) for run in runs if (s := run.scored(FULL, scope))}
-    caption = f"{title} ({'; '.join(sorted(sizes))})"
+    counted = (_counted(s, scope) for run in runs if (s := run.scored(FULL, scope)))
+    sizes = dict.fromkeys(counted)  # In the order of the runs.
+    caption = f"{title} ({'; '.join(sizes)})"
     return Table.of(caption, names + titles, bases + rows, digits=digits)
 
 

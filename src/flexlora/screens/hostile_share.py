@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from flexlora.errors import RoundError
+from flexlora.errors import TooFewError
 from flexlora.options import Option
 
 Share = Annotated[
@@ -20,14 +20,15 @@ Share = Annotated[
 def hostile_of(screen: str, share: float, clients: int, *, least: int, each: int) -> int:
     """f of so many clients, of whom the screen needs least + each · f.
 
-    Raises RoundError where fewer came: it would promise nothing.
+    Raises TooFewError where fewer came: it would promise nothing.
     """
     found = max(1, int(share * clients + 1e-9))
     needed = least + each * found
     if clients < needed:
-        raise RoundError(
+        raise TooFewError(
             f"screen {screen}: {clients} clients are left of the round, of whom {found} may be "
             f"hostile (screens.{screen}.hostile is {share:g}); it needs {needed}; ask more clients "
-            "a round, or lower hostile"
+            "a round, or lower hostile",
+            needed,
         )
     return found
