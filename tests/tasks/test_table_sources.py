@@ -195,6 +195,20 @@ def test_lists_are_references_and_choices_rank_answers(tmp_path: Path) -> None:
     assert [e.references for e in placed] == [("blue",), ("red",)]
 
 
+def test_a_place_may_be_text_where_no_choice_is_a_number(tmp_path: Path) -> None:
+    """All that a CSV file holds is text."""
+    as_text = [{"q": "a", "a": "1", "c": '["blue", "red"]'}]
+    (same,) = all_of(load(put(tmp_path, as_text, "csv"), "csv", prompt="q", choices="c").train)
+    assert same.references == ("red",)
+    for text in ("2", "-1", "٤", "9" * 20):
+        as_text[0]["a"] = text
+        with pytest.raises(DataError, match="choices; give"):
+            load(put(tmp_path, as_text, "csv"), "csv", prompt="q", choices="c")
+    numbers = [{"q": "a", "a": "1", "c": '["1", "0"]'}]  # There it is the answer.
+    (same,) = all_of(load(put(tmp_path, numbers, "csv"), "csv", prompt="q", choices="c").train)
+    assert same.references == ("1",)
+
+
 def test_whole_numbers_are_written_out(tmp_path: Path) -> None:
     rows = [{"q": 7, "a": 49, "who": 3}]
     corpus = load(put(tmp_path, rows, "jsonl"), prompt="q", client="who")

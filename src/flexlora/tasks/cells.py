@@ -48,6 +48,8 @@ class Cells:
     def references(self, row: Row, column: str, choices: Sequence[str]) -> tuple[str, ...]:
         value = self._value(row, column, (TEXT, WHOLE, LIST))
         where = f"{row.place}: {column}"
+        if isinstance(value, str) and _is_place(value, choices):
+            value = int(value)
         if isinstance(value, int) and choices:
             if not 0 <= value < len(choices):
                 raise DataError(
@@ -104,6 +106,12 @@ def held(row: Row, column: str, cure: str = "mend that row") -> Any:
     if column not in row.values:
         raise DataError(f"{row.place}: {column} is missing; {cure}")
     return row.values[column]
+
+
+def _is_place(text: str, choices: Sequence[str]) -> bool:
+    """Whether a text, as all that a CSV file holds is, can only be the place of a choice."""
+    numbers = any(choice.strip().isdecimal() for choice in choices)
+    return bool(choices) and not numbers and text.isascii() and text.isdecimal() and len(text) < 9
 
 
 def _texts(values: Sequence[object], where: str) -> tuple[str, ...]:
