@@ -310,6 +310,17 @@ def test_who_holds_what() -> None:
     ]
 
 
+def test_examples_that_were_dealt_and_left_out_are_told() -> None:
+    def notes(**data: Any) -> list[str]:
+        section = partition([replace(RUN, data=data)])
+        return [block.text for block in section.blocks if isinstance(block, Note)]
+
+    some = notes(training_examples_left_out=1500, unseen_examples_left_out=9)
+    said = "Of these, 1,500 that train and 9 unseen are too long (data.max_tokens) and left out."
+    assert some[-1] == said
+    assert len(notes(training_examples_left_out=0)) == len(some) - 1
+
+
 def test_failures_one_by_one_and_added_up() -> None:
     section = failures([RUN])
     assert cells(of(section, Table, "Reasons")) == [["r", "train", "its disk is full", "1"]]

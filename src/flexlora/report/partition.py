@@ -10,6 +10,7 @@ from flexlora.report import charts
 from flexlora.report.blocks import Block, Figure, Heading, Note, Section, Table
 from flexlora.report.histograms import histogram
 from flexlora.report.runs import Holder, Partition, ReportRun
+from flexlora.runs.files import Record
 
 FEW = 40  # Clients that are shown one by one at most.
 LABELS = 16  # Labels that are shown one by one at most.
@@ -28,11 +29,22 @@ def partition(runs: Sequence[ReportRun]) -> Section:
         if len(runs) > 1:
             blocks.append(Heading("All runs" if len(same) == len(runs) else ", ".join(same)))
         blocks += _blocks(found)
+        blocks += _too_long(run.data)
     missing = [run.label for run in runs if run.partition is None]
     if missing:
         have = "has" if len(missing) == 1 else "have"
         blocks.append(Note(f"{', '.join(missing)} {have} no record of who holds which examples."))
     return Section("partition", "Partition", tuple(blocks))
+
+
+def _too_long(data: Record) -> list[Block]:
+    """Who holds what is told as it was dealt, before anything was found not to fit."""
+    parts = (("training_examples_left_out", "that train"), ("unseen_examples_left_out", "unseen"))
+    found = {words: data.get(key) for key, words in parts}
+    told = [f"{many:,} {words}" for words, many in found.items() if isinstance(many, int) and many]
+    if not told:
+        return []
+    return [Note(f"Of these, {' and '.join(told)} are too long (data.max_tokens) and left out.")]
 
 
 def _blocks(found: Partition) -> list[Block]:
