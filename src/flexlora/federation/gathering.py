@@ -90,9 +90,8 @@ class Gathering:
 
     def gather(self, round: int, stage: Stage[S], state: State, store: ClientStore) -> Gathered[S]:
         """Raises RoundError where too few count in the last attempt, too, or are left of it for a
-        screen. Of the store nothing is
-        changed but the ranks of who has no memory for them, so that a round that is played again
-        asks the same clients."""
+        screen. Of the store nothing is changed but the ranks of who has no memory for them, so that
+        a round that is played again asks the same clients."""
         schedule, tried = self._schedule, Tried()
         while True:
             attempt = len(tried.missing) + 1
@@ -121,9 +120,8 @@ class Gathering:
             if passed.weights:
                 return Gathered(asked, collected, passed, answered, trained, tried)
             if attempt >= schedule.attempts:
-                raise short or RoundError(
-                    _too_few(round, attempt, came, needed, clients, collected)
-                )
+                words = _too_few(round, attempt, came, needed, clients, collected)
+                raise short or RoundError(words)
             left = len(collected.replies)  # By the screens, too.
             self._observer.told(events.Repeated(round, attempt, left, len(clients), needed))
 
