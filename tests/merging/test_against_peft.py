@@ -295,6 +295,18 @@ def test_variants_that_peft_merges_wrongly_are_refused(tmp_path: Path, name: str
     assert not (tmp_path / "none").exists()
 
 
+def test_what_velora_keeps_for_training_is_left_out(tmp_path: Path) -> None:
+    """Its pairs compute what plain ones do."""
+    options = {"target_modules": ATTENTION, "velora_config": peft.VeloraConfig(num_groups=4)}
+    folder = written(llama(), tmp_path / "a", 0, r=RANK, **options)
+    assert any("velora" in key for key in stored(folder))
+    merge([folder], tmp_path / "out", compact=True)
+    assert not any("velora" in key for key in stored(tmp_path / "out"))
+    got, wanted = (output(loaded(llama(), x)) for x in (tmp_path / "out", folder))
+    assert float((wanted - output(llama().double())).abs().max()) > 1e-3
+    torch.testing.assert_close(got, wanted)
+
+
 def test_grouped_convolutions_are_refused(tmp_path: Path) -> None:
     class Grouped(nn.Module):
         def __init__(self) -> None:

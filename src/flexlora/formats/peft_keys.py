@@ -26,6 +26,8 @@ _INNER = re.compile(r"(?:(?<=\.)|^)(?:_orig_mod|_fsdp_wrapped_module|_checkpoint
 _OUTER = re.compile(r"(?:base_model\.model\.|module\.)*")
 _PAIR = re.compile(r"(?P<layer>.+)\.lora_(?P<side>[AB])(?:\.(?P<adapter>[^.]+))?\.weight")
 _EMBEDDING = re.compile(r"(?P<layer>.+)\.lora_embedding_(?P<side>[AB])(?:\.(?P<adapter>[^.]+))?")
+# What VeLoRA's backward pass compresses by; what the pair computes is without it.
+_OF_TRAINING = re.compile(r".+\.lora_velora_embed(?:\.[^.]+)?")
 # How models call their token embeddings and their head, which PEFT saves whole where the
 # vocabulary was resized.
 _VOCABULARY = re.compile(
@@ -110,7 +112,8 @@ def sorted_out(
     path: Path, keys: Iterable[str], modules: Sequence[str]
 ) -> tuple[dict[str, dict[str, str]], dict[str, str]]:
     """Layer → side → key in the file, and key as PEFT writes it → key in the file of what stands
-    beside LoRA: `modules` (modules_to_save), embeddings and heads. Every tensor is accounted for.
+    beside LoRA: `modules` (modules_to_save), embeddings and heads. Every tensor is accounted for;
+    what is of training alone is left out.
 
     Raises AdapterError for a tensor that is none of these, and for more adapters than one.
     """
@@ -134,6 +137,8 @@ def sorted_out(
             if side in pairs[layer]:
                 raise twice(path, f"layer {layer}")
             pairs[layer][side] = key
+        elif _OF_TRAINING.fullmatch(name):
+            continue
         elif key.endswith(FROZEN) or is_vocabulary(key) or saved.hold(name):
             if PREFIX + name in whole:
                 raise twice(path, name)
