@@ -72,7 +72,7 @@ def test_the_report_counts_what_the_records_say(folder: Path) -> None:
     rows: Any = tables["Rounds that took more than one attempt"]
     wanted = sum(r.attempts for r in run_read.rounds if r.attempts > 1)
     assert len(rows.rows) == wanted
-    calm = dataclasses.replace(run_read, config={}, failed=(), rested=(), rounds=())
+    calm = dataclasses.replace(run_read, config={}, failed=(), refused=(), rested=(), rounds=())
     assert [type(block).__name__ for block in failures([calm]).blocks] == ["Note"]
 
 

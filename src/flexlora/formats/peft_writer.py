@@ -170,10 +170,10 @@ def peft_folder(
     are filled up to one that is known at the end: the file is then written twice.
     Raises RunError when the folder exists, RankError for ranks that the form's server refuses.
     """
-    if len(about.base) > LONGEST_NAME or not about.base.isprintable():
+    if len(about.base) > LONGEST_NAME or about.base != about.base.encode(errors="replace").decode():
         raise AdapterError(
             f"the base model's name is {shown(about.base)}, of {len(about.base)} characters; give "
-            f"one that can be printed, of {LONGEST_NAME} at most"
+            f"one of {LONGEST_NAME} at most, of characters that UTF-8 has"
         )
     if form.server is not None:
         for name in modules_to_save:
