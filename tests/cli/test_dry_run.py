@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from flexlora.config.config import Config
 from flexlora.config.config_file import parse_config
 from flexlora.federation import Setup, prepare, run
 from flexlora.federation.census import Census, Holding
-from flexlora.federation.preview import forecast
+from flexlora.federation.preview import SparseForecast, forecast
 from flexlora.formats.words import size
 from flexlora.report import write_report
 from flexlora.rules import RULES, make_rule
@@ -109,6 +110,25 @@ def test_what_clients_are_sent_to_score_is_in_the_forecast(
     assert f"{size(scoring)} of it to clients that score" in words
     off = write(small(evaluation={"on_clients": "off"}), tmp_path / "off.toml")
     assert "that score" not in " ".join(flexlora("run", off, "--dry-run").out.split())
+
+
+@pytest.mark.parametrize("rounds", [1, 2, 3, 4, 10**9])
+@pytest.mark.parametrize("sparse", [0, 1, 2])
+def test_all_rounds_are_counted_in_no_more_time_for_many(
+    setup: Setup, rounds: int, sparse: int
+) -> None:
+    """Odd ones return one side, even ones the other, those before adapters neither."""
+    told = forecast(setup, make_rule("rolora"))
+    odd, even = told.bytes_up_per_round
+    before = SparseForecast(sparse, 5, {}, 5.0, 2.0) if sparse else None
+    asked = replace(told, rounds=max(rounds, sparse), sparse=before, bytes_evaluating=11.0)
+    if rounds < 9:
+        each = [odd if r % 2 else even for r in range(sparse + 1, asked.rounds + 1)]
+        wanted = sum(each) + told.bytes_down_per_round * len(each) + 7.0 * sparse + 11.0
+        assert asked.total_bytes == pytest.approx(wanted, rel=1e-12)
+    else:
+        mean = asked.mean_bytes_up + told.bytes_down_per_round
+        assert asked.total_bytes == pytest.approx(mean * rounds, rel=1e-6)
 
 
 def test_sides_that_take_turns_are_both_told(flexlora: Flexlora, tmp_path: Path) -> None:

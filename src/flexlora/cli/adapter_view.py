@@ -13,6 +13,7 @@ from rich.table import Table
 from flexlora.adapters import Adapter, LayerAnatomy, Scaling, dissect
 from flexlora.adapters.anatomy import kinds
 from flexlora.cli.console import say, screen
+from flexlora.cli.form_words import CHANGES_NOTHING
 from flexlora.cli.layer_tables import SHOWN, WIDE, layer_table, shared_prefix
 from flexlora.formats.words import count, size, span
 
@@ -88,7 +89,7 @@ def show_adapter(
         f"‖ΔW‖ = {_norm(layers):.4g} over all layers"
     )
     if _norm(layers) == 0.0:
-        say("it changes nothing: A or B is zero in every layer, as before any training")
+        say(CHANGES_NOTHING)
     if whole:
         say(f"beside LoRA it holds {count(len(whole), 'tensor')} whole: {_some(whole)}")
     console = screen(wide=True)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from flexlora.cli.arguments import CompactOption, ServeOption
-from flexlora.cli.form_words import form_words
+from flexlora.cli.form_words import CHANGES_NOTHING, form_words
 from flexlora.cli.places import require_free, require_there
 from flexlora.cli.trust import TrustOption, require_trust
 
@@ -84,7 +84,7 @@ def export(
         save_peft(adapter, out, compact=compact, serve=serve, dtype=dtype)
         say(f"{adapter!r} written to {out}, {form_words(form.one_rank(adapter.ranks.values()))}")
     if all(factors.is_zero() for factors in adapter.values()):
-        say("it changes nothing: A or B is zero in every layer, as before any training")
+        say(CHANGES_NOTHING)
 
 
 def _merge(adapter: Adapter, out: Path, dtype: str | None) -> None:

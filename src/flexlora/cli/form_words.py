@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Final
+
+CHANGES_NOTHING: Final = "it changes nothing: A or B is zero in every layer, as before any training"
+
 
 def form_words(one_rank: int | None, *, file: bool = False) -> str:
     """How an adapter was written; one_rank: of every layer, None where each has its own.

@@ -118,15 +118,14 @@ class Forecast:
     @property
     def total_bytes(self) -> float:
         """Of all rounds, both ways, what clients are sent to score included."""
-        first = 0 if self.sparse is None else self.sparse.rounds
-        up = sum(self.bytes_up_per_round[round % 2] for round in range(first, self.rounds))
-        down = self.bytes_down_per_round * (self.rounds - first)
-        sparse = (
-            0.0
-            if self.sparse is None
-            else first * (self.sparse.bytes_down_per_round + self.sparse.bytes_up_per_round)
-        )
-        return sparse + down + up + self.bytes_evaluating
+        first, total = 0, self.bytes_evaluating
+        if self.sparse is not None:
+            first = self.sparse.rounds
+            total += first * (self.sparse.bytes_down_per_round + self.sparse.bytes_up_per_round)
+        odd, even = self.bytes_up_per_round
+        total += self.bytes_down_per_round * (self.rounds - first)
+        total += odd * ((self.rounds + 1) // 2 - (first + 1) // 2)
+        return total + even * (self.rounds // 2 - first // 2)
 
     @property
     def ceiling(self) -> float | None:

@@ -62,24 +62,26 @@ def _attempts(runs: Sequence[ReportRun]) -> Iterator[Table]:
 
 def _spare(runs: Sequence[ReportRun]) -> Iterator[Block]:
     spare = Counter((run.label, x) for run in runs for r in run.rounds for x in r.spare)
-    if spare:
-        yield Note(
-            f"{count(spare.total(), 'answer')} came when enough others had; they count for nothing "
-            "and are no failures."
-        )
-        rows = [[*which, n] for which, n in spare.most_common()]
-        yield Table.of("Spare answers", ["run", "client", "spare"], rows, limit=SHOWN)
+    words = "came when enough others had; they count for nothing and are no failures."
+    yield from _answers(spare, "spare", words)
 
 
 def _refused(runs: Sequence[ReportRun]) -> Iterator[Block]:
     refused = Counter((run.label, x.client) for run in runs for x in run.refused)
-    if refused:
-        yield Note(
-            f"{count(refused.total(), 'answer')} came late, twice, or of another round, to nothing "
-            "that was open; they are refused, and are no failures."
-        )
-        rows = [[*which, n] for which, n in refused.most_common()]
-        yield Table.of("Refused answers", ["run", "client", "refused"], rows, limit=SHOWN)
+    words = (
+        "came late, twice, or of another round, to nothing that was open; they are refused, and "
+        "are no failures."
+    )
+    yield from _answers(refused, "refused", words)
+
+
+def _answers(found: Counter[tuple[str, str]], what: str, words: str) -> Iterator[Block]:
+    """Those that count for nothing and are no failures. found: (run, client) → how many."""
+    if found:
+        yield Note(f"{count(found.total(), 'answer')} {words}")
+        rows = [[*which, n] for which, n in found.most_common()]
+        title = f"{what.capitalize()} answers"
+        yield Table.of(title, ["run", "client", what], rows, limit=SHOWN)
 
 
 def _rested(runs: Sequence[ReportRun]) -> Iterator[Table]:

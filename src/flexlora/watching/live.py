@@ -170,7 +170,7 @@ class LiveRun:
                 self._say(changes, event.time, words, "good")
             case Failed():
                 self._failures += not event.refused
-                if event.kind != "evaluate" and not event.refused:
+                if event.kind not in ("evaluate", "stray"):
                     values = [False, "", None, None, brief(event.reason, LONGEST)]
                     self._answer(event.round, event.client, values, changes)
                 words = f"round {event.round}: {self._tell(event)}"
