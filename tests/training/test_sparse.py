@@ -121,11 +121,14 @@ def test_what_cannot_be_trained_is_told_and_leaves_the_base_as_it_was() -> None:
 def test_packed_and_shared_weights_are_refused() -> None:
     model = adapted()
     assert model.branches  # Found out while it is whole.
-    first, second = (model.wrapped[f"model.layers.0.self_attn.{x}_proj"] for x in "qo")
-    whole = first.base.weight
+    first = model.wrapped["model.layers.0.self_attn.q_proj"]
     first.base.weight = nn.Parameter(torch.zeros(3, dtype=torch.uint8), requires_grad=False)
     with pytest.raises(ModelError, match=r"is quantised.*set model.quantise to none"):
         train_weights(model, lesson(), *case(model))
-    second.base.weight = first.base.weight = whole
-    with pytest.raises(ModelError, match="share their weights"):
-        train_weights(model, lesson(), *case(model))
+    for targets in (["attention"], ["q_proj"]):  # With the other one, and alone.
+        base = random_model("llama")
+        q, o = (base.model.get_submodule(f"model.layers.1.self_attn.{x}_proj") for x in "qo")
+        q.weight = o.weight
+        model = AdaptedModel(base, targets)
+        with pytest.raises(ModelError, match="_proj of llama shares its weight with another"):
+            train_weights(model, lesson(), *case(model))

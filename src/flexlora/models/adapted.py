@@ -21,6 +21,7 @@ from flexlora.models.packing import asking, can_pack
 from flexlora.models.read_rows import ReadRows, narrowed
 from flexlora.models.rowwise import find_asking, find_rowwise
 from flexlora.models.targets import find_layers, linear_width
+from flexlora.models.tied import tied_modules
 from flexlora.models.trainable import Trainable
 
 _WORTH = 0.75  # Of all rows: where more are read, picking them out costs more than it saves.
@@ -42,10 +43,13 @@ class AdaptedModel:
         self.width = linear_width(base.model)
         self._wrapped: dict[str, LoRALinear] = {}
         self._carried: Carried | None = None
+        tied = tied_modules(base.model)
         for index, layer in enumerate(self.layers):
             parent, _, last = layer.name.rpartition(".")
             module = base.model.get_submodule(layer.name)
-            self._wrapped[layer.name] = LoRALinear(module, layer.name, index)
+            self._wrapped[layer.name] = LoRALinear(
+                module, layer.name, index, tied=layer.name in tied
+            )
             setattr(base.model.get_submodule(parent), last, self._wrapped[layer.name])
 
     @property

@@ -87,7 +87,7 @@ def choosing(
 
     The base computes with W₀ + start and without Δ; afterwards it is W₀, bit for bit. Of whole
     gradients one layer's is held at a time. Raises ModelError for a base whose weights are no plain
-    numbers (a quantised one), or the same in two layers.
+    numbers (a quantised one), or another module's too.
     """
     model.stop()
     model.set_delta({})
@@ -99,13 +99,13 @@ def choosing(
                 f"layer {name} of {model.base.name} is quantised, and single weights of it cannot "
                 "be trained; set model.quantise to none, or choose another training.host"
             )
+        if layer.tied:
+            raise ModelError(
+                f"layer {name} of {model.base.name} shares its weight with another module, which "
+                "would change too; leave it out of model.targets, or choose another training.host"
+            )
         if not weight.is_contiguous():
             weight.data = weight.data.contiguous()
-    if len({id(layer.weight) for layer in layers.values()}) < len(layers):
-        raise ModelError(
-            f"adapted layers of {model.base.name} share their weights, of which a mask would be "
-            "two; set model.targets to one of them, or choose another training.host"
-        )
     chosen = Chosen(layers, at, start, trained)
     hooks = []
     try:

@@ -36,16 +36,18 @@ class LoRALinear(nn.Module):
     Input (…, n), the rows of client k contiguous and as many as `Carried.rows` says; output
     (…, m). Branches are held and computed in float32 or better; the result has the dtype of the
     base. `backward` adds the factors' gradients to `Pair.grad_a` and `grad_bt`; for x it is that
-    of any layer. index: of the layer in its model, for dropout of its own.
+    of any layer. index: of the layer in its model, for dropout of its own. tied: whether another
+    module has its weight, too.
     """
 
-    def __init__(self, base: nn.Module, name: str, index: int = 0) -> None:
+    def __init__(self, base: nn.Module, name: str, index: int = 0, *, tied: bool = False) -> None:
         super().__init__()
         shape = linear_shape(base)
         assert shape is not None, f"{name} is no linear-like module"
         self.base = base
         self.name = name
         self.index = index
+        self.tied = tied
         self.m, self.n = shape
         self._carried: Carried | None = None
         self._standing: Standing | None = None
@@ -101,7 +103,7 @@ class LoRALinear(nn.Module):
             delta = None
         if delta is not None:
             self.require_fit(delta)
-            form = form or form_of(self.base, delta)
+            form = form or form_of(self.base, delta, tied=self.tied)
         if delta is self.delta and (delta is None or form == self._form):
             return
         weight = self.weight

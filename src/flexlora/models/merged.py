@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -24,6 +23,7 @@ from flexlora.models.lora import require_bare
 from flexlora.models.made_for import base_fingerprint, require_made_for
 from flexlora.models.quantised import is_quantised
 from flexlora.models.targets import find_layers
+from flexlora.models.tied import tied_modules
 from flexlora.models.weights import first_line
 
 _ALONE = "write the adapter alone, and use it beside its base model"
@@ -115,12 +115,10 @@ def _require_fit(adapter: Adapter, base: BaseModel) -> None:
         raise ModelError(f"model {base.name} is quantised, and its weights take no sum; {_ALONE}")
     if any(x.is_meta for x in model.parameters()):
         raise ModelError(f"model {base.name} was loaded without its weights; load it with them")
-    for one, *others in _owners(model).values():
-        touched = [x for x in (one, *others) if x in adapter]
-        if others and touched:
-            other = next(x for x in (one, *others) if x != touched[0])
+    for name, others in tied_modules(model).items():
+        if name in adapter:
             raise AdapterError(
-                f"layer {touched[0]} of the adapter has one weight with {other} in {base.name}, "
+                f"layer {name} of the adapter has one weight with {others[0]} in {base.name}, "
                 f"which would change too; {_ALONE}"
             )
     made = f"the adapter was made for {adapter.base or 'another model'}, not for {base.name}"
@@ -136,16 +134,6 @@ def _require_fit(adapter: Adapter, base: BaseModel) -> None:
         precision = str(model.dtype).removeprefix("torch.")
         known = base_fingerprint(precision, model_fingerprint(model))
         require_made_for(adapter, base.name, known, "give the model that it was made for")
-
-
-def _owners(model: nn.Module) -> dict[int, list[str]]:
-    """By the id of each weight: the modules that have it for theirs."""
-    found: dict[int, list[str]] = defaultdict(list)
-    for name, module in model.named_modules():
-        weight = getattr(module, "weight", None)
-        if isinstance(weight, nn.Parameter):
-            found[id(weight)].append(name)
-    return found
 
 
 def _bytes(parameter: Tensor, dtype: torch.dtype | None) -> int:

@@ -15,21 +15,22 @@ from flexlora.models.widened import lacks_instructions
 Form = Literal["merged", "dense", "branch"]
 
 
-def form_of(base: nn.Module, delta: LowRank) -> Form:
+def form_of(base: nn.Module, delta: LowRank, *, tied: bool = False) -> Form:
     """How a layer had best stand on W₀ + Δ.
 
     merged: in the weight itself, of a float32 or float64 layer. Fewer bits would lose small deltas,
-    so of a half-precision one: branch, by Δ's factors, as long as these are fewer numbers than the
-    layer has; dense, as W₀ + Δ in float32 beside W₀, where they are not. That takes no more memory
-    than the factors would, and one product where base and branch are two. Where W₀ is made float32
-    for its product anyway, half as many numbers suffice: what then is one product was one and a
-    half.
+    and a weight that is tied, another module's too, would change that one; so of these: branch, by
+    Δ's factors, as long as they are fewer numbers than the layer has; dense, as W₀ + Δ in float32
+    or better beside W₀, where they are not. That takes no more memory than the factors would, and
+    one product where base and branch are two. Where W₀ is made float32 for its product anyway, half
+    as many numbers suffice: what then is one product was one and a half.
     """
     weight = base.weight
     assert isinstance(weight, Tensor)
     m, n = delta.shape
     # Four bits are packed into anything.
-    if weight.numel() == m * n and weight.dtype in (torch.float32, torch.float64):
+    exact = weight.dtype in (torch.float32, torch.float64)
+    if exact and not tied and weight.numel() == m * n:
         return "merged"
     if not is_matrix(base):
         return "branch"
