@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from tokenizers import (
@@ -55,7 +55,7 @@ def llama() -> Any:
     return _wrapped(tokenizer, trainer, "<s> $A")
 
 
-def bytes_bpe() -> Any:
+def bytes_bpe(texts: Sequence[str] = TEXTS) -> Any:
     """BPE over bytes, as GPT-2's and Llama 3's; adds nothing."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -66,7 +66,7 @@ def bytes_bpe() -> Any:
         show_progress=False,
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
     )
-    return _wrapped(tokenizer, trainer, "$A")
+    return _wrapped(tokenizer, trainer, "$A", texts)
 
 
 def wordpiece() -> Any:
@@ -86,8 +86,8 @@ KINDS: dict[str, Callable[[], Any]] = {
 }
 
 
-def _wrapped(tokenizer: Tokenizer, trainer: Any, pattern: str) -> Any:
-    tokenizer.train_from_iterator(TEXTS, trainer)
+def _wrapped(tokenizer: Tokenizer, trainer: Any, pattern: str, texts: Sequence[str] = TEXTS) -> Any:
+    tokenizer.train_from_iterator(texts, trainer)
     special = [(token, tokenizer.token_to_id(token)) for token in SPECIAL]
     tokenizer.post_processor = processors.TemplateProcessing(single=pattern, special_tokens=special)
     made = PreTrainedTokenizerFast(

@@ -7,10 +7,11 @@ from typing import Any
 
 import pytest
 
+from flexlora.tasks.boundary import Boundary
 from flexlora.tasks.prompts import Encoded, encode
 from flexlora.tasks.styles import STYLES, Style
 from flexlora.tasks.task import Example
-from made_tokenizers import KINDS
+from made_tokenizers import KINDS, bytes_bpe
 
 ASKED = Example("e", "Add the numbers.", "1 and 2", ("nine",))
 ANSWERS = ["nine", "Yes, no?", "1", "", " ten", "\nred", "\n\n- a\n- b", "巴黎", "é", "▁x"]
@@ -90,6 +91,18 @@ def test_a_prompt_that_ends_in_a_blank_leaves_it_to_the_word() -> None:
             assert encoded.prompt == tuple(tokenizer("Add the numbers.")["input_ids"])
     finally:
         del STYLES["blank"]
+
+
+@pytest.mark.parametrize("order", [(0, 1, 2, 3), (3, 2, 1, 0), (1, 3, 0, 2)])
+def test_what_a_prompt_gives_up_is_its_own(order: tuple[int, ...]) -> None:
+    """Whatever else is read with it or was before: a client's rows are not its neighbours'."""
+    tokenizer = bytes_bpe(["Add the numbers. a The 1 red"] * 20)
+    texts = ["Add the numbers. ", "Add the numbers.", "The numbers", "red\n"]
+    kept = [text.rstrip(" ") for text in texts]  # Blanks alone are joined with " a", " The", " 1".
+    boundary = Boundary(tokenizer, special=True)
+    found = boundary.prompts([texts[i] for i in order])
+    assert found == [tuple(tokenizer(kept[i])["input_ids"]) for i in order]
+    assert boundary.prompts(texts) == [tuple(tokenizer(text)["input_ids"]) for text in kept]
 
 
 def _tokens(encoded: Encoded) -> int:

@@ -16,6 +16,8 @@ from flexlora.tasks.wording import Worded
 # How responses begin. A prompt ends before what all of these would be joined with: the blank of
 # Llama 2's "[/INST] ", which is part of the next word's token.
 _BEGINNINGS = ("a", "The", "1")
+# Letters at a prompt's end that decide how much of it is joined: more than a token has, or few.
+_TAIL = 32
 
 Ids = tuple[int, ...]
 
@@ -38,17 +40,23 @@ class Boundary:
         self._tokenizer = tokenizer
         self._special = special
         self._behind = self._added_behind() if special else ()
-        self._joined: int | None = None
+        self._joined: dict[str, int] = {}
         self._ends: dict[str, _End] = {"": _End()}
 
     def prompts(self, texts: Sequence[str]) -> list[Ids]:
-        """Each prompt's tokens, as they are before an ordinary response."""
-        rows = self._whole(texts)
-        if self._joined is None and rows:
-            self._joined = 0  # While it is found out.
-            whole, *begun = self.prompts([texts[0], *(texts[0] + x for x in _BEGINNINGS)])
-            self._joined = min(len(whole) - common_start((whole, row)) for row in begun)
-        return [row[: len(row) - self._joined] for row in rows] if self._joined else rows
+        """Each prompt's tokens, as they are before an ordinary response, whatever the others."""
+        joined = self._given_up([text[-_TAIL:] for text in texts])
+        rows = zip(self._whole(texts), joined, strict=True)
+        return [row[: len(row) - count] for row, count in rows]
+
+    def _given_up(self, tails: Sequence[str]) -> list[int]:
+        """How many tokens at the end of a prompt are joined with whatever an answer begins with."""
+        new = list(dict.fromkeys(tail for tail in tails if tail not in self._joined))
+        read = iter(self._whole([tail + x for tail in new for x in ("", *_BEGINNINGS)]))
+        for tail in new:
+            alone, *begun = (next(read) for _ in range(1 + len(_BEGINNINGS)))
+            self._joined[tail] = min(len(alone) - common_start((alone, row)) for row in begun)
+        return [self._joined[tail] for tail in tails]
 
     def split(self, worded: Sequence[Worded]) -> list[tuple[Ids, tuple[Ids, ...]]]:
         """(prompt, responses) of each, in two tokenizer calls.
