@@ -9,6 +9,7 @@ from torch import Tensor
 from flexlora.adapters import Adapter, Factors, LayerSpec
 from flexlora.lowrank import LowRank
 from flexlora.rules import ClientView, Contribution, Listed, Spec, State, make_rule
+from flexlora.screens.shrink import shrunk
 from reference import (
     Round,
     assert_close,
@@ -140,6 +141,24 @@ def test_what_fills_missing_directions_is_new(name: str) -> None:
     basis = combined.state["vh"]
     outside = filled - filled @ basis.T @ basis
     assert float((outside.norm(dim=1) / filled.norm(dim=1)).min()) > 0.5
+
+
+@pytest.mark.parametrize("share", [1.0 - 1e-9, 0.5])
+def test_a_screen_makes_nobody_owner_of_what_it_was_not_sent(share: float) -> None:
+    """Nobody moves anything, and ρ = 1: whatever is left of no change, nothing may be lost."""
+    spec = Spec.of([LAYER], [{LAYER.name: r} for r in (2, 4)], ALPHA)
+    rule = make_rule("flexlora", {"retention": 1.0})
+    u = torch.linalg.qr(gaussian(LAYER.m, 4, seed=1)).Q
+    v = torch.linalg.qr(gaussian(LAYER.n, 4, seed=2)).Q
+    start = LowRank(u * torch.tensor([8.0, 4.0, 2.0, 1.0]), v.T)
+    state = rule.warm_start(spec, {LAYER.name: start}, generator())
+    (layer,) = spec.at(1, generator())
+    sent = rule.send(state, {LAYER.name: 2}, generator())[LAYER.name]
+    trained = shrunk(sent, sent, share, as_factors=False)
+    assert trained.rank == 4
+    given = Listed([Contribution.of("a", 1.0, trained, sent=sent)])
+    after = rule.combine(layer, state.layers[LAYER.name], given)
+    assert_close(rule.learned_layer(layer, after.state).dense(), start.dense())
 
 
 def test_retention_adds_what_the_others_were_not_sent() -> None:

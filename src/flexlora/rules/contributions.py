@@ -100,7 +100,9 @@ class Contributions(abc.ABC):
     def shares(self, rank: int) -> Tensor:
         """(rank,) in float64: the weights of the clients of at least rank 1, 2, …, summed.
 
-        Ranks and weights are known to whoever adds up: no client's part is read for it.
+        A change that a screen shrinks holds what was sent beside what was trained; its client is
+        of no higher rank for it. Ranks and weights are known to whoever adds up: no client's part
+        is read for it.
         """
 
     @abc.abstractmethod
@@ -150,7 +152,7 @@ class Listed(Contributions):
         return Factors(b, a, scales.pop()).only(sides.pop())
 
     def shares(self, rank: int) -> Tensor:
-        return shares_of(((c.weight, c.rank) for c in self._each), rank)
+        return shares_of(((c.weight, min(c.rank, c.sent.rank)) for c in self._each), rank)
 
     def each(self) -> Sequence[Contribution]:
         return self._each
