@@ -73,6 +73,18 @@ def test_a_layer_and_its_gradient() -> None:
     assert torch.equal(x.grad, back(above, plain.weight))
 
 
+@given(rows=st.integers(0, 9), n=st.integers(1, 40), m=st.integers(1, 40))
+def test_a_weight_that_is_trained_has_a_gradient_rounded_once(rows: int, n: int, m: int) -> None:
+    wide = nn.Linear(n, m).to(torch.bfloat16)
+    widen(wide)
+    wide.weight.requires_grad_(True)
+    x, above = normal(1, rows, n, seed=1), normal(1, rows, m, seed=2)
+    wide(x).backward(above)
+    assert wide.weight.grad is not None
+    exact = above[0].double().T @ x[0].double()
+    assert rounded_once(wide.weight.grad, exact, above[0].double().abs().T @ x[0].double().abs())
+
+
 def test_what_is_kept_for_the_way_back_is_the_weight_itself() -> None:
     """A float32 copy of every layer would be twice the model."""
     wide = nn.Linear(24, 40).to(torch.bfloat16).requires_grad_(False)

@@ -9,8 +9,9 @@ from torch import nn
 from flexlora.adapters.sparse import places, spread
 from flexlora.errors import DataError, ModelError, TrainingError
 from flexlora.lowrank import LowRank
-from flexlora.models import AdaptedModel
+from flexlora.models import AdaptedModel, load_model
 from flexlora.models.chosen import choosing
+from flexlora.models.widened import WideLinear
 from flexlora.training import Lesson, Recipe, train_weights
 from models.oracle import encoded, padded, random_model
 
@@ -105,6 +106,23 @@ def test_the_order_of_batches_is_the_generators() -> None:
     name = model.layers[0].name
     assert torch.equal(one.change[name], same.change[name])
     assert not torch.equal(one.change[name], other.change[name])
+
+
+def test_a_processor_without_instructions_for_bfloat16_trains_weights_of_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    found = []
+    for lacks in (False, True):
+        for module in ("widened", "base"):
+            monkeypatch.setattr(
+                f"flexlora.models.{module}.lacks_bfloat16", lambda lacks=lacks: lacks
+            )
+        model = AdaptedModel(load_model("tiny", "bfloat16"), ["attention"])
+        kinds = {type(x.base) is WideLinear for x in model.wrapped.values()}
+        assert kinds == {lacks}
+        got = train_weights(model, lesson(), *case(model))
+        found.append(torch.cat([*got.change.values()]))
+    assert float((found[0] - found[1]).norm()) < 0.05 * float(found[0].norm())
 
 
 def test_what_cannot_be_trained_is_told_and_leaves_the_base_as_it_was() -> None:

@@ -61,7 +61,7 @@ def widen(model: nn.Module) -> None:
 class WideLinear(nn.Linear):
     """`nn.Linear` whose products of bfloat16 are made in float32 and rounded once.
 
-    On another device, or cast to another dtype, it is `nn.Linear`. The weight has no gradient.
+    On another device, or cast to another dtype, it is `nn.Linear`. The bias has no gradient.
     """
 
     def forward(self, x: Float[Tensor, "*rows n"]) -> Float[Tensor, "*rows m"]:
@@ -104,18 +104,26 @@ def back(y: Float[Tensor, "*rows m"], weight: Float[Tensor, "m n"]) -> Float[Ten
 
 
 class _Product(torch.autograd.Function):
-    """(x, frozen weight, frozen bias) → y; keeps no float32 copy of either for the way back."""
+    """(x, weight, frozen bias) → y; keeps no float32 copy of any for the way back, and x only where
+    the weight is trained."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        ctx.save_for_backward(weight)
+        ctx.save_for_backward(weight, x if ctx.needs_input_grad[1] else None)
         return product(x, weight, bias)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, None, None]:
-        (weight,) = ctx.saved_tensors
-        return (back(gradients[0], weight) if ctx.needs_input_grad[0] else None), None, None
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
+        (weight, x), (y,) = ctx.saved_tensors, gradients
+        for_x = back(y, weight) if ctx.needs_input_grad[0] else None
+        for_weight = None if x is None else _outer(y, x).to(weight.dtype)
+        return for_x, for_weight, None
+
+
+def _outer(y: Float[Tensor, "*rows m"], x: Float[Tensor, "*rows n"]) -> Float[Tensor, "m n"]:
+    """yᵀ x over all rows, in float32."""
+    return y.reshape(-1, y.shape[-1]).float().T @ x.reshape(-1, x.shape[-1]).float()
 
 
 def attended(
