@@ -14,6 +14,7 @@ from flexlora.evaluation import EvalClient
 from flexlora.federation.streams import Streams
 from flexlora.formats.words import count
 from flexlora.models import AdaptedModel
+from flexlora.models.context import shorter
 from flexlora.tasks import chat
 from flexlora.tasks.clients import Client, Part, as_clients
 from flexlora.tasks.messages import every_answer
@@ -123,7 +124,7 @@ def require_context(config: Config, model: AdaptedModel) -> None:
     if config.data.max_tokens > model.context:
         raise ConfigError(
             f"data.max_tokens is {config.data.max_tokens} but {config.model.name} has a context "
-            f"of {model.context} tokens; lower data.max_tokens"
+            f"of {model.context} tokens{shorter(model.model)}; lower data.max_tokens"
         )
 
 

@@ -15,6 +15,7 @@ from torch import nn
 from flexlora.errors import ModelError, nearest
 from flexlora.formats.fingerprint import fingerprint
 from flexlora.models.checkpointing import checkpoint_layers
+from flexlora.models.context import context_of
 from flexlora.models.device import find_device
 from flexlora.models.places import folder_of
 from flexlora.models.quantised import NONE, quantise_options, scales
@@ -22,7 +23,6 @@ from flexlora.models.weights import first_line, load_config, load_weights, outli
 from flexlora.models.widened import lacks_bfloat16, widen
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-_FALLBACK_CONTEXT = 2048
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,7 +91,7 @@ def load_model(
     model.eval().requires_grad_(False)
     if checkpointing and not without_weights:
         checkpoint_layers(model, str(name))
-    return BaseModel(model, tokenizer, str(name), _context(model, tokenizer))
+    return BaseModel(model, tokenizer, str(name), context_of(model, tokenizer))
 
 
 def model_fingerprint(model: nn.Module) -> str:
@@ -129,17 +129,6 @@ def _load_tokenizer(where: dict[str, Any], name: str, model: Any) -> Any:
     if tokenizer.pad_token_id is None or tokenizer.pad_token_id >= rows:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
-
-
-def _context(model: Any, tokenizer: Any) -> int:
-    """The most positions: of the config, else of the tokenizer, else 2,048."""
-    config = model.config.get_text_config()
-    for key in ("max_position_embeddings", "n_positions", "seq_length", "max_seq_len"):
-        value = getattr(config, key, None)
-        if isinstance(value, int) and value > 0:
-            return value
-    limit = tokenizer.model_max_length  # A huge number stands for "none".
-    return int(limit) if limit < 1_000_000 else _FALLBACK_CONTEXT
 
 
 @contextmanager

@@ -10,6 +10,7 @@ from flexlora.allocation.memory import Memory, Setting, training_memory
 from flexlora.allocation.shape import Footprint, ModelShape
 from flexlora.allocation.work import step_seconds
 from flexlora.models.base import quiet
+from flexlora.models.context import positions_of
 from flexlora.models.outlined import config_alone
 from flexlora.models.shape import shape_of
 from flexlora.models.weights import outline
@@ -25,9 +26,9 @@ class Planned:
         self._targets = tuple(targets)
         with quiet():
             self._config: Any = config_alone(name)
-            self.shape: ModelShape = shape_of(outline(self._config, name, None), name, targets)
-        text = self._config.get_text_config()
-        self.context = int(getattr(text, "max_position_embeddings", 0) or 0)
+            model = outline(self._config, name, None)
+            self.shape: ModelShape = shape_of(model, name, targets)
+        self.context = positions_of(model)
 
     def footprint(self, setting: Setting) -> Footprint:
         return footprint(self._config, self.name, setting, self._targets)
