@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from flexlora.config.config import Config
 from flexlora.errors import ModelError
@@ -76,3 +77,24 @@ def test_layers_whose_output_counts_for_nothing_cannot_be_trained() -> None:
         "model tiny cannot be trained: none of its adapted layers gets a gradient; name other "
         "layers in model.targets, or give another model"
     )
+
+
+def test_weights_that_cannot_be_trained_one_by_one_never_begin() -> None:
+    """Two layers with one weight, of which a mask would be two: told before round 1."""
+    base = load_model("tiny")
+    attention: Any = base.model.get_submodule("model.layers.0.self_attn")
+    attention.q_proj.weight = attention.o_proj.weight
+    model = AdaptedModel(base, ["q_proj"])
+    rehearse(model, texts=False)
+    with pytest.raises(ModelError, match="shares its weight with another module"):
+        rehearse(model, texts=False, sparse=True)
+
+
+def test_a_rehearsal_of_single_weights_leaves_nothing() -> None:
+    model = AdaptedModel(load_model("tiny"), ["attention"])
+    before = {name: x.clone() for name, x in model.model.named_parameters()}
+    rehearse(model, texts=False, sparse=True)
+    for name, x in model.model.named_parameters():
+        assert torch.equal(x, before[name])
+        assert x.grad is None
+        assert not x.requires_grad

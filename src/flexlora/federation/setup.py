@@ -12,6 +12,7 @@ from flexlora.adapters import ranks_in_words
 from flexlora.config.config import Config
 from flexlora.config.fleet import device_classes
 from flexlora.config.settings import Settings, final_settings
+from flexlora.config.sparse import sparse_rounds
 from flexlora.errors import ConfigError, DataError
 from flexlora.evaluation import EvalClient, require_scorable
 from flexlora.evaluation.blank import blank_references
@@ -168,7 +169,11 @@ def prepare(
     if not outline:
         parts = (settings.validation, settings.final)
         texts = any(m.needs == "text" for x in parts for m in resolve_metrics(x.metrics))
-        ground.once(("rehearsed", texts), lambda: rehearse(ground.model, texts=texts))
+        sparse = sparse_rounds(config) > 0
+        ground.once(
+            ("rehearsed", texts, sparse),
+            lambda: rehearse(ground.model, texts=texts, sparse=sparse),
+        )
     fleet, roster = _clients(config, ground, settings, types)
     afforded, owners = roster.ranks, roster.types
     roster = roster.at_level(config.clients.level, ground.model.layers)

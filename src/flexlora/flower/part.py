@@ -11,6 +11,7 @@ from flexlora.adapters import Delta
 from flexlora.allocation.devices import Device
 from flexlora.config.config import Config
 from flexlora.config.settings import played_rule, played_screens, validation_settings
+from flexlora.config.sparse import sparse_rounds
 from flexlora.engines.in_process import InProcess
 from flexlora.engines.jobs import Job, Outcome
 from flexlora.errors import DataError, nearest, seen
@@ -59,7 +60,10 @@ class Part:
             )
         settings = validation_settings(config)
         texts = any(m.needs == "text" for m in resolve_metrics(settings.metrics))
-        self.ground.once(("rehearsed", texts), lambda: rehearse(model, texts=texts))
+        sparse = sparse_rounds(config) > 0
+        self.ground.once(
+            ("rehearsed", texts, sparse), lambda: rehearse(model, texts=texts, sparse=sparse)
+        )
         self._engine = InProcess(
             model,
             {self.name: examples.train[self.name]},
