@@ -54,7 +54,8 @@ class TrainingConfig(Table):
         default=(15,), description="rounds from which on the learning rate is decayed"
     )
     alpha: Annotated[float, Field(ge=1e-6, le=1e6)] = Field(
-        default=16.0, description="α of LoRA, for every rank and every clients.scale"
+        default=16.0,
+        description="α of LoRA, for every rank and clients.scale; hetlora has rule.scale instead",
     )
     scaling: Scaling = Field(
         default="lora",
