@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from flexlora.adapters import Factors, Sides, change
+from flexlora.adapters import Adapter, Factors, Sides, change, reach, turned
 from reference import assert_close, dense, gaussian, product
 
 
@@ -61,3 +61,33 @@ def test_a_side_that_was_not_sent_counts_as_zero() -> None:
         assert_close(dense(change(trained, sent.only(side))), product(trained), 1e-6)
         found = change(trained.only(side), sent.only(other))
         assert found.norm() == pytest.approx(float(getattr(trained, side).norm()))
+
+
+@pytest.mark.parametrize("long", [1e4, 1e8, 1e12, 1e20, 1e38])
+def test_a_long_factor_hides_nothing(long: float) -> None:
+    """What was learned is gone, or is another, behind an A (or a B) that rounds it away."""
+    sent = factors(3, 5)
+    gone = [
+        Factors(torch.zeros_like(sent.b), torch.full_like(sent.a, long), sent.scale),
+        Factors(torch.full_like(sent.b, long), torch.zeros_like(sent.a), sent.scale),
+    ]
+    for trained in gone:
+        assert_close(dense(change(trained, sent)), -product(sent), 1e-6)
+    other = factors(3, 9, sent.scale)
+    for by in (long, 1 / long):
+        trained = Factors(other.b * by, other.a / by, sent.scale)
+        wanted = product(trained) - product(sent)
+        assert_close(dense(change(trained, sent)), wanted, 1e-6)
+
+
+@pytest.mark.parametrize(("new", "old"), [(3, 3), (2, 5), (5, 2)])
+def test_factors_side_by_side_are_compared_row_by_row(new: int, old: int) -> None:
+    trained, sent = factors(new, 1), factors(old, 5)
+    wanted = torch.zeros(9 + 7, 6, dtype=torch.float64)
+    wanted[:9, :new], wanted[9:, :new] = trained.b.double(), trained.a.T.double()
+    wanted[:9, :old] -= sent.b.double()
+    wanted[9:, :old] -= sent.a.T.double()
+    assert_close(dense(turned(trained, sent, 6)), wanted, 1e-12)
+    found = reach(Adapter({"x": trained, "y": sent}), Adapter({"x": sent, "y": sent}))
+    assert found == pytest.approx(float(wanted.norm()))
+    assert turned(trained.only("b"), sent, 6).norm() == 0.0

@@ -88,6 +88,31 @@ def test_turned_factors_are_the_same_update() -> None:
     assert_close(of(turned).gram, of(made).gram, 1e-5)
 
 
+@pytest.mark.parametrize("wide", [1, 9, 4096])
+def test_for_rules_that_average_factors_these_count_beside_the_product(
+    wide: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(products, "_WIDE", wide)
+    made = layers()
+    steps = []
+    for k in range(len(RANKS)):
+        flat = []
+        for layer in made:
+            for side in ("b", "a"):
+                new, old = (getattr(x, side).double() for x in (layer[k].trained, layer[k].sent))
+                new, old = (new.T, old.T) if side == "b" else (new, old)
+                grid = torch.zeros(8, new.shape[1], dtype=torch.float64)
+                grid[: len(new)] += new
+                grid[: len(old)] -= old
+                flat.append(grid.flatten())
+        steps.append(torch.cat(flat))
+    wanted = dense_gram(made) + torch.stack(steps) @ torch.stack(steps).T
+    both = Products(EXAMPLES, WEIGHTS, lambda: made, as_factors=True)
+    assert list(both.norms.values()) == pytest.approx(wanted.diagonal().sqrt().tolist(), rel=1e-6)
+    again = Products(EXAMPLES, WEIGHTS, lambda: made, as_factors=True)
+    assert_close(again.gram, wanted, 1e-6)
+
+
 @pytest.mark.parametrize("side", ["a", "b"])
 def test_where_one_side_is_known_alone_its_change_is_the_update(side: Sides) -> None:
     made = [

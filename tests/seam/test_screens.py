@@ -104,6 +104,55 @@ def test_every_screen_keeps_a_loud_client_from_deciding_under_every_rule(
     assert change(screened) < 0.7 * change(loud)
 
 
+class Hidden(Noise):
+    """One client returns a product like the others', of a B so many times as long and a short A."""
+
+    times = 1e6
+
+    def exchange(self, jobs: Sequence[Job]) -> Iterator[Outcome]:
+        for job in all_train(jobs):
+            received = self.rule.receive(read(job.payload), {})
+            trained = moved(received, job.seed, 0.1).only(job.sides).filled(received)
+            if job.client == LOUD:
+                trained = Adapter(
+                    {
+                        name: Factors(f.b * self.times, f.a / self.times, f.scale)
+                        for name, f in trained.items()
+                    }
+                )
+            yield reply_to(job, self.rule.reply(job.round, trained, received, {}).adapter)
+
+
+AVERAGING = [
+    rule.name
+    for rule in RULES_UNDER_TEST
+    if rule.traits.compares == "factors" and rule.traits.mixed_ranks and not rule.traits.alone
+]
+
+
+@pytest.mark.parametrize("screen", sorted(SCREENS.keys() - {"far_out"}))
+@pytest.mark.parametrize("name", sorted(AVERAGING))
+def test_under_rules_that_average_factors_a_turn_of_them_hides_nothing(
+    tmp_path: Path, name: str, screen: str
+) -> None:
+    hidden = made(tmp_path / "h", name, make_screen(screen), poisoned=False)
+    hidden.transport = transport = Hidden(hidden.rule)
+    transport.times = 100.0
+    (record,) = play(hidden)
+    assert record.screened is not None
+    verdict = record.screened[LOUD]
+    assert min(verdict.weight, verdict.shrink) < 0.2
+
+
+@pytest.mark.parametrize("name", sorted(AVERAGING))
+def test_a_turn_out_of_proportion_is_quarantined(tmp_path: Path, name: str) -> None:
+    hidden = made(tmp_path / "h", name, poisoned=False)
+    hidden.transport = Hidden(hidden.rule)
+    (record,) = play(hidden)
+    assert record.failures == 1
+    assert LOUD not in record.clients
+
+
 def weighs_by_norm(rule: Rule) -> bool:
     loud, quiet = rule.weights([Summary("a", 1, 100.0, 1.0), Summary("b", 1, 1.0, 1.0)]).values()
     return loud > quiet

@@ -5,6 +5,8 @@ from flexlora.adapters.anatomy import LayerAnatomy as LayerAnatomy
 from flexlora.adapters.anatomy import dissect as dissect
 from flexlora.adapters.change import change as change
 from flexlora.adapters.change import norm_of_update as norm_of_update
+from flexlora.adapters.change import reach as reach
+from flexlora.adapters.change import turned as turned
 from flexlora.adapters.coarse import Wire as Wire
 from flexlora.adapters.coarse import wire_of as wire_of
 from flexlora.adapters.delta import Delta as Delta

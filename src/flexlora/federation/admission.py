@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
-from flexlora.adapters import Adapter, norm_of_update
+from flexlora.adapters import Adapter, norm_of_update, reach
 from flexlora.engines.jobs import Failure, Outcome, Reply, Scored, Spare, Train, TrainSparse
 from flexlora.errors import AdapterError
 from flexlora.federation.guard import checked
@@ -24,18 +24,22 @@ T = TypeVar("T")
 class Collected:
     """What a round brought: good replies by client, without what they trained; and failures.
 
-    spare: clients whose answers were needed no more.
+    sizes: of what the rule adds up of each, which is held against the others'; spare: clients whose
+    answers were needed no more.
     """
 
     replies: dict[str, Reply] = field(default_factory=dict)
     summaries: dict[str, Summary] = field(default_factory=dict)
+    sizes: dict[str, float] = field(default_factory=dict)
     ranks: dict[str, dict[str, int]] = field(default_factory=dict)
     failures: list[Failure] = field(default_factory=list)
     spare: list[str] = field(default_factory=list)
     bytes_up: int = 0
 
-    def take(self, reply: Reply, norm: float, rank: float) -> None:
-        """A good reply, the norm of its update, and the mean rank of its client."""
+    def take(self, reply: Reply, norm: float, rank: float, size: float | None = None) -> None:
+        """A good reply, the norm of its update, the mean rank of its client, and its size: that
+        norm by default."""
+        self.sizes[reply.client] = norm if size is None else size
         self.replies[reply.client] = replace(reply, payload=b"")
         self.summaries[reply.client] = Summary(reply.client, reply.examples, norm, rank)
 
@@ -50,7 +54,7 @@ class Collected:
         self.spare.append(client)
 
     def _forget(self, client: str) -> None:
-        for held in (self.replies, self.summaries, self.ranks):
+        for held in (self.replies, self.summaries, self.sizes, self.ranks):
             held.pop(client, None)
 
 
@@ -70,7 +74,7 @@ def admitted(
     patterns: dict[tuple[tuple[str, int], ...], dict[str, int]] = {}
     collected = Collected()
 
-    def check(job: Train, reply: Reply) -> tuple[Adapter, float]:
+    def check(job: Train, reply: Reply) -> tuple[Adapter, float, float]:
         given, returned = sent[job.client], rule.returns(job.round)
         adapter = checked(
             reply,
@@ -81,12 +85,15 @@ def admitted(
         )
         if returned != "both" and rule.leaves_the_rest(job.round):
             adapter = adapter.filled(given)
-        return adapter, update_norm(adapter, given, origin=rule.traits.origin)
+        norm = update_norm(adapter, given, origin=rule.traits.origin)
+        if rule.traits.compares == "product":
+            return adapter, norm, norm
+        return adapter, norm, total_norm([norm, reach(adapter, given)])
 
-    def take(index: int, reply: Reply, found: tuple[Adapter, float]) -> None:
-        adapter, norm = found
+    def take(index: int, reply: Reply, found: tuple[Adapter, float, float]) -> None:
+        adapter, norm, size = found
         keep(index, reply, adapter)
-        collected.take(reply, norm, sum(adapter.ranks.values()) / len(adapter))
+        collected.take(reply, norm, sum(adapter.ranks.values()) / len(adapter), size)
         ranks = patterns.setdefault(tuple(adapter.ranks.items()), adapter.ranks)
         collected.ranks[reply.client] = ranks
 
@@ -150,7 +157,7 @@ def update_norm(adapter: Adapter, sent: Adapter, *, origin: bool) -> float:
 
 
 def total_norm(norms: Iterable[float]) -> float:
-    """That of all layers together. Raises AdapterError as `update_norm`."""
+    """That of all of them together. Raises AdapterError as `update_norm`."""
     return _held(math.sqrt(sum(norm**2 for norm in norms)))
 
 

@@ -53,10 +53,13 @@ def screened(
             yield collector.contributions(layer, begun, sent, {}).each()
 
     left = _Left(rule, collector, sent, layers, {s.client: s for s in ordered})
-    products = Products({s.client: s.examples for s in ordered}, begun, contributions)
+    examples = {s.client: s.examples for s in ordered}
+    products = Products(examples, begun, contributions)
     agreed = _agreement(products) if agreement else None
     if not judging:
         return Passed(begun, agreement=agreed)
+    if rule.traits.compares == "factors":
+        products = Products(examples, begun, contributions, as_factors=True)
     for screen in judging:
         verdicts = screen.verdicts(products) if products.clients else {}
         left.take(screen, verdicts, products.clients)

@@ -23,8 +23,8 @@ class DnC(Screen):
 
     Source: Shejwalkar & Houmansadr 2021 (NDSS, "Manipulating the Byzantine"), Algorithm 2: the
     trimming of a mean where the changes differ most, made for clients that agree on small lies.
-    Deviations: all coordinates instead of random samples of them, from inner products of the
-    clients' products; one client at a time, so that the next direction is that of those left.
+    Deviations: all coordinates instead of random samples of them, from inner products as
+    `Products` has them; one client at a time, so that the next direction is that of those left.
     Needs K ≥ 2f + 1. Where honest clients differ more from each other than the lie is large, it
     is they who stand out.
     """

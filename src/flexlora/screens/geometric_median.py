@@ -26,7 +26,7 @@ class GeometricMedian(Screen):
     changes.
 
     Source: Pillutla, Kakade & Harchaoui 2022 (IEEE TSP; arXiv 1912.13445), RFA, the smoothed
-    Weiszfeld algorithm. Deviations: distances are those of the clients' products over all layers;
+    Weiszfeld algorithm. Deviations: distances are those of `Products`, over all layers;
     ν is 1e-6 of the median distance. Breaks down at half of the weight, whatever the other half
     sends; a lie as long as an honest change moves it, though no further than a long one would.
     Under a rule that weighs by norms (`hetlora`), norm_clip has to stand before it. Nobody is left

@@ -21,7 +21,7 @@ class MultiKrum(Screen):
     ‖change_i − change_j‖², f = hostile · K rounded down, one at least.
 
     Source: Blanchard, El Mhamdi, Guerraoui & Stainer 2017 (NeurIPS; arXiv 1703.02757), Multi-Krum
-    with m = K − f. Deviation: distances are those of the clients' products over all layers. Needs
+    with m = K − f. Deviation: distances are those of `Products`, over all layers. Needs
     K ≥ 2f + 3. It promises to leave out whoever is far from all others; who sends what lies among
     the honest stays, and an honest client whose data are like nobody's goes.
     """

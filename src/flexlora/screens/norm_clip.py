@@ -19,9 +19,10 @@ class NormClip(Screen):
     """change_k ← change_k · min(1, M / ‖change_k‖_F), with M = factor × the median norm of a round.
 
     Source: Sun, Kairouz, Suresh & McMahan 2019 (arXiv 1911.07963), norm thresholding. Deviations:
-    M follows the round, where theirs is a constant; norms are those of the clients' products over
-    all layers, so that no turn of the factors hides a change. Where half of the changes are zero,
-    nothing is clipped.
+    M follows the round, where theirs is a constant; changes are those of the clients' products over
+    all layers, so that no turn of the factors hides one, and beside them, under rules that average
+    factors, those of the factors (see `Products`). Where half of the changes are zero, nothing is
+    clipped.
     """
 
     name = "norm_clip"

@@ -11,7 +11,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from flexlora.adapters import change
+from flexlora.adapters import change, turned
+from flexlora.lowrank import LowRank
 from flexlora.rules import Contribution
 from flexlora.screens.verdict import Verdict
 
@@ -24,7 +25,9 @@ _WIDE = 2048  # Of inner width that is held at once, on each side of a product.
 class Products:
     """Every client's change: trained − sent as products, over all layers together (see `change`).
 
-    clients: in the order of `weights`. examples and weights: of each; the weights sum to 1. Who
+    as_factors: beside its product a change has the step of its factors side by side (see `turned`),
+    for rules that average factors: under these a small product can be a large change. clients: in
+    the order of `weights`. examples and weights: of each; the weights sum to 1. Who
     returned what it was sent has a change of exactly zero. Where a client returns one side alone
     and the other is not known, its change is that of the one side. Lengths and inner products are
     computed when they are first asked for, from the factors, block by block of clients and layer by
@@ -36,11 +39,13 @@ class Products:
         examples: Mapping[str, int],
         weights: Mapping[str, float],
         layers: Layers,
+        *,
+        as_factors: bool = False,
     ) -> None:
         self.clients = tuple(weights)
         self.examples = {client: examples[client] for client in self.clients}
         self.weights = dict(weights)
-        self._measured = _Measured(self.clients, layers)
+        self._measured = _Measured(self.clients, layers, as_factors)
         self._places = list(range(len(self.clients)))
         self._shrinks = [1.0] * len(self.clients)
 
@@ -88,8 +93,9 @@ class Products:
 class _Measured:
     """What is known of the changes as they came."""
 
-    def __init__(self, clients: Sequence[str], layers: Layers) -> None:
+    def __init__(self, clients: Sequence[str], layers: Layers, as_factors: bool) -> None:
         self._clients, self._told = tuple(clients), layers
+        self._as_factors = as_factors
 
     def _layers(self) -> Iterator[Sequence[Contribution]]:
         for layer in self._told():
@@ -104,7 +110,8 @@ class _Measured:
         for layer in self._layers():
             squares = squares or [0.0] * len(layer)
             for k, contribution in enumerate(layer):
-                squares[k] += change(contribution.trained, contribution.sent).norm() ** 2
+                parts = _parts(contribution, _width(layer), self._as_factors)
+                squares[k] += sum(part.norm() ** 2 for part in parts)
         return [math.sqrt(square) for square in squares]
 
     @cached_property
@@ -115,9 +122,9 @@ class _Measured:
                 found = torch.zeros(len(layer), len(layer), dtype=torch.float64)
             blocks = list(_blocks(layer))
             for at, rows in enumerate(blocks):
-                one = _Block(layer, rows)
+                one = _Block(layer, rows, self._as_factors)
                 for columns in blocks[at:]:
-                    other = one if columns is rows else _Block(layer, columns)
+                    other = one if columns is rows else _Block(layer, columns, self._as_factors)
                     part = one.inner(other)
                     found[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1] += part
                     if columns is not rows:
@@ -126,21 +133,45 @@ class _Measured:
 
 
 class _Block:
-    """Some clients' changes of one layer side by side. owners: of each column of the left sides."""
+    """Some clients' changes of one layer, part by part, all clients' side by side."""
 
-    def __init__(self, layer: Sequence[Contribution], clients: range) -> None:
-        changes = [change(layer[k].trained, layer[k].sent) for k in clients]
-        self._clients = len(clients)
-        self._left = torch.cat([x.left.double() for x in changes], dim=1)
-        self._right = torch.cat([x.right.double() for x in changes])
-        widths = torch.tensor([x.width for x in changes])
-        self._owners = torch.arange(len(clients)).repeat_interleave(widths)
+    def __init__(self, layer: Sequence[Contribution], clients: range, as_factors: bool) -> None:
+        told = [_parts(layer[k], _width(layer), as_factors) for k in clients]
+        self._parts = [_Beside(part) for part in zip(*told, strict=True)]
 
     def inner(self, other: _Block) -> Tensor:
+        """⟨change_i, change_j⟩ for all clients i here and j there."""
+        pairs = zip(self._parts, other._parts, strict=True)
+        return torch.stack([one.inner(two) for one, two in pairs]).sum(dim=0)
+
+
+class _Beside:
+    """Matrices of one shape, one a client. owners: of each column of the left sides."""
+
+    def __init__(self, given: Sequence[LowRank]) -> None:
+        self._clients = len(given)
+        self._left = torch.cat([x.left.double() for x in given], dim=1)
+        self._right = torch.cat([x.right.double() for x in given])
+        widths = torch.tensor([x.width for x in given])
+        self._owners = torch.arange(len(given)).repeat_interleave(widths)
+
+    def inner(self, other: _Beside) -> Tensor:
         """⟨L_i R_i, L_j R_j⟩ = Σ (L_iᵀ L_j) ∘ (R_i R_jᵀ), for all clients i here and j there."""
         parts = (self._left.T @ other._left) * (self._right @ other._right.T)
         rows = parts.new_zeros(self._clients, parts.shape[1]).index_add_(0, self._owners, parts)
         return rows.new_zeros(self._clients, other._clients).index_add_(1, other._owners, rows)
+
+
+def _parts(given: Contribution, width: int, as_factors: bool) -> list[LowRank]:
+    """What its change consists of, each read once."""
+    trained = given.trained
+    product = change(trained, given.sent)
+    return [product, turned(trained, given.sent, width)] if as_factors else [product]
+
+
+def _width(layer: Sequence[Contribution]) -> int:
+    """The widest rank that was sent, or came back, of a layer."""
+    return max(max(c.rank, c.sent.rank) for c in layer)
 
 
 def _blocks(layer: Sequence[Contribution]) -> Iterator[range]:
