@@ -256,6 +256,29 @@ def test_an_update_out_of_proportion_is_quarantined_before_the_quorum(tmp_path: 
     assert "times the median of the round" in failed.reason
 
 
+def test_who_says_that_it_trained_on_nothing_counts_for_nothing(tmp_path: Path) -> None:
+    """Its weight would be zero: alone in a round, it would end a run that has attempts left."""
+    made = federation(tmp_path / "r", rounds=8, clients=1, attempts=2)
+    inner = noise(made)
+
+    class Nothing:
+        def exchange(self, jobs: Sequence[Job]) -> Iterator[Outcome]:
+            for outcome in inner.exchange(jobs):
+                if isinstance(outcome, Reply) and outcome.client == "c":
+                    yield replace(outcome, examples=0)
+                else:
+                    yield outcome
+
+        def close(self) -> None: ...
+
+    made.transport = Nothing()
+    assert ["c" in record.clients for record in play(made)] == [False] * 8
+    lost = made.run.events(Failed)
+    assert {(x.client, x.kind, x.reason) for x in lost} == {
+        ("c", "quarantine", "a malformed answer: it is of no example, expected at least one")
+    }
+
+
 def test_screens_that_leave_nobody_make_another_attempt(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

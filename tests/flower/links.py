@@ -9,7 +9,7 @@ from flexlora.flower.described import Described
 from flexlora.flower.nodes import Came, Lost, Node
 from flexlora.flower.packets import Packet, packed, read_header, unpacked
 
-NORTH = Described("north", 4, 9, 1, 1, 9, 0, 1, 7, None, "f" * 64, "t", "h", None)
+NORTH = Described("north", 4, 9, 1, 1, 9, 0, 1, 7, None, "f" * 64, "a" * 64, "b" * 64, None)
 """What a client of this name may tell of itself."""
 
 # From a packet to an answer: a packet, its bytes, a loss, or nothing yet.

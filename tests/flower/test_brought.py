@@ -179,6 +179,31 @@ def test_a_device_of_any_figures_has_the_highest_rank_at_most(
     assert set(found.values()) == {16}
 
 
+def test_a_rank_that_a_client_tells_is_bounded_by_the_server_s_operator(
+    names: list[str], tmp_path: Path
+) -> None:
+    link = linked(names, tmp_path, ["8 GB"] * 3)
+    for node, rank in ((100, 17), (101, 16), (102, 4)):
+        link.answers[node] = asking_for(link.answers[node], rank)
+    session = Session.of(config(federation={"clients_per_round": 2}), place=network(link, 2))
+    assert ranks(session) == {names[1]: 16, names[2]: 4}
+    (note,) = [note for note in session.setup.notes if "asks for rank" in note]
+    assert f"client {names[0]} asks for rank 17, and clients.max_rank is 16" in note
+
+
+def asking_for(answer: Answer, rank: int) -> Answer:
+    """The same client, which tells a rank instead of its device."""
+
+    def told(packet: Packet) -> Packet | Any:
+        found = answer(packet)
+        if packet.kind != DESCRIBE:
+            return found
+        assert isinstance(found, Packet)
+        return Packet(found.kind, found.address, {}, {**found.facts, "device": None, "rank": rank})
+
+    return told
+
+
 def test_a_run_keeps_the_devices_that_it_began_with(names: list[str], tmp_path: Path) -> None:
     link = linked(names, tmp_path / "c", ["14.9 MB", "8 GB", "8 GB"])
     first = Session.of(config(2), place=network(link))

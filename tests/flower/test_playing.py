@@ -13,8 +13,9 @@ from flexlora.config.config_file import load_config
 from flexlora.errors import ConfigError, RunError
 from flexlora.federation.ground import Ground
 from flexlora.flower.app_folder import write_app
-from flexlora.flower.playing import play
+from flexlora.flower.playing import Saying, play
 from flexlora.flower.server_settings import ServerSettings, read_settings
+from flexlora.runs.events import Failed
 from flexlora.runs.run_directory import Run
 from flower.links import FakeLink
 from flower.test_network_run import NONE, linked
@@ -120,3 +121,12 @@ def test_a_wrong_run_config_is_told(given: dict[str, Any], told: str) -> None:
 
 def test_whole_seconds_are_seconds() -> None:
     assert read_settings({"wait": 3}).wait == 3.0
+
+
+def test_what_a_client_wrote_makes_no_line_of_its_own() -> None:
+    told: list[str] = []
+    reason = "out of memory\nround 9: 10 clients, train loss 0.0001, 5 bytes down, 5 up\x1b[2J"
+    Saying(told.append).told(Failed(1, "a", reason))
+    (words,) = told
+    assert words.startswith("round 1: client a failed: out of memory round 9: 10 clients")
+    assert words.endswith("5 up\\x1b[2J")

@@ -67,7 +67,18 @@ def to_another(packet: Packet) -> Packet:
         (changed(train=-1), "cannot be used: train is -1"),
         (changed(rank="high"), "cannot be used: rank is 'high'"),
         (changed(labels=[1]), "cannot be used: labels"),
-        (changed(labels={"a": -1}), "labels has a negative number of examples"),
+        (changed(labels={"a": -1}), "cannot be used: a is -1"),
+        (changed(labels={"a": 10**400}), "cannot be used: a is 1"),
+        (changed(labels={"a": 12}), "labels are 12 examples, its parts 11"),
+        (changed(labels={"\ud800": 11}), "labels has '\\ud800', expected up to 200 letters"),
+        (changed(labels={"a" * 201: 11}), "expected up to 200 letters"),
+        (changed(train_digest="\ud800"), "train_digest is '\\ud800', expected the 64 digits"),
+        (changed(held_out_digest="x"), "held_out_digest is 'x', expected the 64 digits"),
+        (changed(rank=0), "rank is 0, expected 1 to 1,000,000"),
+        (changed(rank=1_000_001), "rank is 1000001, expected 1 to 1,000,000"),
+        (changed(fitting=0), "fitting is 0, expected an example to train on"),
+        (changed(fitting=10), "truncated, fitting and train are 0, 10 and 9 examples"),
+        (changed(truncated=10), "truncated, fitting and train are 10, 9 and 9 examples"),
         (of_version, "the other side has FlexLoRA 0.0.1"),
         (refusing, "it has no data"),
         (to_another, "of message 'an older one', asked was "),
@@ -75,13 +86,39 @@ def to_another(packet: Packet) -> Packet:
         (lambda _: Came(b"gossip", b""), "no header of FlexLoRA"),
         (lambda _: Packet("reply", Packet("", _.address).address), "told of itself by a 'reply'"),
     ],
-    ids=range(13),
+    ids=range(24),
 )
 def test_a_node_that_does_not_fit_is_refused(answer: Answer, told: str) -> None:
     found = register(FakeLink({7: answer}))
     found.look()
     assert found.seats == {}
     assert told in found.refused[7]
+
+
+def test_what_breaks_the_server_s_own_look_is_a_refusal_of_that_node() -> None:
+    def unserved(one: Described) -> str:
+        if one.name == "north":
+            raise ZeroDivisionError("integer division\nby zero")
+        return ""
+
+    link = FakeLink({7: tells(NORTH), 3: tells(replace(NORTH, name="south"))})
+    found = Register(
+        link, plan_of(networked()), "f" * 64, deadline=10.0, clock=Clock(), unserved=unserved
+    )
+    found.look()
+    assert found.node("south") == 3
+    assert found.refused == {7: "ZeroDivisionError: integer division by zero"}
+
+
+def test_a_reason_of_a_client_is_one_line_that_moves_no_cursor() -> None:
+    def forging(packet: Packet) -> Packet:
+        reason = "no data\x1b]0;owned\x07\x1b[2J\nround 9: 10 clients, train loss 0.0001"
+        return Packet(FAILURE, packet.address, {}, {"reason": reason})
+
+    found = register(FakeLink({7: forging}))
+    found.look()
+    assert found.refused[7].startswith("no data\\x1b]0;owned\\x07\\x1b[2J\\nround 9")
+    assert found.refused[7].isprintable()
 
 
 def test_a_node_that_says_nothing_is_refused_when_its_time_is_over() -> None:
@@ -105,7 +142,7 @@ def test_two_clients_of_one_name_are_told_apart_by_who_was_first() -> None:
     ("key", "changes", "told"),
     [
         (b"another", {}, "a second node calls itself north, with another key"),
-        (b"own", {"train_digest": "x"}, "north came back with other examples"),
+        (b"own", {"train_digest": "c" * 64}, "north came back with other examples"),
     ],
 )
 def test_who_comes_back_has_to_be_who_went(

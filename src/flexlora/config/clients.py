@@ -58,7 +58,9 @@ class ClientsConfig(Table):
         "proportion, 30 to 200",
     )
     max_rank: Annotated[int, Field(ge=1, le=LARGEST_RANK)] | None = Field(
-        default=None, description=f"of devices: no rank above it; none: {MAX_RANK}"
+        default=None,
+        description=f"of devices: no rank above it; none: {MAX_RANK}; over a network also of ranks "
+        "that clients tell, which have no bound without it",
     )
     traffic: str | None = Field(
         default=None,

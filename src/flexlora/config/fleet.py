@@ -9,19 +9,22 @@ from flexlora.errors import ConfigError
 from flexlora.formats.home import expanded
 
 
-def device_classes(config: Config, *, brought: bool = False) -> tuple[DeviceClass, ...]:
+def device_classes(
+    config: Config, *, brought: bool = False, told: bool = False
+) -> tuple[DeviceClass, ...]:
     """Those of `clients.devices`; none where none are named.
 
-    brought: whether clients bring devices of their own, so that there are some all the same. Raises
-    ConfigError as `read_devices`, and without any devices for what is of devices: a deadline, and
-    how ranks follow from them.
+    brought: whether clients bring devices of their own, so that there are some all the same; told:
+    whether they tell ranks, which `clients.max_rank` bounds, too. Raises ConfigError as
+    `read_devices`, and without any devices for what is of devices: a deadline, and how ranks follow
+    from them.
     """
     clients = config.clients
     if clients.devices is not None:
         return read_devices(expanded(clients.devices))
     if brought:
         return ()
-    for key in ("order", "max_rank", "traffic"):
+    for key in ("order", "traffic") if told else ("order", "max_rank", "traffic"):
         if getattr(clients, key) not in (None, "uniform"):
             raise ConfigError(
                 f"clients.{key} is {getattr(clients, key)!r}, which is of devices, and "

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import date
 from typing import Any
 
@@ -55,7 +55,8 @@ class Examples:
     what, as it was dealt; notes: what is missing or was done, in sentences. left_out: "train",
     "unseen" → examples that no cut of the input made fit (`skip_too_long`); "clients",
     "unseen_groups" → clients and groups that were left without any. hostile: the clients that
-    attack, where the run is a rehearsal of that. devices: client → the one that it told of itself.
+    attack, where the run is a rehearsal of that. devices: client → the one that it told of itself;
+    None where clients tell nothing.
     trained: all that is trained on, here or by what the run begins from, as far as it is known.
     """
 
@@ -73,7 +74,7 @@ class Examples:
     notes: tuple[str, ...]
     left_out: Mapping[str, int]
     hostile: tuple[str, ...] = ()
-    devices: Mapping[str, Device] = field(default_factory=dict)
+    devices: Mapping[str, Device] | None = None
     trained: Trained = UNTRAINED
 
     @property

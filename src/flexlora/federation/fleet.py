@@ -59,7 +59,7 @@ class Fleet:
         class of the config names it; those that are the same are a class. Raises ConfigError as
         `device_classes` and `deal`.
         """
-        classes = device_classes(config, brought=bool(brought))
+        classes = device_classes(config, brought=bool(brought), told=brought is not None)
         named = {client for kind in classes for client in kind.named}
         theirs = {client: x for client, x in (brought or {}).items() if client not in named}
         made = _classes_of(

@@ -231,7 +231,8 @@ def _too_few(
         words += f", expected {needed} by federation.min_clients and min_share"
     own = [x for x in collected.failures if x.kind != "stray"] or collected.failures
     if own:
-        words += f"; the first reason, of client {own[0].client}: {own[0].reason}"
+        reason = " ".join(own[0].reason.split())  # One line, whatever a client wrote.
+        words += f"; the first reason, of client {own[0].client}: {reason}"
     if needed > 1:
         words += (
             "; what is committed stays: resume the run when more are there, or continue it with a "

@@ -86,6 +86,8 @@ def _reply(given: Reply, known: Known) -> Reply:
     examples = min(
         _count("examples", given.examples), known.train.get(_text(given.client), MOST_EXAMPLES)
     )
+    if not examples:
+        raise _Malformed("it is of no example, expected at least one")
     _count("steps", given.steps)
     _count("tokens", given.tokens)
     _number("loss", given.loss)

@@ -96,6 +96,12 @@ class Network:
             def unserved(one: Described) -> str:
                 if self._devices is not None:
                     return ""  # It was looked at when the run began.
+                most = config.clients.max_rank
+                if one.rank is not None and most is not None and one.rank > most:
+                    return (
+                        f"client {seen(one.name)} asks for rank {one.rank}, and clients.max_rank "
+                        f"is {most}; set client.rank to that at most"
+                    )
                 return why_unserved(config, model, one.name, one.device, one.fitting)
 
             self._register = Register(

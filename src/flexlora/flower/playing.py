@@ -18,6 +18,7 @@ from flexlora.flower.server_settings import ServerSettings, read_settings
 from flexlora.flower.told import devices_told, names_of
 from flexlora.formats.home import expanded
 from flexlora.formats.json_fields import text
+from flexlora.formats.visible import visible
 from flexlora.formats.words import count
 from flexlora.runs.events import (
     Allotted,
@@ -97,7 +98,8 @@ class Saying:
 
     def told(self, event: Event) -> None:
         if words := _words(event):
-            self._say(words)
+            # One line each: a client's own text in it makes no line that looks like another's.
+            self._say(visible(" ".join(words.split())))
 
 
 def _words(event: Event) -> str:

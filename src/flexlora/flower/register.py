@@ -7,7 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from flexlora.engines.jobs import Failure
-from flexlora.errors import WireError, cut_short, seen
+from flexlora.errors import seen
+from flexlora.federation.outcomes import why
 from flexlora.flower.described import DESCRIBE, REFUSED, Described
 from flexlora.flower.nodes import Came, Link, Lost, Node, fresh_ask
 from flexlora.flower.outcomes import packet_outcome
@@ -22,6 +23,7 @@ from flexlora.flower.packets import (
     unpacked,
 )
 from flexlora.flower.plan import Plan
+from flexlora.formats.visible import brief
 
 _EVERY = 2.0  # Seconds between two looks at which nodes there are.
 _TELLING = 12.0  # Seconds in which whoever is refused is told why.
@@ -152,14 +154,15 @@ class Register:
                 self._refuse(node, failure.reason)
                 return
             described = Described.from_packet(packet)
-        except WireError as error:
-            self._refuse(node, str(error))
+            seat = self.seats.get(described.name)
+            unfit = self._unfit(described, node, seat)
+        except Exception as error:  # A stranger's words did it: they keep no run from beginning.
+            self._refuse(node, why(error))
             self._tell(node)
             return
         name = described.name
-        seat = self.seats.get(name)
-        if why := self._unfit(described, node, seat):
-            self._refuse(node, why)
+        if unfit:
+            self._refuse(node, unfit)
             self._tell(node)
         elif seat is None:
             self.seats[name] = Seat(node.id, node.key, described)
@@ -193,18 +196,18 @@ class Register:
             return f"client {name} came back with other examples than it had when the run began"
         return ""
 
-    def _refuse(self, node: Node, why: str) -> None:
-        self.refused[node.id] = cut_short(why, 500)
+    def _refuse(self, node: Node, reason: str) -> None:
+        self.refused[node.id] = brief(reason, 500)
         self._refused_at[node.id] = self._clock()
 
     def _tell(self, node: Node) -> None:
         """Its operator reads it at the client, whoever reads the server's log."""
-        why = self.refused[node.id]
-        if self._told.get(node.id) == why:
+        reason = self.refused[node.id]
+        if self._told.get(node.id) == reason:
             return
         asked = Address(self._plan.run, 0, "", "", fresh_ask())
-        header, body = packed(Packet(REFUSED, asked, {}, {"reason": why}))
+        header, body = packed(Packet(REFUSED, asked, {}, {"reason": reason}))
         message = self._link.push(node.id, header, body, _TELLING)
         if message is not None:
-            self._told[node.id] = why
+            self._told[node.id] = reason
             self._telling[message] = self._clock() + _TELLING
