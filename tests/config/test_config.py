@@ -188,6 +188,17 @@ WRONG = [
 ]
 
 
+def test_an_override_reaches_into_the_table_of_a_type_and_leaves_dotted_names_whole() -> None:
+    clients = {"clients": {"types": {"a": {"attention": 2, "all": 3}, "b": 6, "b.c": 7}}}
+    found = override(
+        clients,
+        ["clients.types.a.attention=5", "clients.types.b.c=8", "clients.types.d.e=9"],
+    )
+    types = {"a": {"attention": 5, "all": 3}, "b": 6, "b.c": 8, "d.e": 9}
+    assert found == {"clients": {"types": types}}
+    assert clients["clients"]["types"]["a"] == {"attention": 2, "all": 3}
+
+
 @pytest.mark.parametrize(("text", "message"), WRONG, ids=[text for text, _ in WRONG])
 def test_what_is_wrong_is_said_in_one_sentence(load: Load, text: str, message: str) -> None:
     with pytest.raises(ConfigError) as caught:

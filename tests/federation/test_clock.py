@@ -50,8 +50,8 @@ def test_a_coarse_wire_is_as_fast_as_it_is_small(setup: Setup, wire: str) -> Non
     store, exact = made.roster.fresh_store(), clock(setup)
     for job in jobs_of(made):
         device, ranks = setup.fleet.device(job.client), store.ranks[job.client]
-        usual = made.foresight.usual(RULE, job.client)
-        busy = made.foresight.steps(job.client) * made.foresight.seconds(ranks, usual, device)
+        parts = made.foresight.parts(RULE, job.client)
+        busy = sum(n * made.foresight.seconds(ranks, setting, device) for setting, n in parts)
         busy += job.bytes_down / device.downlink + job.bytes_down / device.uplink
         took = found.seconds(job, ranks)
         assert took == pytest.approx(busy / device.availability, rel=1e-9)
@@ -102,8 +102,7 @@ def test_a_clients_time_is_computing_and_both_links_over_the_time_that_it_is_the
     store = setup.roster.fresh_store()
     for job in jobs_of(setup):
         device, ranks = setup.fleet.device(job.client), store.ranks[job.client]
-        usual = setup.foresight.usual(RULE, job.client)
-        steps = setup.foresight.steps(job.client)
+        ((usual, steps),) = setup.foresight.parts(RULE, job.client)
         assert steps == 2  # max_steps.
         busy = steps * setup.foresight.seconds(ranks, usual, device)
         # What it returns is as large as what it is sent.

@@ -10,6 +10,7 @@ import pytest
 
 from devices import CLIENTS, DEVICES, device_file, on_devices
 from flexlora.adapters import Ranks, ranks_in_words
+from flexlora.config.settings import played_rule
 from flexlora.errors import ConfigError, DataError, RunError
 from flexlora.federation.allocating import _Allocation
 from flexlora.federation.roster import own_ranks
@@ -125,6 +126,30 @@ def test_a_run_trains_at_the_ranks_that_it_tells_of(tmp_path: Path, targets: lis
     assert found.fleet is not None
     told = {one.device: one.ranks for one in found.fleet.allotted}
     assert told == {kind: ranks_in_words(held) for kind, held in found.roster.ranks.items()}
+
+
+@pytest.mark.parametrize(
+    ("changes", "who"),
+    [
+        ({"rule": {"name": "fedit"}}, "rule fedit, which has"),
+        ({"clients": {"level": "lowest"}}, "clients.level, with"),
+    ],
+)
+def test_where_all_train_at_one_rank_that_one_is_told_and_what_it_takes(
+    setup: Setup, file: Path, changes: dict[str, Any], who: str
+) -> None:
+    found = prepare(on_devices(file, **changes), setup, outline=True)
+    assert found.fleet is not None
+    rule, lowest = played_rule(found.config), ranks(setup)["phones"]
+    trained = rule.ranks_for(found.spec, found.roster.ranks["clinics"])
+    assert {one.ranks for one in found.fleet.allotted} == {ranks_in_words(trained)}
+    assert set(trained.values()) == {lowest}
+    clinics = [c for c, x in found.fleet.of.items() if x == "clinics"]
+    peak = found.foresight.memory(trained, found.foresight.heaviest(rule, clinics)).peak
+    assert found.fleet.planned["clinics"]["peak"] == peak
+    words = f"{who} one rank for all (its own: 16 by clients.max_rank 16); "
+    assert found.fleet.why["clinics"].startswith(words)
+    assert found.fleet.why["phones"].startswith("memory; ")
 
 
 @pytest.mark.parametrize(

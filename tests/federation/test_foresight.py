@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from flexlora.config.settings import recipe_of
 from flexlora.federation.absent import Absent
 from flexlora.federation.foresight import Foresight
 from flexlora.federation.ground import Ground
+from flexlora.rules import make_rule
+from flexlora.seeds import seeded
+from flexlora.training.batches import plan
 from small import small
 
 MOST = 3
@@ -41,3 +46,38 @@ def test_examples_that_are_here_count_as_they_are(foresight: Foresight) -> None:
     assert len(held) > MOST
     assert foresight.lengths("here") == [len(x.prompt) + len(x.response) for x in held]
     assert foresight.steps("here") == -(-len(held) // 2)
+
+
+@pytest.mark.parametrize(
+    ("examples", "epochs", "most", "wanted"),
+    [
+        (1, 1, None, [(1, 1)]),
+        (4, 2, None, [(4, 2)]),
+        (9, 1, None, [(4, 2), (1, 1)]),
+        (9, 3, None, [(4, 6), (1, 3)]),
+        (9, 3, 5, [(4, 4), (1, 1)]),
+        (9, 3, 2, [(4, 2)]),
+        (3, 3, 2, [(3, 2)]),
+    ],
+)
+def test_the_last_batch_of_an_epoch_counts_for_what_it_holds(
+    foresight: Foresight,
+    examples: int,
+    epochs: int,
+    most: int | None,
+    wanted: list[tuple[int, int]],
+) -> None:
+    """Batches of four, as training deals them out; where it is cut short, as much at least."""
+    recipe = replace(foresight.recipe, batch_size=4, epochs=epochs, max_steps=most)
+    config = foresight.config.model_copy(
+        update={"federation": foresight.config.federation.model_copy(update={"most_examples": 99})}
+    )
+    held = {"few": Absent(examples, 0, 0, "")}
+    found = Foresight(config, foresight.model, held, recipe)
+    parts = found.parts(make_rule("flexlora"), "few")
+    assert [(setting.batch, count) for setting, count in parts] == wanted
+    assert all(setting.length == 96 for setting, _ in parts)
+    assert sum(count for _, count in parts) == found.steps("few")
+    dealt = sorted(map(len, plan([96] * examples, 4, epochs, seeded(0), most)))
+    told = sorted(batch for batch, count in wanted for _ in range(count))
+    assert dealt == told if most is None else sum(dealt) <= sum(told)

@@ -11,9 +11,10 @@ import torch
 
 from flexlora.config import Config
 from flexlora.config.config_file import parse_config
+from flexlora.config.hostile import HostileConfig
 from flexlora.errors import ConfigError
 from flexlora.federation import Setup, prepare, run
-from flexlora.federation.hostile import hostile_of
+from flexlora.federation.hostile import hostile_of, note
 from flexlora.runs.readout import load_state
 from flexlora.runs.run_directory import Run
 from reference import as_in_production
@@ -130,3 +131,13 @@ def test_what_it_does_not_go_with_is_refused(tables: dict[str, Any], message: st
 def test_bad_values_are_told(hostile: dict[str, object], message: str) -> None:
     with as_in_production(), pytest.raises(ConfigError, match=message):
         small(hostile=hostile)
+
+
+def test_a_rehearsal_that_names_no_attack_is_told() -> None:
+    nobody = "[hostile] has no attack, so nobody is hostile: set hostile.attack for a rehearsal"
+    for given in ({"share": 0.4}, {"strength": 2.0}):
+        assert note(HostileConfig.model_validate(given), ()) == (nobody,)
+    assert note(HostileConfig(), ()) == ()
+    flipped = HostileConfig(attack="label_flip", strength=2.0)
+    (words,) = note(flipped, ("a",))
+    assert words.endswith(": a; hostile.strength is 2, and label_flip has none")

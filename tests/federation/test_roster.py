@@ -136,3 +136,14 @@ def test_ranks_are_told_as_they_are_trained(tmp_path: Path) -> None:
     assert setup.trained_ranks(make_rule("flexlora")) == {"low": "2", "high": "9"}
     run = Run.open(Session.of(asked).play(tmp_path / "run").folder)
     assert run.resolved["ranks"] == {"low": "2", "high": "2"}
+
+
+def test_a_type_that_nobody_can_be_of_is_told() -> None:
+    types = {"low": 2, "high": 9, "small.attention": 5}
+    setup = prepare(small(clients={"types": types}), outline=True)
+    assert (
+        "of clients.types nobody is small.attention: neither clients.mix nor the data names it"
+        in setup.notes
+    )
+    plain = prepare(small(clients={"types": {"low": 2, "high": 9}}), outline=True)
+    assert not any("nobody is" in note for note in plain.notes)

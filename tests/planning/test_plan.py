@@ -110,6 +110,48 @@ def test_who_is_out_for_what_keeps_the_base_up_to_date_is_told_by_how_much(model
         assert out.cost.seconds <= 30.0
 
 
+@pytest.mark.parametrize("limit", [260_000, 300_000, 500_000, 1_000_000])
+def test_whoever_keeps_to_the_bytes_beside_the_others_is_in_and_all_keep_to_them(
+    model: Planned, limit: int
+) -> None:
+    """What keeps the base up to date is one number for all, which all together decide."""
+    found = plan(model, replace(STRONG, memory=11e6), STRONG, rule="flora", traffic=limit)
+    there = [x for x in found.classes if x.cost is not None]
+    assert there
+    for x in there:
+        assert x.cost is not None
+        assert x.cost.traffic.total <= limit
+    ranks = {x.kind.name: x.cost.ranks for x in there if x.cost is not None}
+    for x in found.classes:
+        if x.cost is None:
+            beside = {**ranks, x.kind.name: x.least.ranks}
+            cohort = dict.fromkeys(beside, 4)
+            sent = traffic(found.rule, model.shape.layers, beside, cohort)
+            assert sent[x.kind.name].total > limit
+
+
+def test_a_device_without_room_for_more_ranks_is_not_out_for_the_others_bytes(
+    model: Planned,
+) -> None:
+    one = plan(model, replace(STRONG, memory=11e6), STRONG, rule="flora").classes[0]
+    assert rank(one) < 128
+    small = replace(STRONG, memory=one.least.memory.peak + 1)
+    kept = plan(model, small, STRONG, rule="flora", traffic=1_000_000)
+    phone, server = map(rank, kept.classes)
+    assert phone == 1 < server < 128
+
+
+def test_a_client_of_few_examples_takes_what_these_take(model: Planned) -> None:
+    def costs(examples: int, batch: int) -> tuple[float, float]:
+        (x,) = plan(model, STRONG, examples=examples, batch=batch, max_rank=4).classes
+        assert x.cost is not None
+        return x.cost.memory.peak, x.cost.compute
+
+    assert costs(1, 8) == costs(1, 1)
+    assert costs(8, 8)[1] + costs(1, 1)[1] == pytest.approx(costs(9, 8)[1])
+    assert costs(9, 8)[0] == costs(8, 8)[0]
+
+
 def test_a_rule_of_one_rank_trains_all_at_the_lowest_and_says_what_that_wastes(
     model: Planned,
 ) -> None:

@@ -17,6 +17,7 @@ from flexlora.engines.jobs import Job, Outcome
 from flexlora.errors import ConfigError, RoundError
 from flexlora.federation import Setup, run
 from flexlora.federation.loop import Federation
+from flexlora.federation.setup import prepare
 from flexlora.rules import RULES, Rule, Summary
 from flexlora.rules.flexlora import FlexLoRA
 from flexlora.runs.events import Failed
@@ -429,3 +430,19 @@ def test_a_wrong_screen_is_told_before_anything_is_read(
         run(small(screens=screens), tmp_path / "r")
     assert str(error.value).startswith(message)
     assert not (tmp_path / "r").exists()
+
+
+@pytest.mark.parametrize(("name", "needed"), [("multi_krum", 5), ("dnc", 3)])
+def test_a_screen_that_a_whole_round_is_too_small_for_never_begins(name: str, needed: int) -> None:
+    """Nothing is trained for it: the round has as many clients as it can have."""
+    for clients in (needed - 1, needed):
+        screen = make_screen(name)
+        assert screen.needed(clients) == needed
+    config = small(screens={name: {}}, federation={"clients_per_round": 2})
+    words = f"screens.{name} needs {needed} clients a round, and a round has 2; raise federation.cl"
+    with pytest.raises(ConfigError, match=words):
+        prepare(config, outline=True)
+    many = make_screen(name, {"hostile": 0.4})
+    assert [many.needed(clients) for clients in (5, 10, 20)] == (
+        [7, 11, 19] if name == "multi_krum" else [5, 9, 17]
+    )

@@ -81,8 +81,18 @@ def override(document: Mapping[str, Any], overrides: Sequence[str]) -> dict[str,
         table, key, *names = parts
         held = _table(changed, table, item)
         value = _override_value(item, text.strip())
-        held[key] = {**_table(held, key, item), names[0]: value} if names else value
+        held[key] = _with(_table(held, key, item), names[0], value) if names else value
     return changed
+
+
+def _with(table: Mapping[str, Any], name: str, value: object) -> dict[str, Any]:
+    """The table with this entry set: in a table of its own where the name begins with one's."""
+    dots = [place for place, x in enumerate(name) if x == "."] if name not in table else []
+    for place in dots:
+        inner, rest = table.get(name[:place]), name[place + 1 :]
+        if isinstance(inner, Mapping) and rest:
+            return {**table, name[:place]: _with(inner, rest, value)}
+    return {**table, name: value}
 
 
 def _table(document: dict[str, Any], name: str, item: str) -> dict[str, Any]:

@@ -73,6 +73,7 @@ class Settings:
             )
         per_round = clients_per_round(federation.clients_per_round, clients)
         _require_quorum(federation.min_clients, per_round)
+        _require_seen(config, per_round)
         schedule = Schedule(
             rounds=federation.rounds,
             clients=per_round,
@@ -105,6 +106,16 @@ def _require_quorum(least: int, clients: int) -> None:
             f"federation.min_clients is {least}, but a round has {count(clients, 'client')}; lower "
             "it, or raise federation.clients_per_round"
         )
+
+
+def _require_seen(config: Config, clients: int) -> None:
+    """Raise ConfigError for a screen that a whole round is too small for."""
+    for screen in played_screens(config) if config.federation.mode == "federated" else ():
+        if (needed := screen.needed(clients)) > clients:
+            raise ConfigError(
+                f"screens.{screen.name} needs {needed} clients a round, and a round has {clients}; "
+                "raise federation.clients_per_round, or leave it out"
+            )
 
 
 def rule_of(chosen: RuleConfig) -> Rule:

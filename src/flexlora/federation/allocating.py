@@ -84,12 +84,16 @@ class _Allocation:
             raise too_late(self.config, {x.kind.name: allotment.least(x) for x in works})
         out = [x.kind.name for x in works if x.kind.name not in found]
         ranks = {**found, **dict.fromkeys(out, allotment.first)}
-        sent = allotment.traffic(ranks)
+        trained = self._trained(ranks)
+        sent = allotment.traffic(trained)
         costs = {
-            x.kind.name: allotment.cost(ranks[x.kind.name], x, sent[x.kind.name]) for x in works
+            x.kind.name: allotment.cost(trained[x.kind.name], x, sent[x.kind.name]) for x in works
         }
-        why = {x.kind.name: self._why(x, costs[x.kind.name], found) for x in works}
-        told = self._told(ranks, why)
+        why = {
+            x.kind.name: self._why(x, ranks[x.kind.name], costs[x.kind.name], x.kind.name in found)
+            for x in works
+        }
+        told = self._told(trained, why)
         brought = [one.words for one in told if one.brought]
         return replace(
             self.fleet,
@@ -118,6 +122,7 @@ class _Allocation:
             traffic=self.config.clients.most_bytes,
             clients=self.clients,
             wire=self.config.federation.wire,
+            stay=True,
         )
 
     def _work(self, name: str, clients: Sequence[str]) -> Work:
@@ -129,20 +134,18 @@ class _Allocation:
         sent = traffic(self.rule, self.layers, {name: first}, {}, self.config.federation.wire)[name]
 
         def seconds(client: str) -> float:
-            steps = self.foresight.steps(client)
-            usual = self.foresight.usual(self.rule, client)
-            each = self.foresight.seconds(first, usual, kind.device)
+            parts = self.foresight.parts(self.rule, client)
+            each = (n * self.foresight.seconds(first, setting, kind.device) for setting, n in parts)
             links = seconds_of_links(sent.down, sent.up, kind.device)
-            return (steps * each + links) / kind.device.availability
+            return (sum(each) + links) / kind.device.availability
 
         took = {client: seconds(client) for client in clients}
         limit = self.deadline
         in_time = [c for c, s in took.items() if limit is None or s <= limit]
         # Where nobody is in time, whoever is closest.
         slowest = max(in_time, key=took.__getitem__) if in_time else min(took, key=took.__getitem__)
-        usual = self.foresight.usual(self.rule, slowest)
-        steps = self.foresight.steps(slowest)
-        return Work(kind, heaviest, usual, steps, kind.device.availability)
+        parts = self.foresight.parts(self.rule, slowest)
+        return Work(kind, heaviest, parts, kind.device.availability)
 
     def _ranks(self, held: Mapping[str, int]) -> Ranks:
         """As patterns that give the same on these layers, few where they can be."""
@@ -154,23 +157,45 @@ class _Allocation:
         apart = {x.name: held[x.name] for x in self.layers if len(kinds[x.kind]) > 1}
         return Ranks.of({**apart, **{k: rank for k, (rank, *more) in kinds.items() if not more}})
 
-    def _why(self, work: Work, cost: Cost, found: Mapping[str, object]) -> str:
-        """What a rank more would break, and what this one takes."""
-        takes = (
-            f"{size(round(cost.memory.peak))} of {size(round(work.kind.device.memory))}, "
+    def _trained(
+        self, afforded: Mapping[str, Mapping[str, int]]
+    ) -> Mapping[str, Mapping[str, int]]:
+        """Class → the ranks at which its clients train: one for all, with those that are named,
+        where the rule or clients.level has it so."""
+        level = self.config.clients.level
+        if level == "own" and self.rule.traits.mixed_ranks:
+            return afforded
+        named = map(self.config.clients.ranks_of, sorted(set(self.named.values())))
+        held = [*afforded.values(), *(x.resolve(self.layers, clip=True) for x in named if x)]
+        choose = max if level == "highest" else min
+        one = {x.name: choose(mine[x.name] for mine in held) for x in self.layers}
+        return dict.fromkeys(afforded, one)
+
+    def _why(self, work: Work, afforded: Mapping[str, int], cost: Cost, keeps: bool) -> str:
+        """What a rank more would break, or who has all at one, and what this one takes.
+
+        keeps: whether what it affords keeps to the deadline and the bytes."""
+        what = self._bound(work, afforded, keeps)
+        if dict(cost.ranks) != dict(afforded):
+            level = self.config.clients.level
+            one = f"rule {self.rule.name}, which has" if level == "own" else "clients.level, with"
+            what = f"{one} one rank for all (its own: {ranks_in_words(afforded)} by {what})"
+        return (
+            f"{what}; {size(round(cost.memory.peak))} of {size(round(work.kind.device.memory))}, "
             f"{duration(cost.seconds)} a round"
         )
-        if work.kind.name not in found:
-            return f"being the least: even that misses the deadline or the bytes; {takes}"
-        top = max(cost.ranks.values())
-        more = self.order.after(cost.ranks)
+
+    def _bound(self, work: Work, afforded: Mapping[str, int], keeps: bool) -> str:
+        if not keeps:
+            return "being the least: even that misses the deadline or the bytes"
+        more = self.order.after(afforded)
         if more is None:
             most = self.config.clients.max_rank or MAX_RANK
-            what = f"clients.max_rank {most}" if top >= most else "the layers' own sizes"
-            return f"{what}; {takes}"
+            top = max(afforded.values()) >= most
+            return f"clients.max_rank {most}" if top else "the layers' own sizes"
         if self.foresight.memory(more, work.heaviest).peak > work.kind.device.memory:
-            return f"memory; {takes}"
-        return f"{'the deadline or the bytes' if self._both() else self._limit()}; {takes}"
+            return "memory"
+        return "the deadline or the bytes" if self._both() else self._limit()
 
     def _both(self) -> bool:
         return self.deadline is not None and self.config.clients.traffic is not None

@@ -38,17 +38,19 @@ class Clock:
         self.fleet, self.foresight, self.rule, self.deadline = fleet, foresight, rule, deadline
         self.wire: Wire = wire
         self._up: dict[tuple[Sides, tuple[tuple[str, int], ...]], int] = {}
-        self._step: dict[tuple[str, tuple[tuple[str, int], ...]], float] = {}
+        self._busy: dict[tuple[str, tuple[tuple[str, int], ...]], float] = {}
 
     def seconds(self, job: Train | TrainSparse, ranks: Mapping[str, int]) -> float:
         """ranks: layer → rank at which this client trains. Single weights take as long as an
         adapter of as many numbers."""
         device, pattern = self.fleet.device(job.client), tuple(ranks.items())
         key = job.client, pattern
-        if key not in self._step:
-            usual = self.foresight.usual(self.rule, job.client)
-            self._step[key] = self.foresight.seconds(ranks, usual, device)
-        busy = self.foresight.steps(job.client) * self._step[key]
+        if key not in self._busy:
+            parts = self.foresight.parts(self.rule, job.client)
+            self._busy[key] = sum(
+                count * self.foresight.seconds(ranks, setting, device) for setting, count in parts
+            )
+        busy = self._busy[key]
         busy += seconds_of_links(job.bytes_down, self._bytes_up(job.round, pattern), device)
         return busy / device.availability
 

@@ -17,6 +17,7 @@ from flexlora.models import AdaptedModel
 from flexlora.models.base import quiet
 from flexlora.models.shape import shape_of
 from flexlora.models.weights import outline
+from flexlora.planning.allotment import Steps
 from flexlora.planning.footprints import footprint
 from flexlora.rules import Rule
 from flexlora.tasks.prompts import Encoded
@@ -62,18 +63,22 @@ class Foresight:
         """How one of these trains on the largest batch that any of them has."""
         return self._heaviest(clients, origin=rule.traits.origin)
 
-    def usual(self, rule: Rule, client: str) -> Setting:
-        """How it trains on a batch of its mean length."""
+    def parts(self, rule: Rule, client: str) -> Steps:
+        """Its steps of a round on examples of its mean length: whole batches, and what is left at
+        the end of an epoch."""
         lengths = self.lengths(client)
-        batch = min(len(lengths), self.recipe.batch_size)
-        tokens = -(-sum(lengths) * batch // len(lengths))
-        return self._setting(batch, tokens, origin=rule.traits.origin)
+        steps, size = self.recipe.steps(len(lengths)), self.recipe.batch_size
+        rest = len(lengths) % size
+        small = steps // -(-len(lengths) // size) if rest else 0
+        return [
+            (self._usual(lengths, batch, origin=rule.traits.origin), count)
+            for batch, count in ((size, steps - small), (rest, small))
+            if count
+        ]
 
     def steps(self, client: str) -> int:
         """In one round."""
-        part = self.held[client]
-        most = self.config.federation.most_examples
-        return self.recipe.steps(bounded(part, len(part), most))
+        return self.recipe.steps(len(self.lengths(client)))
 
     def lengths(self, client: str) -> list[int]:
         """Tokens of each of its examples."""
@@ -104,6 +109,10 @@ class Foresight:
             lengths = sorted(self.lengths(client), reverse=True)[: self.recipe.batch_size]
             best = max(best, (len(lengths), sum(lengths)), key=lambda held: held[1])
         return self._setting(*best, origin=origin)
+
+    def _usual(self, lengths: Sequence[int], batch: int, *, origin: bool) -> Setting:
+        """How it trains on so many of mean length."""
+        return self._setting(batch, -(-sum(lengths) * batch // len(lengths)), origin=origin)
 
     def _setting(self, batch: int, tokens: int, *, origin: bool) -> Setting:
         """tokens: of all its examples."""

@@ -62,13 +62,19 @@ def hostile_of(config: Config, clients: Collection[str]) -> tuple[str, ...]:
 
 
 def note(table: HostileConfig, hostile: Sequence[str]) -> tuple[str, ...]:
-    """What a run says of it wherever it says of its data."""
+    """What a run says of it wherever it says of its data: of a config for an attack that names
+    none, too, so that nobody takes a clean run for one that withstood something."""
     if not hostile:
-        return ()
-    return (
+        given = table.strength is not None or table.share != HostileConfig().share
+        words = "[hostile] has no attack, so nobody is hostile: set hostile.attack for a rehearsal"
+        return (words,) if given else ()
+    words = (
         f"a rehearsal: {count(len(hostile), 'client')} of [hostile] attack by {table.attack}: "
-        f"{', '.join(hostile)}",
+        f"{', '.join(hostile)}"
     )
+    if table.strength is not None and table.attack == "label_flip":
+        words += f"; hostile.strength is {table.strength:g}, and {table.attack} has none"
+    return (words,)
 
 
 def mislabelled(

@@ -9,7 +9,7 @@ from typing import Literal
 from flexlora.adapters import LayerSpec, Ranks
 from flexlora.allocation import draw, require_rank
 from flexlora.config.clients import ClientsConfig, type_of
-from flexlora.errors import ConfigError, DataError, nearest, shown
+from flexlora.errors import ConfigError, DataError, nearest, seen, shown
 from flexlora.federation.fleet import Fleet
 from flexlora.federation.streams import Streams
 from flexlora.runs.store import ClientStore
@@ -56,7 +56,8 @@ class Roster:
             assert found is not None
             ranks[kind] = found.resolve(layers, clip=not asked.strict)
             above += _above(kind, found, layers)
-        return Roster(types, ranks, _note(above))
+        spare = [x for x in asked.types if x not in mix.shares and x not in ranks]
+        return Roster(types, ranks, (*_note(above), *_spare(spare)))
 
     @staticmethod
     def on(
@@ -156,6 +157,13 @@ def _said(asked: ClientsConfig, said: Mapping[str, str]) -> dict[str, str]:
 def _above(kind: str, ranks: Ranks, layers: Sequence[LayerSpec]) -> list[str]:
     narrow = ranks.too_wide(layers)
     return [f"{kind} ({ranks}) in {len(narrow)} of {len(layers)} layers"] if narrow else []
+
+
+def _spare(types: Sequence[str]) -> tuple[str, ...]:
+    if not types:
+        return ()
+    named = ", ".join(map(seen, types))
+    return (f"of clients.types nobody is {named}: neither clients.mix nor the data names it",)
 
 
 def _note(above: Sequence[str]) -> tuple[str, ...]:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Literal
 
 from flexlora.adapters import Wire
 from flexlora.allocation.devices import DeviceClass
 from flexlora.allocation.memory import Setting
 from flexlora.options import MANY, Option, require
+from flexlora.planning.allotment import Steps
 from flexlora.rules import Rule
 
 Dtype = Literal["float32", "bfloat16", "float16"]
@@ -62,6 +63,9 @@ class Asked:
         """Examples of one client of this class."""
         return self.examples if kind.examples is None else kind.examples
 
-    def steps(self, kind: DeviceClass) -> int:
-        """Of one client in one round."""
-        return self.epochs * -(-self.held(kind) // self.batch)
+    def parts(self, kind: DeviceClass, setting: Setting) -> Steps:
+        """Its steps of a round, the largest first: whole batches, and what is left at the end of an
+        epoch."""
+        whole, rest = divmod(self.held(kind), self.batch)
+        found = ((self.batch, self.epochs * whole), (rest, self.epochs))
+        return [(replace(setting, batch=size), count) for size, count in found if size and count]

@@ -85,10 +85,7 @@ class _Planner:
         make = uniform if asked.order == "uniform" else in_proportion
         self.allotment = Allotment(
             model,
-            [
-                Work(x, self.setting, self.setting, asked.steps(x), x.device.availability)
-                for x in classes
-            ],
+            [self._work(x) for x in classes],
             rule,
             make(model.shape.layers, most=asked.max_rank),
             deadline=asked.deadline,
@@ -96,6 +93,11 @@ class _Planner:
             clients=asked.clients,
             wire=asked.wire,
         )
+
+    def _work(self, kind: DeviceClass) -> Work:
+        parts = self.asked.parts(kind, self.setting)
+        heaviest, _ = parts[0]
+        return Work(kind, heaviest, parts, kind.device.availability)
 
     def plan(self) -> Plan:
         ranks = self.allotment.settled()
@@ -136,7 +138,7 @@ class _Planner:
     ) -> ClassPlan:
         """ranks: None for a class that affords none."""
         kind, allotment = work.kind, self.allotment
-        least = allotment.least(work, max(x.delta for x in sent.values()))
+        least = allotment.least(work)
         cost = None if ranks is None else allotment.cost(ranks, work, sent[kind.name])
         short = cost is None and least.memory.peak > kind.device.memory
         return ClassPlan(
@@ -145,7 +147,7 @@ class _Planner:
             least=least,
             cost=cost,
             afforded=afforded.get(kind.name, 0),
-            remedy=first_that(lambda x: allotment.holds(x, kind), self.setting) if short else None,
+            remedy=first_that(lambda x: allotment.holds(x, kind), work.heaviest) if short else None,
             data_bits=most_bits(
                 self.asked.held(kind), self.asked.length, self.model.shape.vocabulary
             ),
@@ -153,7 +155,7 @@ class _Planner:
 
     def _nobody(self) -> InputError:
         allotment, asked = self.allotment, self.asked
-        held = [x for x in allotment.works if allotment.holds(self.setting, x.kind)]
+        held = [x for x in allotment.works if allotment.holds(x.heaviest, x.kind)]
         if not held:
             return nobody_fits(self.model, self.classes, allotment.first, self.setting)
         least = {x.kind.name: allotment.least(x) for x in held}

@@ -37,6 +37,10 @@ class Screen(abc.ABC):
         """
         return trained
 
+    def needed(self, clients: int) -> int:
+        """How many it has to see of a round of so many, or it promises nothing."""
+        return 1
+
     @final
     @property
     def judges(self) -> bool:

@@ -9,9 +9,11 @@ from typing import final
 from flexlora.lowrank import lapack_eigh
 from flexlora.options import require
 from flexlora.screens.base import Screen
-from flexlora.screens.hostile_share import Share, hostile_of
+from flexlora.screens.hostile_share import Share, hostile_of, needed_of
 from flexlora.screens.products import Products
 from flexlora.screens.verdict import Verdict
+
+_LEAST, _EACH = 1, 2  # Clients that it needs: so many, and these for each hostile one.
 
 
 @final
@@ -37,9 +39,12 @@ class DnC(Screen):
     def __post_init__(self) -> None:
         require(self, f"screens.{self.name}")
 
+    def needed(self, clients: int) -> int:
+        return needed_of(self.hostile, clients, least=_LEAST, each=_EACH)
+
     def verdicts(self, products: Products) -> Mapping[str, Verdict]:
         count = len(products.clients)
-        hostile = hostile_of(self.name, self.hostile, count, least=1, each=2)
+        hostile = hostile_of(self.name, self.hostile, count, least=_LEAST, each=_EACH)
         left, found = list(range(count)), dict[str, Verdict]()
         gram = products.gram
         for _ in range(hostile):

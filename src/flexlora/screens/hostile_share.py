@@ -17,18 +17,27 @@ Share = Annotated[
 ]
 
 
+def needed_of(share: float, clients: int, *, least: int, each: int) -> int:
+    """least + each · f, f the hostile of so many clients."""
+    return least + each * _hostile(share, clients)
+
+
 def hostile_of(screen: str, share: float, clients: int, *, least: int, each: int) -> int:
     """f of so many clients, of whom the screen needs least + each · f.
 
     Raises TooFewError where fewer came: it would promise nothing.
     """
-    found = max(1, int(share * clients + 1e-9))
-    needed = least + each * found
+    found, needed = _hostile(share, clients), needed_of(share, clients, least=least, each=each)
     if clients < needed:
+        lower = ", or lower hostile" if found > 1 else ""
         raise TooFewError(
             f"screen {screen}: {clients} clients are left of the round, of whom {found} may be "
             f"hostile (screens.{screen}.hostile is {share:g}); it needs {needed}; ask more clients "
-            "a round, or lower hostile",
+            f"a round{lower}",
             needed,
         )
     return found
+
+
+def _hostile(share: float, clients: int) -> int:
+    return max(1, int(share * clients + 1e-9))
