@@ -134,7 +134,7 @@ def test_bad_values_are_told(hostile: dict[str, object], message: str) -> None:
 
 
 def test_a_rehearsal_that_names_no_attack_is_told() -> None:
-    nobody = "[hostile] has no attack, so nobody is hostile: set hostile.attack for a rehearsal"
+    nobody = "[hostile] has no attack, so nobody is hostile; set hostile.attack, or leave it out"
     for given in ({"share": 0.4}, {"strength": 2.0}):
         assert note(HostileConfig.model_validate(given), ()) == (nobody,)
     assert note(HostileConfig(), ()) == ()

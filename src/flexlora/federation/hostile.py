@@ -66,7 +66,7 @@ def note(table: HostileConfig, hostile: Sequence[str]) -> tuple[str, ...]:
     none, too, so that nobody takes a clean run for one that withstood something."""
     if not hostile:
         given = table.strength is not None or table.share != HostileConfig().share
-        words = "[hostile] has no attack, so nobody is hostile: set hostile.attack for a rehearsal"
+        words = "[hostile] has no attack, so nobody is hostile; set hostile.attack, or leave it out"
         return (words,) if given else ()
     words = (
         f"a rehearsal: {count(len(hostile), 'client')} of [hostile] attack by {table.attack}: "
