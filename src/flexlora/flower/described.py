@@ -19,7 +19,8 @@ DESCRIBE, DESCRIBED = "describe", "described"
 REFUSED = "refused"
 """The kind of packet that tells a client, by its fact "reason", why it does not take part; its
 answer is of the same kind, and says nothing."""
-_LONGEST = 200  # Characters of a client's name.
+_LONGEST = 200  # Characters of a client's name;
+_LABEL = 1000  # of a label.
 
 
 @dataclass(frozen=True)
@@ -106,7 +107,7 @@ def _labels(facts: Mapping[str, Any], name: str) -> dict[str, int]:
     held = table(facts, name)
     found = {str(label): natural(held, label) for label in held}
     if odd := [label for label in found if not _writable(label)]:
-        raise ValueError(f"{name} has {shown(odd[0])}, expected up to {_LONGEST} letters")
+        raise ValueError(f"{name} has {shown(odd[0])}, expected up to {_LABEL} letters")
     total = sum(natural(facts, part) for part in ("train", "validation", "test"))
     if sum(found.values()) != total:
         raise ValueError(f"{name} are {sum(found.values())} examples, its parts {total}")
@@ -122,4 +123,4 @@ def _digest(facts: Mapping[str, Any], name: str) -> str:
 
 def _writable(label: str) -> bool:
     """Whether a file can have it: no half of a surrogate pair, and of few letters."""
-    return len(label) <= _LONGEST and not any("\ud800" <= x <= "\udfff" for x in label)
+    return len(label) <= _LABEL and not any("\ud800" <= x <= "\udfff" for x in label)
