@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass
 from datetime import date
 from typing import Any, TypeVar
@@ -10,9 +10,13 @@ from weakref import WeakKeyDictionary
 
 from flexlora.config.base import load_base
 from flexlora.config.config import Config
+from flexlora.config.sparse import sparse_rounds
 from flexlora.errors import ModelError
+from flexlora.evaluation.metric import Metric
+from flexlora.evaluation.metrics import resolve_metrics
 from flexlora.federation.data import today_of
 from flexlora.federation.examples import Dealt, Examples
+from flexlora.federation.rehearsal import rehearse
 from flexlora.models import AdaptedModel, model_fingerprint
 from flexlora.tasks.trained import UNTRAINED, Trained
 
@@ -91,6 +95,15 @@ class Ground:
             known[question] = answer()
         found: T = known[question]
         return found
+
+    def rehearsed(self, config: Config, metrics: Iterable[str | Metric]) -> None:
+        """Try once what a run of this config, scored by these metrics, will ask of the model.
+        Raises ModelError as `rehearse`."""
+        texts = any(m.needs == "text" for x in metrics for m in resolve_metrics((x,)))
+        sparse = sparse_rounds(config) > 0
+        self.once(
+            ("rehearsed", texts, sparse), lambda: rehearse(self.model, texts=texts, sparse=sparse)
+        )
 
 
 # Beside the grounds, which never change; gone with them.

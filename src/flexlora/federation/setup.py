@@ -12,7 +12,6 @@ from flexlora.adapters import ranks_in_words
 from flexlora.config.config import Config
 from flexlora.config.fleet import device_classes
 from flexlora.config.settings import Settings, final_settings
-from flexlora.config.sparse import sparse_rounds
 from flexlora.errors import ConfigError, DataError
 from flexlora.evaluation import EvalClient, require_scorable
 from flexlora.evaluation.blank import blank_references
@@ -25,7 +24,6 @@ from flexlora.federation.foresight import Foresight
 from flexlora.federation.ground import Gather, Ground
 from flexlora.federation.outcomes import Known
 from flexlora.federation.pooled import pooled_examples, pooled_roster, pooled_schedule
-from flexlora.federation.rehearsal import rehearse
 from flexlora.federation.roster import Roster, own_ranks
 from flexlora.federation.streams import Streams
 from flexlora.federation.threads import use_threads
@@ -167,13 +165,7 @@ def prepare(
     settings = Settings.of(config, len(examples.train), len(examples.scorers))
     _require_scorable(config, examples, settings)
     if not outline:
-        parts = (settings.validation, settings.final)
-        texts = any(m.needs == "text" for x in parts for m in resolve_metrics(x.metrics))
-        sparse = sparse_rounds(config) > 0
-        ground.once(
-            ("rehearsed", texts, sparse),
-            lambda: rehearse(ground.model, texts=texts, sparse=sparse),
-        )
+        ground.rehearsed(config, (*settings.validation.metrics, *settings.final.metrics))
     fleet, roster = _clients(config, ground, settings, types)
     afforded, owners = roster.ranks, roster.types
     roster = roster.at_level(config.clients.level, ground.model.layers)

@@ -11,15 +11,12 @@ from flexlora.adapters import Delta
 from flexlora.allocation.devices import Device
 from flexlora.config.config import Config
 from flexlora.config.settings import played_rule, played_screens, validation_settings
-from flexlora.config.sparse import sparse_rounds
 from flexlora.engines.in_process import InProcess
 from flexlora.engines.jobs import Job, Outcome
 from flexlora.errors import DataError, nearest, seen
-from flexlora.evaluation.metrics import resolve_metrics
 from flexlora.federation.absent import add_to, answer_tokens, truncated
 from flexlora.federation.examples import Dealt
 from flexlora.federation.ground import Ground
-from flexlora.federation.rehearsal import rehearse
 from flexlora.federation.threads import use_threads
 from flexlora.flower.client_file import ClientFile
 from flexlora.flower.described import Described
@@ -59,11 +56,7 @@ class Part:
                 f"{config.data.max_tokens} tokens; give it data, or a model with more context"
             )
         settings = validation_settings(config)
-        texts = any(m.needs == "text" for m in resolve_metrics(settings.metrics))
-        sparse = sparse_rounds(config) > 0
-        self.ground.once(
-            ("rehearsed", texts, sparse), lambda: rehearse(model, texts=texts, sparse=sparse)
-        )
+        self.ground.rehearsed(config, settings.metrics)
         self._engine = InProcess(
             model,
             {self.name: examples.train[self.name]},
