@@ -84,6 +84,16 @@ class OnlyAtFirst(Sound):
         return super().aggregate(sent, ranks)
 
 
+class KeepsItsFirst(Sound):
+    """Whatever comes later, clients get what the first round gave."""
+
+    kept: dict[str, Given] | None = None
+
+    def aggregate(self, sent: Sequence[Sent], ranks: Mapping[str, int]) -> dict[str, Given]:
+        self.kept = self.kept or super().aggregate(sent, ranks)
+        return self.kept
+
+
 # Law → what breaks it, and all the laws that this breaks.
 BROKEN: dict[str, tuple[type[Sound], set[str]]] = {
     "alone": (HalfARoot, {"alone", "agree"}),
@@ -95,6 +105,7 @@ BROKEN: dict[str, tuple[type[Sound], set[str]]] = {
     "absent": (AllAlike, {"absent"}),
     "best": (LastDirections, {"agree", "best"}),
     "rank": (NoMask, {"best", "rank"}),
+    "counts": (KeepsItsFirst, {"counts"}),
 }
 
 

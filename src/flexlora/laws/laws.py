@@ -18,6 +18,8 @@ from flexlora.laws.aggregator import Make, Sent, ask
 from flexlora.laws.cases import ABSENT, WATCHER, Case
 from flexlora.lowrank import lapack_svd
 
+_SAME = 1e-4  # Relative: more than rounding does to what is the same.
+
 
 @final
 @dataclass(frozen=True, eq=False)
@@ -165,6 +167,26 @@ def rank(make: Make, case: Case) -> Iterator[Trial]:
             f"{came} directions",
             max(0, came - rank) / rank,
         )
+
+
+@law("What is sent counts, in every round: where all send another ΔW, all get another.")
+def counts(make: Make, case: Case) -> Iterator[Trial]:
+    """error: 1 where a client gets the same for both, else 0."""
+    aggregator, sent = case.begun(make, list(case.ranks))
+    handed = ask(aggregator, sent, case.ranks)
+    mirrored = [replace(x, b=x.b.flip(0), a=x.a.flip(1)) for x in sent]
+    again = ask(case.begun(make)[0], mirrored, case.ranks)
+    for client in case.ranks:
+        trial = _compared(
+            client,
+            case.ranks,
+            sent,
+            "then with every B upside down and every A from right to left",
+            _product(handed[client]),
+            again[client],
+        )
+        wanted = "another than without that"
+        yield replace(trial, wanted=wanted, error=float(trial.error <= _SAME))
 
 
 def _unchanged(
