@@ -18,9 +18,7 @@ from flexlora.errors import ConfigError, FlexLoRAError
 from flexlora.formats.home import expanded
 
 if TYPE_CHECKING:
-    from flexlora.comparing.arms import Arm
     from flexlora.comparing.comparison import Comparison
-    from flexlora.federation.preview import Preview
 
 _TOLD = 3  # Failed cells that the last sentence names at most.
 
@@ -89,11 +87,12 @@ def compare(
 def _play(comparison: Comparison, out: Path, workers: int) -> None:
     from flexlora.cli.compare_helpers import helpers
     from flexlora.cli.compare_words import Words
+    from flexlora.comparing.checks import look_ahead
     from flexlora.comparing.failures import Failures
     from flexlora.comparing.folder import begin
     from flexlora.comparing.whole import left, play
 
-    setup = _look_ahead(comparison, out)[-1][1].setup if left(comparison, out) else None
+    setup = look_ahead(comparison, out)[-1][1].setup if left(comparison, out) else None
     begin(comparison, out)
     failures = Failures(out)
     with helpers(out, workers - 1, failures.since):
@@ -138,21 +137,11 @@ def _show(out: Path) -> None:
     say(f"comparison: {out}")
 
 
-def _look_ahead(comparison: Comparison, out: Path) -> list[tuple[Arm, Preview]]:
-    """What every arm would do, once all is found fit to be played in OUT; writes nothing."""
-    from flexlora.comparing.checks import begun_seed, previews, require_same_inputs
-    from flexlora.comparing.folder import require_beginnable
-
-    require_beginnable(comparison, out)
-    found = list(previews(comparison, begun_seed(comparison, out)))
-    require_same_inputs(found, out)
-    return found
-
-
 def _plan(comparison: Comparison, out: Path) -> None:
     from flexlora.cli.compare_words import plan_lines
+    from flexlora.comparing.checks import look_ahead
 
-    for arm, preview in _look_ahead(comparison, out):
+    for arm, preview in look_ahead(comparison, out):
         forecast = preview.forecast
         say(
             f"{arm.name}: {preview.setup.config.rule_name}, "

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 from flexlora.comparing import plan
 from flexlora.comparing.arms import Arm
 from flexlora.comparing.cells import cell_folder
 from flexlora.comparing.comparison import Comparison, told_apart
+from flexlora.comparing.folder import require_beginnable
 from flexlora.comparing.inputs import Inputs
 from flexlora.config.config import Config
 from flexlora.config.fleet import device_classes
@@ -44,25 +45,19 @@ def require_playable(comparison: Comparison) -> None:
         raise ConfigError(words)
 
 
-def require_same_inputs(found: Iterable[tuple[Arm, Preview]], out: Path) -> None:
-    """Raise RunError where what is in OUT was played on other data or code than there is by now.
+def look_ahead(comparison: Comparison, out: Path) -> list[tuple[Arm, Preview]]:
+    """What every arm would do, once all is found fit to be played in OUT; writes nothing.
 
-    found: `previews`, on a seed of which there are runs: another seed reads other examples.
+    Raises RunError where OUT holds something else, or was played on other data or code than there
+    is by now; else as `previews`.
     """
+    require_beginnable(comparison, out)
+    # On a seed of which there are runs: another reads other examples.
+    found = list(previews(comparison, _begun_seed(comparison, out)))
     inputs = Inputs(out)
     for _, preview in found:
         inputs.require(preview.setup.config, described(preview.setup), preview.parent)
-
-
-def begun_seed(comparison: Comparison, out: Path) -> int:
-    """The first seed that has a cell in OUT; the first of all where none has."""
-    seeds = comparison.settings.seeds
-    begun = (
-        seed
-        for seed in seeds
-        if any(cell_folder(out, arm.slug, seed).exists() for arm in comparison.played)
-    )
-    return next(begun, seeds[0])
+    return found
 
 
 def previews(comparison: Comparison, seed: int | None = None) -> Iterator[tuple[Arm, Preview]]:
@@ -86,6 +81,17 @@ def previews(comparison: Comparison, seed: int | None = None) -> Iterator[tuple[
         yield arm, preview
     if words := told_apart(lambda arm: wrong.get(arm.name, ""), comparison.played):
         raise ConfigError(words)
+
+
+def _begun_seed(comparison: Comparison, out: Path) -> int:
+    """The first seed that has a cell in OUT; the first of all where none has."""
+    seeds = comparison.settings.seeds
+    begun = (
+        seed
+        for seed in seeds
+        if any(cell_folder(out, arm.slug, seed).exists() for arm in comparison.played)
+    )
+    return next(begun, seeds[0])
 
 
 def _require_day(setup: Setup) -> None:
