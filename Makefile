@@ -7,7 +7,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c const
 .PHONY: demo test test-kernels lint check soak docs clean help
 
 help:
-	@echo "make demo   set up and run the demonstration (minutes on two cores, no network after set-up)"
+	@echo "make demo   set up and run the demonstration (a minute on two cores, no network after set-up)"
 	@echo "make test   set up and run the tests"
 	@echo "make test-kernels  the numeric tests under other kernels and threads (KERNELS=short: two)"
 	@echo "make lint   ruff and mypy --strict, no tests"

@@ -311,7 +311,8 @@ class CommandLine(Directive):
             section += nodes.literal_block(usage, " ".join(usage.split()), language="text")
             for paragraph in (command.help or "").split("\n\n"):
                 section += nodes.paragraph(text=" ".join(paragraph.split()))
-            options = [_option(parameter) for parameter in command.params]
+            shown = (x for x in command.params if not getattr(x, "hidden", False))
+            options = [_option(parameter) for parameter in shown]
             section += _table([("option", "meaning"), *options])
             sections.append(section)
         return list(sections)

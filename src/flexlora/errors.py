@@ -32,7 +32,7 @@ class ConfigError(InputError):
 
 
 class DataError(InputError):
-    """Data is missing, truncated, foreign or empty."""
+    """Data is missing, truncated, foreign or empty. Its message may quote the data."""
 
 
 class ModelError(InputError):

@@ -27,7 +27,7 @@ from flexlora.formats.delta import update_payload
 from flexlora.formats.payloads import to_bytes
 from flexlora.rules import RULES, Combined, Rule, Spec, State, make_rule
 from flexlora.runs.committed import Committed
-from flexlora.runs.events import Event, Failed, Replied, RoundBegun, RoundEnded
+from flexlora.runs.events import Event, Failed, Noted, Replied, RoundBegun, RoundEnded
 from flexlora.runs.packed_state import pack
 from flexlora.runs.progress import Progress
 from flexlora.runs.records import RoundRecord
@@ -230,6 +230,11 @@ def test_it_ends_when_validation_brings_no_gain(tmp_path: Path) -> None:
     assert made.progress.best_round == 2
     assert made.run.checkpoints() == [2, 3, 4]
     assert made.run.load_checkpoint("best") is not None
+    (told,) = made.run.events(Noted)
+    assert told.text == (
+        "ends after round 4 of 6: of the last 2 validated rounds none was better than round 2 "
+        "(federation.patience)"
+    )
     again = federation(tmp_path / "r", rounds=6, patience=2, values=[0.0])
     assert again.finished
     assert play(again) == []

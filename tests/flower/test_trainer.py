@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -20,7 +21,7 @@ from flexlora.flower import part
 from flexlora.flower.client_file import parse_client
 from flexlora.flower.described import REFUSED, Described
 from flexlora.flower.jobs import Behind, job_packet
-from flexlora.flower.outcomes import packet_outcome
+from flexlora.flower.outcomes import WITHHELD, packet_outcome
 from flexlora.flower.packets import Packet
 from flexlora.flower.trainer import Trainer
 from flexlora.rules import make_rule
@@ -182,26 +183,31 @@ def test_memory_that_runs_out_is_an_offer_of_half_the_ranks_with_its_reason(
 
 
 def test_a_fault_of_ours_is_told_and_outlived(
-    setup: Setup, client: str, warm: Trainer, monkeypatch: pytest.MonkeyPatch
+    setup: Setup,
+    client: str,
+    warm: Trainer,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     def broken(*_: Any) -> Iterator[Any]:
-        raise ZeroDivisionError("a fault")
+        raise ZeroDivisionError("Jane Doe")
 
     with monkeypatch.context() as patch:
         patch.setattr(part.Part, "do", broken)
         packet = job_packet(job_of(setup, client), "a1", "7", None)
         found = packet_outcome(ask(warm, packet, plan_of(CONFIG)))
     assert isinstance(found, Failure)
-    assert found.reason == "its trainer failed: ZeroDivisionError: a fault"
+    assert found.reason == "its trainer failed with ZeroDivisionError; its own log says more"
+    assert "ZeroDivisionError: Jane Doe" in capsys.readouterr().err
     assert ask(warm, describe(), plan_of(CONFIG)).kind == "described"
 
 
 @pytest.mark.parametrize(
     ("changes", "told"),
     [
-        ({"client": {"name": "nobody"}}, "no row of the data is of client nobody; did you mean"),
+        ({"client": {"name": "nobody"}}, WITHHELD),
         ({"model": {"name": "/nowhere"}}, "/nowhere"),
-        ({"data": {"train_tasks": 0}, "client": {"rows": "all"}}, "has no example to train on"),
+        ({"data": {"train_tasks": 0}, "client": {"rows": "all"}}, WITHHELD),
     ],
 )
 def test_a_client_that_cannot_take_part_says_why(
@@ -211,7 +217,36 @@ def test_a_client_that_cannot_take_part_says_why(
     file = parse_client({name: {**tables[name], **changes.get(name, {})} for name in tables})
     found = packet_outcome(ask(Trainer(file, tmp_path), describe(), plan_of(CONFIG)))
     assert isinstance(found, Failure)
-    assert told.replace("; did you mean", "") in found.reason
+    assert told in found.reason
+
+
+@pytest.mark.parametrize(
+    ("rows", "data", "quoted"),
+    [
+        (
+            [{"q": "Q", "a": "no", "w": "HIV clinic"}, {"q": "Q", "a": "no", "w": "HIV Clinic"}],
+            {"category": "w"},
+            "'HIV Clinic' differs from",
+        ),
+        (
+            [{"q": "Q", "c": ["yes", "no"], "a": "Jane Doe has hepatitis"}],
+            {"choices": "c"},
+            "a is 'Jane Doe has hepatitis'",
+        ),
+    ],
+)
+def test_what_an_error_quotes_of_the_data_stays_at_the_client(
+    rows: list[dict[str, Any]], data: dict[str, str], quoted: str, tmp_path: Path
+) -> None:
+    path, said = tmp_path / "rows.jsonl", list[str]()
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    data = {"source": "jsonl", "path": str(path), "prompt": "q", "response": "a", **data}
+    file = parse_client({"client": {"name": "north"}, "model": {"name": "tiny"}, "data": data})
+    made = Trainer(file, tmp_path, say=said.append)
+    found = packet_outcome(ask(made, describe(), plan_of(CONFIG)))
+    assert isinstance(found, Failure)
+    assert found.reason == WITHHELD
+    assert quoted in said[-1]
 
 
 def test_no_code_runs_because_a_server_says_so(client: str, tmp_path: Path) -> None:
@@ -277,5 +312,5 @@ def test_its_operator_reads_why_it_does_not_take_part(client: str, tmp_path: Pat
     ]
     lost = Trainer(client_file("nobody", tmp_path), tmp_path, say=said.append)
     told = ask(lost, describe(), plan)
-    assert told.facts["reason"] in said[-1]
+    assert told.facts["reason"] == WITHHELD
     assert "no row of the data is of client nobody" in said[-1]

@@ -124,6 +124,27 @@ def test_an_array_packed_files_and_marks_are_read(tmp_path: Path) -> None:
     assert load(packed, "csv", client="who") == load(table, "csv", client="who")
 
 
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("kind", ["jsonl", "csv"])
+def test_all_files_of_a_folder_come_under_one_limit(
+    tmp_path: Path, kind: str, packed: bool
+) -> None:
+    size = put(tmp_path, ROWS, kind).stat().st_size
+    text = (tmp_path / f"rows.{kind}").read_bytes()
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    for name in ("one", "two"):
+        if packed:
+            (folder / f"{name}.{kind}.gz").write_bytes(gzip.compress(text))
+        else:
+            (folder / f"{name}.{kind}").write_bytes(text)
+    assert len(all_of(load(folder, kind, client="who", max_table_gb=2 * size / 1e9).train)) > 0
+    with pytest.raises(
+        DataError, match=rf"two\.{kind}.*, with the files before it, comes to .* GB"
+    ):
+        load(folder, kind, client="who", max_table_gb=1.9 * size / 1e9)
+
+
 def test_limits_can_be_raised(tmp_path: Path) -> None:
     long = [{"q": "x" * 1_000_000, "a": "y"}]
     path = put(tmp_path, long, "jsonl")

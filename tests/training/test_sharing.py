@@ -36,7 +36,7 @@ def test_no_more_than_there_are(clients: int, wanted: int) -> None:
 
 
 def test_no_more_than_fit() -> None:
-    peak = 2 * 4 * 1000 * 128 + 4 * 4 * 500
+    peak = 2 * 4 * 1000 * 128 + 4 * 5 * 500
     assert LOAD.peak_bytes == peak
     assert replace(LOAD, origin=True).peak_bytes == peak + 4 * 500
     assert [share(LOAD, budget=n * peak) for n in (1, 2, 3, 4, 9)] == [1, 2, 2, 4, 8]

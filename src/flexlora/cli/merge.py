@@ -43,7 +43,9 @@ def merge(
     ] = "left",
     dtype: Annotated[
         str | None,
-        typer.Option(help="float32, bfloat16, float16 or float8_e4m3fn (default: as the inputs)."),
+        typer.Option(
+            help="float32, bfloat16, float16, float8_e4m3fn, float8_e5m2 (default: as the inputs)."
+        ),
     ] = None,
     compact: CompactOption = False,
     serve: ServeOption = None,

@@ -37,11 +37,13 @@ EVENTS = "\n\n".join(
         "clients (type: count), trackers, schema (1).",
         "ranks_allotted: device, clients (that train at these ranks), ranks, why, brought (whether "
         "they told of the device themselves).",
-        "round_begun: round, clients (those drawn), attempt (at this round).",
+        "round_begun: round, clients (those drawn), attempt (at this round), sparse (whether "
+        "they train single weights).",
         "repeated: round, attempt, came, asked, needed: too few counted, the round is tried again.",
         "spare: round, client: its answer is needed no more.",
         "rested: round, client, failures (in a row), until: it is not asked up to this round.",
-        "reply: round, client, type, examples, tokens, loss, seconds, bytes_up.",
+        "reply: round, client, type, examples, tokens, loss, seconds, bytes_up, peak_bytes, "
+        "cohort (clients of its pass).",
         "failure: round, client, reason, kind (train; evaluate; late: its device would have taken "
         "too long; quarantine: what it gave is refused; stray: it answers nothing that is open; "
         "screen: a screen left it out).",

@@ -111,7 +111,7 @@ def forecast_table(forecast: Forecast) -> None:
         f"{forecast.clients_per_round:,} of {sum(t.clients for t in forecast.types):,} clients a "
         f"round: on average {size(round(forecast.bytes_down_per_round))} down and "
         f"{size(round(forecast.mean_bytes_up))} up; "
-        f"{size(round(forecast.total_bytes))} in {count(forecast.rounds, 'round')}"
+        f"{size(round(forecast.total_bytes))} in {count(forecast.rounds, 'round')} at most"
         + _to_score(forecast)
     )
     if forecast.sparse is not None:

@@ -7,7 +7,7 @@ from typing import TypeVar
 
 from flexlora.adapters import payload_adapter
 from flexlora.engines.jobs import Failure, Job, Offer, Train
-from flexlora.errors import FlexLoRAError
+from flexlora.errors import DataError, FlexLoRAError
 from flexlora.formats.payloads import from_bytes
 from flexlora.models.device import out_of_memory
 
@@ -50,4 +50,5 @@ def offer(job: Train, reason: str) -> Offer | Failure:
 
 def failure(job: Job, error: Exception) -> Failure:
     """With the error's words, or at least its name, as the reason."""
-    return Failure(job.id, job.client, str(error) or type(error).__name__)
+    reason, private = str(error) or type(error).__name__, isinstance(error, DataError)
+    return Failure(job.id, job.client, reason, private=private)

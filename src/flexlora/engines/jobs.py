@@ -136,12 +136,14 @@ class Failure:
     kind: "train": it did not do its job, or not in time; "late": it would not be in time, and was
     not waited for; "quarantine": what it gave is refused;
     "stray": what came answers no job that is open: it is late, comes twice, or is of another round.
+    private: the reason may quote what the client holds, and leaves its machine no more than that.
     """
 
     job: str
     client: str
     reason: str
     kind: Fault = "train"
+    private: bool = False
 
 
 @dataclass(frozen=True)

@@ -22,9 +22,10 @@ from flexlora.federation.resting import rest
 from flexlora.federation.sending import Sender
 from flexlora.federation.sparse_stage import SparseStage
 from flexlora.federation.stages import AdapterStage, S, Stage, counted
+from flexlora.formats.words import count
 from flexlora.rules import State
 from flexlora.runs.committed import Committed
-from flexlora.runs.events import Failed, RoundEnded
+from flexlora.runs.events import Failed, Noted, RoundEnded
 from flexlora.runs.packed_state import unpack_layers
 from flexlora.runs.records import Cut, OnClients, RoundRecord
 from flexlora.runs.run_directory import Run
@@ -103,14 +104,26 @@ class Federation:
 
     @property
     def finished(self) -> bool:
-        patience = self.schedule.patience
-        exhausted = patience > 0 and self.progress.stale >= patience
-        return self.state.round >= self.schedule.rounds or exhausted
+        return self.state.round >= self.schedule.rounds or self._exhausted
+
+    @property
+    def _exhausted(self) -> bool:
+        return 0 < self.schedule.patience <= self.progress.stale
 
     def rounds(self) -> Iterator[RoundRecord]:
         """Play the rounds that are left; yield each one's record after it is committed."""
         while not self.finished:
             yield self.play()
+        if self.state.round < self.schedule.rounds:
+            self.observer.told(Noted(self._sooner()))
+
+    def _sooner(self) -> str:
+        best, patience = self.progress.best_round, self.schedule.patience
+        than = f"was better than round {best}" if best else "had a score that is a number"
+        return (
+            f"ends after round {self.state.round} of {self.schedule.rounds}: of the last "
+            f"{count(patience, 'validated round')} none {than} (federation.patience)"
+        )
 
     def play(self) -> RoundRecord:
         """One round. Raises RoundError when too few clients count in it."""

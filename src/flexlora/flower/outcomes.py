@@ -14,13 +14,16 @@ from flexlora.formats.json_fields import counts, number, numbers, table, text, w
 
 REPLY, SCORED, BEHIND, OFFER = "reply", "scored", "behind", "offer"
 _PAYLOAD = "payload"
+WITHHELD = "its data cannot be used as this run asks; its own log says why, and may quote it"
+"""What the server is told of a failure whose reason is private."""
 
 
 def outcome_packet(outcome: Outcome, asked: Address) -> Packet:
-    """The answer to what came from this address."""
+    """The answer to what came from this address, without what is the client's alone."""
     assert not isinstance(outcome, Spare), "the server's own word"
     if isinstance(outcome, Failure):
-        return Packet(FAILURE, asked, {}, {"reason": outcome.reason})
+        reason = WITHHELD if outcome.private else outcome.reason
+        return Packet(FAILURE, asked, {}, {"reason": reason})
     if isinstance(outcome, Scored):
         return Packet(SCORED, asked, {}, {"score": _score_facts(outcome.score)})
     if isinstance(outcome, Offer):

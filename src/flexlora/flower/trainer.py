@@ -9,7 +9,7 @@ from pathlib import Path
 
 from flexlora.adapters import Delta
 from flexlora.engines.jobs import Failure, Offer, Train
-from flexlora.errors import FlexLoRAError, WireError, cut_short, seen
+from flexlora.errors import DataError, FlexLoRAError, WireError, cut_short, seen
 from flexlora.flower.chunks import SIZE
 from flexlora.flower.client_file import ClientFile
 from flexlora.flower.described import DESCRIBE, REFUSED
@@ -76,11 +76,11 @@ class Trainer:
             return packed(self._mail.answer(read, body, self._require, self._answer))
         except FlexLoRAError as error:
             self._tell(f"cannot do what the server asks: {error}")
-            return packed(_failed(asked, str(error)))
-        except Exception as error:  # A fault of ours: this round's alone, and told here in full.
+            return packed(_failed(asked, str(error), private=isinstance(error, DataError)))
+        except Exception as error:  # A fault of ours: this round's alone, in full here alone.
             traceback.print_exc(file=sys.stderr)
-            words = " ".join(str(error).split())
-            return packed(_failed(asked, f"its trainer failed: {type(error).__name__}: {words}"))
+            words = f"its trainer failed with {type(error).__name__}; its own log says more"
+            return packed(_failed(asked, words))
 
     def _answer(self, header: Header, body: Callable[[], bytes]) -> Packet:
         asked = header.packet.address
@@ -144,5 +144,6 @@ class Trainer:
         return self._part
 
 
-def _failed(asked: Address, reason: str) -> Packet:
-    return outcome_packet(Failure(asked.job, asked.client, cut_short(reason, _REASON)), asked)
+def _failed(asked: Address, reason: str, *, private: bool = False) -> Packet:
+    reason = cut_short(reason, _REASON)
+    return outcome_packet(Failure(asked.job, asked.client, reason, private=private), asked)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import final
 
 from flexlora.errors import DataError, shown
-from flexlora.tasks.files import files_at, parts_of, plain_name, read_text
+from flexlora.tasks.files import files_at, parts_of, plain_name, read_texts
 from flexlora.tasks.limits import Limits
 from flexlora.tasks.problems import Problems
 from flexlora.tasks.rows import Row, Rows
@@ -42,21 +42,21 @@ def read_csv(path: str, limits: Limits) -> Rows:
     columns: dict[str, None] = {}
     problems = Problems(path)
     files = files_at(path, SUFFIXES)
-    for file in files:
-        header, found = _records(file, limits, problems)
+    for file, text in read_texts(files, limits.table_bytes):
+        header, found = _records(file, text, problems)
         columns |= dict.fromkeys(header)
         rows += found
     return Rows(path, tuple(columns), rows, parts_of(files), problems)
 
 
-def _records(path: Path, limits: Limits, problems: Problems) -> tuple[list[str], list[Row]]:
+def _records(path: Path, text: str, problems: Problems) -> tuple[list[str], list[Row]]:
     name = plain_name(path)
-    text = io.StringIO(read_text(path, limits.table_bytes), newline="")
+    lines = io.StringIO(text, newline="")
     delimiter = "\t" if name.suffix.lower() == ".tsv" else ","
     rows: list[Row] = []
     header: list[str] = []
     with _long_fields(), problems.gathered():
-        reader = csv.reader(text, delimiter=delimiter, strict=True)
+        reader = csv.reader(lines, delimiter=delimiter, strict=True)
         line = 1
         try:
             for record in reader:

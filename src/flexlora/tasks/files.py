@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gzip
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from flexlora.errors import DataError, cut_short
@@ -81,7 +81,19 @@ def read_text(path: Path, most: int) -> str:
     before they are read), for another kind of file that it knows, and naming line and byte of what
     is not UTF-8.
     """
-    data = _bytes(path, most)
+    return _text(path, _bytes(path, most))
+
+
+def read_texts(paths: Iterable[Path], most: int) -> Iterator[tuple[Path, str]]:
+    """Each file of a table and its text, as `read_text` reads it; `most` holds of all together."""
+    before = 0
+    for path in paths:
+        data = _bytes(path, most, before)
+        before += len(data)
+        yield path, _text(path, data)
+
+
+def _text(path: Path, data: bytes) -> str:
     kind, cure = next((words for mark, words in _KINDS if data.startswith(mark)), ("", ""))
     if kind:
         raise DataError(f"{path} is {kind}, no text; {cure}")
@@ -106,19 +118,21 @@ def require_size(where: str | Path, size: int, most: int) -> None:
         )
 
 
-def _bytes(path: Path, most: int) -> bytes:
+def _bytes(path: Path, most: int, before: int = 0) -> bytes:
+    """before: bytes of the table's other files, which count."""
+    and_more = ", with the files before it," if before else ""
     try:
         with path.open("rb") as file:
             packed = file.read(2) == b"\x1f\x8b"
             file.seek(0)
             if not packed:
-                require_size(path, path.stat().st_size, most)
+                require_size(f"{path}{and_more}", before + path.stat().st_size, most)
                 return file.read()
             data = bytearray()
             with gzip.GzipFile(fileobj=file) as unpacked:
                 while chunk := unpacked.read(_CHUNK):
                     data += chunk
-                    require_size(f"{path}, unpacked,", len(data), most)
+                    require_size(f"{path}, unpacked,{and_more[1:]}", before + len(data), most)
             return bytes(data)
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise DataError(f"{path} is packed and broken ({error}); copy the file anew") from error

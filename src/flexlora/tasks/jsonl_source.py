@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, final
 
 from flexlora.errors import DataError
-from flexlora.tasks.files import files_at, parts_of, plain_name, read_text
+from flexlora.tasks.files import files_at, parts_of, plain_name, read_texts
 from flexlora.tasks.json_text import array_items, parsed_json
 from flexlora.tasks.limits import Limits
 from flexlora.tasks.problems import Problems
@@ -39,13 +39,13 @@ def read_jsonl(path: str, limits: Limits) -> Rows:
     """
     files = files_at(path, SUFFIXES)
     problems = Problems(path)
-    rows = [row for file in files for row in _rows(file, limits, problems)]
+    texts = read_texts(files, limits.table_bytes)
+    rows = [row for file, text in texts for row in _rows(file, text, limits, problems)]
     columns = dict.fromkeys(name for row in rows for name in row.values)
     return Rows(path, tuple(columns), rows, parts_of(files), problems)
 
 
-def _rows(path: Path, limits: Limits, problems: Problems) -> Iterator[Row]:
-    text = read_text(path, limits.table_bytes)
+def _rows(path: Path, text: str, limits: Limits, problems: Problems) -> Iterator[Row]:
     stem = plain_name(path).stem
     array = text.lstrip().startswith("[")
     read = _items(text, path, problems) if array else _lines(text, path, limits, problems)

@@ -12,7 +12,7 @@ _TOKENS = 4096
 # Of what a token leaves for the backward pass, beside what goes in and out of the linear layers:
 # 1.1 (6M parameters) to 1.7 times that was measured.
 _KEPT = 2
-_COPIES = 4  # Of an adapter, in float32: weights, gradient and AdamW's two moments.
+_COPIES = 5  # Of an adapter, in float32: as it came, weights, gradient, AdamW's two moments.
 
 
 @dataclass(frozen=True)
