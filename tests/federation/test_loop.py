@@ -232,7 +232,7 @@ def test_it_ends_when_validation_brings_no_gain(tmp_path: Path) -> None:
     assert made.run.load_checkpoint("best") is not None
     (told,) = made.run.events(Noted)
     assert told.text == (
-        "ends after round 4 of 6: of the last 2 validated rounds none was better than round 2 "
+        "ends after round 4 of 6: nothing better than round 2 for 2 validated rounds "
         "(federation.patience)"
     )
     again = federation(tmp_path / "r", rounds=6, patience=2, values=[0.0])

@@ -151,7 +151,9 @@ def test_patience_ends_a_run_before_its_last_round(result: Result, tmp_path: Pat
     for record in Run.open(result.folder).records()[:2]:
         run.append_metrics(record)
     run.write_checkpoint(2, {}, meta | {"progress": Progress(1.0, 1, 1).to_json()})
-    assert overview(tmp_path / "r")["state"] == "not scored"
+    found = overview(tmp_path / "r")
+    assert found["state"] == "not scored"
+    assert found["sooner"].startswith("nothing better than round 1 for 1 validated round (fed")
 
 
 def test_a_run_without_a_single_round(tmp_path: Path) -> None:

@@ -43,6 +43,8 @@ def show_run(found: Mapping[str, Any], ended: Ended | None, *, everything: bool)
     """An overview (`runs.overview`) and what the run ended with, as text and tables."""
     words = _STATES[found["state"]].format(program=program(), path=found["path"])
     say(f"run {found['path']}: round {found['round']} of {found['rounds']}, {words}")
+    if found["sooner"]:
+        say(f"no further round: {found['sooner']}")
     rule = dict(found["rule"])
     options = ", ".join([rule.pop("name"), *(f"{key} {value}" for key, value in rule.items())])
     model = found["model"]

@@ -22,7 +22,6 @@ from flexlora.federation.resting import rest
 from flexlora.federation.sending import Sender
 from flexlora.federation.sparse_stage import SparseStage
 from flexlora.federation.stages import AdapterStage, S, Stage, counted
-from flexlora.formats.words import count
 from flexlora.rules import State
 from flexlora.runs.committed import Committed
 from flexlora.runs.events import Failed, Noted, RoundEnded
@@ -104,26 +103,19 @@ class Federation:
 
     @property
     def finished(self) -> bool:
-        return self.state.round >= self.schedule.rounds or self._exhausted
+        return self.state.round >= self.schedule.rounds or bool(self._exhausted)
 
     @property
-    def _exhausted(self) -> bool:
-        return 0 < self.schedule.patience <= self.progress.stale
+    def _exhausted(self) -> str:
+        return self.progress.exhausted(self.schedule.patience)
 
     def rounds(self) -> Iterator[RoundRecord]:
         """Play the rounds that are left; yield each one's record after it is committed."""
         while not self.finished:
             yield self.play()
-        if self.state.round < self.schedule.rounds:
-            self.observer.told(Noted(self._sooner()))
-
-    def _sooner(self) -> str:
-        best, patience = self.progress.best_round, self.schedule.patience
-        than = f"was better than round {best}" if best else "had a score that is a number"
-        return (
-            f"ends after round {self.state.round} of {self.schedule.rounds}: of the last "
-            f"{count(patience, 'validated round')} none {than} (federation.patience)"
-        )
+        played, planned = self.state.round, self.schedule.rounds
+        if played < planned:
+            self.observer.told(Noted(f"ends after round {played} of {planned}: {self._exhausted}"))
 
     def play(self) -> RoundRecord:
         """One round. Raises RoundError when too few clients count in it."""

@@ -22,7 +22,8 @@ def overview(folder: Path | str) -> Record:
     """Plain values for JSON, read without the model, the data or any tensor.
 
     state: "finished", "running" (another process holds it), "not scored" (all rounds are played),
-    "stopped" or "never started"; best: the round that validated best, None where none did;
+    "stopped" or "never started"; sooner: why it ends before its last round, "" where it does not;
+    best: the round that validated best, None where none did;
     types: name → ranks (in words), clients, replies, failures, and peak_bytes, the most by which a
     pass of its clients raised memory beside the base (None where it was not measured), with the
     number of clients in that pass, cohort; clients: id → type, ranks
@@ -46,7 +47,7 @@ def overview(folder: Path | str) -> Record:
     replies = [event for event in events if isinstance(event, Replied)]
     rested = Counter(event.client for event in events if isinstance(event, Rested))
     begun = any(isinstance(event, Started) for event in events)
-    config = run.config
+    config, federation = run.config, run.config.federation
     with run.undamaged("checkpoints"):
         progress = Progress.from_json(table(last, "progress")) if last else Progress()
         store = ClientStore.from_json(table(last, "store")) if last else ClientStore({}, {})
@@ -65,8 +66,9 @@ def overview(folder: Path | str) -> Record:
         "path": str(folder),
         "state": _state(run, begun, round, progress),
         "round": round,
-        "rounds": config.federation.rounds,
+        "rounds": federation.rounds,
         "rounds_played": len(records),
+        "sooner": progress.exhausted(federation.patience) if round < federation.rounds else "",
         "rule": config.document()["rule"],
         "model": {"name": config.model.name, "dtype": config.model.dtype},
         "layers": resolved.get("layers"),
@@ -131,10 +133,9 @@ def _state(run: Run, begun: bool, round: int, progress: Progress) -> str:
         return "running"
     if not begun:
         return "never started"
-    patience = run.config.federation.patience
-    stale = progress.stale
-    exhausted = patience > 0 and stale >= patience
-    return "not scored" if exhausted or round >= run.config.federation.rounds else "stopped"
+    federation = run.config.federation
+    ended = round >= federation.rounds or progress.exhausted(federation.patience)
+    return "not scored" if ended else "stopped"
 
 
 def largest_pass(replies: Iterable[Replied]) -> dict[str, int | None]:

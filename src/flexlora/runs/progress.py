@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from flexlora.formats.json_fields import number, numbers, whole
+from flexlora.formats.words import count
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,14 @@ class Progress:
         if value < self.best:
             return replace(self, best=value, best_round=round, stale=0)
         return replace(self, stale=self.stale + 1)
+
+    def exhausted(self, patience: int) -> str:
+        """Why a run ends before its last round, after so many validations without gain (0: never);
+        "" where it does not."""
+        if not 0 < patience <= self.stale:
+            return ""
+        than = f"nothing better than round {self.best_round}" if self.best_round else "no number"
+        return f"{than} for {count(patience, 'validated round')} (federation.patience)"
 
     def to_json(self) -> dict[str, Any]:
         # JSON has no infinity: null is that of no best yet, or, of a round, one beyond all others.

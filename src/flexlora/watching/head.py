@@ -21,8 +21,7 @@ def state_of(known: Standing, begun: bool, playing: bool) -> str:
         return "running"
     if not begun:
         return "never started"
-    patience = known.config.federation.patience
-    exhausted = 0 < patience <= known.progress.stale
+    exhausted = known.progress.exhausted(known.config.federation.patience)
     return "not scored" if exhausted or known.last >= known.rounds else "stopped"
 
 
