@@ -110,8 +110,12 @@ def _label(case: Row) -> str:
 
 def plot(out: Path) -> None:
     """Seconds of every procedure in every case, beside the JSON."""
-    import altair as alt
-    import vl_convert
+    try:
+        import altair as alt
+        import vl_convert
+    except ImportError as error:
+        print(f"no picture: {error}; the extra flexlora[report] has what it needs")
+        return
 
     cases = sorted(
         json.loads(out.read_text())["cases"].values(),

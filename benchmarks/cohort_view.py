@@ -97,8 +97,12 @@ def _where(measured: Row) -> str:
 
 def plot(out: Path) -> None:
     """Speed over the usual loop's by clients at once, beside the JSON."""
-    import altair as alt
-    import vl_convert
+    try:
+        import altair as alt
+        import vl_convert
+    except ImportError as error:
+        print(f"no picture: {error}; the extra flexlora[report] has what it needs")
+        return
 
     cases = json.loads(out.read_text())["cases"].values()
     values = [

@@ -44,7 +44,7 @@ def seconds(work: Callable[[], T], device: str) -> tuple[float, T]:
 
 def finish(device: str) -> None:
     if device != "cpu":
-        torch.cuda.synchronize()
+        torch.cuda.synchronize(device)
 
 
 def gpu(device: str) -> dict[str, str]:
@@ -92,12 +92,12 @@ def begin(threads: int, device: str = "cpu") -> None:
 def peak_of(work: Callable[[], object], device: str) -> int:
     """By how many bytes memory rose at most: the device's, or resident memory of this process."""
     if device != "cpu":
-        torch.cuda.synchronize()
-        torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated()
+        finish(device)
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
         work()
-        torch.cuda.synchronize()
-        return torch.cuda.max_memory_allocated() - before
+        finish(device)
+        return torch.cuda.max_memory_allocated(device) - before
     Path("/proc/self/clear_refs").write_text("5")  # Linux: the peak starts anew.
     before = _status("VmRSS")
     work()

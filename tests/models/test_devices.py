@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import errno
+import math
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,18 +14,24 @@ import transformers
 
 from flexlora.errors import ModelError
 from flexlora.evaluation import EvalClient, EvalSettings, evaluate
-from flexlora.models import devices, find_device, load_model, model_fingerprint
+from flexlora.federation import run
+from flexlora.models import devices, find_device, load_model, model_fingerprint, save_merged
 from flexlora.models.device import out_of_memory
+from flexlora.runs import load_adapter
+from flexlora.runs.environment import environment
+from flexlora.runs.events import Failed
+from flexlora.runs.run_directory import Run
 from flexlora.training import Trained, train_cohort
 from models.layers import KERNELS
 from models.oracle import apart
 from models.sentences import clients, embedded, examples
+from small import small
 
 GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA GPU here")
 MPS = pytest.mark.skipif(not torch.backends.mps.is_available(), reason="no mps here")
-EVERYWHERE = pytest.mark.parametrize(
-    "device", ["cpu", pytest.param("cuda", marks=GPU), pytest.param("mps", marks=MPS)]
-)
+ELSE = [pytest.param("cuda", marks=GPU), pytest.param("mps", marks=MPS)]
+EVERYWHERE = pytest.mark.parametrize("device", ["cpu", *ELSE])
+ELSEWHERE = pytest.mark.parametrize("device", ELSE)  # On the CPU much else plays whole runs.
 
 
 @pytest.mark.parametrize(
@@ -63,8 +71,26 @@ def test_the_cpu_is_always_there() -> None:
 
 def test_devices_are_named_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
     assert devices() == ("cpu", "cuda:0", "cuda:1", "mps")
+
+
+def test_a_gpu_whose_driver_is_too_old_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    """NVML counts it, and whatever asks torch for more of it raises."""
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert not [name for name in devices() if name.startswith("cuda")]
+    assert environment()["gpus"] == []
+
+
+def test_a_device_that_takes_no_model_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object) -> None:
+        raise RuntimeError("CUDA error: device-side assert triggered\nCUDA kernel errors …")
+
+    monkeypatch.setattr(transformers.PreTrainedModel, "to", broken)
+    with pytest.raises(ModelError, match="tiny cannot be put on cpu: CUDA error: device-side asse"):
+        load_model("tiny")
 
 
 def test_torchs_own_error_is_known_and_others_are_not() -> None:
@@ -135,6 +161,8 @@ def test_what_is_trained_comes_back_and_is_what_the_cpu_makes(
 ) -> None:
     there, here = embedded(device=device), embedded()
     assert there.device.type == device
+    if dropout:  # Drawn once for what examples share where they share it, which only a CPU has.
+        here.branches = there.branches
     delta = {name: f.product() for name, f in clients(here, 4, dropout=dropout)[3].adapter.items()}
     for model in (there, here):
         model.set_delta(delta)
@@ -148,6 +176,40 @@ def test_what_is_trained_comes_back_and_is_what_the_cpu_makes(
             assert not factors.a.requires_grad
         assert apart(one.adapter, other.adapter) < 1e-3
         assert one.loss == pytest.approx(other.loss, abs=1e-4)
+
+
+ROUNDS = {"rounds": 1, "clients_per_round": 2}
+WHOLE: dict[str, dict[str, dict[str, Any]]] = {
+    "as it is": {},
+    "increment": {"rule": {"name": "flexlora-increment"}, "federation": {**ROUNDS, "rounds": 2}},
+    "checkpointing": {"model": {"checkpointing": True}},
+    "bfloat16": {"model": {"dtype": "bfloat16"}},
+    "two processes": {"run": {"workers": 2}},
+    "measured": {"run": {"clients_at_once": "measured"}},
+    "little memory": {"run": {"clients_at_once": "auto", "memory_gb": 0.05}},
+    "sparse": {
+        "training": {"host": "slora", "sparse_rounds": 1, "learning_rate": 3e-3},
+        "federation": {**ROUNDS, "rounds": 2},
+    },
+}
+
+
+@ELSEWHERE
+@pytest.mark.parametrize("changes", WHOLE.values(), ids=WHOLE)
+def test_a_whole_run_and_its_model_there(
+    device: str, changes: dict[str, dict[str, Any]], tmp_path: Path
+) -> None:
+    tables = {"federation": ROUNDS, **changes}
+    model = {**tables.get("model", {}), "device": device}
+    config = small(**{**tables, "model": model})
+    result = run(config, tmp_path / "r")
+    assert not Run.open(tmp_path / "r").events(Failed)
+    scores = [row.own for row in result.rows if row.own is not None]
+    assert scores
+    assert all(math.isfinite(x) for one in scores for x in one.mean().values.values())
+    base = load_model("tiny", str(model.get("dtype", "float32")), device)
+    save_merged(load_adapter(tmp_path / "r", rank=2), tmp_path / "merged", base=base)
+    load_model(str(tmp_path / "merged"), device=device)
 
 
 @EVERYWHERE

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 import transformers
+from torch.nn import functional
 
 from flexlora.lowrank import LowRank
 from flexlora.models import AdaptedModel, packing
@@ -88,6 +89,33 @@ def test_side_by_side_equals_one_by_one(window: int | None, heads: int) -> None:
         found.append((out, *torch.autograd.grad(out.square().sum(), leaves)))
     for one, other in zip(*found, strict=True):
         assert torch.allclose(one, other, atol=1e-12)
+
+
+@pytest.mark.parametrize("window", [None, 3])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_on_cuda_shared_heads_are_written_out_where_flash_cannot_take_them(
+    monkeypatch: pytest.MonkeyPatch, window: int | None, dtype: torch.dtype
+) -> None:
+    generator = torch.Generator().manual_seed(0)
+    query, key, value = (torch.randn(1, n, 9, 8, generator=generator).to(dtype) for n in (6, 2, 2))
+    told: list[bool] = []
+    attention = functional.scaled_dot_product_attention
+
+    def listens(*given: Any, **more: Any) -> torch.Tensor:
+        told.append(more["enable_gqa"])
+        return attention(*given, **more)
+
+    monkeypatch.setattr(functional, "scaled_dot_product_attention", listens)
+
+    def attend() -> torch.Tensor:
+        options = {"scale": 0.3, "enable_gqa": True}
+        return packing._attend(query, key, value, places=None, window=window, options=options)
+
+    wanted = attend()
+    monkeypatch.setattr(torch.Tensor, "is_cuda", True)
+    found = attend()
+    assert told == [True, dtype == torch.bfloat16 and window is None]
+    assert torch.allclose(found, wanted, atol=1e-6 if dtype == torch.float32 else 2e-2)
 
 
 @pytest.mark.parametrize("window", [None, 3])

@@ -97,6 +97,7 @@ def _totals(
     losses[counted] = functional.cross_entropy(
         logits[counted].float(), batch.ids[:, -width:][counted], reduction="none"
     )
+    losses = losses.cpu()  # mps has no float64.
     totals, ends = losses.double().sum(dim=1), losses[:, -1]
     return list(zip(totals.tolist(), ends.tolist(), strict=True))
 

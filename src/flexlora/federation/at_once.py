@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from flexlora.allocation.memory import LOGITS
-from flexlora.federation.engine import threads_of, workers_of
+from flexlora.federation.engine import devices_of, threads_of, workers_of
 from flexlora.federation.foreseen import cohort_peak
 from flexlora.federation.sending import Sender
 from flexlora.federation.setup import Setup
@@ -48,7 +48,7 @@ def choose(setup: Setup, rule: Rule) -> CohortSize:
 def _sharing(setup: Setup, rule: Rule, load: Load, clients: int, budget: int) -> int:
     """As many as tokens allow, and fit: a rough estimate from above where memory is plenty, else
     the model that plans and dry runs tell. That plays a step, which takes seconds."""
-    processes = _processes(setup)
+    processes = _on_one_device(setup)
     many = clients_that_share(load, clients=clients, budget_bytes=_PLENTY, processes=processes)
     if _AT_MOST * many * load.peak_bytes + _LOGITS_BYTES <= budget:
         return many
@@ -126,25 +126,25 @@ def _measure(setup: Setup, rule: Rule) -> CohortSize:
 
 def _free_budget(setup: Setup) -> int:
     """Bytes that a process may train with: as the config says, or a share of what is free now."""
-    return _budget(setup) or int(_SHARE * free_bytes(setup.model.device)) // _processes(setup)
+    return _budget(setup) or int(_SHARE * free_bytes(setup.model.device)) // _on_one_device(setup)
 
 
 def _certain_budget(setup: Setup) -> int:
     """The same, but of all that there is, less a model: no other program changes it."""
     weights = sum(p.numel() * p.element_size() for p in setup.model.model.parameters())
-    there = int(_CERTAIN * total_bytes(setup.model.device)) // _processes(setup)
+    there = int(_CERTAIN * total_bytes(setup.model.device)) // _on_one_device(setup)
     return _budget(setup) or there - weights
 
 
 def _budget(setup: Setup) -> int | None:
     """A process's part of what the config says, at least a byte; None where it says nothing."""
     asked = setup.config.run.memory_gb
-    return None if asked is None else max(1, int(asked * 1e9) // _processes(setup))
+    return None if asked is None else max(1, int(asked * 1e9) // workers_of(setup))
 
 
-def _processes(setup: Setup) -> int:
-    """That share a device's memory; GPUs have theirs apart."""
-    return 1 if setup.model.device.type == "cuda" else workers_of(setup)
+def _on_one_device(setup: Setup) -> int:
+    """Processes that share a device and its memory; GPUs have theirs apart."""
+    return -(-workers_of(setup) // len(devices_of(setup)))
 
 
 def resolved(size: CohortSize) -> dict[str, Any]:

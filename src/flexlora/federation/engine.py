@@ -5,8 +5,6 @@ from __future__ import annotations
 import multiprocessing
 from pathlib import Path
 
-import torch
-
 from flexlora.config.config import Config
 from flexlora.config.settings import played_screens
 from flexlora.engines.cohorts import Halved
@@ -17,6 +15,7 @@ from flexlora.errors import RunError
 from flexlora.evaluation.metric_file import sent_metric
 from flexlora.evaluation.metrics import resolve_metrics
 from flexlora.federation.setup import Setup
+from flexlora.models.device import AUTO, usable_gpus
 from flexlora.rules import Rule
 from flexlora.training.memory import return_what_is_freed
 
@@ -36,12 +35,19 @@ def spare_memory(config: Config) -> None:
         return_what_is_freed()
 
 
+def devices_of(setup: Setup) -> list[str]:
+    """Where processes train, in turn: on every GPU where the config leaves open on which, else
+    where the model is."""
+    device = setup.model.device
+    if device.type == "cuda" and setup.config.model.device in (AUTO, "cuda"):
+        return [f"cuda:{place}" for place in range(usable_gpus())]
+    return [str(device)]
+
+
 def workers_of(setup: Setup) -> int:
-    """Processes that train. auto: one for each GPU where the model is on one, else this one."""
+    """Processes that train. auto: one for each of its devices."""
     config = setup.config
-    if config.run.workers != "auto":
-        return config.run.workers
-    return max(1, torch.cuda.device_count()) if setup.model.device.type == "cuda" else 1
+    return len(devices_of(setup)) if config.run.workers == "auto" else config.run.workers
 
 
 def threads_of(setup: Setup) -> int:
@@ -73,12 +79,11 @@ def make_engine(
             memory=memory,
             screens=played_screens(config),
         )
-    device = setup.model.device
-    devices = max(1, torch.cuda.device_count())
+    devices = devices_of(setup)
     equipment = [
         Equipment(
             config.model,
-            f"cuda:{place % devices}" if device.type == "cuda" else str(device),
+            devices[place % len(devices)],
             rule,
             settings,
             threads_of(setup),

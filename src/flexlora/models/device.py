@@ -23,8 +23,13 @@ _NO_ROOM = (
 
 def devices() -> tuple[str, ...]:
     """Every device of this machine that this torch can use: "cpu", "cuda:0", …, "mps"."""
-    gpus = tuple(f"cuda:{place}" for place in range(torch.cuda.device_count()))
+    gpus = tuple(f"cuda:{place}" for place in range(usable_gpus()))
     return ("cpu", *gpus, *(("mps",) if torch.backends.mps.is_available() else ()))
+
+
+def usable_gpus() -> int:
+    """CUDA GPUs that this torch can use: one whose driver is too old is counted, and is none."""
+    return torch.cuda.device_count() if torch.cuda.is_available() else 0
 
 
 def find_device(asked: str) -> torch.device:

@@ -147,8 +147,8 @@ def _add(where: str, module: Any, factors: Factors, dtype: torch.dtype | None) -
     Returns the norm of what rounding took.
     """
     weight = module.weight
-    b, a = (x.to("cpu", torch.float64) for x in (factors.b, factors.a))
-    total = weight.data.to("cpu", torch.float64, copy=True)
+    b, a = (x.cpu().double() for x in (factors.b, factors.a))
+    total = weight.data.cpu().to(torch.float64, copy=True)
     turned = total if isinstance(module, nn.Linear) else total.T  # Conv1D has (n, m).
     turned.addmm_(b, a, alpha=factors.scale)
     stored = dtype or weight.dtype

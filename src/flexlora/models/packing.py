@@ -260,6 +260,11 @@ def _causal(
     return attended(attend, query, key, value)
 
 
+def one_for_each(query: Tensor, shared: Tensor) -> Tensor:
+    """Keys or values (1, fewer heads, tokens, d), of as many heads as there are queries."""
+    return shared.repeat_interleave(query.shape[1] // shared.shape[1], dim=1)
+
+
 def _attend(
     query: Tensor,
     key: Tensor,
@@ -271,7 +276,14 @@ def _attend(
 ) -> Tensor:
     """In the dtype that they have."""
     length = key.shape[2]
-    if places is None and (window is None or length <= window):
+    plain = places is None and (window is None or length <= window)
+    # On CUDA flash alone takes fewer keys than queries, and neither float32 nor a mask; what torch
+    # takes for these else holds all scores.
+    fewer = key.shape[1] < query.shape[1]
+    if fewer and query.is_cuda and (query.dtype == torch.float32 or not plain):
+        key, value = (one_for_each(query, x) for x in (key, value))
+        options = {**options, "enable_gqa": False}
+    if plain:
         return functional.scaled_dot_product_attention(query, key, value, is_causal=True, **options)
     at = torch.arange(length, device=query.device)
     own = (at if places is None else places)[:, None]

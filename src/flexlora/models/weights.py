@@ -67,19 +67,32 @@ def load_weights(
             output_loading_info=True,
         )
         keep_packing(model)
-        model = model if options else model.to(device)
     except Exception as error:
-        if out_of_memory(error):
-            raise ModelError(
-                f"model {name} does not fit into the memory of {device}; set model.dtype to "
-                "bfloat16, model.quantise, or another model.device"
-            ) from error
+        _require_room(error, name, device)
         raise ModelError(
             f"weights of model {name} cannot be loaded: {first_line(error)}; they are truncated, "
             "not safetensors, or do not fit config.json: copy or convert the model again"
         ) from error
     _require_all(name, sorted(report["missing_keys"]))
-    return model
+    if options:  # Its reader has put it there.
+        return model
+    try:
+        return model.to(device)
+    except Exception as error:
+        _require_room(error, name, device)
+        raise ModelError(
+            f"model {name} cannot be put on {device}: {first_line(error)}; mend that device, or "
+            "set another model.device"
+        ) from error
+
+
+def _require_room(error: Exception, name: str, device: torch.device) -> None:
+    """Raise ModelError where that error says that there is none."""
+    if out_of_memory(error):
+        raise ModelError(
+            f"model {name} does not fit into the memory of {device}; set model.dtype to "
+            "bfloat16, model.quantise, or another model.device"
+        ) from error
 
 
 def outline(config: Any, name: str, folder: Path | None) -> Any:

@@ -97,7 +97,7 @@ def back(y: Float[Tensor, "*rows m"], weight: Float[Tensor, "m n"]) -> Float[Ten
     if len(blocks) == 1:
         return (y.float() @ weight.float()).to(y.dtype)
     outer = y.reshape(-1, y.shape[-1])
-    x = torch.zeros(outer.shape[0], weight.shape[1])
+    x = torch.zeros(outer.shape[0], weight.shape[1], device=y.device)
     for rows in blocks:
         x.addmm_(outer[:, rows].float(), weight[rows].float())
     return x.to(y.dtype).view(*y.shape[:-1], weight.shape[1])

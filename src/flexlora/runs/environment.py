@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from flexlora.models.device import usable_gpus
 from flexlora.models.widened import lacks_bfloat16
 from flexlora.runs.files import Record
 
@@ -37,7 +38,7 @@ def environment() -> Record:
         "threads": torch.get_num_threads(),
         "omp_wait_policy": os.environ.get("OMP_WAIT_POLICY"),
         "cuda": torch.version.cuda if torch.cuda.is_available() else None,
-        "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
+        "gpus": [torch.cuda.get_device_name(i) for i in range(usable_gpus())],
     }
 
 
