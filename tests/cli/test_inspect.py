@@ -226,6 +226,8 @@ def test_refused_answers_are_no_failures(flexlora: Flexlora, folder: Path, tmp_p
     assert "replies, 0 failures" in said
     assert "4 answers of 2 clients refused, to nothing that was open" in said
     assert "answers job" not in said
+    everything = flexlora("inspect", copy, "--all").out
+    assert "refused, no failure, 1 ×, rounds 1, clients c0: answers job 1-0" in everything
 
 
 def test_a_run_that_has_not_begun_says_how_to_begin(flexlora: Flexlora, tmp_path: Path) -> None:

@@ -29,6 +29,7 @@ _FAILED = {
     "late": "late",
     "quarantine": "quarantined",
     "screen": "screened out",
+    "stray": "refused, no failure,",
 }
 _STATES = {
     "finished": "finished",
@@ -87,7 +88,8 @@ def show_run(found: Mapping[str, Any], ended: Ended | None, *, everything: bool)
     if ended is not None:
         say()
         results_table([ended])
-    _failures(found["failures"], everything=everything)
+    told = [*found["failures"], *(found["refused"] if everything else ())]
+    _failures(told, everything=everything)
 
 
 def _troubles(found: Mapping[str, Any]) -> Iterator[str]:
