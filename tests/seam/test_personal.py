@@ -164,10 +164,18 @@ def test_a_killed_process_is_resumed_to_the_same_bits(
     assert_same_memories(tmp_path / "r", whole)
 
 
+@pytest.fixture
+def _first_is_best(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever the scores are."""
+    monkeypatch.setattr("flexlora.federation.session.decide", lambda *asked: float(asked[-1].round))
+
+
+@pytest.mark.usefixtures("_first_is_best")
 def test_what_was_remembered_after_the_checkpoint_that_is_resumed_from_does_not_count(
-    whole: Path, tmp_path: Path
+    setup: Setup, tmp_path: Path
 ) -> None:
     """Nor where more than one round is played again, for later checkpoints are lost."""
+    whole = run(CONFIG, tmp_path / "whole", setup=setup).folder
     folder = shutil.copytree(whole, tmp_path / "r")
     first, *later = Run.open(folder).checkpoints()
     assert later == [3]
@@ -248,6 +256,32 @@ def test_an_evaluation_is_of_what_the_client_would_use(setup: Setup, whole: Path
     assert found["spread"] > 0.0
 
 
+def test_it_is_validated_and_scored_with_what_each_client_keeps(setup: Setup, whole: Path) -> None:
+    """Not with what the server has, which is the base model in every round."""
+    opened, rule = Run.open(whole), make_rule("fedsa")
+    memories, stands = Memories(whole / "memory"), answered(whole)
+    records = opened.records()
+    assert len({record.scores["loss"] for record in records}) == len(records)
+    state = load_state(opened, "last")
+    found: list[ClientScore] = []
+    for one in setup.examples.validation:
+        ranks = rule.ranks_for(setup.spec, setup.roster.ranks["low"])
+        kept = memories.read(one.id, stands.get(one.id))
+        received = rule.receive(rule.readout(state, ranks), kept)
+        setup.model.set_delta({name: f.product() for name, f in received.items()})
+        found += evaluate(setup.model, [one], setup.settings.validation).clients
+    setup.model.set_delta({})
+    total = sum(score.examples for score in found)
+    wanted = sum(score.examples * score.means["loss"] for score in found) / total
+    assert records[-1].scores["loss"] == pytest.approx(wanted, rel=1e-4)
+    results = opened.read_results()
+    assert results is not None
+    rows = {row["state"]: row for row in results["rows"]}
+    assert rows["full"]["ranks"] == "own"
+    assert rows["full"]["own"] != rows["base"]["own"]
+    assert rows["full"]["unseen"]["clients"] == rows["base"]["unseen"]["clients"]
+
+
 def test_a_continued_run_goes_on_with_what_clients_remember(
     setup: Setup, whole: Path, tmp_path: Path
 ) -> None:
@@ -265,14 +299,14 @@ def test_a_continued_run_goes_on_with_what_clients_remember(
         assert all(torch.equal(tensor, theirs[name]) for name, tensor in ours.items())
 
 
+@pytest.mark.usefixtures("_first_is_best")
 def test_a_run_continued_from_its_best_round_finds_what_clients_remembered_then(
     setup: Setup, tmp_path: Path
 ) -> None:
-    """However many rounds ago that was: the learning rate makes every later round a worse one."""
+    """However many rounds ago that was."""
     shared: dict[str, dict[str, Any]] = {
         "rule": {"name": "fedsa"},
         "evaluation": {"unseen": False},
-        "training": {"learning_rate": 3.0},
     }
     everybody = {"clients_per_round": 4}
     run(small(**shared, federation={"rounds": 1, **everybody}), tmp_path / "one", setup=setup)

@@ -1,4 +1,4 @@
-"""Scores where nothing leaves the clients: each of them with the adapter that it keeps."""
+"""Scores where what is learned stays with the clients: each with the adapter that it keeps."""
 
 from __future__ import annotations
 
@@ -71,6 +71,6 @@ def _update(
     kind = setup.roster.types.get(client)
     if kind is None:  # It was kept out of training.
         return rule.learned(state)
-    begun = rule.readout(state, setup.roster.ranks[kind])
+    begun = rule.readout(state, rule.ranks_for(state.spec, setup.roster.ranks[kind]))
     adapter = rule.receive(begun, kept(client))
     return {name: factors.product() for name, factors in adapter.items()}

@@ -60,7 +60,7 @@ def final_rows(
         observer.told(Scoring(START))
         rows.append(Row(START, "full", *score(setup, rule.learned(start)), types))
     observer.told(Scoring(FULL))
-    if rule.traits.alone:
+    if rule.traits.learned == "clients":
         return [*rows, kept_row(setup, rule, state, kept)]
     learned = require_learned(rule, rule.learned(state), state.spec)
     rows.append(Row(FULL, "full", *score(setup, learned), types))

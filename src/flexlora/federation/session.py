@@ -287,7 +287,7 @@ class Session:
             observer.told(Noted(words))
 
         def validated(state: State) -> MeanScore | None:
-            if rule.traits.alone:
+            if rule.traits.learned == "clients":
                 scores = validate_kept(setup, rule, state, kept_by(memories, stands.store))
             else:
                 scores = validate(setup, require_learned(rule, rule.learned(state), state.spec))

@@ -27,7 +27,7 @@ class Alone(Rule):
 
     name = "local"
     source = "the usual control: local training alone"
-    traits = Traits(sends="nothing", memory=True, compares="factors")
+    traits = Traits(sends="nothing", memory=True, learned="clients", compares="factors")
 
     def init_layer(self, layer: Layer) -> LayerState:
         return empty_state(layer)

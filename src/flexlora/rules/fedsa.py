@@ -19,13 +19,12 @@ class FedSALoRA(OneRank):
 
     Source: Guo et al., ICLR 2025 (arXiv 2410.01463). All at the lowest rank of the federation. The
     server keeps the B that everybody begins with: zero, or that of the adapter begun from. So what
-    a run hands out is no more than that: clients' own scores (`evaluation.on_clients`) tell what
-    was learned.
+    a run hands out is no more than that, and each client is scored with the B that it keeps.
     """
 
     name = "fedsa"
     source = "Guo et al., ICLR 2025, arXiv 2410.01463"
-    traits = Traits(mixed_ranks=False, memory=True, compares="factors")
+    traits = Traits(mixed_ranks=False, memory=True, learned="clients", compares="factors")
 
     def returns(self, round: int) -> Sides:
         return "a"

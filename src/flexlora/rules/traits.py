@@ -25,6 +25,8 @@ class Traits:
     lowest rank of the federation (the bucket effect).
     prunes: a client may return a lower rank than it was sent, and keeps it.
     memory: clients keep named tensors of their own from round to round, which never leave them.
+    learned: where all that is learned ends: in the state ("server"), or, a part of it at least, in
+    what each client keeps ("clients"), who is then validated and scored with that.
     scales: what is sent has the federation's scale of its rank ("rank"), or one that is the rule's
     own ("rule"), so that factors of different ranks mean the same.
     exact: what clients send at full rank is kept whole; else a part of it is left out by design.
@@ -37,6 +39,7 @@ class Traits:
     mixed_ranks: bool = True
     prunes: bool = False
     memory: bool = False
+    learned: Literal["server", "clients"] = "server"
     scales: Literal["rank", "rule"] = "rank"
     exact: bool = True
     compares: Literal["product", "factors"] = "product"
@@ -46,6 +49,12 @@ class Traits:
             raise RuleError(
                 "traits say delta='origin' and memory=True: what a client takes from its memory is "
                 "not in Δ; choose one of them"
+            )
+
+        if self.learned == "clients" and not self.memory:
+            raise RuleError(
+                "traits say learned='clients' and memory=False: who keeps nothing has nothing "
+                "learned; choose one of them"
             )
 
     @property
