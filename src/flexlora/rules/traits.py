@@ -51,6 +51,11 @@ class Traits:
                 "not in Δ; choose one of them"
             )
 
+        if self.alone and self.learned == "server":
+            raise RuleError(
+                "traits say sends='nothing' and learned='server', where nothing comes; declare "
+                "learned='clients'"
+            )
         if self.learned == "clients" and not self.memory:
             raise RuleError(
                 "traits say learned='clients' and memory=False: who keeps nothing has nothing "
