@@ -18,6 +18,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import time
 import traceback
 from pathlib import Path
 from typing import Any
@@ -65,10 +66,19 @@ def _ask(address: str, name: str, arguments: list[str]) -> int:
         to.connect(address)
         socket.send_fds(to, [len(message).to_bytes(8, "big")], [0, 1, 2])
         to.sendall(message)
-        answer = to.recv(1)
-    if not answer:  # It died without a word, and so does this.
+        process, answer = int.from_bytes(to.recv(8), "big"), to.recv(1)
+    if not answer:  # It died without a word, and so does this, when all that it held is let go of.
+        _wait_for_the_end(process)
         os.kill(os.getpid(), signal.SIGKILL)
     return answer[0]
+
+
+def _wait_for_the_end(process: int) -> None:
+    """Of a process that is none of ours: its files close one by one, locks after this socket."""
+    with contextlib.suppress(ProcessLookupError):
+        while True:
+            os.kill(process, 0)
+            time.sleep(0.001)
 
 
 def _serve(address: str) -> None:
@@ -90,6 +100,7 @@ def _serve(address: str) -> None:
                 message += connection.recv(length - len(message))
             if os.fork() == 0:
                 server.close()
+                connection.sendall(os.getpid().to_bytes(8, "big"))
                 name, arguments, folder, environment = json.loads(message)
                 _become(name, arguments, folder, environment, files, connection)
             for file in files:
