@@ -4,14 +4,15 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test test-kernels lint check soak docs clean help
+.PHONY: demo test test-whole test-kernels lint check soak docs clean help
 
 help:
 	@echo "make demo   set up and run the demonstration (a minute on two cores, no network after set-up)"
 	@echo "make test   set up and run the tests"
+	@echo "make test-whole  the guide as it stands, networks, browsers, kills, full disks, benchmarks"
 	@echo "make test-kernels  the numeric tests under other kernels and threads (KERNELS=short: two)"
 	@echo "make lint   ruff and mypy --strict, no tests"
-	@echo "make check  ruff, mypy --strict and the tests"
+	@echo "make check  ruff, mypy --strict and all tests but the long ones"
 	@echo "make soak   the long tests"
 	@echo "make docs   the user's guide and the reference, in docs/_build/html"
 	@echo "make clean  remove what make made"
@@ -21,7 +22,11 @@ demo: $(VENV)/.run
 
 # Two workers of one thread each: torch's own threads would fight over the cores.
 test: $(VENV)/.dev
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 -m "not soak"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 -m "not soak and not whole"
+
+# Seconds each, most of them for processes that begin; with them `make test` took a half longer.
+test-whole: $(VENV)/.dev
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 -m "whole and not soak"
 
 # `make test` has the kernels that this processor gets; these stand in for other processors.
 test-kernels: $(VENV)/.dev
@@ -41,7 +46,7 @@ docs: $(VENV)/.docs
 	$(BIN)/python -m sphinx -q -E -W --keep-going -b html -d docs/_build/cache docs docs/_build/html
 	@echo "open docs/_build/html/index.html"
 
-check: lint test
+check: lint test test-whole
 
 $(VENV)/.made:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

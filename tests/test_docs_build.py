@@ -16,6 +16,8 @@ import flexlora
 from flexlora.config.config import Config
 from follow import ROOT
 
+pytestmark = pytest.mark.whole
+
 DOCS = ROOT / "docs"
 _LOADED = {"img": "src", "script": "src", "link": "href", "iframe": "src", "source": "src"}
 

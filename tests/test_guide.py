@@ -10,6 +10,8 @@ from flexlora.errors import ConfigError
 from follow import ROOT, blocks, follow
 from warm import Warm
 
+pytestmark = pytest.mark.whole
+
 PAGES = sorted((ROOT / "docs" / "guide").glob("*.md"))
 
 

@@ -21,6 +21,8 @@ from flexlora.federation import Session
 from flexlora.models import load_model
 from follow import ROOT, blocks
 
+pytestmark = pytest.mark.whole
+
 SHAPES = {  # Two layers of each, and the embedded model's tokenizer.
     "SmolLM2-135M": LlamaConfig(
         hidden_size=576,

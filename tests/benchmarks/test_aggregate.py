@@ -23,6 +23,8 @@ import round_on_device
 import whole_round
 from flexlora.adapters import LayerSpec
 
+pytestmark = pytest.mark.whole
+
 LAYER = LayerSpec("mlp.up_proj", 96, 64)
 QUICK = one_layer.Training(rounds=2, steps=3, tokens=32, shared=40, own=8)
 

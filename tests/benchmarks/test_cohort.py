@@ -24,6 +24,8 @@ from flexlora.training import CohortSize, train
 from flexlora.training.cohort_size import Measured
 from training.clients import allowed
 
+pytestmark = pytest.mark.whole
+
 CASE = cohort_case.Case("tiny", 2, "12")
 
 

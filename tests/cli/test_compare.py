@@ -172,6 +172,7 @@ def until(holds: Callable[[], bool], process: subprocess.Popen[str]) -> None:
         time.sleep(0.02)
 
 
+@pytest.mark.whole
 def test_killed_in_the_middle_it_ends_at_the_same_bits_in_two_processes(
     config: Path, once: Path, tmp_path: Path
 ) -> None:

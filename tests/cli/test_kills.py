@@ -22,6 +22,8 @@ from same_run import assert_same_run
 from small import small, write
 from warm import Warm
 
+pytestmark = pytest.mark.whole
+
 # Counts what touches files; at the count that is asked for, and a while later, it kills itself.
 SCRIPT = """
 import os, signal, sys, threading

@@ -24,6 +24,8 @@ from lost_disk import BROKEN, FULL, GONE, READ_ONLY, Disk, assert_said
 from same_run import assert_same_run
 from small import small, write
 
+pytestmark = pytest.mark.whole
+
 CONFIG = small(evaluation={"on_clients": "off"})
 
 

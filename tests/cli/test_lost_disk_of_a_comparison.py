@@ -13,6 +13,8 @@ from flexlora.comparing.cells import finished
 from lost_disk import BROKEN, FULL, GONE, READ_ONLY, Disk, assert_said
 from same_run import assert_same_run
 
+pytestmark = pytest.mark.whole
+
 ASKED = comparison(None, {"evaluation": {"on_clients": "off"}}, seeds=[0])
 CELLS = ("flexlora/0", "fedit/0")
 

@@ -117,6 +117,7 @@ if __name__ == "__main__":
 
 
 @pytest.mark.skipif(not PROC.is_dir(), reason="children are found in /proc")
+@pytest.mark.whole
 def test_whatever_is_killed_no_worker_is_left_and_the_bits_are_those_of_one_process(
     alone: Path, tmp_path: Path
 ) -> None:

@@ -26,6 +26,8 @@ from flexlora.runs.records import RoundRecord
 from flexlora.runs.run_directory import Run
 from small import small, write
 
+pytestmark = pytest.mark.whole
+
 Steps = dict[str, list[tuple[int, float]]]
 
 

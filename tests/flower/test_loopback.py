@@ -36,6 +36,8 @@ from flexlora.flower.keys import certificates, node_key
 from flower.processes import Loopback, command, processes
 from flower.proxies import nginx, proxy
 
+pytestmark = pytest.mark.whole
+
 DATA = {"train_tasks": 2}
 NONE = {"on_clients": "off", "every": 0, "decide_by": "server", "unseen": False}
 RANKS = {"flexlora": (1, 8), "flora": (48, 80)}  # Of flora so high that Δ goes whole each round.

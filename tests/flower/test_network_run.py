@@ -30,6 +30,8 @@ from flower.links import NORTH, Clock, FakeLink
 from flower.states import assert_same_state
 from flower.trainers import client_tables, networked
 
+pytestmark = pytest.mark.whole
+
 RANKS = (1, 2, 8)
 NONE = {"on_clients": "off", "every": 0, "decide_by": "server", "unseen": False}
 WHOLE = (24, 40, 64)  # A round's stack is then as large as all of Δ.

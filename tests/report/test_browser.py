@@ -12,6 +12,8 @@ from flexlora.report import write_report
 from report.browser import Browser
 from report.synthetic import synthetic_run
 
+pytestmark = pytest.mark.whole
+
 EVIL = "<img src=x onerror=\"document.title='owned'\"></script><b>"
 HIDDEN = "n\u2028b\u202ec\x1b"
 

@@ -15,6 +15,8 @@ from report.browser import Browser
 from watching.played import Played
 from watching.serving import Serving, serving
 
+pytestmark = pytest.mark.whole
+
 EVIL = "<img src=x onerror=\"document.title='owned'\"></script><b>"
 
 
