@@ -14,6 +14,7 @@ from rich.console import Console
 from commands import Flexlora
 from flexlora.cli.console import Screen
 from flexlora.cli.live import LiveView
+from flexlora.cli.output import READING
 from flexlora.cli.progress import Lines
 from flexlora.cli.standing_words import best_words, clock, score_words, time_left
 from flexlora.evaluation import MeanScore
@@ -146,11 +147,34 @@ def test_a_real_terminal_gets_the_view_and_then_the_table(
     assert code == 0, written
     assert COLOUR.search(written)
     text = ESCAPE.sub("", written)
+    assert text.index(READING) < text.index("training examples")
     assert "in flight" in text
     assert "flexlora on tiny" in text
     assert re.search(r"r: 2 rounds in 0:\d\d, best round \d: loss \d", text)
     assert text.index("best round") < text.index("base model", text.index("best round"))
     assert text.rstrip().endswith(f"run directory: {tmp_path / 'r'}")
+
+
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [
+        (("run", "{config}", "--dry-run"), READING),
+        (("eval", "tiny", "--data", "embedded", "--tasks", 1, "--examples", 1), "scoring tiny"),
+        (("run", "{config}", "--dry-run", "--quiet"), None),
+    ],
+)
+def test_what_takes_long_is_said_and_gone_when_it_is_done(
+    config: Path, warm: Warm, command: tuple[object, ...], words: str | None
+) -> None:
+    given = [str(x).format(config=config) for x in command]
+    code, written = on_a_terminal(warm, *given, width=100)
+    assert code == 0, written
+    if words is None:
+        assert written == ""
+    else:
+        _, after = written.split(words, 1)
+        assert ESCAPE.search(after)  # Its line is taken back.
+        assert words not in written.rsplit("\x1b[2K", 1)[1]
 
 
 def test_no_color_and_a_dumb_terminal_are_honoured(

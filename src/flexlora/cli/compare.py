@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from flexlora.cli.console import say
+from flexlora.cli.console import say, waiting
 from flexlora.cli.ends import ends
 from flexlora.cli.places import require_place
 from flexlora.cli.trust import TrustOption, own_code, remember, require_trust_to_begin
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from flexlora.comparing.comparison import Comparison
 
 _TOLD = 3  # Failed cells that the last sentence names at most.
+_AHEAD = "looking ahead at every arm"
 
 
 def compare(
@@ -92,7 +93,8 @@ def _play(comparison: Comparison, out: Path, workers: int) -> None:
     from flexlora.comparing.folder import begin
     from flexlora.comparing.whole import left, play
 
-    setup = look_ahead(comparison, out)[-1][1].setup if left(comparison, out) else None
+    with waiting(_AHEAD):
+        setup = look_ahead(comparison, out)[-1][1].setup if left(comparison, out) else None
     begin(comparison, out)
     failures = Failures(out)
     with helpers(out, workers - 1, failures.since):
@@ -141,7 +143,9 @@ def _plan(comparison: Comparison, out: Path) -> None:
     from flexlora.cli.compare_words import plan_lines
     from flexlora.comparing.checks import look_ahead
 
-    for arm, preview in look_ahead(comparison, out):
+    with waiting(_AHEAD):
+        previews = look_ahead(comparison, out)
+    for arm, preview in previews:
         forecast = preview.forecast
         say(
             f"{arm.name}: {preview.setup.config.rule_name}, "

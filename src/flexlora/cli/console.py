@@ -13,6 +13,7 @@ from typing import Any, NoReturn, final
 
 from rich.console import Console, ConsoleOptions, RenderableType
 from rich.segment import Segment
+from rich.status import Status
 from rich.text import Text
 
 from flexlora.errors import FlexLoRAError
@@ -78,6 +79,13 @@ def screen(*, wide: bool = False) -> Screen:
     # The file is named: while a tracker works, sys.stdout is not the terminal.
     plain = Screen(file=sys.stdout)
     return plain if plain.is_terminal or not wide else Screen(file=sys.stdout, width=PIPED)
+
+
+@contextmanager
+def waiting(what: str) -> Iterator[Status]:
+    """Says on a terminal's stderr what is being done, until it is done; elsewhere nothing."""
+    with Screen(stderr=True).status(what) as status:
+        yield status
 
 
 @contextmanager

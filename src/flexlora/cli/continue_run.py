@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from flexlora.cli.arguments import RunOption
-from flexlora.cli.output import JsonOption, QuietOption, output
+from flexlora.cli.output import READING, JsonOption, QuietOption, output
 from flexlora.cli.places import require_free, require_place
 from flexlora.cli.playing import playing
 from flexlora.cli.trust import TrustOption, own_code, remember, require_trust
@@ -42,9 +42,10 @@ def continue_run(
     remember(own_code(session.config))  # Also what --set has named.
     if out is None:
         require_place(Path(session.config.run.out) / "new", "run.out")
-    start = session.start
+    with words.waiting(READING):
+        setup, start = session.setup, session.start
     assert start is not None
-    words.describe(session.setup, session.rule)
+    words.describe(setup, session.rule)
     words.say(f"goes on from {origin(start.parent)}")
     with playing(words) as watching:
         result = session.play(out, observer=watching)

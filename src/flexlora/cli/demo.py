@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from flexlora.cli.arguments import SetOption
-from flexlora.cli.output import JsonOption, QuietOption, output
+from flexlora.cli.output import READING, JsonOption, QuietOption, output
 from flexlora.cli.places import require_place
 from flexlora.cli.playing import playing
 from flexlora.cli.program import program
@@ -76,7 +76,8 @@ def demo(
     asked = [*(set_ or []), f"run.out={json.dumps(str(out), ensure_ascii=False)}"]
     config_file = Path(__file__).with_name("demo.toml")
     configs = [load_config(config_file, [*asked, *arm.overrides()]) for arm in ARMS]
-    setup = prepare(configs[0])
+    with words.waiting(READING):
+        setup = prepare(configs[0])
     words.say("Four clients own made-up facts, which only they can teach: two weak machines, of")
     words.say("rank 1, and two strong ones, of rank 32. What does the model that they share learn?")
     results = []

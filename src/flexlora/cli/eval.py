@@ -60,6 +60,7 @@ def evaluate(
     json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
 ) -> None:
     """Scores on the test tasks, by client and category."""
+    from flexlora.cli.console import waiting
     from flexlora.cli.output import print_json, scores_json
     from flexlora.cli.tables import scores_table
     from flexlora.config.config_file import parse_config
@@ -95,7 +96,8 @@ def evaluate(
     # Of a config's own test examples: it says itself what they are.
     some = tasks if own else None
     try:
-        scores = score_model(config, adapter, tasks=some, force=force)
+        with waiting(f"scoring {model}"):
+            scores = score_model(config, adapter, tasks=some, force=force)
     except DataError as error:
         if not str(error).startswith("tasks is "):
             raise

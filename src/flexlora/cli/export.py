@@ -88,10 +88,10 @@ def export(
 
 
 def _merge(adapter: Adapter, out: Path, dtype: str | None) -> None:
-    from flexlora.cli.console import Screen, say
+    from flexlora.cli.console import say, waiting
     from flexlora.models import save_merged
 
-    with Screen(stderr=True).status(f"merging into {adapter.base}"):
+    with waiting(f"merging into {adapter.base}"):
         lost = save_merged(adapter, out, dtype=dtype)
     took = f"; rounding took {lost:.2%} of the update" if lost > 1e-4 else ""
     say(f"{adapter!r} inside the weights of {adapter.base} written to {out}, a whole model{took}")

@@ -62,7 +62,7 @@ def merge(
     """Sum adapters of any ranks exactly, and write the best adapter of the rank asked for."""
     from flexlora.adapters import checked_split
     from flexlora.adapters.kept import parsed_rank, require_rank_or_energy
-    from flexlora.cli.console import Screen
+    from flexlora.cli.console import waiting
     from flexlora.cli.merge_view import merged_json, show_merged
     from flexlora.cli.output import print_json
     from flexlora.merging import merge as merge_adapters
@@ -72,7 +72,7 @@ def merge(
     require_there("adapter", *adapters, *starts.values())
     if rank is not None or energy is not None:  # Neither: all of the sum.
         require_rank_or_energy(rank, energy, "how much of the sum is to be kept", dashes="--")
-    with Screen(stderr=True).status("merging") as status:
+    with waiting("merging") as status:
         done = merge_adapters(
             adapters,
             out,

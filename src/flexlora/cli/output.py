@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Protocol, final
 
 import typer
 
-from flexlora.cli.console import complain, hand_over, say
+from flexlora.cli.console import complain, hand_over, say, waiting
 from flexlora.cli.ends import ends
 from flexlora.errors import ConfigError
 from flexlora.formats.words import count
@@ -60,6 +60,9 @@ EVENTS = "\n\n".join(
     )
 )
 
+READING = "reading the data and the model"
+"""What takes long before the first words of a run."""
+
 
 class Output(Protocol):
     """Everything that a command that trains has to say."""
@@ -67,6 +70,7 @@ class Output(Protocol):
     def describe(self, setup: Setup, rule: Rule | None = None) -> None: ...
     def plan(self, preview: Preview, *, example: bool) -> None: ...
     def say(self, text: str = "") -> None: ...
+    def waiting(self, what: str) -> AbstractContextManager[object]: ...
     def observer(self) -> AbstractContextManager[Observer]: ...
     def results(self, results: Sequence[Result]) -> None: ...
     def ended(self, ended: Ended) -> None: ...
@@ -112,6 +116,9 @@ class People:
     def say(self, text: str = "") -> None:
         say(text)
 
+    def waiting(self, what: str) -> AbstractContextManager[object]:
+        return waiting(what)
+
     def observer(self) -> AbstractContextManager[Observer]:
         from flexlora.cli.progress import observer
 
@@ -142,6 +149,9 @@ class Quiet:
     def plan(self, preview: Preview, *, example: bool) -> None: ...
     def say(self, text: str = "") -> None: ...
 
+    def waiting(self, what: str) -> AbstractContextManager[object]:
+        return nullcontext()
+
     def observer(self) -> AbstractContextManager[Observer]:
         from flexlora.federation.observers import Silent
 
@@ -169,6 +179,9 @@ class Json:
     def say(self, text: str = "") -> None:
         if text:
             complain(text)
+
+    def waiting(self, what: str) -> AbstractContextManager[object]:
+        return nullcontext()
 
     def observer(self) -> AbstractContextManager[Observer]:
         return nullcontext(Events())

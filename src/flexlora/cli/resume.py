@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from flexlora.cli.output import JsonOption, QuietOption, output
+from flexlora.cli.output import READING, JsonOption, QuietOption, output
 from flexlora.cli.playing import may_resume, playing
 from flexlora.cli.trust import TrustOption, require_trust
 
@@ -35,6 +35,8 @@ def resume(
         return
     require_trust(folder, trust)
     session = Session.resuming(folder)
+    with words.waiting(READING):
+        _ = session.setup
     with playing(words) as watching:
         result = session.play(observer=watching)
     words.results([result])

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from flexlora.cli.arguments import RunOption, SetOption
-from flexlora.cli.output import EVENTS, JsonOption, QuietOption, output
+from flexlora.cli.output import EVENTS, READING, JsonOption, QuietOption, output
 from flexlora.cli.places import require_free, require_place
 from flexlora.cli.playing import playing
 from flexlora.cli.trust import TrustOption, own_code, remember, require_trust_to_begin
@@ -53,10 +53,13 @@ def run(
     require_trust_to_begin([asked], trust)
     session = Session.of(asked)
     if dry_run:
-        words.plan(session.preview(), example=show_example)
+        with words.waiting(READING):
+            preview = session.preview()
+        words.plan(preview, example=show_example)
         return
-    start = session.start
-    words.describe(session.setup, session.rule)
+    with words.waiting(READING):
+        setup, start = session.setup, session.start
+    words.describe(setup, session.rule)
     if start is not None:
         words.say(f"starts from {origin(start.parent)}")
     with playing(words) as watching:
