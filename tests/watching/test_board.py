@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -117,6 +118,39 @@ def test_a_comparison_shows_its_cells_before_they_are_there(tmp_path: Path) -> N
     layout = seen.since(last, "")[1]
     found = [message["layout"] for message in layout if "layout" in message][-1]
     assert found["compared"]["ours"]["tuning"] == ["tuning-fedit-learning-rate-0-01-seed-7"]
+
+
+@pytest.mark.usefixtures("at_once")
+def test_a_folder_that_cannot_be_read_is_told_and_the_others_are_shown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs = tmp_path / "runs"
+    Played(runs / "a")
+    seen = made(runs)
+    last, _ = seen.since("", "")
+    (runs / "cut").mkdir()
+    (runs / "cut" / "compare.toml").write_text("[compare]\n")
+    (runs / "locked").mkdir()
+    is_file = Path.is_file
+
+    def closed(path: Path) -> bool:
+        if path.parent.name == "locked":
+            raise PermissionError(13, "Permission denied", str(path))
+        return is_file(path)
+
+    monkeypatch.setattr(Path, "is_file", closed)
+    Played(runs / "z")
+    assert seen.look(100.0)
+    last, messages = seen.since(last, "")
+    assert slugs(messages) == ["z"]
+    cut, locked = messages[0]["layout"]["unread"]
+    assert cut.startswith("cut: ")
+    assert "compare.toml cannot be used" in cut
+    assert locked == "locked: Permission denied"
+    assert slugs(made(runs).since("", "")[1]) == ["a", "z"]  # Where it is there from the first.
+    monkeypatch.undo()
+    shutil.rmtree(runs / "cut")
+    assert Board(Places([runs], event_words)).places.unread == {}
 
 
 def test_names_are_told_apart(tmp_path: Path) -> None:

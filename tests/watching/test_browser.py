@@ -158,6 +158,16 @@ def test_the_server_goes_and_comes_back(browser: Browser, runs: dict[str, Played
     assert refused == []
 
 
+def test_what_cannot_be_read_is_named(browser: Browser, runs: dict[str, Played]) -> None:
+    folder = runs["done"].run.folder.parent
+    with serving(folder) as server:
+        browser.open(server.address)
+        assert not browser.js("return document.body.innerText.includes('Not shown')")
+        (folder / "cut<b>").mkdir()
+        (folder / "cut<b>" / "compare.toml").write_text("[compare]\n")
+        says(browser, "Not shown, for it cannot be read: cut<b>: ")
+
+
 def test_another_token_is_said(browser: Browser, runs: dict[str, Played]) -> None:
     folder = runs["first"].run.folder
     server = Serving([folder], token="one-token-of-a-server")

@@ -39,12 +39,10 @@ def locked(folder: Path) -> Iterator[None]:
 def in_use(folder: Path) -> bool:
     """True while a process is within `locked`. Writes nothing."""
     path = folder / _NAME
-    if not path.is_file():
-        return False
     try:
         import fcntl
     except ImportError:
-        return _refuses_another(path)
+        return path.is_file() and _refuses_another(path)
     try:
         # Shared, so that two who look do not take each other for a run; and for readers alone,
         # where nothing may be written.

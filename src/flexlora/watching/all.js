@@ -4,6 +4,7 @@ import { Chart } from "/files/chart.js";
 import { GLYPHS, TRAINING, badge, count, el, latest, measured, number, phase, put, timeWords, whole } from "/files/words.js";
 
 const COLOURS = 8;
+const UNREAD = 5; // Folders that are named.
 
 export class All {
   constructor() {
@@ -12,11 +13,12 @@ export class All {
     this.charts = new Map();
     this.tables = new Map();
     this.beyond = el("p", { class: "warning", hidden: true });
+    this.unread = el("p", { class: "warning", hidden: true });
     this.compared = el("div");
     this.grid = el("div", { class: "cards" });
     this.runs = el("section", { class: "top", "aria-labelledby": "runs" }, el("h2", { id: "runs" }, "Runs"), this.grid);
     this.curves = el("section", { "aria-labelledby": "curves" }, el("h2", { id: "curves" }, "By round"));
-    this.nodes = [this.beyond, this.compared, this.runs, this.curves];
+    this.nodes = [this.beyond, this.unread, this.compared, this.runs, this.curves];
   }
 
   draw(state, frame) {
@@ -32,6 +34,9 @@ export class All {
     frame.links(Object.entries(compared).map(([slug, c]) => [`/comparison/${slug}/report`, `Report of ${c.name}`]));
     this.beyond.hidden = !state.layout.beyond;
     put(this.beyond, `${count(state.layout.beyond, "run")} more than one server watches; name fewer.`);
+    const { unread } = state.layout;
+    this.unread.hidden = !unread.length;
+    put(this.unread, `Not shown, for it cannot be read: ${unread.slice(0, UNREAD).join("; ")}${unread.length > UNREAD ? ` and ${whole(unread.length - UNREAD)} more` : ""}.`);
     for (const [slug, of] of Object.entries(compared)) this.matrix(slug, of);
     this.card(runs);
     this.curve(runs);

@@ -16,9 +16,10 @@ from flexlora.comparing.failures import FILE as FAILED
 from flexlora.comparing.failures import Failure, Failures
 from flexlora.errors import FlexLoRAError, RunError
 from flexlora.formats.home import expanded
-from flexlora.formats.visible import visible
+from flexlora.formats.visible import brief, visible
 from flexlora.runs.run_directory import Run
 from flexlora.watching.live import LiveRun, Tell
+from flexlora.watching.values import LONGEST
 
 MOST = 500  # Runs that one server watches.
 _AGAIN = 2.0  # Seconds between two looks for runs that are new.
@@ -61,6 +62,7 @@ class Places:
         self.runs: dict[str, LiveRun] = {}
         self.compared: dict[str, Compared] = {}
         self.beyond = 0  # Runs that are too many.
+        self.unread: dict[str, str] = {}  # Folder → why nothing in it is shown.
         self._tell = tell
         self._parents: list[Path] = []
         self._known: dict[Path, str] = {}  # Resolved → what addresses call it.
@@ -77,35 +79,51 @@ class Places:
     def search(self) -> None:
         """Look for runs that have come to a folder of runs, or to a comparison."""
         self.beyond = 0
-        for parent in self._parents:
-            for folder in _folders(parent):
+        self.unread = {}
+        for folder in (folder for parent in self._parents for folder in _folders(parent)):
+            try:
                 if (folder / COMPARISON).is_file():
                     self._add_comparison(folder)
                 elif (folder / "config.toml").is_file():
                     self._add(folder, folder.name)
+            except (FlexLoRAError, OSError) as error:
+                self.unread[folder.name] = _why(error)
         for compared in self.compared.values():
-            self._search_comparison(compared)
+            try:
+                self._search_comparison(compared)
+            except (FlexLoRAError, OSError) as error:  # As it was: it may be whole again.
+                self.unread[compared.folder.name] = _why(error)
 
     def search_again(self) -> bool:
         """The same from time to time; whether anything has come."""
         if time.monotonic() < self._searched + _AGAIN:
             return False
-        before = len(self.runs), len(self.compared), self.beyond
+        before = self._found()
         self.search()
         self._searched = time.monotonic()
-        return before != (len(self.runs), len(self.compared), self.beyond)
+        return before != self._found()
+
+    def _found(self) -> tuple[object, ...]:
+        return len(self.runs), len(self.compared), self.beyond, self.unread
 
     def layout(self) -> dict[str, Any]:
-        """For the page: comparisons with their cells, and how many runs there was no room for."""
+        """For the page: comparisons with their cells, how many runs there was no room for, and what
+        cannot be looked into."""
         found = {slug: compared.to_json() for slug, compared in self.compared.items()}
-        return {"runs": len(self.runs), "compared": found, "beyond": self.beyond}
+        unread = [brief(f"{name}: {why}", LONGEST) for name, why in self.unread.items()]
+        return {
+            "runs": len(self.runs),
+            "compared": found,
+            "beyond": self.beyond,
+            "unread": unread,
+        }
 
     def _give(self, path: Path) -> None:
         if not path.is_dir():
             what = "is a file" if path.exists() else "does not exist"
             raise RunError(f"{path} {what}; give a run directory, or a folder of runs")
         if (path / COMPARISON).is_file():
-            self._add_comparison(path, given=True)
+            self._add_comparison(path)
         elif (path / "config.toml").is_file():
             if path.resolve() in self._known:
                 raise RunError(f"{path} is given twice; name each run once")
@@ -130,24 +148,16 @@ class Places:
             self.runs[slug] = LiveRun(slug, name, folder, self._tell, arm)
         return self._known[key]
 
-    def _add_comparison(self, folder: Path, given: bool = False) -> None:
+    def _add_comparison(self, folder: Path) -> None:
         if folder.resolve() in self._known:
             return
-        try:
-            comparison = read_comparison(folder)
-        except FlexLoRAError:
-            if given:
-                raise
-            return
+        comparison = read_comparison(folder)
         name = folder.name or folder.resolve().name
         slug = self._known[folder.resolve()] = _free(name, self.compared)
         self.compared[slug] = Compared(folder, comparison)
 
     def _search_comparison(self, compared: Compared) -> None:
-        try:
-            compared.read()
-        except FlexLoRAError:  # As it was: the next look may find it whole.
-            return
+        compared.read()
         for arm in compared.comparison.played:
             for seed in compared.comparison.settings.seeds:
                 folder = cell_folder(compared.folder, arm.slug, seed)
@@ -183,7 +193,14 @@ def _folders(parent: Path) -> Iterator[Path]:
 
 
 def _holds(folder: Path) -> bool:
-    return any((folder / name).is_file() for name in (COMPARISON, "config.toml"))
+    try:
+        return any((folder / name).is_file() for name in (COMPARISON, "config.toml"))
+    except OSError:  # Others may not look into it.
+        return False
+
+
+def _why(error: Exception) -> str:
+    return (error.strerror if isinstance(error, OSError) else None) or str(error)
 
 
 def _free(name: str, taken: Container[str]) -> str:

@@ -2,7 +2,7 @@
 
 const AGAIN = 2000; // Milliseconds until a new try where the browser has given up.
 
-export const state = { layout: { runs: 0, compared: {}, beyond: 0 }, runs: new Map() };
+export const state = { layout: { runs: 0, compared: {}, beyond: 0, unread: [] }, runs: new Map() };
 
 const blank = (slug) => ({ slug, head: null, points: [], told: [], lost: 0, begun: null, answers: [], place: new Map() });
 

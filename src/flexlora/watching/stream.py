@@ -44,6 +44,8 @@ class Stream:
                 self._ticker = asyncio.create_task(self._tick())
             told = time.monotonic()
             while not self.closing():
+                if self._ticker.done():
+                    self._ticker.result()  # Nobody looks any more: no page is to seem alive.
                 news = self._news
                 name, text = await self._work(functools.partial(self._since, last, slug))
                 if text:
