@@ -15,6 +15,7 @@ Bin = tuple[str, float, float, int]
 """Name, from, to (below), how many."""
 
 _ROW = 64  # Pixels that a run has where there are several.
+_ALIKE = 1e-6  # Of the largest value: what is shown apart.
 _TALLEST = 0.6  # Of them, under its name.
 
 
@@ -33,13 +34,7 @@ def histogram(
     colours; of: name → its series (default: the name itself). whole: the values are counts;
     otherwise they are differences, and zero is marked.
     """
-    every = [value for found in values.values() for value in found]
-    edges = _edges(min(every), max(every), 1.0 if whole else 0.0)
-    bins = [
-        (name, low, high, sum(low <= v < high for v in found))
-        for name, found in values.items()
-        for low, high in itertools.pairwise(edges)
-    ]
+    edges, bins = binned(values, 1.0 if whole else 0.0)
     # Bins of one count each stand over that count, not to the right of it.
     back = 0.5 if whole and edges[1] - edges[0] == 1 else 0.0
     axis = alt.Axis(format=",~r", tickMinStep=1) if whole else alt.Axis(format=",~r")
@@ -81,6 +76,19 @@ def histogram(
     return spec_of(alt.layer(*layers), rows, height=height), bins
 
 
+def binned(
+    values: Mapping[str, Sequence[float]], least: float
+) -> tuple[Sequence[float], list[Bin]]:
+    """Edges, at least so far apart, and what lies between them: each value in one bin."""
+    every = [value for found in values.values() for value in found]
+    edges = _edges(min(every), max(every), least)
+    return edges, [
+        (name, low, high, sum(low <= v < high for v in found))
+        for name, found in values.items()
+        for low, high in itertools.pairwise(edges)
+    ]
+
+
 def _named_rows(
     floors: Mapping[str, int], first: float, last: float, across: alt.X, up: alt.Y
 ) -> list[alt.Chart]:
@@ -98,10 +106,16 @@ def _named_rows(
 
 
 def _edges(low: float, high: float, least: float) -> list[float]:
-    """About 24 round steps of at least `least` from at or below `low` to above `high`."""
-    raw = (high - low) / 24 or 1.0
+    """About 24 round steps of at least `least` from at or below `low` to above `high`.
+
+    Steps are no finer than the ten digits of an edge: what differs by rounding is in one bin.
+    """
+    raw = max(high - low, _ALIKE * max(abs(low), abs(high))) / 24 or 1.0
     size = 10.0 ** math.floor(math.log10(raw))
     step = next(size * m for m in (1, 2, 5, 10) if size * m >= raw * (1 - 1e-9))
     step = max(step, least)
     first, last = math.floor(low / step), math.floor(high / step) + 1
-    return [float(f"{i * step:.10g}") for i in range(first, last + 1)]
+    edges = [float(f"{i * step:.10g}") for i in range(first, last + 1)]
+    if high >= edges[-1]:  # It stands on that edge, up to rounding.
+        edges.append(float(f"{(last + 1) * step:.10g}"))
+    return edges if edges[0] <= low else [float(f"{(first - 1) * step:.10g}"), *edges]
