@@ -14,10 +14,11 @@ export class All {
     this.tables = new Map();
     this.beyond = el("p", { class: "warning", hidden: true });
     this.unread = el("p", { class: "warning", hidden: true });
+    this.repeated = el("p", { class: "note", hidden: true }, `There are more names than colours: from the ${COLOURS + 1}th on, they repeat.`);
     this.compared = el("div");
     this.grid = el("div", { class: "cards" });
     this.runs = el("section", { class: "top", "aria-labelledby": "runs" }, el("h2", { id: "runs" }, "Runs"), this.grid);
-    this.curves = el("section", { "aria-labelledby": "curves" }, el("h2", { id: "curves" }, "By round"));
+    this.curves = el("section", { "aria-labelledby": "curves" }, el("h2", { id: "curves" }, "By round"), this.repeated);
     this.nodes = [this.beyond, this.unread, this.compared, this.runs, this.curves];
   }
 
@@ -40,6 +41,7 @@ export class All {
     for (const [slug, of] of Object.entries(compared)) this.matrix(slug, of);
     this.card(runs);
     this.curve(runs);
+    this.repeated.hidden = !this.arms || this.arms.size <= COLOURS;
     if (this.said !== undefined && this.said !== words) frame.say(words);
     this.said = words;
   }
@@ -154,9 +156,9 @@ export class All {
   }
 
   curve(runs) {
-    const played = runs.filter((run) => run.points.length && run.head.arm !== "tuning");
+    const played = runs.filter((run) => run.points.length && run.head.rule && run.head.arm !== "tuning");
     this.curves.hidden = !played.length;
-    const key = played.map((run) => `${run.slug} ${run.points.length} ${run.points[0][0]}`).join();
+    const key = played.map((run) => `${run.slug} ${run.made} ${run.points.length}`).join();
     if (key === this.key) return;
     this.key = key;
     const rounds = Math.max(...played.map((run) => run.head.rounds));

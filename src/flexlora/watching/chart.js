@@ -1,6 +1,6 @@
 // Lines over rounds, as SVG, in the report's colours; read with the pointer or by arrow keys.
 
-import { el, folded, put, table } from "/files/words.js";
+import { el, folded, put, table, whole } from "/files/words.js";
 
 const HEIGHT = 230;
 const MOST = 250; // Points of a line: a screen has no more columns.
@@ -31,7 +31,7 @@ function thinned(points) {
 export class Chart {
   constructor(title, reading, axis, digits) {
     Object.assign(this, { axis, digits, series: [], rounds: 1, cursor: null, drawn: "" });
-    this.svg = svg("svg", { role: "img", tabindex: "0", height: HEIGHT });
+    this.svg = svg("svg", { role: "application", "aria-roledescription": "chart", tabindex: "0", height: HEIGHT });
     this.said = el("p", { class: "readout", role: "status" });
     this.keys = el("ul", { class: "keys" });
     this.numbers = folded("Numbers", () => this.table());
@@ -58,14 +58,14 @@ export class Chart {
   paint() {
     const width = Math.floor(this.plot.clientWidth);
     if (!width || !this.series.length) return;
-    const values = this.series.flatMap((s) => s.points.map((p) => p[1]));
-    let [low, high] = [Math.min(...values), Math.max(...values)];
+    let [low, high] = [Infinity, -Infinity]; // Of more values than a call has arguments.
+    for (const { points } of this.series) for (const [, y] of points) [low, high] = [Math.min(low, y), Math.max(high, y)];
     if (low === high) [low, high] = [low - (Math.abs(low) / 20 || 1), high + (Math.abs(high) / 20 || 1)];
     const margin = (high - low) * 0.06;
     [low, high] = [low - margin, high + margin];
     const up = ticks(low, high, 5);
-    const first = Math.min(1, ...this.all);
-    const last = Math.max(this.rounds, ...this.all, first + 1);
+    const first = Math.min(1, this.all[0]);
+    const last = Math.max(this.rounds, this.all[this.all.length - 1], first + 1);
     const labels = up.found.map((y) => y.toFixed(up.digits).replace("-", "−"));
     const left = 14 + 7 * Math.max(...labels.map((x) => x.length));
     const box = { left, right: width - 16, top: 22, bottom: HEIGHT - 38 };
@@ -172,6 +172,8 @@ export class Chart {
     const cell = (map, round) => (map.has(round) ? map.get(round).toFixed(this.digits).replace("-", "−") : "–");
     const rows = rounds.map((round) => [round.toLocaleString("en"), ...of.map((map) => cell(map, round))]);
     const names = this.series.map((s) => s.name);
-    return table(`${this.title}, the last first`, ["round", ...names], rows, [true, ...names.map(() => true)]);
+    const made = table(`${this.title}, the last first`, ["round", ...names], rows, [true, ...names.map(() => true)]);
+    const beyond = this.all.length - rounds.length;
+    return beyond ? el("div", {}, made, el("p", { class: "more" }, `Not shown: ${whole(beyond)} earlier.`)) : made;
   }
 }

@@ -68,6 +68,11 @@ class Door:
         if scope["method"] != "GET":
             words = "Nothing can be changed here: GET alone is answered."
             return PlainTextResponse(words, 405, {"Allow": "GET"})
+        asks = Headers(scope=scope)
+        mode = asks.get("sec-fetch-mode", "navigate")
+        if asks.get("sec-fetch-site") == "cross-site" and mode != "navigate":
+            words = "A page of somebody else may lead here, and fetches nothing."
+            return PlainTextResponse(words, 403)
         return None
 
     def _admission(self, scope: Scope) -> Response | None:
@@ -75,7 +80,11 @@ class Door:
         so that no history and no log has it for long."""
         if not self.token:
             return None
-        asked = parse_qs(scope["query_string"].decode("latin-1"), max_num_fields=20)
+        try:
+            asked = parse_qs(scope["query_string"].decode("latin-1"), max_num_fields=20)
+        except ValueError:
+            words = "This address asks for more than there is; open the one that was printed."
+            return PlainTextResponse(words, 400)
         if given := asked.get(_QUERY):
             if self._is_token(given[0]):
                 path = "/" + scope["path"].lstrip("/\\")  # "//name" would be another server.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections import deque
 from collections.abc import Callable
@@ -19,6 +20,7 @@ from flexlora.runs.events import (
     RoundBegun,
     RoundEnded,
     Scoring,
+    Spare,
     Started,
 )
 from flexlora.runs.run_directory import Run
@@ -59,6 +61,7 @@ class LiveRun:
         self._standing: Standing | None = None
         self._head: Record = {}
         self._playing, self._asked = False, 0.0
+        self._was = False  # Whether there was anything of it.
         self._forget()
 
     def look(self) -> Record | None:
@@ -78,9 +81,9 @@ class LiveRun:
         except OSError as error:
             trouble = f"{self._tail.path} cannot be read: {error.strerror or error}"
         head = self._now(trouble)
-        if not changes and but_time(head) == but_time(self._head):
+        before, self._head = self._head, head  # A page that opens now is told the time it is.
+        if (trouble or not changes) and but_time(head) == but_time(before):
             return None
-        self._head = head
         return {"slug": self.slug, **changes, "head": head}
 
     def whole(self) -> Record:
@@ -122,6 +125,7 @@ class LiveRun:
         elif not lines and self._standing is None and (self.folder / "config.toml").is_file():
             self._standing = Standing(Run.open(self.folder))  # It is made, and was never started.
         # Of a round that is over, the log of the round says all that is shown.
+        self._was |= self._standing is not None
         last = max((i for i, x in enumerate(lines) if x.startswith(_OF_A_ROUND[1])), default=0)
         for place, line in enumerate(lines):
             self._line += 1
@@ -153,6 +157,11 @@ class LiveRun:
             case Replied():
                 values = [True, visible(event.type), short(event.loss), short(event.seconds)]
                 self._answer(event.round, event.client, values, changes)
+            case Spare():
+                values = [None, "", None, None, "enough others came first"]
+                self._answer(event.round, event.client, values, changes)
+                words = f"round {event.round}: {event.client} is needed no more"
+                self._say(changes, event.time, words)
             case RoundEnded():
                 self._grow(changes)
             case Started():
@@ -216,11 +225,15 @@ class LiveRun:
     def _now(self, trouble: str) -> Record:
         head: Record = {"name": visible(self.name), "arm": visible(self.arm)}
         head |= {"state": "waiting", "trouble": visible(trouble), "at": round(time.time(), 3)}
+        head |= {"measures": list(self._measures.values()), "outcome": self._outcome}
         known = self._standing
         if trouble:
             return head | {"state": "damaged"}
+        if known is None and self.failed:
+            return head | {"state": "failed", "trouble": self.failed}
         if known is None:
-            return head | ({"state": "failed", "trouble": self.failed} if self.failed else {})
+            gone = self._was and not os.path.isdir(self.folder)
+            return head | ({"state": "gone"} if gone else {})
         try:
             return head | self._stands(known)
         except FlexLoRAError as error:
@@ -238,6 +251,4 @@ class LiveRun:
             "state": "failed" if trouble else state,
             "trouble": visible(trouble),
             "failures": self._failures,
-            "measures": list(self._measures.values()),
-            "outcome": self._outcome,
         }

@@ -102,8 +102,9 @@ export class One {
   // The final scores, once they are there.
   score() {
     const { outcome = [] } = this.run.head;
-    if (this.scored === outcome.length) return;
-    this.scored = outcome.length;
+    const key = JSON.stringify(outcome);
+    if (this.scored === key) return;
+    this.scored = key;
     this.outcome.hidden = !outcome.length;
     const names = [...new Set(outcome.flatMap((row) => Object.keys(row[2])))].map((name) => measured(this.run, name));
     const rows = outcome.map(([state, ranks, values]) => [state, ranks || "–", ...names.map((m) => number(values[m.name], m.digits))]);
@@ -114,8 +115,8 @@ export class One {
   curve() {
     const { head, points } = this.run;
     this.none.hidden = points.length > 0;
-    this.loss.node.hidden = !points.length;
-    if (!points.length || points === this.drawn && points.length === this.length) return;
+    for (const chart of [this.loss, ...this.charts.values()]) if (!points.length) chart.node.hidden = true;
+    if (!points.length || !head.rule || points === this.drawn && points.length === this.length) return;
     this.drawn = points;
     this.length = points.length;
     const draw = (chart, name, value, ring) => {
@@ -152,7 +153,7 @@ export class One {
 
   announce(frame) {
     const { head } = this.run;
-    const words = `${head.state}, ${whole(head.last)} of ${whole(head.rounds || 0)} rounds`;
+    const words = head.rule ? `${head.state}, ${whole(head.last)} of ${whole(head.rounds)} rounds` : head.state;
     if (this.said !== undefined && this.said !== words) frame.say(`${head.name}: ${words}`);
     this.said = words;
   }

@@ -141,7 +141,7 @@ class Places:
         """Returns what addresses call it; "" where there is no room."""
         key = folder.resolve()
         if key not in self._known:
-            if len(self.runs) >= MOST:
+            if sum(run.state != "gone" for run in self.runs.values()) >= MOST:
                 self.beyond += 1
                 return ""
             slug = self._known[key] = _free(name, self.runs)

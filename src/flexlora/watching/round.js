@@ -1,12 +1,12 @@
-// The clients of a round, one square each: in flight, replied, left out.
+// The clients of a round, one square each: in flight, replied, left out, not needed.
 
 import { el, folded, number, put, table, whole } from "/files/words.js";
 
 const NS = "http://www.w3.org/2000/svg";
-const STATES = ["in flight", "replied", "left out"];
+const STATES = ["in flight", "replied", "left out", "not needed"];
 const ROWS = 250;
 
-const stateOf = (answer) => (answer === undefined ? 0 : answer[1] ? 1 : 2);
+const stateOf = (answer) => (answer === undefined ? 0 : answer[1] ? 1 : answer[1] === null ? 3 : 2);
 
 export class Round {
   constructor() {
@@ -19,7 +19,7 @@ export class Round {
       return words;
     });
     this.svg = document.createElementNS(NS, "svg");
-    for (const [key, value] of Object.entries({ role: "img", tabindex: "0", class: "clients" })) this.svg.setAttribute(key, value);
+    for (const [key, value] of Object.entries({ role: "application", "aria-roledescription": "chart", tabindex: "0", class: "clients" })) this.svg.setAttribute(key, value);
     this.plot = el("div", { class: "plot low" }, this.svg);
     this.said = el("p", { class: "readout", role: "status" });
     this.list = folded("Clients", () => this.table());
@@ -47,13 +47,15 @@ export class Round {
     }
     for (const answer of run.answers.slice(this.shown)) this.mark(answer[0], stateOf(answer));
     this.shown = run.answers.length;
-    const counts = [0, 0, 0];
+    const counts = STATES.map(() => 0);
     for (const answer of run.place.values()) counts[stateOf(answer)] += 1;
     const over = run.head.last >= run.begun.round;
-    counts[0] = run.begun.clients.length - counts[1] - counts[2];
-    const idle = over || run.head.state !== "running" ? "without an answer" : STATES[0];
-    const words = [idle, STATES[1], STATES[2]].map((name, i) => `${whole(counts[i])} ${name}`);
+    counts[0] = run.begun.clients.length - counts[1] - counts[2] - counts[3];
+    this.states = [over || run.head.state !== "running" ? "without an answer" : STATES[0], ...STATES.slice(1)];
+    const words = this.states.map((name, i) => `${whole(counts[i])} ${name}`);
     words.forEach((text, i) => put(this.counts[i], text));
+    this.keys.lastChild.hidden = !counts[3];
+    if (!counts[3]) words.pop();
     put(this.title, `Round ${run.begun.round}${over ? ", which has ended" : ""}`);
     this.svg.setAttribute("aria-label", `Clients of round ${run.begun.round}: ${words.join(", ")}. Arrow keys read them one by one.`);
     if (this.cursor !== null) this.read(this.cursor);
@@ -76,13 +78,14 @@ export class Round {
     });
   }
 
-  // A state is its shape as well as its colour: a frame, a square, a cross.
+  // A state is its shape as well as its colour: a frame, a square, a cross, a bar.
   shape(mark) {
     const s = this.size;
     const inner = s > 12 ? 1 : 0.5;
     const square = `M${inner},${inner}H${s - inner}V${s - inner}H${inner}Z`;
     const cross = `M${inner},${inner}L${s - inner},${s - inner}M${s - inner},${inner}L${inner},${s - inner}`;
-    mark.setAttribute("d", mark.classList.contains("client-2") ? cross : square);
+    const bar = `M${inner},${s / 2}H${s - inner}`;
+    mark.setAttribute("d", mark.classList.contains("client-2") ? cross : mark.classList.contains("client-3") ? bar : square);
   }
 
   mark(place, kind) {
@@ -120,8 +123,9 @@ export class Round {
   words(place) {
     const name = this.run.begun.clients[place];
     const answer = this.run.place.get(place);
-    if (answer === undefined) return `${name}: no answer yet`;
+    if (answer === undefined) return `${name}: ${this.states[0]}`;
     const [, good, type, loss, seconds, reason] = answer;
+    if (good === null) return `${name}: not needed: ${reason}`;
     if (!good) return `${name}: left out: ${reason}`;
     return `${name}${type ? `, ${type}` : ""}: replied, loss ${number(loss)}, trained ${number(seconds, 1)} s`;
   }
@@ -132,7 +136,7 @@ export class Round {
     const rows = order.slice(0, ROWS).map((i) => {
       const answer = this.run.place.get(i);
       const [, , type = "", loss = null, seconds = null, reason = ""] = answer || [];
-      return [clients[i], STATES[stateOf(answer)], type || "–", number(loss), number(seconds, 1), reason || ""];
+      return [clients[i], this.states[stateOf(answer)], type || "–", number(loss), number(seconds, 1), reason || ""];
     });
     const made = table(`Clients of round ${this.run.begun.round}`, ["client", "state", "type", "loss", "seconds", "reason"], rows, [0, 0, 0, 1, 1, 0]);
     const beyond = order.length - rows.length;
@@ -141,4 +145,4 @@ export class Round {
 }
 
 // Left out first, then in flight.
-const rank = (answer) => [1, 2, 0][stateOf(answer)];
+const rank = (answer) => [1, 3, 0, 2][stateOf(answer)];

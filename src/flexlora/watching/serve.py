@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import os
 import socket
 from ipaddress import ip_address
+from typing import final
 
 import uvicorn
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from flexlora.errors import ConfigError, shown
 from flexlora.watching.door import is_address
@@ -16,6 +19,7 @@ from flexlora.watching.site import site
 
 _ENDING = 3  # Seconds that connections have to end in.
 _AT_ONCE = 64  # Connections; one more is told to come again.
+_ASKING = 5.0  # Seconds that a new connection has to ask in: else it keeps others out.
 
 
 def bind(host: str, port: int) -> socket.socket:
@@ -74,7 +78,7 @@ def server_of(
     config = uvicorn.Config(
         app,
         loop="asyncio",
-        http="h11",
+        http=_Prompt,
         ws="none",
         lifespan="off",
         log_config=None,
@@ -86,6 +90,23 @@ def server_of(
     )
     server = uvicorn.Server(config)
     return server
+
+
+@final
+class _Prompt(H11Protocol):
+    """A connection that brings no whole request is let go of."""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._late = self.loop.call_later(_ASKING, self._drop)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._late.cancel()
+        super().connection_lost(exc)
+
+    def _drop(self) -> None:
+        if self.cycle is None:
+            self.transport.close()
 
 
 def _unbound(host: str, port: int, error: OSError) -> ConfigError:

@@ -100,16 +100,18 @@ class _Pages:
 
     async def report(self, request: Request) -> Response:
         folder = self.places.runs[self._known(request)].folder
-        return await self._written(lambda: report_page([folder]))
+        return await self._written(request, lambda: report_page([folder]))
 
     async def comparison(self, request: Request) -> Response:
         compared = self.places.compared.get(request.path_params["slug"])
         if compared is None:
             raise HTTPException(404)
-        return await self._written(lambda: comparison_page(compared.folder))
+        return await self._written(request, lambda: comparison_page(compared.folder))
 
-    async def _written(self, write: Callable[[], str]) -> Response:
+    async def _written(self, request: Request, write: Callable[[], str]) -> Response:
         async with self._writing:
+            if await request.is_disconnected():  # While others' were made.
+                return PlainTextResponse("", 503)
             try:
                 page = await asyncio.to_thread(write)
             except FlexLoRAError as error:

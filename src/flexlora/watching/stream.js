@@ -4,7 +4,10 @@ const AGAIN = 2000; // Milliseconds until a new try where the browser has given 
 
 export const state = { layout: { runs: 0, compared: {}, beyond: 0, unread: [] }, runs: new Map() };
 
-const blank = (slug) => ({ slug, head: null, points: [], told: [], lost: 0, begun: null, answers: [], place: new Map() });
+let made = 0;
+
+// made: another number for a run that is told as a whole again.
+const blank = (slug) => ({ slug, made: (made += 1), head: null, points: [], told: [], lost: 0, begun: null, answers: [], place: new Map() });
 
 // One message: replaced are head and begun, added to are points, answers and told.
 export function apply(message) {

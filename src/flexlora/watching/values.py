@@ -21,8 +21,10 @@ Record = dict[str, Any]
 
 
 def short(value: float) -> float | None:
-    """Five digits are more than a screen shows; JSON has no NaN."""
-    return float(f"{value:.5g}") if math.isfinite(value) else None
+    """Five digits, and four decimals, are more than a screen shows; JSON has no NaN."""
+    if not math.isfinite(value):
+        return None
+    return round(value, 4) if abs(value) >= 1 else float(f"{value:.5g}")
 
 
 def point(record: RoundRecord, metric: str) -> list[Any]:

@@ -24,7 +24,8 @@ export function clock(seconds) {
 
 export function number(value, digits = 3) {
   if (value === null || value === undefined) return "–";
-  const shown = value.toLocaleString("en", { minimumFractionDigits: digits, maximumFractionDigits: digits });
+  const rounded = Number(value.toFixed(digits)) === 0 ? 0 : value; // No "−0.000".
+  const shown = rounded.toLocaleString("en", { minimumFractionDigits: digits, maximumFractionDigits: digits });
   return shown.replace("-", "−");
 }
 
@@ -35,7 +36,7 @@ export const count = (value, thing) => `${whole(value)} ${thing}${value === 1 ? 
 export function size(bytes) {
   let [value, unit] = [bytes, "bytes"];
   for (const next of ["kB", "MB", "GB", "TB"]) {
-    if (value < 1000) break;
+    if (Number(value.toFixed(1)) < 1000) break; // What is shown, not what is rounded to 1000.0.
     value /= 1000;
     unit = next;
   }
@@ -57,6 +58,7 @@ export const GLYPHS = {
   stopped: "■",
   failed: "✗",
   damaged: "✗",
+  gone: "✗",
   "not scored": "■",
   "never started": "○",
   waiting: "○",
@@ -99,6 +101,7 @@ export function phase(run) {
   if (head.state === "not scored") return "all rounds are played, and nothing is scored; no process plays it";
   if (head.state === "never started") return "made, and never started";
   if (head.state === "waiting") return "not begun";
+  if (head.state === "gone") return "its folder is not there any more";
   return "";
 }
 
@@ -125,7 +128,17 @@ export function table(caption, columns, rows, numeric = []) {
 export function folded(name, fill) {
   const place = el("div");
   const made = el("details", {}, el("summary", {}, name), place);
-  const refresh = () => made.open && place.replaceChildren(fill());
+  // Whoever reads or scrolls it stays where they are.
+  const refresh = () => {
+    if (!made.open) return;
+    const old = place.querySelector(".scroll");
+    const [top, left, focused] = old ? [old.scrollTop, old.scrollLeft, old === document.activeElement] : [0, 0, false];
+    place.replaceChildren(fill());
+    const box = place.querySelector(".scroll");
+    if (!old || !box) return;
+    box.scrollTo(left, top);
+    if (focused) box.focus({ preventScroll: true });
+  };
   made.addEventListener("toggle", refresh);
   return { node: made, refresh };
 }
