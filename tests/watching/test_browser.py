@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.ui import WebDriverWait
 
+from flexlora.runs.events import Noted
 from flexlora.runs.run_directory import Run
 from report.browser import Browser
 from watching.played import Played
@@ -166,6 +168,38 @@ def test_what_cannot_be_read_is_named(browser: Browser, runs: dict[str, Played])
         (folder / "cut<b>").mkdir()
         (folder / "cut<b>" / "compare.toml").write_text("[compare]\n")
         says(browser, "Not shown, for it cannot be read: cut<b>: ")
+
+
+@pytest.mark.parametrize("path", ["/", "/run/first", "/run/waits"])
+def test_runs_that_cannot_be_read_have_gone_or_wait(
+    browser: Browser, runs: dict[str, Played], path: str
+) -> None:
+    folder = runs["first"].run.folder
+    waits = Played(folder.parent / "waits")
+    with serving(folder.parent) as server:
+        browser.open(server.address + path)
+        until(browser, "document.documentElement.dataset.drawn !== undefined")
+        log = folder / "events.jsonl"
+        kept = log.read_bytes()
+        log.unlink()
+        log.mkdir()  # What nobody can read as a file.
+        shutil.rmtree(waits.run.folder)
+        wanted = {
+            "/": "stopped",
+            "/run/first": "events.jsonl cannot be read",
+            "/run/waits": "Its folder is not there any more.",
+        }
+        if path != "/":
+            says(browser, wanted[path])
+        else:
+            until(browser, "document.querySelectorAll('.is-damaged').length > 0")
+            runs["done"].run.append_event(Noted("news"))
+            until(browser, "document.querySelectorAll('.plot svg path').length > 0")
+        log.rmdir()
+        log.write_bytes(kept)
+        if path == "/run/first":
+            until(browser, "[...document.querySelectorAll('.plot svg')].some(p => p.clientWidth)")
+        assert [x for x in browser.console() if "TypeError" in x or "RangeError" in x] == []
 
 
 def test_another_token_is_said(browser: Browser, runs: dict[str, Played]) -> None:

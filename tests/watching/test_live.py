@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import math
 import random
+import shutil
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,12 +17,12 @@ from flexlora.cli.standing_words import event_words
 from flexlora.evaluation import MeanScore
 from flexlora.formats.checked import checked, with_check
 from flexlora.formats.json_text import json_text
-from flexlora.runs.events import Event, Failed, Noted
+from flexlora.runs.events import Event, Failed, Noted, Spare
 from flexlora.runs.records import ClientScores, OnClients, Spread
 from flexlora.runs.run_directory import Run
 from flexlora.watching import live, tail
 from flexlora.watching.live import LiveRun
-from flexlora.watching.values import measure, point
+from flexlora.watching.values import measure, point, short
 from small import round_record
 from watching.played import Played
 
@@ -303,3 +305,67 @@ def spoil(record: Any, draw: random.Random) -> None:
         spoil(record[key], draw)
     else:
         record[key] = draw.choice(ODD)
+
+
+def test_a_page_that_opens_late_is_told_the_time_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    played = Played(tmp_path / "r")
+    played.start()
+    played.begin(1)
+    run = watched(played.run)
+    with played.run.locked():
+        run.look()
+        before = run.whole()["head"]
+        later = time.time() + 500
+        monkeypatch.setattr(time, "time", lambda: later)
+        assert run.look() is None
+        now = run.whole()["head"]
+    assert float(now["elapsed"]) - float(before["elapsed"]) > 400
+    assert now["at"] > before["at"]
+
+
+def test_an_answer_that_is_needed_no_more_leaves_nobody_in_flight(tmp_path: Path) -> None:
+    played = Played(tmp_path / "r")
+    played.start()
+    played.begin(1)
+    played.reply(1, played.clients[:5])
+    played.run.append_event(Spare(1, played.clients[5]))
+    run = watched(played.run)
+    run.look()
+    assert [answer[1] for answer in run.whole()["answers"]] == [True] * 5 + [None]
+    assert sentences(run)[-1] == f"Round 1: {played.clients[5]} is needed no more"
+    assert run.whole()["head"]["flight"] == 0
+
+
+def test_a_run_whose_folder_has_gone_says_so_and_may_come_again(tmp_path: Path) -> None:
+    played = Played(tmp_path / "r")
+    run = watched(played.run)
+    run.look()
+    assert run.state == "never started"
+    shutil.rmtree(played.run.folder)
+    run.look()
+    assert (run.state, run.whole()["points"]) == ("gone", [])
+    Played(tmp_path / "r")
+    run.look()
+    assert run.state == "never started"
+
+
+def test_damage_is_news_once(tmp_path: Path) -> None:
+    played = Played(tmp_path / "r")
+    played.start()
+    played.whole_round(1)
+    path = played.run.folder / "metrics.jsonl"
+    path.write_bytes(b"{" + path.read_bytes())
+    run = watched(played.run)
+    assert run.look() is not None
+    assert run.state == "damaged"
+    assert run.whole()["head"]["measures"] == []
+    assert [run.look() for _ in range(3)] == [None] * 3
+
+
+@pytest.mark.parametrize("value", [44104.703, 1234567.0, 12.3456, -3.21987])
+def test_no_digit_that_is_shown_is_made_up(value: float) -> None:
+    assert short(value) == pytest.approx(value, abs=1e-4, rel=0)
+    assert short(0.000123456) == 0.00012346
+    assert short(math.inf) is None

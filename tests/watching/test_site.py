@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import re
+import socket
 import urllib.parse
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from flexlora.runs.run_directory import Run
+from flexlora.watching import serve
 from flexlora.watching.site import FILES
 from watching.played import Played
 from watching.serving import Serving, serving
@@ -253,3 +255,30 @@ def test_a_report_that_cannot_be_made_says_why(tmp_path: Path) -> None:
         assert "metrics.jsonl, line 1 is damaged" in answer.text
         assert answer.headers["content-type"].startswith("text/plain")
     assert Run.open(damaged)
+
+
+def test_a_long_question_is_refused_at_the_door(guarded: Serving) -> None:
+    answer = guarded.ask("/?" + "&".join(f"a{i}=0" for i in range(30)))
+    assert answer.status == 400
+    assert answer.headers["x-frame-options"] == "DENY"
+
+
+@pytest.mark.parametrize(("mode", "status"), [("no-cors", 403), ("cors", 403), ("navigate", 200)])
+def test_a_page_of_somebody_else_leads_here_and_fetches_nothing(
+    server: Serving, mode: str, status: int
+) -> None:
+    asks = {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": mode}
+    assert server.ask("/run/first/report", **asks).status == status
+
+
+def test_who_asks_nothing_keeps_nobody_out(played: Played, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(serve, "_ASKING", 0.3)
+    with serving(played.run.folder) as server:
+        here = ("127.0.0.1", server.port)
+        idle = [socket.create_connection(here, 20) for _ in range(serve._AT_ONCE + 5)]
+        idle[0].sendall(b"GET / HTTP/1.1\r\nHost:")  # Never the rest.
+        for connection in idle:
+            connection.settimeout(20)
+            assert connection.recv(100) == b""
+            connection.close()
+        assert server.ask("/run/first").status == 200

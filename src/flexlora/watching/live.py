@@ -114,9 +114,8 @@ class LiveRun:
     def _read(self, changes: Record) -> bool:
         """Take a piece of the log; whether there was one."""
         anew, lines = self._tail.read()
-        if anew or (lines and self._standing is None):
-            if anew and not lines:
-                self._standing = None
+        gone = self._standing is not None and not lines and not os.path.isdir(self.folder)
+        if anew or gone or (lines and self._standing is None):
             changes.clear()
             changes["whole"] = True
             self._forget()
