@@ -82,6 +82,26 @@ def test_light_and_dark_differ_without_a_second_drawing(
     assert all(a != b for a, b in zip(light, dark, strict=True)), (light, dark)
 
 
+def test_what_is_folded_is_printed(browser: Browser, pages: dict[str, Path]) -> None:
+    heights = (
+        "return [...document.querySelectorAll('details.folded table')]"
+        ".map(t => t.checkVisibility({contentVisibilityAuto: true}) ? t.offsetHeight : 0)"
+    )
+    browser.open(pages["few"])
+    folded = browser.js(heights)
+    assert folded
+    assert not any(folded)
+    browser.command("Emulation.setEmulatedMedia", {"media": "print"})
+    printed = browser.js(heights)
+    boxes = browser.js(
+        "return [...document.querySelectorAll('.scroll')]"
+        ".map(b => [b.offsetHeight, b.firstElementChild.offsetHeight])"
+    )
+    browser.command("Emulation.setEmulatedMedia", {"media": ""})
+    assert all(height > 20 for height in printed), printed
+    assert all(box >= table for box, table in boxes), boxes  # None lies over what follows.
+
+
 def test_numbers_open_by_keyboard(browser: Browser, pages: dict[str, Path]) -> None:
     browser.open(pages["few"])
     for details in browser.driver.find_elements(By.CSS_SELECTOR, "figure details")[:3]:

@@ -222,6 +222,16 @@ def test_outcome_of_one_run() -> None:
     assert cells(whole) == [["r", "flexlora", "0", "2 of 2", "2", "3", "1", "8.5", "0.2"]]
 
 
+def test_rounds_of_a_run_that_goes_on_with_another_are_told_apart() -> None:
+    rounds = tuple(replace(played, round=number) for number, played in enumerate(RUN.rounds, 4))
+    parent = {"kind": "run", "path": "runs/first", "rule": "flexlora", "round": 3}
+    section = outcome([replace(RUN, rounds=rounds, planned=5, parent=parent)])
+    assert cells(of(section, Table, "What was run"))[0][3] == "5 of 5 (2 of them here)"
+    told = next(x.text for x in section.blocks if isinstance(x, Note) and "began" in x.text)
+    assert told.startswith("r began from the run runs/first, played by flexlora up to round 3;")
+    assert told.endswith("what was sent and how long it took there is not counted here.")
+
+
 def test_base_models_are_named_with_what_their_figures_need_said() -> None:
     """A known model by what is known of it, one out of a GGUF file as that; of others, no more."""
     others = [("cut.gguf", "bfloat16"), ("made/by-me", "bfloat16-4bit"), ("tiny", "float32")]

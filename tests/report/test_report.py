@@ -246,6 +246,36 @@ def test_what_is_no_run_or_damaged_writes_nothing(tmp_path: Path) -> None:
     assert not page.exists()
 
 
+@pytest.mark.parametrize("name", ["results.json", "SHA256SUMS", "config.toml"])
+def test_a_run_s_own_files_are_not_replaced_by_a_page(tmp_path: Path, name: str) -> None:
+    folder = synthetic_run(tmp_path / "r", **TINY)
+    before = {path: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+    with pytest.raises(RunError, match=rf"{name} is no name for a page.*ends in \.html"):
+        write_report([folder], folder / name)
+    assert {path: path.read_bytes() for path in folder.iterdir() if path.is_file()} == before
+
+
+def test_many_rounds_are_thinned_in_a_table_that_says_so(tmp_path: Path) -> None:
+    text = words(write_report([synthetic_run(tmp_path / "r", **TINY | {"rounds": 500})]))
+    assert "Of 500 rounds one in 3 is here, and the last; metrics.jsonl has them all." in text
+    assert "one in" not in words(write_report([synthetic_run(tmp_path / "few", **TINY)]))
+
+
+def test_without_javascript_a_page_says_where_the_numbers_are(tmp_path: Path) -> None:
+    assert "Figures need JavaScript" in words(write_report([synthetic_run(tmp_path / "r", **TINY)]))
+
+
+@pytest.mark.parametrize(
+    ("seeds", "arm"),
+    [((1, 2), "flexlora"), ((10, 11), "flexlora"), ((1, 10), "flexlora"), ((1, 103), "flexlora")],
+)
+def test_an_arm_is_not_named_by_half_a_seed(
+    tmp_path: Path, seeds: tuple[int, int], arm: str
+) -> None:
+    runs = [synthetic_run(tmp_path / f"flexlora-seed{seed}", **TINY, seed=seed) for seed in seeds]
+    assert {run.arm for run in read_runs(runs)} == {arm}
+
+
 def test_columns_share_their_digits_and_beyond_the_limit_is_counted() -> None:
     table = Table.of("t", ["a", "b"], [["x", 12.345], ["y", Mark(-1.0, best=True)]] * 2, limit=3)
     assert [row[1].text for row in table.rows] == ["12.35", "−1.00", "12.35"]

@@ -153,6 +153,20 @@ def test_a_folder_that_cannot_be_read_is_told_and_the_others_are_shown(
     assert Board(Places([runs], event_words)).places.unread == {}
 
 
+def test_a_linked_run_is_named_until_it_is_given(tmp_path: Path) -> None:
+    runs, away = tmp_path / "runs", Played(tmp_path / "away").run.folder
+    Played(runs / "a")
+    (runs / "l").symlink_to(away)
+    (runs / "nothing").symlink_to(tmp_path)
+    (runs / "dangling").symlink_to(tmp_path / "gone")
+    _, messages = made(runs).since("", "")
+    assert slugs(messages) == ["a"]
+    assert messages[0]["layout"]["unread"] == [
+        "l: a link, which is not followed: give where it leads"
+    ]
+    assert Places([runs, away], event_words).unread == {}
+
+
 def test_names_are_told_apart(tmp_path: Path) -> None:
     folders = [Played(tmp_path / x / "..r").run.folder for x in ("a", "b")]
     assert slugs(made(*folders).since("", "")[1]) == ["r", "r-2"]

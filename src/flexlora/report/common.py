@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import TypeVar
 
 from flexlora.models.places import about
@@ -64,5 +65,11 @@ def leading(found: Sequence[Measure]) -> list[Measure]:
 def by_round(caption: str, columns: Mapping[str, Mapping[int, float | None]]) -> Table:
     """A row a round, a column a series; rounds are thinned to what a table may hold."""
     numbers = sorted({number for column in columns.values() for number in column})
-    rows = [[n, *(column.get(n) for column in columns.values())] for n in thinned(numbers, 200)]
-    return Table.of(caption, ["round", *columns], rows)
+    kept = thinned(numbers, 200)
+    rows = [[n, *(column.get(n) for column in columns.values())] for n in kept]
+    made = Table.of(caption, ["round", *columns], rows)
+    if len(kept) == len(numbers):
+        return made
+    step = numbers.index(kept[1])
+    left = f"Of {len(numbers):,} rounds one in {step} is here, and the last"
+    return replace(made, more=f"{left}; metrics.jsonl has them all.")

@@ -73,12 +73,20 @@ def _played(run: ReportRun) -> int:
     return run.rounds[-1].round if run.rounds else 0
 
 
+def _rounds(run: ReportRun) -> str:
+    own = "" if len(run.rounds) == _played(run) else f" ({len(run.rounds):,} of them here)"
+    return f"{_played(run):,} of {run.planned:,}{own}"
+
+
 def _began(run: ReportRun, parent: Mapping[str, Any]) -> Note:
     kind, rule, number = (parent.get(key) for key in ("kind", "rule", "round"))
     what = f"the {kind} {parent.get('path')}" if kind else str(parent.get("path"))
     if rule is not None and number is not None:
         what += f", played by {rule} up to round {number}"
-    return Note(f"{run.label} began from {what}; the starting state is what it had learned there.")
+    return Note(
+        f"{run.label} began from {what}; the starting state is what it had learned there, and what "
+        "was sent and how long it took there is not counted here."
+    )
 
 
 def _tiles(run: ReportRun) -> list[Block]:
@@ -215,7 +223,7 @@ def _overview(runs: Sequence[ReportRun]) -> Table:
             run.label,
             run.rule,
             run.seed,
-            Mark(len(run.rounds), f"{len(run.rounds):,} of {run.planned:,}"),
+            Mark(_played(run), _rounds(run)),
             run.scored_round,
             sum(run.clients.values()) or None,
             len(run.failed),

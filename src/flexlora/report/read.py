@@ -95,10 +95,13 @@ def _read(run: Run) -> ReportRun:
 def _devices(record: Record, replies: Sequence[Replied]) -> dict[str, Class]:
     """With what its clients' replies came to. Raises ValueError for what is no fleet."""
     found = {}
+    answered: dict[str, list[Replied]] = {}
+    for reply in replies:
+        answered.setdefault(reply.client, []).append(reply)
     for name in record:
         told = table(record, name)
         clients = texts(told, "clients")
-        mine = [reply for reply in replies if reply.client in set(clients)]
+        mine = [reply for client in dict.fromkeys(clients) for reply in answered.get(client, ())]
         found[name] = Class(
             clients=clients,
             memory=number(told, "memory"),
@@ -171,6 +174,9 @@ def _stem(labels: Sequence[str]) -> str:
     same = 0
     while all(len(x) > same for x in labels) and len({x[same] for x in labels}) == 1:
         same += 1
+    if any(label[same : same + 1].isdigit() for label in labels):  # Half a number is no name.
+        while same and labels[0][same - 1].isdigit():
+            same -= 1
     start = re.sub(r"[\W_]*(seed)?[\W_]*$", "", labels[0][:same])
     return start or labels[0]
 

@@ -13,6 +13,7 @@ from flexlora.report.blocks import Section
 from flexlora.report.read import read_runs
 
 NAME = "report.html"
+PAGES = (".html", ".htm")
 
 
 def write_report(
@@ -26,15 +27,21 @@ def write_report(
 
     The page needs no network and forbids itself any. It has what the runs have: unfinished runs
     and runs without validation, spectra or partition get a sentence where numbers are missing.
-    out: the file, written whole or not at all, an existing one replaced; default `default_place`.
+    out: the file, which ends in .html, written whole or not at all, an existing one replaced;
+    default `default_place`.
     names: as of `read_runs`; first: sections before the others.
     Raises ConfigError where the extra flexlora[report] is not installed; RunError for no runs, the
-    same one twice, a folder that is no run, or one whose files are damaged.
+    same one twice, a folder that is no run or whose files are damaged, or another `out`.
     """
     folders = _each_once(runs)
     target = expanded(out) if out is not None else default_place(folders)
     if target.is_dir():
         raise RunError(f"{target} is a folder; give the file to write, such as {target / NAME}")
+    if target.suffix.lower() not in PAGES:  # A run's own files have other names.
+        raise RunError(
+            f"{target} is no name for a page, and a file of that name would be replaced; give one "
+            f"that ends in .html, such as {target.with_suffix('.html')}"
+        )
     atomic_write(target, report_page(folders, names=names, first=first))
     return target
 

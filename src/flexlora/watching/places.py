@@ -88,6 +88,9 @@ class Places:
                     self._add(folder, folder.name)
             except (FlexLoRAError, OSError) as error:
                 self.unread[folder.name] = _why(error)
+        for link in (link for parent in self._parents for link in _folders(parent, linked=True)):
+            if _holds(link) and link.resolve() not in self._known:
+                self.unread[link.name] = "a link, which is not followed: give where it leads"
         for compared in self.compared.values():
             try:
                 self._search_comparison(compared)
@@ -185,9 +188,11 @@ def _stamp(path: Path) -> tuple[int, ...]:
     return found.st_ino, found.st_size, found.st_mtime_ns
 
 
-def _folders(parent: Path) -> Iterator[Path]:
+def _folders(parent: Path, *, linked: bool = False) -> Iterator[Path]:
+    """linked: those that stand there as symbolic links, and no others."""
     try:
-        yield from sorted(x for x in parent.iterdir() if x.is_dir() and not x.is_symlink())
+        found = sorted(x for x in parent.iterdir() if x.is_dir())
+        yield from (x for x in found if x.is_symlink() == linked)
     except OSError:  # It has gone; what was found stays.
         return
 
