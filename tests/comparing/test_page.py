@@ -23,7 +23,7 @@ def test_the_page_begins_with_the_comparison(compared: Path, tmp_path: Path) -> 
     assert text.index("Comparison flexlora against fedit") < text.rindex("Outcome")
     assert sentence in text
     assert "All sections below show one run of each arm: seed 0." in text
-    assert "3 runs side by side" in text
+    assert text.startswith("FlexLoRA report out A comparison of 4 arms over 3 seeds")
     assert "mine, |a| *b*" in text
     by_arm, by_round, by_bytes = figures(page)[:3]
     assert by_arm["description"].startswith("loss by arm.")

@@ -11,8 +11,9 @@ from flexlora.comparing.findings import Findings
 from flexlora.comparing.section import section
 from flexlora.errors import RunError
 from flexlora.extras import require_extras
+from flexlora.formats.words import count
 from flexlora.report import report_page, write_report
-from flexlora.report.blocks import Block, Note, Section
+from flexlora.report.blocks import Block, Front, Note, Section
 from flexlora.report.write import NAME
 
 
@@ -23,27 +24,32 @@ def write_comparison(out: Path, target: Path | None = None) -> Path:
     sections of runs have those of the first seed on which most arms are finished.
     Raises as `write_report` does, and RunError where nothing is finished.
     """
-    shown, made = _contents(out)
+    shown, front = _contents(out)
     folders, names = [cell.folder for cell in shown], [cell.arm for cell in shown]
-    return write_report(folders, target or out / NAME, names=names, first=[made])
+    return write_report(folders, target or out / NAME, names=names, front=front)
 
 
 def comparison_page(out: Path) -> str:
     """The same page as text, written nowhere. Raises as `write_comparison` does."""
-    shown, made = _contents(out)
+    shown, front = _contents(out)
     folders, names = [cell.folder for cell in shown], [cell.arm for cell in shown]
-    return report_page(folders, names=names, first=[made])
+    return report_page(folders, names=names, front=front)
 
 
-def _contents(out: Path) -> tuple[list[Cell], Section]:
-    """The cells whose runs are shown, and the section before theirs."""
+def _contents(out: Path) -> tuple[list[Cell], Front]:
+    """The cells whose runs are shown, and what stands before theirs."""
     cells = [cell for cell in finished(out) if cell.config is not None]
     if not cells:
         raise RunError(f"no cell of {out} is finished yet; play it with: flexlora compare")
     require_extras([("a report is asked for", "report")])
     findings = Findings.of(out)
     seed, shown = _one_seed(cells)
-    return shown, _with_figures(findings, section(findings), seed)
+    arms, seeds = len(findings.arms), len(findings.settings.seeds)
+    return shown, Front(
+        findings.name,
+        f"A comparison of {count(arms, 'arm')} over {count(seeds, 'seed')}",
+        _with_figures(findings, section(findings), seed),
+    )
 
 
 def _one_seed(cells: Sequence[Cell]) -> tuple[int, list[Cell]]:

@@ -136,6 +136,16 @@ class Section:
     blocks: tuple[Block, ...]
 
 
+@dataclass(frozen=True)
+class Front:
+    """How a page begins that is of more than its runs: what it is called, in a sentence what it is
+    of, and a section before theirs."""
+
+    title: str
+    subtitle: str
+    section: Section
+
+
 def signed(value: float, digits: int) -> str:
     """ "+1.25", "−0.50", "±0.00": with the typographic minus."""
     text = f"{abs(value):,.{digits}f}"

@@ -15,7 +15,7 @@ from markupsafe import Markup
 
 from flexlora.formats.visible import all_visible, visible
 from flexlora.formats.words import count
-from flexlora.report.blocks import Figure, Heading, Note, Section, Table, Tiles
+from flexlora.report.blocks import Figure, Front, Heading, Note, Section, Table, Tiles
 from flexlora.report.charts import CONFIG
 from flexlora.report.clients import clients
 from flexlora.report.devices import devices
@@ -48,13 +48,13 @@ _EXPOSED = "window.vegaEmbed = vegaEmbed;"
 _KINDS = {Figure: "figure", Table: "table", Note: "note", Tiles: "tiles", Heading: "heading"}
 
 
-def page(runs: Sequence[ReportRun], first: Sequence[Section] = ()) -> str:
-    """The whole page; first: sections before those of the runs.
+def page(runs: Sequence[ReportRun], front: Front | None = None) -> str:
+    """The whole page; front: how it begins (default: with the runs' names).
 
     What comes from runs is escaped, in the HTML and inside the scripts. Characters that are not
     seen are made visible there (`_shown`, `_json`).
     """
-    sections = [*first, *(make(runs) for make in SECTIONS)]
+    sections = [*([front.section] if front else ()), *(make(runs) for make in SECTIONS)]
     environment = Environment(
         autoescape=True,
         undefined=StrictUndefined,
@@ -63,13 +63,9 @@ def page(runs: Sequence[ReportRun], first: Sequence[Section] = ()) -> str:
         finalize=_shown,
     )
     template = environment.from_string(_file("page.html"))
-    names = list(dict.fromkeys(run.arm if len(runs) > 1 else run.label for run in runs))
-    title = ", ".join(names[:TITLED])
-    if len(names) > TITLED:
-        title += f" and {len(names) - TITLED} more"
     return template.render(
-        title=title,
-        subtitle=_subtitle(runs),
+        title=front.title if front else _title(runs),
+        subtitle=front.subtitle if front else _subtitle(runs),
         sections=sections,
         kinds=_kind,
         css=Markup(_file("page.css")),
@@ -88,6 +84,12 @@ def library() -> str:
     return vl_convert.javascript_bundle(_EXPOSED, vl_version=version).replace(
         "</script", "<\\/script"
     )
+
+
+def _title(runs: Sequence[ReportRun]) -> str:
+    names = list(dict.fromkeys(run.arm if len(runs) > 1 else run.label for run in runs))
+    more = f" and {len(names) - TITLED} more" if len(names) > TITLED else ""
+    return ", ".join(names[:TITLED]) + more
 
 
 def _subtitle(runs: Sequence[ReportRun]) -> str:

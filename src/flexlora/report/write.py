@@ -9,7 +9,7 @@ from flexlora.errors import RunError
 from flexlora.extras import require_extras
 from flexlora.formats.atomic import atomic_write
 from flexlora.formats.home import expanded
-from flexlora.report.blocks import Section
+from flexlora.report.blocks import Front
 from flexlora.report.read import read_runs
 
 NAME = "report.html"
@@ -21,7 +21,7 @@ def write_report(
     out: Path | str | None = None,
     *,
     names: Sequence[str] | None = None,
-    first: Sequence[Section] = (),
+    front: Front | None = None,
 ) -> Path:
     """Write one self-contained HTML page about these run directories and return where it lies.
 
@@ -29,7 +29,7 @@ def write_report(
     and runs without validation, spectra or partition get a sentence where numbers are missing.
     out: the file, which ends in .html, written whole or not at all, an existing one replaced;
     default `default_place`.
-    names: as of `read_runs`; first: sections before the others.
+    names: as of `read_runs`; front: how the page begins (default: with the runs' names).
     Raises ConfigError where the extra flexlora[report] is not installed; RunError for no runs, the
     same one twice, a folder that is no run or whose files are damaged, or another `out`.
     """
@@ -42,7 +42,7 @@ def write_report(
             f"{target} is no name for a page, and a file of that name would be replaced; give one "
             f"that ends in .html, such as {target.with_suffix('.html')}"
         )
-    atomic_write(target, report_page(folders, names=names, first=first))
+    atomic_write(target, report_page(folders, names=names, front=front))
     return target
 
 
@@ -50,14 +50,14 @@ def report_page(
     runs: Sequence[Path | str],
     *,
     names: Sequence[str] | None = None,
-    first: Sequence[Section] = (),
+    front: Front | None = None,
 ) -> str:
     """The same page as text, written nowhere. Raises as `write_report` does."""
     folders = _each_once(runs)
     require_extras([("a report is asked for", "report")])
     from flexlora.report.page import page
 
-    return page(read_runs(folders, names), first)
+    return page(read_runs(folders, names), front)
 
 
 def _each_once(runs: Sequence[Path | str]) -> list[Path]:
