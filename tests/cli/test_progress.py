@@ -13,7 +13,7 @@ from rich.console import Console
 
 from commands import Flexlora
 from flexlora.cli.console import Screen
-from flexlora.cli.live import LiveView
+from flexlora.cli.live import BEGINNING, LiveView
 from flexlora.cli.output import READING
 from flexlora.cli.progress import Lines
 from flexlora.cli.standing_words import best_words, clock, score_words, time_left
@@ -147,12 +147,24 @@ def test_a_real_terminal_gets_the_view_and_then_the_table(
     assert code == 0, written
     assert COLOUR.search(written)
     text = ESCAPE.sub("", written)
-    assert text.index(READING) < text.index("training examples")
+    assert text.index(READING) < text.index("training examples") < text.index(BEGINNING)
+    assert text.index(BEGINNING) < text.index("in flight")
     assert "in flight" in text
     assert "flexlora on tiny" in text
     assert re.search(r"r: 2 rounds in 0:\d\d, best round \d: loss \d", text)
     assert text.index("best round") < text.index("base model", text.index("best round"))
     assert text.rstrip().endswith(f"run directory: {tmp_path / 'r'}")
+
+
+def test_a_run_that_does_not_begin_leaves_nothing_on_the_terminal() -> None:
+    file = io.StringIO()
+    view = LiveView(Screen(file=file, force_terminal=True, width=80, height=30))
+    view.open()
+    view.close()
+    _, after = file.getvalue().split(BEGINNING, 1)
+    assert ESCAPE.search(after)
+    assert BEGINNING not in after.rsplit("\x1b[2K", 1)[1]
+    assert "stopped" not in after
 
 
 @pytest.mark.parametrize(

@@ -24,19 +24,28 @@ from flexlora.cli.watcher import Watcher
 from flexlora.formats.words import count, size
 from flexlora.runs.events import Event, RoundBegun
 
+BEGINNING = "making the run ready"
 WIDE = 96  # columns from which on a bar and its words stand side by side
 
 
 @final
 class LiveView(Watcher):
-    """An observer that draws the run's state, and leaves one line of summary when it is closed."""
+    """An observer that draws the run's state, and leaves one line of summary when it is closed.
+
+    Until the run begins, it says that one is made ready.
+    """
 
     def __init__(self, console: Screen) -> None:
         super().__init__()
         self.console = console
         self.live = Live(self, console=console, transient=True, refresh_per_second=3)
+        self.ready = console.status(BEGINNING)
+
+    def open(self) -> None:
+        self.ready.start()
 
     def begin(self) -> None:
+        self.ready.stop()
         self.live.start()
 
     def show(self, event: Event) -> None:
@@ -47,6 +56,7 @@ class LiveView(Watcher):
 
     def close(self) -> None:
         """Take the view away; what remains is one line, also of a run that was stopped."""
+        self.ready.stop()
         if self.standing is None:
             return
         self.live.stop()

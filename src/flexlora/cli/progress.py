@@ -31,6 +31,7 @@ def observer() -> Iterator[Observer]:
         yield Lines()
         return
     view = LiveView(console)
+    view.open()
     try:
         yield view
     finally:
