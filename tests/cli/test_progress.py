@@ -14,7 +14,7 @@ from rich.console import Console
 from commands import Flexlora
 from flexlora.cli.console import Screen
 from flexlora.cli.live import BEGINNING, LiveView
-from flexlora.cli.output import READING
+from flexlora.cli.output import LOADING, READING
 from flexlora.cli.progress import Lines
 from flexlora.cli.standing_words import best_words, clock, score_words, time_left
 from flexlora.evaluation import MeanScore
@@ -147,7 +147,8 @@ def test_a_real_terminal_gets_the_view_and_then_the_table(
     assert code == 0, written
     assert COLOUR.search(written)
     text = ESCAPE.sub("", written)
-    assert text.index(READING) < text.index("training examples") < text.index(BEGINNING)
+    assert text.index(LOADING) < text.index(READING) < text.index("training examples")
+    assert text.index("training examples") < text.index(BEGINNING)
     assert text.index(BEGINNING) < text.index("in flight")
     assert "in flight" in text
     assert "flexlora on tiny" in text

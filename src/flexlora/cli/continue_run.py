@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from flexlora.cli.arguments import RunOption
-from flexlora.cli.output import READING, JsonOption, QuietOption, output
+from flexlora.cli.output import LOADING, READING, JsonOption, QuietOption, output
 from flexlora.cli.places import require_free, require_place
 from flexlora.cli.playing import playing
 from flexlora.cli.trust import TrustOption, own_code, remember, require_trust
@@ -32,10 +32,10 @@ def continue_run(
 
     --json: as of run.
     """
-    from flexlora.cli.tables import origin
-    from flexlora.federation import Session
-
     words = output(quiet=quiet, json=json)
+    with words.waiting(LOADING):
+        from flexlora.cli.tables import origin
+        from flexlora.federation import Session
     require_free(out)
     require_trust(parent, trust)
     session = Session.continuing(parent, overrides=set_ or (), round=round_)

@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from flexlora.cli.arguments import SetOption
-from flexlora.cli.output import READING, JsonOption, QuietOption, output
+from flexlora.cli.output import LOADING, READING, JsonOption, QuietOption, output
 from flexlora.cli.places import require_place
 from flexlora.cli.playing import playing
 from flexlora.cli.program import program
@@ -63,11 +63,11 @@ def demo(
     Four clients own made-up facts that only they can teach; two train at rank 1, two at rank 32.
     --json: the events of each run, as of run.
     """
-    from flexlora.cli.demo_view import remembered
-    from flexlora.config import load_config
-    from flexlora.federation import Session, prepare
-
     words = output(quiet=quiet, json=json_)
+    with words.waiting(LOADING):
+        from flexlora.cli.demo_view import remembered
+        from flexlora.config import load_config
+        from flexlora.federation import Session, prepare
     for item in set_ or []:
         key = item.partition("=")[0].strip()
         if key in TAKEN:

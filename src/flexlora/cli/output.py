@@ -60,6 +60,9 @@ EVENTS = "\n\n".join(
     )
 )
 
+LOADING = "loading the libraries"
+"""What takes long before the first check of a run: a second or two."""
+
 READING = "reading the data and the model"
 """What takes long before the first words of a run."""
 

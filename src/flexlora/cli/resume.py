@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from flexlora.cli.output import READING, JsonOption, QuietOption, output
+from flexlora.cli.output import LOADING, READING, JsonOption, QuietOption, output
 from flexlora.cli.playing import may_resume, playing
 from flexlora.cli.trust import TrustOption, require_trust
 
@@ -25,9 +25,9 @@ def resume(
 
     A run that has ended is not scored again: its table is shown.
     """
-    from flexlora.federation import Session
-
     words = output(quiet=quiet, json=json)
+    with words.waiting(LOADING):
+        from flexlora.federation import Session
     may_resume(folder)
     ended = _ended(folder)
     if ended is not None:

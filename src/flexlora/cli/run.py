@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from flexlora.cli.arguments import RunOption, SetOption
-from flexlora.cli.output import EVENTS, READING, JsonOption, QuietOption, output
+from flexlora.cli.output import EVENTS, LOADING, READING, JsonOption, QuietOption, output
 from flexlora.cli.places import require_free, require_place
 from flexlora.cli.playing import playing
 from flexlora.cli.trust import TrustOption, own_code, remember, require_trust_to_begin
@@ -37,11 +37,11 @@ def run(
     json: JsonOption = False,
 ) -> None:
     """Run one federation; ends with a table and the run directory."""
-    from flexlora.cli.tables import origin
-    from flexlora.config import load_config
-    from flexlora.federation import Session
-
     words = output(quiet=quiet, json=json)
+    with words.waiting(LOADING):
+        from flexlora.cli.tables import origin
+        from flexlora.config import load_config
+        from flexlora.federation import Session
     forced = ["model.init_force=true"] if force else []
     if show_example and not dry_run:
         raise ConfigError("--show-example is for looking ahead; add --dry-run")
