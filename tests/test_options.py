@@ -155,3 +155,13 @@ def test_plain_constructors_are_held_to_what_they_say() -> None:
 def test_types_that_cannot_be_found_are_not_checked() -> None:
     assert list(arguments_of(Foreign)) == ["what"]
     assert make(Foreign, what=3) == {"what": 3}
+
+
+class Slipped:
+    def __init__(self, count: Annotated[int, Option("how many", min=1)] = 2) -> None:
+        self.count = count
+
+
+def test_an_option_that_is_none_is_told_and_leaves_nothing_unchecked() -> None:
+    with pytest.raises(ConfigError, match=r"options of Slipped cannot be read: .* 'min'; an Op"):
+        arguments_of(Slipped)

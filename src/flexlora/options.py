@@ -101,7 +101,12 @@ def arguments_of(made: Any) -> Mapping[str, Argument]:
     source = made if is_dataclass(made) else made.__init__
     try:
         hints = get_type_hints(source, include_extras=True)
-    except (NameError, AttributeError, TypeError):  # Names for a type checker alone.
+    except (NameError, AttributeError, TypeError) as error:  # Names for a type checker alone.
+        if str(error).startswith("Option."):  # Else no option of it would be held to anything.
+            raise ConfigError(
+                f"the options of {made.__name__} cannot be read: {error}; an Option takes a "
+                "meaning, least, above, most and below"
+            ) from error
         hints = {}
     named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
     return {

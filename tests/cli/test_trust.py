@@ -9,6 +9,7 @@ import pytest
 from commands import Flexlora, assert_one_sentence
 from comparing.comparisons import comparison
 from flexlora.cli.trust import _remembered, remember
+from flexlora.config.settings import rule_fingerprint
 from flexlora.formats.user_file import UserFile
 from flexlora.runs.run_directory import Run
 from peft_folders import pair, write_folder
@@ -31,7 +32,9 @@ def foreign(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def made(folder: Path, **evaluation: object) -> Path:
     rule = {} if evaluation else RULE
     resolved = {"threads": 1, "device": "cpu", "layers": 8, "clients_per_round": 2}
-    return Run.create(small(rule=rule, evaluation=evaluation), folder, resolved=resolved).folder
+    config = small(rule=rule, evaluation=evaluation)
+    data = {"rule_fingerprint": rule_fingerprint(config.rule)}
+    return Run.create(config, folder, resolved=resolved, data=data).folder
 
 
 def ran() -> bool:

@@ -11,7 +11,7 @@ import torch
 from flexlora.adapters import Adapter, Delta, Factors, factors_payload
 from flexlora.engines.in_process import InProcess
 from flexlora.engines.jobs import Failure, Offer, Outcome, Reply, Train
-from flexlora.errors import RuleError
+from flexlora.errors import TrainingError
 from flexlora.federation import prepare
 from flexlora.federation.setup import Setup
 from flexlora.formats.payloads import to_bytes
@@ -210,7 +210,7 @@ class Penal(FlexLoRA):  # type: ignore[misc]
 
     def penalty(self, live: Live, sent: Live) -> torch.Tensor | None:
         if any(b.shape[1] == 4 for b, _ in live.values()):
-            raise RuleError("no penalty for it")
+            raise TrainingError("no penalty for it")
         return None
 
 

@@ -10,6 +10,7 @@ import subprocess
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import replace
+from multiprocessing import parent_process
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +23,13 @@ from flexlora.engines.in_process import InProcess
 from flexlora.engines.jobs import Failure, Outcome, Reply, Train
 from flexlora.engines.worker import Equipment, _sendable, pack_delta, unpack_delta
 from flexlora.engines.workers import Workers, _again, _Batch
-from flexlora.errors import ModelError, RunError, TrainingError
+from flexlora.errors import ModelError, RuleError, RunError, TrainingError
 from flexlora.evaluation import METRICS, text_metric
 from flexlora.evaluation.metric_file import SentMetric
 from flexlora.federation import prepare, run
 from flexlora.federation.setup import Setup
 from flexlora.lowrank import LowRank
-from flexlora.rules import Encoded, Memory, Rule, make_rule
+from flexlora.rules import Encoded, Memory, Rule, Traits, make_rule
 from flexlora.rules.flexlora import FlexLoRA
 from flexlora.runs.run_directory import Run
 from same_run import MEASURED
@@ -50,6 +51,16 @@ class Deadly(FlexLoRA):  # type: ignore[misc]
 class Broken(FlexLoRA):  # type: ignore[misc]
     def encode(self, trained: Adapter, sent: Adapter, memory: Memory) -> Encoded:
         raise RuntimeError("a fault of ours")
+
+
+class Ours(FlexLoRA):  # type: ignore[misc]
+    """In a worker alone, what is no hook of a rule fails."""
+
+    @property
+    def traits(self) -> Traits:  # type: ignore[override]
+        if parent_process() is not None:
+            raise BrokenPipeError("a fault of ours")
+        return FlexLoRA.traits
 
 
 class Unwritable(FlexLoRA):  # type: ignore[misc]
@@ -168,11 +179,21 @@ def test_deaths_are_counted_together_and_alone() -> None:
         assert failed.reason == f"its worker process died over it {deaths} times (exit code -9)"
 
 
+def test_a_fault_of_ours_is_told(setup: Setup, jobs: list[Train]) -> None:
+    with (
+        closing(workers(setup, Ours(), count=1)) as engine,
+        pytest.raises(RuntimeError, match=r"(?s)a worker process failed:.*a fault of ours"),
+    ):
+        list(engine.exchange(jobs))
+
+
 @pytest.mark.parametrize("rule", [Broken(), Unwritable()])
-def test_a_fault_of_ours_is_told(setup: Setup, jobs: list[Train], rule: Rule) -> None:
+def test_a_fault_of_a_rule_is_told_as_that(setup: Setup, jobs: list[Train], rule: Rule) -> None:
     with (
         closing(workers(setup, rule, count=1)) as engine,
-        pytest.raises(RuntimeError, match=r"(?s)a worker process failed:.*a fault of ours"),
+        pytest.raises(
+            RuleError, match=r"encode of rule flexlora: \w+Error: a fault of ours \(test_workers"
+        ),
     ):
         list(engine.exchange(jobs))
 

@@ -34,8 +34,15 @@ def test_it_is_played_continued_and_read_out(
     assert "mine" not in RULES
     # Other code may read the state otherwise.
     (tmp_path / "my.py").write_text(OWN_RULE + "# Another.\n")
-    words = r"the file of my\.py:Mine is not as runs/Mine-1 had it, which a continued run cannot"
-    with pytest.raises(RunError, match=words):
-        continue_run(ours.folder, {"federation": {"rounds": 2}})
-    with pytest.raises(RunError, match=r"the file of the rule of .* has changed since the run"):
-        resume(ours.folder)
+    words = (
+        r"rule my\.py:Mine has changed since runs/Mine-1 was played; .* lies in runs/Mine-1/code"
+    )
+    for read in (
+        lambda: continue_run(ours.folder, {"federation": {"rounds": 2}}),
+        lambda: resume(ours.folder),
+        lambda: load_adapter(ours.folder, 2),
+        lambda: run(small(**shared, model={"init_from": str(ours.folder)})),
+    ):
+        with pytest.raises(RunError, match=words):
+            read()
+    assert (ours.folder / "code" / "my.py").read_text() == OWN_RULE

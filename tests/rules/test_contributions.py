@@ -61,7 +61,7 @@ def test_both_sums_are_the_weighted_sum_of_updates() -> None:
     wanted = sum((c.weight * c.update().dense() for c in parts), torch.zeros(6, 5))
     for rank in (None, 1, 6):
         found = Listed(parts).sum(rank)
-        assert_close(found.dense() if hasattr(found, "dense") else found.matrix, wanted, 1e-6)
+        assert_close(found.dense(), wanted, 1e-6)
 
 
 def test_an_origin_that_is_zero_makes_no_sum_wider() -> None:

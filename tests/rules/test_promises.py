@@ -10,7 +10,7 @@ import torch
 
 from commands import caller
 from flexlora.adapters import Adapter, Factors, LayerSpec
-from flexlora.errors import AdapterError, RoundError, RuleError
+from flexlora.errors import AdapterError, RuleError
 from flexlora.federation import run
 from flexlora.lowrank import LowRank
 from flexlora.rules import Combined, Layer, State, make_rule
@@ -188,7 +188,7 @@ def test_a_run_ends_before_the_round_trains(
     words = r"send_layer of rule mine, for client .* in round 2: layer .* has rank 1, expected 2"
     with pytest.raises(RuleError, match=words):
         run(ours("send"), "runs/send")
-    with pytest.raises(RoundError, match=r"receive of rule mine, for client .* rank 1, expected"):
+    with pytest.raises(RuleError, match=r"receive of rule mine, for client .* rank 1, expected"):
         run(ours("receive"), "runs/receive")
     with pytest.raises(RuleError, match=r"readout_layer of rule mine: layer .* has rank 1, expe"):
         run(ours("readout"), "runs/readout")

@@ -36,5 +36,5 @@ def test_a_rule_with_a_measure_of_its_own_takes_no_other() -> None:
 def test_a_rule_stays_what_it_was() -> None:
     plain = make_rule("flexlora", {"retention": 0.5})
     other = plain.weighed("uniform")
-    assert (plain.weighing, other.weighing) == ("examples", "uniform")
+    assert (plain._weighing, other._weighing) == ("examples", "uniform")
     assert other.retention == 0.5  # type: ignore[attr-defined]

@@ -79,7 +79,7 @@ def test_each_derived_entry_of_another_type_is_told_by_name(
     assert WANTED.keys() == RESOLVED.keys()
     changed = derived(whole, tmp_path / "r", **{key: [1]})
     said = sentence(changed, f"{key} is [1], expected {WANTED[key]}")
-    out = tmp_path / "out"
+    out = tmp_path / "out.html"
     for arguments in (
         ("inspect", changed),
         ("export", changed, "--rank", "2", "--out", out),

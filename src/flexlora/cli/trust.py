@@ -36,13 +36,9 @@ TrustOption = Annotated[
 
 def own_code(config: Config, *, metrics: bool = True) -> list[UserFile]:
     """The files of a rule and of metrics that a config names. Nothing of them is run."""
-    from flexlora.formats.user_file import UserFile
+    from flexlora.config.settings import code_files
 
-    files = [UserFile.read(config.rule.name, "rule", "Class")] if config.rule.in_file else []
-    if metrics:
-        names = dict.fromkeys((*config.evaluation.metrics, config.evaluation.metric))
-        files += [UserFile.read(name, "metric", "function") for name in names if ":" in name]
-    return files
+    return code_files(config, metrics=metrics)
 
 
 def remember(files: Sequence[UserFile]) -> None:

@@ -14,6 +14,7 @@ from flexlora.evaluation import EvalSettings
 from flexlora.evaluation.metric_file import read_metric_file
 from flexlora.evaluation.metrics import resolve_metrics
 from flexlora.extras import EXTRAS
+from flexlora.formats.user_file import UserFile
 from flexlora.formats.words import count
 from flexlora.models.places import names_gguf
 from flexlora.rules import Rule, make_rule
@@ -149,6 +150,18 @@ def require_error_budget(config: Config, rule: Rule) -> None:
             f"clients.leave_out is {share}, but under rule {rule.name} a rank in one round says "
             "nothing of what is left out, or has to stay; leave it out, or choose flexlora"
         )
+
+
+def code_files(config: Config, *, metrics: bool = True) -> list[UserFile]:
+    """The files of a rule and of metrics that a config names, as they are now. None is run.
+
+    Raises ConfigError for one that cannot be read.
+    """
+    files = [read_rule_file(config.rule.name)] if config.rule.in_file else []
+    if metrics:
+        asked = dict.fromkeys((*config.evaluation.metrics, config.evaluation.metric))
+        files += [read_metric_file(name) for name in asked if ":" in name]
+    return files
 
 
 def rule_fingerprint(chosen: RuleConfig) -> str:

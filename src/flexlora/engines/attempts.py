@@ -7,7 +7,7 @@ from typing import TypeVar
 
 from flexlora.adapters import payload_adapter
 from flexlora.engines.jobs import Failure, Job, Offer, Train
-from flexlora.errors import DataError, FlexLoRAError
+from flexlora.errors import DataError, FlexLoRAError, RuleError
 from flexlora.formats.payloads import from_bytes
 from flexlora.models.device import out_of_memory
 
@@ -16,9 +16,12 @@ J = TypeVar("J", bound=Job)
 
 
 def attempt(job: Job, do: Callable[[], T]) -> T | Failure:
-    """What it gives, or this job's failure. Errors that are no client's doing are raised."""
+    """What it gives, or this job's failure. Errors that are no client's doing are raised: so are
+    those of a rule, which every client would meet."""
     try:
         return do()
+    except RuleError:
+        raise
     except (FlexLoRAError, RuntimeError, MemoryError) as error:
         if not isinstance(error, FlexLoRAError) and not out_of_memory(error):
             raise

@@ -21,13 +21,13 @@ from flexlora.engines.jobs import Evaluate, Failure, Job, Outcome, Reply, Train,
 from flexlora.engines.memories import Memories
 from flexlora.engines.own_scores import OwnScores
 from flexlora.engines.sparse import SparseTraining
-from flexlora.errors import ConfigError, FlexLoRAError
+from flexlora.errors import ConfigError, FlexLoRAError, RuleError
 from flexlora.evaluation import ClientScore, EvalSettings
 from flexlora.formats.payloads import from_bytes, meta_of, to_bytes
 from flexlora.models import AdaptedModel
 from flexlora.models.device import out_of_memory
 from flexlora.rules import Memory, Rule
-from flexlora.rules.promises import require_received
+from flexlora.rules.promises import require_encoded, require_received
 from flexlora.screens import Screen
 from flexlora.seeds import seed_of, seeded
 from flexlora.training import Trained, Visit, train_cohort
@@ -153,6 +153,8 @@ class InProcess:
                 given = sent[job.payload]
                 received = self.rule.receive(given, memory)
                 require_received(self.rule, received, given, job.client)
+            except RuleError:  # No client's doing.
+                raise
             except FlexLoRAError as error:
                 found[job] = failure(job, error)
                 continue
@@ -174,6 +176,8 @@ class InProcess:
                 sides=first.sides,
                 penalty=self.rule.penalty if self.rule.penalises else None,
             )
+        except RuleError:
+            raise
         except FlexLoRAError as error:
             if len(visits) == 1:
                 return [error]
@@ -199,6 +203,7 @@ class InProcess:
             draws = seeded(seed_of(job.seed, "screen", screen.name))
             screened = screen.at_client(screened, start, draws).only(job.sides).filled(start)
         encoded = self.rule.reply(job.round, screened, start, memory)
+        require_encoded(self.rule, encoded.adapter, start, job.client)
         wire, draws = wire_of(meta_of(job.payload)), seeded(seed_of(job.seed, "wire"))
         # What came coarse is answered coarse.
         payload = to_bytes(coarse_payload(factors_payload(encoded.adapter), wire, draws))

@@ -15,7 +15,8 @@ from flexlora.formats.json_fields import table, text, texts
 from flexlora.models import devices, find_device
 from flexlora.rules import Rule
 from flexlora.runs.environment import changed
-from flexlora.runs.run_directory import Run
+from flexlora.runs.readout import require_rule_as_played
+from flexlora.runs.run_directory import CODE, Run
 from flexlora.runs.store import ClientStore
 
 _DAY = "date"  # In resolved.toml.
@@ -50,11 +51,12 @@ def require_unchanged(opened: Run, setup: Setup) -> None:
     with opened.undamaged("data.json"):
         known = table(opened.data, "metric_fingerprints")
         before = {name: text(known, name) for name in metrics}
+    require_rule_as_played(opened)
     for name, is_now in metrics.items():
-        _require_same(opened, f"file of metric {name}", before[name], is_now)
+        cure = f"restore it (as it was, it lies in {opened.folder / CODE}), or start a new run"
+        _require_same(opened, f"file of metric {name}", before[name], is_now, cure)
     for key, thing in (
         *([] if setup.fleet is None else [("device_fingerprint", "file of devices")]),
-        ("rule_fingerprint", "file of the rule"),
         ("fingerprint", "data"),
         ("model_fingerprint", "base model"),
         ("encoding_fingerprint", "tokenizer, prompt or partition"),
@@ -71,11 +73,13 @@ def require_unchanged(opened: Run, setup: Setup) -> None:
             )
 
 
-def _require_same(opened: Run, thing: str, was: str, now: str) -> None:
+def _require_same(
+    opened: Run, thing: str, was: str, now: str, cure: str = "restore it, or start a new run"
+) -> None:
     if was != now:
         raise RunError(
             f"the {thing} of {opened.folder} has changed since the run began (fingerprint "
-            f"{now[:12]}, was {was[:12]}); restore it, or start a new run"
+            f"{now[:12]}, was {was[:12]}); {cure}"
         )
 
 

@@ -13,7 +13,6 @@ from flexlora.adapters import Delta
 from flexlora.config.clients import ClientsConfig
 from flexlora.config.config import Config
 from flexlora.config.config_file import override, parse_config
-from flexlora.config.settings import rule_fingerprint
 from flexlora.config.sparse import sparse_rounds
 from flexlora.errors import ConfigError, RunError, shown
 from flexlora.federation.as_it_was import devices_of
@@ -24,7 +23,7 @@ from flexlora.formats.json_fields import text, whole
 from flexlora.rules import Rule, Spec, State
 from flexlora.rules.promises import require_begun, require_learned
 from flexlora.runs.committed import Committed
-from flexlora.runs.readout import ranks_of_type, require_checkpoint
+from flexlora.runs.readout import ranks_of_type, require_checkpoint, require_rule_as_played
 from flexlora.runs.run_directory import Record, Run
 from flexlora.runs.store import ClientStore
 from flexlora.training import CohortSize
@@ -118,7 +117,6 @@ class Parent:
         was, now = self.state.spec, setup.spec
         with self.run.undamaged("data.json"):
             weights = text(self.run.data, "model_fingerprint")
-            code = text(self.run.data, "rule_fingerprint")
         differing = [
             f"{words} is {mine}, not {theirs} as in {self.run.folder}"
             for words, mine, theirs in (
@@ -129,10 +127,8 @@ class Parent:
             )
             if mine != theirs
         ]
-        if not differing and code != rule_fingerprint(setup.config.rule):
-            differing.append(
-                f"the file of {setup.config.rule.name} is not as {self.run.folder} had it"
-            )
+        if not differing:
+            require_rule_as_played(self.run)
         if weights != setup.ground.fingerprint:
             differing.append(f"the base model {base} is not that of {self.run.folder}")
         if now.layers != was.layers:

@@ -34,6 +34,7 @@ from flexlora.federation.as_it_was import (
 from flexlora.federation.at_once import read as at_once_of
 from flexlora.federation.at_once import resolved
 from flexlora.federation.clock import clock_of
+from flexlora.federation.code_kept import keep_code
 from flexlora.federation.collector import Plain
 from flexlora.federation.continuing import Parent
 from flexlora.federation.engine import require_begun, spare_memory
@@ -252,8 +253,10 @@ class Session:
         )
 
     def _bring(self, folder: Path) -> None:
-        """Rows that are held, and what the clients of a parent remember, go into the new run."""
+        """Rows that are held, own code, and what the clients of a parent remember, go into the new
+        run."""
         keep_rows(self.config, folder)
+        keep_code(self.config, folder)
         if self._parent is not None and self.start is not None:
             theirs = Memories(self._parent.run.folder / MEMORY)
             Memories(folder / MEMORY).take_over(theirs, self.start.store.answered)

@@ -12,6 +12,7 @@ from flexlora.errors import RuleError
 from flexlora.laws.aggregator import Given, Make, Sent
 from flexlora.laws.round import Round
 from flexlora.rules import Memory, Rule, Spec, State
+from flexlora.rules.increment import FlexLoRAIncrement
 
 _LAYER = "layer"
 
@@ -97,7 +98,7 @@ class _OfRule:
 
     def _handed(self, state: State, client: str, ranks: Mapping[str, int]) -> Given:
         rule = self._rule
-        trains_the_top = getattr(rule, "directions", "top") == "top"
+        trains_the_top = not isinstance(rule, FlexLoRAIncrement) or rule.directions == "top"
         if rule.traits.delta in ("restart", "residual") or not trains_the_top:
             factors = rule.readout(state, ranks)[_LAYER]
         else:

@@ -133,6 +133,10 @@ class Dense:
     def shape(self) -> tuple[int, int]:
         return self.matrix.shape[0], self.matrix.shape[1]
 
+    def dense(self) -> Float[Tensor, "m n"]:
+        """The matrix itself, for who has a LowRank or this."""
+        return self.matrix
+
     def low_rank(self) -> LowRank:
         """The same matrix as two factors, one of which is the identity."""
         m, n = self.shape

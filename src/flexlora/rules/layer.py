@@ -126,16 +126,17 @@ class State:
     def after(self, combined: Mapping[str, Combined]) -> State:
         """The state after one round more, whose layers became this; Δ goes on with them.
 
-        Δ is told as patches where every layer of it has its step, else whole.
+        A layer without a new Δ keeps the one that it has. Δ is told as patches where every layer
+        that has a new one has its step, else whole.
         """
         frozen = {name: x.frozen for name, x in combined.items() if x.frozen is not None}
         steps = {name: x.step for name, x in combined.items() if x.step is not None}
-        patch = steps if len(steps) == len(frozen) else None
+        patch = steps if steps.keys() == frozen.keys() else None
         return State(
             self.spec,
             self.round + 1,
             {name: x.state for name, x in combined.items()},
-            self.delta.advanced(frozen, patch) if frozen else self.delta,
+            self.delta.advanced({**self.delta.layers, **frozen}, patch) if frozen else self.delta,
         )
 
 
@@ -143,6 +144,7 @@ class State:
 class Combined:
     """A layer after a round: its state, Δ for it if the rule uses Δ, and the step that led there.
 
+    `frozen` is None where Δ stays as it is.
     `step` is None where Δ cannot be reached from its last version by adding something smaller.
     `certificate` says what the rule cut off the sum to keep its state, if it cuts anything.
     """

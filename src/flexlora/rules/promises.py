@@ -49,6 +49,15 @@ def require_received(rule: Rule, given: object, sent: Adapter, client: str) -> A
     return _whole(found, told)
 
 
+def require_encoded(rule: Rule, given: Adapter, received: Adapter, client: str) -> Adapter:
+    """What `encode` returns of what was received: the same layers and shapes, of no other rank
+    unless the rule prunes. A side may be absent."""
+    told = f"encode of rule {rule.name}, for client {client}"
+    shapes = {name: factors.shape for name, factors in received.items()}
+    ranks = {**received.ranks, **given.ranks} if rule.traits.prunes else received.ranks
+    return _adapter(given, shapes, ranks, told, "give every layer at the rank that was received")
+
+
 def require_readout(rule: Rule, given: object, spec: Spec, ranks: Mapping[str, int]) -> Adapter:
     """What `readout` gives: every layer at exactly this rank, no side absent."""
     told = f"readout_layer of rule {rule.name}"

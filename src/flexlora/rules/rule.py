@@ -15,15 +15,36 @@ import torch
 from torch import Tensor
 
 from flexlora.adapters import Adapter, Delta, Factors, Sides
-from flexlora.errors import ConfigError
+from flexlora.errors import ConfigError, RuleError
 from flexlora.lowrank import LowRank, singular_values
 from flexlora.rules.client import Encoded, Live, Memory
 from flexlora.rules.contributions import Contributions, SumsOf
+from flexlora.rules.hooks import watch
 from flexlora.rules.layer import ClientView, Combined, Layer, LayerState, Spec, State
 from flexlora.rules.start import require_fit
 from flexlora.rules.traits import Traits
 from flexlora.rules.weighing import Weighing, weighed_by
 from flexlora.rules.weights import ExamplesOf, Summary, require_weights
+
+# What a rule is made of: whatever calls them may rely on `hooks.watch`.
+HOOKS = frozenset(
+    {
+        "init_layer",
+        "warm_start_layer",
+        "send_layer",
+        "combine_layer",
+        "learned_layer",
+        "readout_layer",
+        "singular_values_layer",
+        "settle",
+        "weigh",
+        "trains",
+        "returns",
+        "receive",
+        "penalty",
+        "encode",
+    }
+)
 
 
 class Rule(abc.ABC):
@@ -32,7 +53,12 @@ class Rule(abc.ABC):
     name: ClassVar[str]
     source: ClassVar[str]
     traits: ClassVar[Traits]
-    weighing: Weighing = "examples"  # See `weighed`.
+    _weighing: Weighing = "examples"  # See `weighed`.
+
+    def __init_subclass__(cls, **more: object) -> None:
+        """What a hook raises names rule, method, layer and line; none changes what it is given."""
+        super().__init_subclass__(**more)
+        watch(cls, HOOKS)
 
     # --- the server's half -------------------------------------------------------------------
 
@@ -84,7 +110,7 @@ class Rule(abc.ABC):
         The examples are those that it holds: `max_steps` does not change them. The traits say what
         may be asked of a summary. Raises RoundError where all weights are zero.
         """
-        return weighed_by(self.weighing, summaries)
+        return weighed_by(self._weighing, summaries)
 
     def trains(self, round: int) -> Sides:
         """The sides that clients train in this round; the other one stays as it was received."""
@@ -191,14 +217,28 @@ class Rule(abc.ABC):
                 f"federation.weights is {by!r}, but rule {self.name} weighs by a measure of its "
                 "own; leave it out"
             )
-        made = object.__new__(type(self))
-        vars(made).update(vars(self), weighing=by)
+        made = object.__new__(type(self))  # A copy may be made by code of its own.
+        vars(made).update(vars(self), _weighing=by)
+        for kind in type(self).__mro__:
+            for slot in vars(kind).get("__slots__", ()):
+                if hasattr(self, slot) and not slot.startswith("__"):
+                    object.__setattr__(made, slot, getattr(self, slot))
         return made
 
     @final
     def reply(self, round: int, trained: Adapter, sent: Adapter, memory: Memory) -> Encoded:
-        """`encode`, with the sides that travel alone."""
+        """`encode`, with the sides that travel alone. RuleError for what is no `Encoded`, and for a
+        memory that the traits do not declare."""
         encoded = self.encode(trained, sent, memory)
+        if not isinstance(encoded, Encoded) or not isinstance(encoded.adapter, Adapter):
+            raise RuleError(
+                f"encode of rule {self.name} gives no flexlora.rules.Encoded of a flexlora.Adapter"
+            )
+        if encoded.memory and not self.traits.memory:
+            raise RuleError(
+                f"encode of rule {self.name} gives a memory, but its traits say memory=False, so "
+                "that nothing would be remembered; declare memory=True"
+            )
         return Encoded(encoded.adapter.only(self.returns(round)), encoded.memory)
 
     @final

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from flexlora.errors import RuleError
+from flexlora.errors import ConfigError, RuleError
+from flexlora.options import require
 
 
 @dataclass(frozen=True)
@@ -45,12 +46,15 @@ class Traits:
     compares: Literal["product", "factors"] = "product"
 
     def __post_init__(self) -> None:
+        try:
+            require(self)
+        except ConfigError as error:  # A word that is none would count as another, unsaid.
+            raise RuleError(f"traits: {error}") from error
         if self.memory and self.origin:
             raise RuleError(
                 "traits say delta='origin' and memory=True: what a client takes from its memory is "
                 "not in Δ; choose one of them"
             )
-
         if self.alone and self.learned == "server":
             raise RuleError(
                 "traits say sends='nothing' and learned='server', where nothing comes; declare "

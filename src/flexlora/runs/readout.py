@@ -8,14 +8,14 @@ from pathlib import Path
 
 from flexlora.adapters import About, Adapter, Factors, LayerSpec, Ranks, factors_of
 from flexlora.adapters.kept import parsed_rank, require_rank_or_energy
-from flexlora.config.settings import played_rule
-from flexlora.errors import ConfigError, RunError, nearest, shown
-from flexlora.formats.json_fields import table
+from flexlora.config.settings import played_rule, rule_fingerprint
+from flexlora.errors import ConfigError, RuleError, RunError, nearest, shown
+from flexlora.formats.json_fields import table, text
 from flexlora.lowrank import svd
 from flexlora.models import base_fingerprint
 from flexlora.rules import Rule, State
 from flexlora.runs.packed_state import unpack
-from flexlora.runs.run_directory import Checkpoint, Run
+from flexlora.runs.run_directory import CODE, Checkpoint, Run
 
 _DIGITS = 18  # Of a round's number as text at most: no run has more.
 
@@ -57,7 +57,9 @@ def load_adapter(
 
 
 def shared_rule(opened: Run) -> Rule:
-    """The rule that hands a run's adapters out. RunError where every client keeps its own."""
+    """The rule that hands a run's adapters out. RunError where every client keeps its own, and for
+    one whose file is not as the run had it: it would hand out something else."""
+    require_rule_as_played(opened)
     rule = played_rule(opened.config)
     if rule.traits.alone:
         raise RunError(
@@ -65,6 +67,17 @@ def shared_rule(opened: Run) -> Rule:
             "there is none to hand out; give a run whose federation.mode is another"
         )
     return rule
+
+
+def require_rule_as_played(opened: Run) -> None:
+    """Raise RunError where the file of the run's rule has changed since it was played."""
+    with opened.undamaged("data.json"):
+        was = text(opened.data, "rule_fingerprint")
+    if rule_fingerprint(opened.config.rule) != was:
+        raise RunError(
+            f"the file of rule {opened.config.rule.name} has changed since {opened.folder} was "
+            f"played; restore it: as it was, it lies in {opened.folder / CODE}"
+        )
 
 
 def _ranks_of(opened: Run, type: str, state: State) -> dict[str, int]:
@@ -117,6 +130,8 @@ def _of_a_whole_state(opened: Run) -> Iterator[None]:
     with opened.undamaged("checkpoints"):
         try:
             yield
+        except RuleError as error:  # Out of a rule's own lines, over these tensors.
+            raise ValueError(str(error)) from error
         except RuntimeError as error:  # torch's, for shapes and values that do not go together.
             raise ValueError(str(error)) from error
 

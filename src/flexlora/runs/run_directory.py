@@ -9,6 +9,7 @@ parent.json        what it began from      results.json   the final scores
 trained.json       digests of what was trained on, here or by what it began from
 SHA256SUMS         of what is written once, when the run is made
 rows/              data that was held in memory
+code/              own files of its rule and metrics, as they were
 wire/              answers as they come over a network, in chunks
 memory/            what clients remember   trackers.json, tensorboard/, wandb/   of its trackers
 """
@@ -54,6 +55,7 @@ from flexlora.runs.records import RoundRecord
 from flexlora.runs.sums import NAME
 from flexlora.tasks.trained import UNTRAINED, Trained
 
+CODE = "code"
 _LOGS = ("events", "metrics", "spectra")
 E = TypeVar("E", bound=Event)
 

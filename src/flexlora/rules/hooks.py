@@ -1,0 +1,111 @@
+"""The hooks of a rule, watched: what one raises names it, and what it is given stays as it was.
+
+Rules come from files that no test of ours has seen. An error out of one would else name neither
+rule, nor method, nor layer; and what it changes in place is what other clients are sent, too.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import traceback
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from flexlora.adapters import Factors
+from flexlora.errors import FlexLoRAError, RuleError, cut_short
+from flexlora.rules.layer import Layer
+
+Hook = Callable[..., Any]
+
+_UNCHECKED = ("penalty",)  # Between a forward and a backward pass, torch itself looks after that.
+_WATCHED = "_watched"
+_ROOM = ("memory", "alloc")  # What lacks it says so; whoever asked may then ask for less.
+
+
+def watch(rule: type, hooks: frozenset[str]) -> None:
+    """Watch those of the hooks that this class defines itself. A method that is final in a base is
+    none: RuleError for one of its name."""
+    for name, held in list(vars(rule).items()):
+        above = (getattr(base, name, None) for base in rule.__bases__)
+        if any(getattr(inherited, "__final__", False) for inherited in above):
+            raise RuleError(
+                f"rule {_name(rule)} has a {name!r} of its own, which is what every rule does with "
+                "its methods; give it another name"
+            )
+        if name in hooks and inspect.isfunction(held) and not hasattr(held, _WATCHED):
+            setattr(rule, name, _watched(name, held))
+
+
+def _watched(method: str, hook: Hook) -> Hook:
+    names = list(inspect.signature(hook).parameters)[1:]
+
+    @functools.wraps(hook)
+    def call(self: object, *given: Any, **named: Any) -> Any:
+        told = {**dict(zip(names, given, strict=False)), **named}
+        before = [] if method in _UNCHECKED else list(_tensors(told))
+        try:
+            found = hook(self, *given, **named)
+        except FlexLoRAError:
+            raise
+        except Exception as error:
+            if isinstance(error, MemoryError | RuntimeError) and _lacks_room(error):
+                raise
+            raise RuleError(f"{_told(self, method, told)}: {_said(error, hook)}") from error
+        for argument, tensor, version in before:
+            if _version(tensor) != version:
+                raise RuleError(
+                    f"{_told(self, method, told)} changes in place what it is given as {argument}, "
+                    "which others are given too; change a clone() of it"
+                )
+        return found
+
+    setattr(call, _WATCHED, True)
+    return call
+
+
+def _tensors(given: Mapping[str, Any]) -> Iterator[tuple[str, Tensor, int]]:
+    """What can be changed in place of states, adapters and memories: argument, tensor, version."""
+    for argument, value in given.items():
+        for item in value.values() if isinstance(value, Mapping) else ():
+            for x in (item.b, item.a) if isinstance(item, Factors) else (item,):
+                if isinstance(x, Tensor):
+                    yield argument, x, _version(x)
+
+
+def _version(x: Tensor) -> int:
+    """Counted by torch at every change in place, of a view of it too."""
+    return 0 if x.is_inference() else x._version
+
+
+def _told(rule: object, method: str, given: Mapping[str, Any]) -> str:
+    layers = [f", layer {x.name}" for x in given.values() if isinstance(x, Layer)]
+    return f"{method} of rule {_name(type(rule))}{''.join(layers)}"
+
+
+def _name(rule: type) -> str:
+    return str(getattr(rule, "name", rule.__name__))
+
+
+def _said(error: Exception, hook: Hook) -> str:
+    """In one line: what went wrong, and in which line of the rule's file."""
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [frame for frame in frames if frame.filename == hook.__code__.co_filename]
+    at = (own or frames)[-1]
+    try:
+        text = " ".join(str(error).split())
+    except Exception:  # A stranger's error.
+        text = ""
+    said = f"{type(error).__name__}: {cut_short(text, 300)}" if text else type(error).__name__
+    file = at.filename.replace("\\", "/").rpartition("/")[2]
+    return f"{said} ({file}, line {at.lineno})"
+
+
+def _lacks_room(error: Exception) -> bool:
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    said = str(error).lower()
+    return any(word in said for word in _ROOM)
