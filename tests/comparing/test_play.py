@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections import Counter
 from pathlib import Path
@@ -142,12 +143,17 @@ def test_a_cell_that_fails_is_named_and_the_others_go_on(tmp_path: Path) -> None
     heard, failed = played(asked, out)
     assert list(failed) == ["cells/bad/0", "cells/bad/1"]
     assert heard.all("ends") == ["fedit, seed 0", "fedit, seed 1"]
+    reason = failed["cells/bad/0"].reason
+    words = (
+        r"combine_layer of rule broken, layer \S+: RuntimeError: on purpose \(broken\.py, line 8\)"
+    )
+    assert re.fullmatch(words, reason)
     assert heard.all("fails") == [
-        "bad, seed 0: RuntimeError: on purpose",
-        "bad, seed 1: RuntimeError: on purpose",
+        f"bad, seed 0: {reason}",
+        f"bad, seed 1: {reason}",
     ]
     told = json.loads((out / "failed.json").read_text())
-    assert told["cells/bad/0"]["reason"] == "RuntimeError: on purpose"
+    assert told["cells/bad/0"]["reason"] == reason
     assert [cell.arm for cell in finished(out)] == ["fedit", "fedit"]
     heard, failed = played(asked, out)  # They are tried again, and nothing else is.
     assert heard.all("begins") == ["bad, seed 0", "bad, seed 1"]

@@ -70,7 +70,9 @@ def shared_rule(opened: Run) -> Rule:
 
 
 def require_rule_as_played(opened: Run) -> None:
-    """Raise RunError where the file of the run's rule has changed since it was played."""
+    """Raise RunError where the run's rule is in a file that has changed since it was played."""
+    if not opened.config.rule.in_file:
+        return
     with opened.undamaged("data.json"):
         was = text(opened.data, "rule_fingerprint")
     if rule_fingerprint(opened.config.rule) != was:
