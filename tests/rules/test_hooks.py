@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -126,3 +127,22 @@ def test_a_layer_without_a_new_delta_keeps_its_own() -> None:
     mine = before.delta.updated(update)
     for name, matrix in after.delta.layers.items():
         assert torch.equal(mine.layers[name].dense(), matrix.dense())
+
+
+class Reading(FlexLoRA):  # type: ignore[misc]
+    name = "reading"
+
+    def receive(self, sent: Adapter, memory: Memory) -> Adapter:
+        memory["gone"]  # What is read when it is asked for.
+        return sent
+
+
+class OnDisk(dict[str, Any]):
+    def __getitem__(self, name: str) -> Any:
+        return Path("/nowhere/at/all").read_bytes()
+
+
+def test_a_disk_that_fails_stays_what_it_is() -> None:
+    sent = Mine().send(Mine().init(SPEC, draws()), RANKS, draws())
+    with pytest.raises(OSError, match="nowhere"):
+        Reading().receive(sent, OnDisk())

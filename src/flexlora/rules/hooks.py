@@ -52,7 +52,7 @@ def _watched(method: str, hook: Hook) -> Hook:
         except FlexLoRAError:
             raise
         except Exception as error:
-            if isinstance(error, MemoryError | RuntimeError) and _lacks_room(error):
+            if _lacks_room(error) or _of_a_disk(error, hook):
                 raise
             raise RuleError(f"{_told(self, method, told)}: {_said(error, hook)}") from error
         for argument, tensor, version in before:
@@ -104,7 +104,15 @@ def _said(error: Exception, hook: Hook) -> str:
     return f"{said} ({file}, line {at.lineno})"
 
 
+def _of_a_disk(error: Exception, hook: Hook) -> bool:
+    """What contributions lie on, as they are read: no line of the rule's has opened anything."""
+    frames = traceback.extract_tb(error.__traceback__)
+    return isinstance(error, OSError) and frames[-1].filename != hook.__code__.co_filename
+
+
 def _lacks_room(error: Exception) -> bool:
+    if not isinstance(error, MemoryError | RuntimeError):
+        return False
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
     said = str(error).lower()
