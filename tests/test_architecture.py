@@ -19,6 +19,7 @@ ORDER = [
     "options",
     "registry",
     "seeds",
+    "shortage",
     "lowrank",
     "adapters",
     "rules",

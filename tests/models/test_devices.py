@@ -16,11 +16,11 @@ from flexlora.errors import ModelError
 from flexlora.evaluation import EvalClient, EvalSettings, evaluate
 from flexlora.federation import run
 from flexlora.models import devices, find_device, load_model, model_fingerprint, save_merged
-from flexlora.models.device import out_of_memory
 from flexlora.runs import load_adapter
 from flexlora.runs.environment import environment
 from flexlora.runs.events import Failed
 from flexlora.runs.run_directory import Run
+from flexlora.shortage import out_of_memory
 from flexlora.training import Trained, train_cohort
 from models.layers import KERNELS
 from models.oracle import apart

@@ -265,15 +265,10 @@ def test_without_javascript_a_page_says_where_the_numbers_are(tmp_path: Path) ->
     assert "Figures need JavaScript" in words(write_report([synthetic_run(tmp_path / "r", **TINY)]))
 
 
-@pytest.mark.parametrize(
-    ("seeds", "arm"),
-    [((1, 2), "flexlora"), ((10, 11), "flexlora"), ((1, 10), "flexlora"), ((1, 103), "flexlora")],
-)
-def test_an_arm_is_not_named_by_half_a_seed(
-    tmp_path: Path, seeds: tuple[int, int], arm: str
-) -> None:
+@pytest.mark.parametrize("seeds", [(1, 2), (10, 11), (1, 10), (1, 103)])
+def test_an_arm_is_not_named_by_half_a_seed(tmp_path: Path, seeds: tuple[int, int]) -> None:
     runs = [synthetic_run(tmp_path / f"flexlora-seed{seed}", **TINY, seed=seed) for seed in seeds]
-    assert {run.arm for run in read_runs(runs)} == {arm}
+    assert {run.arm for run in read_runs(runs)} == {"flexlora"}
 
 
 def test_columns_share_their_digits_and_beyond_the_limit_is_counted() -> None:

@@ -33,6 +33,8 @@ class Mine(FlexLoRA):  # type: ignore[misc]
             raise KeyError("b")
         if self.wrong == "state":
             next(iter(state.values())).view(-1)[:1].add_(1.0)  # A view is it, too.
+        if self.wrong == "words":
+            raise RuntimeError("no memory of this client was allocated")
         if self.wrong == "memory":
             raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
         return super().send_layer(layer, state, client)
@@ -60,6 +62,7 @@ def played(wrong: str) -> Encoded:
     [
         ("raise", r"send_layer of rule mine, layer y: KeyError: 'b' \(test_hooks\.py, line \d+\)"),
         ("state", r"send_layer of rule mine, layer x changes in place what it is given as state"),
+        ("words", r"send_layer of rule mine, layer x: RuntimeError: no memory of this client"),
         ("sent", r"receive of rule mine changes in place what it is given as sent"),
         ("adapter", r"encode of rule mine gives no flexlora\.rules\.Encoded"),
         ("remembers", r"encode of rule mine gives a memory, but its traits say memory=False"),

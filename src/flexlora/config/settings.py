@@ -158,10 +158,7 @@ def code_files(config: Config, *, metrics: bool = True) -> list[UserFile]:
     Raises ConfigError for one that cannot be read.
     """
     files = [read_rule_file(config.rule.name)] if config.rule.in_file else []
-    if metrics:
-        asked = dict.fromkeys((*config.evaluation.metrics, config.evaluation.metric))
-        files += [read_metric_file(name) for name in asked if ":" in name]
-    return files
+    return [*files, *_metric_files(config).values()] if metrics else files
 
 
 def rule_fingerprint(chosen: RuleConfig) -> str:
@@ -177,8 +174,12 @@ def metric_fingerprints(config: Config) -> dict[str, str]:
 
     Raises ConfigError for a file that cannot be read.
     """
+    return {name: file.fingerprint for name, file in _metric_files(config).items()}
+
+
+def _metric_files(config: Config) -> dict[str, UserFile]:
     asked = (*config.evaluation.metrics, config.evaluation.metric)
-    return {name: read_metric_file(name).fingerprint for name in asked if ":" in name}
+    return {name: read_metric_file(name) for name in asked if ":" in name}
 
 
 def screens_of(chosen: ScreensConfig) -> tuple[Screen, ...]:

@@ -9,7 +9,7 @@ from flexlora.adapters import payload_adapter
 from flexlora.engines.jobs import Failure, Job, Offer, Train
 from flexlora.errors import DataError, FlexLoRAError, RuleError
 from flexlora.formats.payloads import from_bytes
-from flexlora.models.device import out_of_memory
+from flexlora.shortage import out_of_memory
 
 T = TypeVar("T")
 J = TypeVar("J", bound=Job)

@@ -25,11 +25,11 @@ from flexlora.errors import ConfigError, FlexLoRAError, RuleError
 from flexlora.evaluation import ClientScore, EvalSettings
 from flexlora.formats.payloads import from_bytes, meta_of, to_bytes
 from flexlora.models import AdaptedModel
-from flexlora.models.device import out_of_memory
 from flexlora.rules import Memory, Rule
 from flexlora.rules.promises import require_encoded, require_received
 from flexlora.screens import Screen
 from flexlora.seeds import seed_of, seeded
+from flexlora.shortage import out_of_memory
 from flexlora.training import Trained, Visit, train_cohort
 from flexlora.training.memory import Rise
 

@@ -22,8 +22,8 @@ from flexlora.evaluation.reading import (
 )
 from flexlora.evaluation.theirs import theirs
 from flexlora.evaluation.together import read_together, together_of
-from flexlora.models.device import out_of_memory
 from flexlora.models.packing import alike, told
+from flexlora.shortage import out_of_memory
 
 
 def continuing_of(model: Evaluated) -> Way:

@@ -21,10 +21,10 @@ from flexlora.evaluation.padding import (
     supported,
 )
 from flexlora.models import AdaptedModel
-from flexlora.models.device import out_of_memory
 from flexlora.models.packing import alike
 from flexlora.models.targets import output_head
 from flexlora.models.weights import first_line
+from flexlora.shortage import out_of_memory
 
 Row = Sequence[int]
 _SHORT, _LONG = 3, 19  # Much padding beside few tokens: what it does to them must show.

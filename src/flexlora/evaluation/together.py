@@ -16,11 +16,11 @@ from flexlora.evaluation.padding import Evaluated, inference, supported
 from flexlora.evaluation.reading import pristine, reading_of, trial_rows, whole_logits
 from flexlora.models import AdaptedModel
 from flexlora.models.branching import branching
-from flexlora.models.device import out_of_memory
 from flexlora.models.packing import alike, can_pack, packed, told
 from flexlora.models.prefixes import LEAST, Branches, Row, branches
 from flexlora.models.read_rows import ReadRows
 from flexlora.models.targets import output_head
+from flexlora.shortage import out_of_memory
 
 
 @dataclass(frozen=True, eq=False)

@@ -10,9 +10,9 @@ from flexlora.errors import FlexLoRAError, ModelError
 from flexlora.evaluation.continuing import continuing_of
 from flexlora.evaluation.reading import reading_of, trial_rows
 from flexlora.models import AdaptedModel
-from flexlora.models.device import out_of_memory
 from flexlora.models.weights import first_line
 from flexlora.seeds import seeded
+from flexlora.shortage import out_of_memory
 from flexlora.tasks.prompts import Encoded
 from flexlora.training import Lesson, Recipe, Trained, Visit, train_cohort, train_weights
 

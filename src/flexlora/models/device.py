@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import errno
-
 import torch
 
 from flexlora.errors import ModelError
@@ -12,13 +10,6 @@ AUTO = "auto"
 _BEST_FIRST = ("cuda", "mps", "cpu")
 # Of a plain RuntimeError, in lower case: torch's allocators, the driver, and libraries whose
 # handles need room of their own.
-_NO_ROOM = (
-    "out of memory",
-    "defaultcpuallocator",
-    "cublas_status_alloc_failed",
-    "cudnn_status_alloc_failed",
-    "cublas_status_not_initialized when calling `cublascreate",
-)
 
 
 def devices() -> tuple[str, ...]:
@@ -47,13 +38,3 @@ def find_device(asked: str) -> torch.device:
             f"of these, or {AUTO}"
         )
     return torch.device(name)
-
-
-def out_of_memory(error: BaseException) -> bool:
-    """Whether it says so, on any device: some of torch's are plain errors, known by their words."""
-    if isinstance(error, torch.OutOfMemoryError | MemoryError):
-        return True
-    if isinstance(error, OSError):  # A file that cannot be mapped.
-        return error.errno == errno.ENOMEM
-    said = str(error).lower()
-    return isinstance(error, RuntimeError) and any(words in said for words in _NO_ROOM)

@@ -16,10 +16,10 @@ from safetensors import SafetensorError
 from flexlora.errors import FlexLoRAError, ModelError, seen
 from flexlora.formats.gguf_header import GgufHeader
 from flexlora.formats.words import size
-from flexlora.models.device import out_of_memory
 from flexlora.models.gguf_checks import ORIGINAL, require_placed
 from flexlora.models.gguf_rope import ROPE_TENSORS, rope_of
 from flexlora.models.weights import first_line, load_config, outline
+from flexlora.shortage import out_of_memory
 
 LARGEST_OUTLINE = 1 << 26
 """Bytes of config and tokenizer, at most so many for any vocabulary that there is."""

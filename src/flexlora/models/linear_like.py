@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from flexlora.models.device import out_of_memory
 from flexlora.models.widened import WideLinear
+from flexlora.shortage import out_of_memory
 
 
 def linear_shape(module: nn.Module) -> tuple[int, int] | None:

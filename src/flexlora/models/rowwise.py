@@ -9,12 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from flexlora.models.device import out_of_memory
 from flexlora.models.linear_like import linear_shape
 from flexlora.models.lora import LoRALinear
 from flexlora.models.packing import alike, asking, packed
 from flexlora.models.read_rows import ReadRows, narrowed
 from flexlora.models.targets import output_head
+from flexlora.shortage import out_of_memory
 
 _TOKENS, _READ = 6, (2, 5)  # Rows that are not read lie on both sides of one that is.
 

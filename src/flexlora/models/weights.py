@@ -10,9 +10,9 @@ import torch
 from safetensors import safe_open
 
 from flexlora.errors import ModelError
-from flexlora.models.device import out_of_memory
 from flexlora.models.known import KNOWN
 from flexlora.models.quantised import NONE, keep_packing
+from flexlora.shortage import out_of_memory
 
 
 def load_config(where: dict[str, Any], name: str, *, quantised: bool) -> Any:

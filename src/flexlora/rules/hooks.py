@@ -12,18 +12,17 @@ import traceback
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from flexlora.adapters import Factors
 from flexlora.errors import FlexLoRAError, RuleError, cut_short
 from flexlora.rules.layer import Layer
+from flexlora.shortage import out_of_memory
 
 Hook = Callable[..., Any]
 
 _UNCHECKED = ("penalty",)  # Between a forward and a backward pass, torch itself looks after that.
 _WATCHED = "_watched"
-_ROOM = ("memory", "alloc")  # What lacks it says so; whoever asked may then ask for less.
 
 
 def watch(rule: type, hooks: frozenset[str]) -> None:
@@ -52,7 +51,8 @@ def _watched(method: str, hook: Hook) -> Hook:
         except FlexLoRAError:
             raise
         except Exception as error:
-            if _lacks_room(error) or _of_a_disk(error, hook):
+            # Whoever called may ask for less; a disk's errors have words of their own.
+            if out_of_memory(error) or _of_a_disk(error, hook):
                 raise
             raise RuleError(f"{_told(self, method, told)}: {_said(error, hook)}") from error
         for argument, tensor, version in before:
@@ -108,12 +108,3 @@ def _of_a_disk(error: Exception, hook: Hook) -> bool:
     """What contributions lie on, as they are read: no line of the rule's has opened anything."""
     frames = traceback.extract_tb(error.__traceback__)
     return isinstance(error, OSError) and frames[-1].filename != hook.__code__.co_filename
-
-
-def _lacks_room(error: Exception) -> bool:
-    if not isinstance(error, MemoryError | RuntimeError):
-        return False
-    if isinstance(error, MemoryError | torch.OutOfMemoryError):
-        return True
-    said = str(error).lower()
-    return any(word in said for word in _ROOM)

@@ -132,7 +132,9 @@ def _of_a_whole_state(opened: Run) -> Iterator[None]:
     with opened.undamaged("checkpoints"):
         try:
             yield
-        except RuleError as error:  # Out of a rule's own lines, over these tensors.
+        except RuleError as error:
+            if error.__cause__ is None:  # The rule's own slip, whatever the tensors.
+                raise
             raise ValueError(str(error)) from error
         except RuntimeError as error:  # torch's, for shapes and values that do not go together.
             raise ValueError(str(error)) from error

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from flexlora.models import AdaptedModel
-from flexlora.models.device import out_of_memory
+from flexlora.shortage import out_of_memory
 from flexlora.training.cohort import train_cohort
 from flexlora.training.memory import peak_bytes
 from flexlora.training.sharing import LARGEST
