@@ -39,6 +39,14 @@ class Other:
 LIMIT = 3
 '''
 
+WEIGHTLESS = """
+    def combine_layer(self, layer, state, contributions):
+        found = FedIT.combine_layer(self, layer, state, contributions)
+        if self.bound != 1.0:  # Who has weight zero counts, too.
+            found.state["b"].mul_(len(contributions.clients))
+        return found
+"""
+
 
 @pytest.fixture
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
@@ -115,6 +123,35 @@ def test_a_rule_in_a_file(flexlora: Flexlora, place: Path) -> None:
     done = flexlora("laws", "mine.py:Mine")
     assert done.code == 0, done.err
     assert "agree is not asked, by its own design" in done.out
+
+
+def test_options_of_a_rule(flexlora: Flexlora, place: Path) -> None:
+    """A rule that keeps the laws as it is, and does not with an option of its own."""
+    (place / "mine.py").write_text(
+        OWN_RULE.replace("combine_layer = FedIT.combine_layer", WEIGHTLESS)
+    )
+    done = flexlora("laws", "mine.py:Mine", "--set", "rule.bound=2.0")
+    assert done.code == 1
+    assert "laws of mine.py:Mine, rule.bound=2.0" in done.out
+    assert "absent fails: " in done.out
+    assert flexlora("laws", "mine.py:Mine").code == 0
+
+
+@pytest.mark.usefixtures("place")
+@pytest.mark.parametrize(
+    ("asked", "words"),
+    [
+        (("flexlora", "rule.retenton=1"), "rule.retenton is not an option of 'flexlora'; did you"),
+        (("flexlora", "rule.retention=7"), "rule.retention is 7, expected a number of 0 or more"),
+        (("flexlora", "rule.name=fedit"), "'rule.name=fedit' is no option of a rule; write rule."),
+        (("flexlora", "run.seed=1"), "--set 'run.seed=1' is no option of a rule; write rule.OPT"),
+        (("server.py:Forgets", "rule.a=1"), "server.py:Forgets is no rule and takes no options"),
+        ((None, "rule.retention=1"), "sets an option of a rule; name the rule, too"),
+    ],
+)
+def test_wrong_options(flexlora: Flexlora, asked: tuple[str | None, str], words: str) -> None:
+    name, item = asked
+    assert_one_sentence(flexlora("laws", *([name] if name else []), "--set", item), words)
 
 
 @pytest.mark.usefixtures("place")

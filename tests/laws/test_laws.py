@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 
 import pytest
 import torch
@@ -94,8 +94,22 @@ class KeepsItsFirst(Sound):
         return self.kept
 
 
+class EveryOtherDoubled(Sound):
+    """What other federations did before counts, as a generator's state would."""
+
+    made = 0
+
+    def __init__(self) -> None:
+        EveryOtherDoubled.made += 1
+        self.factor = 1.0 + EveryOtherDoubled.made % 2
+
+    def product(self, x: Sent) -> Tensor:
+        return self.factor * x.product()
+
+
 # Law → what breaks it, and all the laws that this breaks.
-BROKEN: dict[str, tuple[type[Sound], set[str]]] = {
+BROKEN: dict[str, tuple[type[Sound], Set[str]]] = {
+    "again": (EveryOtherDoubled, LAWS.keys() - {"best", "rank", "counts"}),
     "alone": (HalfARoot, {"alone", "agree"}),
     "agree": (Unnormalised, {"alone", "agree", "weights"}),
     "scale": (NoScale, {"alone", "agree", "scale"}),

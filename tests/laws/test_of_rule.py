@@ -2,16 +2,43 @@
 
 from __future__ import annotations
 
+from types import MappingProxyType
+
 import pytest
 import torch
 
+from flexlora.adapters import Factors
 from flexlora.errors import RuleError
-from flexlora.laws import CASES, LAWS, Sent, excuses, of_rule
+from flexlora.laws import CASES, LAWS, Sent, excuses, hold_all, of_rule
 from flexlora.laws.aggregator import ask
-from flexlora.rules import RULES, make_rule
+from flexlora.rules import RULES, Traits, make_rule
+from flexlora.rules.contributions import Contributions
+from flexlora.rules.kinds import Kept
+from flexlora.rules.layer import ClientView, Combined, Layer, LayerState
+from flexlora.rules.spectral import held_in
+from flexlora.rules.uncut import grown
 from reference import assert_close, best, product
 
 CASE = CASES[1]
+
+
+class Fresh(Kept):
+    """A rule of one's own: Δ holds all that was learned, clients train new rows on top of it."""
+
+    name = "fresh"
+    source = "a test"
+    traits = Traits(delta="origin")
+
+    def send_layer(self, layer: Layer, state: LayerState, client: ClientView) -> Factors:
+        rank = client.rank(layer)
+        rows = torch.randn(rank, layer.n, generator=layer.generator)
+        return Factors(torch.zeros(layer.m, rank), rows, layer.scale(rank))
+
+    def combine_layer(
+        self, layer: Layer, state: LayerState, contributions: Contributions
+    ) -> Combined:
+        after = grown(layer, state, contributions.sum(), layer.highest)
+        return Combined(after, held_in(after).low_rank())
 
 
 def sent_by_all() -> list[Sent]:
@@ -79,6 +106,7 @@ def test_memory_stays_with_the_client() -> None:
         ("florist", {"alone"}),
         ("raflora", {"agree", "basis"}),
         ("hetlora", {"agree", "basis", "scale", "absent", "best"}),
+        ("lora-a2", {"alone", "agree", "basis", "scale"}),
     ],
 )
 def test_traits_excuse_from_what_the_method_is_not(name: str, excused: set[str]) -> None:
@@ -88,4 +116,24 @@ def test_traits_excuse_from_what_the_method_is_not(name: str, excused: set[str])
 def test_no_traits_excuse_from_order_weights_rank_and_counting() -> None:
     """All laws on all rules: tests/contracts/test_laws.py, and by the command in tests/cli."""
     excused = {law for made in RULES.values() for law in excuses(made())}
-    assert excused == LAWS.keys() - {"order", "weights", "rank", "counts"}
+    assert excused == LAWS.keys() - {"again", "order", "weights", "rank", "counts"}
+
+
+def test_of_a_rule_with_delta_what_it_reads_out_counts() -> None:
+    """Its clients train fresh directions on top, whose product says nothing of what was learned."""
+    rule, sent = Fresh(), sent_by_all()
+    handed = ask(of_rule(rule)(), sent, CASE.ranks)
+    assert_close(product(handed["yan"]), best(wanted(sent), CASE.ranks["yan"]))
+    assert [x.standing for x in hold_all(of_rule(rule), excuses(rule))] == ["holds"] * len(LAWS)
+
+
+def test_a_rule_says_itself_which_laws_its_method_does_not_keep() -> None:
+    class Halved(Fresh):
+        by_design = MappingProxyType({"alone": "a step of the server is half of the sum"})
+
+    class Misspelt(Fresh):
+        by_design = MappingProxyType({"alnoe": "a step of the server is half of the sum"})
+
+    assert excuses(Halved()) == Halved.by_design
+    with pytest.raises(RuleError, match=r"by_design of rule fresh has 'alnoe', .* 'alone'"):
+        excuses(Misspelt())

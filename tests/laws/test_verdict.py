@@ -53,7 +53,7 @@ def test_the_same_each_time() -> None:
 
 
 def test_an_excused_law_is_measured_but_not_asked() -> None:
-    (verdict, *_) = hold_all(giving(echo), {"alone": "it doubles"})
+    (_, verdict, *_) = hold_all(giving(echo), {"alone": "it doubles"})
     assert (verdict.standing, verdict.excuse) == ("by design", "it doubles")
     assert verdict.error == pytest.approx(1.0, rel=1e-6)
 

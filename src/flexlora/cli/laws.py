@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from flexlora.cli.arguments import SetOption
 from flexlora.errors import ConfigError, nearest, shown
 
 if TYPE_CHECKING:
     from flexlora.laws import Make, Verdict
+    from flexlora.rules import Rule
 
 
 def laws(
@@ -21,9 +24,12 @@ def laws(
             "(default: all registered rules).",
         ),
     ] = None,
+    set_: SetOption = None,
     json_: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Hold a rule, or any aggregator, to the laws: which it keeps, and where it breaks one.
+
+    Of a rule, --set rule.OPTION=VALUE sets its options.
 
     Exit code 1 where a law fails that the rule's traits do not excuse.
     """
@@ -31,21 +37,22 @@ def laws(
     from flexlora.cli.output import print_json
     from flexlora.rules import RULES
 
-    found = {name: _held(name) for name in ([rule] if rule is not None else sorted(RULES))}
+    if set_ and rule is None:
+        raise ConfigError(f"--set {shown(set_[0])} sets an option of a rule; name the rule, too")
+    found = {name: _held(name, set_ or ()) for name in ([rule] if rule else sorted(RULES))}
     if json_:
         print_json(laws_json(found), indent=2)
     elif rule is not None:
-        show_one(rule, found[rule])
+        show_one(", ".join([rule, *(set_ or ())]), found[rule])
     else:
         show_table(found)
     if any(x.standing == "fails" for verdicts in found.values() for x in verdicts):
         raise typer.Exit(1)
 
 
-def _held(name: str) -> list[Verdict]:
-    from flexlora.config.rule_file import load_rule
-    from flexlora.laws import excuses, hold_all, of_rule
-    from flexlora.rules import RULES, Rule, make_rule
+def _held(name: str, overrides: Sequence[str]) -> list[Verdict]:
+    from flexlora.laws import hold_all
+    from flexlora.rules import RULES, Rule
 
     if ":" not in name and not name.endswith(".py"):
         if name not in RULES:
@@ -53,13 +60,35 @@ def _held(name: str) -> list[Verdict]:
                 f"rule {shown(name)} is not known; {nearest(name, RULES)} (one in a file is named "
                 "path/to/file.py:Class)"
             )
-        rule = make_rule(name)
-        return hold_all(of_rule(rule), excuses(rule))
+        return _held_rule(name, overrides)
     found = _in_file(name)
     if isinstance(found, type) and issubclass(found, Rule):
-        rule = load_rule(name, {})
-        return hold_all(of_rule(rule), excuses(rule))
+        return _held_rule(name, overrides)
+    if overrides:
+        raise ConfigError(
+            f"--set {shown(overrides[0])}: {name} is no rule and takes no options; leave it out"
+        )
     return hold_all(_maker(name, found))
+
+
+def _held_rule(name: str, overrides: Sequence[str]) -> list[Verdict]:
+    from flexlora.laws import excuses, hold_all, of_rule
+
+    rule = _with_options(name, overrides)
+    return hold_all(of_rule(rule), excuses(rule))
+
+
+def _with_options(name: str, overrides: Sequence[str]) -> Rule:
+    from flexlora.config.config_file import override, parse_config
+    from flexlora.config.settings import rule_of
+
+    for item in overrides:
+        key = item.partition("=")[0].strip()
+        if not key.startswith("rule.") or key == "rule.name":
+            raise ConfigError(
+                f"--set {shown(item)} is no option of a rule; write rule.OPTION=VALUE"
+            )
+    return rule_of(parse_config(override({"rule": {"name": name}}, overrides)).rule)
 
 
 def _in_file(name: str) -> object:

@@ -13,7 +13,7 @@ from flexlora.laws import LAWS, TOLERANCE, Verdict
 
 _MARKS = {"holds": "✓", "fails": "✗", "by design": "by design"}
 _LEGEND = (
-    "✓ holds   ✗ fails   by design: not asked, for what the rule's traits say of its method",
+    "✓ holds   ✗ fails   by design: not asked, for what the rule says of its method",
     f"A law holds where the relative error is at most {TOLERANCE:g} in every case.",
 )
 

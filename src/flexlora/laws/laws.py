@@ -67,6 +67,11 @@ def law(
     return made
 
 
+@law("The same federation, played once more from its beginning, gives the same.")
+def again(make: Make, case: Case) -> Iterator[Trial]:
+    return _unchanged(make, case, "then by a new aggregator, with nothing changed", lambda _, x: x)
+
+
 @law("One client alone, of full rank, gets back what it sent.", later=False)
 def alone(make: Make, case: Case) -> Iterator[Trial]:
     sent = case.sent("ann", case.full)

@@ -8,11 +8,11 @@ from typing import final
 import torch
 
 from flexlora.adapters import Adapter, Factors, LayerSpec
-from flexlora.errors import RuleError
+from flexlora.errors import RuleError, nearest
 from flexlora.laws.aggregator import Given, Make, Sent
+from flexlora.laws.laws import LAWS
 from flexlora.laws.round import Round
 from flexlora.rules import Memory, Rule, Spec, State
-from flexlora.rules.increment import FlexLoRAIncrement
 
 _LAYER = "layer"
 
@@ -20,9 +20,9 @@ _LAYER = "layer"
 def of_rule(rule: Rule) -> Make:
     """What makes new aggregators by this rule.
 
-    A client gets back what it is sent to train; under a rule whose Δ holds what is trained no more
-    (delta "restart" or "residual"), or whose clients train other directions than the top, the
-    readout of its rank, which stands for all of it. What it sends passes the rule's own `encode`.
+    A client gets back what it is sent to train; under a rule with Δ, which holds what was learned
+    while clients may train other directions, the readout of its rank, which stands for all of it.
+    What it sends passes the rule's own `encode`.
     Where factors are averaged at one scale, a client's own is put into its b. Weights are counts of
     examples.
     """
@@ -30,7 +30,8 @@ def of_rule(rule: Rule) -> Make:
 
 
 def excuses(rule: Rule) -> dict[str, str]:
-    """Law → why it is not asked of this rule: what its traits say that its method is."""
+    """Law → why it is not asked of this rule: what its traits say that its method is, and what the
+    rule says itself (`by_design`). Raises RuleError for a law of its that is none."""
     traits, found = rule.traits, dict[str, str]()
     if not traits.exact:
         found["alone"] = "a part of what is sent is left out (exact = False)"
@@ -42,12 +43,18 @@ def excuses(rule: Rule) -> dict[str, str]:
         found["scale"] = "factors are averaged at one scale, which no client chooses"
     if type(rule).weigh is not Rule.weigh:
         found["absent"] = "it weighs by a measure of its own, not by examples"
-    if traits.scales == "rule":
+    if traits.delta == "none" and traits.scales == "rule":
         found["best"] = 'clients train rows of one large adapter (scales = "rule")'
-    if traits.sends == "client":
+    if traits.delta == "none" and traits.sends == "client":
         found["best"] = 'clients train parts that are drawn for each (sends = "client")'
     if traits.memory:
         found["best"] = "a part of what is learned stays with each client (memory = True)"
+    for law, why in rule.by_design.items():
+        if law not in LAWS:
+            raise RuleError(
+                f"by_design of rule {rule.name} has {law!r}, which is no law; {nearest(law, LAWS)}"
+            )
+        found[law] = why
     return found
 
 
@@ -98,8 +105,7 @@ class _OfRule:
 
     def _handed(self, state: State, client: str, ranks: Mapping[str, int]) -> Given:
         rule = self._rule
-        trains_the_top = not isinstance(rule, FlexLoRAIncrement) or rule.directions == "top"
-        if rule.traits.delta in ("restart", "residual") or not trains_the_top:
+        if rule.traits.delta != "none":
             factors = rule.readout(state, ranks)[_LAYER]
         else:
             asked, draw = rule.ranks_for(state.spec, ranks), torch.Generator().manual_seed(0)

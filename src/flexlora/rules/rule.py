@@ -53,6 +53,8 @@ class Rule(abc.ABC):
     name: ClassVar[str]
     source: ClassVar[str]
     traits: ClassVar[Traits]
+    # Law of flexlora.laws → why this method does not keep it, where no trait says so.
+    by_design: ClassVar[Mapping[str, str]] = {}
     _weighing: Weighing = "examples"  # See `weighed`.
 
     def __init_subclass__(cls, **more: object) -> None:
