@@ -22,6 +22,7 @@ ORDER = [
     "shortage",
     "lowrank",
     "adapters",
+    "hooks",
     "rules",
     "laws",
     "screens",

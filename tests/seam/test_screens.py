@@ -14,7 +14,7 @@ from torch import Tensor
 from federation.test_loop import RANKS, federation, play
 from flexlora.adapters import Adapter, Factors
 from flexlora.engines.jobs import Job, Outcome
-from flexlora.errors import ConfigError, RoundError
+from flexlora.errors import ConfigError, RoundError, RuleError
 from flexlora.federation import Setup, run
 from flexlora.federation.loop import Federation
 from flexlora.federation.setup import prepare
@@ -344,7 +344,7 @@ class Stranger(Screen):
 
 
 def test_a_verdict_on_a_stranger_names_the_screen(tmp_path: Path) -> None:
-    with pytest.raises(RoundError, match="screen stranger judges client 'nobody', who is not in"):
+    with pytest.raises(RuleError, match="screen stranger judges client 'nobody', who is not in"):
         play(made(tmp_path / "r", "flexlora", Stranger()))
 
 
@@ -402,6 +402,22 @@ def test_both_halves_are_run_where_they_belong(
         states.append(load_state(opened, "last"))
     one, other = (learned(_rule(rule), state) for state in states)
     assert_all_close(one, other, 1e-4)
+
+
+class Slips(Signs):
+    name = "slips"
+
+    def at_client(self, trained: Adapter, sent: Adapter, generator: torch.Generator) -> Adapter:
+        raise KeyError("b")
+
+
+def test_a_slip_at_the_clients_ends_the_run_and_is_no_clients_failure(
+    setup: Setup, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(SCREENS, "slips", Slips)
+    config = small(screens={"slips": {}}, federation={"rounds": 1, "clients_per_round": 2})
+    with pytest.raises(RuleError, match="at_client of screen slips: KeyError: 'b'"):
+        run(config, tmp_path / "run", setup=setup)
 
 
 def _rule(name: str) -> Rule:

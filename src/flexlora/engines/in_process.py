@@ -201,7 +201,7 @@ class InProcess:
         screened = trained.adapter
         for screen in self.screens:
             draws = seeded(seed_of(job.seed, "screen", screen.name))
-            screened = screen.at_client(screened, start, draws).only(job.sides).filled(start)
+            screened = screen.passed(screened, start, draws).only(job.sides).filled(start)
         encoded = self.rule.reply(job.round, screened, start, memory)
         require_encoded(self.rule, encoded.adapter, start, job.client)
         wire, draws = wire_of(meta_of(job.payload)), seeded(seed_of(job.seed, "wire"))

@@ -6,7 +6,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from flexlora.adapters import Adapter
-from flexlora.errors import RoundError
 from flexlora.federation.admission import Collected, update_norm
 from flexlora.federation.collector import Collector
 from flexlora.rules import Contribution, Rule, Summary, normalised
@@ -39,8 +38,8 @@ def screened(
 ) -> Passed:
     """The rule weighs what the screens have left; without a screen that judges, nothing is read.
 
-    Each screen sees the weights of what those before it have left. Raises RoundError for a verdict
-    on a client that is not there, and RuleError for what cannot be weights of these clients.
+    Each screen sees the weights of what those before it have left. Raises RuleError for what
+    is no verdict on a client that is there, and for what cannot be weights of these clients.
     """
     ordered = [collected.summaries[client] for client in sorted(collected.summaries)]
     begun = rule.weights(ordered)
@@ -61,8 +60,8 @@ def screened(
     if rule.traits.compares == "factors":
         products = Products(examples, begun, contributions, as_factors=True)
     for screen in judging:
-        verdicts = screen.verdicts(products) if products.clients else {}
-        left.take(screen, verdicts, products.clients)
+        verdicts = screen.judged(products) if products.clients else {}
+        left.take(screen, verdicts)
         products = products.after(verdicts, left.weights())
     return Passed(products.weights, left.shrinks, left.out, left.told(), agreed)
 
@@ -84,13 +83,8 @@ class _Left:
         self.shrinks: dict[str, float] = {}
         self.out: dict[str, str] = {}
 
-    def take(self, screen: Screen, verdicts: Mapping[str, Verdict], clients: Sequence[str]) -> None:
+    def take(self, screen: Screen, verdicts: Mapping[str, Verdict]) -> None:
         for client, verdict in verdicts.items():
-            if client not in clients:
-                raise RoundError(
-                    f"screen {screen.name} judges client {client!r}, who is not in the round as "
-                    "it stands; judge those of products.clients alone"
-                )
             self._factors[client] *= verdict.weight
             if verdict.weight == 0.0:
                 self.out[client] = f"screen {screen.name}: {verdict.reason}"

@@ -16,10 +16,10 @@ from torch import Tensor
 
 from flexlora.adapters import Adapter, Delta, Factors, Sides
 from flexlora.errors import ConfigError, RuleError
+from flexlora.hooks import watch
 from flexlora.lowrank import LowRank, singular_values
 from flexlora.rules.client import Encoded, Live, Memory
 from flexlora.rules.contributions import Contributions, SumsOf
-from flexlora.rules.hooks import watch
 from flexlora.rules.layer import ClientView, Combined, Layer, LayerState, Spec, State
 from flexlora.rules.start import require_fit
 from flexlora.rules.traits import Traits
@@ -60,7 +60,7 @@ class Rule(abc.ABC):
     def __init_subclass__(cls, **more: object) -> None:
         """What a hook raises names rule, method, layer and line; none changes what it is given."""
         super().__init_subclass__(**more)
-        watch(cls, HOOKS)
+        watch(cls, HOOKS, "rule", Layer)
 
     # --- the server's half -------------------------------------------------------------------
 

@@ -1,7 +1,7 @@
-"""The hooks of a rule, watched: what one raises names it, and what it is given stays as it was.
+"""The hooks of rules and screens, watched: errors name them, and what they are given stays.
 
-Rules come from files that no test of ours has seen. An error out of one would else name neither
-rule, nor method, nor layer; and what it changes in place is what other clients are sent, too.
+They come from files that no test of ours has seen. An error out of one would else name neither it,
+nor its method, nor the layer; and what it changes in place is what others are given, too.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ from torch import Tensor
 
 from flexlora.adapters import Factors
 from flexlora.errors import FlexLoRAError, RuleError, cut_short
-from flexlora.rules.layer import Layer
 from flexlora.shortage import out_of_memory
 
 Hook = Callable[..., Any]
@@ -25,27 +24,35 @@ _UNCHECKED = ("penalty",)  # Between a forward and a backward pass, torch itself
 _WATCHED = "_watched"
 
 
-def watch(rule: type, hooks: frozenset[str]) -> None:
+def watch(watched: type, hooks: frozenset[str], what: str, part: type | None = None) -> None:
     """Watch those of the hooks that this class defines itself. A method that is final in a base is
-    none: RuleError for one of its name."""
-    for name, held in list(vars(rule).items()):
-        above = (getattr(base, name, None) for base in rule.__bases__)
+    none: RuleError for one of its name.
+
+    what: "rule" or "screen", as errors call it. part: of the arguments that have a name to be told.
+    """
+    for name, held in list(vars(watched).items()):
+        above = (getattr(base, name, None) for base in watched.__bases__)
         if any(getattr(inherited, "__final__", False) for inherited in above):
             raise RuleError(
-                f"rule {_name(rule)} has a {name!r} of its own, which is what every rule does with "
-                "its methods; give it another name"
+                f"{what} {_name(watched)} has a {name!r} of its own, which is what every {what} "
+                "does with its methods; give it another name"
             )
         if name in hooks and inspect.isfunction(held) and not hasattr(held, _WATCHED):
-            setattr(rule, name, _watched(name, held))
+            setattr(watched, name, _watched(name, held, what, part))
 
 
-def _watched(method: str, hook: Hook) -> Hook:
+def _watched(method: str, hook: Hook, what: str, part: type | None) -> Hook:
     names = list(inspect.signature(hook).parameters)[1:]
+
+    def told(watched: object, given: Mapping[str, Any]) -> str:
+        held = [x for x in given.values() if part and isinstance(x, part)]
+        parts = [f", layer {getattr(x, 'name', '')}" for x in held]
+        return f"{method} of {what} {_name(type(watched))}{''.join(parts)}"
 
     @functools.wraps(hook)
     def call(self: object, *given: Any, **named: Any) -> Any:
-        told = {**dict(zip(names, given, strict=False)), **named}
-        before = [] if method in _UNCHECKED else list(_tensors(told))
+        arguments = {**dict(zip(names, given, strict=False)), **named}
+        before = [] if method in _UNCHECKED else list(_tensors(arguments))
         try:
             found = hook(self, *given, **named)
         except FlexLoRAError:
@@ -54,11 +61,11 @@ def _watched(method: str, hook: Hook) -> Hook:
             # Whoever called may ask for less; a disk's errors have words of their own.
             if out_of_memory(error) or _of_a_disk(error, hook):
                 raise
-            raise RuleError(f"{_told(self, method, told)}: {_said(error, hook)}") from error
+            raise RuleError(f"{told(self, arguments)}: {_said(error, hook)}") from error
         for argument, tensor, version in before:
             if _version(tensor) != version:
                 raise RuleError(
-                    f"{_told(self, method, told)} changes in place what it is given as {argument}, "
+                    f"{told(self, arguments)} changes in place what it is given as {argument}, "
                     "which others are given too; change a clone() of it"
                 )
         return found
@@ -81,17 +88,12 @@ def _version(x: Tensor) -> int:
     return 0 if x.is_inference() else x._version
 
 
-def _told(rule: object, method: str, given: Mapping[str, Any]) -> str:
-    layers = [f", layer {x.name}" for x in given.values() if isinstance(x, Layer)]
-    return f"{method} of rule {_name(type(rule))}{''.join(layers)}"
-
-
-def _name(rule: type) -> str:
-    return str(getattr(rule, "name", rule.__name__))
+def _name(watched: type) -> str:
+    return str(getattr(watched, "name", watched.__name__))
 
 
 def _said(error: Exception, hook: Hook) -> str:
-    """In one line: what went wrong, and in which line of the rule's file."""
+    """In one line: what went wrong, and in which line of its file."""
     frames = traceback.extract_tb(error.__traceback__)
     own = [frame for frame in frames if frame.filename == hook.__code__.co_filename]
     at = (own or frames)[-1]
@@ -105,6 +107,6 @@ def _said(error: Exception, hook: Hook) -> str:
 
 
 def _of_a_disk(error: Exception, hook: Hook) -> bool:
-    """What contributions lie on, as they are read: no line of the rule's has opened anything."""
+    """What contributions lie on, as they are read: no line of the hook's has opened anything."""
     frames = traceback.extract_tb(error.__traceback__)
     return isinstance(error, OSError) and frames[-1].filename != hook.__code__.co_filename
