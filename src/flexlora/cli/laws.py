@@ -39,7 +39,9 @@ def laws(
 
     if set_ and rule is None:
         raise ConfigError(f"--set {shown(set_[0])} sets an option of a rule; name the rule, too")
-    found = {name: _held(name, set_ or ()) for name in ([rule] if rule else sorted(RULES))}
+    found = {
+        name: _held(name, set_ or ()) for name in ([rule] if rule is not None else sorted(RULES))
+    }
     if json_:
         print_json(laws_json(found), indent=2)
     elif rule is not None:

@@ -12,7 +12,7 @@ from flexlora.formats.user_file import UserFile
 from flexlora.options import checked
 from flexlora.rules import RULES, Rule, Traits
 
-_CONSTANTS = {"name": str, "source": str, "traits": Traits}
+_CONSTANTS = {"name": str, "source": str, "traits": Traits, "by_design": Mapping}
 # Class → its file, by which other processes find it.
 _ORIGIN: dict[type[Rule], UserFile] = {}
 
