@@ -291,6 +291,38 @@ case("a row without the column", "d.jsonl, line 25: a is missing; mend that row"
 case("blank response", "d.jsonl, line 25: a is blank; 2 rows have nothing there")(
     lambda p: p.run(p.rows({**ROWS[0], "a": ""}, {**ROWS[0], "a": " "}))
 )
+case(
+    "blank instruction, whatever stands beside it",
+    "d.jsonl, line 25: q is blank; 1 row has nothing there",
+)(lambda p: p.run(p.rows({**ROWS[0], "q": " "}), prompt=["q", "kind"]))
+case("blank choice", "d.jsonl, line 1: c is blank; 2 rows have nothing there")(
+    lambda p: p.run(p.put(2 * '{"q": "x", "a": "y", "c": ["y", "z", ""]}\n'), choices="c")
+)
+case("the answer in its prompt", "data.response is 'a', which is a column of data.prompt, too")(
+    lambda p: p.run(p.rows(), prompt=["q", "a"])
+)
+case(
+    "CSV of another separator",
+    "d.csv has one column, q;a, which seems to be several parted by semicolons; part",
+)(lambda p: p.run(p.put("q;a\nx;y\n", "d.csv"), "csv"))
+
+
+@case(
+    "a folder named as a file", "west.jsonl in ", "is a folder; put a file there, or take it away"
+)
+def _(p: Place) -> list[object]:
+    (p.rows().parent / "west.jsonl").mkdir()
+    return p.run(p.folder)
+
+
+@case(
+    "a link to nothing", "west.jsonl in ", "is no file (a link to what is not there?); put a file"
+)
+def _(p: Place) -> list[object]:
+    (p.rows().parent / "west.jsonl").symlink_to("gone")
+    return p.run(p.folder)
+
+
 case("ids twice", "line 25: id '0' is that of", "line 1 too; give each row its own")(
     lambda p: p.run(p.rows(ROWS[0]), id="key")
 )

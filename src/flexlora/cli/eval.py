@@ -19,7 +19,7 @@ def evaluate(
         str,
         typer.Option(
             help="'embedded', a Natural Instructions folder, or a config (*.toml) whose unseen "
-            "examples, prompt and metrics are used."
+            "examples, prompt, lengths and metrics are used, in place of the defaults below."
         ),
     ],
     adapter: Annotated[Path | None, typer.Option(help="A PEFT folder.")] = None,
@@ -111,7 +111,7 @@ def evaluate(
 # Of a config: what is scored depends on who trains on what.
 _TABLES = ("model", "data", "partition", "evaluation", "federation")
 # Files of rows, which a config describes.
-_FILES = (".json", ".jsonl", ".csv", ".parquet", ".gz")
+_FILES = (".json", ".jsonl", ".ndjson", ".csv", ".tsv", ".parquet", ".gz")
 
 # Key of the config → the option that sets it, where that has another name.
 _OPTIONS = {"name": "MODEL", "unseen_tasks": "--tasks", "unseen_examples_per_task": "--examples"}

@@ -41,7 +41,7 @@ class Dirichlet(Scheme):
     alpha: Annotated[
         float,
         Option(
-            "α: how alike clients are; 0.1: one or two labels each, 100: nearly IID",
+            "α: how alike clients are; 0.1: most of a label at one or two of them, 100: nearly IID",
             above=0.0,
             most=LARGEST_ALPHA,
         ),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from flexlora.errors import ConfigError, DataError, shown
@@ -52,6 +53,11 @@ class Columns:
     alike_kept: bool = False
 
     def __post_init__(self) -> None:
+        if self.response and self.response in self.prompt:
+            raise ConfigError(
+                f"data.response is {shown(self.response)}, which is a column of data.prompt, too: "
+                "every answer would stand in its prompt; name another column in one of them"
+            )
         if self.messages and (self.prompt or self.response or self.choices):
             other = "prompt" if self.prompt else "response" if self.response else "choices"
             raise ConfigError(
@@ -105,14 +111,19 @@ class Columns:
     def _lacking(self, table: Rows) -> list[DataError]:
         """One for each column that the table does not have."""
         asked = [(key, column) for key in _KEYS for column in _several(getattr(self, key))]
+        lacking = [(key, column) for key, column in asked if column not in ("", *table.columns)]
+        if lacking and (mark := _other_separator(table.columns)):
+            name = (
+                f"one column, {listed(table.columns)}, which seems to be several parted by {mark}"
+            )
+            return [DataError(f"{table.where} has {name}; part them by commas")]
         return [
             DataError(
                 f"column {shown(column)} is not in {table.where}, which has "
                 f"{listed(table.columns)}; {alike(column, table.columns)}set data.{key} to one of "
                 "them"
             )
-            for key, column in asked
-            if column and column not in table.columns
+            for key, column in lacking
         ]
 
     def _require_named(self, table: Rows) -> None:
@@ -137,8 +148,10 @@ class Columns:
             instruction = cells.text(row, self.prompt[0])
             others = [cells.optional(row, column) for column in self.prompt[1:]]
             text = "\n\n".join(other for other in others if other.strip())
-            cells.note_empty(row, " and ".join(self.prompt), (instruction + text,))
+            cells.note_empty(row, self.prompt[0], (instruction,))
             choices = cells.choices(row, self.choices) if self.choices else ()
+            if choices:  # A blank one has no tokens of its own and would win by length.
+                cells.note_empty(row, self.choices, choices)
             references = cells.references(row, self.response, choices)
             cells.note_empty(row, self.response, references)
         example = Example(
@@ -160,3 +173,11 @@ class Columns:
 
 def _several(columns: str | tuple[str, ...]) -> tuple[str, ...]:
     return (columns,) if isinstance(columns, str) else columns
+
+
+def _other_separator(columns: Sequence[str]) -> str:
+    """What parts the columns, where the one column's name looks like a line of them; else ""."""
+    for mark, word in ((";", "semicolons"), ("\t", "tabs"), ("|", "bars")):
+        if len(columns) == 1 and mark in columns[0]:
+            return word
+    return ""

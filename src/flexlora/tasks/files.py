@@ -45,7 +45,7 @@ def files_at(path: str, suffixes: Sequence[str]) -> list[Path]:
     """The file at this path, or a folder's files with these suffixes, sorted by name.
 
     A suffix may have .gz behind it, where `read_text` reads the file. Raises DataError for a path
-    where nothing is, and for a folder without such files.
+    where nothing is, for a folder without such files, and for one of these names that is none.
     """
     place = place_of(path)
     try:
@@ -54,7 +54,13 @@ def files_at(path: str, suffixes: Sequence[str]) -> list[Path]:
         if not place.is_dir():
             raise DataError(f"{path} does not exist; set the path to a file or a folder of files")
         names = tuple(suffix + packed for suffix in suffixes for packed in ("", PACKED))
-        found = sorted(f for f in place.iterdir() if f.is_file() and _ends(f, names))
+        found = sorted(f for f in place.iterdir() if _ends(f, names))
+        for file in found:  # Passed over, its rows would be missing without a word.
+            if not file.is_file():
+                what = "a folder" if file.is_dir() else "no file (a link to what is not there?)"
+                raise DataError(
+                    f"{file.name} in {cut_short(path)} is {what}; put a file there, or take it away"
+                )
     except (OSError, ValueError) as error:
         raise DataError(f"{cut_short(path)} cannot be read ({_reason(error)}); check it") from error
     if not found:
