@@ -298,6 +298,9 @@ case(
 case("blank choice", "d.jsonl, line 1: c is blank; 2 rows have nothing there")(
     lambda p: p.run(p.put(2 * '{"q": "x", "a": "y", "c": ["y", "z", ""]}\n'), choices="c")
 )
+case("a number that may be a choice or its place", "a is 1, which may be the choice '1' or the pl")(
+    lambda p: p.run(p.put('{"q": "x", "a": 1, "c": ["1", "2", "3"]}\n'), choices="c")
+)
 case("the answer in its prompt", "data.response is 'a', which is a column of data.prompt, too")(
     lambda p: p.run(p.rows(), prompt=["q", "a"])
 )

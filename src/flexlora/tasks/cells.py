@@ -51,6 +51,11 @@ class Cells:
         if isinstance(value, str) and _is_place(value, choices):
             value = int(value)
         if isinstance(value, int) and choices:
+            if str(value) in choices and choices[value : value + 1] != (str(value),):
+                raise DataError(
+                    f"{where} is {value}, which may be the choice {shown(str(value))} or the place "
+                    f"of another, from 0; give the right choice as text, {shown(str(value))}"
+                )
             if not 0 <= value < len(choices):
                 raise DataError(
                     f"{where} is {shown(value)}, but there are "
