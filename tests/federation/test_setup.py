@@ -64,3 +64,12 @@ def test_what_is_left_out_as_too_long_is_named_by_its_place(tmp_path: Path) -> N
     config = config.model_copy(update={"data": fitting})
     with pytest.raises(DataError, match=r"7 examples are too long .*'rows:1\d' \(\d+ tokens\); "):
         prepare(config)
+
+
+def test_text_that_spells_a_special_token_is_told(tmp_path: Path) -> None:
+    config = config_of(tmp_path, 0, validation_clients=0)
+    rows = tmp_path / "rows.jsonl"
+    assert not [x for x in prepare(config).notes if "special token" in x]
+    rows.write_text(rows.read_text().replace('"}', '</s>"}'))
+    (note,) = (x for x in prepare(config).notes if "special token" in x)
+    assert "with '</s>'; take it out of the data" in note

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
+from itertools import chain
 from typing import Any
 
 from flexlora.allocation.devices import Device
@@ -38,7 +39,8 @@ from flexlora.tasks.clients import Client, as_clients
 from flexlora.tasks.duplicates import Parted, parted
 from flexlora.tasks.prompts import Encoded
 from flexlora.tasks.source import Corpus
-from flexlora.tasks.task import Task
+from flexlora.tasks.special_text import special_text_notes
+from flexlora.tasks.task import Example, Task
 from flexlora.tasks.trained import UNTRAINED, Trained
 
 
@@ -216,6 +218,7 @@ class Dealt:
                 *self.notes,
                 *parts.notes,
                 *too_long,
+                *special_text_notes(model.tokenizer, _held(clients, kept_out, unseen)),
                 *_day_notes(config, model, today),
                 *note(config.hostile, hostile),
             ),
@@ -228,6 +231,12 @@ class Dealt:
             hostile=hostile,
             trained=parts.trained,
         )
+
+
+def _held(*groups: Sequence[Client]) -> Iterator[Example]:
+    """Every example of these clients, once."""
+    for client in chain(*groups):
+        yield from (*client.train, *client.validation, *client.test)
 
 
 def _by_id(clients: Sequence[EvalClient]) -> dict[str, Sequence[Encoded]]:

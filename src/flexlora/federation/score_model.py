@@ -33,6 +33,7 @@ from flexlora.models import (
     require_made_for,
 )
 from flexlora.tasks.clients import as_clients
+from flexlora.tasks.special_text import special_text_notes
 from flexlora.tasks.task import Task
 from flexlora.tasks.trained import UNTRAINED, Trained
 
@@ -94,7 +95,8 @@ def score_model(
     scores = evaluate(model, scored, settings)
     wanted, kept = sum(len(c.test) for c in clients), sum(len(c.examples) for c in scored)
     fits = {c.id: c.examples for c in scored}
-    notes = (*said, *scores.notes, *too_long_notes(config, [(clients, "test", fits)]))
+    marked = special_text_notes(base.tokenizer, (x for c in clients for x in c.test))
+    notes = (*said, *scores.notes, *too_long_notes(config, [(clients, "test", fits)]), *marked)
     return replace(scores, left_out=wanted - kept, notes=notes)
 
 
